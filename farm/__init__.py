@@ -1,0 +1,1 @@
+"""The render farm's client side: specs, ledger, queue, storage and the `farm` command. Never imports torch."""

@@ -1,0 +1,311 @@
+"""`FarmClient`: submit, follow and fetch from Python, as the `farm` command does.
+
+from farm.client import FarmClient
+from farm.request import JobRequest
+
+with FarmClient.connect() as farm:
+    submission = farm.submit([JobRequest(prompt="a watercolor painting of an otter", count=4)])
+    for status in farm.watch(submission.jobs):
+        print(status.id, status.state, status.step, "of", status.steps)
+    for job in submission.jobs:
+        print(*farm.fetch(job, Path("renders")))
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Self
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from farm import keys, settings
+from farm.errors import InvalidInput, WrongState
+from farm.fetch import Fetched, fetch, read_result
+from farm.images import InitImage, read_init
+from farm.jobs import JobStatus, State, WorkerInfo
+from farm.ledger import Ledger, NewJob, Waiting
+from farm.losses import BUILTIN, Argument, LossDeclaration
+from farm.queue import Queue
+from farm.request import JobRequest
+from farm.results import JobResult
+from farm.settings import Settings
+from farm.spec import InitReference, JobSpec
+from farm.storage import Storage
+
+FALLBACK_MODEL = "emoji"
+_RESYNCHRONISE_AFTER_SILENT_READS = 10
+
+
+class ManifestJob(BaseModel):
+    """One job of a batch manifest."""
+
+    model_config = ConfigDict(frozen=True)
+
+    id: str
+    spec: JobSpec
+    priority: int
+    labels: dict[str, str]
+
+
+class BatchManifest(BaseModel):
+    """`batches/<batch>.json`: every spec of a submission, enough to queue it all again."""
+
+    model_config = ConfigDict(frozen=True)
+
+    version: int = 1
+    batch: str
+    jobs: tuple[ManifestJob, ...]
+
+
+@dataclass(frozen=True)
+class Submission:
+    """What `submit` did: the batch, its jobs in order, and anything the user should know."""
+
+    batch: str
+    jobs: tuple[str, ...]
+    warnings: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class ModelService:
+    """A model, the live workers that serve it, and how many jobs wait for it."""
+
+    name: str
+    workers: tuple[str, ...]
+    waiting: int
+
+
+class FarmClient:
+    """A connection to one farm. Connections to Redis and to the bucket are made when first needed."""
+
+    def __init__(self, where: Settings) -> None:
+        self.settings = where
+
+    @classmethod
+    def connect(cls) -> FarmClient:
+        """The farm that the environment names, or the local one. Raises `NotConfigured`."""
+        return cls(settings.load())
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close what was opened."""
+        for part in ("ledger", "queue"):
+            if part in self.__dict__:
+                self.__dict__[part].close()
+
+    @cached_property
+    def ledger(self) -> Ledger:
+        return Ledger(self.settings)
+
+    @cached_property
+    def storage(self) -> Storage:
+        return Storage(self.settings)
+
+    @cached_property
+    def queue(self) -> Queue:
+        return Queue(self.settings)
+
+    # Submitting
+
+    def submit(self, requests: Iterable[JobRequest], *, batch: str | None = None) -> Submission:
+        """Submit requests as one batch. The same `batch` id submitted twice is one batch.
+
+        Everything is checked before anything is sent. Raises `InvalidInput`, `LedgerUnavailable`, `StorageError`.
+        """
+        batch = keys.batch_id(batch) if batch else keys.new_batch_id()
+        requests = list(requests)
+        images = _init_images(requests)
+        # Specs that built-in losses can express are checked before any connection is opened.
+        _check_offline(requests)
+        workers = self.ledger.workers()
+        jobs = plan(
+            requests,
+            batch,
+            images,
+            default_model=default_model(workers),
+            declarations=known_losses(workers),
+        )
+        for image in {image.sha256: image for image in images.values()}.values():
+            self._upload(image)
+        manifest = BatchManifest(
+            batch=batch,
+            jobs=tuple(ManifestJob(id=j.id, spec=j.spec, priority=j.priority, labels=j.labels) for j in jobs),
+        )
+        self.storage.put(keys.batch_manifest(batch), manifest.model_dump_json().encode(), "application/json")
+        queued = set(self.ledger.create(batch, jobs))
+        self.queue.publish(Waiting(job.id, job.spec.model, job.priority) for job in jobs if job.id in queued)
+        return Submission(batch, tuple(job.id for job in jobs), _warnings(jobs, workers))
+
+    def _upload(self, image: InitImage) -> None:
+        key = keys.init_image(image.sha256, image.extension)
+        if not self.storage.exists(key):
+            self.storage.put(key, image.data, f"image/{image.extension}")
+
+    # Following
+
+    def resolve(self, names: Iterable[str]) -> list[str]:
+        """The job ids that job ids, batch ids or unique beginnings of batch ids mean, each once."""
+        return list(dict.fromkeys(job for name in names for job in self.ledger.resolve(name)))
+
+    def list(self, *, state: State | None = None, limit: int = 50, offset: int = 0) -> Sequence[JobStatus]:
+        """The newest jobs first."""
+        return self.ledger.page(state=state, limit=limit, offset=offset)
+
+    def status(self, names: Iterable[str]) -> Sequence[JobStatus]:
+        """The status of each job meant by `names`."""
+        return self.ledger.get_many(self.resolve(names))
+
+    def watch(self, jobs: Sequence[str]) -> Iterator[JobStatus]:
+        """Every status of the jobs as it changes, from what it is now until all of them are over."""
+        cursor = self.ledger.now()
+        latest = {status.id: status for status in self.ledger.get_many(jobs)}
+        yield from latest.values()
+        silent = 0
+        while not all(status.is_over for status in latest.values()):
+            events = self.ledger.events(cursor, wait=1.0)
+            cursor = events[-1].cursor if events else cursor
+            changed = [job for job in dict.fromkeys(event.job for event in events) if job in latest]
+            silent = 0 if changed else silent + 1
+            if silent >= _RESYNCHRONISE_AFTER_SILENT_READS:  # the stream is bounded: what it dropped is read again
+                changed, silent = [job for job, status in latest.items() if not status.is_over], 0
+            for status in self.ledger.get_many(changed):
+                if status != latest[status.id]:
+                    latest[status.id] = status
+                    yield status
+
+    def cancel(self, names: Iterable[str]) -> dict[str, State]:
+        """Cancel queued and running jobs. Returns the state each job was in."""
+        return {job: self.ledger.cancel(job) for job in self.resolve(names)}
+
+    def retry(self, names: Iterable[str]) -> Sequence[str]:
+        """Queue failed and cancelled jobs again. Raises `WrongState` if none of them is one."""
+        before = {job: self.ledger.retry(job) for job in self.resolve(names)}
+        again = [job for job, state in before.items() if state in ("failed", "cancelled")]
+        if not again:
+            states = ", ".join(sorted(set(before.values())))
+            raise WrongState(f"nothing to retry: {states}", hint="only failed and cancelled jobs can be retried")
+        statuses = self.ledger.get_many(again)
+        self.queue.publish(Waiting(status.id, status.model, status.priority) for status in statuses)
+        return again
+
+    # Fetching
+
+    def result(self, job: str) -> JobResult:
+        """The `result.json` of a finished job. Raises `ObjectMissing`."""
+        return read_result(self.storage, job)
+
+    def fetch(self, job: str, out: Path, *, everything: bool = False, overwrite: bool = False) -> Iterator[Fetched]:
+        """Bring a job's image (or everything it made) into `out`. Raises `FetchRefused`, `ObjectMissing`."""
+        return fetch(self.storage, job, out, everything=everything, overwrite=overwrite)
+
+    # The farm
+
+    def workers(self) -> Sequence[WorkerInfo]:
+        """The workers that live now."""
+        return self.ledger.workers()
+
+    def models(self) -> Sequence[ModelService]:
+        """Every model that a live worker serves or a job waits for."""
+        workers = self.ledger.workers()
+        names = sorted({name for worker in workers for name in worker.models} | set(self.ledger.models()))
+        return [
+            ModelService(name, tuple(w.id for w in workers if name in w.models), self.ledger.waiting(name))
+            for name in names
+        ]
+
+    def losses(self) -> Sequence[LossDeclaration]:
+        """The built-in losses and those that live workers announce."""
+        return known_losses(self.ledger.workers())
+
+
+def plan(
+    requests: Sequence[JobRequest],
+    batch: str,
+    images: dict[Path, InitImage],
+    *,
+    default_model: str,
+    declarations: Sequence[LossDeclaration],
+) -> Sequence[NewJob]:
+    """The jobs that requests make, numbered in order. Raises `InvalidInput`."""
+    jobs: list[NewJob] = []
+    for request in requests:
+        image = images.get(request.init) if request.init else None
+        reference = (
+            InitReference.model_validate({"sha256": image.sha256, "extension": image.extension}) if image else None
+        )
+        for spec in request.specs(reference, default_model=default_model, declarations=declarations):
+            jobs.append(NewJob(keys.job_in_batch(batch, len(jobs)), spec, request.priority, request.labels))
+    if not jobs:
+        raise InvalidInput("there is nothing to submit")
+    return jobs
+
+
+def dry_run(requests: Sequence[JobRequest]) -> Sequence[NewJob]:
+    """The jobs that `submit` would make, without any connection; built-in losses only. Raises `InvalidInput`."""
+    model = os.environ.get("FARM_MODEL") or FALLBACK_MODEL
+    return plan(requests, keys.new_batch_id(), _init_images(requests), default_model=model, declarations=BUILTIN)
+
+
+def default_model(workers: Iterable[WorkerInfo]) -> str:
+    """`$FARM_MODEL`; else the one model that all live workers serve; else `emoji`."""
+    named = os.environ.get("FARM_MODEL")
+    served = {name for worker in workers for name in worker.models}
+    return named or (served.pop() if len(served) == 1 else FALLBACK_MODEL)
+
+
+def known_losses(workers: Iterable[WorkerInfo]) -> Sequence[LossDeclaration]:
+    """The built-in losses, then the third-party ones that workers announce."""
+    known = {declaration.name: declaration for declaration in BUILTIN}
+    for worker in workers:
+        for announced in worker.losses:
+            declaration = _declaration(announced)
+            known.setdefault(declaration.name, declaration)
+    return list(known.values())
+
+
+def _declaration(announced: dict[str, Any]) -> LossDeclaration:
+    arguments = tuple(Argument(**argument) for argument in announced["arguments"])
+    return LossDeclaration(**{**announced, "arguments": arguments})
+
+
+def _init_images(requests: Iterable[JobRequest]) -> dict[Path, InitImage]:
+    paths = dict.fromkeys(request.init for request in requests if request.init)
+    return {path: read_init(path) for path in paths}
+
+
+def _check_offline(requests: Sequence[JobRequest]) -> None:
+    builtin = {declaration.name for declaration in BUILTIN}
+    for request in requests:
+        if all(loss.name in builtin for loss in request.losses):
+            one = request.model_copy(update={"count": 1})
+            one.specs(None if request.init is None else _ANY_IMAGE, default_model=FALLBACK_MODEL)
+
+
+_ANY_IMAGE = InitReference(sha256="0" * 64, extension="png")
+
+
+def _warnings(jobs: Sequence[NewJob], workers: Sequence[WorkerInfo]) -> tuple[str, ...]:
+    served = {name for worker in workers for name in worker.models}
+    missing = sorted({job.spec.model for job in jobs} - served)
+    return tuple(
+        f"no live worker serves the model '{name}'; its jobs wait until one does"
+        f" (farm worker --model {name}{'' if name in ('emoji', 'sd14') else '=SOURCE'})"
+        for name in missing
+    )
+
+
+def read_manifest(storage: Storage, batch: str) -> BatchManifest:
+    """The manifest of a submission. Raises `ObjectMissing`, `InvalidInput`."""
+    try:
+        return BatchManifest.model_validate_json(storage.get(keys.batch_manifest(batch)))
+    except ValidationError as error:
+        raise InvalidInput(f"{keys.batch_manifest(batch)} is not a batch manifest") from error

@@ -1,0 +1,88 @@
+"""Every error that a person may meet, in one tree.
+
+    FarmError                    something went wrong that the user can act on        exit 1
+    ├── InvalidInput             an option, a file or a message is not acceptable     exit 2
+    ├── NotConfigured            no farm is known: neither a local one nor servers
+    ├── LedgerUnavailable        Redis does not answer, or answers with an error
+    ├── StorageError             the bucket does not answer, or refuses
+    │   └── ObjectMissing        the bucket answers, and the object is not there
+    ├── JobNotFound              no job or batch has this id
+    ├── WrongState               the job is not in a state in which this can be done
+    ├── FetchRefused             a fetched object cannot be kept (checksum, other file)
+    ├── ModelError               a model is unknown or cannot be loaded
+    ├── RenderError              one job cannot be rendered; carries a stable `kind`
+    └── StackError               the local farm cannot be started or stopped
+
+A message says what was being done and to what; a hint says what to try. Anything that is not a
+`FarmError` is a bug of ours and keeps its traceback.
+"""
+
+from __future__ import annotations
+
+
+class FarmError(Exception):
+    """A failure to be told to the user in one line, with a hint, and exit code `exit_code`."""
+
+    exit_code = 1
+
+    def __init__(self, message: str, *, hint: str | None = None) -> None:
+        super().__init__(message)
+        self.message = message
+        self.hint = hint
+
+    def __str__(self) -> str:
+        return f"{self.message} ({self.hint})" if self.hint else self.message
+
+
+class InvalidInput(FarmError):
+    """Input that cannot be accepted. `field` names the option or field at fault, where one is."""
+
+    exit_code = 2
+
+    def __init__(self, message: str, *, field: str | None = None, hint: str | None = None) -> None:
+        super().__init__(f"{field}: {message}" if field else message, hint=hint)
+        self.field = field
+
+
+class NotConfigured(FarmError):
+    """There is neither a running local farm nor an address of servers in the environment."""
+
+
+class LedgerUnavailable(FarmError):
+    """Redis cannot be reached, refuses the password, or fails a command."""
+
+
+class StorageError(FarmError):
+    """The bucket cannot be reached or refuses an operation."""
+
+
+class ObjectMissing(StorageError):
+    """The bucket has no object under this key."""
+
+
+class JobNotFound(FarmError):
+    """No job or batch has this id, or a prefix names more than one."""
+
+
+class WrongState(FarmError):
+    """The job exists, but what was asked cannot be done in its present state."""
+
+
+class FetchRefused(FarmError):
+    """A fetched object does not match its checksum, or would overwrite another file."""
+
+
+class ModelError(FarmError):
+    """A model is unknown, incomplete, unsafe to load, or not of Stable Diffusion's layout."""
+
+
+class RenderError(FarmError):
+    """One job cannot be rendered. `kind` is a stable word for programs: `nan`, `memory`, `timeout`, …"""
+
+    def __init__(self, kind: str, message: str, *, hint: str | None = None) -> None:
+        super().__init__(message, hint=hint)
+        self.kind = kind
+
+
+class StackError(FarmError):
+    """The local farm's servers cannot be started, found or stopped."""

@@ -1,0 +1,90 @@
+"""Fetching results: from the bucket to a folder, whole, checked, and never over somebody else's file.
+
+An image becomes `OUT/<job>.png`; everything else of a job `OUT/<job>/…`. A file appears under its name only
+when its SHA-256 has been checked, so an interrupted fetch is taken up again where it stopped.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from farm import keys
+from farm.errors import FetchRefused
+from farm.results import JobResult, ResultObject
+from farm.storage import Storage
+
+IMAGE = "image.png"
+
+
+@dataclass(frozen=True)
+class Fetched:
+    """One file: where it is, and whether it was already there."""
+
+    job: str
+    name: str
+    path: Path
+    size: int
+    already_there: bool
+
+
+def read_result(storage: Storage, job: str) -> JobResult:
+    """The result of a finished job. Raises `ObjectMissing` if there is none."""
+    key = keys.result(job)
+    return JobResult.from_json(storage.get(key), key=key)
+
+
+def fetch(storage: Storage, job: str, out: Path, *, everything: bool, overwrite: bool) -> Iterator[Fetched]:
+    """Bring a job's image, or all of its objects and `result.json`, into `out`.
+
+    Raises `FetchRefused` if a different file is in the way (unless `overwrite`) or a checksum differs.
+    """
+    result = read_result(storage, job)
+    for name, stored in result.objects.items():
+        if everything or name == IMAGE:
+            yield _fetch_one(storage, job, name, stored, _destination(out, job, name), overwrite)
+    if everything:
+        path = out / job / "result.json"
+        data = result.model_dump_json(indent=2).encode()
+        there = path.exists() and path.read_bytes() == data
+        _write(path, data)
+        yield Fetched(job, "result.json", path, len(data), there)
+
+
+def _destination(out: Path, job: str, name: str) -> Path:
+    if name == IMAGE:
+        return out / f"{job}.png"
+    keys.attempt_object(job, 0, name)  # refuses a name that would leave the folder
+    return out / job / name
+
+
+def _fetch_one(storage: Storage, job: str, name: str, stored: ResultObject, path: Path, overwrite: bool) -> Fetched:
+    if path.exists():
+        if path.is_file() and _sha256(path.read_bytes()) == stored.sha256:
+            return Fetched(job, name, path, stored.size, already_there=True)
+        if not overwrite:
+            raise FetchRefused(
+                f"{path} exists and is another file than {stored.key}", hint="give another --out, or --overwrite"
+            )
+    data = storage.get(stored.key)
+    if _sha256(data) != stored.sha256:
+        raise FetchRefused(f"{stored.key} does not have the checksum that its result names; it was not kept")
+    _write(path, data)
+    return Fetched(job, name, path, stored.size, already_there=False)
+
+
+def _write(path: Path, data: bytes) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        partial.write_bytes(data)
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def _sha256(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()

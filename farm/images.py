@@ -1,0 +1,85 @@
+"""Init images: read, bounded and checked the same way by the client and again by the worker."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+from dataclasses import dataclass
+from pathlib import Path
+
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+from farm.errors import InvalidInput
+
+MAX_BYTES = 32 * 2**20
+MAX_PIXELS = 40_000_000
+_FORMATS = ("PNG", "JPEG", "WEBP")
+
+
+@dataclass(frozen=True)
+class InitImage:
+    """The bytes of a checked PNG, JPEG or WebP file."""
+
+    data: bytes
+    extension: str
+    width: int
+    height: int
+
+    @property
+    def sha256(self) -> str:
+        return hashlib.sha256(self.data).hexdigest()
+
+
+def read_init(path: Path) -> InitImage:
+    """The init image at `path`. Raises `InvalidInput` if it is missing, too large, or no whole image."""
+    try:
+        if path.stat().st_size > MAX_BYTES:
+            raise InvalidInput(
+                f"{path} has {path.stat().st_size / 2**20:.0f} MiB, more than {MAX_BYTES // 2**20}", field="init"
+            )
+        data = path.read_bytes()
+    except OSError as error:
+        raise InvalidInput(f"{path} cannot be read: {error.strerror}", field="init") from error
+    return check_init(data, name=str(path))
+
+
+def check_init(data: bytes, *, name: str) -> InitImage:
+    """Check bytes said to be an image, decoding all of them. Raises `InvalidInput` naming `name`."""
+    picture = decode(data, name=name)
+    return InitImage(data, _extension(data), *picture.size)
+
+
+def decode(data: bytes, *, name: str) -> Image.Image:
+    """The RGB picture in `data`, upright by its EXIF tag, transparency over white.
+
+    Raises `InvalidInput` for more than 32 MiB or 40 megapixels, an unknown format or a broken file.
+    The size is checked from the header, before any pixel is decoded.
+    """
+    if len(data) > MAX_BYTES:
+        raise InvalidInput(f"{name} is larger than {MAX_BYTES // 2**20} MiB", field="init")
+    try:
+        with Image.open(io.BytesIO(data), formats=_FORMATS) as opened:
+            if opened.width * opened.height > MAX_PIXELS:
+                raise InvalidInput(
+                    f"{name} has {opened.width}×{opened.height} pixels, more than {MAX_PIXELS // 10**6} million",
+                    field="init",
+                )
+            upright = ImageOps.exif_transpose(opened)
+            return _over_white(upright)
+    except (UnidentifiedImageError, Image.DecompressionBombError) as error:
+        raise InvalidInput(f"{name} is not a PNG, JPEG or WebP image", field="init") from error
+    except (OSError, SyntaxError, ValueError) as error:
+        raise InvalidInput(f"{name} is damaged: {error}", field="init") from error
+
+
+def _over_white(picture: Image.Image) -> Image.Image:
+    if not picture.has_transparency_data:
+        return picture.convert("RGB")
+    with_alpha = picture.convert("RGBA")
+    white = Image.new("RGBA", with_alpha.size, "white")
+    return Image.alpha_composite(white, with_alpha).convert("RGB")
+
+
+def _extension(data: bytes) -> str:
+    with Image.open(io.BytesIO(data), formats=_FORMATS) as opened:
+        return str(opened.format).lower()

@@ -1,0 +1,109 @@
+"""A job as people and programs see it: one `JobStatus`, with the fields that `--json` prints."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from typing import Any, Literal, get_args
+
+from pydantic import BaseModel, ConfigDict
+
+State = Literal["queued", "running", "done", "failed", "cancelled"]
+STATES: tuple[State, ...] = get_args(State)
+TERMINAL: frozenset[State] = frozenset(("done", "failed", "cancelled"))
+
+
+class JobError(BaseModel):
+    """Why a job failed: a stable `kind` for programs and a `message` for people."""
+
+    kind: str
+    message: str
+
+
+class JobStatus(BaseModel):
+    """One job's record in the ledger. Times are UTC; `step` of `steps` are done; `result` is an object key."""
+
+    model_config = ConfigDict(frozen=True)
+
+    id: str
+    batch: str
+    state: State
+    step: int
+    steps: int
+    attempt: int
+    worker: str | None
+    model: str
+    priority: int
+    submitted: datetime
+    started: datetime | None
+    finished: datetime | None
+    error: JobError | None
+    result: str | None
+    prompt: str
+    labels: dict[str, str]
+    warnings: tuple[str, ...]
+
+    @property
+    def is_over(self) -> bool:
+        return self.state in TERMINAL
+
+    @classmethod
+    def from_record(cls, job: str, record: Mapping[str, str]) -> JobStatus:
+        """The status in the ledger hash `record` of the job `job`."""
+        return cls(
+            id=job,
+            batch=record["batch"],
+            state=state_of(record["state"]),
+            step=int(record["step"]),
+            steps=int(record["steps"]),
+            attempt=int(record["attempt"]),
+            worker=record.get("worker") or None,
+            model=record["model"],
+            priority=int(record["priority"]),
+            submitted=_required_time(record["submitted"]),
+            started=_time(record.get("started")),
+            finished=_time(record.get("finished")),
+            error=JobError.model_validate_json(record["error"]) if record.get("error") else None,
+            result=record.get("result") or None,
+            prompt=record["prompt"],
+            labels=json.loads(record.get("labels") or "{}"),
+            warnings=tuple(json.loads(record.get("warnings") or "[]")),
+        )
+
+
+class WorkerInfo(BaseModel):
+    """What a live worker says of itself; a record lapses when it stops saying so."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+    id: str
+    host: str
+    pid: int
+    device: str
+    state: Literal["starting", "ready", "draining"]
+    models: tuple[str, ...]
+    warm: tuple[str, ...] = ()
+    slots: int
+    jobs: int
+    losses: tuple[dict[str, Any], ...] = ()
+    version: str
+    started: datetime
+    done: int = 0
+    images_per_minute: float | None = None
+
+
+def state_of(text: str) -> State:
+    """The state called `text`. Raises `ValueError`."""
+    for state in STATES:
+        if state == text:
+            return state
+    raise ValueError(f"the ledger has a job in the unknown state {text!r}")
+
+
+def _time(milliseconds: str | None) -> datetime | None:
+    return _required_time(milliseconds) if milliseconds else None
+
+
+def _required_time(milliseconds: str) -> datetime:
+    return datetime.fromtimestamp(int(milliseconds) / 1000, tz=UTC)

@@ -1,0 +1,99 @@
+"""Names of jobs, batches and models, and the object keys made of them. No key is built anywhere else.
+
+An id is checked before it becomes part of a key, so that no id can leave its prefix.
+"""
+
+from __future__ import annotations
+
+import re
+import secrets
+import time
+
+from farm.errors import InvalidInput
+
+_ALPHABET = "0123456789abcdefghjkmnpqrstvwxyz"  # Crockford's base 32: sorts as its number does, no i l o u
+_BATCH_ID = re.compile(r"[0-9a-hjkmnp-tv-z]{16}")
+_JOB_ID = re.compile(r"([0-9a-hjkmnp-tv-z]{16})-(\d{4,6})")
+_MODEL_NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
+_SHA256 = re.compile(r"[0-9a-f]{64}")
+_OBJECT_NAME = re.compile(r"[a-z0-9][a-z0-9._-]*(/[a-z0-9][a-z0-9._-]*)?")
+
+IMAGE_EXTENSIONS = ("png", "jpeg", "webp")
+
+
+def new_batch_id() -> str:
+    """16 characters that sort by creation time: 45 bits of milliseconds, then 35 random bits."""
+    number = (time.time_ns() // 1_000_000) << 35 | secrets.randbits(35)
+    return "".join(_ALPHABET[number >> shift & 31] for shift in range(75, -1, -5))
+
+
+def is_batch_id(text: str) -> bool:
+    return _BATCH_ID.fullmatch(text) is not None
+
+
+def is_job_id(text: str) -> bool:
+    return _JOB_ID.fullmatch(text) is not None
+
+
+def batch_id(text: str) -> str:
+    """`text` itself if it is a batch id. Raises `InvalidInput`."""
+    if not is_batch_id(text):
+        raise InvalidInput(f"{text!r:.60} is not a batch id", hint="'farm list' shows them")
+    return text
+
+
+def job_id(text: str) -> str:
+    """`text` itself if it is a job id. Raises `InvalidInput`."""
+    if not is_job_id(text):
+        raise InvalidInput(f"{text!r:.60} is not a job id", hint="'farm list' shows them")
+    return text
+
+
+def job_in_batch(batch: str, index: int) -> str:
+    """The id of the job at `index` (from 0) in a batch; ids of one batch sort by index up to 10,000 jobs."""
+    return f"{batch_id(batch)}-{index:04d}"
+
+
+def batch_of(job: str) -> str:
+    """The batch a job id belongs to."""
+    return job_id(job).partition("-")[0]
+
+
+def model_name(text: str) -> str:
+    """`text` itself if it can name a model (and so a queue). Raises `InvalidInput`."""
+    if not _MODEL_NAME.fullmatch(text):
+        raise InvalidInput(
+            f"{text!r:.80} cannot name a model",
+            field="model",
+            hint="use up to 64 of a-z 0-9 . _ - and start with a letter or digit",
+        )
+    return text
+
+
+# Objects in the bucket
+
+
+def init_image(sha256: str, extension: str) -> str:
+    if not _SHA256.fullmatch(sha256) or extension not in IMAGE_EXTENSIONS:
+        raise InvalidInput(f"{sha256!r:.80}.{extension!r:.10} does not name an init image", field="init")
+    return f"inputs/{sha256}.{extension}"
+
+
+def batch_manifest(batch: str) -> str:
+    return f"batches/{batch_id(batch)}.json"
+
+
+def job_prefix(job: str) -> str:
+    return f"jobs/{job_id(job)}/"
+
+
+def attempt_object(job: str, attempt: int, name: str) -> str:
+    """The key of one of an attempt's objects, such as `image.png` or `trace/0003.jpeg`."""
+    if not _OBJECT_NAME.fullmatch(name):
+        raise InvalidInput(f"{name!r:.80} cannot name an object")
+    return f"{job_prefix(job)}{int(attempt)}/{name}"
+
+
+def result(job: str) -> str:
+    """The commit marker, written last."""
+    return f"{job_prefix(job)}result.json"

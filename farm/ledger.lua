@@ -1,0 +1,176 @@
+-- The ledger's transitions, each atomic. KEYS[1] is the key prefix, ARGV[1] the operation.
+--
+--   queued ──claim──► running ──finish──► done | failed
+--     ▲                  │
+--     └──release, reap───┤            cancel: queued | running ──► cancelled
+--     └──retry── failed | cancelled
+--
+-- Time is Redis' own (milliseconds), so clocks of machines need not agree. Every operation may be sent
+-- twice (clients retry) and then has the effect of once.
+
+local P = KEYS[1]
+local clock = redis.call('TIME')
+local now = clock[1] * 1000 + math.floor(clock[2] / 1000)
+
+local function job_key(id) return P .. ':job:' .. id end
+local function field(id, name) return redis.call('HGET', job_key(id), name) end
+local function set(id, ...) redis.call('HSET', job_key(id), ...) end
+
+local function tell(id, ...)
+  redis.call('XADD', P .. ':events', 'MAXLEN', '~', 20000, '*', 'job', id, ...)
+end
+
+-- The only place where a job changes state; each state's jobs are indexed by the time they entered it.
+local function move(id, from, to)
+  set(id, 'state', to)
+  if from then redis.call('ZREM', P .. ':state:' .. from, id) end
+  redis.call('ZADD', P .. ':state:' .. to, now, id)
+  local model = field(id, 'model')
+  if from == 'queued' then redis.call('ZREM', P .. ':waiting:' .. model, id) end
+  if from == 'running' then redis.call('ZREM', P .. ':leases', id) end
+  if to == 'queued' then
+    redis.call('SADD', P .. ':models', model)
+    redis.call('ZADD', P .. ':waiting:' .. model, now, id)
+    set(id, 'worker', '', 'started', '', 'step', 0)
+  end
+  if to == 'done' or to == 'failed' or to == 'cancelled' then set(id, 'finished', now) end
+  tell(id, 'state', to)
+end
+
+local function holds(id, worker, attempt)
+  local held = redis.call('HMGET', job_key(id), 'state', 'worker', 'attempt')
+  return held[1] == 'running' and held[2] == worker and held[3] == attempt
+end
+
+local operations = {}
+
+-- jobs: JSON list of {id, batch, model, priority, steps, prompt, spec, labels}. Returns the ids now queued.
+function operations.create(jobs)
+  local queued = {}
+  for _, job in ipairs(cjson.decode(jobs)) do
+    if redis.call('EXISTS', job_key(job.id)) == 0 then
+      set(job.id, 'batch', job.batch, 'model', job.model, 'priority', job.priority, 'steps', job.steps,
+        'prompt', job.prompt, 'spec', job.spec, 'labels', job.labels, 'step', 0, 'attempt', 0, 'deaths', 0,
+        'submitted', now)
+      redis.call('ZADD', P .. ':jobs', now, job.id)
+      redis.call('ZADD', P .. ':batch:' .. job.batch, tonumber(string.match(job.id, '%d+$')), job.id)
+      redis.call('ZADD', P .. ':batches', 'NX', now, job.batch)
+      move(job.id, nil, 'queued')
+    end
+    if field(job.id, 'state') == 'queued' then queued[#queued + 1] = job.id end
+  end
+  return queued
+end
+
+-- `token` is new for each claim, so that a claim sent twice is granted once. Returns {state} or
+-- {'claimed', attempt, spec, priority}.
+function operations.claim(id, worker, token, lease)
+  local job = redis.call('HMGET', job_key(id), 'state', 'token', 'attempt', 'spec', 'priority')
+  if not job[1] then return { 'missing' } end
+  if job[1] == 'running' and job[2] == token then return { 'claimed', tonumber(job[3]), job[4], tonumber(job[5]) } end
+  if job[1] ~= 'queued' then return { job[1] } end
+  local attempt = tonumber(job[3]) + 1
+  set(id, 'attempt', attempt, 'token', token)
+  move(id, 'queued', 'running')
+  set(id, 'worker', worker, 'started', now, 'error', '')
+  redis.call('ZADD', P .. ':leases', now + lease, id)
+  return { 'claimed', attempt, job[4], tonumber(job[5]) }
+end
+
+-- held: JSON list of [id, attempt, step]. Renews what the worker still holds; returns the ids it lost.
+function operations.renew(worker, lease, held)
+  local lost = {}
+  for _, job in ipairs(cjson.decode(held)) do
+    local id, attempt, step = job[1], tostring(job[2]), tostring(job[3])
+    if holds(id, worker, attempt) then
+      redis.call('ZADD', P .. ':leases', now + lease, id)
+      if field(id, 'step') ~= step then
+        set(id, 'step', step)
+        tell(id, 'state', 'running', 'step', step)
+      end
+    else
+      lost[#lost + 1] = id
+    end
+  end
+  return lost
+end
+
+-- state is done or failed; the rest are fields to record. Returns the state the job now has: a finish by
+-- one who no longer holds the lease changes nothing.
+function operations.finish(id, worker, attempt, state, ...)
+  if holds(id, worker, attempt) then
+    if state == 'done' then set(id, 'step', field(id, 'steps')) end
+    set(id, ...)
+    move(id, 'running', state)
+    return { state, 1 }
+  end
+  local now_held = redis.call('HMGET', job_key(id), 'state', 'worker', 'attempt')
+  local same = now_held[1] == state and now_held[2] == worker and now_held[3] == attempt
+  return { now_held[1] or 'missing', same and 1 or 0 }
+end
+
+-- A worker that leaves hands a job back; this is nobody's fault and counts for nothing.
+function operations.release(id, worker, attempt)
+  if not holds(id, worker, attempt) then return 0 end
+  move(id, 'running', 'queued')
+  return 1
+end
+
+-- Requeues jobs whose lease lapsed, `limit` at most; one that outlived `deaths` workers fails.
+-- Returns a flat list: id, model, priority, 'queued' | 'failed', …
+function operations.reap(limit, deaths)
+  local taken = {}
+  for _, id in ipairs(redis.call('ZRANGEBYSCORE', P .. ':leases', '-inf', now, 'LIMIT', 0, limit)) do
+    local job = redis.call('HMGET', job_key(id), 'model', 'priority', 'worker', 'attempt')
+    local died = redis.call('HINCRBY', job_key(id), 'deaths', 1)
+    local to = 'queued'
+    if died >= tonumber(deaths) then
+      to = 'failed'
+      set(id, 'error', cjson.encode({
+        kind = 'poison',
+        message = 'its lease lapsed ' .. died .. ' times, last on worker ' .. job[3] .. ' at attempt ' .. job[4] ..
+          ': it seems to bring its workers down'
+      }))
+    end
+    move(id, 'running', to)
+    for _, value in ipairs({ id, job[1], tonumber(job[2]), to }) do taken[#taken + 1] = value end
+  end
+  return taken
+end
+
+-- Returns the state before. The worker learns of it at its next renewal and drops the job.
+function operations.cancel(id)
+  local state = field(id, 'state')
+  if not state then return 'missing' end
+  if state == 'queued' or state == 'running' then
+    move(id, state, 'cancelled')
+    if state == 'running' then redis.call('XADD', P .. ':control', 'MAXLEN', '~', 1000, '*', 'cancel', id) end
+  end
+  return state
+end
+
+-- Returns the state before; failed and cancelled jobs are queued again with a clean slate of deaths.
+function operations.retry(id)
+  local state = field(id, 'state')
+  if not state then return 'missing' end
+  if state == 'failed' or state == 'cancelled' then
+    set(id, 'deaths', 0, 'error', '', 'finished', '', 'warnings', '')
+    move(id, state, 'queued')
+  end
+  return state
+end
+
+-- Jobs of a model that have waited for `age` ms since they were last published, marked as published now.
+-- Returns a flat list: id, priority, …
+function operations.republish(model, age, limit)
+  local waiting = P .. ':waiting:' .. model
+  local stale = {}
+  for _, id in ipairs(redis.call('ZRANGEBYSCORE', waiting, '-inf', now - age, 'LIMIT', 0, limit)) do
+    redis.call('ZADD', waiting, now, id)
+    stale[#stale + 1] = id
+    stale[#stale + 1] = tonumber(field(id, 'priority'))
+  end
+  return stale
+end
+
+return operations[ARGV[1]](unpack(ARGV, 2))

@@ -1,0 +1,346 @@
+"""The ledger: the truth about every job, in Redis. Every change of state is one Lua operation of `ledger.lua`.
+
+{prefix}:job:<id>          hash: the job's record
+{prefix}:jobs              sorted set: every job by submission time
+{prefix}:batch:<id>        sorted set: a batch's jobs by index;  {prefix}:batches: batches by time
+{prefix}:state:<state>     sorted set: jobs by the time they entered the state
+{prefix}:waiting:<model>   sorted set: queued jobs by the time their message was last published
+{prefix}:leases            sorted set: running jobs by the time their lease lapses
+{prefix}:events            stream: what `farm watch` follows;  {prefix}:control: cancellations for workers
+{prefix}:worker:<id>       a live worker's description, lapsing by itself
+"""
+
+from __future__ import annotations
+
+import json
+import secrets
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from importlib import resources
+from typing import Any
+
+import redis
+
+from farm import keys
+from farm.errors import JobNotFound, LedgerUnavailable
+from farm.jobs import STATES, JobStatus, State, WorkerInfo, state_of
+from farm.settings import Settings
+from farm.spec import JobSpec
+
+PREFIX = "farm"
+LEASE_SECONDS = 15.0
+MAX_DEATHS = 3
+_CREATE_CHUNK = 500
+_WORKER_TTL_MS = 15_000
+
+
+@dataclass(frozen=True)
+class NewJob:
+    """A job about to be recorded."""
+
+    id: str
+    spec: JobSpec
+    priority: int
+    labels: dict[str, str]
+
+
+@dataclass(frozen=True)
+class Claim:
+    """A granted claim: the fencing number of this attempt, and what to render."""
+
+    job: str
+    attempt: int
+    spec: str
+    priority: int
+
+
+@dataclass(frozen=True)
+class Waiting:
+    """A queued job for which a message should be published."""
+
+    job: str
+    model: str
+    priority: int
+
+
+@dataclass(frozen=True)
+class Reaped:
+    """A job whose lease lapsed, and what became of it."""
+
+    job: str
+    model: str
+    priority: int
+    state: State
+
+
+@dataclass(frozen=True)
+class Event:
+    """Something that happened to a job: a new state, or progress to a step."""
+
+    cursor: str
+    job: str
+    state: State
+    step: int | None
+
+
+class Ledger:
+    """The job records of one farm. Methods raise `LedgerUnavailable` when Redis cannot be used."""
+
+    def __init__(self, settings: Settings, *, prefix: str = PREFIX) -> None:
+        self.address = settings.redis_address
+        self.redis: Any = redis.Redis.from_url(  # its types cannot tell decoded answers from bytes
+            settings.redis_url,
+            decode_responses=True,
+            socket_timeout=30,
+            socket_connect_timeout=5,
+            socket_keepalive=True,
+            health_check_interval=25,
+        )
+        self._prefix = prefix
+        self._script = self.redis.register_script(resources.files("farm").joinpath("ledger.lua").read_text())
+
+    def close(self) -> None:
+        self.redis.close()
+
+    # Transitions
+
+    def create(self, batch: str, jobs: Sequence[NewJob]) -> list[str]:
+        """Record new jobs as queued. Known ids are left as they are. Returns the ids that are queued now."""
+        queued: list[str] = []
+        for chunk in _in_groups(jobs, _CREATE_CHUNK):
+            queued += self._run("create", json.dumps([_record(batch, job) for job in chunk]))
+        return queued
+
+    def claim(self, job: str, worker: str, *, lease: float = LEASE_SECONDS) -> Claim | None:
+        """Take a queued job for `lease` seconds, or None if it is not queued (any more)."""
+        answer = self._run("claim", job, worker, secrets.token_hex(8), _milliseconds(lease))
+        if answer[0] != "claimed":
+            return None
+        return Claim(job, attempt=int(answer[1]), spec=answer[2], priority=int(answer[3]))
+
+    def renew(self, worker: str, held: Iterable[tuple[str, int, int]], *, lease: float = LEASE_SECONDS) -> set[str]:
+        """Renew the leases on `held` (job, attempt, step) and record their steps. Returns the jobs lost."""
+        return set(self._run("renew", worker, _milliseconds(lease), json.dumps(list(held))))
+
+    def finish(self, claim: Claim, worker: str, state: State, fields: dict[str, str]) -> bool:
+        """End a running job as `done` or `failed`. False if another holds it by now, or it was cancelled."""
+        pairs = [text for pair in fields.items() for text in pair]
+        answer = self._run("finish", claim.job, worker, claim.attempt, state, *pairs)
+        return bool(answer[1])
+
+    def release(self, claim: Claim, worker: str) -> bool:
+        """Hand a running job back to the queue, with no blame. False if it was not held any more."""
+        return bool(self._run("release", claim.job, worker, claim.attempt))
+
+    def reap(self, *, limit: int = 100, deaths: int = MAX_DEATHS) -> list[Reaped]:
+        """Requeue jobs whose lease lapsed; fail those that outlived `deaths` workers."""
+        return [
+            Reaped(job, model, int(priority), state)
+            for job, model, priority, state in _in_groups(self._run("reap", limit, deaths), 4)
+        ]
+
+    def cancel(self, job: str) -> State:
+        """Cancel a queued or running job. Returns the state it was in. Raises `JobNotFound`."""
+        return self._previous(job, self._run("cancel", job))
+
+    def retry(self, job: str) -> State:
+        """Queue a failed or cancelled job again. Returns the state it was in. Raises `JobNotFound`."""
+        return self._previous(job, self._run("retry", job))
+
+    def republish(self, model: str, *, older_than: float, limit: int = 500) -> list[Waiting]:
+        """Queued jobs of `model` whose message was published over `older_than` seconds ago; counted as published."""
+        stale = self._run("republish", model, _milliseconds(older_than), limit)
+        return [Waiting(job, model, int(priority)) for job, priority in _in_groups(stale, 2)]
+
+    # Reading
+
+    def get(self, job: str) -> JobStatus:
+        """One job. Raises `JobNotFound`."""
+        return self.get_many([job])[0]
+
+    def get_many(self, jobs: Sequence[str]) -> list[JobStatus]:
+        """Jobs in the order asked for. Raises `JobNotFound` naming the first that is missing."""
+        with self._talking():
+            pipeline = self.redis.pipeline(transaction=False)
+            for job in jobs:
+                pipeline.hgetall(self._key("job", job))
+            records = pipeline.execute()
+        for job, record in zip(jobs, records, strict=True):
+            if not record:
+                raise JobNotFound(f"there is no job {job}", hint="'farm list' shows the jobs of this farm")
+        return [JobStatus.from_record(job, record) for job, record in zip(jobs, records, strict=True)]
+
+    def spec(self, job: str) -> JobSpec:
+        """What the job renders. Raises `JobNotFound`."""
+        with self._talking():
+            text = self.redis.hget(self._key("job", job), "spec")
+        if text is None:
+            raise JobNotFound(f"there is no job {job}")
+        return JobSpec.from_json(text)
+
+    def page(self, *, state: State | None = None, limit: int = 50, offset: int = 0) -> list[JobStatus]:
+        """The newest jobs first, of one state or all: `limit` of them from `offset`."""
+        index = self._key("state", state) if state else self._key("jobs")
+        with self._talking():
+            return self.get_many(self.redis.zrevrange(index, offset, offset + limit - 1))
+
+    def batch(self, batch: str) -> list[str]:
+        """The ids of a batch's jobs, by index; empty for an unknown batch."""
+        with self._talking():
+            return list(self.redis.zrange(self._key("batch", batch), 0, -1))
+
+    def resolve(self, name: str) -> list[str]:
+        """The job ids that a job id, a batch id or a unique beginning of one means. Raises `JobNotFound`."""
+        if keys.is_job_id(name):
+            return [self.get(name).id]
+        batch = name if keys.is_batch_id(name) else self._batch_beginning(name)
+        jobs = self.batch(batch)
+        if not jobs:
+            raise JobNotFound(f"there is no batch {batch}", hint="'farm list' shows the jobs of this farm")
+        return jobs
+
+    def counts(self) -> dict[State, int]:
+        """How many jobs are in each state."""
+        with self._talking():
+            pipeline = self.redis.pipeline(transaction=False)
+            for state in STATES:
+                pipeline.zcard(self._key("state", state))
+            return dict(zip(STATES, pipeline.execute(), strict=True))
+
+    def models(self) -> list[str]:
+        """Every model that jobs were queued for."""
+        with self._talking():
+            return sorted(self.redis.smembers(self._key("models")))
+
+    def waiting(self, model: str) -> int:
+        """How many jobs of a model are queued."""
+        with self._talking():
+            return int(self.redis.zcard(self._key("waiting", model)))
+
+    # Events
+
+    def now(self) -> str:
+        """A cursor from which `events` tells what happens next."""
+        with self._talking():
+            last = self.redis.xrevrange(self._key("events"), count=1)
+        return last[0][0] if last else "0-0"
+
+    def events(self, cursor: str, *, wait: float = 1.0) -> list[Event]:
+        """What happened after `cursor`, waiting up to `wait` seconds for something to happen."""
+        return [
+            Event(
+                identifier,
+                fields["job"],
+                state_of(fields["state"]),
+                int(fields["step"]) if "step" in fields else None,
+            )
+            for identifier, fields in self._read_stream("events", cursor, wait)
+        ]
+
+    def cancellations(self, cursor: str, *, wait: float) -> tuple[str, set[str]]:
+        """Running jobs cancelled after `cursor` (`$`: from now), and the next cursor."""
+        entries = self._read_stream("control", cursor, wait)
+        return (entries[-1][0] if entries else cursor), {fields["cancel"] for _, fields in entries}
+
+    def control_cursor(self) -> str:
+        """A cursor from which `cancellations` tells what is cancelled next."""
+        with self._talking():
+            last = self.redis.xrevrange(self._key("control"), count=1)
+        return last[0][0] if last else "0-0"
+
+    def _read_stream(self, name: str, cursor: str, wait: float) -> list[tuple[str, dict[str, str]]]:
+        with self._talking():
+            answer: Any = self.redis.xread({self._key(name): cursor}, count=2_000, block=max(1, _milliseconds(wait)))
+        return [entry for _, entries in answer or () for entry in entries]
+
+    # Workers
+
+    def announce(self, worker: WorkerInfo) -> None:
+        """Say that a worker lives; the record lapses after 15 s unless renewed."""
+        with self._talking():
+            self.redis.set(self._key("worker", worker.id), worker.model_dump_json(), px=_WORKER_TTL_MS)
+
+    def depart(self, worker: str) -> None:
+        """Say that a worker is gone."""
+        with self._talking():
+            self.redis.delete(self._key("worker", worker))
+
+    def workers(self) -> list[WorkerInfo]:
+        """The workers that live now, by id."""
+        with self._talking():
+            names = sorted(self.redis.scan_iter(self._key("worker", "*"), count=1_000))
+            records = self.redis.mget(names) if names else []
+        return [WorkerInfo.model_validate_json(record) for record in records if record]
+
+    def try_lock(self, name: str, holder: str, *, seconds: float) -> bool:
+        """Hold a lapsing lock, so that one of many does a chore. True if `holder` has it now."""
+        key = self._key("lock", name)
+        with self._talking():
+            if self.redis.set(key, holder, nx=True, px=_milliseconds(seconds)):
+                return True
+            if self.redis.get(key) != holder:
+                return False
+            self.redis.pexpire(key, _milliseconds(seconds))
+            return True
+
+    # Plumbing
+
+    def _key(self, *parts: str) -> str:
+        return ":".join((self._prefix, *parts))
+
+    def _run(self, operation: str, *arguments: str | int) -> Any:
+        with self._talking():
+            return self._script(keys=[self._prefix], args=[operation, *arguments])
+
+    @contextmanager
+    def _talking(self) -> Iterator[None]:
+        try:
+            yield
+        except redis.AuthenticationError as error:
+            raise LedgerUnavailable(
+                f"Redis at {self.address} refuses the password", hint="check FARM_REDIS_URL"
+            ) from error
+        except redis.RedisError as error:
+            raise LedgerUnavailable(
+                f"Redis at {self.address} cannot be used: {error}",
+                hint="is it running? 'farm doctor' looks closer",
+            ) from error
+
+    def _previous(self, job: str, state: Any) -> State:
+        if state == "missing":
+            raise JobNotFound(f"there is no job {job}", hint="'farm list' shows the jobs of this farm")
+        previous: State = state
+        return previous
+
+    def _batch_beginning(self, beginning: str) -> str:
+        with self._talking():
+            found = [
+                batch for batch in self.redis.zrevrange(self._key("batches"), 0, -1) if batch.startswith(beginning)
+            ]
+        if len(beginning) < 4 or not found:
+            raise JobNotFound(f"no job or batch is called {beginning!r}", hint="'farm list' shows them")
+        if len(found) > 1:
+            raise JobNotFound(f"{beginning!r} could be {len(found)} batches", hint=f"{found[0]}, {found[1]}, …")
+        return str(found[0])
+
+
+def _record(batch: str, job: NewJob) -> dict[str, Any]:
+    return {
+        "id": keys.job_id(job.id),
+        "batch": batch,
+        "model": job.spec.model,
+        "priority": job.priority,
+        "steps": job.spec.steps_to_do,
+        "prompt": job.spec.prompt[:500],
+        "spec": job.spec.to_json(),
+        "labels": json.dumps(job.labels),
+    }
+
+
+def _in_groups(items: Sequence[Any], size: int) -> Iterator[Sequence[Any]]:
+    return (items[start : start + size] for start in range(0, len(items), size))
+
+
+def _milliseconds(seconds: float) -> int:
+    return round(seconds * 1000)

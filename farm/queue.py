@@ -1,0 +1,108 @@
+"""The Celery queues: one per model, ten priorities. A message is a wake-up for a worker, never the truth."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Any
+
+from farm import keys
+from farm.errors import LedgerUnavailable
+
+if TYPE_CHECKING:
+    from celery import Celery
+
+    from farm.ledger import Waiting
+    from farm.settings import Settings
+
+TASK = "farm.render"
+_LEVELS = 10
+_PRIORITY_SEPARATOR = "\x06\x16"  # kombu's: the list of priority p > 0 is called queue + this + p
+
+
+def queue_name(model: str) -> str:
+    """The queue of a model: `farm.` and its name."""
+    return f"farm.{keys.model_name(model)}"
+
+
+def celery_app(settings: Settings) -> Celery:
+    """A Celery application on the farm's Redis, for publishing and for workers alike.
+
+    Messages are acknowledged when received: what happens to a job is the ledger's business, and Redis'
+    visibility timeout would run healthy long jobs twice.
+    """
+    from celery import Celery
+
+    app = Celery("farm", broker=settings.redis_url, set_as_current=False)
+    app.conf.update(
+        task_serializer="json",
+        accept_content=["json"],
+        result_accept_content=["json"],
+        task_ignore_result=True,
+        task_acks_late=False,
+        task_default_priority=_celery_priority(5),
+        task_create_missing_queues=True,
+        worker_prefetch_multiplier=1,
+        worker_disable_prefetch=True,
+        worker_enable_remote_control=False,
+        worker_send_task_events=False,
+        worker_hijack_root_logger=False,
+        worker_cancel_long_running_tasks_on_connection_loss=False,
+        broker_connection_retry_on_startup=True,
+        broker_connection_max_retries=None,
+        broker_transport_options={
+            "priority_steps": list(range(_LEVELS)),
+            "queue_order_strategy": "priority",
+            "socket_timeout": 30,
+            "socket_connect_timeout": 5,
+            "socket_keepalive": True,
+            "health_check_interval": 25,
+        },
+    )
+    return app
+
+
+class Queue:
+    """Publishes wake-up messages. Raises `LedgerUnavailable` when Redis cannot be used."""
+
+    def __init__(self, settings: Settings) -> None:
+        self.address = settings.redis_address
+        self._app = celery_app(settings)
+
+    def publish(self, jobs: Iterable[Waiting]) -> None:
+        """Send one message a job, over one connection. Priority 9 is delivered first."""
+        from kombu.exceptions import OperationalError
+
+        try:
+            with self._app.producer_pool.acquire(block=True) as producer:
+                for job in jobs:
+                    self._app.send_task(
+                        TASK,
+                        args=[job.job],
+                        queue=queue_name(job.model),
+                        priority=_celery_priority(job.priority),
+                        producer=producer,
+                        ignore_result=True,
+                        retry=True,
+                        retry_policy={"max_retries": 3, "interval_start": 0.2, "interval_step": 0.4},
+                    )
+        except (OperationalError, OSError) as error:
+            raise LedgerUnavailable(
+                f"Redis at {self.address} cannot be used: {error}", hint="is it running? 'farm doctor' looks closer"
+            ) from error
+
+    def close(self) -> None:
+        self._app.close()
+
+
+def depth(redis: Any, model: str) -> int:
+    """How many messages wait in a model's queue, over all priorities."""
+    name = queue_name(model)
+    pipeline = redis.pipeline(transaction=False)
+    for level in range(_LEVELS):
+        pipeline.llen(f"{name}{_PRIORITY_SEPARATOR}{level}" if level else name)
+    return sum(pipeline.execute())
+
+
+def _celery_priority(priority: int) -> int:
+    """Ours runs from 0 to 9 with 9 the most urgent; on Redis, Celery's 0 is the most urgent."""
+    return _LEVELS - 1 - priority

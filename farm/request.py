@@ -1,0 +1,192 @@
+"""What a person asks for: a flat `JobRequest`, as the command line and batch files give it.
+
+A request becomes specs by resolving what was left open (weights, strength, loss arguments, seeds), so
+that a spec says exactly what is rendered. Bad input fails here, naming the option, before any
+connection is opened.
+"""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Annotated, Any, Self
+
+from pydantic import Field, ValidationError, field_validator, model_validator
+
+from farm.errors import InvalidInput
+from farm.losses import BUILTIN, LossDeclaration, find
+from farm.spec import (
+    MAX_LOSSES,
+    MAX_PROMPTS,
+    MAX_SEED,
+    Conditioning,
+    Every,
+    Guidance,
+    InitReference,
+    JobSpec,
+    Labels,
+    LossScale,
+    LossTerm,
+    Mode,
+    Priority,
+    PromptText,
+    SamplerName,
+    Scale,
+    Seed,
+    Side,
+    Start,
+    Steps,
+    TimeLimit,
+    Trace,
+    TraceLevel,
+    WeightedPrompt,
+    Wire,
+    invalid,
+    start_step_of_strength,
+)
+
+DEFAULT_STEPS = 30
+DEFAULT_PRIORITY = 5
+MAX_COUNT = 10_000
+
+
+class MixTerm(Wire):
+    """A further prompt and its share of the mix, 0 < weight < 1."""
+
+    prompt: PromptText
+    weight: Annotated[float, Field(gt=0, lt=1)]
+
+
+class LossRequest(Wire):
+    """A loss by name; arguments and scale left out are the loss's own."""
+
+    name: str
+    arguments: dict[str, float] = Field(default={})
+    scale: LossScale | None = None
+    every: Every = 5
+
+
+class JobRequest(Wire):
+    """One submission's wish, of `count` images with consecutive seeds."""
+
+    mode: Mode = "txt2img"
+    prompt: Annotated[tuple[PromptText, ...], Field(min_length=1, max_length=MAX_PROMPTS)]
+    weights: tuple[float, ...] | None = None
+    mix: Annotated[float, Field(ge=0, le=1)] | None = None
+    mix_with: Annotated[tuple[MixTerm, ...], Field(max_length=MAX_PROMPTS - 1)] = ()
+    negative: PromptText = ""
+    init: Path | None = None
+    start_step: Annotated[int, Field(ge=0)] | None = None
+    strength: float | None = None
+    losses: Annotated[tuple[LossRequest, ...], Field(max_length=MAX_LOSSES)] = ()
+    guidance: Scale | None = None
+    sampler: SamplerName = "lms"
+    steps: Steps = DEFAULT_STEPS
+    seed: Seed | None = None
+    count: Annotated[int, Field(ge=1, le=MAX_COUNT)] = 1
+    width: Side | None = None
+    height: Side | None = None
+    model: str | None = None
+    priority: Priority = DEFAULT_PRIORITY
+    trace: TraceLevel = "none"
+    trace_every: Every = 1
+    time_limit: TimeLimit | None = None
+    labels: Labels = Field(default={}, max_length=16)
+
+    @field_validator("prompt", mode="before")
+    @classmethod
+    def _one_prompt_is_a_tuple_of_one(cls, value: Any) -> Any:
+        return (value,) if isinstance(value, str) else value
+
+    @classmethod
+    def parse(cls, fields: dict[str, Any]) -> JobRequest:
+        """A request from plain fields. Raises `InvalidInput` naming the field at fault."""
+        try:
+            return cls.model_validate(fields)
+        except ValidationError as error:
+            raise invalid(error) from error
+
+    @model_validator(mode="after")
+    def _has_what_its_mode_needs(self) -> Self:
+        if self.mode == "img2img" and self.init is None:
+            raise ValueError("img2img needs an init image: give --init FILE")
+        if self.mode == "mix" and len(self.prompt) + len(self.mix_with) < 2:
+            raise ValueError("mix needs at least two prompts")
+        if self.mode == "guided" and not self.losses:
+            raise ValueError("guided needs a loss: give --loss NAME ('farm losses' lists them)")
+        if self.init is None and (self.start_step is not None or self.strength is not None):
+            raise ValueError("--start-step and --strength need an init image: give --init FILE")
+        if self.start_step is not None and self.strength is not None:
+            raise ValueError("give --start-step or --strength, not both")
+        if self.mix is not None and (self.weights is not None or len(self.prompt) != 2):
+            raise ValueError("--mix goes with exactly two prompts; give --weights for more")
+        if self.weights is not None and len(self.weights) != len(self.prompt):
+            raise ValueError(f"there are {len(self.prompt)} prompts and {len(self.weights)} weights")
+        return self
+
+    def specs(
+        self,
+        init: InitReference | None,
+        *,
+        default_model: str,
+        declarations: Iterable[LossDeclaration] = BUILTIN,
+    ) -> list[JobSpec]:
+        """The `count` specs of this request. Raises `InvalidInput`."""
+        declarations = tuple(declarations)
+        first_seed = secrets.randbits(32) if self.seed is None else self.seed
+        if first_seed + self.count - 1 > MAX_SEED:
+            raise InvalidInput(f"{first_seed} + {self.count} goes beyond {MAX_SEED}", field="seed")
+        try:
+            first = JobSpec(
+                mode=self.mode,
+                model=self.model or default_model,
+                conditioning=Conditioning(prompts=self._weighted_prompts(), negative=self.negative),
+                start=self._start(init),
+                guidance=Guidance(scale=self.guidance, losses=self._loss_terms(declarations)),
+                sampler=self.sampler,
+                steps=self.steps,
+                seed=first_seed,
+                width=self.width,
+                height=self.height,
+                trace=Trace(level=self.trace, every=self.trace_every),
+                time_limit=self.time_limit,
+            )
+        except ValidationError as error:
+            raise invalid(error) from error
+        return [first.model_copy(update={"seed": first_seed + index}) for index in range(self.count)]
+
+    def _weighted_prompts(self) -> tuple[WeightedPrompt, ...]:
+        weights = self.weights or ((self.mix, 1 - self.mix) if self.mix is not None else (1.0,) * len(self.prompt))
+        total = sum(weights)
+        if not total > 1e-6:
+            raise InvalidInput(f"the weights sum to {total:g}; their sum must be above 0", field="weights")
+        own_share = 1 - sum(term.weight for term in self.mix_with)
+        if self.mix_with and not own_share > 1e-6:
+            raise InvalidInput("the shares leave nothing for the first prompt", field="mix-with")
+        own = tuple(
+            WeightedPrompt(text=text, weight=own_share * weight / total)
+            for text, weight in zip(self.prompt, weights, strict=True)
+        )
+        return own + tuple(WeightedPrompt(text=term.prompt, weight=term.weight) for term in self.mix_with)
+
+    def _start(self, init: InitReference | None) -> Start:
+        if self.init is None:
+            return Start()
+        if self.start_step is not None:
+            return Start(image=init, step=self.start_step)
+        strength = 0.75 if self.strength is None else self.strength
+        return Start(image=init, step=start_step_of_strength(strength, self.steps))
+
+    def _loss_terms(self, declarations: tuple[LossDeclaration, ...]) -> tuple[LossTerm, ...]:
+        return tuple(_loss_term(wanted, declarations) for wanted in self.losses)
+
+
+def _loss_term(wanted: LossRequest, declarations: tuple[LossDeclaration, ...]) -> LossTerm:
+    declaration = find(wanted.name, declarations)
+    return LossTerm(
+        name=declaration.name,
+        arguments=declaration.complete(wanted.arguments),
+        scale=declaration.default_scale if wanted.scale is None else wanted.scale,
+        every=wanted.every,
+    )

@@ -1,0 +1,108 @@
+"""Where the farm is: the environment's servers, or else the local farm that `farm up` started.
+
+| variable | means |
+| --- | --- |
+| `FARM_HOME` | the folder of the local farm (default: the platform's data directory) |
+| `FARM_REDIS_URL` | `redis://[:password@]host:port/db`, or `rediss://` for TLS |
+| `FARM_S3_ENDPOINT` | the S3 server's URL; leave unset for AWS itself |
+| `FARM_S3_BUCKET` | the bucket (default `farm`) |
+| `FARM_S3_PUBLIC_ENDPOINT` | the S3 server's URL as seen by those who open presigned links |
+
+S3 credentials and region come from boto3's own chain (environment, profile, instance role). The local
+farm's addresses and generated credentials are in `$FARM_HOME/farm.json`, readable by its owner only.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import platformdirs
+
+from farm.errors import InvalidInput, NotConfigured
+
+DEFAULT_BUCKET = "farm"
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Addresses of one farm's Redis and bucket. Secrets are kept out of `repr`."""
+
+    redis_url: str = field(repr=False)
+    s3_bucket: str = DEFAULT_BUCKET
+    s3_endpoint: str | None = None
+    s3_public_endpoint: str | None = None
+    s3_access_key: str | None = field(default=None, repr=False)
+    s3_secret_key: str | None = field(default=None, repr=False)
+    local: bool = False
+
+    @property
+    def redis_address(self) -> str:
+        """`host:port/db` without the password, fit for messages and logs."""
+        parts = urlsplit(self.redis_url)
+        return f"{parts.hostname or 'localhost'}:{parts.port or 6379}{parts.path or '/0'}"
+
+
+def home(environment: Mapping[str, str] = os.environ) -> Path:
+    """The local farm's folder: `$FARM_HOME`, or `render-farm` in the platform's data directory."""
+    named = environment.get("FARM_HOME")
+    return Path(named).expanduser().resolve() if named else Path(platformdirs.user_data_dir("render-farm"))
+
+
+def state_file(farm_home: Path) -> Path:
+    """The file in which a running local farm keeps its addresses and credentials."""
+    return farm_home / "farm.json"
+
+
+def load(environment: Mapping[str, str] = os.environ) -> Settings:
+    """The farm that commands talk to: the environment's servers if named, else the local farm.
+
+    Raises `NotConfigured` when there is neither, `InvalidInput` when a variable is malformed.
+    """
+    if environment.get("FARM_REDIS_URL"):
+        return _from_environment(environment)
+    if environment.get("FARM_S3_ENDPOINT"):
+        raise NotConfigured("FARM_S3_ENDPOINT is set, FARM_REDIS_URL is not", hint="set both, or neither")
+    local = load_local(home(environment))
+    if local is None:
+        raise NotConfigured(
+            "no farm found",
+            hint="start one on this machine with 'farm up --detach', or set FARM_REDIS_URL and FARM_S3_ENDPOINT",
+        )
+    return local
+
+
+def load_local(farm_home: Path) -> Settings | None:
+    """The running local farm of `farm_home`, or None when none is recorded there."""
+    try:
+        state: dict[str, Any] = json.loads(state_file(farm_home).read_text())
+    except FileNotFoundError:
+        return None
+    return Settings(
+        redis_url=state["redis_url"],
+        s3_bucket=state["s3_bucket"],
+        s3_endpoint=state["s3_endpoint"],
+        s3_access_key=state["s3_access_key"],
+        s3_secret_key=state["s3_secret_key"],
+        local=True,
+    )
+
+
+def _from_environment(environment: Mapping[str, str]) -> Settings:
+    redis_url = environment["FARM_REDIS_URL"]
+    if urlsplit(redis_url).scheme not in ("redis", "rediss"):
+        raise InvalidInput("must start with redis:// or rediss://", field="FARM_REDIS_URL")
+    endpoint = environment.get("FARM_S3_ENDPOINT") or None
+    if endpoint and urlsplit(endpoint).scheme not in ("http", "https"):
+        raise InvalidInput("must start with http:// or https://", field="FARM_S3_ENDPOINT")
+    return Settings(
+        redis_url=redis_url,
+        s3_bucket=environment.get("FARM_S3_BUCKET") or DEFAULT_BUCKET,
+        s3_endpoint=endpoint,
+        s3_public_endpoint=environment.get("FARM_S3_PUBLIC_ENDPOINT") or None,
+    )

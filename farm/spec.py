@@ -1,0 +1,193 @@
+"""What to render: a `JobSpec` is one image's complete, frozen description, conditioning × start × guidance.
+
+Specs travel as JSON through the ledger and the bucket and are validated again by the worker, so every
+bound on what a stranger can ask for is here. The four modes are presets of this one spec; they compose.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Annotated, Any, Literal, Self, get_args
+
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError, field_validator, model_validator
+
+from farm import keys
+from farm.errors import InvalidInput
+
+MAX_PROMPT_CHARACTERS = 4_000
+MAX_PROMPTS = 16
+MAX_LOSSES = 8
+MAX_STEPS = 1_000
+MIN_SIDE, MAX_SIDE = 64, 2_048
+MAX_SEED = 2**63 - 1
+MAX_GUIDANCE = 100.0
+MAX_LABELS = 16
+
+Mode = Literal["txt2img", "img2img", "mix", "guided"]
+SamplerName = Literal["lms", "euler", "euler_a", "ddim", "dpmpp_2m"]
+TraceLevel = Literal["none", "numbers", "frames", "video"]
+
+MODES: tuple[Mode, ...] = get_args(Mode)
+SAMPLERS: tuple[SamplerName, ...] = get_args(SamplerName)
+TRACE_LEVELS: tuple[TraceLevel, ...] = get_args(TraceLevel)
+
+PromptText = Annotated[str, StringConstraints(max_length=MAX_PROMPT_CHARACTERS)]
+ModelName = Annotated[str, Field(max_length=64)]
+Side = Annotated[int, Field(ge=MIN_SIDE, le=MAX_SIDE, multiple_of=8)]
+Steps = Annotated[int, Field(ge=1, le=MAX_STEPS)]
+Seed = Annotated[int, Field(ge=0, le=MAX_SEED)]
+Scale = Annotated[float, Field(ge=0, le=MAX_GUIDANCE)]
+Priority = Annotated[int, Field(ge=0, le=9)]
+LossScale = Annotated[float, Field(ge=-1e6, le=1e6)]
+Every = Annotated[int, Field(ge=1, le=MAX_STEPS)]
+TimeLimit = Annotated[float, Field(gt=0, le=7 * 24 * 3600)]
+Labels = dict[
+    Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")],
+    Annotated[str, StringConstraints(max_length=200)],
+]
+
+
+class Wire(BaseModel):
+    """A frozen value that crosses a process: unknown fields, NaN and infinities are refused."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+
+class WeightedPrompt(Wire):
+    """One prompt of a mix. Weights of a spec's prompts sum to one."""
+
+    text: PromptText
+    weight: Annotated[float, Field(ge=-100, le=100)] = 1.0
+
+
+class Conditioning(Wire):
+    """What the picture shows: Σ weight·embedding(text), against the negative prompt."""
+
+    prompts: Annotated[tuple[WeightedPrompt, ...], Field(min_length=1, max_length=MAX_PROMPTS)]
+    negative: PromptText = ""
+
+
+class InitReference(Wire):
+    """An init image in the bucket, by content."""
+
+    sha256: Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
+    extension: Literal["png", "jpeg", "webp"]
+
+    @property
+    def key(self) -> str:
+        return keys.init_image(self.sha256, self.extension)
+
+
+class Start(Wire):
+    """Where the loop starts: at step 0 from noise, or at `step` from an encoded image."""
+
+    image: InitReference | None = None
+    step: Annotated[int, Field(ge=0, lt=MAX_STEPS)] = 0
+
+    @model_validator(mode="after")
+    def _noise_starts_at_zero(self) -> Self:
+        if self.image is None and self.step:
+            raise ValueError("a start step needs an init image")
+        return self
+
+
+class LossTerm(Wire):
+    """A loss by name, its numbers, its scale, and how often (in steps) its gradient is applied."""
+
+    name: Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9_-]{0,63}$")]
+    arguments: dict[Annotated[str, StringConstraints(max_length=64)], float] = Field(default={}, max_length=16)
+    scale: LossScale
+    every: Every = 5
+
+
+class Guidance(Wire):
+    """Classifier-free guidance scale (None: the model's own; ≤ 1: off) and loss terms."""
+
+    scale: Scale | None = None
+    losses: Annotated[tuple[LossTerm, ...], Field(max_length=MAX_LOSSES)] = ()
+
+
+class Trace(Wire):
+    """What is kept of the way to the picture: nothing, numbers, frames too, or a video too; every n-th step."""
+
+    level: TraceLevel = "none"
+    every: Every = 1
+
+
+class JobSpec(Wire):
+    """One image, completely. `width`, `height` and the guidance scale may be None: the model's own."""
+
+    mode: Mode
+    model: ModelName
+    conditioning: Conditioning
+    start: Start = Start()
+    guidance: Guidance = Guidance()
+    sampler: SamplerName = "lms"
+    steps: Steps
+    seed: Seed
+    width: Side | None = None
+    height: Side | None = None
+    trace: Trace = Trace()
+    time_limit: TimeLimit | None = None
+
+    @field_validator("model")
+    @classmethod
+    def _names_a_model(cls, value: str) -> str:
+        try:
+            return keys.model_name(value)
+        except InvalidInput as error:
+            raise ValueError(str(error)) from error
+
+    @model_validator(mode="after")
+    def _starts_before_the_end(self) -> Self:
+        if self.start.step >= self.steps:
+            raise ValueError(f"the start step {self.start.step} leaves none of the {self.steps} steps to do")
+        return self
+
+    @property
+    def steps_to_do(self) -> int:
+        return self.steps - self.start.step
+
+    @property
+    def prompt(self) -> str:
+        """The prompts as one line for people."""
+        return " + ".join(prompt.text for prompt in self.conditioning.prompts)
+
+    def to_json(self) -> str:
+        return self.model_dump_json()
+
+    @classmethod
+    def from_json(cls, text: str | bytes) -> JobSpec:
+        """The spec in `text`. Raises `InvalidInput` naming the field at fault."""
+        try:
+            return cls.model_validate_json(text)
+        except ValidationError as error:
+            raise invalid(error) from error
+
+
+def start_step_of_strength(strength: float, steps: int) -> int:
+    """The step at which img2img of `strength` in (0, 1] starts, by diffusers' rule: the last ⌊steps·strength⌋ run."""
+    if not math.isfinite(strength) or not 0 < strength <= 1:
+        raise InvalidInput(f"{strength:g} is not above 0 and up to 1", field="strength")
+    if int(steps * strength) == 0:
+        raise InvalidInput(
+            f"{strength:g} of {steps} steps leaves no step to do",
+            field="strength",
+            hint=f"use at least {math.ceil(1000 / steps) / 1000:g}, or more steps",
+        )
+    return steps - int(steps * strength)
+
+
+def invalid(error: ValidationError) -> InvalidInput:
+    """The first fault that pydantic found, as one line that names the field."""
+    first = error.errors(include_url=False)[0]
+    where = ".".join(str(part) for part in first["loc"])
+    return InvalidInput(_said(first), field=where or None)
+
+
+def _said(fault: Any) -> str:
+    message = str(fault["msg"]).removeprefix("Value error, ")
+    value = fault["input"]
+    if isinstance(value, (str, int, float, bool)) and fault["type"] != "value_error":
+        return f"{value!r:.60}: {message[0].lower()}{message[1:]}"
+    return message

@@ -1,0 +1,153 @@
+"""The bucket: init images, batch manifests, results and traces in any S3-compatible object storage.
+
+Nothing here relies on conditional writes, which servers implement differently; the ledger's fence decides
+who may finish a job.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from botocore.exceptions import BotoCoreError, ClientError, NoCredentialsError
+
+from farm.errors import ObjectMissing, StorageError
+from farm.settings import Settings
+
+_MISSING = {"404", "NoSuchKey", "NotFound"}
+_NO_BUCKET = {"NoSuchBucket"}
+_DENIED = {"403", "AccessDenied", "InvalidAccessKeyId", "SignatureDoesNotMatch", "Forbidden"}
+_FULL = {"507", "InsufficientStorage", "QuotaExceeded", "XMinioStorageFull"}
+
+
+@dataclass(frozen=True)
+class StoredObject:
+    """An object's key and size in bytes."""
+
+    key: str
+    size: int
+
+
+class Storage:
+    """One farm's bucket. Methods raise `StorageError`, and `ObjectMissing` where there is no such object."""
+
+    def __init__(self, settings: Settings) -> None:
+        self.bucket = settings.s3_bucket
+        self.endpoint = settings.s3_endpoint or "AWS S3"
+        self._settings = settings
+        self._client = _client(settings, settings.s3_endpoint)
+
+    def put(self, key: str, data: bytes, content_type: str) -> None:
+        with self._doing("put", key):
+            self._client.put_object(Bucket=self.bucket, Key=key, Body=data, ContentType=content_type)
+
+    def put_file(self, key: str, path: Path, content_type: str) -> None:
+        with self._doing("put", key), path.open("rb") as body:
+            self._client.put_object(Bucket=self.bucket, Key=key, Body=body, ContentType=content_type)
+
+    def get(self, key: str, *, limit: int | None = None) -> bytes:
+        """The object's bytes. With `limit`, an object of more bytes is refused unread."""
+        with self._doing("get", key):
+            answer = self._client.get_object(Bucket=self.bucket, Key=key)
+            if limit is not None and answer["ContentLength"] > limit:
+                answer["Body"].close()
+                raise StorageError(f"{key} has {answer['ContentLength']} bytes, more than {limit}")
+            data: bytes = answer["Body"].read()
+            return data
+
+    def exists(self, key: str) -> bool:
+        try:
+            with self._doing("look for", key):
+                self._client.head_object(Bucket=self.bucket, Key=key)
+        except ObjectMissing:
+            return False
+        return True
+
+    def list(self, prefix: str) -> Iterator[StoredObject]:
+        """Every object under a prefix, in key order."""
+        with self._doing("list", prefix):
+            for page in self._client.get_paginator("list_objects_v2").paginate(Bucket=self.bucket, Prefix=prefix):
+                for entry in page.get("Contents", ()):
+                    yield StoredObject(entry["Key"], entry["Size"])
+
+    def delete(self, key: str) -> None:
+        with self._doing("delete", key):
+            self._client.delete_object(Bucket=self.bucket, Key=key)
+
+    def presign(self, key: str, *, seconds: int = 3600) -> str:
+        """A link that anybody may open for `seconds` to read the object."""
+        client = self._client
+        if self._settings.s3_public_endpoint:
+            client = _client(self._settings, self._settings.s3_public_endpoint)
+        with self._doing("presign", key):
+            link: str = client.generate_presigned_url(
+                "get_object", Params={"Bucket": self.bucket, "Key": key}, ExpiresIn=seconds
+            )
+            return link
+
+    def ensure_bucket(self) -> None:
+        """Create the bucket unless it is there."""
+        try:
+            with self._doing("look for", ""):
+                self._client.head_bucket(Bucket=self.bucket)
+        except ObjectMissing:
+            with self._doing("create", ""):
+                self._client.create_bucket(Bucket=self.bucket)
+
+    @contextmanager
+    def _doing(self, action: str, key: str) -> Iterator[None]:
+        what = f"{action} s3://{self.bucket}/{key} at {self.endpoint}"
+        try:
+            yield
+        except NoCredentialsError as error:
+            raise StorageError(
+                f"could not {what}: no credentials", hint="set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"
+            ) from error
+        except ClientError as error:
+            raise _named(what, error) from error
+        except BotoCoreError as error:
+            raise StorageError(
+                f"could not {what}: {error}", hint="is the server running? 'farm doctor' looks closer"
+            ) from error
+
+
+def _named(what: str, error: ClientError) -> StorageError:
+    code = str(error.response.get("Error", {}).get("Code", ""))
+    if code in _NO_BUCKET:
+        return ObjectMissing(f"could not {what}: there is no such bucket", hint="create it, or set FARM_S3_BUCKET")
+    if code in _MISSING:
+        return ObjectMissing(f"could not {what}: there is no such object")
+    if code in _DENIED:
+        return StorageError(
+            f"could not {what}: access denied ({code})", hint="check the credentials and the bucket's policy"
+        )
+    if code in _FULL:
+        return StorageError(f"could not {what}: the storage is full ({code})", hint="make room, then retry")
+    return StorageError(f"could not {what}: {error}")
+
+
+def _client(settings: Settings, endpoint: str | None) -> Any:
+    import boto3
+    from botocore.config import Config
+
+    session = boto3.session.Session()
+    return session.client(
+        "s3",
+        endpoint_url=endpoint,
+        region_name=session.region_name or "us-east-1",
+        aws_access_key_id=settings.s3_access_key,
+        aws_secret_access_key=settings.s3_secret_key,
+        config=Config(
+            signature_version="s3v4",
+            s3={"addressing_style": "path" if endpoint else "auto"},
+            request_checksum_calculation="when_required",
+            response_checksum_validation="when_required",
+            retries={"mode": "standard", "max_attempts": 5},
+            max_pool_connections=32,
+            connect_timeout=5,
+            read_timeout=60,
+        ),
+    )
