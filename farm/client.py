@@ -63,10 +63,11 @@ class BatchManifest(BaseModel):
 
 @dataclass(frozen=True)
 class Submission:
-    """What `submit` did: the batch, its jobs in order, and anything the user should know."""
+    """What `submit` did: the batch, its jobs and their specs in order, and anything the user should know."""
 
     batch: str
     jobs: tuple[str, ...]
+    specs: tuple[JobSpec, ...]
     warnings: tuple[str, ...]
 
 
@@ -143,7 +144,12 @@ class FarmClient:
         self.storage.put(keys.batch_manifest(batch), manifest.model_dump_json().encode(), "application/json")
         queued = set(self.ledger.create(batch, jobs))
         self.queue.publish(Waiting(job.id, job.spec.model, job.priority) for job in jobs if job.id in queued)
-        return Submission(batch, tuple(job.id for job in jobs), _warnings(jobs, workers))
+        return Submission(
+            batch,
+            jobs=tuple(job.id for job in jobs),
+            specs=tuple(job.spec for job in jobs),
+            warnings=_warnings(jobs, workers),
+        )
 
     def _upload(self, image: InitImage) -> None:
         key = keys.init_image(image.sha256, image.extension)
@@ -200,12 +206,18 @@ class FarmClient:
     # Fetching
 
     def result(self, job: str) -> JobResult:
-        """The `result.json` of a finished job. Raises `ObjectMissing`."""
-        return read_result(self.storage, job)
+        """The `result.json` of a finished job. Raises `JobNotFound`, `WrongState`, `ObjectMissing`."""
+        status = self.ledger.get(job)
+        if status.result is None:
+            raise WrongState(f"job {job} is {status.state}, so it has no result", hint=f"see 'farm status {job}'")
+        return read_result(self.storage, status.result)
 
     def fetch(self, job: str, out: Path, *, everything: bool = False, overwrite: bool = False) -> Iterator[Fetched]:
-        """Bring a job's image (or everything it made) into `out`. Raises `FetchRefused`, `ObjectMissing`."""
-        return fetch(self.storage, job, out, everything=everything, overwrite=overwrite)
+        """Bring a finished job's image (or everything it made) into `out`.
+
+        Raises `JobNotFound`, `WrongState`, `FetchRefused`, `ObjectMissing`.
+        """
+        return fetch(self.storage, self.result(job), out, everything=everything, overwrite=overwrite)
 
     # The farm
 

@@ -35,13 +35,14 @@ class FarmError(Exception):
 
 
 class InvalidInput(FarmError):
-    """Input that cannot be accepted. `field` names the option or field at fault, where one is."""
+    """Input that cannot be accepted. `field` names the option or field at fault, where one is; `reason` says why."""
 
     exit_code = 2
 
     def __init__(self, message: str, *, field: str | None = None, hint: str | None = None) -> None:
         super().__init__(f"{field}: {message}" if field else message, hint=hint)
         self.field = field
+        self.reason = message
 
 
 class NotConfigured(FarmError):

@@ -18,6 +18,7 @@ from farm.results import JobResult, ResultObject
 from farm.storage import Storage
 
 IMAGE = "image.png"
+_MAX_RESULT_BYTES = 4 * 2**20
 
 
 @dataclass(frozen=True)
@@ -31,18 +32,17 @@ class Fetched:
     already_there: bool
 
 
-def read_result(storage: Storage, job: str) -> JobResult:
-    """The result of a finished job. Raises `ObjectMissing` if there is none."""
-    key = keys.result(job)
-    return JobResult.from_json(storage.get(key), key=key)
+def read_result(storage: Storage, key: str) -> JobResult:
+    """The `result.json` under `key`. Raises `ObjectMissing` if there is none."""
+    return JobResult.from_json(storage.get(key, limit=_MAX_RESULT_BYTES), key=key)
 
 
-def fetch(storage: Storage, job: str, out: Path, *, everything: bool, overwrite: bool) -> Iterator[Fetched]:
-    """Bring a job's image, or all of its objects and `result.json`, into `out`.
+def fetch(storage: Storage, result: JobResult, out: Path, *, everything: bool, overwrite: bool) -> Iterator[Fetched]:
+    """Bring a result's image, or all of its objects and `result.json` itself, into `out`.
 
     Raises `FetchRefused` if a different file is in the way (unless `overwrite`) or a checksum differs.
     """
-    result = read_result(storage, job)
+    job = keys.job_id(result.job)
     for name, stored in result.objects.items():
         if everything or name == IMAGE:
             yield _fetch_one(storage, job, name, stored, _destination(out, job, name), overwrite)

@@ -94,6 +94,11 @@ def attempt_object(job: str, attempt: int, name: str) -> str:
     return f"{job_prefix(job)}{int(attempt)}/{name}"
 
 
+def attempt_result(job: str, attempt: int) -> str:
+    """An attempt's own `result.json`, the last object it writes; the ledger names the one that counts."""
+    return attempt_object(job, attempt, "result.json")
+
+
 def result(job: str) -> str:
-    """The commit marker, written last."""
+    """The winning attempt's `result.json` again, where those look who know only the bucket."""
     return f"{job_prefix(job)}result.json"

@@ -58,6 +58,11 @@ class Storage:
             data: bytes = answer["Body"].read()
             return data
 
+    def download(self, key: str, path: Path) -> None:
+        """Write the object to `path`, in parts and so of any size."""
+        with self._doing("get", key):
+            self._client.download_file(self.bucket, key, str(path))
+
     def exists(self, key: str) -> bool:
         try:
             with self._doing("look for", key):

@@ -1,0 +1,169 @@
+"""Batch files: a few lines that describe many jobs, by defaults, `zip` and `product`.
+
+    defaults: {steps: 30, model: emoji}
+    jobs:
+      - prompt: an otter
+        zip: {seed: [1, 2], guidance: [3, 7.5]}          # in step: 2
+        product: {sampler: [lms, euler], steps: [20, 30]}  # every combination: 4
+
+makes 2 × 4 = 8 jobs. A field may be a dotted path into lists and mappings, such as `losses.0.scale`. Jobs
+are counted before any is built, so that a file of a few bytes cannot ask for a billion.
+"""
+
+from __future__ import annotations
+
+import copy
+import difflib
+import itertools
+import math
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from farm.errors import InvalidInput
+from farm.request import JobRequest
+
+MAX_FILE_BYTES = 2 * 2**20
+MAX_JOBS = 100_000
+_EXPANSIONS = ("zip", "product")
+
+# One choice sets some fields; an axis is the list of its choices; a job is one choice of every axis.
+Choice = Mapping[str, Any]
+
+
+def parse(text: str) -> Any:
+    """The document in YAML or JSON `text`. Raises `InvalidInput` naming the line at fault."""
+    import yaml
+
+    if len(text.encode()) > MAX_FILE_BYTES:
+        raise InvalidInput(f"is larger than {MAX_FILE_BYTES // 2**20} MiB")
+    try:
+        return yaml.load(text, Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))  # noqa: S506 - it is a safe one
+    except yaml.MarkedYAMLError as error:
+        mark = error.problem_mark
+        where = f"line {mark.line + 1}, column {mark.column + 1}: " if mark else ""
+        raise InvalidInput(f"{where}{error.problem or error.context or 'is not YAML'}") from error
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
+        raise InvalidInput(f"is not YAML or JSON: {error}") from error
+
+
+def count(document: Any) -> int:
+    """How many jobs the document makes, without making them. Raises `InvalidInput`."""
+    return sum(_pictures(fields, axes) for _, fields, axes in _entries(document))
+
+
+def expand(document: Any, *, folder: Path = Path(), limit: int = 1_000) -> list[JobRequest]:
+    """The requests of a document; a relative `init` is beside `folder`.
+
+    Raises `InvalidInput` naming the entry at fault, or when there would be more than `limit` jobs
+    (which itself is 100,000 at most).
+    """
+    limit = min(limit, MAX_JOBS)
+    if (number := count(document)) > limit:
+        raise InvalidInput(f"makes {number:,} jobs, more than {limit:,}")
+    requests: list[JobRequest] = []
+    for position, fields, axes in _entries(document):
+        with _naming(position):
+            requests += [_request(fields, choices, folder) for choices in itertools.product(*axes)]
+    return requests
+
+
+def _entries(document: Any) -> Iterator[tuple[int, dict[str, Any], list[list[Choice]]]]:
+    """Each entry of `jobs`: its position from 1, its fields over the defaults, its axes."""
+    if not isinstance(document, dict) or not isinstance(document.get("jobs"), list) or not document["jobs"]:
+        raise InvalidInput("has no list of jobs", hint="the form is {defaults: {…}, jobs: [{prompt: …}, …]}")
+    _refuse_unknown(document, ("defaults", "jobs"))
+    defaults = _mapping(document.get("defaults") or {}, "defaults")
+    _refuse_unknown(defaults, JobRequest.model_fields, within="defaults: ")
+    for position, entry in enumerate(document["jobs"], start=1):
+        with _naming(position):
+            job = _mapping(entry, "the entry")
+            _refuse_unknown(job, (*JobRequest.model_fields, *_EXPANSIONS))
+            fields = {name: value for name, value in job.items() if name not in _EXPANSIONS}
+            if isinstance(defaults.get("labels"), dict) and isinstance(fields.get("labels"), dict):
+                fields["labels"] = defaults["labels"] | fields["labels"]
+            yield position, defaults | fields, _axes(job)
+
+
+def _axes(job: Mapping[str, Any]) -> list[list[Choice]]:
+    """`zip` is one axis, every field of `product` another."""
+    zipped, crossed = (_lists(job.get(name) or {}, name) for name in _EXPANSIONS)
+    if twice := zipped.keys() & crossed.keys():
+        raise InvalidInput("is in both zip and product", field=min(twice))
+    lengths = {len(values) for values in zipped.values()}
+    if len(lengths) > 1:
+        said = ", ".join(f"{name} has {len(values)}" for name, values in zipped.items())
+        raise InvalidInput(f"the lists of zip differ in length: {said}")
+    axes: list[list[Choice]] = [[{name: value} for value in values] for name, values in crossed.items()]
+    if zipped:
+        axes.insert(0, [dict(zip(zipped, values, strict=True)) for values in zip(*zipped.values(), strict=True)])
+    return axes
+
+
+def _pictures(fields: Mapping[str, Any], axes: Iterable[list[Choice]]) -> int:
+    """The number of combinations, each as often as its `count` says."""
+    swept = [axis for axis in axes if "count" in axis[0]]
+    others = math.prod(len(axis) for axis in axes if "count" not in axis[0])
+    counts = [choice["count"] for choice in swept[0]] if swept else [fields.get("count", 1)]
+    return others * sum(number if isinstance(number, int) and number > 0 else 1 for number in counts)
+
+
+def _request(fields: Mapping[str, Any], choices: Iterable[Choice], folder: Path) -> JobRequest:
+    chosen = copy.deepcopy(dict(fields))
+    for choice in choices:
+        for path, value in choice.items():
+            _assign(chosen, path, copy.deepcopy(value))
+    if isinstance(chosen.get("init"), str):
+        chosen["init"] = folder / Path(chosen["init"]).expanduser()
+    return JobRequest.parse(chosen)
+
+
+def _assign(fields: dict[str, Any], path: str, value: Any) -> None:
+    """Set `losses.0.scale` and the like; mappings on the way are made, lists must be there."""
+    *way, last = path.split(".")
+    target: Any = fields
+    for part in way:
+        target = target.setdefault(part, {}) if isinstance(target, dict) else _item(target, part, path)
+    if isinstance(target, dict):
+        target[last] = value
+    else:
+        _item(target, last, path)
+        target[int(last)] = value
+
+
+def _item(target: Any, part: str, path: str) -> Any:
+    if not isinstance(target, list) or not part.isdecimal() or int(part) >= len(target):
+        raise InvalidInput(f"there is no {part!r:.40} to set", field=path)
+    return target[int(part)]
+
+
+def _lists(sweeps: Any, name: str) -> dict[str, list[Any]]:
+    for field, values in _mapping(sweeps, name).items():
+        _refuse_unknown((field.partition(".")[0],), JobRequest.model_fields, within=f"{name}: ")
+        if not isinstance(values, list) or not values:
+            raise InvalidInput("must be a list of values", field=f"{name}.{field}")
+    return dict(sweeps)
+
+
+def _mapping(value: Any, what: str) -> dict[str, Any]:
+    if not isinstance(value, dict) or not all(isinstance(key, str) for key in value):
+        raise InvalidInput(f"{what} must be a mapping of names to values")
+    return value
+
+
+def _refuse_unknown(given: Iterable[str], known: Iterable[str], *, within: str = "") -> None:
+    known = list(known)
+    for name in given:
+        if name not in known:
+            near = difflib.get_close_matches(str(name), known, n=1)
+            hint = f"did you mean '{near[0]}'?" if near else f"known: {', '.join(known)}"
+            raise InvalidInput(f"{within}there is no field {str(name)!r:.60}", hint=hint)
+
+
+@contextmanager
+def _naming(position: int) -> Iterator[None]:
+    try:
+        yield
+    except InvalidInput as error:
+        raise InvalidInput(f"job {position}: {error.message}", hint=error.hint) from error

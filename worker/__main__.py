@@ -1,0 +1,58 @@
+"""`python -m worker`: run one worker process. `farm worker` starts one for each GPU."""
+
+from __future__ import annotations
+
+import logging
+import sys
+
+import click
+
+from farm.errors import FarmError
+
+
+@click.command(context_settings={"show_default": True})
+@click.option("--name", help="What the worker is called.  [default: the host's name]")
+@click.option("--device", help="cpu, cuda, cuda:N or mps.  [default: the best there is]")
+@click.option("--model", "models", multiple=True, metavar="NAME[=SOURCE]", help="A model to serve.  [default: emoji]")
+@click.option("--slots", type=click.IntRange(1, 1024), help="Jobs in flight at once.")
+@click.option("--rows", type=click.IntRange(2, 1024), help="Rows of one forward pass; a job with guidance takes two.")
+@click.option("--deterministic", is_flag=True, help="The same bytes whatever the load, at some speed.")
+@click.option("--drain-seconds", type=click.FloatRange(0), default=25.0, help="Time for jobs in hand when leaving.")
+def main(
+    name: str | None,
+    device: str | None,
+    models: tuple[str, ...],
+    slots: int | None,
+    rows: int | None,
+    deterministic: bool,
+    drain_seconds: float,
+) -> None:
+    """Take jobs off the farm's queues and render them."""
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)-7s %(message)s", stream=sys.stderr)
+    for chatty in ("celery", "kombu", "httpx", "httpx2", "huggingface_hub"):
+        logging.getLogger(chatty).setLevel(logging.WARNING)
+    try:
+        from worker.app import DEFAULT_MODELS, Options, start  # imports torch, which takes seconds
+
+        start(
+            Options(
+                models=models or DEFAULT_MODELS,
+                name=name,
+                device=device,
+                slots=slots,
+                rows=rows,
+                deterministic=deterministic,
+                drain_seconds=drain_seconds,
+            )
+        )
+    except FarmError as error:
+        click.echo(f"farm worker: {error.message}", err=True)
+        if error.hint:
+            click.echo(f"  {error.hint}", err=True)
+        raise SystemExit(error.exit_code) from error
+    except KeyboardInterrupt:
+        raise SystemExit(130) from None
+
+
+if __name__ == "__main__":
+    main()

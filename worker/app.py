@@ -1,0 +1,258 @@
+"""A worker process: puts the parts together, consumes the queues of its models, and leaves when asked to."""
+
+from __future__ import annotations
+
+import logging
+import os
+import secrets
+import signal
+import socket
+import threading
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from types import FrameType
+from typing import Any, Literal
+
+import torch
+
+from farm import settings
+from farm.errors import InvalidInput, LedgerUnavailable
+from farm.jobs import WorkerInfo
+from farm.ledger import Claim, Ledger
+from farm.queue import TASK, Queue, celery_app, queue_name
+from farm.settings import Settings
+from farm.storage import Storage
+from worker.diffusion.losses import Losses, load_losses
+from worker.engine.engine import Engine
+from worker.lease import LeaseKeeper
+from worker.models.device import Placement, place
+from worker.models.fetching import bucket_fetcher
+from worker.models.loader import LoadedModel, ModelLoader
+from worker.models.pool import ModelPool
+from worker.models.registry import ModelRegistry
+from worker.publish import Publisher, package_versions
+from worker.reaper import Reaper
+from worker.task import JobRunner, engine_id
+
+_log = logging.getLogger(__name__)
+
+DEFAULT_MODELS = ("emoji",)
+EXIT_HUNG = 75
+"""The engine hung: a supervisor should start the worker again."""
+
+
+@dataclass(frozen=True)
+class Options:
+    """How a worker runs. None: chosen by the device.
+
+    `slots` jobs are in flight at once, `rows` of them advance in one forward pass (a job under
+    classifier-free guidance takes two). `drain_seconds` is the time for jobs in flight when asked to leave.
+    """
+
+    models: Sequence[str] = DEFAULT_MODELS
+    name: str | None = None
+    device: str | None = None
+    slots: int | None = None
+    rows: int | None = None
+    deterministic: bool = False
+    drain_seconds: float = 25.0
+    stall_seconds: float | None = None
+
+
+class Worker:
+    """One process on one device."""
+
+    def __init__(self, where: Settings, options: Options) -> None:
+        self._options = options
+        self._placement = place(options.device)
+        self._on_gpu = self._placement.device.type != "cpu"
+        self.id = f"{options.name or socket.gethostname()}-{secrets.token_hex(2)}"
+        self._registry = ModelRegistry.from_options(options.models)
+        self._losses: Losses = load_losses()
+        self._state: Literal["starting", "ready", "draining"] = "starting"
+        self._started = datetime.now(UTC)
+        self._leaving = threading.Event()
+        self._settings = where
+        self._ledger = Ledger(where)
+        self._storage = Storage(where)
+        self._queue = Queue(where)
+        loader = ModelLoader(self._placement, cache=settings.home() / "models", fetch=bucket_fetcher(where))
+        self._pool: ModelPool[LoadedModel] = ModelPool(
+            self._registry, _model_budget(self._placement), loader.load, on_drop=self._free_memory
+        )
+        self._engine = Engine(
+            self._losses,
+            max_rows=options.rows or (32 if self._on_gpu else 16),
+            deterministic=options.deterministic,
+        )
+        self._keeper = LeaseKeeper(
+            self._ledger,
+            self.id,
+            describe=self._describe,
+            on_lost=self._on_lost,
+            is_hung=self._is_hung,
+            on_hang=self._on_hang,
+        )
+        self._reaper = Reaper(self._ledger, self._queue, self.id)
+        self._runner = JobRunner(
+            worker=self.id,
+            ledger=self._ledger,
+            queue=self._queue,
+            storage=self._storage,
+            keeper=self._keeper,
+            models=self._pool,
+            served=frozenset(self._registry.names),
+            engine=self._engine,
+            publisher=Publisher(self._storage, worker=self.id, device=_device_name(self._placement)),
+            leaving=self._leaving,
+        )
+
+    def run(self) -> None:
+        """Load the models, then work until SIGTERM or SIGINT. Raises `FarmError` if it cannot start."""
+        if self._options.deterministic:
+            _choose_deterministic_kernels()
+        self._storage.ensure_bucket()
+        self._keeper.start()
+        try:
+            for name in self._registry.names:
+                _log.info("loading the model '%s'", name)
+                with self._pool.using(name):
+                    pass
+            self._engine.start()
+            self._reaper.start()
+            self._consume()
+        finally:
+            self._keeper.stop()
+        self._reaper.stop()
+        self._engine.stop()
+
+    def _consume(self) -> None:
+        """Run Celery's consumer on this thread until a signal asks it to end and the jobs in hand are dealt with."""
+        from celery.signals import worker_ready
+
+        app = celery_app(self._settings)
+        app.task(name=TASK, ignore_result=True)(self._runner.run)
+        consumer = app.Worker(
+            hostname=f"{self.id}@{socket.gethostname()}",
+            pool_cls="threads",
+            concurrency=self._slots,
+            queues=[queue_name(name) for name in self._registry.names],
+            without_gossip=True,
+            without_mingle=True,
+            without_heartbeat=True,
+            loglevel=logging.WARNING,
+            quiet=True,
+        )
+
+        def on_ready(**_: Any) -> None:
+            for number in (signal.SIGTERM, signal.SIGINT):
+                signal.signal(number, self._on_signal)
+            self._state = "ready"
+            self._announce()
+            _log.info(
+                "ready on %s: %s, %d slots", _device_name(self._placement), ", ".join(self._registry.names), self._slots
+            )
+
+        worker_ready.connect(on_ready, weak=False)
+        consumer.start()
+
+    def _on_signal(self, number: int, _: FrameType | None) -> None:
+        """First signal: take nothing more, finish what is in hand within the time given. Second: leave at once."""
+        from celery.exceptions import WorkerShutdown
+
+        if self._state == "draining":
+            _log.warning("leaving at once")
+            self._release_all()
+            os._exit(128 + number)
+        self._state = "draining"
+        _log.info("leaving: %d jobs in hand, %.0f s for them", len(self._keeper.held), self._options.drain_seconds)
+        timer = threading.Timer(self._options.drain_seconds, self._hand_back_all)
+        timer.daemon = True
+        timer.start()
+        threading.Thread(target=self._announce, name="announce", daemon=True).start()
+        raise WorkerShutdown(0)
+
+    def _hand_back_all(self) -> None:
+        self._leaving.set()
+        self._engine.cancel_all()
+
+    def _release_all(self) -> None:
+        for claim in self._keeper.held:
+            try:
+                self._ledger.release(claim, self.id)
+            except LedgerUnavailable:
+                return
+
+    def _announce(self) -> None:
+        try:
+            self._ledger.announce(self._describe())
+        except LedgerUnavailable as error:
+            _log.warning("could not be announced: %s", error)
+
+    def _describe(self) -> WorkerInfo:
+        return WorkerInfo(
+            id=self.id,
+            host=socket.gethostname(),
+            pid=os.getpid(),
+            device=_device_name(self._placement),
+            state=self._state,
+            models=self._registry.names,
+            warm=self._pool.warm,
+            slots=self._slots,
+            jobs=len(self._keeper.held),
+            losses=tuple(asdict(declaration) for declaration in self._losses.declarations),
+            version=package_versions()["render-farm"],
+            started=self._started,
+            done=self._runner.done,
+        )
+
+    @property
+    def _slots(self) -> int:
+        return self._options.slots or (64 if self._on_gpu else 16)
+
+    def _on_lost(self, claim: Claim) -> None:
+        self._engine.cancel(engine_id(claim))
+
+    def _is_hung(self) -> bool:
+        limit = self._options.stall_seconds or (60.0 if self._on_gpu else 300.0)
+        dead = self._state == "ready" and not self._engine.is_alive
+        return dead or self._engine.busy_for() > limit
+
+    def _on_hang(self) -> None:
+        """Nothing can interrupt a hung kernel, so the process ends; the leases lapse and others take the jobs."""
+        _log.critical("the engine makes no progress: this worker ends")
+        os._exit(EXIT_HUNG)
+
+    def _free_memory(self) -> None:
+        if self._placement.device.type == "cuda":
+            torch.cuda.empty_cache()
+
+
+def start(options: Options) -> None:
+    """Run a worker on the farm that the environment names. Raises `FarmError` if it cannot start."""
+    if options.rows is not None and options.rows < 2:
+        raise InvalidInput(f"{options.rows} is too few: a job under guidance takes two rows", field="rows")
+    where = settings.load()
+    worker = Worker(where, options)
+    _log.info("worker %s on Redis %s, bucket %s", worker.id, where.redis_address, where.s3_bucket)
+    worker.run()
+
+
+def _model_budget(placement: Placement) -> int:
+    """Bytes that models may take: most of a GPU's memory, half of a host's."""
+    if placement.device.type == "cuda":
+        return int(0.6 * torch.cuda.get_device_properties(placement.device).total_memory)
+    return int(0.5 * os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
+
+
+def _device_name(placement: Placement) -> str:
+    if placement.device.type == "cuda":
+        return torch.cuda.get_device_name(placement.device)
+    return f"{placement.device.type} ({torch.get_num_threads()} threads)"
+
+
+def _choose_deterministic_kernels() -> None:
+    torch.backends.cudnn.benchmark = False
+    torch.backends.cudnn.deterministic = True
+    torch.use_deterministic_algorithms(True, warn_only=True)

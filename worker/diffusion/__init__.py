@@ -1,0 +1,1 @@
+"""Stable Diffusion taken apart: conditioning, noise, schedules, solvers, guidance, losses and latents."""

@@ -1,0 +1,85 @@
+"""From prompts to what the UNet is conditioned on: CLIP embeddings, mixed by weight, and the words that were cut."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from transformers import CLIPTextModel, CLIPTokenizer
+
+from farm.spec import WeightedPrompt
+
+SPECIAL_TOKENS = 2
+"""The start and end marks around every prompt."""
+
+
+@dataclass(frozen=True)
+class Conditioned:
+    """An embedding, [1, tokens, width], and the words of the prompts that did not fit into the encoder."""
+
+    embedding: Tensor
+    cut: tuple[str, ...] = ()
+
+
+class PromptEncoder:
+    """Encodes prompts for one model and keeps the latest `capacity` embeddings.
+
+    Prompts are encoded one at a time, so that an embedding's bits do not depend on which other prompts
+    arrive. Not safe for use from several threads at once.
+    """
+
+    def __init__(self, tokenizer: CLIPTokenizer, text_encoder: CLIPTextModel, *, capacity: int = 256) -> None:
+        self._tokenizer = tokenizer
+        self._text_encoder = text_encoder
+        self._capacity = capacity
+        self._cache: OrderedDict[str, Conditioned] = OrderedDict()
+
+    @property
+    def tokens(self) -> int:
+        """How many tokens every prompt is padded or cut to, start and end marks included: 77 for CLIP."""
+        return min(self._tokenizer.model_max_length, self._text_encoder.config.max_position_embeddings)
+
+    def encode(self, prompt: str) -> Conditioned:
+        """The embedding of one prompt, in the encoder's dtype and on its device."""
+        known = self._cache.get(prompt)
+        if known is None:
+            known = Conditioned(self._embed(prompt), self._words_cut_off(prompt))
+            self._cache[prompt] = known
+            if len(self._cache) > self._capacity:
+                self._cache.popitem(last=False)
+        self._cache.move_to_end(prompt)
+        return known
+
+    def mix(self, prompts: Sequence[WeightedPrompt]) -> Conditioned:
+        """Σ weight·embedding, summed in float32; one prompt of weight 1 is its own embedding, bit for bit."""
+        parts = [self.encode(prompt.text) for prompt in prompts]
+        cut = tuple(word for part in parts for word in part.cut)
+        if len(prompts) == 1 and prompts[0].weight == 1.0:
+            return Conditioned(parts[0].embedding, cut)
+        weights = [prompt.weight for prompt in prompts]
+        mixed = torch.stack([w * part.embedding.float() for w, part in zip(weights, parts, strict=True)]).sum(dim=0)
+        return Conditioned(mixed.to(parts[0].embedding.dtype), cut)
+
+    @torch.no_grad()
+    def _embed(self, prompt: str) -> Tensor:
+        ids = self._tokenizer(
+            prompt, padding="max_length", max_length=self.tokens, truncation=True, return_tensors="pt"
+        ).input_ids
+        embedding: Tensor = self._text_encoder(ids.to(self._text_encoder.device)).last_hidden_state
+        return embedding
+
+    def _words_cut_off(self, prompt: str) -> tuple[str, ...]:
+        """The words of `prompt` from the first one that the encoder does not see to its end."""
+        spans = self._tokenizer(
+            prompt, add_special_tokens=False, truncation=False, return_offsets_mapping=True, verbose=False
+        ).offset_mapping
+        room = self.tokens - SPECIAL_TOKENS
+        if len(spans) <= room:
+            return ()
+        first_lost = spans[room][0]
+        # A word of which only the end is lost counts as lost.
+        word_start = max((k + 1 for k in range(first_lost) if prompt[k].isspace()), default=0)
+        return tuple(prompt[word_start:].split())

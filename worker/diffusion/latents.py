@@ -1,0 +1,78 @@
+"""Between pictures and latents: the autoencoder's two directions, the gradient of losses through it, and a preview.
+
+Images are RGB around 0 to 1, [N, 3, H, W]; latents are [N, 4, H/8, W/8] in the UNet's scale, float32.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
+from PIL import Image, ImageOps
+from torch import Tensor
+
+from worker.diffusion.losses import WeightedLoss
+from worker.diffusion.noise import NoiseStream
+
+
+def image_tensor(picture: Image.Image, width: int, height: int) -> Tensor:
+    """`picture` as an image [1, 3, height, width] from 0 to 1, resized by Lanczos and cropped about its centre to fit.
+
+    A picture that has the size already keeps every pixel.
+    """
+    fitted = ImageOps.fit(picture.convert("RGB"), (width, height), method=Image.Resampling.LANCZOS)
+    pixels = np.asarray(fitted, dtype=np.float32) / 255
+    return torch.from_numpy(pixels).permute(2, 0, 1)[None]
+
+
+@torch.no_grad()
+def encode(vae: AutoencoderKL, image: Tensor, noise: NoiseStream) -> Tensor:
+    """A sample of the posterior of one image, [1, 3, H, W] → [1, 4, h, w]; the job's first draw, as in diffusers."""
+    posterior = vae.encode((2 * image - 1).to(vae.device, vae.dtype)).latent_dist
+    mean: Tensor = posterior.mean.float()
+    deviation: Tensor = posterior.std.float()
+    sample = mean + deviation * noise.draw(tuple(mean.shape)).to(mean.device)
+    return _scaling_factor(vae) * (sample - _shift_factor(vae))
+
+
+def decode(vae: AutoencoderKL, latents: Tensor) -> Tensor:
+    """Images of latents, in float32 and not clamped, so that gradients reach every pixel."""
+    unscaled = latents / _scaling_factor(vae) + _shift_factor(vae)
+    decoded: Tensor = vae.decode(unscaled.to(vae.device, vae.dtype)).sample
+    return decoded.float() / 2 + 0.5
+
+
+def to_pixels(images: Tensor) -> Tensor:
+    """Images as bytes, [N, 3, H, W] → uint8 [N, H, W, 3], rounded as diffusers does."""
+    return (images.clamp(0, 1) * 255).round().to(torch.uint8).permute(0, 2, 3, 1).contiguous()
+
+
+def loss_gradient(
+    vae: AutoencoderKL, x0: Tensor, terms: Sequence[Sequence[WeightedLoss]]
+) -> tuple[Tensor, list[list[float]]]:
+    """∂/∂x₀ of each job's Σ scale·loss(decode(x₀)), and the unscaled losses.
+
+    `x0` [N, 4, h, w] has one predicted clean latent for each job and `terms` the losses of each; rows without
+    any (padding) get a gradient of zero, but not all may be. Returns the gradient [N, 4, h, w] and, for each
+    job, its losses in the order of its terms. All jobs share one decode and one backward pass.
+    Raises `RenderError('loss')` if a loss fails.
+    """
+    with torch.enable_grad():
+        x0 = x0.detach().requires_grad_()
+        images = decode(vae, x0)
+        values = torch.stack([term.evaluate(images[k : k + 1])[0] for k, job in enumerate(terms) for term in job])
+        scales = values.new_tensor([term.scale for job in terms for term in job])
+        # A row's loss depends on that row alone, so the gradient of the sum is every job's own gradient.
+        gradient = torch.autograd.grad((scales * values).sum(), x0)[0]
+    in_order = iter(values.tolist())
+    return gradient, [[next(in_order) for _ in job] for job in terms]
+
+
+def _scaling_factor(vae: AutoencoderKL) -> float:
+    return float(vae.config["scaling_factor"])
+
+
+def _shift_factor(vae: AutoencoderKL) -> float:
+    return float(vae.config.get("shift_factor") or 0.0)

@@ -1,0 +1,307 @@
+"""Samplers as mathematics: every sampler is, step by step, one linear combination of what is at hand.
+
+A model is trained on x = α·x₀ + σ·ε. A variance-exploding (VE) sampler keeps α = 1 and lets σ grow; a
+variance-preserving (VP) one keeps α² + σ² = 1. From the guided model output `out` (ε- or v-prediction)
+every step computes, with coefficients that depend only on the schedule and the job's start step:
+
+    x_in   = input_scale·x                                          what the UNet sees
+    x₀     = x0_x·x + x0_out·out                                    predicted clean latent
+    h      = h_x·x + h_out·out                                      what the solver remembers
+    x_next = a·x + b0·h + b1·h₋₁ + b2·h₋₂ + b3·h₋₃ + noise·z        the step, z ~ N(0, 1)
+
+A `Plan` is the table of those coefficients, so that jobs with unlike samplers, schedules and start steps
+advance together: one row gathered for each job, one multiplication for each column. Nothing here
+needs torch.
+
+The model's output gives x₀ in either space, with n² = α² + σ²:
+
+    ε-prediction   x₀ = (x − σ·out) / α
+    v-prediction   x₀ = α/n²·x − σ/n·out        (Salimans & Ho 2022, arXiv:2202.00512, on x/n)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from enum import IntEnum
+from functools import cached_property, lru_cache
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from farm.errors import InvalidInput
+from farm.spec import SamplerName
+
+HISTORY = 3
+"""How many older entries of h a step may use."""
+
+Floats = NDArray[np.float64]
+Prediction = Literal["epsilon", "v_prediction"]
+
+
+class Column(IntEnum):
+    """The columns of `Plan.table`, in order."""
+
+    TIMESTEP = 0
+    SIGMA = 1
+    INPUT_SCALE = 2
+    X0_X = 3
+    X0_OUT = 4
+    H_X = 5
+    H_OUT = 6
+    A = 7
+    B0 = 8
+    B1 = 9
+    B2 = 10
+    B3 = 11
+    NOISE = 12
+    GRAD_SCALE = 13
+
+
+@dataclass(frozen=True, eq=False)
+class Schedule:
+    """The noise levels of all `steps` steps, in the space that the sampler works in. Compared by identity.
+
+    Step i goes from x = alpha[i]·x₀ + sigma[i]·ε to the level alpha_next[i], sigma_next[i].
+    """
+
+    sampler: SamplerName
+    prediction: Prediction
+    timesteps: Floats
+    alpha: Floats
+    sigma: Floats
+    alpha_next: Floats
+    sigma_next: Floats
+    init_scale: float
+    """Standard deviation of the first x of a job that starts from noise."""
+    first_order_end: bool = field(default=False, kw_only=True)
+    """Whether a multistep data solver takes its last step at first order."""
+
+    @property
+    def steps(self) -> int:
+        return len(self.timesteps)
+
+    @cached_property
+    def sigma_ve(self) -> Floats:
+        """σ/α: the noise level as a variance-exploding sampler counts it, kept finite at zero signal."""
+        return self.sigma / np.maximum(self.alpha, 2.0**-12)
+
+
+@dataclass(frozen=True, eq=False)
+class Plan:
+    """The steps that one job does: every array has one entry for each of them. Compared by identity.
+
+    `start_alpha` and `start_sigma` noise an encoded image to the level of the first step
+    (x = start_alpha·latent + start_sigma·z); a job from noise starts at x = init_scale·z instead.
+    Loss guidance moves x before a step: x ← x − grad_scale·∂L/∂x₀ (see `_grad_scale`).
+    """
+
+    schedule: Schedule
+    start: int
+    timestep: Floats
+    sigma: Floats
+    input_scale: Floats
+    x0_x: Floats
+    x0_out: Floats
+    h_x: Floats
+    h_out: Floats
+    a: Floats
+    b: Floats
+    """[steps to do, 1 + HISTORY]: the weights of h, h₋₁, h₋₂ and h₋₃."""
+    noise: Floats
+    grad_scale: Floats
+
+    @property
+    def steps(self) -> int:
+        """How many steps there are to do."""
+        return len(self.timestep)
+
+    @property
+    def init_scale(self) -> float:
+        return self.schedule.init_scale
+
+    @property
+    def start_alpha(self) -> float:
+        return float(self.schedule.alpha[self.start])
+
+    @property
+    def start_sigma(self) -> float:
+        return float(self.schedule.sigma[self.start])
+
+    @property
+    def draws_noise(self) -> bool:
+        """Whether steps add fresh noise. Those whose `noise` is zero need no draw."""
+        return bool(np.any(self.noise != 0.0))
+
+    @cached_property
+    def table(self) -> NDArray[np.float32]:
+        """[steps to do, len(Column)], float32: row k has the coefficients of the job's k-th step."""
+        columns = [
+            self.timestep,
+            self.sigma,
+            self.input_scale,
+            self.x0_x,
+            self.x0_out,
+            self.h_x,
+            self.h_out,
+            self.a,
+            *self.b.T,
+            self.noise,
+            self.grad_scale,
+        ]
+        return np.stack(columns, axis=1).astype(np.float32)
+
+
+@lru_cache(maxsize=1024)
+def plan(schedule: Schedule, start: int = 0) -> Plan:
+    """The steps from `start` to the end of `schedule`. Raises `InvalidInput` if that leaves no step."""
+    if not 0 <= start < schedule.steps:
+        raise InvalidInput(f"{start} is not a step of 0 to {schedule.steps - 1}", field="start.step")
+    x0_x, x0_out = _clean_latent(schedule)
+    step = _SOLVERS[schedule.sampler](schedule, start)
+    if step.remembers == "x0":
+        h_x, h_out = x0_x, x0_out
+    else:
+        h_x, h_out = (1 - schedule.alpha * x0_x) / schedule.sigma, -schedule.alpha * x0_out / schedule.sigma
+    n = np.hypot(schedule.alpha, schedule.sigma)
+    done = slice(start, None)
+    return Plan(
+        schedule=schedule,
+        start=start,
+        timestep=schedule.timesteps[done],
+        sigma=schedule.sigma_ve[done],
+        input_scale=(1 / n)[done],
+        x0_x=x0_x[done],
+        x0_out=x0_out[done],
+        h_x=h_x[done],
+        h_out=h_out[done],
+        a=step.a[done],
+        b=step.b[done],
+        noise=step.noise[done],
+        grad_scale=_grad_scale(schedule, x0_x)[done],
+    )
+
+
+def _clean_latent(schedule: Schedule) -> tuple[Floats, Floats]:
+    """The coefficients of x and of the model's output in x₀, for each step."""
+    alpha, sigma = schedule.alpha, schedule.sigma
+    if schedule.prediction == "epsilon":
+        return 1 / alpha, -sigma / alpha
+    n = np.hypot(alpha, sigma)
+    return alpha / n**2, -sigma / n
+
+
+def _grad_scale(schedule: Schedule, x0_x: Floats) -> Floats:
+    """By how much x moves against ∂L/∂x₀, so that every sampler moves by the same amount in VE space.
+
+    In VE space the rule is x_ve ← x_ve − σ_ve²·∂L/∂x_ve, with the model's output held fixed, where
+    ∂L/∂x_ve = ∂x₀/∂x_ve·∂L/∂x₀: 1·∂L/∂x₀ for ε-prediction, 1/(σ_ve² + 1)·∂L/∂x₀ for v-prediction.
+    A sampler in VP space holds x = α·x_ve, so it moves by α times that; and since ∂x₀/∂x_ve = α·∂x₀/∂x,
+    its scale is α·σ_ve²·α·x0_x = σ²·x0_x, which is the VE rule again at α = 1.
+    """
+    return schedule.sigma**2 * x0_x
+
+
+@dataclass(frozen=True)
+class _Step:
+    """One sampler's half of the table: x_next = a·x + Σ b[k]·h₋ₖ + noise·z, with h either ε or x₀."""
+
+    remembers: Literal["epsilon", "x0"]
+    a: Floats
+    b: Floats
+    noise: Floats
+
+
+def _lms(schedule: Schedule, start: int) -> _Step:
+    """Linear multistep (Adams–Bashforth) of order 4 on dx/dσ = ε, as in k-diffusion's `sample_lms`.
+
+    x(σ') = x(σ) + Σₖ h₋ₖ·∫ℓₖ(τ)dτ over [σ, σ'], with ℓₖ the Lagrange polynomials on the last noise levels.
+    The order ramps up from the job's own first step, min(i − start + 1, 4): a job that starts in mid-schedule
+    has no history either.
+    """
+    levels = np.append(schedule.sigma, schedule.sigma_next[-1])
+    b = _no_history(schedule)
+    for i in range(start, schedule.steps):
+        order = min(i - start + 1, HISTORY + 1)
+        b[i, :order] = lagrange_integrals(levels[i - order + 1 : i + 1][::-1], levels[i], levels[i + 1])
+    return _Step("epsilon", np.ones(schedule.steps), b, np.zeros(schedule.steps))
+
+
+def lagrange_integrals(nodes: Floats, begin: float, end: float) -> Floats:
+    """∫ℓₖ(τ)dτ from `begin` to `end` for each Lagrange polynomial ℓₖ on up to four distinct `nodes`.
+
+    Gauss–Legendre quadrature with two points, which is exact up to cubics.
+    """
+    middle, half = (begin + end) / 2, (end - begin) / 2
+    points = middle + half * np.array([-1.0, 1.0]) / np.sqrt(3.0)
+    integrals = np.empty(len(nodes))
+    for k, node in enumerate(nodes):
+        others = np.delete(nodes, k)
+        integrals[k] = half * np.prod((points[:, None] - others) / (node - others), axis=1).sum()
+    return integrals
+
+
+def _euler(schedule: Schedule, _start: int) -> _Step:
+    """Euler's method on dx/dσ = ε: x_next = x + (σ' − σ)·ε (Karras et al. 2022, arXiv:2206.00364, algorithm 1)."""
+    b = _no_history(schedule)
+    b[:, 0] = schedule.sigma_next - schedule.sigma
+    return _Step("epsilon", np.ones(schedule.steps), b, np.zeros(schedule.steps))
+
+
+def _euler_ancestral(schedule: Schedule, _start: int) -> _Step:
+    """Euler down to σ_down, then fresh noise up to σ', as in k-diffusion's `sample_euler_ancestral`.
+
+    σ_up² = σ'²·(σ² − σ'²)/σ² and σ_down² = σ'² − σ_up², so x_next = x + (σ_down − σ)·ε + σ_up·z.
+    """
+    sigma, sigma_next = schedule.sigma, schedule.sigma_next
+    up = sigma_next * np.sqrt(1 - (sigma_next / sigma) ** 2)
+    b = _no_history(schedule)
+    b[:, 0] = sigma_next**2 / sigma - sigma  # σ_down = √(σ'² − σ_up²) = σ'²/σ
+    return _Step("epsilon", np.ones(schedule.steps), b, up)
+
+
+def _ddim(schedule: Schedule, _start: int) -> _Step:
+    """DDIM with η = 0: x_next = α'·x₀ + σ'·ε (Song et al. 2020, arXiv:2010.02502, equation 12).
+
+    With ε = (x − α·x₀)/σ this is x_next = σ'/σ·x + (α' − α·σ'/σ)·x₀, which stays finite at zero signal.
+    """
+    a, b = _first_order(schedule)
+    return _Step("x0", a, b, np.zeros(schedule.steps))
+
+
+def _dpmpp_2m(schedule: Schedule, start: int) -> _Step:
+    """DPM-Solver++(2M), midpoint (Lu et al. 2022, arXiv:2211.01095, algorithm 2).
+
+    With λ = log(α/σ), h = λ' − λ and r = (λ − λ₋₁)/h:
+    x_next = σ'/σ·x + α'·(1 − e⁻ʰ)·((1 + 1/2r)·x₀ − 1/2r·x₀₋₁), where α'·(1 − e⁻ʰ) = α' − α·σ'/σ.
+    The first of the job's own steps, and the last where the schedule asks for it, are of first order (DDIM).
+    """
+    a, b = _first_order(schedule)
+    rate = np.log(schedule.alpha / schedule.sigma)
+    last = schedule.steps - 1 if schedule.first_order_end else schedule.steps
+    for i in range(start + 1, last):
+        rate_next = np.log(schedule.alpha_next[i] / schedule.sigma_next[i])
+        half_inverse_r = (rate_next - rate[i]) / (rate[i] - rate[i - 1]) / 2
+        b[i, :2] = b[i, 0] * (1 + half_inverse_r), -b[i, 0] * half_inverse_r
+    return _Step("x0", a, b, np.zeros(schedule.steps))
+
+
+def _first_order(schedule: Schedule) -> tuple[Floats, Floats]:
+    a = schedule.sigma_next / schedule.sigma
+    b = _no_history(schedule)
+    b[:, 0] = schedule.alpha_next - schedule.alpha * a
+    return a, b
+
+
+def _no_history(schedule: Schedule) -> Floats:
+    return np.zeros((schedule.steps, 1 + HISTORY))
+
+
+_SOLVERS: dict[SamplerName, Callable[[Schedule, int], _Step]] = {
+    "lms": _lms,
+    "euler": _euler,
+    "euler_a": _euler_ancestral,
+    "ddim": _ddim,
+    "dpmpp_2m": _dpmpp_2m,
+}

@@ -1,0 +1,257 @@
+"""The engine: one thread, one device, many jobs, one step at a time.
+
+    tick:  admit → choose rows → forward, guide, step → report → retire
+
+Jobs come and go at step boundaries. Each tick advances as many jobs of one group as there are rows for, and
+then decodes at most one chunk of finished ones, so that decoding never holds up those still in flight.
+An error in one job fails that job alone.
+"""
+
+from __future__ import annotations
+
+import logging
+import queue
+import threading
+import time
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import Future
+
+import torch
+from torch import Tensor
+
+from farm.errors import FarmError, RenderError
+from worker.diffusion import latents
+from worker.diffusion.losses import Losses
+from worker.engine.admission import Admission
+from worker.engine.flight import Flight, board
+from worker.engine.request import Cancelled, Pixels, Rendered, RenderRequest, StepRecord
+from worker.engine.rows import Step, advance
+
+_log = logging.getLogger(__name__)
+
+_Message = Callable[[], None]
+
+
+class Engine:
+    """Renders requests. `submit`, `cancel` and `stop` may be called from any thread.
+
+    `max_rows` bounds the rows of one forward pass. `deterministic` pads every forward to that many rows and
+    decodes and differentiates one job at a time, so that a job's bytes do not depend on its company.
+    """
+
+    def __init__(self, losses: Losses, *, max_rows: int, decode_chunk: int = 4, deterministic: bool = False) -> None:
+        self._losses = losses
+        self._max_rows = max_rows
+        self._padded_rows = max_rows if deterministic else None
+        self._chunk = 1 if deterministic else decode_chunk
+        self._inbox: queue.SimpleQueue[_Message] = queue.SimpleQueue()
+        self._admission = Admission()
+        self._flying: dict[str, Flight] = {}
+        self._landing: list[Flight] = []
+        self._arrivals = 0
+        self._stopping = False
+        self._busy_since: float | None = None
+        self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
+
+    # From other threads
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def submit(self, request: RenderRequest) -> Future[Rendered]:
+        """Render `request`. The future raises `Cancelled`, or `FarmError` saying why it cannot be rendered."""
+        future: Future[Rendered] = Future()
+        self._inbox.put(lambda: self._board(request, future))
+        return future
+
+    def cancel(self, job: str) -> None:
+        """Drop a job at the next step boundary; its future raises `Cancelled`. Unknown jobs are ignored."""
+        self._inbox.put(lambda: self._drop(job))
+
+    def cancel_all(self) -> None:
+        """Drop every job at the next step boundary."""
+        self._inbox.put(lambda: self._drop_many([*self._flying, *(flight.id for flight in self._landing)]))
+
+    def stop(self) -> None:
+        """Drop every job, end the thread and wait for it."""
+        self.cancel_all()
+        self._inbox.put(self._end)
+        self._thread.join()
+
+    @property
+    def is_alive(self) -> bool:
+        return self._thread.is_alive()
+
+    def busy_for(self) -> float:
+        """Seconds since the engine began what it is doing now; 0 when it waits for work."""
+        since = self._busy_since
+        return 0.0 if since is None else time.monotonic() - since
+
+    # On the engine's thread
+
+    def _run(self) -> None:
+        while not self._stopping:
+            self._read_messages()
+            self._busy_since = time.monotonic()
+            self._drop_late()
+            self._tick()
+            self._retire()
+
+    def _read_messages(self) -> None:
+        """Take in what other threads sent; with nothing to render, wait for it."""
+        if not self._flying and not self._landing:
+            self._busy_since = None
+            message = self._inbox.get()
+            self._busy_since = time.monotonic()
+            message()
+        while not self._inbox.empty():
+            self._inbox.get()()
+
+    def _end(self) -> None:
+        self._stopping = True
+
+    def _board(self, request: RenderRequest, future: Future[Rendered]) -> None:
+        self._arrivals += 1
+        try:
+            self._flying[request.id] = board(request, self._losses, self._arrivals, future)
+        except Exception as error:  # whatever it is, it is this job's alone
+            future.set_exception(_as_farm_error(error, f"preparing job {request.id}"))
+
+    def _drop(self, job: str) -> None:
+        self._drop_many([job])
+
+    def _drop_many(self, jobs: Iterable[str]) -> None:
+        dropped = set(jobs)
+        for flight in [f for f in (*self._flying.values(), *self._landing) if f.id in dropped]:
+            self._fail(flight, Cancelled(flight.id))
+
+    def _drop_late(self) -> None:
+        for flight in [flight for flight in self._flying.values() if flight.is_late]:
+            limit = flight.request.spec.time_limit
+            message = f"not done within its time limit of {limit:g} s: {flight.position} of {flight.plan.steps} steps"
+            self._fail(flight, RenderError("timeout", message))
+
+    def _tick(self) -> None:
+        """Advance the jobs that get rows by one step."""
+        candidates = [flight.candidate for flight in self._flying.values()]
+        flights = [self._flying[job] for job in self._admission.choose(candidates, self._max_rows)]
+        if not flights:
+            return
+        try:
+            self._take(flights, self._advance(flights))
+        except Exception as error:
+            self._one_by_one(flights, error)
+
+    def _one_by_one(self, flights: Sequence[Flight], error: Exception) -> None:
+        """After a step failed for several jobs together, find out which of them cannot do it alone."""
+        if len(flights) == 1:
+            self._fail(flights[0], _as_farm_error(error, f"rendering job {flights[0].id}"))
+            return
+        if _is_out_of_memory(error):
+            self._max_rows = max(2, self._max_rows // 2)
+            _log.warning("out of memory in a forward of %d jobs: using %d rows", len(flights), self._max_rows)
+        for flight in flights:
+            try:
+                self._take([flight], self._advance([flight]))
+            except Exception as own_error:
+                self._fail(flight, _as_farm_error(own_error, f"rendering job {flight.id}"))
+
+    def _advance(self, flights: Sequence[Flight]) -> Step:
+        return advance(flights, padded_rows=self._padded_rows, gradient_chunk=self._chunk)
+
+    def _take(self, flights: Sequence[Flight], step: Step) -> None:
+        """Give each job its part of a step, and tell its observer."""
+        finite = torch.isfinite(step.x).flatten(1).all(dim=1).tolist()
+        self._report_traces([index for index, flight in enumerate(flights) if flight.is_traced_now], flights, step)
+        for index, flight in enumerate(flights):
+            if not finite[index]:
+                self._fail(flight, RenderError("nan", f"step {flight.step} gave numbers that are not finite"))
+                continue
+            flight.advance(step.x[index], step.history[index])
+            flight.request.observer.on_step(flight.position)
+            if flight.is_done:
+                flight.landed = time.monotonic()
+                self._landing.append(self._flying.pop(flight.id))
+
+    def _report_traces(self, traced: Sequence[int], flights: Sequence[Flight], step: Step) -> None:
+        framed = [index for index in traced if flights[index].wants_frames]
+        frames = dict(zip(framed, self._frames(flights, framed, step), strict=True))
+        for index in traced:
+            flight = flights[index]
+            flight.request.observer.on_trace(_record(flight, index, step), frames.get(index))
+
+    def _frames(self, flights: Sequence[Flight], framed: Sequence[int], step: Step) -> list[Pixels]:
+        """x_t and x_0 of some jobs, decoded side by side: [height, 2·width, 3] each."""
+        if not framed:
+            return []
+        pairs = torch.stack([step.x[framed], step.x0[framed]], dim=1).flatten(0, 1)
+        decoded = self._decode(flights[0], pairs)
+        return [torch.cat([noisy, clean], dim=1).cpu().numpy() for noisy, clean in decoded.unflatten(0, (-1, 2))]
+
+    def _retire(self) -> None:
+        """Decode one chunk of finished jobs, all of one group."""
+        if not self._landing:
+            return
+        group = self._landing[0].group
+        chunk = [flight for flight in self._landing if flight.group == group][: self._chunk]
+        try:
+            pixels = self._decode(chunk[0], torch.stack([flight.x for flight in chunk]))
+        except Exception as error:
+            self._retire_one_by_one(chunk, error)
+            return
+        for flight, picture in zip(chunk, pixels, strict=True):
+            self._finish(flight, picture)
+
+    def _retire_one_by_one(self, chunk: Sequence[Flight], error: Exception) -> None:
+        if len(chunk) == 1:
+            self._fail(chunk[0], _as_farm_error(error, f"decoding job {chunk[0].id}"))
+            return
+        self._chunk = 1 if _is_out_of_memory(error) else self._chunk
+        for flight in chunk:
+            try:
+                self._finish(flight, self._decode(flight, flight.x[None])[0])
+            except Exception as own_error:
+                self._fail(flight, _as_farm_error(own_error, f"decoding job {flight.id}"))
+
+    @torch.no_grad()
+    def _decode(self, flight: Flight, batch: Tensor) -> Tensor:
+        """Pictures [N, height, width, 3] of latents [N, 4, h, w], decoded a chunk at a time."""
+        vae = flight.request.model.vae
+        return torch.cat([latents.to_pixels(latents.decode(vae, part)) for part in batch.split(self._chunk)])
+
+    def _finish(self, flight: Flight, picture: Tensor) -> None:
+        self._landing.remove(flight)
+        now = time.monotonic()
+        timings = {"render": flight.landed - flight.boarded, "decode": now - flight.landed}
+        flight.future.set_result(Rendered(picture.cpu().numpy(), flight.warnings, timings))
+
+    def _fail(self, flight: Flight, error: Exception) -> None:
+        self._flying.pop(flight.id, None)
+        if flight in self._landing:
+            self._landing.remove(flight)
+        flight.future.set_exception(error)
+
+
+def _record(flight: Flight, index: int, step: Step) -> StepRecord:
+    norms = {"x": step.x[index], "x0": step.x0[index], "output": step.out[index]}
+    return StepRecord(
+        step=flight.step,
+        timestep=float(flight.plan.timestep[flight.position]),
+        sigma=float(flight.plan.sigma[flight.position]),
+        norms={name: float(tensor.norm()) for name, tensor in norms.items()},
+        losses=step.losses[index],
+    )
+
+
+def _as_farm_error(error: Exception, doing: str) -> Exception:
+    """`error` as one to tell the user; one that nobody foresaw is logged with its traceback."""
+    if isinstance(error, (FarmError, Cancelled)):
+        return error
+    if _is_out_of_memory(error):
+        return RenderError("memory", f"out of memory while {doing}", hint="use a smaller width and height")
+    _log.error("unexpected error while %s", doing, exc_info=error)
+    return RenderError("internal", f"unexpected error while {doing}: {type(error).__name__}: {error}")
+
+
+def _is_out_of_memory(error: Exception) -> bool:
+    return isinstance(error, (torch.OutOfMemoryError, MemoryError)) or "can't allocate memory" in str(error)

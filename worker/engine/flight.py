@@ -1,0 +1,158 @@
+"""A job in flight: everything that is its own between two ticks."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Hashable
+from concurrent.futures import Future
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from worker.diffusion import latents
+from worker.diffusion.guidance import needs_unconditional
+from worker.diffusion.losses import Losses, WeightedLoss
+from worker.diffusion.noise import NoiseStream
+from worker.diffusion.schedules import read_schedule
+from worker.diffusion.solvers import HISTORY, Column, Plan, plan
+from worker.engine.admission import Candidate
+from worker.engine.request import Rendered, RenderRequest
+
+
+@dataclass(eq=False)
+class Flight:
+    """The state that a job carries from step to step. Latents and history are float32 on the model's device."""
+
+    request: RenderRequest
+    arrival: int
+    future: Future[Rendered]
+    plan: Plan
+    conditional: Tensor
+    """[tokens, width], of the mixed prompts."""
+    unconditional: Tensor | None
+    """[tokens, width], of the negative prompt; None where guidance is off."""
+    terms: tuple[tuple[WeightedLoss, int], ...]
+    """Losses, each with the number of steps from one use to the next."""
+    noise: NoiseStream
+    x: Tensor
+    """[4, h, w]"""
+    history: Tensor
+    """[HISTORY, 4, h, w]: what the solver remembers, newest first."""
+    warnings: tuple[str, ...]
+    position: int = 0
+    """Steps done."""
+    boarded: float = field(default_factory=time.monotonic)
+    landed: float = 0.0
+    _drawn: Tensor | None = None
+
+    @property
+    def id(self) -> str:
+        return self.request.id
+
+    @property
+    def candidate(self) -> Candidate:
+        return Candidate(self.id, self.group, self.request.priority, self.arrival, self.rows)
+
+    @property
+    def group(self) -> Hashable:
+        """What rows of one forward pass must share: the model (and with it the dtype) and the latent size."""
+        return id(self.request.model), tuple(self.x.shape)
+
+    @property
+    def rows(self) -> int:
+        return 1 if self.unconditional is None else 2
+
+    @property
+    def is_done(self) -> bool:
+        return self.position == self.plan.steps
+
+    @property
+    def is_late(self) -> bool:
+        limit = self.request.spec.time_limit
+        return limit is not None and time.monotonic() - self.boarded > limit
+
+    @property
+    def step(self) -> int:
+        """The index of the next step in the whole schedule."""
+        return self.plan.start + self.position
+
+    @property
+    def coefficients(self) -> NDArray[np.float32]:
+        """[len(Column)]: the next step's row of the plan."""
+        row: NDArray[np.float32] = self.plan.table[self.position]
+        return row
+
+    @property
+    def losses_due(self) -> tuple[WeightedLoss, ...]:
+        return tuple(term for term, every in self.terms if self.step % every == 0)
+
+    @property
+    def is_traced_now(self) -> bool:
+        trace = self.request.spec.trace
+        last = self.position == self.plan.steps - 1
+        return trace.level != "none" and (last or self.position % trace.every == 0)
+
+    @property
+    def wants_frames(self) -> bool:
+        return self.request.spec.trace.level in ("frames", "video")
+
+    def fresh_noise(self) -> Tensor | None:
+        """This step's draw [4, h, w] for samplers that add noise. Asked twice within a step it is drawn once."""
+        if self._drawn is None and self.coefficients[Column.NOISE] != 0:
+            self._drawn = self.noise.draw((1, *self.x.shape))[0].to(self.x.device)
+        return self._drawn
+
+    def advance(self, x: Tensor, history: Tensor) -> None:
+        """Take the result of a step."""
+        self.x, self.history, self._drawn = x, history, None
+        self.position += 1
+
+
+def board(request: RenderRequest, losses: Losses, arrival: int, future: Future[Rendered]) -> Flight:
+    """Prepare a job for its first step: plan, embeddings, and latents from noise or from its picture.
+
+    Raises `InvalidInput`, `ModelError` or `RenderError` for what the spec asks and cannot have.
+    """
+    spec, model = request.spec, request.model
+    assert spec.width and spec.height and spec.guidance.scale is not None, "the spec must be resolved"
+    steps = plan(read_schedule(model.scheduler_config, spec.sampler, spec.steps), spec.start.step)
+    noise = NoiseStream(spec.seed)
+    with torch.no_grad():
+        conditioned = model.prompts.mix(spec.conditioning.prompts)
+        negative = model.prompts.encode(spec.conditioning.negative)
+        x = _first_latents(request, steps, noise)
+    guided = needs_unconditional(spec.guidance.scale)
+    return Flight(
+        request=request,
+        arrival=arrival,
+        future=future,
+        plan=steps,
+        conditional=conditioned.embedding[0],
+        unconditional=negative.embedding[0] if guided else None,
+        terms=tuple((losses.term(term), term.every) for term in spec.guidance.losses),
+        noise=noise,
+        x=x,
+        history=x.new_zeros((HISTORY, *x.shape)),
+        warnings=_warnings("the prompt", conditioned.cut) + _warnings("the negative prompt", negative.cut),
+    )
+
+
+def _first_latents(request: RenderRequest, steps: Plan, noise: NoiseStream) -> Tensor:
+    spec, model = request.spec, request.model
+    assert spec.width and spec.height
+    if request.picture is None:
+        shape = (1, model.unet.config["in_channels"], spec.height // model.vae_factor, spec.width // model.vae_factor)
+        return (steps.init_scale * noise.draw(shape))[0].to(model.device)
+    image = latents.image_tensor(request.picture, spec.width, spec.height)
+    encoded = latents.encode(model.vae, image, noise)
+    fresh = noise.draw(tuple(encoded.shape)).to(encoded.device)
+    return (steps.start_alpha * encoded + steps.start_sigma * fresh)[0]
+
+
+def _warnings(what: str, cut: tuple[str, ...]) -> tuple[str, ...]:
+    if not cut:
+        return ()
+    return (f"{what} is longer than the model reads; it did not see: {' '.join(cut)}",)

@@ -1,0 +1,94 @@
+"""What the engine is asked to do, what it says meanwhile, and what it gives."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from farm.errors import InvalidInput
+from farm.spec import JobSpec
+from worker.models.loader import LoadedModel
+
+Pixels = NDArray[np.uint8]
+"""[height, width, 3], red green blue."""
+
+
+@dataclass(frozen=True)
+class StepRecord:
+    """One step's numbers: its index in the schedule, noise level (as σ/α), norms of latents, and losses by name."""
+
+    step: int
+    timestep: float
+    sigma: float
+    norms: Mapping[str, float]
+    losses: Mapping[str, float]
+
+
+class Observer(Protocol):
+    """Told of a job's progress on the engine's own thread: must return at once and never raise."""
+
+    def on_step(self, done: int) -> None:
+        """`done` of the job's steps are done."""
+
+    def on_trace(self, record: StepRecord, frame: Pixels | None) -> None:
+        """A traced step. `frame` [height, 2·width, 3] shows x_t and the predicted x_0 side by side."""
+
+
+class SilentObserver:
+    """An observer that nobody listens to."""
+
+    def on_step(self, done: int) -> None:
+        pass
+
+    def on_trace(self, record: StepRecord, frame: Pixels | None) -> None:
+        pass
+
+
+@dataclass(frozen=True)
+class RenderRequest:
+    """A job for the engine. `spec` must be resolved; `picture` is the decoded init image where there is one."""
+
+    id: str
+    spec: JobSpec
+    model: LoadedModel
+    priority: int = 5
+    picture: Image.Image | None = None
+    observer: Observer = field(default_factory=SilentObserver)
+
+
+@dataclass(frozen=True)
+class Rendered:
+    """A finished picture, the final latents' worth of pixels, with warnings and seconds spent by part."""
+
+    pixels: Pixels
+    warnings: tuple[str, ...]
+    timings: Mapping[str, float]
+
+
+class Cancelled(Exception):
+    """The job was cancelled, or taken from this worker, before it was done."""
+
+
+def resolve(spec: JobSpec, model: LoadedModel) -> JobSpec:
+    """`spec` with the size and guidance scale it left to the model. Raises `InvalidInput` if the model refuses it."""
+    resolved = spec.model_copy(
+        update={
+            "width": spec.width or model.default_width,
+            "height": spec.height or model.default_height,
+            "guidance": spec.guidance.model_copy(
+                update={"scale": model.default_guidance if spec.guidance.scale is None else spec.guidance.scale}
+            ),
+        }
+    )
+    for side in ("width", "height"):
+        if getattr(resolved, side) % model.vae_factor:
+            raise InvalidInput(
+                f"{getattr(resolved, side)} is not a multiple of {model.vae_factor}, as '{model.name}' needs",
+                field=side,
+            )
+    return resolved

@@ -1,0 +1,123 @@
+"""One step for a mixed batch: gather the jobs' rows, one UNet forward, guide, step, and give each job its own.
+
+Jobs of unlike samplers, schedules, guidance and losses share every kernel here: what differs between them
+is a row of numbers (see `worker.diffusion.solvers`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from worker.diffusion import latents
+from worker.diffusion.guidance import guide
+from worker.diffusion.losses import WeightedLoss
+from worker.diffusion.solvers import HISTORY, Column
+from worker.engine.flight import Flight
+from worker.models.loader import LoadedModel
+
+
+@dataclass(frozen=True)
+class Step:
+    """What a step made of J jobs. All float32: x, x0 and out [J, 4, h, w], history [J, HISTORY, 4, h, w]."""
+
+    x: Tensor
+    x0: Tensor
+    out: Tensor
+    history: Tensor
+    losses: tuple[dict[str, float], ...]
+
+
+@torch.no_grad()
+def advance(flights: Sequence[Flight], *, padded_rows: int | None, gradient_chunk: int) -> Step:
+    """One step of all `flights`, which must be of one group. Changes none of them.
+
+    With `padded_rows` the forward always has that many rows, which makes a row's bits independent of its
+    company. Losses are differentiated `gradient_chunk` jobs at a time.
+    """
+    model = flights[0].request.model
+    table = torch.from_numpy(np.stack([flight.coefficients for flight in flights])).to(model.device)
+    x = torch.stack([flight.x for flight in flights])
+    out = _guided_output(model, flights, table, x, padded_rows)
+    x0 = _column(table, Column.X0_X) * x + _column(table, Column.X0_OUT) * out
+    x, losses = _follow_losses(model, flights, table, x, x0, gradient_chunk)
+    remembered = torch.stack([flight.history for flight in flights])
+    h = _column(table, Column.H_X) * x + _column(table, Column.H_OUT) * out
+    x_next = _column(table, Column.A) * x + _column(table, Column.B0) * h
+    for age in range(HISTORY):
+        x_next = x_next + _column(table, Column(Column.B1 + age)) * remembered[:, age]
+    x_next = _add_noise(flights, table, x_next)
+    history = torch.cat([h[:, None], remembered[:, :-1]], dim=1)
+    return Step(x_next, x0, out, history, losses)
+
+
+def _guided_output(
+    model: LoadedModel, flights: Sequence[Flight], table: Tensor, x: Tensor, padded_rows: int | None
+) -> Tensor:
+    """The model's output under classifier-free guidance, [J, 4, h, w]: conditional rows first, then the others."""
+    guided = [index for index, flight in enumerate(flights) if flight.unconditional is not None]
+    order = torch.tensor([*range(len(flights)), *guided], device=x.device)
+    embeddings = [flight.conditional for flight in flights]
+    embeddings += [flights[index].unconditional for index in guided]  # type: ignore[misc] # those that have one
+    rows = (_column(table, Column.INPUT_SCALE) * x)[order]
+    out = _forward(model, rows, table[order, Column.TIMESTEP], torch.stack(embeddings), padded_rows)
+    conditional = out[: len(flights)]
+    if not guided:
+        return conditional
+    scale = torch.tensor([flights[index].request.spec.guidance.scale for index in guided], device=x.device)
+    mixed = conditional.clone()
+    mixed[guided] = guide(out[len(flights) :], conditional[guided], scale)
+    return mixed
+
+
+def _forward(
+    model: LoadedModel, rows: Tensor, timesteps: Tensor, embeddings: Tensor, padded_rows: int | None
+) -> Tensor:
+    count = len(rows)
+    if padded_rows is not None and count < padded_rows:
+        padding = torch.zeros(padded_rows - count, dtype=torch.long, device=rows.device)
+        order = torch.cat([torch.arange(count, device=rows.device), padding])
+        rows, timesteps, embeddings = rows[order], timesteps[order], embeddings[order]
+    rows = rows.to(model.dtype)
+    if model.device.type == "cuda":
+        rows = rows.contiguous(memory_format=torch.channels_last)
+    out: Tensor = model.unet(rows, timesteps, encoder_hidden_states=embeddings).sample
+    return out[:count].float()
+
+
+def _follow_losses(
+    model: LoadedModel, flights: Sequence[Flight], table: Tensor, x: Tensor, x0: Tensor, chunk: int
+) -> tuple[Tensor, tuple[dict[str, float], ...]]:
+    """Move each x against the gradient of the losses that are due for it. Returns x and the losses' values."""
+    values: list[dict[str, float]] = [{} for _ in flights]
+    due = [index for index, flight in enumerate(flights) if flight.losses_due]
+    if not due:
+        return x, tuple(values)
+    x = x.clone()
+    for start in range(0, len(due), chunk):
+        part = due[start : start + chunk]
+        terms: list[tuple[WeightedLoss, ...]] = [flights[index].losses_due for index in part]
+        gradient, part_values = latents.loss_gradient(model.vae, x0[part], terms)
+        x[part] -= _column(table[part], Column.GRAD_SCALE) * gradient
+        for index, job_terms, job_values in zip(part, terms, part_values, strict=True):
+            values[index] = {term.name: value for term, value in zip(job_terms, job_values, strict=True)}
+    return x, tuple(values)
+
+
+def _add_noise(flights: Sequence[Flight], table: Tensor, x: Tensor) -> Tensor:
+    drawn = [flight.fresh_noise() for flight in flights]
+    noisy = [index for index, noise in enumerate(drawn) if noise is not None]
+    if noisy:
+        fresh = torch.stack([noise for noise in drawn if noise is not None])
+        x = x.clone()
+        x[noisy] += _column(table[noisy], Column.NOISE) * fresh
+    return x
+
+
+def _column(table: Tensor, column: Column) -> Tensor:
+    """One coefficient a job, shaped to multiply latents."""
+    return table[:, column].view(-1, 1, 1, 1)

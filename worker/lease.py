@@ -1,0 +1,141 @@
+"""Keeping the leases of the jobs in hand, for as long as the engine gets on with them.
+
+One thread a worker renews all leases with one ledger call, records progress, hears of cancellations, and
+announces the worker. It stops renewing when the engine hangs: then the leases lapse and others take the jobs.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+from farm.errors import LedgerUnavailable
+from farm.jobs import WorkerInfo
+from farm.ledger import Claim, Ledger
+
+_log = logging.getLogger(__name__)
+
+RENEW_SECONDS = 5.0
+"""A third of the lease: two renewals may fail before it lapses."""
+PROGRESS_SECONDS = 0.5
+ANNOUNCE_SECONDS = 5.0
+
+
+@dataclass
+class Holding:
+    """A job in hand: the step it has reached, and whether it was lost (cancelled, or taken by another)."""
+
+    claim: Claim
+    step: int = 0
+    lost: threading.Event = field(default_factory=threading.Event)
+
+
+class LeaseKeeper:
+    """Renews leases in the background. `on_lost` hears of each job lost; `on_hang` that the engine hangs."""
+
+    def __init__(
+        self,
+        ledger: Ledger,
+        worker: str,
+        *,
+        describe: Callable[[], WorkerInfo],
+        on_lost: Callable[[Claim], None],
+        is_hung: Callable[[], bool],
+        on_hang: Callable[[], None],
+    ) -> None:
+        self._ledger = ledger
+        self._worker = worker
+        self._describe = describe
+        self._on_lost = on_lost
+        self._is_hung = is_hung
+        self._on_hang = on_hang
+        self._lock = threading.Lock()
+        self._held: dict[str, Holding] = {}
+        self._told: dict[str, int] = {}
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="lease", daemon=True)
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def stop(self) -> None:
+        """End the thread and say goodbye to the ledger."""
+        self._stop.set()
+        self._thread.join()
+        try:
+            self._ledger.depart(self._worker)
+        except LedgerUnavailable as error:
+            _log.warning("could not say goodbye: %s", error)
+
+    @contextmanager
+    def holding(self, claim: Claim) -> Iterator[Holding]:
+        """Keep the claim's lease during the block."""
+        holding = Holding(claim)
+        with self._lock:
+            self._held[claim.job] = holding
+        try:
+            yield holding
+        finally:
+            with self._lock:
+                if self._held.get(claim.job) is holding:
+                    del self._held[claim.job]
+                    self._told.pop(claim.job, None)
+
+    @property
+    def held(self) -> list[Claim]:
+        """The claims in hand."""
+        with self._lock:
+            return [holding.claim for holding in self._held.values()]
+
+    def _run(self) -> None:
+        cursor: str | None = None
+        renewed = announced = float("-inf")
+        unreachable = False
+        while not self._stop.is_set():
+            if self._is_hung():
+                self._on_hang()
+                return
+            try:
+                cursor = cursor or self._ledger.control_cursor()
+                cursor, cancelled = self._ledger.cancellations(cursor, wait=PROGRESS_SECONDS)
+                self._lose(cancelled)
+                now = time.monotonic()
+                if self._has_news() or now - renewed >= RENEW_SECONDS:
+                    self._renew()
+                    renewed = now
+                if now - announced >= ANNOUNCE_SECONDS:
+                    self._ledger.announce(self._describe())
+                    announced = now
+                if unreachable:
+                    _log.info("the ledger is back")
+                unreachable = False
+            except LedgerUnavailable as error:
+                if not unreachable:
+                    _log.warning("leases cannot be renewed: %s", error)
+                unreachable = True
+                self._stop.wait(1.0)
+
+    def _has_news(self) -> bool:
+        with self._lock:
+            return any(self._told.get(job, 0) != holding.step for job, holding in self._held.items())
+
+    def _renew(self) -> None:
+        with self._lock:
+            reports = [(job, holding.claim.attempt, holding.step) for job, holding in self._held.items()]
+        if reports:
+            lost = self._ledger.renew(self._worker, reports)
+            with self._lock:
+                self._told.update({job: step for job, _, step in reports if job in self._held})
+            self._lose(lost)
+
+    def _lose(self, jobs: set[str]) -> None:
+        with self._lock:
+            losing = [self._held[job] for job in jobs if job in self._held]
+        for holding in losing:
+            if not holding.lost.is_set():
+                holding.lost.set()
+                self._on_lost(holding.claim)

@@ -1,0 +1,51 @@
+"""Which device a worker computes on, and in which precision."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+
+from farm.errors import InvalidInput
+
+
+@dataclass(frozen=True)
+class Placement:
+    """A device, the dtype of the UNet and the text encoder there, that of the autoencoder, and convolutions' layout."""
+
+    device: torch.device
+    dtype: torch.dtype
+    vae_dtype: torch.dtype
+    channels_last: bool
+
+
+def place(device: str | None = None) -> Placement:
+    """Where to compute: `device` (such as `cpu`, `cuda`, `cuda:1`, `mps`), by default the best there is.
+
+    On CUDA bfloat16 where the GPU has it, else float16, in channels_last. The autoencoder takes bfloat16 too,
+    but never float16, in which Stable Diffusion's can overflow to black pictures. Elsewhere all is float32.
+    Raises `InvalidInput` if this machine has no such device.
+    """
+    chosen = _device(device)
+    if chosen.type != "cuda":
+        return Placement(chosen, torch.float32, torch.float32, channels_last=False)
+    with torch.cuda.device(chosen):
+        has_bfloat16 = torch.cuda.is_bf16_supported(including_emulation=False)
+    if has_bfloat16:
+        return Placement(chosen, torch.bfloat16, torch.bfloat16, channels_last=True)
+    return Placement(chosen, torch.float16, torch.float32, channels_last=True)
+
+
+def _device(name: str | None) -> torch.device:
+    if name is None:
+        if torch.cuda.is_available():
+            return torch.device("cuda")
+        return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:  # torch asserts that it was compiled with CUDA
+        raise InvalidInput(
+            f"this machine has no device '{name}'", field="device", hint="use cpu, cuda, cuda:N or mps"
+        ) from error
+    return device

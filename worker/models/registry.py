@@ -1,0 +1,169 @@
+"""Names of models and where each comes from. Nothing is read or downloaded here.
+
+| source | means |
+| --- | --- |
+| `DIRECTORY` | a local model in diffusers' layout |
+| `FILE.safetensors[#config=DIRECTORY]` | a single-file checkpoint, with the configuration of a local model |
+| `s3://BUCKET/PREFIX` | a model in diffusers' layout below that prefix |
+| `[hub:]OWNER/NAME@REVISION` | a model of the Hugging Face hub at a revision |
+"""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from farm.errors import InvalidInput, ModelError
+from farm.keys import model_name
+
+HUB_FILES = (
+    "model_index.json",
+    "scheduler/scheduler_config.json",
+    "text_encoder/config.json",
+    "text_encoder/model.safetensors",
+    "tokenizer/merges.txt",
+    "tokenizer/special_tokens_map.json",
+    "tokenizer/tokenizer.json",
+    "tokenizer/tokenizer_config.json",
+    "tokenizer/vocab.json",
+    "unet/config.json",
+    "unet/diffusion_pytorch_model.safetensors",
+    "vae/config.json",
+    "vae/diffusion_pytorch_model.safetensors",
+)
+"""What is downloaded of a hub model: exactly what is loaded, so neither pickled weights nor a safety checker."""
+
+_BUCKET = re.compile(r"s3://[^/\s]+/[^\s]+")
+_HUB = re.compile(r"(?P<repository>[\w.-]+/[\w.-]+)(@(?P<revision>[\w./-]+))?")
+
+
+@dataclass(frozen=True)
+class LocalDirectory:
+    path: Path
+
+    def __str__(self) -> str:
+        return str(self.path)
+
+
+@dataclass(frozen=True)
+class SingleFile:
+    path: Path
+    config: Path | None
+
+    def __str__(self) -> str:
+        return f"{self.path}#config={self.config}" if self.config else str(self.path)
+
+
+@dataclass(frozen=True)
+class Bucket:
+    url: str
+
+    def __str__(self) -> str:
+        return self.url
+
+
+@dataclass(frozen=True)
+class Hub:
+    repository: str
+    revision: str
+
+    def __str__(self) -> str:
+        return f"hub:{self.repository}@{self.revision}"
+
+
+Source = LocalDirectory | SingleFile | Bucket | Hub
+
+BUILT_IN: Mapping[str, Source] = {
+    "emoji": LocalDirectory(Path(__file__).parents[1] / "emoji" / "weights"),
+    "sd14": Hub("CompVis/stable-diffusion-v1-4", "133a221b8aa7292a167afc5127cb63fb5005638b"),
+}
+
+
+class ModelRegistry:
+    """The models that a worker can serve, by name."""
+
+    def __init__(self, sources: Mapping[str, Source] = BUILT_IN) -> None:
+        self._sources = dict(sources)
+
+    @classmethod
+    def from_options(cls, options: Iterable[str]) -> ModelRegistry:
+        """The models of `NAME=SOURCE` options; a bare NAME is a built-in one. Without options, the built-in ones.
+
+        Raises `InvalidInput` if an option is malformed or names what is not there.
+        """
+        sources = dict(parse_option(option) for option in options)
+        return cls(sources or BUILT_IN)
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        return tuple(self._sources)
+
+    def source(self, name: str) -> Source:
+        """Where the model `name` comes from. Raises `ModelError` naming near matches and all known models."""
+        if name in self._sources:
+            return self._sources[name]
+        near = difflib.get_close_matches(name, self._sources, n=1)
+        hint = f"did you mean '{near[0]}'?" if near else f"this worker has: {', '.join(sorted(self._sources))}"
+        raise ModelError(f"there is no model '{name}'", hint=hint)
+
+
+def parse_option(option: str) -> tuple[str, Source]:
+    """Name and source of `NAME=SOURCE`, or of a built-in `NAME`. Raises `InvalidInput`."""
+    name, equals, source = option.partition("=")
+    if equals:
+        return model_name(name), parse_source(source)
+    if name in BUILT_IN:
+        return name, BUILT_IN[name]
+    raise InvalidInput(
+        f"'{option}' is neither NAME=SOURCE nor a built-in model",
+        field="model",
+        hint=f"built in: {', '.join(BUILT_IN)}",
+    )
+
+
+def parse_source(text: str) -> Source:
+    """The source that `text` names. Raises `InvalidInput` if it is malformed or a local path is not there."""
+    if text.startswith("s3://"):
+        return _bucket(text)
+    path, _, config = text.partition("#config=")
+    if path.endswith(".safetensors"):
+        return _single_file(path, config)
+    if not text.startswith("hub:") and Path(text).expanduser().is_dir():
+        return LocalDirectory(Path(text).expanduser().resolve())
+    return _hub(text)
+
+
+def _bucket(text: str) -> Bucket:
+    if not _BUCKET.fullmatch(text):
+        raise InvalidInput(f"'{text}' is not s3://BUCKET/PREFIX", field="model")
+    return Bucket(text.rstrip("/"))
+
+
+def _single_file(path: str, config: str) -> SingleFile:
+    checkpoint = Path(path).expanduser().resolve()
+    if not checkpoint.is_file():
+        raise InvalidInput(f"there is no file {checkpoint}", field="model")
+    directory = Path(config).expanduser().resolve() if config else None
+    if directory and not directory.is_dir():
+        raise InvalidInput(f"there is no directory {directory}", field="model")
+    return SingleFile(checkpoint, directory)
+
+
+def _hub(text: str) -> Hub:
+    match = _HUB.fullmatch(text.removeprefix("hub:"))
+    if match is None:
+        raise InvalidInput(
+            f"'{text}' is no model source",
+            field="model",
+            hint="use an existing directory, FILE.safetensors, s3://BUCKET/PREFIX or OWNER/NAME@REVISION",
+        )
+    if match["revision"] is None:
+        raise InvalidInput(
+            f"'{text}' is not a directory here, and as a hub model it needs a revision",
+            field="model",
+            hint=f"use {match['repository']}@REVISION, with a commit of the repository, so that seeds stay repeatable",
+        )
+    return Hub(match["repository"], match["revision"])

@@ -1,0 +1,82 @@
+"""PNG files that say how they were made: A1111's `parameters` text for other tools, and the whole spec as JSON.
+
+The text follows what A1111's `parse_generation_parameters` reads: the prompt, a line `Negative prompt: …`, and
+a last line of `Name: value` pairs, with values that hold a comma or colon quoted as JSON strings.
+Nothing in the file depends on when, where or in what company the job ran, so equal pixels make equal files.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+
+from PIL import Image
+from PIL.PngImagePlugin import PngInfo
+
+from farm.results import ModelUsed
+from farm.spec import JobSpec, SamplerName
+from worker.engine.request import Pixels
+
+SPEC_KEY = "render-farm"
+
+_SAMPLER_NAMES: dict[SamplerName, str] = {
+    "lms": "LMS",
+    "euler": "Euler",
+    "euler_a": "Euler a",
+    "ddim": "DDIM",
+    "dpmpp_2m": "DPM++ 2M",
+}
+
+
+def encode_png(pixels: Pixels, spec: JobSpec, model: ModelUsed) -> bytes:
+    """A PNG of `pixels` with both descriptions of how to make it again."""
+    info = PngInfo()
+    info.add_text("parameters", parameters_text(spec, model))
+    info.add_itxt(SPEC_KEY, spec.to_json())
+    file = io.BytesIO()
+    Image.fromarray(pixels, mode="RGB").save(file, "PNG", pnginfo=info, compress_level=6)
+    return file.getvalue()
+
+
+def read_spec(data: bytes) -> JobSpec | None:
+    """The spec that a PNG made by `encode_png` carries, or None. Raises `InvalidInput` if it is damaged."""
+    with Image.open(io.BytesIO(data), formats=("PNG",)) as picture:
+        picture.load()
+        text = picture.info.get(SPEC_KEY)
+    return JobSpec.from_json(text) if text else None
+
+
+def parameters_text(spec: JobSpec, model: ModelUsed) -> str:
+    """The description in A1111's form. A mix is written in its `prompt :weight AND …` notation."""
+    lines = [_prompt(spec)]
+    if spec.conditioning.negative:
+        lines.append(f"Negative prompt: {spec.conditioning.negative}")
+    lines.append(", ".join(f"{name}: {_quoted(value)}" for name, value in _settings(spec, model).items()))
+    return "\n".join(lines)
+
+
+def _prompt(spec: JobSpec) -> str:
+    prompts = spec.conditioning.prompts
+    if len(prompts) == 1:
+        return prompts[0].text
+    return " AND ".join(f"{prompt.text} :{prompt.weight:g}" for prompt in prompts)
+
+
+def _settings(spec: JobSpec, model: ModelUsed) -> dict[str, str]:
+    settings = {
+        "Steps": str(spec.steps),
+        "Sampler": _SAMPLER_NAMES[spec.sampler],
+        "CFG scale": f"{spec.guidance.scale:g}",
+        "Seed": str(spec.seed),
+        "Size": f"{spec.width}x{spec.height}",
+        "Model": model.name,
+    }
+    if spec.start.image is not None:
+        settings["Denoising strength"] = f"{spec.steps_to_do / spec.steps:.4g}"
+    if spec.guidance.losses:
+        settings["Losses"] = "; ".join(f"{loss.name} ×{loss.scale:g}" for loss in spec.guidance.losses)
+    return settings
+
+
+def _quoted(value: str) -> str:
+    return json.dumps(value, ensure_ascii=False) if any(sign in value for sign in ',\n:"') else value
