@@ -26,8 +26,8 @@ from farm import keys, settings
 from farm.errors import InvalidInput, WrongState
 from farm.fetch import Fetched, fetch, read_result
 from farm.images import InitImage, read_init
-from farm.jobs import JobStatus, State, WorkerInfo
-from farm.ledger import Ledger, NewJob, Waiting
+from farm.jobs import JobStatus, State, Waiting, WorkerInfo
+from farm.ledger import Ledger, NewJob
 from farm.losses import BUILTIN, Argument, LossDeclaration
 from farm.queue import Queue
 from farm.request import JobRequest

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, Literal, get_args
 
@@ -70,6 +71,15 @@ class JobStatus(BaseModel):
             labels=json.loads(record.get("labels") or "{}"),
             warnings=tuple(json.loads(record.get("warnings") or "[]")),
         )
+
+
+@dataclass(frozen=True)
+class Waiting:
+    """A queued job for which a message should be published."""
+
+    job: str
+    model: str
+    priority: int
 
 
 class WorkerInfo(BaseModel):

@@ -100,7 +100,7 @@ end
 function operations.finish(id, worker, attempt, state, ...)
   if holds(id, worker, attempt) then
     if state == 'done' then set(id, 'step', field(id, 'steps')) end
-    set(id, ...)
+    if select('#', ...) > 0 then set(id, ...) end
     move(id, 'running', state)
     return { state, 1 }
   end

@@ -24,7 +24,7 @@ import redis
 
 from farm import keys
 from farm.errors import JobNotFound, LedgerUnavailable
-from farm.jobs import STATES, JobStatus, State, WorkerInfo, state_of
+from farm.jobs import STATES, JobStatus, State, Waiting, WorkerInfo, state_of
 from farm.settings import Settings
 from farm.spec import JobSpec
 
@@ -52,15 +52,6 @@ class Claim:
     job: str
     attempt: int
     spec: str
-    priority: int
-
-
-@dataclass(frozen=True)
-class Waiting:
-    """A queued job for which a message should be published."""
-
-    job: str
-    model: str
     priority: int
 
 

@@ -11,7 +11,7 @@ from farm.errors import LedgerUnavailable
 if TYPE_CHECKING:
     from celery import Celery
 
-    from farm.ledger import Waiting
+    from farm.jobs import Waiting
     from farm.settings import Settings
 
 TASK = "farm.render"

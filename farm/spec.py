@@ -186,8 +186,13 @@ def invalid(error: ValidationError) -> InvalidInput:
 
 
 def _said(fault: Any) -> str:
-    message = str(fault["msg"]).removeprefix("Value error, ")
+    if fault["type"] == "value_error":
+        return str(fault["msg"]).removeprefix("Value error, ")
+    if fault["type"] == "too_long":
+        return f"there are more than {fault['ctx']['max_length']}"
+    if fault["type"] == "too_short":
+        return f"there must be at least {fault['ctx']['min_length']}"
+    message = str(fault["msg"])
+    message = message[0].lower() + message[1:]
     value = fault["input"]
-    if isinstance(value, (str, int, float, bool)) and fault["type"] != "value_error":
-        return f"{value!r:.60}: {message[0].lower()}{message[1:]}"
-    return message
+    return f"{value!r:.60}: {message}" if isinstance(value, (str, int, float, bool)) else message

@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 from botocore.exceptions import BotoCoreError, ClientError, NoCredentialsError
 
@@ -154,5 +155,11 @@ def _client(settings: Settings, endpoint: str | None) -> Any:
             max_pool_connections=32,
             connect_timeout=5,
             read_timeout=60,
+            proxies={} if is_loopback(endpoint) else None,  # this machine is never behind its own proxy
         ),
     )
+
+
+def is_loopback(endpoint: str | None) -> bool:
+    """Whether an address is this machine's own."""
+    return endpoint is not None and urlsplit(endpoint).hostname in ("127.0.0.1", "localhost", "::1")

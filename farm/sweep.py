@@ -121,10 +121,13 @@ def _request(fields: Mapping[str, Any], choices: Iterable[Choice], folder: Path)
 
 def _assign(fields: dict[str, Any], path: str, value: Any) -> None:
     """Set `losses.0.scale` and the like; mappings on the way are made, lists must be there."""
-    *way, last = path.split(".")
+    parts = path.split(".")
     target: Any = fields
-    for part in way:
+    for part, following in itertools.pairwise(parts):
+        if isinstance(target, dict) and part not in target and following.isdecimal():
+            raise InvalidInput(f"there is no list {part!r:.40} to set it in", field=path)
         target = target.setdefault(part, {}) if isinstance(target, dict) else _item(target, part, path)
+    last = parts[-1]
     if isinstance(target, dict):
         target[last] = value
     else:

@@ -34,6 +34,7 @@ def main(
     try:
         from worker.app import DEFAULT_MODELS, Options, start  # imports torch, which takes seconds
 
+        _silence_progress_bars()
         start(
             Options(
                 models=models or DEFAULT_MODELS,
@@ -52,6 +53,15 @@ def main(
         raise SystemExit(error.exit_code) from error
     except KeyboardInterrupt:
         raise SystemExit(130) from None
+
+
+def _silence_progress_bars() -> None:
+    """Loading bars are for terminals; a worker writes a log."""
+    from diffusers.utils.logging import disable_progress_bar as silence_diffusers
+    from transformers.utils.logging import disable_progress_bar as silence_transformers
+
+    silence_diffusers()
+    silence_transformers()
 
 
 if __name__ == "__main__":

@@ -11,7 +11,8 @@ import threading
 import time
 
 from farm.errors import LedgerUnavailable
-from farm.ledger import LEASE_SECONDS, Ledger, Waiting
+from farm.jobs import Waiting
+from farm.ledger import LEASE_SECONDS, Ledger
 from farm.queue import Queue, depth
 
 _log = logging.getLogger(__name__)

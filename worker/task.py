@@ -18,7 +18,8 @@ from PIL import Image
 
 from farm import images, keys
 from farm.errors import FarmError, InvalidInput, LedgerUnavailable, ModelError, ObjectMissing, RenderError, StorageError
-from farm.ledger import Claim, Ledger, Waiting
+from farm.jobs import Waiting
+from farm.ledger import Claim, Ledger
 from farm.queue import Queue
 from farm.results import ModelUsed
 from farm.spec import JobSpec

@@ -55,5 +55,7 @@ def fit_preview_map(vae: AutoencoderKL) -> PreviewMap:
     images = decode(vae, latents).clamp(0, 1).cpu()
     colors = F.adaptive_avg_pool2d(images, (SIDE, SIDE)).permute(0, 2, 3, 1).reshape(-1, 3)
     points = latents.permute(0, 2, 3, 1).reshape(-1, channels)
-    solution = torch.linalg.lstsq(torch.cat([points, torch.ones(len(points), 1)], dim=1), colors).solution
+    with_bias = torch.cat([points, torch.ones(len(points), 1)], dim=1)
+    # LAPACK's last bits change from call to call: solve in double precision, and keep what does not.
+    solution = torch.linalg.lstsq(with_bias.double(), colors.double()).solution.round(decimals=6).float()
     return PreviewMap(solution[:channels], solution[channels])

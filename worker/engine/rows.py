@@ -104,8 +104,17 @@ def _follow_losses(
         gradient, part_values = latents.loss_gradient(model.vae, x0[part], terms)
         x[part] -= _column(table[part], Column.GRAD_SCALE) * gradient
         for index, job_terms, job_values in zip(part, terms, part_values, strict=True):
-            values[index] = {term.name: value for term, value in zip(job_terms, job_values, strict=True)}
+            values[index] = _by_name(job_terms, job_values)
     return x, tuple(values)
+
+
+def _by_name(terms: Sequence[WeightedLoss], values: Sequence[float]) -> dict[str, float]:
+    """Values by loss; a loss that a job has more than once is numbered."""
+    named: dict[str, float] = {}
+    for term, value in zip(terms, values, strict=True):
+        count = sum(name.partition(" ")[0] == term.name for name in named)
+        named[f"{term.name} {count + 1}" if count else term.name] = value
+    return named
 
 
 def _add_noise(flights: Sequence[Flight], table: Tensor, x: Tensor) -> Tensor:

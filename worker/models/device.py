@@ -8,6 +8,8 @@ import torch
 
 from farm.errors import InvalidInput
 
+_FIRST_WITH_BFLOAT16 = (8, 0)  # Ampere; older GPUs only emulate it
+
 
 @dataclass(frozen=True)
 class Placement:
@@ -29,9 +31,7 @@ def place(device: str | None = None) -> Placement:
     chosen = _device(device)
     if chosen.type != "cuda":
         return Placement(chosen, torch.float32, torch.float32, channels_last=False)
-    with torch.cuda.device(chosen):
-        has_bfloat16 = torch.cuda.is_bf16_supported(including_emulation=False)
-    if has_bfloat16:
+    if torch.cuda.get_device_capability(chosen) >= _FIRST_WITH_BFLOAT16:
         return Placement(chosen, torch.bfloat16, torch.bfloat16, channels_last=True)
     return Placement(chosen, torch.float16, torch.float32, channels_last=True)
 

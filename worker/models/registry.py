@@ -3,7 +3,7 @@
 | source | means |
 | --- | --- |
 | `DIRECTORY` | a local model in diffusers' layout |
-| `FILE.safetensors[#config=DIRECTORY]` | a single-file checkpoint, with the configuration of a local model |
+| `FILE.safetensors[#config=DIRECTORY]` | a single-file checkpoint, put together as that local model is, or as SD 1.4 |
 | `s3://BUCKET/PREFIX` | a model in diffusers' layout below that prefix |
 | `[hub:]OWNER/NAME@REVISION` | a model of the Hugging Face hub at a revision |
 """
@@ -35,6 +35,9 @@ HUB_FILES = (
     "vae/diffusion_pytorch_model.safetensors",
 )
 """What is downloaded of a hub model: exactly what is loaded, so neither pickled weights nor a safety checker."""
+
+HUB_CONFIG_FILES = tuple(name for name in HUB_FILES if not name.endswith(".safetensors"))
+"""How a hub model is put together, without its weights."""
 
 _BUCKET = re.compile(r"s3://[^/\s]+/[^\s]+")
 _HUB = re.compile(r"(?P<repository>[\w.-]+/[\w.-]+)(@(?P<revision>[\w./-]+))?")
@@ -76,9 +79,11 @@ class Hub:
 
 Source = LocalDirectory | SingleFile | Bucket | Hub
 
+STABLE_DIFFUSION_1_4 = Hub("CompVis/stable-diffusion-v1-4", "133a221b8aa7292a167afc5127cb63fb5005638b")
+
 BUILT_IN: Mapping[str, Source] = {
     "emoji": LocalDirectory(Path(__file__).parents[1] / "emoji" / "weights"),
-    "sd14": Hub("CompVis/stable-diffusion-v1-4", "133a221b8aa7292a167afc5127cb63fb5005638b"),
+    "sd14": STABLE_DIFFUSION_1_4,
 }
 
 
@@ -131,7 +136,7 @@ def parse_source(text: str) -> Source:
     path, _, config = text.partition("#config=")
     if path.endswith(".safetensors"):
         return _single_file(path, config)
-    if not text.startswith("hub:") and Path(text).expanduser().is_dir():
+    if text and not text.startswith("hub:") and Path(text).expanduser().is_dir():
         return LocalDirectory(Path(text).expanduser().resolve())
     return _hub(text)
 

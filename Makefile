@@ -1,0 +1,41 @@
+# make demo    install, start a farm on this machine, render the examples into renders/, stop the farm
+# make test    install and run the tests
+# make check   format, lint, types and import contracts
+# make clean   remove what the others made
+
+PYTHON ?= python3
+VENV := .venv
+PIP := $(VENV)/bin/python -m pip --disable-pip-version-check install --quiet --constraint constraints.txt
+
+.PHONY: demo test check format clean
+
+demo: $(VENV)/.farm
+	FARM_HOME="$${FARM_HOME:-$(CURDIR)/.farm}" $(VENV)/bin/farm demo
+
+test: $(VENV)/.tools
+	$(VENV)/bin/python -m pytest --numprocesses 2 --dist loadfile $(TESTS)
+
+check: $(VENV)/.tools
+	$(VENV)/bin/ruff format --check .
+	$(VENV)/bin/ruff check .
+	$(VENV)/bin/mypy
+	$(VENV)/bin/lint-imports
+
+format: $(VENV)/.tools
+	$(VENV)/bin/ruff format .
+	$(VENV)/bin/ruff check --fix .
+
+# The farm with everything a laptop needs: the client, the two servers and a worker.
+$(VENV)/.farm: pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed; say make PYTHON=python3.12 …")'
+	@echo "Installing into $(VENV): a few minutes the first time, with PyTorch the largest part."
+	test -x $(VENV)/bin/python || $(PYTHON) -m venv $(VENV)
+	$(PIP) --editable '.[local,worker]'
+	@touch $@
+
+$(VENV)/.tools: $(VENV)/.farm
+	$(PIP) --editable '.[local,worker,test,check]'
+	@touch $@
+
+clean:
+	rm -rf $(VENV) .farm renders .pytest_cache .mypy_cache .ruff_cache .hypothesis *.egg-info

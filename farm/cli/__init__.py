@@ -1,0 +1,1 @@
+"""The `farm` command: one file per noun. Nothing heavier than click is imported before a command needs it."""

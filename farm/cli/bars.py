@@ -1,0 +1,114 @@
+"""Live progress bars: as many jobs as the screen has room for, the rest as numbers."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Iterable
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+
+from rich.console import Console, Group
+from rich.live import Live
+from rich.progress_bar import ProgressBar
+from rich.table import Table
+from rich.text import Text
+
+from farm.cli.output import one_line
+from farm.cli.progress import tally
+from farm.cli.style import STYLES
+from farm.jobs import JobStatus, State
+
+_URGENCY: dict[State, int] = {"running": 0, "failed": 1, "queued": 2, "cancelled": 3, "done": 4}
+_BAR_WIDTH = 24
+_LINES_BELOW = 3
+
+
+@dataclass
+class Pace:
+    """How fast a job goes: steps a second since it was first seen running."""
+
+    attempt: int
+    first_step: int
+    first_time: float
+    step: int
+    time: float
+
+    @property
+    def steps_per_second(self) -> float | None:
+        elapsed = self.time - self.first_time
+        return (self.step - self.first_step) / elapsed if elapsed > 0 and self.step > self.first_step else None
+
+
+class Bars:
+    """A bar for each job, redrawn in place."""
+
+    def __init__(self, console: Console | None = None) -> None:
+        self._console = console or Console(highlight=False)
+        self._latest: dict[str, JobStatus] = {}
+        self._paces: dict[str, Pace] = {}
+        self._started = time.monotonic()
+        self._lock = threading.Lock()
+
+    def show(self, status: JobStatus) -> None:
+        with self._lock:
+            self._latest[status.id] = status
+            if status.state == "running":
+                self._note_pace(status)
+
+    def showing(self) -> AbstractContextManager[object]:
+        return Live(get_renderable=self._screen, console=self._console, refresh_per_second=8)
+
+    def _note_pace(self, status: JobStatus) -> None:
+        now = time.monotonic()
+        pace = self._paces.get(status.id)
+        if pace is None or pace.attempt != status.attempt:
+            self._paces[status.id] = Pace(status.attempt, status.step, now, status.step, now)
+        else:
+            pace.step, pace.time = status.step, now
+
+    def _screen(self) -> Group:
+        with self._lock:
+            statuses = list(self._latest.values())
+        shown = _most_interesting(statuses, room=max(1, self._console.height - _LINES_BELOW))
+        rows = Table.grid(padding=(0, 2, 0, 0), expand=True)
+        for _ in range(5):
+            rows.add_column(no_wrap=True)
+        rows.add_column(no_wrap=True, overflow="ellipsis", ratio=1)
+        for status in shown:
+            rows.add_row(*self._row(status))
+        if all(status.is_over for status in statuses):
+            return Group(rows)  # the last picture stays; what is printed after it sums up
+        return Group(rows, Text(self._summary(statuses, shown)))
+
+    def _row(self, status: JobStatus) -> Iterable[Text | ProgressBar]:
+        style = STYLES[status.state]
+        pace = self._paces.get(status.id)
+        rate = pace.steps_per_second if pace and status.state == "running" else None
+        return (
+            Text(status.id),
+            _bar(status, style),
+            Text(f"{status.step:>{len(str(status.steps))}}/{status.steps}", style=style),
+            Text(status.state, style=style),
+            Text(f"{rate:5.1f} steps/s" if rate else "", style="dim"),
+            Text(one_line(status.prompt), style="dim"),
+        )
+
+    def _summary(self, statuses: list[JobStatus], shown: list[JobStatus]) -> str:
+        elapsed = time.monotonic() - self._started
+        unseen = len(statuses) - len(shown)
+        return f"{tally(statuses)}   {elapsed:.0f} s" + (f"   and {unseen:,} more not shown" if unseen else "")
+
+
+def _bar(status: JobStatus, style: str) -> ProgressBar:
+    return ProgressBar(
+        status.steps, status.step, width=_BAR_WIDTH, style="bright_black", complete_style=style, finished_style=style
+    )
+
+
+def _most_interesting(statuses: list[JobStatus], *, room: int) -> list[JobStatus]:
+    """As many as there is room for, running and failed ones first, in the order of their ids."""
+    if len(statuses) <= room:
+        return statuses
+    by_urgency = sorted(statuses, key=lambda status: (_URGENCY[status.state], status.id))
+    return sorted(by_urgency[:room], key=lambda status: status.id)

@@ -1,0 +1,130 @@
+"""`farm workers`, `models` and `losses`: what the farm has."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict
+from typing import TYPE_CHECKING
+
+import click
+
+from farm.cli.output import age, console, json_option, note, print_json, table
+from farm.errors import LedgerUnavailable, NotConfigured
+from farm.losses import BUILTIN, LossDeclaration
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+_WORKER_STYLES = {"starting": "dim", "ready": "green", "draining": "yellow"}
+
+
+@click.command(
+    epilog="""\b
+    Examples:
+      farm workers
+      farm workers --json | jq '.[].device'
+    """
+)
+@json_option
+def workers(as_json: bool) -> None:
+    """List the live workers.
+
+    With --json: a list of {id, host, pid, device, state, models, warm, slots, jobs, losses, version, started, done,
+    images_per_minute}.
+    """
+    from farm.client import FarmClient
+
+    with FarmClient.connect() as farm:
+        live = farm.workers()
+    if as_json:
+        return print_json([worker.model_dump(mode="json") for worker in live])
+    if not live:
+        return note("no live workers; start one with 'farm worker'")
+    right = ("jobs", "done", "img/min", "up")
+    rows = table("worker", "state", "device", "jobs", "done", "img/min", "up", "models", right=right, elastic="models")
+    for worker in live:
+        rows.add_row(
+            worker.id,
+            f"[{_WORKER_STYLES[worker.state]}]{worker.state}[/]",
+            worker.device,
+            f"{worker.jobs}/{worker.slots}",
+            f"{worker.done:,}",
+            "–" if worker.images_per_minute is None else f"{worker.images_per_minute:.1f}",
+            age(worker.started),
+            ", ".join(f"{name}*" if name in worker.warm else name for name in worker.models),
+        )
+    console().print(rows)
+    if any(worker.warm for worker in live):
+        note("* in memory")
+
+
+@click.command(
+    epilog="""\b
+    Examples:
+      farm models
+      farm models --json
+    """
+)
+@json_option
+def models(as_json: bool) -> None:
+    """List the models that are served or waited for.
+
+    With --json: a list of {name, workers, waiting}; `waiting` is how many jobs are queued for it.
+    """
+    from farm.client import FarmClient
+
+    with FarmClient.connect() as farm:
+        known = farm.models()
+    if as_json:
+        return print_json([asdict(model) for model in known])
+    if not known:
+        return note("no live worker serves a model, and no job waits for one")
+    rows = table("model", "waiting", "workers", right=("waiting",), elastic="workers")
+    for model in known:
+        rows.add_row(model.name, f"{model.waiting:,}", ", ".join(model.workers) or "[yellow]none[/]")
+    console().print(rows)
+
+
+@click.command(
+    epilog="""\b
+    Examples:
+      farm losses
+      farm submit guided "a puppy" --loss color:red=0.1,blue=0.9,scale=100,every=2
+    """
+)
+@json_option
+def losses(as_json: bool) -> None:
+    """List the losses that can guide a picture, with their arguments.
+
+    The built-in ones, and those that live workers add. With --json: a list of {name, help, arguments: [{name, default,
+    minimum, maximum, help}], default_scale}.
+    """
+    known = _known_losses()
+    if as_json:
+        return print_json([asdict(loss) for loss in known])
+    console().print(_table_of(known))
+
+
+def _known_losses() -> Sequence[LossDeclaration]:
+    """Those of the farm; the built-in ones where there is no farm, or none that answers."""
+    from farm.client import FarmClient
+
+    try:
+        with FarmClient.connect() as farm:
+            return farm.losses()
+    except NotConfigured:
+        return BUILTIN
+    except LedgerUnavailable as error:
+        note(f"farm: {error.message}; these are the built-in losses")
+        return BUILTIN
+
+
+def _table_of(known: Sequence[LossDeclaration]) -> Table:
+    columns = ("loss", "argument", "default", "range", "scale", "meaning")
+    rows = table(*columns, right=("default", "scale"), elastic="meaning")
+    for loss in known:
+        rows.add_row(f"[bold]{loss.name}[/]", "", "", "", f"{loss.default_scale:g}", loss.help)
+        for argument in loss.arguments:
+            limits = f"{argument.minimum:g} to {argument.maximum:g}"
+            rows.add_row("", argument.name, f"{argument.default:g}", limits, "", f"[dim]{argument.help}[/]")
+    return rows

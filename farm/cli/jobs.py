@@ -1,0 +1,198 @@
+"""`farm list`, `status`, `watch`, `cancel` and `retry`."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+import click
+
+from farm.cli.naming import jobs_argument
+from farm.cli.output import age, console, json_option, note, one_line, plural, print_json, table
+from farm.cli.progress import exit_unless_done, follow
+from farm.cli.style import STYLES
+from farm.client import FarmClient
+from farm.errors import InvalidInput, WrongState
+from farm.jobs import STATES, TERMINAL, JobStatus, State
+
+if TYPE_CHECKING:
+    from datetime import datetime
+
+_CANCEL_PAGE = 500
+
+
+@click.command(
+    epilog="""\b
+    Examples:
+      farm list
+      farm list --state failed --limit 200
+      farm list --json | jq -r '.[].id'
+    """
+)
+@click.option("--state", type=click.Choice(STATES), help="Only jobs in this state.")
+@click.option("--limit", type=click.IntRange(1, 10_000), default=50, show_default=True, help="Jobs on a page.")
+@click.option("--page", type=click.IntRange(min=1), default=1, show_default=True, help="Which page, from 1.")
+@json_option
+def list_jobs(state: State | None, limit: int, page: int, as_json: bool) -> None:
+    """List jobs, the newest first.
+
+    With --json: a list of what 'farm status --json' prints.
+    """
+    with FarmClient.connect() as farm:
+        statuses = farm.list(state=state, limit=limit, offset=(page - 1) * limit)
+        counts = None if as_json else farm.ledger.counts()
+    if counts is None:
+        return print_json([status.model_dump(mode="json") for status in statuses])
+    from rich.markup import escape
+
+    rows = table("job", "state", "step", "age", "model", "prompt", right=("step", "age"), elastic="prompt")
+    for status in statuses:
+        rows.add_row(
+            status.id,
+            f"[{STYLES[status.state]}]{status.state}[/]",
+            f"{status.step}/{status.steps}",
+            age(status.submitted),
+            status.model,
+            escape(one_line(status.prompt)),
+        )
+    if statuses:
+        console().print(rows)
+    note("  ".join(f"{number:,} {name}" for name, number in counts.items() if number) or "no jobs yet")
+
+
+@click.command(
+    epilog="""\b
+    Examples:
+      farm status 0kz3mw7c9d2f4g5h-0003
+      farm status 0kz3 --json
+    """
+)
+@jobs_argument()
+@json_option
+def status(names: tuple[str, ...], as_json: bool) -> None:
+    """Show jobs in detail.
+
+    With --json: a list of {id, batch, state, step, steps, attempt, worker, model, priority, submitted, started,
+    finished, error: {kind, message}, result, prompt, labels, warnings}; times are UTC, what is not yet known is null.
+    """
+    with FarmClient.connect() as farm:
+        statuses = farm.status(names)
+    if as_json:
+        return print_json([status.model_dump(mode="json") for status in statuses])
+    for position, status in enumerate(statuses):
+        click.echo(("\n" if position else "") + "\n".join(_details(status)))
+
+
+@click.command(
+    epilog="""\b
+    Examples:
+      farm watch 0kz3
+      farm watch 0kz3 --json | jq -r 'select(.state == "done").id'
+    """
+)
+@jobs_argument()
+@json_option
+def watch(names: tuple[str, ...], as_json: bool) -> None:
+    """Follow jobs until they are over: live bars in a terminal, else a line for each change.
+
+    Ctrl-C leaves the jobs running. Exit code 3 if a job failed or was cancelled. With --json: one line a change,
+    each what 'farm status --json' prints.
+    """
+    with FarmClient.connect() as farm:
+        exit_unless_done(follow(farm, farm.resolve(names), as_json=as_json))
+
+
+@click.command(
+    epilog="""\b
+    Examples:
+      farm cancel 0kz3
+      farm cancel --all
+    """
+)
+@jobs_argument(required=False)
+@click.option("--all", "everything", is_flag=True, help="Every queued and running job of the farm, whoever's.")
+@click.option("--yes", is_flag=True, help="With --all: do not ask.")
+@json_option
+def cancel(names: tuple[str, ...], everything: bool, yes: bool, as_json: bool) -> None:
+    """Cancel queued and running jobs.
+
+    A running job stops at its next step. With --json: the state that each job was in.
+    """
+    if bool(names) == everything:
+        raise InvalidInput("name the jobs or batches to cancel, or give --all")
+    with FarmClient.connect() as farm:
+        if everything:
+            counts = farm.ledger.counts()
+            number = counts["queued"] + counts["running"]
+            if not yes and not click.confirm(f"Cancel {plural(number, 'job')} of this farm?", err=True):
+                raise click.exceptions.Exit(1)
+            before = dict(_cancel_all(farm))
+        else:
+            before = farm.cancel(names)
+    if as_json:
+        return print_json(before)
+    _tell_cancelled(before)
+
+
+@click.command(
+    epilog="""\b
+    Examples:
+      farm retry 0kz3mw7c9d2f4g5h-0003
+      farm retry 0kz3
+    """
+)
+@jobs_argument()
+@json_option
+def retry(names: tuple[str, ...], as_json: bool) -> None:
+    """Queue failed and cancelled jobs again.
+
+    Of a batch, only those. With --json: the ids of the jobs that are queued now.
+    """
+    with FarmClient.connect() as farm:
+        again = farm.retry(names)
+    if as_json:
+        return print_json(again)
+    click.echo(f"{plural(len(again), 'job')} queued again")
+
+
+def _cancel_all(farm: FarmClient) -> Iterator[tuple[str, State]]:
+    for state in ("queued", "running"):
+        while page := farm.list(state=state, limit=_CANCEL_PAGE):
+            yield from farm.cancel(status.id for status in page).items()
+
+
+def _tell_cancelled(before: dict[str, State]) -> None:
+    cancelled = sum(state not in TERMINAL for state in before.values())
+    over = Counter(state for state in before.values() if state in TERMINAL)
+    rest = ", ".join(f"{number:,} {state}" for state, number in over.items())
+    if not cancelled and set(over) - {"cancelled"}:
+        raise WrongState(f"nothing to cancel: {rest} already")
+    click.echo(f"{plural(cancelled, 'job')} cancelled" + (f" ({rest} already)" if rest else ""))
+
+
+def _details(status: JobStatus) -> Iterator[str]:
+    yield click.style(status.id, bold=True) + f"  {status.state}"
+    yield f"  prompt     {one_line(status.prompt)}"
+    yield f"  model      {status.model} · priority {status.priority}"
+    yield f"  step       {status.step} of {status.steps}"
+    if status.attempt:
+        yield f"  worker     {status.worker or '–'} · attempt {status.attempt}"
+    yield f"  submitted  {_moment(status.submitted)}, {age(status.submitted)} ago"
+    if status.started:
+        yield f"  started    {_moment(status.started)}"
+    if status.finished:
+        took = f", after {(status.finished - status.started).total_seconds():.1f} s" if status.started else ""
+        yield f"  finished   {_moment(status.finished)}{took}"
+    if status.labels:
+        yield f"  labels     {' '.join(f'{key}={value}' for key, value in status.labels.items())}"
+    if status.error:
+        yield f"  error      {status.error.kind}: {one_line(status.error.message)}"
+    for warning in status.warnings:
+        yield f"  warning    {one_line(warning)}"
+    if status.result:
+        yield f"  result     {status.result}"
+
+
+def _moment(when: datetime) -> str:
+    return f"{when.astimezone():%Y-%m-%d %H:%M:%S}"

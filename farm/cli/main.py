@@ -1,0 +1,114 @@
+"""The command `farm`: its table of commands, and what a person sees when something goes wrong.
+
+Exit codes: 0 done; 1 it could not be done; 2 the input is not acceptable; 3 some jobs are not done;
+130 interrupted. Whatever is not a `FarmError` is a bug and keeps its traceback.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import click
+
+from farm import __version__
+from farm.cli.lazy import LazyCommand, LazyGroup
+from farm.cli.output import JSON_WANTED
+from farm.errors import FarmError
+
+INTERRUPTED = 130
+
+SECTIONS = {
+    "Submit": {
+        "submit": LazyCommand("farm.cli.submit:submit", "Queue pictures: txt2img, img2img, mix, guided, batch."),
+    },
+    "Follow": {
+        "list": LazyCommand("farm.cli.jobs:list_jobs", "List jobs, the newest first."),
+        "status": LazyCommand("farm.cli.jobs:status", "Show jobs in detail."),
+        "watch": LazyCommand("farm.cli.jobs:watch", "Follow jobs until they are over."),
+        "cancel": LazyCommand("farm.cli.jobs:cancel", "Cancel queued and running jobs."),
+        "retry": LazyCommand("farm.cli.jobs:retry", "Queue failed and cancelled jobs again."),
+    },
+    "Fetch": {
+        "fetch": LazyCommand("farm.cli.results:fetch", "Bring pictures and traces here, checked."),
+        "sheet": LazyCommand("farm.cli.results:sheet", "Make one labelled sheet of many pictures."),
+    },
+    "Farm": {
+        "demo": LazyCommand("farm.cli.demo:demo", "See it all: a local farm, a dozen jobs, a sheet."),
+        "up": LazyCommand("farm.cli.stack:up", "Start a farm on this machine."),
+        "down": LazyCommand("farm.cli.stack:down", "Stop the farm on this machine."),
+        "doctor": LazyCommand("farm.cli.stack:doctor", "Check every part of the farm, and say how to mend it."),
+        "worker": LazyCommand("farm.cli.worker:worker", "Render on this machine."),
+        "workers": LazyCommand("farm.cli.farm:workers", "List the live workers."),
+        "models": LazyCommand("farm.cli.farm:models", "List the models that are served or waited for."),
+        "losses": LazyCommand("farm.cli.farm:losses", "List the losses that can guide a picture."),
+        "completion": LazyCommand("farm.cli.completion:completion", "Print the shell's completion script."),
+    },
+}
+
+
+class FarmCommand(LazyGroup):
+    """The root: turns `FarmError` into a line and an exit code."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except FarmError as error:
+            _tell(error, as_json=ctx.meta.get(JSON_WANTED, False))
+            ctx.exit(error.exit_code)
+
+    def main(self, *args: Any, standalone_mode: bool = True, **extra: Any) -> Any:
+        run: Callable[[], Any] = partial(super().main, *args, **extra, standalone_mode=False)
+        if not standalone_mode:
+            return run()
+        try:
+            # Commands return nothing; what comes back is the code of an `Exit`.
+            sys.exit(run() or 0)
+        except click.ClickException as error:
+            error.show()
+            sys.exit(error.exit_code)
+        except click.Abort:
+            click.echo("farm: interrupted", err=True)
+            sys.exit(INTERRUPTED)
+
+
+@click.group(
+    cls=FarmCommand,
+    sections=SECTIONS,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+    epilog="""\b
+    Examples:
+      farm demo
+      farm up --detach
+      farm submit txt2img "a watercolor painting of an otter" --wait --out renders
+      farm watch 0kz3
+    """,
+)
+@click.version_option(__version__, message="farm %(version)s")
+def farm() -> None:
+    """A render farm for Stable Diffusion.
+
+    Jobs go into a queue from here; machines with GPUs (or patience) take them; pictures come back through a bucket.
+    Without a farm of your own, 'farm up --detach' starts one on this machine.
+    """
+
+
+def main() -> None:
+    """Run the command line."""
+    farm(prog_name="farm")
+
+
+def _tell(error: FarmError, *, as_json: bool) -> None:
+    if as_json:
+        told = {"type": type(error).__name__, "message": error.message, "hint": error.hint}
+        click.echo(json.dumps({"error": told}))
+    click.echo(f"farm: {error.message}", err=True)
+    if error.hint:
+        click.echo(f"  {error.hint}", err=True)
+
+
+if __name__ == "__main__":
+    main()

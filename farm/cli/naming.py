@@ -1,0 +1,32 @@
+"""The argument JOB|BATCH… of many commands, completed by the shell from the newest jobs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import click
+from click.shell_completion import CompletionItem
+
+from farm.errors import FarmError
+
+F = TypeVar("F", bound=Callable[..., Any])
+_OFFERED = 50
+
+
+def jobs_argument(*, required: bool = True) -> Callable[[F], F]:
+    """Give a command the parameter `names`: job ids, batch ids, or unique beginnings of batch ids."""
+    return click.argument("names", metavar="JOB|BATCH…", nargs=-1, required=required, shell_complete=_newest)
+
+
+def _newest(_: click.Context, __: click.Parameter, beginning: str) -> list[CompletionItem]:
+    from farm.client import FarmClient
+
+    try:
+        with FarmClient.connect() as farm:
+            statuses = farm.list(limit=_OFFERED)
+    except FarmError:
+        return []
+    offered = dict.fromkeys(name for status in statuses for name in (status.batch, status.id))
+    prompts = {status.id: status.prompt for status in statuses}
+    return [CompletionItem(name, help=prompts.get(name)) for name in offered if name.startswith(beginning)]

@@ -1,0 +1,74 @@
+"""The small languages inside options: `NAME:KEY=VALUE,…`, `PROMPT:WEIGHT`, `KEY=VALUE`, `A,B,C`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from farm.errors import InvalidInput
+
+INLINE_EXAMPLE = "--loss color:red=0.1,blue=0.9,scale=100,every=2"
+
+
+def losses(
+    wanted: Sequence[str], arguments: Sequence[str], scale: float | None, every: int | None
+) -> list[dict[str, Any]]:
+    """The losses of `--loss` with their inline arguments, or with `--loss-arg`, `--loss-scale` and `--loss-every`.
+
+    The latter three belong to the one loss there is. Raises `InvalidInput` when there is none, or several.
+    """
+    parsed = [loss(text) for text in wanted]
+    apart = {"--loss-arg": arguments or None, "--loss-scale": scale, "--loss-every": every}
+    given = [option for option, value in apart.items() if value is not None]
+    if given and len(parsed) != 1:
+        reason = f"belongs to one --loss, and there are {len(parsed)}" if parsed else "needs a --loss NAME"
+        raise InvalidInput(reason, field=given[0], hint=f"write it inline: {INLINE_EXAMPLE}" if parsed else None)
+    if given:
+        parsed[0]["arguments"] |= dict(_number_pair(text, "--loss-arg") for text in arguments)
+        parsed[0] |= {key: value for key, value in (("scale", scale), ("every", every)) if value is not None}
+    return parsed
+
+
+def loss(text: str) -> dict[str, Any]:
+    """`color:red=0.1,scale=100,every=2` as the fields of a loss request. Raises `InvalidInput`."""
+    name, _, inline = text.partition(":")
+    numbers = dict(_number_pair(pair, "--loss") for pair in inline.split(",") if pair.strip())
+    options: dict[str, Any] = {key: numbers.pop(key) for key in ("scale", "every") if key in numbers}
+    return {"name": name.strip(), "arguments": numbers, **options}
+
+
+def mix_term(text: str) -> dict[str, Any]:
+    """`a cat:0.3` as a prompt and its share; the last colon separates. Raises `InvalidInput`."""
+    prompt, colon, weight = text.rpartition(":")
+    if not colon or not prompt.strip():
+        raise InvalidInput(f"{text!r:.60} is not PROMPT:WEIGHT", field="--mix-with", hint='such as "a cat:0.3"')
+    return {"prompt": prompt.strip(), "weight": _number(weight, "--mix-with", of=f"the weight of {prompt!r:.40}")}
+
+
+def labels(texts: Iterable[str]) -> dict[str, str]:
+    """`KEY=VALUE` texts as a mapping. Raises `InvalidInput`."""
+    return dict(_pair(text, "--label") for text in texts)
+
+
+def weights(text: str) -> tuple[float, ...]:
+    """`0.2,0.8` as numbers. Raises `InvalidInput`."""
+    return tuple(_number(part, "--weights", of="a weight") for part in text.split(","))
+
+
+def _number_pair(text: str, option: str) -> tuple[str, float]:
+    key, value = _pair(text, option)
+    return key, _number(value, option, of=key)
+
+
+def _pair(text: str, option: str) -> tuple[str, str]:
+    key, equals, value = text.partition("=")
+    if not equals or not key.strip():
+        raise InvalidInput(f"{text!r:.60} is not KEY=VALUE", field=option)
+    return key.strip(), value.strip()
+
+
+def _number(text: str, option: str, *, of: str) -> float:
+    try:
+        return float(text)
+    except ValueError:
+        raise InvalidInput(f"{of} is {text.strip()!r:.40}, which is not a number", field=option) from None

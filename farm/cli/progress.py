@@ -1,0 +1,125 @@
+"""Jobs on their way: live bars in a terminal, plain lines in a pipe, JSON lines for programs."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from typing import TYPE_CHECKING, Protocol
+
+import click
+
+from farm.cli.output import note, one_line, plural
+from farm.jobs import STATES, JobStatus
+
+if TYPE_CHECKING:
+    from farm.client import FarmClient
+
+NOT_ALL_DONE = 3
+INTERRUPTED = 130
+
+
+class View(Protocol):
+    """Something that shows statuses as they come."""
+
+    def show(self, status: JobStatus) -> None: ...
+
+    def showing(self) -> AbstractContextManager[object]: ...
+
+
+def follow(farm: FarmClient, jobs: Sequence[str], *, as_json: bool = False) -> Sequence[JobStatus]:
+    """Show the jobs until all are over; their last statuses, in order.
+
+    On Ctrl-C the jobs go on: this says how to follow or cancel them, and exits with 130.
+    """
+    try:
+        return show(farm.watch(jobs), jobs, as_json=as_json)
+    except KeyboardInterrupt:
+        _say_goodbye(jobs)
+        raise click.exceptions.Exit(INTERRUPTED) from None
+
+
+def show(changes: Iterable[JobStatus], jobs: Sequence[str], *, as_json: bool = False) -> Sequence[JobStatus]:
+    """Show the changes until they end; the jobs' last statuses, in order."""
+    view = _view(as_json)
+    latest: dict[str, JobStatus] = {}
+    started = time.monotonic()
+    with view.showing():
+        for status in changes:
+            latest[status.id] = status
+            view.show(status)
+    statuses = [latest[job] for job in jobs]
+    if not as_json:
+        _conclude(statuses, time.monotonic() - started)
+    return statuses
+
+
+def exit_unless_done(statuses: Iterable[JobStatus]) -> None:
+    """Exit with 3 if a job failed or was cancelled."""
+    if any(status.state != "done" for status in statuses):
+        raise click.exceptions.Exit(NOT_ALL_DONE)
+
+
+def tally(statuses: Iterable[JobStatus]) -> str:
+    """`3 done · 1 failed`, in the order of the states."""
+    counts = Counter(status.state for status in statuses)
+    return " · ".join(f"{counts[state]:,} {state}" for state in STATES if counts[state])
+
+
+def short_names(jobs: Sequence[str]) -> str:
+    """What to type for these jobs: a lone job's own id, else their batches'."""
+    return " ".join(jobs if len(jobs) == 1 else dict.fromkeys(job.partition("-")[0] for job in jobs))
+
+
+class JsonLines:
+    """One JSON object a change."""
+
+    def show(self, status: JobStatus) -> None:
+        click.echo(status.model_dump_json())
+
+    def showing(self) -> AbstractContextManager[object]:
+        return nullcontext()
+
+
+class Lines:
+    """One line for each new state, and at each quarter of the steps."""
+
+    def __init__(self) -> None:
+        self._said: dict[str, tuple[str, int]] = {}
+
+    def show(self, status: JobStatus) -> None:
+        quarter = 4 * status.step // status.steps if status.state == "running" else 0
+        if self._said.get(status.id) != (status.state, quarter):
+            self._said[status.id] = (status.state, quarter)
+            click.echo(f"{status.id}  {status.state}" + (f"  {status.step}/{status.steps}" if quarter else ""))
+
+    def showing(self) -> AbstractContextManager[object]:
+        return nullcontext()
+
+
+def _view(as_json: bool) -> View:
+    if as_json:
+        return JsonLines()
+    if not sys.stdout.isatty():
+        return Lines()
+    from farm.cli.bars import Bars
+
+    return Bars()
+
+
+def _say_goodbye(jobs: Sequence[str]) -> None:
+    go_on = "the job goes on" if len(jobs) == 1 else f"the {plural(len(jobs), 'job')} go on"
+    note(f"\nfarm: not watching any more; {go_on}")
+    note(f"  follow  farm watch {short_names(jobs)}\n  cancel  farm cancel {short_names(jobs)}")
+
+
+def _conclude(statuses: Sequence[JobStatus], seconds: float) -> None:
+    note(f"{tally(statuses)} in {seconds:.1f} s")
+    warnings = Counter(warning for status in statuses for warning in status.warnings)
+    for warning, number in warnings.items():
+        note(f"  warning: {one_line(warning)}" + (f" ({plural(number, 'job')})" if number > 1 else ""))
+    for status in statuses:
+        if status.error:
+            note(f"  {status.id} failed: {one_line(status.error.message)}")

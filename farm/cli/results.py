@@ -1,0 +1,139 @@
+"""`farm fetch` and `farm sheet`: bring pictures here, and lay them out on one page."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from farm.cli.naming import jobs_argument
+from farm.cli.output import json_option, note, plural, print_json
+from farm.cli.progress import NOT_ALL_DONE, follow
+from farm.client import FarmClient
+from farm.errors import InvalidInput, WrongState
+
+if TYPE_CHECKING:
+    from farm.jobs import JobStatus
+    from farm.sheet import Tile
+
+_FOLDER = click.Path(path_type=Path, file_okay=False)
+_FILE = click.Path(path_type=Path, dir_okay=False)
+_PICTURE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
+_NAMED_UNFINISHED = 5
+
+
+@click.command(
+    epilog="""\b
+    Examples:
+      farm fetch 0kz3 --out renders
+      farm fetch 0kz3mw7c9d2f4g5h-0003 --all
+      farm fetch 0kz3 --wait --json | jq -r '.[].path'
+    """
+)
+@jobs_argument()
+@click.option("--out", type=_FOLDER, default=Path(), metavar="DIR", help="Where to put files.  [default: here]")
+@click.option("--all", "everything", is_flag=True, help="Traces, frames, videos and result.json too, in DIR/JOB/.")
+@click.option("--overwrite", is_flag=True, help="Replace other files of the same names.")
+@click.option("--wait", is_flag=True, help="Follow the jobs until they are over first.")
+@json_option
+def fetch(names: tuple[str, ...], out: Path, everything: bool, overwrite: bool, wait: bool, as_json: bool) -> None:
+    """Bring pictures and traces here, checked by their SHA-256.
+
+    A picture becomes DIR/JOB.png. What is already here is not fetched again, and no other file is overwritten. Exit
+    code 3 if some jobs are not done. With --json: a list of {job, name, path, size, already_there}.
+    """
+    from farm.cli import fetching
+
+    with FarmClient.connect() as farm:
+        jobs = farm.resolve(names)
+        statuses = _awaited(farm, jobs, quiet=as_json) if wait else farm.status(jobs)
+        done = [status.id for status in statuses if status.state == "done"]
+        haul = fetching.fetch_all(farm, done, out, everything=everything, overwrite=overwrite)
+    if as_json:
+        print_json(haul.as_json())
+    fetching.tell(haul, out, quiet=as_json)
+    _name_unfinished([status for status in statuses if status.state != "done"])
+    if haul.errors:
+        raise click.exceptions.Exit(haul.errors[0].exit_code)
+    if len(done) < len(jobs):
+        raise click.exceptions.Exit(NOT_ALL_DONE)
+
+
+@click.command(
+    epilog="""\b
+    Examples:
+      farm sheet 0kz3 --out otters.png
+      farm sheet renders/*.png --out sheet.png --columns 4
+    """
+)
+@click.argument("names", metavar="JOB|BATCH|FILE…", nargs=-1, required=True)
+@click.option(
+    "--out", type=_FILE, default=Path("sheet.png"), show_default=True, metavar="FILE", help="The sheet, a PNG."
+)
+@click.option("--columns", type=click.IntRange(1, 100), metavar="N", help="Pictures in a row.  [default: as fits]")
+@click.option("--labels/--no-labels", default=True, help="Write prompt, mode and seed beneath.  [default: labels]")
+@click.option("--overwrite", is_flag=True, help="Replace FILE if it is there.")
+def sheet(names: tuple[str, ...], out: Path, columns: int | None, labels: bool, overwrite: bool) -> None:
+    """Make one labelled sheet of many pictures: of jobs, batches, or files."""
+    from farm.sheet import contact_sheet
+
+    if out.suffix.lower() != ".png":
+        raise InvalidInput(f"{out} does not end in .png", field="--out")
+    if out.exists() and not overwrite:
+        raise InvalidInput(f"{out} is there already", field="--out", hint="add --overwrite to replace it")
+    tiles = list(_tiles(names))
+    page = contact_sheet(tiles, columns=columns, labels=labels)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    page.save(out)
+    click.echo(f"{out}  {plural(len(tiles), 'picture')}, {page.width}×{page.height} pixels")
+
+
+def _awaited(farm: FarmClient, jobs: Sequence[str], *, quiet: bool) -> Sequence[JobStatus]:
+    if not quiet:
+        return follow(farm, jobs)
+    latest = {status.id: status for status in farm.watch(jobs)}
+    return [latest[job] for job in jobs]
+
+
+def _name_unfinished(statuses: Sequence[JobStatus]) -> None:
+    for status in statuses[:_NAMED_UNFINISHED]:
+        why = f": {status.error.message}" if status.error else ""
+        note(f"farm: {status.id} is {status.state}{why}")
+    if len(statuses) > _NAMED_UNFINISHED:
+        note(f"farm: and {plural(len(statuses) - _NAMED_UNFINISHED, 'job')} more")
+
+
+def _tiles(names: Sequence[str]) -> Iterator[Tile]:
+    """A tile for each file, and for each done job that the other names mean."""
+    from farm.sheet import tile_of
+
+    files = [name for name in names if _means_file(name)]
+    for name in files:
+        try:
+            yield tile_of(Path(name).read_bytes(), name=name)
+        except OSError as error:
+            raise InvalidInput(f"{name} cannot be read: {error.strerror}") from error
+    others = [name for name in names if name not in files]
+    if others:
+        with FarmClient.connect() as farm:
+            yield from _tiles_of_jobs(farm, others)
+
+
+def _tiles_of_jobs(farm: FarmClient, names: Sequence[str]) -> Iterator[Tile]:
+    from farm.fetch import IMAGE
+    from farm.sheet import tile_of
+
+    statuses = farm.status(names)
+    done = [status for status in statuses if status.state == "done"]
+    if not done:
+        raise WrongState("none of these jobs is done", hint=f"follow them with 'farm watch {' '.join(names)}'")
+    _name_unfinished([status for status in statuses if status.state != "done"])
+    for status in done:
+        image = farm.result(status.id).objects[IMAGE]
+        yield tile_of(farm.storage.get(image.key), name=f"{status.id}.png")
+
+
+def _means_file(name: str) -> bool:
+    return name.lower().endswith(_PICTURE_SUFFIXES) or "/" in name or Path(name).is_file()

@@ -1,0 +1,99 @@
+"""`farm worker`: render on this machine, with one process for each GPU."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Sequence
+from importlib.util import find_spec
+from types import FrameType
+
+import click
+
+from farm.errors import FarmError
+
+_COMMAND = (sys.executable, "-m", "worker")
+_COUNT_GPUS = "import torch; print(torch.cuda.device_count())"
+_COUNT_PATIENCE = 120.0
+
+
+@click.command(
+    epilog="""\b
+    Examples:
+      farm worker
+      farm worker --device cuda:1 --slots 16
+      farm worker --model sd14 --model mine=/models/mine.safetensors
+      farm worker --model base=stabilityai/stable-diffusion-2-1-base@main
+    """
+)
+@click.option("--device", metavar="D", help="cpu, cuda, cuda:N or mps.  [default: one worker a GPU, else the CPU]")
+@click.option("--model", "models", multiple=True, metavar="NAME[=SOURCE]", help="A model to serve.  [default: emoji]")
+@click.option("--slots", type=click.IntRange(1, 1024), metavar="N", help="Jobs in flight at once.")
+@click.option("--rows", type=click.IntRange(2, 1024), metavar="N", help="Rows of one forward pass.")
+@click.option("--name", metavar="N", help="What the worker is called.  [default: the host's name]")
+@click.option("--deterministic", is_flag=True, help="The same bytes whatever the load, at some speed.")
+@click.option("--drain-seconds", type=click.FloatRange(min=0), metavar="S", help="Time for jobs in hand when leaving.")
+def worker(
+    device: str | None,
+    models: tuple[str, ...],
+    slots: int | None,
+    rows: int | None,
+    name: str | None,
+    deterministic: bool,
+    drain_seconds: float | None,
+) -> None:
+    """Render on this machine: take jobs off the farm's queues until Ctrl-C.
+
+    SOURCE is a hub id (with @revision), a folder in diffusers' layout, a .safetensors checkpoint or an s3:// prefix.
+    """
+    _check_installed()
+    options = [argument for model in models for argument in ("--model", model)]
+    for option, value in (("--slots", slots), ("--rows", rows), ("--drain-seconds", drain_seconds)):
+        options += [option, str(value)] if value is not None else []
+    options += ["--deterministic"] if deterministic else []
+    gpus = _visible_gpus() if device is None else 0
+    if gpus > 1:
+        raise click.exceptions.Exit(_run_one_each(gpus, name, options))
+    options += ["--device", device] if device else []
+    options += ["--name", name] if name else []
+    sys.stdout.flush()
+    os.execv(sys.executable, [*_COMMAND, *options])  # noqa: S606 - no shell is wanted
+
+
+def _check_installed() -> None:
+    missing = [package for package in ("torch", "diffusers", "transformers", "worker") if find_spec(package) is None]
+    if missing:
+        raise FarmError(
+            f"this installation cannot render: {', '.join(missing)} missing", hint="pip install 'render-farm[worker]'"
+        )
+
+
+def _visible_gpus() -> int:
+    """How many CUDA devices torch sees; asked in a process of its own, so that this one stays small."""
+    try:
+        answer = subprocess.run(
+            [sys.executable, "-c", _COUNT_GPUS], capture_output=True, text=True, timeout=_COUNT_PATIENCE, check=True
+        )
+    except (subprocess.SubprocessError, OSError) as error:
+        raise FarmError(f"torch does not start: {error}", hint="try: python -c 'import torch'") from error
+    return int(answer.stdout.split()[-1])
+
+
+def _run_one_each(gpus: int, name: str | None, options: Sequence[str]) -> int:
+    """Run a worker on each GPU until all have ended; the worst of their exit codes."""
+    base = name or os.uname().nodename
+    children = [
+        subprocess.Popen([*_COMMAND, *options, "--device", f"cuda:{index}", "--name", f"{base}-{index}"])
+        for index in range(gpus)
+    ]
+
+    def forward(number: int, _: FrameType | None) -> None:
+        for child in children:
+            child.send_signal(number)
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, forward)
+    codes = [child.wait() for child in children]
+    return max(128 - code if code < 0 else code for code in codes)

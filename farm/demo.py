@@ -1,0 +1,110 @@
+"""The demonstration: a dozen jobs that show what the farm can do, on a farm of this machine.
+
+The first five are the ones this project began with: an otter in watercolor, a giraffe mixed with a cat, an
+image-to-image job from step 12 of 30, a job pulled towards blue, and one with a full trace.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from importlib import resources
+from pathlib import Path
+
+from farm import stack
+from farm.client import FarmClient
+from farm.fetch import IMAGE, Fetched
+from farm.jobs import JobStatus
+from farm.request import JobRequest, LossRequest
+from farm.settings import Settings
+from farm.sheet import contact_sheet, tile_of
+
+SHEET = "sheet.png"
+_MORE_PROMPTS = (
+    "a red apple on a blue background",
+    "a golden sun over the sea",
+    "a green frog",
+    "a purple octopus",
+    "a slice of pizza",
+    "a rocket in space",
+    "a yellow lemon",
+)
+
+
+@dataclass
+class Timings:
+    """How long each part took, in seconds, in the order they happened."""
+
+    seconds: dict[str, float] = field(default_factory=dict)
+
+    @contextmanager
+    def of(self, part: str) -> Iterator[None]:
+        began = time.monotonic()
+        yield
+        self.seconds[part] = time.monotonic() - began
+
+
+def requests() -> list[JobRequest]:
+    """What the demonstration submits; seeds are fixed, so that it shows the same pictures everywhere."""
+    apple = Path(str(resources.files("farm").joinpath("demo_init.png")))
+    blue = (LossRequest(name="blue"),)
+    return [
+        JobRequest(prompt=("a watercolor painting of an otter",), seed=32, trace="video"),
+        JobRequest(mode="mix", prompt=("a giraffe", "a cat"), mix=0.5, seed=4),
+        JobRequest(mode="img2img", prompt=("a green apple",), init=apple, start_step=12, steps=30, seed=7),
+        JobRequest(mode="guided", prompt=("a puppy",), losses=blue, seed=8),
+        JobRequest(prompt=("a watercolor painting of an otter",), sampler="dpmpp_2m", steps=20, seed=33),
+        *(JobRequest(prompt=(prompt,), seed=seed) for seed, prompt in enumerate(_MORE_PROMPTS, start=100)),
+    ]
+
+
+@contextmanager
+def local_farm(home: Path, timings: Timings, *, keep: bool) -> Iterator[Settings]:
+    """The running farm of `home`, else a new one that is stopped at the end unless `keep`. Raises `StackError`."""
+    from farm.settings import load_local
+
+    running = load_local(home) if stack.status(home) else None
+    if running is not None:
+        yield running
+        return
+    kept = False
+    try:
+        with timings.of("start of the servers"):
+            settings = stack.start_detached(home)
+        with timings.of("start of the worker"):
+            stack.wait_for_workers(home, settings)
+        yield settings
+        kept = keep
+    finally:
+        if not kept:
+            stack.stop(home)
+
+
+def timed_watch(farm: FarmClient, jobs: Sequence[str], timings: Timings) -> Iterator[JobStatus]:
+    """`FarmClient.watch`, noting when the first picture and when all of them are done."""
+    began = time.monotonic()
+    for status in farm.watch(jobs):
+        if status.state == "done":
+            timings.seconds.setdefault("first picture", time.monotonic() - began)
+        yield status
+    timings.seconds["all pictures"] = time.monotonic() - began
+
+
+def fetch_all(farm: FarmClient, jobs: Sequence[str], out: Path) -> list[Fetched]:
+    """Fetch what each job made, traces too. Raises `FetchRefused`, `StorageError`."""
+    return [file for job in jobs for file in farm.fetch(job, out, everything=_is_traced(farm, job))]
+
+
+def write_sheet(files: Sequence[Fetched], out: Path) -> Path:
+    """Lay the fetched pictures out on `out/sheet.png`, over one of an earlier demonstration."""
+    pictures = [file.path for file in files if file.name == IMAGE]
+    tiles = [tile_of(path.read_bytes(), name=path.name) for path in pictures]
+    path = out / SHEET
+    contact_sheet(tiles, columns=4).save(path)
+    return path
+
+
+def _is_traced(farm: FarmClient, job: str) -> bool:
+    return farm.ledger.spec(job).trace.level != "none"

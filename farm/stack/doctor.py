@@ -1,0 +1,146 @@
+"""Looks a farm over: servers, bucket, workers, models, device, packages and disk, and says how to mend each."""
+
+from __future__ import annotations
+
+import shutil
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from farm import settings as farm_settings
+from farm.errors import FarmError, NotConfigured
+from farm.settings import Settings
+from farm.stack import control
+from farm.stack.layout import Layout
+from farm.stack.machine import device, packages
+from farm.stack.verdict import Check, fail, ok, warn
+
+if TYPE_CHECKING:
+    from farm.ledger import Ledger
+
+PROBE_KEY = "probes/doctor"
+_GIGABYTE = 1_000_000_000
+_TIGHT = 5 * _GIGABYTE
+# SeaweedFS takes no more objects when less than this share of its disk is free.
+_READ_ONLY_SHARE = 0.01
+
+
+def examine() -> Iterator[Check]:
+    """Every check, as it is made. A check that cannot be made is a failed one; none raises `FarmError`."""
+    home = farm_settings.home()
+    try:
+        settings = farm_settings.load()
+    except NotConfigured as error:
+        yield fail("farm", error.message, mend=error.hint)
+    except FarmError as error:
+        yield fail("farm", error.message, mend=error.hint or "correct the variable")
+    else:
+        yield from _servers(home, settings)
+    yield device()
+    yield packages()
+    yield _disk(home)
+
+
+def _servers(home: Path, settings: Settings) -> Iterator[Check]:
+    from farm.ledger import Ledger
+    from farm.stack import redis_checks
+
+    yield _farm(home, settings)
+    redis = list(redis_checks.examine(settings))
+    yield from redis
+    yield _guarded("bucket", lambda: _bucket(settings))
+    if any(check.verdict == "fail" for check in redis):
+        return
+    ledger = Ledger(settings)
+    yield _guarded("workers", lambda: _workers(ledger))
+    yield _guarded("models", lambda: _models(ledger))
+
+
+def _guarded(name: str, check: Callable[[], Check]) -> Check:
+    try:
+        return check()
+    except FarmError as error:
+        return fail(name, error.message, mend=error.hint)
+
+
+def _farm(home: Path, settings: Settings) -> Check:
+    if not settings.local:
+        return ok("farm", f"servers named by the environment: Redis {settings.redis_address}")
+    status = control.status(home)
+    if status is None:
+        mend = "'farm up' starts it again; its data is kept"
+        return fail("farm", f"the local farm in {home} is not running; its last one was killed", mend=mend)
+    for child in status.children:
+        if child.given_up:
+            mend = f"see {child.log}, then 'farm down' and 'farm up'"
+            return fail("farm", f"{child.name} cannot run (exit status {child.last_exit})", mend=mend)
+        if not child.runs:
+            return fail("farm", f"{child.name} died and waits for its next start", mend=f"see {child.log}")
+    if restarted := [child for child in status.children if child.restarts]:
+        names = ", ".join(f"{child.name} ({child.restarts} times)" for child in restarted)
+        return warn("farm", f"local, in {home}; had to restart {names}", mend=f"see the logs in {Layout(home).logs}")
+    return ok("farm", f"local, in {home}: {', '.join(child.name for child in status.children)}")
+
+
+def _bucket(settings: Settings) -> Check:
+    from farm.storage import Storage
+
+    storage, began = Storage(settings), time.monotonic()
+    content = str(time.time_ns()).encode()
+    where = f"s3://{storage.bucket} at {storage.endpoint}"
+    storage.put(PROBE_KEY, content, "text/plain")
+    try:
+        if storage.get(PROBE_KEY) != content:
+            return fail("bucket", f"{where} gives back other bytes than were put", mend="is a cache in between?")
+        if PROBE_KEY not in [found.key for found in storage.list(PROBE_KEY)]:
+            return fail("bucket", f"{where} does not list what was put", mend="allow s3:ListBucket")
+        trouble = _cannot_open(storage.presign(PROBE_KEY), content)
+    finally:
+        storage.delete(PROBE_KEY)
+    if trouble:
+        mend = "does FARM_S3_PUBLIC_ENDPOINT name an address that this machine can reach?"
+        return warn("bucket", f"{where}: works, but a presigned link does not open: {trouble}", mend=mend)
+    took = (time.monotonic() - began) * 1000
+    return ok("bucket", f"{where}: put, get, list, presign, delete in {took:.0f} ms")
+
+
+def _cannot_open(link: str, content: bytes) -> str | None:
+    from botocore.awsrequest import AWSRequest
+    from botocore.exceptions import HTTPClientError
+    from botocore.httpsession import URLLib3Session
+
+    try:
+        answer = URLLib3Session(timeout=10).send(AWSRequest("GET", link).prepare())
+    except HTTPClientError as error:
+        return str(error)
+    if answer.status_code != 200:
+        return f"HTTP status {answer.status_code}"
+    return None if answer.content == content else "it shows other bytes"
+
+
+def _workers(ledger: Ledger) -> Check:
+    live = ledger.workers()
+    if not live:
+        return warn("workers", "none alive: jobs are kept, and wait", mend="start one: 'farm worker'")
+    return ok("workers", ", ".join(f"{worker.id} ({worker.device}, {worker.state})" for worker in live))
+
+
+def _models(ledger: Ledger) -> Check:
+    served = {model for worker in ledger.workers() for model in worker.models}
+    starved = [model for model in ledger.models() if model not in served and ledger.waiting(model)]
+    if starved:
+        mend = f"serve it: 'farm worker --model {starved[0]}=SOURCE', or cancel the jobs"
+        return warn("models", f"jobs wait for {', '.join(starved)}, which no live worker serves", mend=mend)
+    return ok("models", f"served: {', '.join(sorted(served)) or 'none'}")
+
+
+def _disk(home: Path) -> Check:
+    folder = next(folder for folder in (home, *home.parents) if folder.exists())
+    usage = shutil.disk_usage(folder)
+    free = f"{usage.free / _GIGABYTE:.1f} GB free of {usage.total / _GIGABYTE:.0f} GB for {home}"
+    if usage.free < max(_READ_ONLY_SHARE * usage.total, 0.2 * _GIGABYTE):
+        return fail("disk", free, mend="make room: the local S3 server takes nothing below 1 % free")
+    if usage.free < _TIGHT:
+        return warn("disk", free, mend="make room, or set FARM_HOME to another disk")
+    return ok("disk", free)

@@ -1,0 +1,81 @@
+"""Where things lie in the farm's home.
+
+farm.json          addresses and credentials of the running farm; there while it runs
+farm.lock          held by the running supervisor, with its process id inside
+credentials.json   generated once, kept across restarts
+redis/  s3/        the servers' configuration and data
+logs/              one file a process
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from farm import settings
+from farm.errors import StackError
+
+
+@dataclass(frozen=True)
+class Layout:
+    """The paths of one farm's home."""
+
+    home: Path
+
+    @property
+    def state(self) -> Path:
+        return settings.state_file(self.home)
+
+    @property
+    def lock(self) -> Path:
+        return self.home / "farm.lock"
+
+    @property
+    def credentials(self) -> Path:
+        return self.home / "credentials.json"
+
+    @property
+    def redis(self) -> Path:
+        return self.home / "redis"
+
+    @property
+    def s3(self) -> Path:
+        return self.home / "s3"
+
+    @property
+    def logs(self) -> Path:
+        return self.home / "logs"
+
+    def log(self, process: str) -> Path:
+        return self.logs / f"{process}.log"
+
+    def create(self) -> None:
+        """Make the folders, open to their owner only. Raises `StackError` where that cannot be done."""
+        try:
+            for folder in (self.home, self.redis, self.s3, self.logs):
+                folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        except OSError as error:
+            raise StackError(
+                f"the farm's home {self.home} cannot be used: {error.strerror}",
+                hint="set FARM_HOME to a folder that you can write to",
+            ) from error
+
+
+def write_private(path: Path, text: str) -> None:
+    """Replace a file in one step with `text`, readable by its owner only at every moment."""
+    fresh = path.with_name(f".{path.name}.{os.getpid()}")
+    descriptor = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+    with os.fdopen(descriptor, "w") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    fresh.replace(path)
+
+
+def write_json(path: Path, content: Mapping[str, Any]) -> None:
+    """`write_private`, as JSON."""
+    write_private(path, json.dumps(content, indent=2) + "\n")

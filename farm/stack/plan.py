@@ -1,0 +1,101 @@
+"""What a farm consists of: its home, how many workers, and which models they serve."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import farm
+from farm.errors import InvalidInput
+from farm.stack.layout import Layout
+from farm.stack.process import Program
+
+WORKER_COMMAND = (sys.executable, "-m", "worker")
+WORKER_PREFIX = "local-"
+MOST_WORKERS = 64
+
+# The folder that holds the packages: `python -m` looks in its working directory first, which must not be one of the
+# user's that happens to hold a redis.py.
+PACKAGES = Path(farm.__file__).parent.parent
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A farm to start. `models` are `NAME` or `NAME=SOURCE`; `worker_command` gets `--name` and `--model` appended.
+
+    `worker_grace` is how long, in seconds, a worker may take to hand its jobs back: longer than its own patience.
+    """
+
+    home: Path
+    workers: int = 1
+    models: tuple[str, ...] = ()
+    worker_command: tuple[str, ...] = WORKER_COMMAND
+    worker_grace: float = 30.0
+
+    def __post_init__(self) -> None:
+        """Raises `InvalidInput` for a count of workers or a model that cannot be."""
+        if not 0 <= self.workers <= MOST_WORKERS:
+            raise InvalidInput(f"must be from 0 to {MOST_WORKERS}, not {self.workers}", field="--workers")
+        for model in self.models:
+            name, equals, source = model.partition("=")
+            if not name or bool(equals) != bool(source):
+                raise InvalidInput(f"must be NAME or NAME=SOURCE, not {model!r}", field="--model")
+
+    def resolved_models(self) -> list[str]:
+        """The models, those whose source is a path here by its absolute path: workers run in another folder."""
+        return [_from_anywhere(model) for model in self.models]
+
+
+def worker_programs(plan: Plan) -> list[Program]:
+    """The workers `local-1` … `local-N`, each talking to the local farm of the plan's home."""
+    layout = Layout(plan.home)
+    models = [argument for model in plan.resolved_models() for argument in ("--model", model)]
+    environment = _worker_environment(plan, os.environ)
+    return [
+        Program(
+            name=name,
+            command=(*plan.worker_command, "--name", name, *models),
+            directory=PACKAGES,
+            log=layout.log(name),
+            environment=environment,
+            grace=plan.worker_grace,
+            # Options or a model that were refused will be refused again.
+            hopeless=frozenset({2}),
+        )
+        for name in (f"{WORKER_PREFIX}{number}" for number in range(1, plan.workers + 1))
+    ]
+
+
+def _worker_environment(plan: Plan, environment: Mapping[str, str]) -> dict[str, str]:
+    kept = {
+        name: value
+        for name, value in environment.items()
+        if name != "FARM_REDIS_URL" and not name.startswith("FARM_S3_")
+    }
+    kept["FARM_HOME"] = str(plan.home)
+    kept["PYTHONUNBUFFERED"] = "1"
+    if plan.workers > 1 and not has_gpu():
+        # Each would start as many threads as there are cores, and all would wait for one another.
+        kept.setdefault("OMP_NUM_THREADS", str(max(1, usable_cores() // plan.workers)))
+    return kept
+
+
+def has_gpu() -> bool:
+    """Whether this machine seems to have an NVIDIA GPU; without asking torch, which `farm` never imports."""
+    return Path("/dev/nvidia0").exists() or shutil.which("nvidia-smi") is not None
+
+
+def usable_cores() -> int:
+    """The cores that this process may run on."""
+    affinity = getattr(os, "sched_getaffinity", None)  # not on macOS
+    return len(affinity(0)) if affinity else os.cpu_count() or 1
+
+
+def _from_anywhere(model: str) -> str:
+    name, _, source = model.partition("=")
+    path = Path(source).expanduser()
+    return f"{name}={path.resolve()}" if path.exists() else model

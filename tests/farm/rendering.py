@@ -1,0 +1,72 @@
+"""A stand-in for a worker: it renders nothing, and leaves behind what a worker does."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+from dataclasses import dataclass
+from datetime import UTC, datetime
+
+from PIL import Image
+from PIL.PngImagePlugin import PngInfo
+
+from farm import keys
+from farm.client import FarmClient
+from farm.results import JobResult, ModelUsed, ResultObject
+from farm.sheet import SPEC_KEY
+from farm.spec import JobSpec
+
+TRACE = b'{"step": 1}\n'
+
+
+@dataclass
+class Rendering:
+    """A job that was rendered, as a worker does it, with no engine at all."""
+
+    client: FarmClient
+    job: str
+    attempt: int
+    picture: bytes
+
+    def key(self, name: str) -> str:
+        return keys.attempt_object(self.job, self.attempt, name)
+
+
+def render(client: FarmClient, job: str) -> Rendering:
+    """Do a queued job."""
+    claim = client.ledger.claim(job, "w1")
+    assert claim is not None
+    picture = png_of(client.ledger.spec(job))
+    made = Rendering(client, job, claim.attempt, picture)
+    objects = {}
+    for name, data, kind in (("image.png", picture, "image/png"), ("trace.jsonl", TRACE, "application/jsonl")):
+        client.storage.put(made.key(name), data, kind)
+        digest = hashlib.sha256(data).hexdigest()
+        objects[name] = ResultObject(key=made.key(name), sha256=digest, size=len(data), content_type=kind)
+    result = JobResult(
+        job=job,
+        batch=keys.batch_of(job),
+        attempt=claim.attempt,
+        worker="w1",
+        spec=client.ledger.spec(job),
+        objects=objects,
+        model=ModelUsed(name="emoji", source="here", revision=None),
+        device="cpu",
+        dtype="float32",
+        timings={},
+        versions={},
+        warnings=(),
+        finished=datetime.now(UTC),
+    )
+    key = keys.attempt_result(job, claim.attempt)
+    client.storage.put(key, result.model_dump_json().encode(), "application/json")
+    assert client.ledger.finish(claim, "w1", "done", {"result": key})
+    return made
+
+
+def png_of(spec: JobSpec) -> bytes:
+    """A plain picture that carries its spec."""
+    info, file = PngInfo(), io.BytesIO()
+    info.add_itxt(SPEC_KEY, spec.to_json())
+    Image.new("RGB", (64, 64), "teal").save(file, "PNG", pnginfo=info)
+    return file.getvalue()

@@ -1,0 +1,86 @@
+"""`farm worker`: what it runs, and that signals and exit codes pass through it."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+
+from farm.cli import worker
+from farm.cli.main import farm
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture
+def executed(monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
+    """The command lines that this process would have become."""
+    lines: list[list[str]] = []
+    monkeypatch.setattr(worker, "find_spec", lambda _: object())
+    monkeypatch.setattr(worker, "_visible_gpus", lambda: 1)
+    monkeypatch.setattr(worker.os, "execv", lambda _, line: lines.append(line))
+    return lines
+
+
+def test_one_device_becomes_the_worker_itself(executed: list[list[str]]) -> None:
+    CliRunner().invoke(farm, ["worker"])
+    assert executed == [[sys.executable, "-m", "worker"]]
+
+
+def test_options_are_passed_on(executed: list[list[str]]) -> None:
+    given = ["--model", "a=b", "--model", "sd14", "--slots", "4", "--rows", "8", "--drain-seconds", "1.5"]
+    given += ["--deterministic", "--device", "cpu", "--name", "me"]
+    CliRunner().invoke(farm, ["worker", *given])
+    assert executed == [[sys.executable, "-m", "worker", *given]]
+
+
+def test_without_torch_one_line_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(worker, "find_spec", lambda name: None if name == "torch" else object())
+    result = CliRunner().invoke(farm, ["worker"])
+    assert result.exit_code == 1
+    assert result.stderr == (
+        "farm: this installation cannot render: torch missing\n  pip install 'render-farm[worker]'\n"
+    )
+
+
+def start_on_gpus(script: str, gpus: int) -> subprocess.Popen[str]:
+    """`farm worker` on a machine with GPUs, each of its workers running `script`."""
+    program = f"""
+import sys
+from farm.cli import worker
+from farm.cli.main import farm
+worker.find_spec = lambda _: object()
+worker._visible_gpus = lambda: {gpus}
+worker._COMMAND = (sys.executable, "-u", "-c", {script!r})
+farm(["worker", "--name", "host", "--slots", "2"], prog_name="farm")
+"""
+    return subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, text=True, cwd=ROOT)
+
+
+def test_each_gpu_gets_a_worker_of_its_own_name() -> None:
+    with start_on_gpus("import sys; print(*sys.argv[1:]); sys.exit('cuda:1' in sys.argv)", gpus=3) as process:
+        said, _ = process.communicate(timeout=30)
+    assert sorted(said.splitlines()) == [f"--slots 2 --device cuda:{n} --name host-{n}" for n in range(3)]
+    assert process.returncode == 1
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_signals_reach_every_worker(number: signal.Signals) -> None:
+    script = """
+import signal, sys
+wanted = {signal.SIGTERM, signal.SIGINT}
+signal.pthread_sigmask(signal.SIG_BLOCK, wanted)
+print("ready")
+print(signal.sigwait(wanted).name)
+"""
+    with start_on_gpus(script, gpus=2) as process:
+        assert process.stdout is not None
+        assert [process.stdout.readline() for _ in range(2)] == ["ready\n"] * 2
+        process.send_signal(number)
+        said, _ = process.communicate(timeout=30)
+    assert said.split() == [number.name] * 2
+    assert process.returncode == 0

@@ -1,0 +1,94 @@
+"""What the farm relies on in an S3 server, on a real one."""
+
+from __future__ import annotations
+
+import secrets
+import urllib.request
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from farm.errors import ObjectMissing, StorageError
+from farm.settings import Settings
+from farm.storage import Storage, StoredObject
+
+
+@pytest.fixture
+def prefix() -> str:
+    return f"test/{secrets.token_hex(8)}/"
+
+
+@pytest.mark.parametrize("data", [b"", b"x", bytes(range(256)) * 40_000], ids=["empty", "a byte", "10 MB"])
+def test_what_is_put_is_got(storage: Storage, prefix: str, data: bytes) -> None:
+    storage.put(prefix + "a", data, "application/octet-stream")
+    assert storage.get(prefix + "a") == data
+    assert storage.exists(prefix + "a")
+
+
+def test_a_put_replaces(storage: Storage, prefix: str) -> None:
+    storage.put(prefix + "a", b"first", "text/plain")
+    storage.put(prefix + "a", b"second", "text/plain")
+    assert storage.get(prefix + "a") == b"second"
+
+
+def test_files_go_and_come(storage: Storage, prefix: str, tmp_path: Path) -> None:
+    source, copy = tmp_path / "source", tmp_path / "copy"
+    source.write_bytes(b"film" * 1_000)
+    storage.put_file(prefix + "film.mp4", source, "video/mp4")
+    storage.download(prefix + "film.mp4", copy)
+    assert copy.read_bytes() == source.read_bytes()
+
+
+def test_what_is_missing_is_said_to_be(storage: Storage, prefix: str) -> None:
+    with pytest.raises(ObjectMissing, match=f"could not get s3://farm/{prefix}a at http://127"):
+        storage.get(prefix + "a")
+    assert not storage.exists(prefix + "a")
+
+
+def test_a_limit_is_kept(storage: Storage, prefix: str) -> None:
+    storage.put(prefix + "a", b"x" * 100, "text/plain")
+    assert len(storage.get(prefix + "a", limit=100)) == 100
+    with pytest.raises(StorageError, match="has 100 bytes, more than 99"):
+        storage.get(prefix + "a", limit=99)
+
+
+def test_listing_is_in_order_and_only_of_the_prefix(storage: Storage, prefix: str) -> None:
+    for name in ("b", "a/2", "a/1"):
+        storage.put(prefix + name, name.encode(), "text/plain")
+    assert list(storage.list(prefix)) == [
+        StoredObject(prefix + "a/1", 3),
+        StoredObject(prefix + "a/2", 3),
+        StoredObject(prefix + "b", 1),
+    ]
+    assert list(storage.list(prefix + "none/")) == []
+
+
+def test_deleting_twice_is_fine(storage: Storage, prefix: str) -> None:
+    storage.put(prefix + "a", b"x", "text/plain")
+    storage.delete(prefix + "a")
+    storage.delete(prefix + "a")
+    assert not storage.exists(prefix + "a")
+
+
+def test_a_presigned_link_opens_without_credentials(storage: Storage, prefix: str) -> None:
+    storage.put(prefix + "a", b"seen", "text/plain")
+    with urllib.request.urlopen(storage.presign(prefix + "a", seconds=60), timeout=10) as answer:
+        assert answer.read() == b"seen"
+
+
+def test_a_bucket_is_made_once(servers: Settings) -> None:
+    storage = Storage(replace(servers, s3_bucket=f"b{secrets.token_hex(6)}"))
+    storage.ensure_bucket()
+    storage.ensure_bucket()
+    storage.put("a", b"x", "text/plain")
+    assert storage.exists("a")
+
+
+def test_a_missing_bucket_and_wrong_keys_are_said(servers: Settings) -> None:
+    with pytest.raises(StorageError):
+        Storage(replace(servers, s3_bucket="nowhere")).get("a")
+    with pytest.raises(StorageError, match=r"access denied \(InvalidAccessKeyId\)"):
+        Storage(replace(servers, s3_access_key="nobody")).get("a")
+    with pytest.raises(StorageError, match=r"access denied \(SignatureDoesNotMatch\)"):
+        Storage(replace(servers, s3_secret_key="wrong")).get("a")

@@ -1,0 +1,186 @@
+"""A real farm: Redis, SeaweedFS and worker processes, with a tiny model.
+
+Each test that needs its own workers uses its own model name, and with it its own queue.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+from PIL import Image
+
+from farm import stack
+from farm.client import FarmClient
+from farm.jobs import JobStatus
+from farm.request import JobRequest
+from farm.settings import Settings
+from tests.tiny import build_tiny_model
+from tests.waiting import eventually
+
+LONG = {"steps": 400}
+"""Long enough to be caught in the middle, on any machine."""
+
+
+@dataclass
+class Worker:
+    """A worker process and the file it writes its log to."""
+
+    name: str
+    process: subprocess.Popen[bytes]
+    log: Path
+
+    def is_ready(self, client: FarmClient) -> bool:
+        assert self.process.poll() is None, f"{self.name} ended:\n{self.log.read_text()[-4000:]}"
+        return any(w.id.startswith(f"{self.name}-") and w.state == "ready" for w in client.workers())
+
+    def kill(self) -> None:
+        """As by the kernel: no handler runs."""
+        self.process.kill()
+        self.process.wait(30)
+
+    def ask_to_leave(self) -> None:
+        self.process.send_signal(signal.SIGTERM)
+
+
+@pytest.fixture(scope="session")
+def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("a farm's home")
+
+
+@pytest.fixture(scope="session")
+def where(home: Path) -> Iterator[Settings]:
+    yield stack.start_detached(home, workers=0)
+    assert stack.stop(home)
+
+
+@pytest.fixture(scope="session")
+def environment(home: Path, where: Settings) -> dict[str, str]:
+    """The environment of a shell on this farm's machine. `where` makes sure that the farm runs."""
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(("FARM_", "AWS_"))}
+    return {**kept, "FARM_HOME": str(home), "OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1"}
+
+
+@pytest.fixture
+def client(where: Settings) -> Iterator[FarmClient]:
+    with FarmClient(where) as client:
+        yield client
+
+
+@pytest.fixture(scope="session")
+def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return build_tiny_model(tmp_path_factory.mktemp("models") / "tiny")
+
+
+class Launcher:
+    """Starts workers that serve the tiny model under a name, and waits until they are ready."""
+
+    def __init__(self, environment: dict[str, str], where: Settings, tiny_model: Path, logs: Path) -> None:
+        self._environment, self._where, self._tiny_model, self._logs = environment, where, tiny_model, logs
+        self._started: list[Worker] = []
+
+    def __call__(self, name: str, *options: str, model: str = "tiny") -> Worker:
+        log = self._logs / f"{name}.log"
+        command = [sys.executable, "-m", "worker", "--name", name, "--device", "cpu"]
+        command += ["--model", f"{model}={self._tiny_model}", *options]
+        with log.open("wb") as output:
+            process = subprocess.Popen(command, env=self._environment, stdout=output, stderr=subprocess.STDOUT)
+        worker = Worker(name, process, log)
+        self._started.append(worker)
+        with FarmClient(self._where) as client:
+            eventually(lambda: worker.is_ready(client), f"worker {name} is ready")
+        return worker
+
+    def end(self) -> None:
+        for worker in self._started:
+            worker.process.kill()
+            worker.process.wait(30)
+
+
+@pytest.fixture
+def launch(environment: dict[str, str], where: Settings, tiny_model: Path, tmp_path: Path) -> Iterator[Launcher]:
+    """Starts workers of this test's own; they end with it."""
+    launcher = Launcher(environment, where, tiny_model, tmp_path)
+    yield launcher
+    launcher.end()
+
+
+@pytest.fixture(scope="session")
+def worker(
+    environment: dict[str, str], where: Settings, tiny_model: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Worker]:
+    """One worker for all tests that need no special one, serving `tiny`."""
+    launcher = Launcher(environment, where, tiny_model, tmp_path_factory.mktemp("logs"))
+    yield launcher("shared")
+    launcher.end()
+
+
+@pytest.fixture
+def shell(environment: dict[str, str], tmp_path: Path) -> Callable[..., subprocess.CompletedProcess[str]]:
+    """Runs `farm …` as a person would, in an empty folder."""
+
+    def run(*arguments: str, code: int = 0, **variables: str) -> subprocess.CompletedProcess[str]:
+        done = subprocess.run(
+            [sys.executable, "-m", "farm", *arguments],
+            env={**environment, **variables},
+            cwd=tmp_path,
+            capture_output=True,
+            text=True,
+            timeout=120,
+        )
+        assert done.returncode == code, f"exit {done.returncode}\n{done.stdout}\n{done.stderr}"
+        return done
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def picture(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("pictures") / "patch.png"
+    image = Image.new("RGB", (64, 64), (40, 80, 200))
+    image.paste((220, 40, 30), (16, 16, 48, 48))
+    image.save(path)
+    return path
+
+
+@pytest.fixture
+def submit(client: FarmClient) -> Callable[..., list[str]]:
+    """Submits one request of the tiny model and gives the ids of its jobs."""
+
+    def run(**fields: Any) -> list[str]:
+        request = JobRequest.parse({"prompt": "a cat", "model": "tiny", "steps": 5, "seed": 1, **fields})
+        return list(client.submit([request]).jobs)
+
+    return run
+
+
+@pytest.fixture
+def status(client: FarmClient) -> Callable[[str], JobStatus]:
+    return client.ledger.get
+
+
+@pytest.fixture
+def finish(client: FarmClient) -> Callable[[list[str]], list[JobStatus]]:
+    """Waits until jobs are over."""
+
+    def wait(jobs: list[str]) -> list[JobStatus]:
+        def statuses_of_the_end() -> list[JobStatus]:
+            statuses = client.ledger.get_many(jobs)
+            return statuses if all(status.is_over for status in statuses) else []
+
+        over: list[JobStatus] = eventually(statuses_of_the_end, "all jobs are over")
+        return over
+
+    return wait
+
+
+def trace_numbers(path: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in path.read_text().splitlines()]

@@ -1,0 +1,163 @@
+"""Every kind of job and its compositions, from the shell to the picture in the bucket and back."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import av
+import pytest
+from PIL import Image
+
+from farm import keys
+from farm.client import FarmClient
+from farm.results import JobResult
+from tests.integration.conftest import Worker, trace_numbers
+from worker.png import read_spec
+
+pytestmark = pytest.mark.usefixtures("worker")
+
+Shell = Callable[..., Any]
+
+COMMANDS: dict[str, list[str]] = {
+    "txt2img": ["txt2img", "an otter in the red"],
+    "img2img by step": ["img2img", "a cat", "--init", "PICTURE", "--start-step", "12", "--steps", "30"],
+    "img2img by strength": ["img2img", "a cat", "--init", "PICTURE", "--strength", "0.5", "--sampler", "euler"],
+    "mix": ["mix", "a giraffe", "a cat", "--mix", "0.5"],
+    "mix of three": ["mix", "a giraffe", "a cat", "an otter", "--weights", "0.2,0.3,0.5"],
+    "guided": ["guided", "a cat", "--loss", "blue", "--loss-scale", "100", "--loss-every", "2"],
+    "all at once": [
+        *["mix", "a giraffe", "a cat", "--init", "PICTURE", "--start-step", "2", "--steps", "8"],
+        *["--loss", "color:red=0.1,green=0.2,blue=0.9", "--loss", "contrast", "--negative", "a red apple"],
+    ],
+    "txt2img with everything": [
+        "txt2img",
+        "a cat",
+        "--init",
+        "PICTURE",
+        "--mix-with",
+        "an otter:0.4",
+        "--loss",
+        "blue",
+    ],
+}
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_a_job_comes_back_as_a_picture(name: str, shell: Shell, picture: Path, tmp_path: Path) -> None:
+    command = [str(picture) if word == "PICTURE" else word for word in COMMANDS[name]]
+    out = tmp_path / "renders"
+
+    answer = shell("submit", *command, "--model", "tiny", "--seed", "7", "--out", str(out), "--json")
+
+    [job] = json.loads(answer.stdout.splitlines()[0])["jobs"]
+    with Image.open(out / f"{job}.png") as image:
+        assert image.size == (64, 64)
+        assert "parameters" in image.info
+    spec = read_spec((out / f"{job}.png").read_bytes())
+    assert spec is not None
+    assert (spec.mode, spec.seed, spec.model) == (command[0], 7, "tiny")
+
+
+def test_the_bucket_holds_what_the_result_names(client: FarmClient, submit: Any, finish: Any) -> None:
+    [job] = submit(trace="frames", steps=4)
+    [status] = finish([job])
+    assert status.state == "done", status.error
+
+    result = client.result(job)
+
+    assert set(result.objects) == {"image.png", "trace.jsonl", *(f"trace/{n:04d}.jpeg" for n in range(4))}
+    for stored in result.objects.values():
+        data = client.storage.get(stored.key)
+        assert (hashlib.sha256(data).hexdigest(), len(data)) == (stored.sha256, stored.size)
+        assert stored.key.startswith(f"jobs/{job}/{status.attempt}/")
+    crowned = JobResult.from_json(client.storage.get(keys.result(job)), key=keys.result(job))
+    assert crowned == result
+    assert (result.spec.width, result.spec.height) == (64, 64)
+
+
+def test_a_video_trace_plays_and_its_numbers_fall(shell: Shell, tmp_path: Path) -> None:
+    answer = shell(
+        *["submit", "guided", "a cat", "--loss", "blue", "--steps", "10", "--model", "tiny"],
+        *["--trace", "video", "--wait", "--json"],
+    )
+    [job] = json.loads(answer.stdout.splitlines()[0])["jobs"]
+    shell("fetch", job, "--all", "--out", str(tmp_path / "out"))
+    folder = tmp_path / "out" / job
+
+    numbers = trace_numbers(folder / "trace.jsonl")
+    assert [line["step"] for line in numbers] == list(range(10))
+    assert [line["sigma"] for line in numbers] == sorted((line["sigma"] for line in numbers), reverse=True)
+    assert [sorted(line["losses"]) for line in numbers] == [["blue"] if n % 5 == 0 else [] for n in range(10)]
+    with av.open(str(folder / "trace.mp4")) as video:
+        stream = video.streams.video[0]
+        assert (stream.codec_context.name, stream.average_rate) == ("h264", 12)
+        assert (stream.width, stream.height) == (128, 64)
+        assert sum(1 for _ in video.decode(stream)) == 10
+    with Image.open(folder / "trace" / "0009.jpeg") as frame:
+        assert frame.size == (128, 64)
+
+
+def test_the_same_seed_gives_the_same_pixels(client: FarmClient, submit: Any, finish: Any) -> None:
+    jobs = [*submit(seed=5), *submit(seed=5), *submit(seed=6)]
+    finish(jobs)
+
+    first, second, other = (_pixels(client, job) for job in jobs)
+
+    assert first == second
+    assert first != other
+
+
+def test_a_batch_file_makes_its_jobs(shell: Shell, tmp_path: Path) -> None:
+    (tmp_path / "batch.yaml").write_text(
+        """
+        defaults: {model: tiny, steps: 3}
+        jobs:
+          - prompt: a cat
+            product: {seed: [1, 2], guidance: [1, 5]}
+          - mode: mix
+            prompt: [a cat, an otter]
+            zip: {mix: [0.2, 0.8], seed: [8, 9]}
+        """
+    )
+    answer = json.loads(shell("submit", "batch", "batch.yaml", "--wait", "--json").stdout.splitlines()[0])
+
+    assert len(answer["jobs"]) == 6
+    listed = json.loads(shell("status", answer["batch"], "--json").stdout)
+    assert [status["state"] for status in listed] == ["done"] * 6
+
+
+def test_count_makes_consecutive_seeds(client: FarmClient, submit: Any, finish: Any) -> None:
+    jobs = submit(seed=40, count=3)
+    finish(jobs)
+
+    assert [client.result(job).spec.seed for job in jobs] == [40, 41, 42]
+
+
+def test_words_that_were_cut_are_told(shell: Shell) -> None:
+    prompt = "cat " * 90 + "otter"
+    answer = shell("submit", "txt2img", prompt, "--model", "tiny", "--steps", "2", "--wait")
+
+    assert "did not see" in answer.stdout + answer.stderr
+
+
+def test_a_job_that_nobody_serves_is_warned_of(shell: Shell) -> None:
+    answer = shell("submit", "txt2img", "a cat", "--model", "nobody-has-this")
+
+    assert "no live worker serves the model 'nobody-has-this'" in answer.stderr
+
+
+def test_the_worker_tells_what_it_is(shell: Shell, worker: Worker) -> None:
+    workers = json.loads(shell("workers", "--json").stdout)
+
+    [ours] = [one for one in workers if one["id"].startswith(worker.name)]
+    assert (ours["state"], ours["models"], ours["warm"]) == ("ready", ["tiny"], ["tiny"])
+
+
+def _pixels(client: FarmClient, job: str) -> bytes:
+    with Image.open(io.BytesIO(client.storage.get(client.result(job).objects["image.png"].key))) as image:
+        return image.tobytes()

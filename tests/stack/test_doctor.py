@@ -1,0 +1,140 @@
+"""`farm doctor`: what it says of a healthy farm, a broken one, and none."""
+
+from __future__ import annotations
+
+import json
+import socket
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import pytest
+from click.testing import CliRunner
+
+from farm.cli.stack import doctor
+from farm.jobs import WorkerInfo
+from farm.ledger import Ledger
+from farm.settings import Settings
+from farm.stack import machine
+from farm.stack.verdict import ok
+from tests.stack.farms import Farm
+
+Running = tuple[Farm, Settings]
+
+
+@pytest.fixture(autouse=True)
+def no_torch(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Asking torch takes seconds; one test does."""
+    if "asks_torch" not in request.fixturenames:
+        monkeypatch.setattr("farm.stack.doctor.device", lambda: ok("device", "not asked"))
+
+
+@pytest.fixture
+def asks_torch() -> None: ...
+
+
+def examine(environment: dict[str, str | None]) -> tuple[int, dict[str, dict[str, Any]]]:
+    """The exit code of `farm doctor --json`, and its checks by name."""
+    clean = {"FARM_REDIS_URL": None, "FARM_S3_ENDPOINT": None, "FARM_S3_BUCKET": None}
+    result = CliRunner().invoke(doctor, ["--json"], env={**clean, **environment})
+    assert isinstance(result.exception, SystemExit | None), result.exception
+    answer = json.loads(result.stdout)
+    checks = {check["name"]: check for check in answer["checks"]}
+    assert answer["ok"] == (result.exit_code == 0)
+    assert all(check["mend"] for check in checks.values() if check["verdict"] != "ok"), checks
+    return result.exit_code, checks
+
+
+def test_a_local_farm_is_well(running: Running) -> None:
+    farm, settings = running
+    ledger = Ledger(settings)
+    ledger.announce(_worker())
+    code, checks = examine({"FARM_HOME": str(farm.home)})
+    ledger.depart("local-1")
+    ledger.close()
+    assert code == 0
+    assert {check["verdict"] for name, check in checks.items() if name != "disk"} == {"ok"}, checks
+    assert checks["redis access"]["detail"] == "asks for a password"
+    assert "put, get, list, presign, delete" in checks["bucket"]["detail"]
+    assert "local-1 (cpu, ready)" in checks["workers"]["detail"]
+    assert checks["models"]["detail"] == "served: emoji"
+
+
+def test_a_farm_without_workers_is_warned_of(running: Running) -> None:
+    code, checks = examine({"FARM_HOME": str(running[0].home)})
+    assert code == 0
+    assert checks["workers"]["verdict"] == "warn"
+
+
+def test_for_people_it_says_how_to_mend(running: Running) -> None:
+    result = CliRunner().invoke(doctor, [], env={"FARM_HOME": str(running[0].home)})
+    assert result.exit_code == 0
+    assert "warn  workers: none alive" in result.stdout
+    assert "      to mend: start one: 'farm worker'" in result.stdout
+
+
+def test_servers_from_the_environment_and_a_dead_redis(running: Running, tmp_path: Path) -> None:
+    _, settings = running
+    environment = {**_environment(settings), "FARM_HOME": str(tmp_path)}
+    code, checks = examine(environment)
+    assert code == 0
+    assert checks["farm"]["detail"] == f"servers named by the environment: Redis {settings.redis_address}"
+
+    with socket.socket() as nobody:
+        nobody.bind(("127.0.0.1", 0))
+        code, checks = examine({**environment, "FARM_REDIS_URL": f"redis://127.0.0.1:{nobody.getsockname()[1]}/0"})
+    assert code == 1
+    assert checks["redis"]["verdict"] == "fail"
+    assert checks["bucket"]["verdict"] == "ok"
+    assert "workers" not in checks
+
+
+def test_wrong_passwords_are_told_apart(running: Running, tmp_path: Path) -> None:
+    _, settings = running
+    environment = {**_environment(settings), "FARM_HOME": str(tmp_path), "AWS_SECRET_ACCESS_KEY": "guess"}
+    environment["FARM_REDIS_URL"] = f"redis://:guess@{settings.redis_address}"
+    code, checks = examine(environment)
+    assert code == 1
+    assert "refuses the password" in checks["redis"]["detail"]
+    assert "access denied" in checks["bucket"]["detail"]
+
+
+def test_no_farm_and_a_dead_one(running: Running, tmp_path: Path, asks_torch: None) -> None:  # noqa: ARG001
+    code, checks = examine({"FARM_HOME": str(tmp_path)})
+    assert code == 1
+    assert checks["farm"]["detail"] == "no farm found"
+    assert {checks[name]["verdict"] for name in ("device", "packages")} <= {"ok", "warn"}
+
+    (tmp_path / "farm.json").write_text(running[0].layout.state.read_text())
+    code, checks = examine({"FARM_HOME": str(tmp_path)})
+    assert code == 1
+    assert "is not running" in checks["farm"]["detail"]
+
+
+def test_a_missing_package_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(machine, "_version", lambda package: None if package == "celery" else "1.0")
+    assert machine.packages().mend == "pip install celery"
+
+
+def _environment(settings: Settings) -> dict[str, str | None]:
+    return {
+        "FARM_REDIS_URL": settings.redis_url,
+        "FARM_S3_ENDPOINT": settings.s3_endpoint,
+        "AWS_ACCESS_KEY_ID": settings.s3_access_key,
+        "AWS_SECRET_ACCESS_KEY": settings.s3_secret_key,
+    }
+
+
+def _worker() -> WorkerInfo:
+    return WorkerInfo(
+        id="local-1",
+        host="here",
+        pid=1,
+        device="cpu",
+        state="ready",
+        models=("emoji",),
+        slots=4,
+        jobs=0,
+        version="0",
+        started=datetime.now(UTC),
+    )

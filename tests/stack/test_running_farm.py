@@ -1,0 +1,151 @@
+"""A running local farm: what it listens on, whom it lets in, and what it tells its workers."""
+
+from __future__ import annotations
+
+import json
+import stat
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import redis
+
+from farm import settings as farm_settings
+from farm import stack
+from farm.errors import StackError, StorageError
+from farm.settings import Settings
+from farm.storage import Storage
+from tests.stack.farms import Farm, eventually
+
+Running = tuple[Farm, Settings]
+linux_only = pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+
+
+def test_every_command_finds_it_by_its_home(running: Running) -> None:
+    farm, settings = running
+    assert farm_settings.load({"FARM_HOME": str(farm.home)}) == settings
+    assert farm.status.workers == 2
+    assert [child.name for child in farm.status.children] == ["redis", "s3", "local-1", "local-2"]
+
+
+def test_redis_keeps_what_it_is_told(running: Running) -> None:
+    client = redis.Redis.from_url(running[1].redis_url, decode_responses=True)
+    wanted = {"appendonly": "yes", "appendfsync": "everysec", "maxmemory-policy": "noeviction", "save": ""}
+    assert {name: client.config_get(name)[name] for name in wanted} == wanted
+    client.close()
+
+
+def test_the_bucket_works(running: Running) -> None:
+    storage = Storage(running[1])
+    storage.put("some/key", b"bytes", "text/plain")
+    assert storage.get("some/key") == b"bytes"
+    assert [found.key for found in storage.list("some/")] == ["some/key"]
+    assert not list(storage.list("probes/")), "the start leaves nothing of its own"
+
+
+@linux_only
+def test_nothing_listens_beyond_this_machine(running: Running) -> None:
+    farm, _ = running
+    listening = _listening(farm.pid("redis")) + _listening(farm.pid("s3"))
+    assert len(listening) >= 2
+    assert {address for address, _ in listening} == {"127.0.0.1"}
+
+
+@linux_only
+def test_no_other_door_leads_into_the_bucket(running: Running) -> None:
+    """SeaweedFS's inner parts answer over HTTP as well, and must refuse."""
+    from botocore.awsrequest import AWSRequest
+    from botocore.httpsession import URLLib3Session
+
+    farm, settings = running
+    Storage(settings).put("secret", b"the secret bytes", "text/plain")
+    for address, port in _listening(farm.pid("s3")):
+        for path in ("buckets/farm/secret", "farm/secret", "buckets/farm/?limit=10", "dir/status", "", "1,01"):
+            try:
+                answer = URLLib3Session(timeout=2).send(AWSRequest("GET", f"http://{address}:{port}/{path}").prepare())
+            except Exception:
+                continue
+            assert b"the secret bytes" not in answer.content
+            assert b'"secret"' not in answer.content
+            assert answer.status_code != 200 or path in ("", "dir/status"), f"{port}/{path}: {answer.status_code}"
+
+
+def test_wrong_passwords_are_refused(running: Running) -> None:
+    _, settings = running
+    address = settings.redis_address
+    for url in (f"redis://{address}", f"redis://:guess@{address}"):
+        client = redis.Redis.from_url(url)
+        with pytest.raises(redis.AuthenticationError):
+            client.ping()
+        client.close()
+    for wrong in (replace(settings, s3_secret_key="guess"), replace(settings, s3_access_key="guess")):
+        with pytest.raises(StorageError, match="access denied"):
+            Storage(wrong).put("some/key", b"bytes", "text/plain")
+
+
+@linux_only
+def test_no_secret_is_in_the_process_list(running: Running) -> None:
+    farm, settings = running
+    kept = json.loads(farm.layout.credentials.read_text())
+    secrets = [text for name, text in kept.items() if name != "ports"] + [settings.redis_url]
+    for pid in farm.pids().values():
+        shown = Path(f"/proc/{pid}/cmdline").read_text()
+        assert not [secret for secret in secrets if secret in shown]
+
+
+def test_secrets_are_readable_by_their_owner_only(running: Running) -> None:
+    farm, _ = running
+    assert stat.S_IMODE(farm.home.stat().st_mode) == 0o700
+    files = [farm.layout.state, farm.layout.credentials, farm.layout.redis / "redis.conf"]
+    files += [farm.layout.s3 / name for name in ("identities.json", "security.toml")]
+    assert {stat.S_IMODE(file.stat().st_mode) for file in files} == {0o600}
+
+
+def test_secrets_are_not_shown(running: Running) -> None:
+    farm, settings = running
+    kept = json.loads(farm.layout.credentials.read_text())
+    for log in farm.layout.logs.iterdir():
+        text = log.read_text(errors="replace")
+        assert kept["redis_password"] not in text
+        assert kept["s3_secret_key"] not in text
+        assert kept["internal_key"] not in text
+    assert kept["redis_password"] not in repr(settings)
+
+
+def test_workers_are_told_who_and_where_they_are(running: Running) -> None:
+    farm, _ = running
+    for name in ("local-1", "local-2"):
+        file = farm.home / f"{name}.json"
+        eventually(file.exists, f"{name} has started")
+        told = json.loads(file.read_text())
+        assert told["arguments"] == ["--name", name, "--model", "emoji=/dev/null"]
+        assert told["environment"]["FARM_HOME"] == str(farm.home)
+        assert not [variable for variable in told["environment"] if variable.startswith(("FARM_REDIS", "FARM_S3"))]
+
+
+def test_a_second_farm_in_its_home_is_refused(running: Running) -> None:
+    farm, settings = running
+    with pytest.raises(StackError, match=f"already running in .* \\(process {farm.status.pid}\\)"):
+        farm.start()
+    with pytest.raises(StackError, match="already running"):
+        stack.up(farm.home, 0)
+    assert farm_settings.load_local(farm.home) == settings
+
+
+def _listening(pid: int) -> list[tuple[str, int]]:
+    """The addresses and ports on which a process listens, from /proc."""
+    sockets = {
+        link.readlink().name
+        for link in Path(f"/proc/{pid}/fd").iterdir()
+        if link.is_symlink() and "socket:" in str(link.readlink())
+    }
+    found = []
+    for table in ("tcp", "tcp6"):
+        for line in Path(f"/proc/{pid}/net/{table}").read_text().splitlines()[1:]:
+            _, local, _, state, *rest = line.split()
+            if state == "0A" and f"socket:[{rest[5]}]" in sockets:
+                address, port = local.split(":")
+                numbers = [int(address[at : at + 2], 16) for at in (6, 4, 2, 0)]
+                found.append((".".join(map(str, numbers)) if table == "tcp" else address, int(port, 16)))
+    return found

@@ -1,0 +1,158 @@
+"""A random model of Stable Diffusion's layout, small enough to build and load in a fraction of a second."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
+from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
+from tokenizers.pre_tokenizers import ByteLevel
+from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
+
+TOKENS = 77
+START, END = "<|startoftext|>", "<|endoftext|>"
+WORDS = ("an", "the", "of", "in", "on", "cat", "otter", "giraffe", "apple", "red", "blue", "neck", "long")
+
+LMS_CONFIG: dict[str, Any] = {
+    "_class_name": "LMSDiscreteScheduler",
+    "_diffusers_version": "0.42.1",
+    "beta_end": 0.012,
+    "beta_schedule": "scaled_linear",
+    "beta_start": 0.00085,
+    "num_train_timesteps": 1000,
+    "steps_offset": 1,
+}
+PNDM_CONFIG: dict[str, Any] = {
+    **LMS_CONFIG,
+    "_class_name": "PNDMScheduler",
+    "_diffusers_version": "0.2.2",
+    "set_alpha_to_one": False,
+    "skip_prk_steps": True,
+    "trained_betas": None,
+    "clip_sample": False,
+}
+
+
+def build_tiny_model(
+    directory: Path,
+    *,
+    prediction_type: Literal["epsilon", "v_prediction"] = "epsilon",
+    seed: int = 0,
+    scheduler_config: dict[str, Any] = LMS_CONFIG,
+) -> Path:
+    """Write the model into `directory` (made if missing) and return it. Equal arguments give equal weights.
+
+    Images are 64×64 by default (latents 8×8, factor 8), 77 tokens of width 32. `scheduler_config` is
+    `LMS_CONFIG`, `PNDM_CONFIG` (as Stable Diffusion 1.4 is published) or another.
+    """
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        _unet().save_pretrained(directory / "unet")
+        _autoencoder().save_pretrained(directory / "vae")
+        tokenizer = _tokenizer()
+        _text_encoder(tokenizer).save_pretrained(directory / "text_encoder")
+    tokenizer.save_pretrained(directory / "tokenizer")
+    _write_json(
+        directory / "scheduler" / "scheduler_config.json", {**scheduler_config, "prediction_type": prediction_type}
+    )
+    _write_json(
+        directory / "model_index.json",
+        {
+            "_class_name": "StableDiffusionPipeline",
+            "_diffusers_version": "0.42.1",
+            "feature_extractor": [None, None],
+            "requires_safety_checker": False,
+            "safety_checker": [None, None],
+            "scheduler": ["diffusers", scheduler_config["_class_name"]],
+            "text_encoder": ["transformers", "CLIPTextModel"],
+            "tokenizer": ["transformers", "CLIPTokenizer"],
+            "unet": ["diffusers", "UNet2DConditionModel"],
+            "vae": ["diffusers", "AutoencoderKL"],
+        },
+    )
+    return directory
+
+
+def _unet() -> UNet2DConditionModel:
+    unet: UNet2DConditionModel = UNet2DConditionModel(
+        sample_size=8,
+        in_channels=4,
+        out_channels=4,
+        down_block_types=("CrossAttnDownBlock2D", "DownBlock2D"),
+        up_block_types=("UpBlock2D", "CrossAttnUpBlock2D"),
+        block_out_channels=(32, 64),
+        layers_per_block=1,
+        cross_attention_dim=32,
+        attention_head_dim=4,
+        norm_num_groups=8,
+    )
+    # A trained model's x₀ has the size of a latent; this one's grows with σ·output. A small output keeps float32's
+    # rounding, which guidance and σ amplify a hundredfold, far below the tolerances of the tests.
+    with torch.no_grad():
+        unet.conv_out.weight.mul_(0.2)
+    return unet
+
+
+def _autoencoder() -> AutoencoderKL:
+    autoencoder: AutoencoderKL = AutoencoderKL(
+        sample_size=64,
+        down_block_types=("DownEncoderBlock2D",) * 4,
+        up_block_types=("UpDecoderBlock2D",) * 4,
+        block_out_channels=(8, 16, 16, 16),
+        layers_per_block=1,
+        latent_channels=4,
+        norm_num_groups=4,
+        scaling_factor=0.18215,
+    )
+    return autoencoder
+
+
+def _text_encoder(tokenizer: CLIPTokenizer) -> CLIPTextModel:
+    vocabulary = tokenizer.get_vocab()
+    return CLIPTextModel(
+        CLIPTextConfig(
+            vocab_size=len(tokenizer),
+            hidden_size=32,
+            intermediate_size=64,
+            num_hidden_layers=2,
+            num_attention_heads=4,
+            max_position_embeddings=TOKENS,
+            bos_token_id=vocabulary[START],
+            eos_token_id=vocabulary[END],
+            pad_token_id=vocabulary[END],
+        )
+    )
+
+
+def _tokenizer() -> CLIPTokenizer:
+    """Bytes as CLIP writes them, and a few words that are one token each; any text can be encoded."""
+    letters = sorted(ByteLevel.alphabet())
+    pieces = [*letters, *(letter + "</w>" for letter in letters)]
+    merges: list[Any] = []
+    for word in WORDS:
+        merges += _merges(word)
+    pieces += [left + right for left, right in merges]
+    vocabulary = {piece: index for index, piece in enumerate(dict.fromkeys([*pieces, START, END]))}
+    return CLIPTokenizer(
+        vocab=vocabulary,
+        merges=list(dict.fromkeys(merges)),
+        unk_token=END,
+        bos_token=START,
+        eos_token=END,
+        pad_token=END,
+        model_max_length=TOKENS,
+    )
+
+
+def _merges(word: str) -> list[tuple[str, str]]:
+    """The merges that build `word` letter by letter, its end mark included."""
+    symbols = [*word[:-1], word[-1] + "</w>"]
+    return [("".join(symbols[:k]), symbols[k]) for k in range(1, len(symbols))]
+
+
+def _write_json(path: Path, content: dict[str, Any]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(content, indent=2))

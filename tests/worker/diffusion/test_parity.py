@@ -1,0 +1,60 @@
+"""Latents equal diffusers' own pipelines: same weights, same seed, every sampler."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from farm.spec import SAMPLERS, SamplerName, start_step_of_strength
+from tests.worker.diffusion.loop import Job, distance, render, render_by_diffusers
+from worker.models.loader import LoadedModel
+
+TOLERANCE = 1e-4
+
+CASES = {
+    "one step": {"steps": 1, "seed": 32},
+    "two steps": {"steps": 2, "seed": 1, "negative": "blue"},
+    "no guidance": {"steps": 14, "seed": 2, "guidance": 1.0},
+    "weak guidance": {"steps": 8, "seed": 5, "guidance": 0.5},
+    "wide": {"steps": 15, "seed": 3, "guidance": 4.0, "width": 96},
+    "tall": {"steps": 30, "seed": 2**63 - 1, "negative": "a red otter", "height": 104},
+}
+
+
+@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize("sampler", SAMPLERS)
+def test_txt2img(any_tiny_model: LoadedModel, sampler: SamplerName, case: str) -> None:
+    job = Job(sampler, **CASES[case])  # type: ignore[arg-type]
+    assert distance(render(any_tiny_model, job), render_by_diffusers(any_tiny_model, job)) < TOLERANCE
+
+
+@pytest.mark.parametrize("strength", [0.05, 0.3, 0.75, 1.0])
+@pytest.mark.parametrize("sampler", ["euler", "euler_a", "ddim", "dpmpp_2m"])
+def test_img2img(any_tiny_model: LoadedModel, sampler: SamplerName, strength: float) -> None:
+    job = Job(sampler, steps=20, seed=7, image=gradient_picture(), strength=strength)
+    assert distance(render(any_tiny_model, job), render_by_diffusers(any_tiny_model, job)) < TOLERANCE
+
+
+def test_img2img_starts_at_the_step_that_the_client_announces() -> None:
+    for steps in (1, 7, 30, 50):
+        for strength in (1 / 3, 0.5, 0.75, 1.0):
+            if int(steps * strength):
+                assert Job("euler", steps, strength=strength).start == start_step_of_strength(strength, steps)
+
+
+@pytest.mark.parametrize("sampler", SAMPLERS)
+def test_seeds_negatives_and_guidance_matter(tiny_model: LoadedModel, sampler: SamplerName) -> None:
+    job = Job(sampler, steps=4)
+    picture = render(tiny_model, job)
+    for other in (replace(job, seed=1), replace(job, negative="red"), replace(job, guidance=2.0)):
+        assert distance(picture, render(tiny_model, other)) > 100 * TOLERANCE
+
+
+def gradient_picture(width: int = 64, height: int = 64) -> Image.Image:
+    across, down = np.linspace(0, 255, width), np.linspace(0, 255, height)
+    red, green = np.meshgrid(across, down)
+    pixels = np.stack([red, green, 255 - red], axis=-1)
+    return Image.fromarray(pixels.astype(np.uint8))

@@ -1,0 +1,97 @@
+"""A job gives the same picture alone and in company: to rounding, and bit for bit in deterministic mode."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from worker.diffusion.losses import load_losses
+from worker.engine.engine import Engine
+from worker.engine.flight import Flight, board
+from worker.engine.request import RenderRequest
+from worker.engine.rows import advance
+
+JOBS: dict[str, dict[str, Any]] = {
+    "lms": {"steps": 9, "seed": 11},
+    "euler from an image": {"sampler": "euler", "from_image": True, "strength": 0.6, "steps": 7, "seed": 12},
+    "ancestral without guidance": {"sampler": "euler_a", "guidance": 1.0, "steps": 5, "seed": 13},
+    "ddim with a negative prompt": {"sampler": "ddim", "negative": "a dog", "guidance": 3.0, "steps": 8, "seed": 14},
+    "dpm++ under losses": {
+        "sampler": "dpmpp_2m",
+        "losses": [{"name": "blue", "every": 2}, {"name": "contrast", "every": 3}],
+        "seed": 15,
+    },
+    "a mix under a loss": {"prompt": ["a cat", "a dog"], "mix": 0.3, "losses": [{"name": "color"}], "seed": 16},
+}
+
+
+def latents_alone(request: RenderRequest, *, padded_rows: int | None) -> Tensor:
+    flight = _board(request, 0)
+    while not flight.is_done:
+        _step([flight], padded_rows)
+    return flight.x
+
+
+def latents_in_company(requests: list[RenderRequest], *, padded_rows: int | None, rows: int = 5) -> dict[str, Tensor]:
+    """Jobs join one after the other, a step apart, and share forwards of at most `rows` jobs in changing order."""
+    waiting = [_board(request, arrival) for arrival, request in enumerate(requests)]
+    flying: list[Flight] = []
+    finished: dict[str, Tensor] = {}
+    while waiting or flying:
+        if waiting:
+            flying.append(waiting.pop(0))
+        flying = flying[1:] + flying[:1]
+        _step(flying[:rows], padded_rows)
+        finished |= {flight.id: flight.x for flight in flying if flight.is_done}
+        flying = [flight for flight in flying if not flight.is_done]
+    return finished
+
+
+def _board(request: RenderRequest, arrival: int) -> Flight:
+    from concurrent.futures import Future
+
+    return board(request, load_losses(), arrival, Future())
+
+
+def _step(flights: list[Flight], padded_rows: int | None) -> None:
+    step = advance(flights, padded_rows=padded_rows, gradient_chunk=1 if padded_rows else 4)
+    for index, flight in enumerate(flights):
+        flight.advance(step.x[index], step.history[index])
+
+
+def test_latents_agree_to_rounding(request_for: Callable[..., RenderRequest]) -> None:
+    requests = [request_for(name, **fields) for name, fields in JOBS.items()]
+
+    together = latents_in_company(requests, padded_rows=None)
+
+    for request in requests:
+        alone = latents_alone(request, padded_rows=None)
+        difference = float((alone - together[request.id]).abs().max())
+        assert difference <= 1e-4, request.id
+
+
+def test_latents_are_equal_bit_for_bit_when_deterministic(request_for: Callable[..., RenderRequest]) -> None:
+    requests = [request_for(name, **fields) for name, fields in JOBS.items()]
+
+    together = latents_in_company(requests, padded_rows=12)
+
+    for request in requests:
+        assert torch.equal(latents_alone(request, padded_rows=12), together[request.id]), request.id
+
+
+@pytest.mark.parametrize("name", JOBS)
+def test_pixels_of_the_engine_are_equal_when_deterministic(
+    name: str, engines: Callable[..., Engine], request_for: Callable[..., RenderRequest]
+) -> None:
+    alone = engines(deterministic=True).submit(request_for(name, **JOBS[name])).result()
+
+    crowded = engines(deterministic=True)
+    futures = {other: crowded.submit(request_for(other, **fields)) for other, fields in JOBS.items()}
+    [future.result() for future in futures.values()]
+
+    assert np.array_equal(alone.pixels, futures[name].result().pixels)

@@ -1,0 +1,3 @@
+from tests.worker.diffusion.conftest import one_thread
+
+__all__ = ["one_thread"]

@@ -1,0 +1,102 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from farm.errors import InvalidInput, ModelError
+from worker.models.registry import (
+    BUILT_IN,
+    HUB_FILES,
+    Bucket,
+    Hub,
+    LocalDirectory,
+    ModelRegistry,
+    SingleFile,
+    parse_option,
+    parse_source,
+)
+
+
+@pytest.fixture
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A working directory with a model directory, one whose name has a space, and a checkpoint."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "owner" / "local").mkdir(parents=True)
+    (tmp_path / "my models").mkdir()
+    (tmp_path / "one.safetensors").touch()
+    return tmp_path
+
+
+def test_every_kind_of_source(here: Path) -> None:
+    assert parse_source("owner/local") == LocalDirectory(here / "owner/local")
+    assert parse_source(str(here / "my models")) == LocalDirectory(here / "my models")
+    assert parse_source("one.safetensors") == SingleFile(here / "one.safetensors", None)
+    assert parse_source("one.safetensors#config=my models") == SingleFile(here / "one.safetensors", here / "my models")
+    assert parse_source("s3://bucket/models/mine/") == Bucket("s3://bucket/models/mine")
+    assert parse_source("owner/name@v1.0") == Hub("owner/name", "v1.0")
+    assert parse_source("hub:owner/local@refs/pr/3") == Hub("owner/local", "refs/pr/3")
+
+
+@pytest.mark.usefixtures("here")
+def test_a_source_is_written_as_it_is_read() -> None:
+    for text in ("owner/local", "one.safetensors#config=my models", "s3://bucket/x", "owner/name@1234"):
+        source = parse_source(text)
+        assert parse_source(str(source)) == source
+
+
+MALFORMED = {
+    "owner/name": "'owner/name' is not a directory here, and as a hub model it needs a revision .*owner/name@REVISION",
+    "hub:owner/name": "as a hub model it needs a revision",
+    "no/such/directory": "'no/such/directory' is no model source .*existing directory",
+    "": "'' is no model source",
+    "owner/name@": "is no model source",
+    "owner/na me@v1": "is no model source",
+    "s3://bucket": "'s3://bucket' is not s3://BUCKET/PREFIX",
+    "s3:///prefix": "is not s3://BUCKET/PREFIX",
+    "none.safetensors": "there is no file .*none.safetensors",
+    "one.safetensors#config=nowhere": "there is no directory .*nowhere",
+    "model.ckpt": "'model.ckpt' is no model source",
+}
+
+
+@pytest.mark.usefixtures("here")
+@pytest.mark.parametrize("text", MALFORMED)
+def test_malformed_sources_are_refused(text: str) -> None:
+    with pytest.raises(InvalidInput, match=f"model: .*{MALFORMED[text]}"):
+        parse_source(text)
+
+
+@pytest.mark.usefixtures("here")
+def test_options_name_models() -> None:
+    registry = ModelRegistry.from_options(["mine=owner/local", "sd14"])
+    assert registry.names == ("mine", "sd14")
+    assert registry.source("sd14") == BUILT_IN["sd14"]
+
+
+def test_without_options_the_built_in_models_are_served() -> None:
+    assert ModelRegistry.from_options([]).names == tuple(BUILT_IN)
+
+
+@pytest.mark.parametrize(
+    ("option", "message"),
+    [("mine", "'mine' is neither NAME=SOURCE nor a built-in model"), ("My Model=x", "cannot name a model")],
+)
+def test_malformed_options_are_refused(option: str, message: str) -> None:
+    with pytest.raises(InvalidInput, match=message):
+        parse_option(option)
+
+
+def test_an_unknown_model_is_refused_with_a_near_match() -> None:
+    with pytest.raises(ModelError, match=r"there is no model 'sd1\.4' \(did you mean 'sd14'\?\)"):
+        ModelRegistry().source("sd1.4")
+    with pytest.raises(ModelError, match=r"there is no model 'xyz' \(this worker has: emoji, sd14\)"):
+        ModelRegistry().source("xyz")
+
+
+def test_the_hub_is_asked_for_safetensors_and_texts_alone() -> None:
+    assert all(name.endswith((".json", ".txt", ".safetensors")) for name in HUB_FILES)
+    assert not any("safety" in name or "fp16" in name for name in HUB_FILES)
+    sd14 = BUILT_IN["sd14"]
+    assert isinstance(sd14, Hub)
+    assert len(sd14.revision) == 40
