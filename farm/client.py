@@ -23,7 +23,7 @@ from typing import Any, Self
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from farm import keys, settings
-from farm.errors import InvalidInput, WrongState
+from farm.errors import InvalidInput, ObjectMissing, WrongState
 from farm.fetch import Fetched, fetch, read_result
 from farm.images import InitImage, read_init
 from farm.jobs import JobStatus, State, Waiting, WorkerInfo
@@ -118,30 +118,27 @@ class FarmClient:
     # Submitting
 
     def submit(self, requests: Iterable[JobRequest], *, batch: str | None = None) -> Submission:
-        """Submit requests as one batch. The same `batch` id submitted twice is one batch.
+        """Submit requests as one batch. Everything is checked before anything is sent.
 
-        Everything is checked before anything is sent. Raises `InvalidInput`, `LedgerUnavailable`, `StorageError`.
+        A submission whose answer was lost can be sent again under the same `batch` id: the batch stays as it was
+        first stored, with its seeds, and only what is missing of it is queued.
+        Raises `InvalidInput`, `LedgerUnavailable`, `StorageError`.
         """
-        batch = keys.batch_id(batch) if batch else keys.new_batch_id()
         requests = list(requests)
-        images = _init_images(requests)
-        # Specs that built-in losses can express are checked before any connection is opened.
-        _check_offline(requests)
+        images = check(requests)
         workers = self.ledger.workers()
-        jobs = plan(
-            requests,
-            batch,
-            images,
-            default_model=default_model(workers),
-            declarations=known_losses(workers),
-        )
-        for image in {image.sha256: image for image in images.values()}.values():
-            self._upload(image)
-        manifest = BatchManifest(
-            batch=batch,
-            jobs=tuple(ManifestJob(id=j.id, spec=j.spec, priority=j.priority, labels=j.labels) for j in jobs),
-        )
-        self.storage.put(keys.batch_manifest(batch), manifest.model_dump_json().encode(), "application/json")
+        jobs = self._stored(batch) if batch else None
+        if jobs is None:
+            batch = batch or keys.new_batch_id()
+            jobs = plan(
+                requests,
+                batch,
+                images,
+                default_model=default_model(workers),
+                declarations=known_losses(workers),
+            )
+            self._store(batch, jobs, images)
+        assert batch
         queued = set(self.ledger.create(batch, jobs))
         self.queue.publish(Waiting(job.id, job.spec.model, job.priority) for job in jobs if job.id in queued)
         return Submission(
@@ -150,6 +147,24 @@ class FarmClient:
             specs=tuple(job.spec for job in jobs),
             warnings=_warnings(jobs, workers),
         )
+
+    def _stored(self, batch: str) -> Sequence[NewJob] | None:
+        """The jobs of a batch that was stored before, or None."""
+        try:
+            manifest = read_manifest(self.storage, batch)
+        except ObjectMissing:
+            return None
+        return [NewJob(job.id, job.spec, job.priority, job.labels) for job in manifest.jobs]
+
+    def _store(self, batch: str, jobs: Sequence[NewJob], images: dict[Path, InitImage]) -> None:
+        """Put what the jobs need into the bucket: their init images, then the manifest with every spec."""
+        for image in {image.sha256: image for image in images.values()}.values():
+            self._upload(image)
+        manifest = BatchManifest(
+            batch=batch,
+            jobs=tuple(ManifestJob(id=j.id, spec=j.spec, priority=j.priority, labels=j.labels) for j in jobs),
+        )
+        self.storage.put(keys.batch_manifest(batch), manifest.model_dump_json().encode(), "application/json")
 
     def _upload(self, image: InitImage) -> None:
         key = keys.init_image(image.sha256, image.extension)
@@ -289,20 +304,26 @@ def _declaration(announced: dict[str, Any]) -> LossDeclaration:
     return LossDeclaration(**{**announced, "arguments": arguments})
 
 
-def _init_images(requests: Iterable[JobRequest]) -> dict[Path, InitImage]:
-    paths = dict.fromkeys(request.init for request in requests if request.init)
-    return {path: read_init(path) for path in paths}
+def check(requests: Sequence[JobRequest]) -> dict[Path, InitImage]:
+    """Check all that can be checked without a connection. Returns the init images. Raises `InvalidInput`.
 
-
-def _check_offline(requests: Sequence[JobRequest]) -> None:
+    A request whose loss is not built in is checked when workers have said which losses they know.
+    """
+    images = _init_images(requests)
     builtin = {declaration.name for declaration in BUILTIN}
     for request in requests:
         if all(loss.name in builtin for loss in request.losses):
             one = request.model_copy(update={"count": 1})
             one.specs(None if request.init is None else _ANY_IMAGE, default_model=FALLBACK_MODEL)
+    return images
 
 
 _ANY_IMAGE = InitReference(sha256="0" * 64, extension="png")
+
+
+def _init_images(requests: Iterable[JobRequest]) -> dict[Path, InitImage]:
+    paths = dict.fromkeys(request.init for request in requests if request.init)
+    return {path: read_init(path) for path in paths}
 
 
 def _warnings(jobs: Sequence[NewJob], workers: Sequence[WorkerInfo]) -> tuple[str, ...]:

@@ -1,4 +1,4 @@
-"""Init images: read, bounded and checked the same way by the client and again by the worker."""
+"""Pictures as files: init images, bounded and checked the same way by the client and again by the worker."""
 
 from __future__ import annotations
 
@@ -10,6 +10,9 @@ from pathlib import Path
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from farm.errors import InvalidInput
+
+SPEC_KEY = "render-farm"
+"""The PNG text in which workers write a picture's spec."""
 
 MAX_BYTES = 32 * 2**20
 MAX_PIXELS = 40_000_000

@@ -12,10 +12,9 @@ from pathlib import Path
 from PIL import Image, ImageDraw, ImageFont
 
 from farm.errors import InvalidInput
-from farm.images import decode
+from farm.images import SPEC_KEY, decode
 from farm.spec import JobSpec
 
-SPEC_KEY = "render-farm"  # the PNG text in which workers write a picture's spec
 MAX_TILES = 1_000
 _TILE = 256
 _GAP = 24

@@ -1,5 +1,36 @@
-"""What holds for every test: one thread for each process, so that processes that run side by side do not wait."""
+"""What tests of the farm and of the worker share: real servers, and a ledger on them."""
 
+from __future__ import annotations
+
+import itertools
 import os
+from collections.abc import Iterator
 
+import pytest
+
+from farm import stack
+from farm.ledger import Ledger
+from farm.settings import Settings
+
+# One thread for each process: processes that run side by side on few cores would wait for one another.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+_prefixes = (f"test{number}" for number in itertools.count())
+
+
+@pytest.fixture(scope="session")
+def servers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Settings]:
+    """The servers of a local farm without workers."""
+    home = tmp_path_factory.mktemp("a farm") / "home"
+    try:
+        yield stack.start_detached(home, workers=0)
+    finally:
+        stack.stop(home)
+
+
+@pytest.fixture
+def ledger(servers: Settings) -> Iterator[Ledger]:
+    """A ledger of its own."""
+    made = Ledger(servers, prefix=next(_prefixes))
+    yield made
+    made.close()

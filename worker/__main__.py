@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import sys
+import warnings
 
 import click
 
@@ -31,6 +32,8 @@ def main(
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)-7s %(message)s", stream=sys.stderr)
     for chatty in ("celery", "kombu", "httpx", "httpx2", "huggingface_hub"):
         logging.getLogger(chatty).setLevel(logging.WARNING)
+    # Celery warns of root because of pickled messages, which are never accepted here.
+    warnings.filterwarnings("ignore", message="You're running the worker with superuser privileges")
     try:
         from worker.app import DEFAULT_MODELS, Options, start  # imports torch, which takes seconds
 

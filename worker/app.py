@@ -23,6 +23,7 @@ from farm.ledger import Claim, Ledger
 from farm.queue import TASK, Queue, celery_app, queue_name
 from farm.settings import Settings
 from farm.storage import Storage
+from worker import transport
 from worker.diffusion.losses import Losses, load_losses
 from worker.engine.engine import Engine
 from worker.lease import LeaseKeeper
@@ -129,8 +130,10 @@ class Worker:
 
     def _consume(self) -> None:
         """Run Celery's consumer on this thread until a signal asks it to end and the jobs in hand are dealt with."""
-        from celery.signals import worker_ready
+        from celery.signals import setup_logging, worker_ready
 
+        setup_logging.connect(_leave_logging_alone)
+        transport.install()
         app = celery_app(self._settings)
         app.task(name=TASK, ignore_result=True)(self._runner.run)
         consumer = app.Worker(
@@ -237,6 +240,10 @@ def start(options: Options) -> None:
     worker = Worker(where, options)
     _log.info("worker %s on Redis %s, bucket %s", worker.id, where.redis_address, where.s3_bucket)
     worker.run()
+
+
+def _leave_logging_alone(**_: Any) -> None:
+    """A receiver of this signal keeps Celery from configuring logging itself."""
 
 
 def _model_budget(placement: Placement) -> int:

@@ -13,11 +13,10 @@ import json
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
+from farm.images import SPEC_KEY
 from farm.results import ModelUsed
 from farm.spec import JobSpec, SamplerName
 from worker.engine.request import Pixels
-
-SPEC_KEY = "render-farm"
 
 _SAMPLER_NAMES: dict[SamplerName, str] = {
     "lms": "LMS",

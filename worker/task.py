@@ -64,11 +64,8 @@ class JobRunner:
     leaving: threading.Event
     done: int = 0
 
-    def run(self, job: object) -> None:
-        """Handle a wake-up message for `job`. Whatever the message holds, this returns and the worker goes on."""
-        if not isinstance(job, str) or not keys.is_job_id(job):
-            _log.warning("dropped a message that names no job: %.80r", job)
-            return
+    def run(self, job: str) -> None:
+        """Handle a wake-up message for `job`. Whatever becomes of it, this returns and the worker goes on."""
         try:
             claim = self.ledger.claim(job, self.worker)
         except LedgerUnavailable as error:

@@ -19,11 +19,12 @@ if TYPE_CHECKING:
 
 def send(requests: Sequence[JobRequest], options: Mapping[str, Any]) -> None:
     """Do what the sending options say. Exits with 3 if jobs were waited for and not all are done."""
-    from farm.client import FarmClient, dry_run
+    from farm.client import FarmClient, check, dry_run
 
     with naming_options():
         if options["dry_run"]:
             return print_json({"jobs": [_planned(job) for job in dry_run(requests)]})
+        check(requests)  # bad input is told before a missing farm is
         with FarmClient.connect() as farm:
             submission = farm.submit(requests)
             _tell(submission, options)

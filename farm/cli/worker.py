@@ -14,8 +14,10 @@ import click
 
 from farm.errors import FarmError
 
-_COMMAND = (sys.executable, "-m", "worker")
+# -P: not the user's folder but only what is installed can be imported, whatever files lie there.
+_COMMAND = (sys.executable, "-P", "-m", "worker")
 _COUNT_GPUS = "import torch; print(torch.cuda.device_count())"
+_POLL_SECONDS = 0.5
 _COUNT_PATIENCE = 120.0
 
 
@@ -82,18 +84,39 @@ def _visible_gpus() -> int:
 
 
 def _run_one_each(gpus: int, name: str | None, options: Sequence[str]) -> int:
-    """Run a worker on each GPU until all have ended; the worst of their exit codes."""
+    """Run a worker on each GPU until all have ended; the worst of their exit codes.
+
+    When one ends unasked the others are asked to leave too, so that whoever supervises this process can start all
+    of them again.
+    """
     base = name or os.uname().nodename
-    children = [
-        subprocess.Popen([*_COMMAND, *options, "--device", f"cuda:{index}", "--name", f"{base}-{index}"])
-        for index in range(gpus)
-    ]
+    children: list[subprocess.Popen[bytes]] = []
+    signalled: list[int] = []
 
     def forward(number: int, _: FrameType | None) -> None:
+        signalled.append(number)
         for child in children:
             child.send_signal(number)
 
-    for number in (signal.SIGTERM, signal.SIGINT):
+    for number in (signal.SIGTERM, signal.SIGINT):  # before the first child, which must not outlive this process
         signal.signal(number, forward)
+    for index in range(gpus):
+        child = subprocess.Popen([*_COMMAND, *options, "--device", f"cuda:{index}", "--name", f"{base}-{index}"])
+        children.append(child)
+        if signalled:
+            child.send_signal(signalled[-1])
+            break
+    _wait_for_any(children)
+    if not signalled:
+        forward(signal.SIGTERM, None)
     codes = [child.wait() for child in children]
     return max(128 - code if code < 0 else code for code in codes)
+
+
+def _wait_for_any(children: Sequence[subprocess.Popen[bytes]]) -> None:
+    """Wait until one of the children has ended."""
+    while all(child.poll() is None for child in children):
+        try:
+            children[0].wait(_POLL_SECONDS)
+        except subprocess.TimeoutExpired:
+            continue

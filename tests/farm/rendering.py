@@ -12,8 +12,8 @@ from PIL.PngImagePlugin import PngInfo
 
 from farm import keys
 from farm.client import FarmClient
+from farm.images import SPEC_KEY
 from farm.results import JobResult, ModelUsed, ResultObject
-from farm.sheet import SPEC_KEY
 from farm.spec import JobSpec
 
 TRACE = b'{"step": 1}\n'

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pytest
@@ -22,20 +25,20 @@ def executed(monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
     lines: list[list[str]] = []
     monkeypatch.setattr(worker, "find_spec", lambda _: object())
     monkeypatch.setattr(worker, "_visible_gpus", lambda: 1)
-    monkeypatch.setattr(worker.os, "execv", lambda _, line: lines.append(line))
+    monkeypatch.setattr("os.execv", lambda _, line: lines.append(line))
     return lines
 
 
 def test_one_device_becomes_the_worker_itself(executed: list[list[str]]) -> None:
     CliRunner().invoke(farm, ["worker"])
-    assert executed == [[sys.executable, "-m", "worker"]]
+    assert executed == [[sys.executable, "-P", "-m", "worker"]]
 
 
 def test_options_are_passed_on(executed: list[list[str]]) -> None:
     given = ["--model", "a=b", "--model", "sd14", "--slots", "4", "--rows", "8", "--drain-seconds", "1.5"]
     given += ["--deterministic", "--device", "cpu", "--name", "me"]
     CliRunner().invoke(farm, ["worker", *given])
-    assert executed == [[sys.executable, "-m", "worker", *given]]
+    assert executed == [[sys.executable, "-P", "-m", "worker", *given]]
 
 
 def test_without_torch_one_line_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -47,7 +50,8 @@ def test_without_torch_one_line_says_what_to_install(monkeypatch: pytest.MonkeyP
     )
 
 
-def start_on_gpus(script: str, gpus: int) -> subprocess.Popen[str]:
+@contextmanager
+def start_on_gpus(script: str, gpus: int) -> Iterator[subprocess.Popen[str]]:
     """`farm worker` on a machine with GPUs, each of its workers running `script`."""
     program = f"""
 import sys
@@ -58,29 +62,58 @@ worker._visible_gpus = lambda: {gpus}
 worker._COMMAND = (sys.executable, "-u", "-c", {script!r})
 farm(["worker", "--name", "host", "--slots", "2"], prog_name="farm")
 """
-    return subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, text=True, cwd=ROOT)
+    command = [sys.executable, "-c", program]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=ROOT, start_new_session=True)
+    try:
+        yield process
+    finally:
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        process.communicate()
+
+
+SAY_AND_WAIT = """
+import os, signal, sys
+signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+os.write(1, (" ".join(sys.argv[1:]) + chr(10)).encode())
+signal.sigwait({signal.SIGTERM})
+"""
 
 
 def test_each_gpu_gets_a_worker_of_its_own_name() -> None:
-    with start_on_gpus("import sys; print(*sys.argv[1:]); sys.exit('cuda:1' in sys.argv)", gpus=3) as process:
-        said, _ = process.communicate(timeout=30)
-    assert sorted(said.splitlines()) == [f"--slots 2 --device cuda:{n} --name host-{n}" for n in range(3)]
-    assert process.returncode == 1
+    with start_on_gpus(SAY_AND_WAIT, gpus=3) as process:
+        assert process.stdout is not None
+        said = [process.stdout.readline() for _ in range(3)]
+        process.send_signal(signal.SIGTERM)
+        process.communicate(timeout=30)
+    assert sorted(said) == [f"--slots 2 --device cuda:{n} --name host-{n}\n" for n in range(3)]
+    assert process.returncode == 0
+
+
+def test_a_worker_that_ends_unasked_takes_the_others_along() -> None:
+    with start_on_gpus(SAY_AND_WAIT, gpus=2) as process:
+        assert process.stdout is not None
+        [process.stdout.readline() for _ in range(2)]
+        children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+        os.kill(int(children[1]), signal.SIGKILL)
+        process.communicate(timeout=30)
+    assert process.returncode == 128 + signal.SIGKILL
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_signals_reach_every_worker(number: signal.Signals) -> None:
     script = """
-import signal, sys
+import os, signal
 wanted = {signal.SIGTERM, signal.SIGINT}
 signal.pthread_sigmask(signal.SIG_BLOCK, wanted)
-print("ready")
-print(signal.sigwait(wanted).name)
+os.write(1, b"ready\\n")
+os.write(1, signal.sigwait(wanted).name.encode() + b"\\n")
 """
     with start_on_gpus(script, gpus=2) as process:
         assert process.stdout is not None
-        assert [process.stdout.readline() for _ in range(2)] == ["ready\n"] * 2
+        started = [process.stdout.readline() for _ in range(2)]  # so the handlers are there
         process.send_signal(number)
         said, _ = process.communicate(timeout=30)
+    assert started == ["ready\n"] * 2
     assert said.split() == [number.name] * 2
     assert process.returncode == 0

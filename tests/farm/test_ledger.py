@@ -12,7 +12,7 @@ from farm.errors import JobNotFound, LedgerUnavailable
 from farm.jobs import WorkerInfo
 from farm.ledger import Claim, Ledger
 from farm.settings import Settings
-from tests.farm.conftest import BATCH, job
+from tests.ledgers import BATCH, job
 
 NAME = job().id
 LAPSED = -1.0  # a lease that ended a second ago

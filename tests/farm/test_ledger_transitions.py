@@ -10,7 +10,7 @@ import pytest
 from farm.errors import JobNotFound
 from farm.jobs import STATES, State
 from farm.ledger import Claim, Ledger
-from tests.farm.conftest import BATCH, job
+from tests.ledgers import BATCH, job
 
 WORKER = "w1"
 NAME = job().id

@@ -9,8 +9,9 @@ from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
 from farm.errors import InvalidInput
-from farm.sheet import SPEC_KEY, Tile, contact_sheet, tile_of
-from tests.farm.conftest import job
+from farm.images import SPEC_KEY
+from farm.sheet import Tile, contact_sheet, tile_of
+from tests.ledgers import job
 
 
 def png(*, spec: str | None = None, size: tuple[int, int] = (64, 64)) -> bytes:

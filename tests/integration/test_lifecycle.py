@@ -5,7 +5,6 @@ from __future__ import annotations
 import signal
 from collections.abc import Callable
 from datetime import timedelta
-from typing import Any
 
 import pytest
 
@@ -33,9 +32,7 @@ def test_a_queued_job_is_cancelled_at_once(client: FarmClient, submit: Submit, s
 
 
 @pytest.mark.usefixtures("worker")
-def test_a_running_job_is_cancelled_and_its_slot_is_free(
-    client: FarmClient, submit: Submit, status: Status, finish: Finish
-) -> None:
+def test_a_running_job_is_cancelled_and_its_slot_is_free(client: FarmClient, submit: Submit, status: Status) -> None:
     [job] = submit(**LONG)
     in_the_middle(status, job)
 
@@ -145,9 +142,7 @@ def test_jobs_of_a_killed_worker_start_again_within_half_a_minute(
             assert again.started - held.started < timedelta(seconds=60)
 
 
-def test_a_worker_that_is_asked_to_leave_finishes_what_it_has(
-    launch: Launch, submit: Submit, status: Status, finish: Finish
-) -> None:
+def test_a_worker_that_is_asked_to_leave_finishes_what_it_has(launch: Launch, submit: Submit, status: Status) -> None:
     leaver = launch("leaver", model="farewell")
     [job] = submit(model="farewell", steps=200)
     in_the_middle(status, job)

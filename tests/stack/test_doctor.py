@@ -99,7 +99,7 @@ def test_wrong_passwords_are_told_apart(running: Running, tmp_path: Path) -> Non
     assert "access denied" in checks["bucket"]["detail"]
 
 
-def test_no_farm_and_a_dead_one(running: Running, tmp_path: Path, asks_torch: None) -> None:  # noqa: ARG001
+def test_no_farm_and_a_dead_one(running: Running, tmp_path: Path, asks_torch: None) -> None:
     code, checks = examine({"FARM_HOME": str(tmp_path)})
     assert code == 1
     assert checks["farm"]["detail"] == "no farm found"

@@ -1,0 +1,15 @@
+"""Jobs to put into a ledger."""
+
+from __future__ import annotations
+
+from farm.ledger import NewJob
+from farm.spec import Conditioning, JobSpec, WeightedPrompt
+
+BATCH = "0" * 16
+
+
+def job(index: int = 0, *, model: str = "emoji", priority: int = 5, steps: int = 30) -> NewJob:
+    """A job of the batch `BATCH`."""
+    conditioning = Conditioning(prompts=(WeightedPrompt(text="an otter"),))
+    spec = JobSpec(mode="txt2img", model=model, conditioning=conditioning, steps=steps, seed=index)
+    return NewJob(f"{BATCH}-{index:04d}", spec, priority, {"who": "test"})

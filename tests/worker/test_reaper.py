@@ -1,0 +1,105 @@
+"""What was lost is found: lapsed leases and lost messages."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+from farm.ledger import MAX_DEATHS, Ledger
+from farm.queue import Queue, depth
+from farm.settings import Settings
+from tests.ledgers import BATCH, job
+from tests.waiting import eventually
+from worker.reaper import Reaper
+
+
+@pytest.fixture
+def queue(servers: Settings, ledger: Ledger) -> Iterator[Queue]:
+    ledger.redis.flushdb()
+    queue = Queue(servers)
+    yield queue
+    queue.close()
+
+
+def claim_and_fall_silent(ledger: Ledger, name: str, worker: str) -> None:
+    assert ledger.claim(name, worker, lease=0.0) is not None
+
+
+def test_a_silent_workers_job_is_queued_and_published_again(ledger: Ledger, queue: Queue) -> None:
+    new = job(model="reaped")
+    ledger.create(BATCH, [new])
+    claim_and_fall_silent(ledger, new.id, "w1")
+
+    Reaper(ledger, queue, "w2").reap()
+
+    status = ledger.get(new.id)
+    assert (status.state, status.attempt, status.worker) == ("queued", 1, None)
+    assert depth(ledger.redis, "reaped") == 1
+
+
+def test_a_job_that_brings_its_workers_down_is_given_up_with_the_reason(ledger: Ledger, queue: Queue) -> None:
+    new = job(model="poison")
+    ledger.create(BATCH, [new])
+    for death in range(MAX_DEATHS):
+        claim_and_fall_silent(ledger, new.id, f"w{death}")
+        Reaper(ledger, queue, "w").reap()
+
+    status = ledger.get(new.id)
+    assert (status.state, status.attempt) == ("failed", MAX_DEATHS)
+    assert status.error is not None
+    assert status.error.kind == "poison"
+    assert f"last on worker w{MAX_DEATHS - 1}" in status.error.message
+    assert depth(ledger.redis, "poison") == MAX_DEATHS - 1, "the last death publishes nothing"
+
+
+def test_a_lease_that_holds_is_left_alone(ledger: Ledger, queue: Queue) -> None:
+    ledger.create(BATCH, [job(model="held")])
+    assert ledger.claim(job().id, "w1") is not None
+
+    Reaper(ledger, queue, "w2").reap()
+
+    assert ledger.get(job().id).state == "running"
+    assert depth(ledger.redis, "held") == 0
+
+
+def test_a_job_whose_message_was_lost_is_published_again(
+    ledger: Ledger, queue: Queue, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("worker.reaper.UNCLAIMED_SECONDS", 0.0)
+    ledger.create(BATCH, [job(model="unheard")])
+
+    Reaper(ledger, queue, "w").reconcile()
+
+    assert depth(ledger.redis, "unheard") == 1
+
+
+def test_a_fresh_job_and_a_long_queue_are_left_alone(ledger: Ledger, queue: Queue) -> None:
+    ledger.create(BATCH, [job(model="fresh")])
+
+    Reaper(ledger, queue, "w").reconcile()
+
+    assert depth(ledger.redis, "fresh") == 0
+
+
+def test_one_of_two_reapers_works(ledger: Ledger) -> None:
+    assert ledger.try_lock("reaper", "first", seconds=60)
+    assert not ledger.try_lock("reaper", "second", seconds=60)
+    assert ledger.try_lock("reaper", "first", seconds=60), "the holder keeps it"
+
+
+def test_the_lock_of_a_dead_reaper_lapses(ledger: Ledger) -> None:
+    assert ledger.try_lock("reaper", "dead", seconds=0.05)
+
+    eventually(lambda: ledger.try_lock("reaper", "heir", seconds=60), "the lock lapses")
+
+
+def test_a_running_reaper_finds_a_silent_workers_job(ledger: Ledger, queue: Queue) -> None:
+    ledger.create(BATCH, [job(model="background")])
+    claim_and_fall_silent(ledger, job().id, "w1")
+    reaper = Reaper(ledger, queue, "w2")
+    reaper.start()
+    try:
+        eventually(lambda: ledger.get(job().id).state == "queued", "it is queued again")
+    finally:
+        reaper.stop()

@@ -1,0 +1,93 @@
+"""A Redis transport for Celery that lets a message say one thing only: which job waits.
+
+Whoever can write to the queue can write anything into it, and Celery's consumer ends at a message whose outside
+it does not expect, or follows headers of the sender's choosing. So every message is read here first: it names a
+job, and then a plain message of our own making is delivered in its place; or it does not, and is dropped.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+import logging
+import uuid
+from queue import Empty
+from typing import Any
+
+from kombu import transport
+from kombu.transport import redis
+
+from farm import keys
+from farm.queue import TASK
+
+_log = logging.getLogger(__name__)
+
+_MAX_BODY_CHARACTERS = 4_096
+
+
+def install() -> None:
+    """Make Celery use this transport for `redis://` and `rediss://` in this process."""
+    for scheme in ("redis", "rediss"):
+        transport.TRANSPORT_ALIASES[scheme] = f"{__name__}:CarefulTransport"
+
+
+def job_named_by(message: object) -> str | None:
+    """The job that a message of the queue names, or None if it is not one of ours."""
+    match message:
+        case {"headers": {"task": task}, "content-type": "application/json", "body": str(body)}:
+            if task == TASK and len(body) <= _MAX_BODY_CHARACTERS:
+                return _job_in(body)
+    return None
+
+
+def _job_in(body: str) -> str | None:
+    try:
+        payload = json.loads(base64.b64decode(body, validate=True))
+    except (ValueError, RecursionError):
+        return None
+    match payload:
+        case [[str(job)], {}, *_] if keys.is_job_id(job):
+            return job
+    return None
+
+
+def wake_up(job: str, queue: str) -> dict[str, Any]:
+    """A message in Celery's protocol 2 that names `job` and asks for nothing else."""
+    identifier = str(uuid.uuid4())
+    headers = {"lang": "py", "task": TASK, "id": identifier, "root_id": identifier, "retries": 0, "ignore_result": True}
+    return {
+        "body": base64.b64encode(json.dumps([[job], {}, {}]).encode()).decode(),
+        "content-type": "application/json",
+        "content-encoding": "utf-8",
+        "headers": headers,
+        "properties": {
+            "correlation_id": identifier,
+            "delivery_tag": identifier,
+            "delivery_info": {"exchange": "", "routing_key": queue},
+            "body_encoding": "base64",
+        },
+    }
+
+
+class CarefulChannel(redis.Channel):
+    """Survives entries of the queue that are not JSON at all."""
+
+    def _brpop_read(self, **options: Any) -> Any:
+        try:
+            return super()._brpop_read(**options)  # type: ignore[no-untyped-call]
+        except (ValueError, RecursionError) as error:
+            _log.warning("dropped an entry of the queue that is no message: %s", error)
+            raise Empty from error
+
+
+class CarefulTransport(redis.Transport):
+    """Delivers a message of our own making for each that names a job, and nothing for others."""
+
+    Channel = CarefulChannel
+
+    def _deliver(self, message: object, queue: str) -> None:
+        job = job_named_by(message)
+        if job is None:
+            _log.warning("dropped a message that names no job: %.120r", message)
+        else:
+            super()._deliver(wake_up(job, queue), queue)  # type: ignore[no-untyped-call]
