@@ -68,7 +68,8 @@ def _check_installed() -> None:
     missing = [package for package in ("torch", "diffusers", "transformers", "worker") if find_spec(package) is None]
     if missing:
         raise FarmError(
-            f"this installation cannot render: {', '.join(missing)} missing", hint="pip install 'render-farm[worker]'"
+            f"this installation cannot render: {', '.join(missing)} missing",
+            hint="in a clone of the farm: pip install -c constraints.txt '.[worker]'",
         )
 
 

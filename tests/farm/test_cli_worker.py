@@ -46,7 +46,8 @@ def test_without_torch_one_line_says_what_to_install(monkeypatch: pytest.MonkeyP
     result = CliRunner().invoke(farm, ["worker"])
     assert result.exit_code == 1
     assert result.stderr == (
-        "farm: this installation cannot render: torch missing\n  pip install 'render-farm[worker]'\n"
+        "farm: this installation cannot render: torch missing\n"
+        "  in a clone of the farm: pip install -c constraints.txt '.[worker]'\n"
     )
 
 
