@@ -45,6 +45,7 @@ end
 local operations = {}
 
 -- jobs: JSON list of {id, batch, model, priority, steps, prompt, spec, labels}. Returns the ids now queued.
+-- A job with a `result` (and the `attempt` that made it) is recorded as done: its result was found in the bucket.
 function operations.create(jobs)
   local queued = {}
   for _, job in ipairs(cjson.decode(jobs)) do
@@ -55,7 +56,12 @@ function operations.create(jobs)
       redis.call('ZADD', P .. ':jobs', now, job.id)
       redis.call('ZADD', P .. ':batch:' .. job.batch, tonumber(string.match(job.id, '%d+$')), job.id)
       redis.call('ZADD', P .. ':batches', 'NX', now, job.batch)
-      move(job.id, nil, 'queued')
+      if job.result then
+        set(job.id, 'result', job.result, 'attempt', job.attempt, 'step', job.steps)
+        move(job.id, nil, 'done')
+      else
+        move(job.id, nil, 'queued')
+      end
     end
     if field(job.id, 'state') == 'queued' then queued[#queued + 1] = job.id end
   end

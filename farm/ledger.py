@@ -43,6 +43,16 @@ class NewJob:
     spec: JobSpec
     priority: int
     labels: dict[str, str]
+    result: FoundResult | None = None
+    """What was found in the bucket of a job that was done before."""
+
+
+@dataclass(frozen=True)
+class FoundResult:
+    """An attempt's `result.json` in the bucket."""
+
+    key: str
+    attempt: int
 
 
 @dataclass(frozen=True)
@@ -317,7 +327,9 @@ class Ledger:
 
 
 def _record(batch: str, job: NewJob) -> dict[str, Any]:
+    found = {"result": job.result.key, "attempt": job.result.attempt} if job.result else {}
     return {
+        **found,
         "id": keys.job_id(job.id),
         "batch": batch,
         "model": job.spec.model,

@@ -208,6 +208,7 @@ class Worker:
             version=package_versions()["render-farm"],
             started=self._started,
             done=self._runner.done,
+            images_per_minute=self._runner.images_per_minute,
         )
 
     @property

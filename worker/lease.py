@@ -92,6 +92,13 @@ class LeaseKeeper:
             return [holding.claim for holding in self._held.values()]
 
     def _run(self) -> None:
+        try:
+            self._keep()
+        except Exception:  # a worker without leases would render what others render too
+            _log.critical("leases cannot be kept any more", exc_info=True)
+            self._on_hang()
+
+    def _keep(self) -> None:
         cursor: str | None = None
         renewed = announced = float("-inf")
         unreachable = False

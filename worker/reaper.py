@@ -56,6 +56,8 @@ class Reaper:
                 last_success = time.monotonic()
             except LedgerUnavailable as error:
                 _log.debug("nothing reaped: %s", error)
+            except Exception:  # one strange record must not end the search for all others
+                _log.error("reaping failed", exc_info=True)
 
     def reap(self) -> None:
         """Queue jobs again whose lease lapsed. Raises `LedgerUnavailable`."""

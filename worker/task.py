@@ -8,9 +8,10 @@ import queue
 import tempfile
 import threading
 import time
+from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TypeVar
 
@@ -63,6 +64,13 @@ class JobRunner:
     publisher: Publisher
     leaving: threading.Event
     done: int = 0
+    _recent: deque[float] = field(default_factory=lambda: deque(maxlen=1_000))
+
+    @property
+    def images_per_minute(self) -> float:
+        """How many jobs were done in the last minute."""
+        since = time.monotonic() - 60
+        return float(sum(moment >= since for moment in tuple(self._recent)))
 
     def run(self, job: str) -> None:
         """Handle a wake-up message for `job`. Whatever becomes of it, this returns and the worker goes on."""
@@ -116,6 +124,7 @@ class JobRunner:
         if not self._patiently(holding, lambda: self.ledger.finish(claim, self.worker, "done", fields)):
             raise Lost
         self.done += 1
+        self._recent.append(time.monotonic())
         self._patiently(holding, lambda: self.publisher.crown(result))
         _log.info("job %s done in %.2f s (attempt %d)", claim.job, timings["total"], claim.attempt)
 

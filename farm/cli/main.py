@@ -41,6 +41,7 @@ SECTIONS = {
         "up": LazyCommand("farm.cli.stack:up", "Start a farm on this machine."),
         "down": LazyCommand("farm.cli.stack:down", "Stop the farm on this machine."),
         "doctor": LazyCommand("farm.cli.stack:doctor", "Check every part of the farm, and say how to mend it."),
+        "recover": LazyCommand("farm.cli.recover:recover", "Rebuild a lost ledger from the bucket."),
         "worker": LazyCommand("farm.cli.worker:worker", "Render on this machine."),
         "workers": LazyCommand("farm.cli.farm:workers", "List the live workers."),
         "models": LazyCommand("farm.cli.farm:models", "List the models that are served or waited for."),

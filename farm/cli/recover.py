@@ -1,0 +1,39 @@
+"""`farm recover`: the ledger again, from what the bucket holds."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+
+import click
+
+from farm.cli.output import json_option, note, plural, print_json
+
+
+@click.command(
+    epilog="""\b
+    Examples:
+      farm recover
+      farm recover --json
+    """
+)
+@json_option
+def recover(as_json: bool) -> None:
+    """Rebuild the ledger from the bucket, after Redis was lost.
+
+    Jobs with a result are recorded as done, all others are queued again: also those that had failed or were
+    cancelled, which the bucket does not know. Jobs that the ledger has are left alone. With --json: {batches, done,
+    queued, damaged}.
+    """
+    from farm.client import FarmClient
+    from farm.recover import recover as rebuild
+
+    with FarmClient.connect() as farm:
+        found = rebuild(farm)
+    if as_json:
+        return print_json(asdict(found))
+    click.echo(
+        f"{found.batches:,} {'batch' if found.batches == 1 else 'batches'}: {found.done:,} done, "
+        f"{plural(found.queued, 'job')} queued"
+    )
+    for key in found.damaged:
+        note(f"warning: {key} is damaged and was passed over")

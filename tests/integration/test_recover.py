@@ -1,0 +1,69 @@
+"""Redis is lost with all it held; the bucket gives the farm back."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from farm import keys
+from farm.client import FarmClient
+from farm.jobs import JobStatus
+from farm.recover import recover
+
+Submit = Callable[..., list[str]]
+Finish = Callable[[list[str]], list[JobStatus]]
+
+
+@pytest.mark.usefixtures("worker")
+def test_finished_work_is_kept_and_the_rest_is_done(
+    client: FarmClient, submit: Submit, finish: Finish, shell: Callable[..., Any]
+) -> None:
+    finished = submit(count=3)
+    finish(finished)
+    waiting = submit(model="not-served-yet", priority=8, labels={"who": "me"})
+    before = {job: client.result(job) for job in finished}
+    client.ledger.redis.flushall()
+
+    told = json.loads(shell("recover", "--json").stdout)
+
+    assert told["damaged"] == []
+    assert told["done"] >= 3
+    assert [status.state for status in client.ledger.get_many(finished)] == ["done"] * 3
+    assert {job: client.result(job) for job in finished} == before
+    [again] = client.ledger.get_many(waiting)
+    assert (again.state, again.priority, again.labels) == ("queued", 8, {"who": "me"})
+
+
+@pytest.mark.usefixtures("worker")
+def test_a_job_that_was_running_is_rendered(client: FarmClient, submit: Submit, finish: Finish) -> None:
+    jobs = submit(count=2, steps=100)
+    client.ledger.redis.flushall()
+
+    recover(client)
+
+    assert [status.state for status in finish(jobs)] == ["done"] * 2
+
+
+def test_recovering_twice_changes_nothing(client: FarmClient, submit: Submit) -> None:
+    [job] = submit(model="nobody-at-all")
+    before = client.ledger.get(job)
+
+    recover(client)
+
+    assert client.ledger.get(job) == before
+
+
+def test_a_damaged_manifest_is_named_and_the_others_are_recovered(client: FarmClient, submit: Submit) -> None:
+    [job] = submit(model="nobody-at-all")
+    damaged = keys.batch_manifest(keys.new_batch_id())
+    client.storage.put(damaged, b"{half", "application/json")
+    client.ledger.redis.flushall()
+
+    found = recover(client)
+
+    assert found.damaged == (damaged,)
+    assert client.ledger.get(job).state == "queued"
+    client.storage.delete(damaged)
