@@ -14,6 +14,7 @@ with FarmClient.connect() as farm:
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -23,7 +24,7 @@ from typing import Any, Self
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from farm import keys, settings
-from farm.errors import InvalidInput, ObjectMissing, WrongState
+from farm.errors import InvalidInput, LedgerUnavailable, ObjectMissing, WrongState
 from farm.fetch import Fetched, fetch, read_result
 from farm.images import InitImage, read_init
 from farm.jobs import JobStatus, State, Waiting, WorkerInfo
@@ -38,6 +39,8 @@ from farm.storage import Storage
 
 FALLBACK_MODEL = "emoji"
 _RESYNCHRONISE_AFTER_SILENT_READS = 10
+_OUTAGE_SECONDS = 30.0
+_RETRY_SECONDS = 0.5
 
 
 class ManifestJob(BaseModel):
@@ -186,19 +189,32 @@ class FarmClient:
         return self.ledger.get_many(self.resolve(names))
 
     def watch(self, jobs: Sequence[str]) -> Iterator[JobStatus]:
-        """Every status of the jobs as it changes, from what it is now until all of them are over."""
+        """Every status of the jobs as it changes, from what it is now until all of them are over.
+
+        An outage of Redis of up to half a minute is waited out. Raises `JobNotFound`, `LedgerUnavailable`.
+        """
         cursor = self.ledger.now()
         latest = {status.id: status for status in self.ledger.get_many(jobs)}
         yield from latest.values()
+        answered = time.monotonic()
         silent = 0
         while not all(status.is_over for status in latest.values()):
-            events = self.ledger.events(cursor, wait=1.0)
+            try:
+                events = self.ledger.events(cursor, wait=1.0)
+                changed = [job for job in dict.fromkeys(event.job for event in events) if job in latest]
+                silent = 0 if changed else silent + 1
+                if silent >= _RESYNCHRONISE_AFTER_SILENT_READS:  # what the bounded stream dropped is read again
+                    changed, silent = [job for job, status in latest.items() if not status.is_over], 0
+                statuses = self.ledger.get_many(changed)
+            except LedgerUnavailable:
+                if time.monotonic() - answered > _OUTAGE_SECONDS:
+                    raise
+                time.sleep(_RETRY_SECONDS)
+                silent = _RESYNCHRONISE_AFTER_SILENT_READS
+                continue
+            answered = time.monotonic()
             cursor = events[-1].cursor if events else cursor
-            changed = [job for job in dict.fromkeys(event.job for event in events) if job in latest]
-            silent = 0 if changed else silent + 1
-            if silent >= _RESYNCHRONISE_AFTER_SILENT_READS:  # the stream is bounded: what it dropped is read again
-                changed, silent = [job for job, status in latest.items() if not status.is_over], 0
-            for status in self.ledger.get_many(changed):
+            for status in statuses:
                 if status != latest[status.id]:
                     latest[status.id] = status
                     yield status
@@ -244,10 +260,11 @@ class FarmClient:
         """Every model that a live worker serves or a job waits for."""
         workers = self.ledger.workers()
         names = sorted({name for worker in workers for name in worker.models} | set(self.ledger.models()))
-        return [
+        services = [
             ModelService(name, tuple(w.id for w in workers if name in w.models), self.ledger.waiting(name))
             for name in names
         ]
+        return [service for service in services if service.workers or service.waiting]
 
     def losses(self) -> Sequence[LossDeclaration]:
         """The built-in losses and those that live workers announce."""

@@ -5,7 +5,8 @@
     ├── NotConfigured            no farm is known: neither a local one nor servers
     ├── LedgerUnavailable        Redis does not answer, or answers with an error
     ├── StorageError             the bucket does not answer, or refuses
-    │   └── ObjectMissing        the bucket answers, and the object is not there
+    │   ├── ObjectMissing        the bucket answers, and the object is not there
+    │   └── ObjectTooLarge       the object is larger than what is asked for can be
     ├── JobNotFound              no job or batch has this id
     ├── WrongState               the job is not in a state in which this can be done
     ├── FetchRefused             a fetched object cannot be kept (checksum, other file)
@@ -59,6 +60,10 @@ class StorageError(FarmError):
 
 class ObjectMissing(StorageError):
     """The bucket has no object under this key."""
+
+
+class ObjectTooLarge(StorageError):
+    """The object has more bytes than may be read of its kind."""
 
 
 class JobNotFound(FarmError):

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from farm import keys
@@ -45,13 +46,13 @@ def fetch(storage: Storage, result: JobResult, out: Path, *, everything: bool, o
     job = keys.job_id(result.job)
     for name, stored in result.objects.items():
         if everything or name == IMAGE:
-            yield _fetch_one(storage, job, name, stored, _destination(out, job, name), overwrite)
+            yield _keep(job, name, stored, _destination(out, job, name), overwrite, partial(storage.get, stored.key))
     if everything:
-        path = out / job / "result.json"
         data = result.model_dump_json(indent=2).encode()
-        there = path.exists() and path.read_bytes() == data
-        _write(path, data)
-        yield Fetched(job, "result.json", path, len(data), there)
+        described = ResultObject(
+            key=keys.result(job), sha256=_sha256(data), size=len(data), content_type="application/json"
+        )
+        yield _keep(job, "result.json", described, out / job / "result.json", overwrite, lambda: data)
 
 
 def _destination(out: Path, job: str, name: str) -> Path:
@@ -61,29 +62,33 @@ def _destination(out: Path, job: str, name: str) -> Path:
     return out / job / name
 
 
-def _fetch_one(storage: Storage, job: str, name: str, stored: ResultObject, path: Path, overwrite: bool) -> Fetched:
-    if path.exists():
-        if path.is_file() and _sha256(path.read_bytes()) == stored.sha256:
-            return Fetched(job, name, path, stored.size, already_there=True)
-        if not overwrite:
-            raise FetchRefused(
-                f"{path} exists and is another file than {stored.key}", hint="give another --out, or --overwrite"
-            )
-    data = storage.get(stored.key)
-    if _sha256(data) != stored.sha256:
-        raise FetchRefused(f"{stored.key} does not have the checksum that its result names; it was not kept")
-    _write(path, data)
+def _keep(job: str, name: str, stored: ResultObject, path: Path, overwrite: bool, get: Callable[[], bytes]) -> Fetched:
+    """Put an object's bytes, got by `get` unless they are there already, into the file `path`."""
+    try:
+        if path.exists():
+            if path.is_file() and _sha256(path.read_bytes()) == stored.sha256:
+                return Fetched(job, name, path, stored.size, already_there=True)
+            if not overwrite:
+                raise FetchRefused(
+                    f"{path} exists and is another file than {stored.key}", hint="give another --out, or --overwrite"
+                )
+        data = get()
+        if _sha256(data) != stored.sha256:
+            raise FetchRefused(f"{stored.key} does not have the checksum that its result names; it was not kept")
+        _write(path, data)
+    except OSError as error:
+        raise FetchRefused(f"{path} cannot be written: {error.strerror}", hint="give another --out") from error
     return Fetched(job, name, path, stored.size, already_there=False)
 
 
 def _write(path: Path, data: bytes) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.{os.getpid()}.part")
+    unfinished = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
-        partial.write_bytes(data)
-        partial.replace(path)
+        unfinished.write_bytes(data)
+        unfinished.replace(path)
     finally:
-        partial.unlink(missing_ok=True)
+        unfinished.unlink(missing_ok=True)
 
 
 def _sha256(data: bytes) -> str:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import io
+import stat
+import warnings
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -36,13 +38,17 @@ class InitImage:
 def read_init(path: Path) -> InitImage:
     """The init image at `path`. Raises `InvalidInput` if it is missing, too large, or no whole image."""
     try:
-        if path.stat().st_size > MAX_BYTES:
+        about = path.stat()
+        if not stat.S_ISREG(about.st_mode):  # a pipe or a device may never end
+            raise InvalidInput(f"{path} is not a file", field="init")
+        if about.st_size > MAX_BYTES:
             raise InvalidInput(
-                f"{path} has {path.stat().st_size / 2**20:.0f} MiB, more than {MAX_BYTES // 2**20}", field="init"
+                f"{path} has {about.st_size / 2**20:.0f} MiB, more than {MAX_BYTES // 2**20}", field="init"
             )
         data = path.read_bytes()
-    except OSError as error:
-        raise InvalidInput(f"{path} cannot be read: {error.strerror}", field="init") from error
+    except (OSError, ValueError) as error:  # ValueError: a NUL in the path
+        reason = error.strerror if isinstance(error, OSError) else error
+        raise InvalidInput(f"{path} cannot be read: {reason}", field="init") from error
     return check_init(data, name=str(path))
 
 
@@ -61,18 +67,27 @@ def decode(data: bytes, *, name: str) -> Image.Image:
     if len(data) > MAX_BYTES:
         raise InvalidInput(f"{name} is larger than {MAX_BYTES // 2**20} MiB", field="init")
     try:
-        with Image.open(io.BytesIO(data), formats=_FORMATS) as opened:
-            if opened.width * opened.height > MAX_PIXELS:
-                raise InvalidInput(
-                    f"{name} has {opened.width}×{opened.height} pixels, more than {MAX_PIXELS // 10**6} million",
-                    field="init",
-                )
+        with _opened(data, name) as opened:
             upright = ImageOps.exif_transpose(opened)
             return _over_white(upright)
-    except (UnidentifiedImageError, Image.DecompressionBombError) as error:
+    except UnidentifiedImageError as error:
         raise InvalidInput(f"{name} is not a PNG, JPEG or WebP image", field="init") from error
     except (OSError, SyntaxError, ValueError) as error:
         raise InvalidInput(f"{name} is damaged: {error}", field="init") from error
+
+
+def _opened(data: bytes, name: str) -> Image.Image:
+    """The picture of which only the header was read. Raises `InvalidInput` if it has too many pixels."""
+    too_many = f"pixels, more than {MAX_PIXELS // 10**6} million"
+    try:
+        with warnings.catch_warnings():  # Pillow warns, and later refuses, at sizes of its own
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+            opened = Image.open(io.BytesIO(data), formats=_FORMATS)
+    except Image.DecompressionBombError as error:
+        raise InvalidInput(f"{name} has over {2 * (Image.MAX_IMAGE_PIXELS or 0):,} {too_many}", field="init") from error
+    if opened.width * opened.height > MAX_PIXELS:
+        raise InvalidInput(f"{name} has {opened.width}×{opened.height} {too_many}", field="init")
+    return opened
 
 
 def _over_white(picture: Image.Image) -> Image.Image:
@@ -85,4 +100,5 @@ def _over_white(picture: Image.Image) -> Image.Image:
 
 def _extension(data: bytes) -> str:
     with Image.open(io.BytesIO(data), formats=_FORMATS) as opened:
-        return str(opened.format).lower()
+        # Phones write JPEG files that hold a second picture, which Pillow calls MPO.
+        return {"MPO": "jpeg"}.get(str(opened.format), str(opened.format).lower())

@@ -83,7 +83,8 @@ function operations.claim(id, worker, token, lease)
   return { 'claimed', attempt, job[4], tonumber(job[5]) }
 end
 
--- held: JSON list of [id, attempt, step]. Renews what the worker still holds; returns the ids it lost.
+-- held: JSON list of [id, attempt, step]. Renews what the worker still holds. Returns what it lost, as a flat list:
+-- id, attempt, …
 function operations.renew(worker, lease, held)
   local lost = {}
   for _, job in ipairs(cjson.decode(held)) do
@@ -96,6 +97,7 @@ function operations.renew(worker, lease, held)
       end
     else
       lost[#lost + 1] = id
+      lost[#lost + 1] = job[2]
     end
   end
   return lost
@@ -128,18 +130,22 @@ function operations.reap(limit, deaths)
   local taken = {}
   for _, id in ipairs(redis.call('ZRANGEBYSCORE', P .. ':leases', '-inf', now, 'LIMIT', 0, limit)) do
     local job = redis.call('HMGET', job_key(id), 'model', 'priority', 'worker', 'attempt')
-    local died = redis.call('HINCRBY', job_key(id), 'deaths', 1)
-    local to = 'queued'
-    if died >= tonumber(deaths) then
-      to = 'failed'
-      set(id, 'error', cjson.encode({
-        kind = 'poison',
-        message = 'its lease lapsed ' .. died .. ' times, last on worker ' .. job[3] .. ' at attempt ' .. job[4] ..
-          ': it seems to bring its workers down'
-      }))
+    if not job[1] then
+      redis.call('ZREM', P .. ':leases', id) -- a lease without a record must not stop the others
+    else
+      local died = redis.call('HINCRBY', job_key(id), 'deaths', 1)
+      local to = 'queued'
+      if died >= tonumber(deaths) then
+        to = 'failed'
+        set(id, 'error', cjson.encode({
+          kind = 'poison',
+          message = 'its lease lapsed ' .. died .. ' times, last on worker ' .. job[3] .. ' at attempt ' .. job[4] ..
+            ': it seems to bring its workers down'
+        }))
+      end
+      move(id, 'running', to)
+      for _, value in ipairs({ id, job[1], tonumber(job[2]), to }) do taken[#taken + 1] = value end
     end
-    move(id, 'running', to)
-    for _, value in ipairs({ id, job[1], tonumber(job[2]), to }) do taken[#taken + 1] = value end
   end
   return taken
 end
@@ -150,7 +156,9 @@ function operations.cancel(id)
   if not state then return 'missing' end
   if state == 'queued' or state == 'running' then
     move(id, state, 'cancelled')
-    if state == 'running' then redis.call('XADD', P .. ':control', 'MAXLEN', '~', 1000, '*', 'cancel', id) end
+    if state == 'running' then
+      redis.call('XADD', P .. ':control', 'MAXLEN', '~', 1000, '*', 'cancel', id, 'attempt', field(id, 'attempt'))
+    end
   end
   return state
 end

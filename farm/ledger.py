@@ -21,6 +21,7 @@ from importlib import resources
 from typing import Any
 
 import redis
+from pydantic import ValidationError
 
 from farm import keys
 from farm.errors import JobNotFound, LedgerUnavailable
@@ -33,6 +34,10 @@ LEASE_SECONDS = 15.0
 MAX_DEATHS = 3
 _CREATE_CHUNK = 500
 _WORKER_TTL_MS = 15_000
+
+
+Attempt = tuple[str, int]
+"""A job's id and the fencing number of one attempt at it."""
 
 
 @dataclass(frozen=True)
@@ -120,9 +125,10 @@ class Ledger:
             return None
         return Claim(job, attempt=int(answer[1]), spec=answer[2], priority=int(answer[3]))
 
-    def renew(self, worker: str, held: Iterable[tuple[str, int, int]], *, lease: float = LEASE_SECONDS) -> set[str]:
-        """Renew the leases on `held` (job, attempt, step) and record their steps. Returns the jobs lost."""
-        return set(self._run("renew", worker, _milliseconds(lease), json.dumps(list(held))))
+    def renew(self, worker: str, held: Iterable[tuple[str, int, int]], *, lease: float = LEASE_SECONDS) -> set[Attempt]:
+        """Renew the leases on `held` (job, attempt, step) and record their steps. Returns the attempts lost."""
+        lost = self._run("renew", worker, _milliseconds(lease), json.dumps(list(held)))
+        return {(job, int(attempt)) for job, attempt in _in_groups(lost, 2)}
 
     def finish(self, claim: Claim, worker: str, state: State, fields: dict[str, str]) -> bool:
         """End a running job as `done` or `failed`. False if another holds it by now, or it was cancelled."""
@@ -239,10 +245,11 @@ class Ledger:
             for identifier, fields in self._read_stream("events", cursor, wait)
         ]
 
-    def cancellations(self, cursor: str, *, wait: float) -> tuple[str, set[str]]:
-        """Running jobs cancelled after `cursor` (`$`: from now), and the next cursor."""
+    def cancellations(self, cursor: str, *, wait: float) -> tuple[str, set[Attempt]]:
+        """The next cursor, and the attempts that were cancelled after `cursor`, waiting up to `wait` seconds."""
         entries = self._read_stream("control", cursor, wait)
-        return (entries[-1][0] if entries else cursor), {fields["cancel"] for _, fields in entries}
+        cancelled = {(fields["cancel"], int(fields["attempt"])) for _, fields in entries}
+        return (entries[-1][0] if entries else cursor), cancelled
 
     def control_cursor(self) -> str:
         """A cursor from which `cancellations` tells what is cancelled next."""
@@ -272,7 +279,7 @@ class Ledger:
         with self._talking():
             names = sorted(self.redis.scan_iter(self._key("worker", "*"), count=1_000))
             records = self.redis.mget(names) if names else []
-        return [WorkerInfo.model_validate_json(record) for record in records if record]
+        return [worker for record in records if record and (worker := _worker(record))]
 
     def try_lock(self, name: str, holder: str, *, seconds: float) -> bool:
         """Hold a lapsing lock, so that one of many does a chore. True if `holder` has it now."""
@@ -319,7 +326,9 @@ class Ledger:
             found = [
                 batch for batch in self.redis.zrevrange(self._key("batches"), 0, -1) if batch.startswith(beginning)
             ]
-        if len(beginning) < 4 or not found:
+        if len(beginning) < 4:
+            raise JobNotFound(f"{beginning!r} is too short to name a batch", hint="give at least four characters")
+        if not found:
             raise JobNotFound(f"no job or batch is called {beginning!r}", hint="'farm list' shows them")
         if len(found) > 1:
             raise JobNotFound(f"{beginning!r} could be {len(found)} batches", hint=f"{found[0]}, {found[1]}, …")
@@ -339,6 +348,14 @@ def _record(batch: str, job: NewJob) -> dict[str, Any]:
         "spec": job.spec.to_json(),
         "labels": json.dumps(job.labels),
     }
+
+
+def _worker(record: str) -> WorkerInfo | None:
+    """A worker's description, or None for one that another version wrote and this one cannot read."""
+    try:
+        return WorkerInfo.model_validate_json(record)
+    except ValidationError:
+        return None
 
 
 def _in_groups(items: Sequence[Any], size: int) -> Iterator[Sequence[Any]]:

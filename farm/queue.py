@@ -94,13 +94,18 @@ class Queue:
         self._app.close()
 
 
-def depth(redis: Any, model: str) -> int:
-    """How many messages wait in a model's queue, over all priorities."""
+def depth(connection: Any, model: str) -> int:
+    """How many messages wait in a model's queue, over all priorities. Raises `LedgerUnavailable`."""
+    from redis import RedisError
+
     name = queue_name(model)
-    pipeline = redis.pipeline(transaction=False)
+    pipeline = connection.pipeline(transaction=False)
     for level in range(_LEVELS):
         pipeline.llen(f"{name}{_PRIORITY_SEPARATOR}{level}" if level else name)
-    return sum(pipeline.execute())
+    try:
+        return sum(pipeline.execute())
+    except RedisError as error:
+        raise LedgerUnavailable(f"the queue {name} cannot be read: {error}") from error
 
 
 def _celery_priority(priority: int) -> int:

@@ -94,15 +94,34 @@ def load_local(farm_home: Path) -> Settings | None:
 
 
 def _from_environment(environment: Mapping[str, str]) -> Settings:
-    redis_url = environment["FARM_REDIS_URL"]
-    if urlsplit(redis_url).scheme not in ("redis", "rediss"):
-        raise InvalidInput("must start with redis:// or rediss://", field="FARM_REDIS_URL")
     endpoint = environment.get("FARM_S3_ENDPOINT") or None
-    if endpoint and urlsplit(endpoint).scheme not in ("http", "https"):
-        raise InvalidInput("must start with http:// or https://", field="FARM_S3_ENDPOINT")
+    public_endpoint = environment.get("FARM_S3_PUBLIC_ENDPOINT") or None
+    _check_url(environment["FARM_REDIS_URL"], "FARM_REDIS_URL", schemes=("redis", "rediss"))
+    for name, url in (("FARM_S3_ENDPOINT", endpoint), ("FARM_S3_PUBLIC_ENDPOINT", public_endpoint)):
+        if url:
+            _check_url(url, name, schemes=("http", "https"))
     return Settings(
-        redis_url=redis_url,
+        redis_url=environment["FARM_REDIS_URL"],
         s3_bucket=environment.get("FARM_S3_BUCKET") or DEFAULT_BUCKET,
         s3_endpoint=endpoint,
-        s3_public_endpoint=environment.get("FARM_S3_PUBLIC_ENDPOINT") or None,
+        s3_public_endpoint=public_endpoint,
     )
+
+
+def _check_url(url: str, variable: str, *, schemes: tuple[str, str]) -> None:
+    """Raises `InvalidInput` that never quotes the address, for it may hold a password."""
+    if not _has_host(url) or urlsplit(url).scheme not in schemes:
+        raise InvalidInput(
+            f"is not {schemes[0]}:// or {schemes[1]}:// with HOST[:PORT]",
+            field=variable,
+            hint="percent-encode special characters of a password",
+        )
+
+
+def _has_host(url: str) -> bool:
+    """Whether the part after `//` is HOST or HOST:PORT, with a port that can be one."""
+    try:
+        parts = urlsplit(url)
+        return bool(parts.hostname) and parts.port != 0
+    except ValueError:
+        return False

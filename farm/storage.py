@@ -6,6 +6,7 @@ who may finish a job.
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -15,7 +16,7 @@ from urllib.parse import urlsplit
 
 from botocore.exceptions import BotoCoreError, ClientError, NoCredentialsError
 
-from farm.errors import ObjectMissing, StorageError
+from farm.errors import ObjectMissing, ObjectTooLarge, StorageError
 from farm.settings import Settings
 
 _MISSING = {"404", "NoSuchKey", "NotFound"}
@@ -50,19 +51,19 @@ class Storage:
             self._client.put_object(Bucket=self.bucket, Key=key, Body=body, ContentType=content_type)
 
     def get(self, key: str, *, limit: int | None = None) -> bytes:
-        """The object's bytes. With `limit`, an object of more bytes is refused unread."""
+        """The object's bytes. With `limit`, an object of more bytes is refused unread: `ObjectTooLarge`."""
         with self._doing("get", key):
             answer = self._client.get_object(Bucket=self.bucket, Key=key)
             if limit is not None and answer["ContentLength"] > limit:
                 answer["Body"].close()
-                raise StorageError(f"{key} has {answer['ContentLength']} bytes, more than {limit}")
+                raise ObjectTooLarge(f"{key} has {answer['ContentLength']:,} bytes, more than {limit:,}")
             data: bytes = answer["Body"].read()
             return data
 
     def download(self, key: str, path: Path) -> None:
-        """Write the object to `path`, in parts and so of any size."""
-        with self._doing("get", key):
-            self._client.download_file(self.bucket, key, str(path))
+        """Write the object to `path`, in parts and so of any size. Raises `OSError` if it cannot be written."""
+        with self._doing("get", key), path.open("wb") as file:
+            shutil.copyfileobj(self._client.get_object(Bucket=self.bucket, Key=key)["Body"], file, 2**20)
 
     def exists(self, key: str) -> bool:
         try:

@@ -17,7 +17,7 @@ from typing import Any, Literal
 import torch
 
 from farm import settings
-from farm.errors import InvalidInput, LedgerUnavailable
+from farm.errors import FarmError, InvalidInput, LedgerUnavailable
 from farm.jobs import WorkerInfo
 from farm.ledger import Claim, Ledger
 from farm.queue import TASK, Queue, celery_app, queue_name
@@ -159,10 +159,13 @@ class Worker:
 
         worker_ready.connect(on_ready, weak=False)
         consumer.start()
+        if self._state != "draining":
+            raise FarmError("the queue's consumer ended by itself", hint="what came before this in the log says why")
 
     def _on_signal(self, number: int, _: FrameType | None) -> None:
         """First signal: take nothing more, finish what is in hand within the time given. Second: leave at once."""
         from celery.exceptions import WorkerShutdown
+        from celery.worker import state
 
         if self._state == "draining":
             _log.warning("leaving at once")
@@ -174,6 +177,7 @@ class Worker:
         timer.daemon = True
         timer.start()
         threading.Thread(target=self._announce, name="announce", daemon=True).start()
+        state.should_stop = 0  # for when the exception comes up where nobody lets it through
         raise WorkerShutdown(0)
 
     def _hand_back_all(self) -> None:
@@ -182,10 +186,7 @@ class Worker:
 
     def _release_all(self) -> None:
         for claim in self._keeper.held:
-            try:
-                self._ledger.release(claim, self.id)
-            except LedgerUnavailable:
-                return
+            self._runner.hand_back(claim)
 
     def _announce(self) -> None:
         try:
@@ -261,6 +262,11 @@ def _device_name(placement: Placement) -> str:
 
 
 def _choose_deterministic_kernels() -> None:
+    """On CUDA: no kernels chosen by timing them, one attention backend, and reproducible matrix products."""
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    torch.backends.cuda.enable_flash_sdp(False)
+    torch.backends.cuda.enable_mem_efficient_sdp(False)
+    torch.backends.cuda.enable_cudnn_sdp(False)
     torch.backends.cudnn.benchmark = False
     torch.backends.cudnn.deterministic = True
     torch.use_deterministic_algorithms(True, warn_only=True)

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 
 from farm.errors import LedgerUnavailable
 from farm.jobs import WorkerInfo
-from farm.ledger import Claim, Ledger
+from farm.ledger import Attempt, Claim, Ledger
 
 _log = logging.getLogger(__name__)
 
@@ -53,9 +53,9 @@ class LeaseKeeper:
         self._on_lost = on_lost
         self._is_hung = is_hung
         self._on_hang = on_hang
-        self._lock = threading.Lock()
-        self._held: dict[str, Holding] = {}
-        self._told: dict[str, int] = {}
+        self._lock = threading.RLock()  # a signal's handler may ask what is held while this thread was asking
+        self._held: dict[Attempt, Holding] = {}
+        self._told: dict[Attempt, int] = {}
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name="lease", daemon=True)
 
@@ -74,16 +74,15 @@ class LeaseKeeper:
     @contextmanager
     def holding(self, claim: Claim) -> Iterator[Holding]:
         """Keep the claim's lease during the block."""
-        holding = Holding(claim)
+        attempt = (claim.job, claim.attempt)
         with self._lock:
-            self._held[claim.job] = holding
+            self._held[attempt] = Holding(claim)
         try:
-            yield holding
+            yield self._held[attempt]
         finally:
             with self._lock:
-                if self._held.get(claim.job) is holding:
-                    del self._held[claim.job]
-                    self._told.pop(claim.job, None)
+                del self._held[attempt]
+                self._told.pop(attempt, None)
 
     @property
     def held(self) -> list[Claim]:
@@ -128,20 +127,20 @@ class LeaseKeeper:
 
     def _has_news(self) -> bool:
         with self._lock:
-            return any(self._told.get(job, 0) != holding.step for job, holding in self._held.items())
+            return any(self._told.get(attempt, 0) != holding.step for attempt, holding in self._held.items())
 
     def _renew(self) -> None:
         with self._lock:
-            reports = [(job, holding.claim.attempt, holding.step) for job, holding in self._held.items()]
+            reports = [(*attempt, holding.step) for attempt, holding in self._held.items()]
         if reports:
             lost = self._ledger.renew(self._worker, reports)
             with self._lock:
-                self._told.update({job: step for job, _, step in reports if job in self._held})
+                self._told.update({(job, n): step for job, n, step in reports if (job, n) in self._held})
             self._lose(lost)
 
-    def _lose(self, jobs: set[str]) -> None:
+    def _lose(self, attempts: set[Attempt]) -> None:
         with self._lock:
-            losing = [self._held[job] for job in jobs if job in self._held]
+            losing = [self._held[attempt] for attempt in attempts if attempt in self._held]
         for holding in losing:
             if not holding.lost.is_set():
                 holding.lost.set()

@@ -1,7 +1,7 @@
 """Finding what was lost: jobs whose worker fell silent, and jobs whose message never reached a worker.
 
 Every worker runs a reaper; a lapsing lock in Redis lets one at a time work. Nobody is declared dead for an
-outage of Redis itself: after one, workers get a whole lease's time to renew before anything is reaped.
+outage of Redis itself: after one, workers get the time to renew before anything is reaped.
 """
 
 from __future__ import annotations
@@ -18,6 +18,8 @@ from farm.queue import Queue, depth
 _log = logging.getLogger(__name__)
 
 PERIOD_SECONDS = 2.0
+RENEWAL_SECONDS = LEASE_SECONDS / 2
+"""Within this time of Redis answering again, every healthy worker has renewed its leases."""
 UNCLAIMED_SECONDS = 5.0
 """A queued job of an empty queue whose message is older than this has no message any more."""
 FORGOTTEN_SECONDS = 600.0
@@ -42,20 +44,25 @@ class Reaper:
         self._thread.join()
 
     def _run(self) -> None:
-        last_success = trusted_from = time.monotonic()
+        last_answer = time.monotonic()
+        trusted_from = last_answer + RENEWAL_SECONDS
+        unreachable = False
         while not self._stop.wait(PERIOD_SECONDS):
             try:
-                now = time.monotonic()
                 may_work = self._ledger.try_lock("reaper", self._worker, seconds=3 * PERIOD_SECONDS)
-                if time.monotonic() - last_success > LEASE_SECONDS / 2:
-                    trusted_from = time.monotonic() + LEASE_SECONDS
+                now = time.monotonic()
+                if now - last_answer > RENEWAL_SECONDS:
+                    trusted_from = now + RENEWAL_SECONDS
+                last_answer = now
                 if may_work and now >= trusted_from:
                     self.reap()
                 if may_work:
                     self.reconcile()
-                last_success = time.monotonic()
+                unreachable = False
             except LedgerUnavailable as error:
-                _log.debug("nothing reaped: %s", error)
+                if not unreachable:
+                    _log.warning("nothing can be reaped: %s", error)
+                unreachable = True
             except Exception:  # one strange record must not end the search for all others
                 _log.error("reaping failed", exc_info=True)
 
@@ -69,10 +76,16 @@ class Reaper:
     def reconcile(self) -> None:
         """Publish again what the ledger has queued and the queues have lost. Raises `LedgerUnavailable`."""
         for model in self._ledger.models():
-            if not self._ledger.waiting(model):
-                continue
-            age = FORGOTTEN_SECONDS if depth(self._ledger.redis, model) else UNCLAIMED_SECONDS
-            stale = self._ledger.republish(model, older_than=age)
-            if stale:
-                _log.info("publishing %d queued jobs of '%s' again", len(stale), model)
-                self._queue.publish(stale)
+            try:
+                self._reconcile(model)
+            except LedgerUnavailable as error:  # one queue that cannot be read must not hide the others
+                _log.warning("the queue of '%s' cannot be looked after: %s", model, error)
+
+    def _reconcile(self, model: str) -> None:
+        if not self._ledger.waiting(model):
+            return
+        age = FORGOTTEN_SECONDS if depth(self._ledger.redis, model) else UNCLAIMED_SECONDS
+        stale = self._ledger.republish(model, older_than=age)
+        if stale:
+            _log.info("publishing %d queued jobs of '%s' again", len(stale), model)
+            self._queue.publish(stale)

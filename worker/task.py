@@ -18,13 +18,23 @@ from typing import TypeVar
 from PIL import Image
 
 from farm import images, keys
-from farm.errors import FarmError, InvalidInput, LedgerUnavailable, ModelError, ObjectMissing, RenderError, StorageError
+from farm.errors import (
+    FarmError,
+    InvalidInput,
+    LedgerUnavailable,
+    ModelError,
+    ObjectMissing,
+    ObjectTooLarge,
+    RenderError,
+    StorageError,
+)
 from farm.jobs import Waiting
 from farm.ledger import Claim, Ledger
 from farm.queue import Queue
-from farm.results import ModelUsed
+from farm.results import JobResult, ModelUsed
 from farm.spec import JobSpec
 from farm.storage import Storage
+from worker.diffusion import latents
 from worker.engine.engine import Engine
 from worker.engine.request import Cancelled, Pixels, Rendered, RenderRequest, StepRecord, resolve
 from worker.lease import Holding, LeaseKeeper
@@ -83,21 +93,25 @@ class JobRunner:
             _log.debug("job %s is not waiting", job)
             return
         with self.keeper.holding(claim) as holding:
-            self._handle(claim, holding)
+            result = self._handle(claim, holding)
+        if result is not None:
+            self._crown(result)
 
-    def _handle(self, claim: Claim, holding: Holding) -> None:
+    def _handle(self, claim: Claim, holding: Holding) -> JobResult | None:
+        """Bring a claimed job to an end, whatever happens. Returns its result if it is done."""
         try:
-            self._render_and_publish(claim, holding)
+            return self._render_and_publish(claim, holding)
         except Lost:
             _log.info("job %s was cancelled or is another's by now", claim.job)
         except HandBack:
-            self._hand_back(claim)
+            self.hand_back(claim)
         except LedgerUnavailable as error:
             _log.warning("job %s is left to its lease: %s", claim.job, error)
         except Exception as error:
             self._fail(claim, holding, error)
+        return None
 
-    def _render_and_publish(self, claim: Claim, holding: Holding) -> None:
+    def _render_and_publish(self, claim: Claim, holding: Holding) -> JobResult:
         begun = time.monotonic()
         spec = JobSpec.from_json(claim.spec)
         if spec.model not in self.served:
@@ -125,8 +139,15 @@ class JobRunner:
             raise Lost
         self.done += 1
         self._recent.append(time.monotonic())
-        self._patiently(holding, lambda: self.publisher.crown(result))
         _log.info("job %s done in %.2f s (attempt %d)", claim.job, timings["total"], claim.attempt)
+        return result
+
+    def _crown(self, result: JobResult) -> None:
+        """Copy a finished job's result to where it is found without the ledger; the ledger names the original."""
+        try:
+            self.publisher.crown(result)
+        except StorageError as error:
+            _log.warning("%s was not written: %s", keys.result(result.job), error)
 
     def _render(
         self, claim: Claim, holding: Holding, spec: JobSpec, model: LoadedModel, trace: TraceWriter
@@ -147,14 +168,19 @@ class JobRunner:
         if self.leaving.is_set() or holding.lost.is_set():  # either may have happened as it was being submitted
             self.engine.cancel(request.id)
         future.add_done_callback(mailbox.close)
-        for record, frame in mailbox.letters():
-            trace.add(record, frame)
+        try:
+            for record, frame in mailbox.letters():
+                trace.add(record, frame)
+        except BaseException:  # such as a full disk: the job fails, so it must not fly on
+            self.engine.cancel(request.id)
+            raise
         try:
             return future.result()
         except Cancelled:
             raise (Lost if holding.lost.is_set() else HandBack) from None
 
     def _init_picture(self, holding: Holding, spec: JobSpec) -> Image.Image | None:
+        """The init image, cut to the size of the job here, so that the engine neither waits for it nor keeps more."""
         reference = spec.start.image
         if reference is None:
             return None
@@ -162,7 +188,10 @@ class JobRunner:
             data = self._patiently(holding, lambda: self.storage.get(reference.key, limit=images.MAX_BYTES))
         except ObjectMissing as error:
             raise InvalidInput(f"the init image {reference.key} is not in the bucket", field="init") from error
-        return images.decode(data, name=reference.key)
+        except ObjectTooLarge as error:
+            raise InvalidInput(error.message, field="init") from error
+        assert spec.width and spec.height, "the spec is resolved"
+        return latents.fit(images.decode(data, name=reference.key), spec.width, spec.height)
 
     def _patiently(self, holding: Holding, action: Callable[[], Answer]) -> Answer:
         """Do `action`, again and again while the bucket or the ledger does not answer, for ten minutes."""
@@ -171,7 +200,7 @@ class JobRunner:
         while True:
             try:
                 return action()
-            except ObjectMissing:
+            except (ObjectMissing, ObjectTooLarge):
                 raise
             except (StorageError, LedgerUnavailable) as error:
                 if holding.lost.is_set():
@@ -184,7 +213,8 @@ class JobRunner:
                 holding.lost.wait(delay)
                 delay = min(2 * delay, 10.0)
 
-    def _hand_back(self, claim: Claim) -> None:
+    def hand_back(self, claim: Claim) -> None:
+        """Give a job in hand back to the queue, with no blame. Tries once."""
         try:
             if self.ledger.release(claim, self.worker):
                 model = JobSpec.from_json(claim.spec).model

@@ -70,12 +70,14 @@ def wake_up(job: str, queue: str) -> dict[str, Any]:
 
 
 class CarefulChannel(redis.Channel):
-    """Survives entries of the queue that are not JSON at all."""
+    """Survives entries of the queue that are no message at all."""
 
     def _brpop_read(self, **options: Any) -> Any:
         try:
             return super()._brpop_read(**options)  # type: ignore[no-untyped-call]
-        except (ValueError, RecursionError) as error:
+        except (Empty, *self.connection_errors, self.ResponseError):
+            raise
+        except Exception as error:  # the JSON hooks of kombu raise whatever an entry makes them raise
             _log.warning("dropped an entry of the queue that is no message: %s", error)
             raise Empty from error
 

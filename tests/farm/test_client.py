@@ -5,13 +5,14 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from PIL import Image
 
 from farm import keys
 from farm.client import FarmClient, read_manifest
-from farm.errors import FetchRefused, InvalidInput, WrongState
+from farm.errors import FetchRefused, InvalidInput, LedgerUnavailable, WrongState
 from farm.queue import depth
 from farm.request import JobRequest, LossRequest
 from tests.farm.rendering import Rendering, render
@@ -101,6 +102,38 @@ def test_watching_ends_when_all_is_over(client: FarmClient) -> None:
     assert final == {first: "done", second: "cancelled"}
 
 
+def test_watching_outlasts_a_short_outage(client: FarmClient, monkeypatch: pytest.MonkeyPatch) -> None:
+    [job] = client.submit([otter()]).jobs
+    changes = client.watch([job])
+    assert next(changes).state == "queued"
+    events, outages = client.ledger.events, iter([LedgerUnavailable("gone"), LedgerUnavailable("gone")])
+
+    def with_an_outage(cursor: str, *, wait: float) -> Any:
+        if outage := next(outages, None):
+            client.cancel([job])
+            raise outage
+        return events(cursor, wait=wait)
+
+    monkeypatch.setattr(client.ledger, "events", with_an_outage)
+
+    assert [status.state for status in changes] == ["cancelled"]
+
+
+def test_watching_does_not_outlast_a_long_outage(client: FarmClient, monkeypatch: pytest.MonkeyPatch) -> None:
+    [job] = client.submit([otter()]).jobs
+    changes = client.watch([job])
+    next(changes)
+
+    def gone(cursor: str, *, wait: float) -> Any:
+        raise LedgerUnavailable("gone")
+
+    monkeypatch.setattr(client.ledger, "events", gone)
+    monkeypatch.setattr("farm.client._OUTAGE_SECONDS", 0.0)
+
+    with pytest.raises(LedgerUnavailable, match="gone"):
+        next(changes)
+
+
 def test_cancelled_jobs_can_be_retried_and_done_ones_not(client: FarmClient, rendered: Rendering) -> None:
     batch = client.submit([otter(count=2)]).batch
     client.cancel([batch])
@@ -131,6 +164,21 @@ def test_another_file_is_not_overwritten_unless_meant(rendered: Rendering, tmp_p
     assert picture.read_bytes() == b"mine"
     assert list(fetch(rendered, tmp_path, overwrite=True)) == [picture]
     assert picture.read_bytes() == rendered.picture
+
+
+def test_another_result_is_not_overwritten_either(rendered: Rendering, tmp_path: Path) -> None:
+    description = tmp_path / rendered.job / "result.json"
+    description.parent.mkdir()
+    description.write_text("mine")
+    with pytest.raises(FetchRefused, match="exists and is another file"):
+        list(fetch(rendered, tmp_path, everything=True))
+    assert description.read_text() == "mine"
+
+
+def test_a_folder_that_cannot_be_written_is_said(rendered: Rendering, tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(FetchRefused, match=r"cannot be written: Not a directory"):
+        list(fetch(rendered, tmp_path / "file" / "deeper"))
 
 
 def test_a_changed_object_is_not_kept(rendered: Rendering, tmp_path: Path) -> None:

@@ -58,7 +58,7 @@ def test_renewing_records_the_step_and_tells_what_is_lost(ledger: Ledger) -> Non
 
     lost = ledger.renew("w1", [(NAME, mine.attempt, 7), (theirs.job, theirs.attempt, 9)])
 
-    assert lost == {theirs.job}
+    assert lost == {(theirs.job, theirs.attempt)}
     assert ledger.get(NAME).step == 7
     assert ledger.get(theirs.job).step == 0
 
@@ -170,7 +170,7 @@ def test_only_running_jobs_are_told_to_workers_when_cancelled(ledger: Ledger) ->
 
     after, cancelled = ledger.cancellations(cursor, wait=0.01)
 
-    assert cancelled == {NAME}
+    assert cancelled == {(NAME, 1)}
     assert ledger.cancellations(after, wait=0.01) == (after, set())
 
 

@@ -26,7 +26,7 @@ from farm.settings import Settings
 from tests.tiny import build_tiny_model
 from tests.waiting import eventually
 
-LONG = {"steps": 400}
+LONG = {"steps": 1000}
 """Long enough to be caught in the middle, on any machine."""
 
 

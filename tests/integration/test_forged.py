@@ -78,9 +78,15 @@ def test_a_body_that_is_not_json_is_dropped(client: FarmClient, the_worker_still
     the_worker_still_works()
 
 
-@pytest.mark.parametrize(
-    "entry", ["garbage", "", "[]", "7", "null", '{"body": 1}', "[" * 100_000, '{"properties": {}}']
+ENTRIES = (
+    *("garbage", "", "[]", "7", "null", '{"body": 1}', "[" * 100_000, '{"properties": {}}'),
+    # What kombu's JSON turns into objects, or stumbles over.
+    *('{"__type__": [], "__value__": 1}', '{"__type__": "datetime", "__value__": 5}'),
+    *('{"__type__": "bytes", "__value__": 5}', '{"__type__": "decimal", "__value__": "x"}'),
 )
+
+
+@pytest.mark.parametrize("entry", ENTRIES, ids=[entry[:40] or "empty" for entry in ENTRIES])
 def test_an_entry_that_is_no_message_is_dropped(
     entry: str, client: FarmClient, the_worker_still_works: Callable[[], None]
 ) -> None:

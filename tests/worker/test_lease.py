@@ -119,6 +119,23 @@ def test_a_job_that_another_took_is_lost(
     assert hearing.lost == [claim.job]
 
 
+def test_a_job_taken_up_again_by_the_same_worker_is_kept_and_the_old_attempt_lost(
+    keeper: LeaseKeeper, ledger: Ledger, hearing: Hearing, claim_one: Callable[..., Claim]
+) -> None:
+    first = claim_one()
+    with keeper.holding(first) as old:
+        ledger.cancel(first.job)
+        ledger.retry(first.job)
+        again = ledger.claim(first.job, WORKER)
+        assert again is not None
+        with keeper.holding(again) as new:
+            assert old.lost.wait(30)
+            new.step = 5
+            eventually(lambda: ledger.get(first.job).step == 5, "the new attempt is renewed")
+            assert not new.lost.is_set()
+    assert hearing.lost == [first.job]
+
+
 def test_a_hung_engine_is_told_and_its_leases_are_let_go(
     keeper: LeaseKeeper, ledger: Ledger, hearing: Hearing, claim_one: Callable[..., Claim]
 ) -> None:

@@ -82,6 +82,28 @@ def test_a_fresh_job_and_a_long_queue_are_left_alone(ledger: Ledger, queue: Queu
     assert depth(ledger.redis, "fresh") == 0
 
 
+def test_a_queue_that_cannot_be_read_does_not_hide_the_others(
+    ledger: Ledger, queue: Queue, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("worker.reaper.UNCLAIMED_SECONDS", 0.0)
+    ledger.create(BATCH, [job(0, model="aaa"), job(1, model="zzz")])
+    ledger.redis.set("farm.aaa", "not a list")
+
+    Reaper(ledger, queue, "w").reconcile()
+
+    assert depth(ledger.redis, "zzz") == 1
+
+
+def test_a_lease_without_a_record_does_not_stop_the_others(ledger: Ledger, queue: Queue) -> None:
+    ledger.create(BATCH, [job(model="real")])
+    claim_and_fall_silent(ledger, job().id, "w1")
+    ledger.redis.zadd(ledger._key("leases"), {"0000000000000000-9999": 1})
+
+    Reaper(ledger, queue, "w2").reap()
+
+    assert ledger.get(job().id).state == "queued"
+
+
 def test_one_of_two_reapers_works(ledger: Ledger) -> None:
     assert ledger.try_lock("reaper", "first", seconds=60)
     assert not ledger.try_lock("reaper", "second", seconds=60)

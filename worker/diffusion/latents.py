@@ -22,9 +22,13 @@ def image_tensor(picture: Image.Image, width: int, height: int) -> Tensor:
 
     A picture that has the size already keeps every pixel.
     """
-    fitted = ImageOps.fit(picture.convert("RGB"), (width, height), method=Image.Resampling.LANCZOS)
-    pixels = np.asarray(fitted, dtype=np.float32) / 255
+    pixels = np.asarray(fit(picture, width, height), dtype=np.float32) / 255
     return torch.from_numpy(pixels).permute(2, 0, 1)[None]
+
+
+def fit(picture: Image.Image, width: int, height: int) -> Image.Image:
+    """`picture` in RGB, resized by Lanczos and cropped about its centre; untouched if it has the size already."""
+    return ImageOps.fit(picture.convert("RGB"), (width, height), method=Image.Resampling.LANCZOS)
 
 
 @torch.no_grad()

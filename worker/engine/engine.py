@@ -13,8 +13,9 @@ import logging
 import queue
 import threading
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Hashable, Iterable, Sequence
 from concurrent.futures import Future
+from itertools import accumulate
 
 import torch
 from torch import Tensor
@@ -50,6 +51,7 @@ class Engine:
         self._landing: list[Flight] = []
         self._arrivals = 0
         self._stopping = False
+        self._caps: dict[Hashable, int] = {}
         self._busy_since: float | None = None
         self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
 
@@ -92,7 +94,6 @@ class Engine:
     def _run(self) -> None:
         while not self._stopping:
             self._read_messages()
-            self._busy_since = time.monotonic()
             self._drop_late()
             self._tick()
             self._retire()
@@ -102,10 +103,15 @@ class Engine:
         if not self._flying and not self._landing:
             self._busy_since = None
             message = self._inbox.get()
-            self._busy_since = time.monotonic()
+            self._note_progress()
             message()
         while not self._inbox.empty():
+            self._note_progress()
             self._inbox.get()()
+
+    def _note_progress(self) -> None:
+        """A new piece of work begins, so the last one has ended: the engine does not hang."""
+        self._busy_since = time.monotonic()
 
     def _end(self) -> None:
         self._stopping = True
@@ -134,13 +140,24 @@ class Engine:
     def _tick(self) -> None:
         """Advance the jobs that get rows by one step."""
         candidates = [flight.candidate for flight in self._flying.values()]
-        flights = [self._flying[job] for job in self._admission.choose(candidates, self._max_rows)]
+        flights = self._within_cap([self._flying[job] for job in self._admission.choose(candidates, self._max_rows)])
         if not flights:
             return
+        self._note_progress()
         try:
             self._take(flights, self._advance(flights))
         except Exception as error:
             self._one_by_one(flights, error)
+
+    def _within_cap(self, flights: list[Flight]) -> list[Flight]:
+        """As many of the first flights as their group's memory allows; a cap goes with the last of its group."""
+        present = {flight.group for flight in self._flying.values()}
+        self._caps = {group: cap for group, cap in self._caps.items() if group in present}
+        cap = self._caps.get(flights[0].group) if flights else None
+        if cap is None:
+            return flights
+        rows = list(accumulate(flight.rows for flight in flights))
+        return [flight for flight, sum_of_rows in zip(flights, rows, strict=True) if sum_of_rows <= cap]
 
     def _one_by_one(self, flights: Sequence[Flight], error: Exception) -> None:
         """After a step failed for several jobs together, find out which of them cannot do it alone."""
@@ -148,9 +165,10 @@ class Engine:
             self._fail(flights[0], _as_farm_error(error, f"rendering job {flights[0].id}"))
             return
         if _is_out_of_memory(error):
-            self._max_rows = max(2, self._max_rows // 2)
-            _log.warning("out of memory in a forward of %d jobs: using %d rows", len(flights), self._max_rows)
+            self._caps[flights[0].group] = max(2, sum(flight.rows for flight in flights) // 2)
+            _log.warning("out of memory in a forward of %d jobs: taking fewer together", len(flights))
         for flight in flights:
+            self._note_progress()
             try:
                 self._take([flight], self._advance([flight]))
             except Exception as own_error:
@@ -181,7 +199,7 @@ class Engine:
             flight.request.observer.on_trace(_record(flight, index, step), frames.get(index))
 
     def _frames(self, flights: Sequence[Flight], framed: Sequence[int], step: Step) -> list[Pixels]:
-        """x_t and x_0 of some jobs, decoded side by side: [height, 2·width, 3] each."""
+        """The latents after this step and the predicted x_0, decoded side by side: [height, 2·width, 3] each."""
         if not framed:
             return []
         pairs = torch.stack([step.x[framed], step.x0[framed]], dim=1).flatten(0, 1)
@@ -192,6 +210,7 @@ class Engine:
         """Decode one chunk of finished jobs, all of one group."""
         if not self._landing:
             return
+        self._note_progress()
         group = self._landing[0].group
         chunk = [flight for flight in self._landing if flight.group == group][: self._chunk]
         try:
@@ -208,6 +227,7 @@ class Engine:
             return
         self._chunk = 1 if _is_out_of_memory(error) else self._chunk
         for flight in chunk:
+            self._note_progress()
             try:
                 self._finish(flight, self._decode(flight, flight.x[None])[0])
             except Exception as own_error:
@@ -233,7 +253,7 @@ class Engine:
 
 
 def _record(flight: Flight, index: int, step: Step) -> StepRecord:
-    norms = {"x": step.x[index], "x0": step.x0[index], "output": step.out[index]}
+    norms = {"x": flight.x, "x0": step.x0[index], "output": step.out[index]}
     return StepRecord(
         step=flight.step,
         timestep=float(flight.plan.timestep[flight.position]),

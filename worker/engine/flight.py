@@ -12,6 +12,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from farm.spec import JobSpec
 from worker.diffusion import latents
 from worker.diffusion.guidance import needs_unconditional
 from worker.diffusion.losses import Losses, WeightedLoss
@@ -136,7 +137,11 @@ def board(request: RenderRequest, losses: Losses, arrival: int, future: Future[R
         noise=noise,
         x=x,
         history=x.new_zeros((HISTORY, *x.shape)),
-        warnings=_warnings("the prompt", conditioned.cut) + _warnings("the negative prompt", negative.cut),
+        warnings=(
+            *_cut_words("the prompt", conditioned.cut),
+            *_cut_words("the negative prompt", negative.cut),
+            *_idle_losses(spec),
+        ),
     )
 
 
@@ -152,7 +157,15 @@ def _first_latents(request: RenderRequest, steps: Plan, noise: NoiseStream) -> T
     return (steps.start_alpha * encoded + steps.start_sigma * fresh)[0]
 
 
-def _warnings(what: str, cut: tuple[str, ...]) -> tuple[str, ...]:
-    if not cut:
-        return ()
-    return (f"{what} is longer than the model reads; it did not see: {' '.join(cut)}",)
+def _cut_words(what: str, cut: tuple[str, ...]) -> tuple[str, ...]:
+    return (f"{what} is longer than the model reads; it did not see: {' '.join(cut)}",) if cut else ()
+
+
+def _idle_losses(spec: JobSpec) -> tuple[str, ...]:
+    """Losses act at steps that are multiples of their `every`; a late start may leave none."""
+    steps = range(spec.start.step, spec.steps)
+    return tuple(
+        f"the loss '{loss.name}' had no effect: of steps {steps[0]} to {steps[-1]} none is a multiple of {loss.every}"
+        for loss in spec.guidance.losses
+        if not any(step % loss.every == 0 for step in steps)
+    )

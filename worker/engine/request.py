@@ -20,7 +20,11 @@ Pixels = NDArray[np.uint8]
 
 @dataclass(frozen=True)
 class StepRecord:
-    """One step's numbers: its index in the schedule, noise level (as σ/α), norms of latents, and losses by name."""
+    """One step's numbers: its index in the schedule, the noise level it starts from (as σ/α), losses and norms.
+
+    Losses are unscaled, by name. Norms are of the latents `x` at that level, of the predicted `x0`, and of the
+    model's guided `output`.
+    """
 
     step: int
     timestep: float
@@ -36,7 +40,7 @@ class Observer(Protocol):
         """`done` of the job's steps are done."""
 
     def on_trace(self, record: StepRecord, frame: Pixels | None) -> None:
-        """A traced step. `frame` [height, 2·width, 3] shows x_t and the predicted x_0 side by side."""
+        """A traced step. `frame` [height, 2·width, 3] shows the latents after it beside the predicted x_0."""
 
 
 class SilentObserver:

@@ -238,6 +238,41 @@ def test_words_beyond_the_encoders_length_are_reported(engines: Callable[..., En
     assert rendered.warnings[0].endswith("otter")
 
 
+def test_a_loss_that_no_step_is_due_for_is_reported(engines: Callable[..., Engine], request_for: Make) -> None:
+    fields = {"from_image": True, "start_step": 6, "steps": 10, "losses": [{"name": "blue", "every": 5}]}
+    late = {**fields, "losses": [{"name": "blue", "every": 20}]}
+
+    assert engines().submit(request_for("due", **{**fields, "start_step": 5})).result().warnings == ()
+    assert engines().submit(request_for("late", **late)).result().warnings == (
+        "the loss 'blue' had no effect: of steps 6 to 9 none is a multiple of 20",
+    )
+
+
+def test_memory_that_came_short_for_many_is_enough_for_half_as_many(
+    engines: Callable[..., Engine], request_for: Make, model: LoadedModel
+) -> None:
+    widths: list[int] = []
+
+    def small_batches(rows: torch.Tensor, *arguments: Any, **keywords: Any) -> Any:
+        widths.append(len(rows))
+        if len(rows) > 4:
+            raise torch.OutOfMemoryError
+        return model.unet(rows, *arguments, **keywords)
+
+    cramped = _with_unet(model, small_batches)
+    engine = engines(max_rows=8)
+    watcher = Watcher(hold_at=1)
+    first = engine.submit(replace(request_for("j0", observer=watcher, steps=8), model=cramped))
+    assert watcher.reached.wait(30)
+    others = [engine.submit(replace(request_for(f"j{n}", steps=8), model=cramped)) for n in range(1, 4)]
+    watcher.let_go.set()
+    for future in (first, *others):
+        assert future.result(60).pixels.any()
+
+    assert widths.count(8) == 1, "the same company is not tried twice"
+    assert 4 in widths, "half as many go together"
+
+
 def test_a_stopped_engine_cancels_what_it_holds(request_for: Make) -> None:
     engine, watcher = Engine(load_losses(), max_rows=8), Watcher(hold_at=1)
     engine.start()
