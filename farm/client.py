@@ -348,7 +348,7 @@ def _warnings(jobs: Sequence[NewJob], workers: Sequence[WorkerInfo]) -> tuple[st
     missing = sorted({job.spec.model for job in jobs} - served)
     return tuple(
         f"no live worker serves the model '{name}'; its jobs wait until one does"
-        f" (farm worker --model {name}{'' if name in ('emoji', 'sd14') else '=SOURCE'})"
+        f" (farm worker --model {name}{'' if name in keys.BUILT_IN_MODELS else '=SOURCE'})"
         for name in missing
     )
 

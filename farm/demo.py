@@ -51,12 +51,12 @@ def requests() -> list[JobRequest]:
     apple = Path(str(resources.files("farm").joinpath("demo_init.png")))
     blue = (LossRequest(name="blue"),)
     return [
-        JobRequest(prompt=("a watercolor painting of an otter",), seed=32, trace="video"),
+        JobRequest(prompt="a watercolor painting of an otter", seed=32, trace="video"),
         JobRequest(mode="mix", prompt=("a giraffe", "a cat"), mix=0.5, seed=4),
-        JobRequest(mode="img2img", prompt=("a green apple",), init=apple, start_step=12, steps=30, seed=7),
-        JobRequest(mode="guided", prompt=("a puppy",), losses=blue, seed=8),
-        JobRequest(prompt=("a watercolor painting of an otter",), sampler="dpmpp_2m", steps=20, seed=33),
-        *(JobRequest(prompt=(prompt,), seed=seed) for seed, prompt in enumerate(_MORE_PROMPTS, start=100)),
+        JobRequest(mode="img2img", prompt="a green apple", init=apple, start_step=12, steps=30, seed=7),
+        JobRequest(mode="guided", prompt="a puppy", losses=blue, seed=8),
+        JobRequest(prompt="a watercolor painting of an otter", sampler="dpmpp_2m", steps=20, seed=33),
+        *(JobRequest(prompt=prompt, seed=seed) for seed, prompt in enumerate(_MORE_PROMPTS, start=100)),
     ]
 
 

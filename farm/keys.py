@@ -18,6 +18,9 @@ _MODEL_NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 _OBJECT_NAME = re.compile(r"[a-z0-9][a-z0-9._-]*(/[a-z0-9][a-z0-9._-]*)?")
 
+BUILT_IN_MODELS = ("emoji", "sd14")
+"""Models that every worker knows by name alone; any other needs a source."""
+
 IMAGE_EXTENSIONS = ("png", "jpeg", "webp")
 
 

@@ -7,19 +7,22 @@ connection is opened.
 
 from __future__ import annotations
 
+import math
 import secrets
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated, Any, Self
 
-from pydantic import Field, ValidationError, field_validator, model_validator
+from pydantic import Field, PlainValidator, ValidationError, field_validator, model_validator
 
 from farm.errors import InvalidInput
 from farm.losses import BUILTIN, LossDeclaration, find
 from farm.spec import (
     MAX_LOSSES,
+    MAX_PROMPT_CHARACTERS,
     MAX_PROMPTS,
     MAX_SEED,
+    MAX_WEIGHT,
     Conditioning,
     Every,
     Guidance,
@@ -29,6 +32,7 @@ from farm.spec import (
     LossScale,
     LossTerm,
     Mode,
+    ModelName,
     Priority,
     PromptText,
     SamplerName,
@@ -51,6 +55,21 @@ DEFAULT_PRIORITY = 5
 MAX_COUNT = 10_000
 
 
+def _as_prompts(value: Any) -> tuple[str, ...]:
+    """One prompt, or several, as a tuple."""
+    prompts = (value,) if isinstance(value, str) else value
+    if not isinstance(prompts, (tuple, list)):
+        raise ValueError(f"{prompts!r:.60} should be text, or a list of texts")
+    if not 1 <= len(prompts) <= MAX_PROMPTS:
+        raise ValueError(f"there are {len(prompts)}; there must be 1 to {MAX_PROMPTS}")
+    for prompt in prompts:
+        if not isinstance(prompt, str):
+            raise ValueError(f"{prompt!r:.60} should be text")
+        if len(prompt) > MAX_PROMPT_CHARACTERS:
+            raise ValueError(f"{prompt!r:.60}… has {len(prompt):,} characters, more than {MAX_PROMPT_CHARACTERS:,}")
+    return tuple(prompts)
+
+
 class MixTerm(Wire):
     """A further prompt and its share of the mix, 0 < weight < 1."""
 
@@ -71,7 +90,7 @@ class JobRequest(Wire):
     """One submission's wish, of `count` images with consecutive seeds."""
 
     mode: Mode = "txt2img"
-    prompt: Annotated[tuple[PromptText, ...], Field(min_length=1, max_length=MAX_PROMPTS)]
+    prompt: Annotated[str | tuple[str, ...], PlainValidator(_as_prompts)]
     weights: tuple[float, ...] | None = None
     mix: Annotated[float, Field(ge=0, le=1)] | None = None
     mix_with: Annotated[tuple[MixTerm, ...], Field(max_length=MAX_PROMPTS - 1)] = ()
@@ -87,17 +106,24 @@ class JobRequest(Wire):
     count: Annotated[int, Field(ge=1, le=MAX_COUNT)] = 1
     width: Side | None = None
     height: Side | None = None
-    model: str | None = None
+    model: ModelName | None = None
     priority: Priority = DEFAULT_PRIORITY
     trace: TraceLevel = "none"
     trace_every: Every = 1
     time_limit: TimeLimit | None = None
     labels: Labels = Field(default={}, max_length=16)
 
-    @field_validator("prompt", mode="before")
+    @property
+    def prompts(self) -> tuple[str, ...]:
+        """The prompts, also when there is one only."""
+        return (self.prompt,) if isinstance(self.prompt, str) else self.prompt
+
+    @field_validator("init", mode="before")
     @classmethod
-    def _one_prompt_is_a_tuple_of_one(cls, value: Any) -> Any:
-        return (value,) if isinstance(value, str) else value
+    def _init_has_a_name(cls, value: Any) -> Any:
+        if value == "":
+            raise ValueError("'' cannot be the name of a file")
+        return value
 
     @classmethod
     def parse(cls, fields: dict[str, Any]) -> JobRequest:
@@ -111,7 +137,7 @@ class JobRequest(Wire):
     def _has_what_its_mode_needs(self) -> Self:
         if self.mode == "img2img" and self.init is None:
             raise ValueError("img2img needs an init image: give --init FILE")
-        if self.mode == "mix" and len(self.prompt) + len(self.mix_with) < 2:
+        if self.mode == "mix" and len(self.prompts) + len(self.mix_with) < 2:
             raise ValueError("mix needs at least two prompts")
         if self.mode == "guided" and not self.losses:
             raise ValueError("guided needs a loss: give --loss NAME ('farm losses' lists them)")
@@ -119,10 +145,12 @@ class JobRequest(Wire):
             raise ValueError("--start-step and --strength need an init image: give --init FILE")
         if self.start_step is not None and self.strength is not None:
             raise ValueError("give --start-step or --strength, not both")
-        if self.mix is not None and (self.weights is not None or len(self.prompt) != 2):
+        if self.mix is not None and self.weights is not None:
+            raise ValueError("give --mix or --weights, not both")
+        if self.mix is not None and len(self.prompts) != 2:
             raise ValueError("--mix goes with exactly two prompts; give --weights for more")
-        if self.weights is not None and len(self.weights) != len(self.prompt):
-            raise ValueError(f"there are {len(self.prompt)} prompts and {len(self.weights)} weights")
+        if self.weights is not None and len(self.weights) != len(self.prompts):
+            raise ValueError(f"there are {len(self.prompts)} prompts and {len(self.weights)} weights")
         return self
 
     def specs(
@@ -157,16 +185,19 @@ class JobRequest(Wire):
         return [first.model_copy(update={"seed": first_seed + index}) for index in range(self.count)]
 
     def _weighted_prompts(self) -> tuple[WeightedPrompt, ...]:
-        weights = self.weights or ((self.mix, 1 - self.mix) if self.mix is not None else (1.0,) * len(self.prompt))
+        weights = self.weights or ((self.mix, 1 - self.mix) if self.mix is not None else (1.0,) * len(self.prompts))
         total = sum(weights)
-        if not total > 1e-6:
-            raise InvalidInput(f"the weights sum to {total:g}; their sum must be above 0", field="weights")
+        if not 1e-6 < total < math.inf:
+            raise InvalidInput(f"the weights sum to {total:g}; their sum must be above 0 and finite", field="weights")
+        if abs(largest := max(weights, key=abs)) > MAX_WEIGHT * total:
+            reason = f"{largest:g} is more than {MAX_WEIGHT:g} times the weights' sum, which is {total:g}"
+            raise InvalidInput(reason, field="weights")
         own_share = 1 - sum(term.weight for term in self.mix_with)
         if self.mix_with and not own_share > 1e-6:
             raise InvalidInput("the shares leave nothing for the first prompt", field="mix-with")
         own = tuple(
             WeightedPrompt(text=text, weight=own_share * weight / total)
-            for text, weight in zip(self.prompt, weights, strict=True)
+            for text, weight in zip(self.prompts, weights, strict=True)
         )
         return own + tuple(WeightedPrompt(text=term.prompt, weight=term.weight) for term in self.mix_with)
 
@@ -174,6 +205,8 @@ class JobRequest(Wire):
         if self.init is None:
             return Start()
         if self.start_step is not None:
+            if self.start_step >= self.steps:
+                raise InvalidInput(f"{self.start_step} leaves none of the {self.steps} steps to do", field="start_step")
             return Start(image=init, step=self.start_step)
         strength = 0.75 if self.strength is None else self.strength
         return Start(image=init, step=start_step_of_strength(strength, self.steps))

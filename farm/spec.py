@@ -9,13 +9,23 @@ from __future__ import annotations
 import math
 from typing import Annotated, Any, Literal, Self, get_args
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError, field_validator, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    StringConstraints,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 
 from farm import keys
 from farm.errors import InvalidInput
 
 MAX_PROMPT_CHARACTERS = 4_000
 MAX_PROMPTS = 16
+MAX_WEIGHT = 100.0
 MAX_LOSSES = 8
 MAX_STEPS = 1_000
 MIN_SIDE, MAX_SIDE = 64, 2_048
@@ -32,7 +42,16 @@ SAMPLERS: tuple[SamplerName, ...] = get_args(SamplerName)
 TRACE_LEVELS: tuple[TraceLevel, ...] = get_args(TraceLevel)
 
 PromptText = Annotated[str, StringConstraints(max_length=MAX_PROMPT_CHARACTERS)]
-ModelName = Annotated[str, Field(max_length=64)]
+
+
+def _names_a_model(value: str) -> str:
+    try:
+        return keys.model_name(value)
+    except InvalidInput as error:
+        raise ValueError(f"{error.reason} ({error.hint})") from error
+
+
+ModelName = Annotated[str, AfterValidator(_names_a_model)]
 Side = Annotated[int, Field(ge=MIN_SIDE, le=MAX_SIDE, multiple_of=8)]
 Steps = Annotated[int, Field(ge=1, le=MAX_STEPS)]
 Seed = Annotated[int, Field(ge=0, le=MAX_SEED)]
@@ -48,16 +67,24 @@ Labels = dict[
 
 
 class Wire(BaseModel):
-    """A frozen value that crosses a process: unknown fields, NaN and infinities are refused."""
+    """A frozen value that crosses a process: unknown fields, NaN, infinities and booleans are refused."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _true_is_not_one(cls, value: Any) -> Any:
+        for part in value.values() if isinstance(value, dict) else value if isinstance(value, list) else (value,):
+            if isinstance(part, bool):
+                raise ValueError(f"{str(part).lower()} is neither a number nor text")
+        return value
 
 
 class WeightedPrompt(Wire):
     """One prompt of a mix. Weights of a spec's prompts sum to one."""
 
     text: PromptText
-    weight: Annotated[float, Field(ge=-100, le=100)] = 1.0
+    weight: Annotated[float, Field(ge=-MAX_WEIGHT, le=MAX_WEIGHT)] = 1.0
 
 
 class Conditioning(Wire):
@@ -129,14 +156,6 @@ class JobSpec(Wire):
     height: Side | None = None
     trace: Trace = Trace()
     time_limit: TimeLimit | None = None
-
-    @field_validator("model")
-    @classmethod
-    def _names_a_model(cls, value: str) -> str:
-        try:
-            return keys.model_name(value)
-        except InvalidInput as error:
-            raise ValueError(str(error)) from error
 
     @model_validator(mode="after")
     def _starts_before_the_end(self) -> Self:

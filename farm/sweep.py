@@ -13,19 +13,24 @@ are counted before any is built, so that a file of a few bytes cannot ask for a 
 from __future__ import annotations
 
 import copy
+import dataclasses
 import difflib
 import itertools
 import math
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from farm.errors import InvalidInput
 from farm.request import JobRequest
 
+if TYPE_CHECKING:
+    from yaml.events import Event
+
 MAX_FILE_BYTES = 2 * 2**20
 MAX_JOBS = 100_000
+MAX_DEPTH = 100
 _EXPANSIONS = ("zip", "product")
 
 # One choice sets some fields; an axis is the list of its choices; a job is one choice of every axis.
@@ -38,35 +43,98 @@ def parse(text: str) -> Any:
 
     if len(text.encode()) > MAX_FILE_BYTES:
         raise InvalidInput(f"is larger than {MAX_FILE_BYTES // 2**20} MiB")
+    loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
     try:
-        return yaml.load(text, Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))  # noqa: S506 - it is a safe one
+        _examine(yaml.parse(text, Loader=loader))
+        return yaml.load(text, Loader=loader)  # noqa: S506 - it is a safe one
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark
         where = f"line {mark.line + 1}, column {mark.column + 1}: " if mark else ""
         raise InvalidInput(f"{where}{error.problem or error.context or 'is not YAML'}") from error
-    except (yaml.YAMLError, ValueError, RecursionError) as error:
+    except RecursionError as error:  # aliases nest without limit
+        raise InvalidInput("is nested too deeply") from error
+    except (yaml.YAMLError, ValueError) as error:
         raise InvalidInput(f"is not YAML or JSON: {error}") from error
 
 
 def count(document: Any) -> int:
     """How many jobs the document makes, without making them. Raises `InvalidInput`."""
-    return sum(_pictures(fields, axes) for _, fields, axes in _entries(document))
+    number = 0
+    for position, fields, axes in _entries(document):
+        with _naming(position):
+            number += _pictures(fields, axes)
+    return number
 
 
-def expand(document: Any, *, folder: Path = Path(), limit: int = 1_000) -> list[JobRequest]:
-    """The requests of a document; a relative `init` is beside `folder`.
+def expand(
+    document: Any,
+    *,
+    folder: Path = Path(),
+    limit: int = 1_000,
+    check: Callable[[Sequence[JobRequest]], object] = lambda _: None,
+) -> list[JobRequest]:
+    """The requests of a document; a relative `init` is beside `folder`. `check` is called with those of each entry.
 
     Raises `InvalidInput` naming the entry at fault, or when there would be more than `limit` jobs
     (which itself is 100,000 at most).
     """
     limit = min(limit, MAX_JOBS)
-    if (number := count(document)) > limit:
-        raise InvalidInput(f"makes {number:,} jobs, more than {limit:,}")
+    _refuse_more(limit, count(document))
     requests: list[JobRequest] = []
     for position, fields, axes in _entries(document):
         with _naming(position):
-            requests += [_request(fields, choices, folder) for choices in itertools.product(*axes)]
+            made = [_request(fields, choices, folder) for choices in itertools.product(*axes)]
+            check(made)
+        requests += made
+    _refuse_more(limit, sum(request.count for request in requests))
     return requests
+
+
+@dataclasses.dataclass
+class _Level:
+    """A list or mapping that is being read; in a mapping, keys and values take turns."""
+
+    is_mapping: bool
+    keys: set[str] = dataclasses.field(default_factory=set)
+    key_is_next: bool = True
+
+
+def _examine(events: Iterable[Event]) -> None:
+    """Refuse keys given twice, of which YAML keeps the last, and nesting so deep that composing it overflows the stack.
+
+    Reading events does not recurse.
+    """
+    from yaml.events import CollectionEndEvent, CollectionStartEvent, MappingStartEvent, NodeEvent
+
+    levels: list[_Level] = []
+    for event in events:
+        if isinstance(event, CollectionEndEvent):
+            levels.pop()
+        if isinstance(event, NodeEvent) and levels and levels[-1].is_mapping:
+            _take_turn(levels[-1], event)
+        if isinstance(event, CollectionStartEvent):
+            levels.append(_Level(isinstance(event, MappingStartEvent)))
+        if len(levels) > MAX_DEPTH:
+            raise InvalidInput(f"{_line(event)}is nested more than {MAX_DEPTH} deep")
+
+
+def _take_turn(mapping: _Level, event: Event) -> None:
+    from yaml.events import ScalarEvent
+
+    if mapping.key_is_next and isinstance(event, ScalarEvent):
+        if event.value in mapping.keys:
+            raise InvalidInput(f"{_line(event)}{event.value!r:.60} is there twice")
+        mapping.keys.add(event.value)
+    mapping.key_is_next = not mapping.key_is_next
+
+
+def _line(event: Event) -> str:
+    return f"line {event.start_mark.line + 1}: " if event.start_mark else ""
+
+
+def _refuse_more(limit: int, number: int) -> None:
+    if number > limit:
+        raise InvalidInput(f"makes {number:,} jobs, more than {limit:,}")
 
 
 def _entries(document: Any) -> Iterator[tuple[int, dict[str, Any], list[list[Choice]]]]:
@@ -106,7 +174,14 @@ def _pictures(fields: Mapping[str, Any], axes: Iterable[list[Choice]]) -> int:
     swept = [axis for axis in axes if "count" in axis[0]]
     others = math.prod(len(axis) for axis in axes if "count" not in axis[0])
     counts = [choice["count"] for choice in swept[0]] if swept else [fields.get("count", 1)]
-    return others * sum(number if isinstance(number, int) and number > 0 else 1 for number in counts)
+    return others * sum(map(_whole_count, counts))
+
+
+def _whole_count(value: Any) -> int:
+    """A `count` as a number that can be summed; one below 1 is refused when its request is made."""
+    if not isinstance(value, int) or isinstance(value, bool):
+        raise InvalidInput(f"{value!r:.60} is not a whole number", field="count")
+    return max(value, 1)
 
 
 def _request(fields: Mapping[str, Any], choices: Iterable[Choice], folder: Path) -> JobRequest:
@@ -114,9 +189,18 @@ def _request(fields: Mapping[str, Any], choices: Iterable[Choice], folder: Path)
     for choice in choices:
         for path, value in choice.items():
             _assign(chosen, path, copy.deepcopy(value))
-    if isinstance(chosen.get("init"), str):
-        chosen["init"] = folder / Path(chosen["init"]).expanduser()
+    if isinstance(init := chosen.get("init"), str) and init:
+        chosen["init"] = _beside(folder, init)
     return JobRequest.parse(chosen)
+
+
+def _beside(folder: Path, init: str) -> Path:
+    if "\0" in init:
+        raise InvalidInput(f"{init!r:.60} cannot be the name of a file", field="init")
+    try:
+        return folder / Path(init).expanduser()
+    except RuntimeError as error:  # ~nobody
+        raise InvalidInput(f"{init!r:.60}: {error}", field="init") from error
 
 
 def _assign(fields: dict[str, Any], path: str, value: Any) -> None:
@@ -170,3 +254,5 @@ def _naming(position: int) -> Iterator[None]:
         yield
     except InvalidInput as error:
         raise InvalidInput(f"job {position}: {error.message}", hint=error.hint) from error
+    except RecursionError as error:
+        raise InvalidInput(f"job {position}: is nested too deeply") from error

@@ -99,13 +99,13 @@ def losses(as_json: bool) -> None:
     The built-in ones, and those that live workers add. With --json: a list of {name, help, arguments: [{name, default,
     minimum, maximum, help}], default_scale}.
     """
-    known = _known_losses()
+    known = known_losses()
     if as_json:
         return print_json([asdict(loss) for loss in known])
     console().print(_table_of(known))
 
 
-def _known_losses() -> Sequence[LossDeclaration]:
+def known_losses() -> Sequence[LossDeclaration]:
     """Those of the farm; the built-in ones where there is no farm, or none that answers."""
     from farm.client import FarmClient
 

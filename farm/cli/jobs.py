@@ -57,6 +57,7 @@ def list_jobs(state: State | None, limit: int, page: int, as_json: bool) -> None
             escape(one_line(status.prompt)),
         )
     if statuses:
+        rows.columns[0].min_width = max(len(status.id) for status in statuses)  # one types it, so it is shown whole
         console().print(rows)
     note("  ".join(f"{number:,} {name}" for name, number in counts.items() if number) or "no jobs yet")
 
@@ -125,14 +126,17 @@ def cancel(names: tuple[str, ...], everything: bool, yes: bool, as_json: bool) -
         if everything:
             counts = farm.ledger.counts()
             number = counts["queued"] + counts["running"]
-            if not yes and not click.confirm(f"Cancel {plural(number, 'job')} of this farm?", err=True):
+            if number and not yes and not click.confirm(f"Cancel {plural(number, 'job')} of this farm?", err=True):
                 raise click.exceptions.Exit(1)
             before = dict(_cancel_all(farm))
         else:
             before = farm.cancel(names)
     if as_json:
         return print_json(before)
-    _tell_cancelled(before)
+    if before:
+        _tell_cancelled(before)
+    else:
+        click.echo("nothing to cancel: no job is queued or running")
 
 
 @click.command(

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
@@ -61,14 +61,17 @@ class FarmCommand(LazyGroup):
             _tell(error, as_json=ctx.meta.get(JSON_WANTED, False))
             ctx.exit(error.exit_code)
 
-    def main(self, *args: Any, standalone_mode: bool = True, **extra: Any) -> Any:
-        run: Callable[[], Any] = partial(super().main, *args, **extra, standalone_mode=False)
+    def main(self, args: Sequence[str] | None = None, *rest: Any, standalone_mode: bool = True, **extra: Any) -> Any:
+        arguments = sys.argv[1:] if args is None else list(args)
+        run: Callable[[], Any] = partial(super().main, arguments, *rest, **extra, standalone_mode=False)
         if not standalone_mode:
             return run()
         try:
             # Commands return nothing; what comes back is the code of an `Exit`.
             sys.exit(run() or 0)
         except click.ClickException as error:
+            if "--json" in arguments:  # the options may not have been understood as far as that
+                _tell_program(type(error).__name__, error.format_message(), None)
             error.show()
             sys.exit(error.exit_code)
         except click.Abort:
@@ -104,11 +107,14 @@ def main() -> None:
 
 def _tell(error: FarmError, *, as_json: bool) -> None:
     if as_json:
-        told = {"type": type(error).__name__, "message": error.message, "hint": error.hint}
-        click.echo(json.dumps({"error": told}))
+        _tell_program(type(error).__name__, error.message, error.hint)
     click.echo(f"farm: {error.message}", err=True)
     if error.hint:
         click.echo(f"  {error.hint}", err=True)
+
+
+def _tell_program(kind: str, message: str, hint: str | None) -> None:
+    click.echo(json.dumps({"error": {"type": kind, "message": message, "hint": hint}}))
 
 
 if __name__ == "__main__":

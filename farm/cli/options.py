@@ -87,7 +87,7 @@ def _decorated(command: F, options: Sequence[Callable[[Any], Any]]) -> F:
 
 
 def request(mode: Mode, prompts: Sequence[str], options: Mapping[str, Any], **more: Any) -> JobRequest:
-    """The request that a submit command's options make. Raises `InvalidInput` naming the option."""
+    """The request that a submit command's options make. Raises `InvalidInput`."""
     named = (
         *("negative", "steps", "guidance", "seed", "count", "width", "height", "sampler", "model", "init"),
         *("start_step", "strength", "trace", "trace_every", "priority", "time_limit"),
@@ -101,8 +101,7 @@ def request(mode: Mode, prompts: Sequence[str], options: Mapping[str, Any], **mo
         "labels": parsing.labels(options["label"]),
         **more,
     }
-    with naming_options():
-        return JobRequest.parse({name: value for name, value in fields.items() if value is not None})
+    return JobRequest.parse({name: value for name, value in fields.items() if value is not None})
 
 
 @contextmanager
@@ -111,7 +110,10 @@ def naming_options() -> Iterator[None]:
     try:
         yield
     except InvalidInput as error:
-        raise InvalidInput(error.reason, field=option_of(error.field), hint=error.hint) from error
+        what, reason = option_of(error.field), error.reason
+        if what == "--loss" and error.field and "." in error.field:  # one option fills several fields
+            reason = f"{error.field.rpartition('.')[2]}: {reason}"
+        raise InvalidInput(reason, field=what, hint=error.hint) from error
 
 
 def option_of(field: str | None) -> str | None:

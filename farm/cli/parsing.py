@@ -2,12 +2,28 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Sequence
 from typing import Any
+
+import click
 
 from farm.errors import InvalidInput
 
 INLINE_EXAMPLE = "--loss color:red=0.1,blue=0.9,scale=100,every=2"
+
+
+class Seconds(click.FloatRange):
+    """A time of 0 seconds or more; NaN and infinity, which no comparison keeps out, are refused too."""
+
+    def __init__(self) -> None:
+        super().__init__(min=0)
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        seconds = super().convert(value, param, ctx)
+        if not math.isfinite(seconds):
+            self.fail(f"{seconds} is not a number of seconds.", param, ctx)
+        return seconds
 
 
 def losses(

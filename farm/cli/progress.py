@@ -68,6 +68,13 @@ def tally(statuses: Iterable[JobStatus]) -> str:
     return " · ".join(f"{counts[state]:,} {state}" for state in STATES if counts[state])
 
 
+def tell_warnings(statuses: Iterable[JobStatus]) -> None:
+    """Say what the jobs were warned of, such as words cut off a prompt; each warning once."""
+    warnings = Counter(warning for status in statuses for warning in status.warnings)
+    for warning, number in warnings.items():
+        note(f"  warning: {one_line(warning)}" + (f" ({plural(number, 'job')})" if number > 1 else ""))
+
+
 def short_names(jobs: Sequence[str]) -> str:
     """What to type for these jobs: a lone job's own id, else their batches'."""
     return " ".join(jobs if len(jobs) == 1 else dict.fromkeys(job.partition("-")[0] for job in jobs))
@@ -117,9 +124,7 @@ def _say_goodbye(jobs: Sequence[str]) -> None:
 
 def _conclude(statuses: Sequence[JobStatus], seconds: float) -> None:
     note(f"{tally(statuses)} in {seconds:.1f} s")
-    warnings = Counter(warning for status in statuses for warning in status.warnings)
-    for warning, number in warnings.items():
-        note(f"  warning: {one_line(warning)}" + (f" ({plural(number, 'job')})" if number > 1 else ""))
+    tell_warnings(statuses)
     for status in statuses:
         if status.error:
             note(f"  {status.id} failed: {one_line(status.error.message)}")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -10,7 +11,7 @@ import click
 
 from farm.cli.naming import jobs_argument
 from farm.cli.output import json_option, note, plural, print_json
-from farm.cli.progress import NOT_ALL_DONE, follow
+from farm.cli.progress import NOT_ALL_DONE, follow, tell_warnings
 from farm.client import FarmClient
 from farm.errors import InvalidInput, WrongState
 
@@ -54,6 +55,8 @@ def fetch(names: tuple[str, ...], out: Path, everything: bool, overwrite: bool, 
     if as_json:
         print_json(haul.as_json())
     fetching.tell(haul, out, quiet=as_json)
+    if as_json or not wait:  # else they were told when all was over
+        tell_warnings(statuses)
     _name_unfinished([status for status in statuses if status.state != "done"])
     if haul.errors:
         raise click.exceptions.Exit(haul.errors[0].exit_code)
@@ -85,8 +88,11 @@ def sheet(names: tuple[str, ...], out: Path, columns: int | None, labels: bool, 
         raise InvalidInput(f"{out} is there already", field="--out", hint="add --overwrite to replace it")
     tiles = list(_tiles(names))
     page = contact_sheet(tiles, columns=columns, labels=labels)
-    out.parent.mkdir(parents=True, exist_ok=True)
-    page.save(out)
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        page.save(out)
+    except OSError as error:
+        raise InvalidInput(f"{out} cannot be written: {error.strerror}", field="--out") from error
     click.echo(f"{out}  {plural(len(tiles), 'picture')}, {page.width}×{page.height} pixels")
 
 
@@ -106,19 +112,24 @@ def _name_unfinished(statuses: Sequence[JobStatus]) -> None:
 
 
 def _tiles(names: Sequence[str]) -> Iterator[Tile]:
-    """A tile for each file, and for each done job that the other names mean."""
+    """A tile for each file, and for each done job that the other names mean, in the order given."""
+    for are_files, group in groupby(names, key=_means_file):
+        if are_files:
+            yield from map(_tile_of_file, group)
+        else:
+            with FarmClient.connect() as farm:
+                yield from _tiles_of_jobs(farm, list(group))
+
+
+def _tile_of_file(name: str) -> Tile:
     from farm.sheet import tile_of
 
-    files = [name for name in names if _means_file(name)]
-    for name in files:
-        try:
-            yield tile_of(Path(name).read_bytes(), name=name)
-        except OSError as error:
-            raise InvalidInput(f"{name} cannot be read: {error.strerror}") from error
-    others = [name for name in names if name not in files]
-    if others:
-        with FarmClient.connect() as farm:
-            yield from _tiles_of_jobs(farm, others)
+    try:
+        return tile_of(Path(name).read_bytes(), name=name)
+    except OSError as error:
+        raise InvalidInput(f"{name} cannot be read: {error.strerror}") from error
+    except InvalidInput as error:  # of the field `init`, which nobody gave
+        raise InvalidInput(error.reason, hint=error.hint) from error
 
 
 def _tiles_of_jobs(farm: FarmClient, names: Sequence[str]) -> Iterator[Tile]:

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from farm.cli.options import naming_options
 from farm.cli.output import note, plural, print_json
+from farm.errors import InvalidInput
 from farm.request import JobRequest
 
 if TYPE_CHECKING:
@@ -19,17 +21,27 @@ if TYPE_CHECKING:
 
 def send(requests: Sequence[JobRequest], options: Mapping[str, Any]) -> None:
     """Do what the sending options say. Exits with 3 if jobs were waited for and not all are done."""
-    from farm.client import FarmClient, check, dry_run
+    from farm.client import FarmClient, dry_run
 
-    with naming_options():
-        if options["dry_run"]:
-            return print_json({"jobs": [_planned(job) for job in dry_run(requests)]})
-        check(requests)  # bad input is told before a missing farm is
-        with FarmClient.connect() as farm:
-            submission = farm.submit(requests)
-            _tell(submission, options)
-            if options["wait"] or options["out"]:
-                _see_through(farm, submission, options)
+    if options["dry_run"]:
+        return print_json({"jobs": [_planned(job) for job in dry_run(requests)]})
+    with FarmClient.connect() as farm:
+        if options["out"]:
+            _make(options["out"])
+        submission = farm.submit(requests)
+        _tell(submission, options)
+        if options["wait"] or options["out"]:
+            _see_through(farm, submission, options)
+
+
+def _make(folder: Path) -> None:
+    """Make the folder of the pictures before anything is submitted. Raises `InvalidInput` if none can be put there."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InvalidInput(f"{folder} cannot be made: {error.strerror}", field="--out") from error
+    if not os.access(folder, os.W_OK | os.X_OK):
+        raise InvalidInput(f"{folder} cannot be written to", field="--out")
 
 
 def _planned(job: Any) -> dict[str, Any]:

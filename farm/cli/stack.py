@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from farm.cli.output import json_option, note, print_json
+from farm.cli.parsing import Seconds
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -46,7 +47,7 @@ def up(workers: int, models: tuple[str, ...], detach: bool) -> None:
 
 
 @click.command()
-@click.option("--timeout", type=click.FloatRange(min=0), default=60.0, show_default=True, help="Seconds, then kill.")
+@click.option("--timeout", type=Seconds(), default=60.0, show_default=True, help="Seconds, then kill.")
 def down(timeout: float) -> None:
     """Stop this machine's farm. Workers hand their jobs back first; everything stored is kept."""
     from farm import settings, stack

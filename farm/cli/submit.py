@@ -2,20 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import click
 
 from farm.cli import parsing
-from farm.cli.options import request, request_options, sending_options
+from farm.cli.farm import known_losses
+from farm.cli.options import naming_options, request, request_options, sending_options
 from farm.cli.output import note, plural
 from farm.cli.sending import send
 from farm.errors import InvalidInput
+from farm.losses import BUILTIN, find
+from farm.request import JobRequest
+from farm.spec import Mode
 
 STDIN = "-"
+_BUILTIN_LOSSES = {declaration.name for declaration in BUILTIN}
 
 
 @click.group()
@@ -38,7 +44,7 @@ def submit() -> None:
 @request_options
 def txt2img(prompt: str, **options: Any) -> None:
     """A picture from a PROMPT."""
-    send([request("txt2img", [prompt], options)], options)
+    _send("txt2img", [prompt], options)
 
 
 @submit.command(
@@ -55,7 +61,7 @@ def img2img(prompt: str, **options: Any) -> None:
 
     Where to start: --start-step K skips the first K steps; --strength S redoes the last share S of them.
     """
-    send([request("img2img", [prompt], options)], options)
+    _send("img2img", [prompt], options)
 
 
 @submit.command(
@@ -73,7 +79,7 @@ def img2img(prompt: str, **options: Any) -> None:
 def mix(prompts: tuple[str, ...], mix: float | None, weights: str | None, **options: Any) -> None:
     """A picture from several PROMPTs at once, their embeddings mixed."""
     numbers = None if weights is None else parsing.weights(weights)
-    send([request("mix", prompts, options, mix=mix, weights=numbers)], options)
+    _send("mix", prompts, options, mix=mix, weights=numbers)
 
 
 @submit.command(
@@ -88,7 +94,7 @@ def mix(prompts: tuple[str, ...], mix: float | None, weights: str | None, **opti
 @request_options
 def guided(prompt: str, **options: Any) -> None:
     """A picture from a PROMPT, pulled along the gradient of a --loss."""
-    send([request("guided", [prompt], options)], options)
+    _send("guided", [prompt], options)
 
 
 @submit.command(
@@ -135,10 +141,37 @@ def batch(file: Path, yes: bool, max_jobs: int, **options: Any) -> None:
         number = sweep.count(document)
         if max_jobs < number <= sweep.MAX_JOBS and not yes:
             raise InvalidInput(f"makes {number:,} jobs, more than {max_jobs:,}", hint="add --yes if they are meant")
-        requests = sweep.expand(document, folder=Path() if from_stdin else file.parent, limit=sweep.MAX_JOBS)
+        folder = Path() if from_stdin else file.parent
+        check = _entry_check(dry_run=options["dry_run"])
+        requests = sweep.expand(document, folder=folder, limit=sweep.MAX_JOBS, check=check)
     if not (options["as_json"] or options["dry_run"]):
         note(f"{source} makes {plural(number, 'job')}")
     send(requests, options)
+
+
+def _send(mode: Mode, prompts: Sequence[str], options: Mapping[str, Any], **more: Any) -> None:
+    from farm.client import check
+
+    with naming_options():
+        wanted = request(mode, prompts, options, **more)
+        check([wanted])  # bad input is told before a missing farm is
+        send([wanted], options)
+
+
+def _entry_check(*, dry_run: bool) -> Callable[[Sequence[JobRequest]], object]:
+    """What checks the requests of one entry of a batch file, so that an error can name the entry."""
+    from farm import client
+
+    if dry_run:
+        return client.dry_run
+    losses = cache(known_losses)
+
+    def check(entry: Sequence[JobRequest]) -> None:
+        client.check(entry)
+        for loss in (loss for wanted in entry for loss in wanted.losses if loss.name not in _BUILTIN_LOSSES):
+            find(loss.name, losses()).complete(loss.arguments)  # one that a worker of the farm adds, perhaps
+
+    return check
 
 
 def _read(file: Path) -> str:

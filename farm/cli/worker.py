@@ -12,6 +12,7 @@ from types import FrameType
 
 import click
 
+from farm.cli.parsing import Seconds
 from farm.errors import FarmError
 
 # -P: not the user's folder but only what is installed can be imported, whatever files lie there.
@@ -36,7 +37,7 @@ _COUNT_PATIENCE = 120.0
 @click.option("--rows", type=click.IntRange(2, 1024), metavar="N", help="Rows of one forward pass.")
 @click.option("--name", metavar="N", help="What the worker is called.  [default: the host's name]")
 @click.option("--deterministic", is_flag=True, help="The same bytes whatever the load, at some speed.")
-@click.option("--drain-seconds", type=click.FloatRange(min=0), metavar="S", help="Time for jobs in hand when leaving.")
+@click.option("--drain-seconds", type=Seconds(), metavar="S", help="Time for jobs in hand when leaving.")
 def worker(
     device: str | None,
     models: tuple[str, ...],
@@ -77,7 +78,11 @@ def _visible_gpus() -> int:
     """How many CUDA devices torch sees; asked in a process of its own, so that this one stays small."""
     try:
         answer = subprocess.run(
-            [sys.executable, "-c", _COUNT_GPUS], capture_output=True, text=True, timeout=_COUNT_PATIENCE, check=True
+            [sys.executable, "-P", "-c", _COUNT_GPUS],
+            capture_output=True,
+            text=True,
+            timeout=_COUNT_PATIENCE,
+            check=True,
         )
     except (subprocess.SubprocessError, OSError) as error:
         raise FarmError(f"torch does not start: {error}", hint="try: python -c 'import torch'") from error

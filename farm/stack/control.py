@@ -66,6 +66,7 @@ def start_detached(
     plan = Plan(home, workers, tuple(models), tuple(worker_command), worker_grace)
     layout = Layout(home)
     layout.create()
+    began = logs.size(layout.log("supervisor"))
     reading, writing = os.pipe()
     try:
         process = _spawn(plan, layout, writing)
@@ -75,7 +76,7 @@ def start_detached(
     threading.Thread(target=process.wait, daemon=True).start()
     with os.fdopen(reading) as news:
         try:
-            _wait_ready(news, layout, timeout)
+            _wait_ready(news, layout, began, timeout)
         except BaseException:
             # Also on Ctrl-C: a farm that nobody heard become ready shall not stay.
             process.terminate()
@@ -138,7 +139,7 @@ def _refuse_ended(farm: state.FarmStatus) -> None:
         if child.name.startswith(WORKER_PREFIX) and child.last_exit is not None:
             raise StackError(
                 f"{child.name} does not start ({how_ended(child.last_exit)}); "
-                f"the end of {child.log}:\n{logs.tail(child.log)}",
+                f"the end of {child.log}:\n{logs.tail(child.log, since=child.log_began)}",
                 hint="the servers run on; 'farm down' stops them",
             )
 
@@ -163,13 +164,14 @@ def _spawn(plan: Plan, layout: Layout, ready: int) -> subprocess.Popen[bytes]:
         )
 
 
-def _wait_ready(news: IO[str], layout: Layout, timeout: float) -> None:
+def _wait_ready(news: IO[str], layout: Layout, began: int, timeout: float) -> None:
+    """`began` is the size of the supervisor's log when it was started."""
     log = layout.log("supervisor")
     if not select.select([news], [], [], timeout)[0]:
-        raise StackError(f"the farm is not ready after {timeout:g} s; the end of {log}:\n{logs.tail(log)}")
+        raise StackError(f"the farm is not ready after {timeout:g} s; the end of {log}:\n{logs.tail(log, since=began)}")
     line = news.readline()
     if not line:
-        raise StackError(f"the farm's supervisor died; the end of {log}:\n{logs.tail(log)}")
+        raise StackError(f"the farm's supervisor died; the end of {log}:\n{logs.tail(log, since=began)}")
     told: dict[str, Any] = json.loads(line)
     if told["error"]:
         raise StackError(told["error"], hint=told["hint"])

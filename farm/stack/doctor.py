@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from farm import settings as farm_settings
 from farm.errors import FarmError, NotConfigured
+from farm.keys import BUILT_IN_MODELS
 from farm.settings import Settings
 from farm.stack import control
 from farm.stack.layout import Layout
@@ -130,7 +131,8 @@ def _models(ledger: Ledger) -> Check:
     served = {model for worker in ledger.workers() for model in worker.models}
     starved = [model for model in ledger.models() if model not in served and ledger.waiting(model)]
     if starved:
-        mend = f"serve it: 'farm worker --model {starved[0]}=SOURCE', or cancel the jobs"
+        wanted = starved[0] if starved[0] in BUILT_IN_MODELS else f"{starved[0]}=SOURCE"
+        mend = f"serve it: 'farm worker --model {wanted}', or cancel the jobs"
         return warn("models", f"jobs wait for {', '.join(starved)}, which no live worker serves", mend=mend)
     return ok("models", f"served: {', '.join(sorted(served)) or 'none'}")
 

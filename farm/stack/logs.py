@@ -23,11 +23,20 @@ def older(path: Path) -> Path:
     return path.with_name(f"{path.name}.1")
 
 
-def tail(path: Path, *, lines: int = 12, reach: int = 16_384) -> str:
-    """The last `lines` lines of a log, looking back at most `reach` bytes; empty if there is none."""
+def size(path: Path) -> int:
+    """How many bytes a log holds; none if it is not there."""
+    return path.stat().st_size if path.exists() else 0
+
+
+def tail(path: Path, *, since: int = 0, lines: int = 12, reach: int = 16_384) -> str:
+    """The last `lines` lines of a log, looking back at most `reach` bytes; empty if there is none.
+
+    What was in it when it held `since` bytes is left out, unless it was trimmed after that.
+    """
     try:
         with path.open("rb") as file:
-            file.seek(max(0, path.stat().st_size - reach))
+            whole = size(path)
+            file.seek(max(since if since <= whole else 0, whole - reach))
             text = file.read().decode(errors="replace")
     except FileNotFoundError:
         return ""

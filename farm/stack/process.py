@@ -49,6 +49,8 @@ class Child:
         self.restarts = 0
         self.last_exit: int | None = None
         self.given_up = False
+        self.log_began: int | None = None
+        """How much an earlier farm had left in the log when this one first started the process."""
         self._guard = guard
         self._changed = changed
         self._process: asyncio.subprocess.Process | None = None
@@ -62,6 +64,8 @@ class Child:
         """Start the process. Raises `StackError` when the operating system refuses."""
         self.program.log.touch(mode=0o600)
         logs.trim(self.program.log)
+        if self.log_began is None:
+            self.log_began = logs.size(self.program.log)
         try:
             with self.program.log.open("ab") as log:
                 process = await asyncio.create_subprocess_exec(

@@ -103,4 +103,5 @@ async def _before_exit(child: Child, readiness: Coroutine[Any, Any, None]) -> No
 
 def with_log(message: str, child: Child) -> str:
     """The message, and the last lines of the child's log beneath it."""
-    return f"{message}; the end of {child.program.log}:\n{logs.tail(child.program.log)}"
+    said = logs.tail(child.program.log, since=child.log_began or 0)
+    return f"{message}; the end of {child.program.log}:\n{said}"

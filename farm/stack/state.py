@@ -14,7 +14,10 @@ from farm.stack.layout import Layout, write_json
 
 @dataclass(frozen=True)
 class ChildStatus:
-    """One supervised process. Without a `pid` it waits for its next start, or was `given_up`."""
+    """One supervised process. Without a `pid` it waits for its next start, or was `given_up`.
+
+    `log_began` is the size that its log had when this farm first started it.
+    """
 
     name: str
     pid: int | None
@@ -22,6 +25,7 @@ class ChildStatus:
     last_exit: int | None
     given_up: bool
     log: Path
+    log_began: int
 
     @property
     def runs(self) -> bool:

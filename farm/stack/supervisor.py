@@ -170,6 +170,7 @@ def _describe(child: Child) -> state.ChildStatus:
         last_exit=child.last_exit,
         given_up=child.given_up,
         log=child.program.log,
+        log_began=child.log_began or 0,
     )
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+import json
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
@@ -32,7 +33,7 @@ class Rendering:
         return keys.attempt_object(self.job, self.attempt, name)
 
 
-def render(client: FarmClient, job: str) -> Rendering:
+def render(client: FarmClient, job: str, *, warnings: tuple[str, ...] = ()) -> Rendering:
     """Do a queued job."""
     claim = client.ledger.claim(job, "w1")
     assert claim is not None
@@ -55,12 +56,12 @@ def render(client: FarmClient, job: str) -> Rendering:
         dtype="float32",
         timings={},
         versions={},
-        warnings=(),
+        warnings=warnings,
         finished=datetime.now(UTC),
     )
     key = keys.attempt_result(job, claim.attempt)
     client.storage.put(key, result.model_dump_json().encode(), "application/json")
-    assert client.ledger.finish(claim, "w1", "done", {"result": key})
+    assert client.ledger.finish(claim, "w1", "done", {"result": key, "warnings": json.dumps(warnings)})
     return made
 
 

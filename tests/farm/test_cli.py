@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
+from importlib import resources
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +15,11 @@ from click.testing import CliRunner, Result
 from PIL import Image
 
 from farm.cli.main import SECTIONS, farm
+from farm.images import MAX_BYTES
+from tests.pictures import enormous_png
 
 EXAMPLE = Path(__file__).parent / "data" / "otters.yaml"
+INIT = str(resources.files("farm").joinpath("demo_init.png"))
 PATHS = [
     *((name,) for section in SECTIONS.values() for name in section),
     *(("submit", mode) for mode in ("txt2img", "img2img", "mix", "guided", "batch")),
@@ -184,12 +189,64 @@ WRONG = [
     (("submit", "guided", "x", "--loss", "bleu"), "farm: --loss: there is no loss 'bleu'\n  did you mean 'blue'?"),
     (("submit", "guided", "x", "--loss", "blue:red=1"), "farm: --loss: loss 'blue' has no argument 'red'"),
     (("submit", "guided", "x", "--loss", "blue:target"), "farm: --loss: 'target' is not KEY=VALUE"),
-    (("submit", "guided", "x", "--loss", "blue:every=2.5"), "farm: --loss: 2.5: input should be a valid integer"),
+    (("submit", "guided", "x", "--loss", "blue:every=2.5"), "farm: --loss: every: 2.5: input should be a valid"),
     (("submit", "guided", "x", "--loss-scale", "3"), "farm: --loss-scale: needs a --loss NAME"),
     (
         ("submit", "guided", "x", "--loss", "blue", "--loss", "color", "--loss-arg", "red=1"),
         "farm: --loss-arg: belongs to one --loss, and there are 2\n  write it inline: --loss color:red=0.1",
     ),
+    (("submit", "guided", "x", "--loss", "blue:scale=1e7"), "farm: --loss: scale: 10000000.0: input should be less"),
+    (("submit", "guided", "x", "--loss", "blue", "--loss-scale", "nan"), "farm: --loss: scale: nan: input should be"),
+    (("submit", "guided", "x", "--loss", "blue:target=nan"), "farm: --loss: target: nan: input should be a finite"),
+    (("submit", "guided", "x", "--loss", "blue", "--loss-every", "0"), "farm: --loss: every: 0: input should be"),
+    (("submit", "txt2img", "x", "--steps", "1001"), "farm: --steps: 1001: input should be less than or equal to 1000"),
+    (("submit", "txt2img", "x", "--steps", "9" * 30), f"farm: --steps: {'9' * 30}: input should be less than or"),
+    (("submit", "txt2img", "x", "--width", "2056"), "farm: --width: 2056: input should be less than or equal to 2048"),
+    (("submit", "txt2img", "x", "--height", "8" * 30), f"farm: --height: {'8' * 30}: input should be less than or"),
+    (("submit", "txt2img", "x", "--height", "-64"), "farm: --height: -64: input should be greater than or equal to 64"),
+    (("submit", "txt2img", "x", "--count", "10001"), "farm: --count: 10001: input should be less than or equal to"),
+    (("submit", "txt2img", "x", "--seed", str(2**63)), f"farm: --seed: {2**63}: input should be less than or equal to"),
+    (("submit", "txt2img", "x", "--model", ""), "farm: --model: '' cannot name a model (use up to 64 of"),
+    (("submit", "txt2img", "x", "--model", "a b"), "farm: --model: 'a b' cannot name a model (use up to 64 of"),
+    (("submit", "txt2img", "x", "--init", ""), "farm: --init: . is not a file"),
+    (("submit", "img2img", "x", "--init", INIT, "--start-step", "30"), "farm: --start-step: 30 leaves none of the 30"),
+    (("submit", "img2img", "x", "--init", INIT, "--start-step", "9" * 30), "leaves none of the 30 steps to do"),
+    (("submit", "img2img", "x", "--init", INIT, "--start-step", "-1"), "farm: --start-step: -1: input should be"),
+    (("submit", "img2img", "x", "--init", INIT, "--strength", "0"), "farm: --strength: 0 is not above 0 and up to 1"),
+    (("submit", "img2img", "x", "--init", INIT, "--strength", "-1"), "farm: --strength: -1 is not above 0 and up to 1"),
+    (("submit", "img2img", "x", "--init", INIT, "--strength", "1e9"), "farm: --strength: 1e+09 is not above 0 and up"),
+    (("submit", "img2img", "x", "--init", INIT, "--strength", "1e-9"), "farm: --strength: 1e-09 of 30 steps leaves no"),
+    (
+        ("submit", "img2img", "x", "--init", INIT, "--strength", "nan"),
+        "farm: --strength: nan: input should be a finite",
+    ),
+    (
+        ("submit", "img2img", "x", "--init", INIT, "--strength", "0.5", "--start-step", "3"),
+        "farm: give --start-step or --strength, not both",
+    ),
+    (("submit", "mix", "a", "b", "--mix", "nan"), "farm: --mix: nan: input should be a finite number"),
+    (("submit", "mix", "a", "b", "--mix", "-0.1"), "farm: --mix: -0.1: input should be greater than or equal to 0"),
+    (("submit", "mix", "a", "b", "--weights", "1,nan"), "farm: --weights: nan: input should be a finite number"),
+    (("submit", "mix", "a", "b", "--weights", "0,0"), "farm: --weights: the weights sum to 0; their sum must be above"),
+    (
+        ("submit", "mix", "a", "b", "--weights", "1e308,1e308"),
+        "farm: --weights: the weights sum to inf; their sum must",
+    ),
+    (("submit", "mix", "a", "b", "--weights", "1,-0.99999"), "farm: --weights: 1 is more than 100 times the weights'"),
+    (("submit", "mix", "a", "b", "--weights", "1,2", "--mix", "0.5"), "farm: give --mix or --weights, not both"),
+    (("submit", "txt2img", "x", "--mix-with", "cat:nan"), "farm: --mix-with: nan: input should be a finite number"),
+    (("down", "--timeout", "nan"), "Invalid value for '--timeout': nan is not a number of seconds."),
+    (("worker", "--drain-seconds", "nan"), "Invalid value for '--drain-seconds': nan is not a number of seconds."),
+    (("worker", "--drain-seconds", "inf"), "Invalid value for '--drain-seconds': inf is not a number of seconds."),
+    (("up", "--model", "bad/x"), "farm: --model: 'bad/x' cannot name a model\n  use up to 64 of"),
+    (
+        ("up", "--model", "mine"),
+        "farm: --model: 'mine' is neither NAME=SOURCE nor a built-in model\n  built in: emoji,",
+    ),
+    (("up", "--model", "mine=./no.safetensors"), "farm: --model: 'mine' comes from ./no.safetensors, which is not"),
+    (("up", "--model", "mine=~no such user/x"), "farm: --model: 'mine' comes from ~no such user/x, which is not"),
+    (("sheet", str(EXAMPLE)), f"farm: {EXAMPLE} is not a PNG, JPEG or WebP image"),
+    (("sheet", INIT, "--out", f"{EXAMPLE}/s.png"), f"farm: --out: {EXAMPLE}/s.png cannot be written: "),
     (("submit", "batch", "/no.yaml"), "farm: /no.yaml: cannot be read: No such file or directory"),
     (("submit", "batch", "/"), "farm: /: cannot be read: Is a directory"),
     (("list", "--state", "lost"), "Invalid value for '--state': 'lost' is not one of 'queued'"),
@@ -215,17 +272,40 @@ def test_wrong_input_is_said_in_one_line_and_exits_with_2(arguments: tuple[str, 
 
 
 @pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: Path(INIT).read_bytes()[:300], "is damaged: "),
+        (lambda: b"\x89PNG\r\n\x1a\n", "is not a PNG, JPEG or WebP image"),
+        (enormous_png, "has over 178,956,970 pixels, more than 40 million"),
+        (lambda: bytes(MAX_BYTES + 2**20), "has 33 MiB, more than 32"),
+    ],
+)
+def test_a_wrong_init_image_is_said(make: Callable[[], bytes], message: str, tmp_path: Path) -> None:
+    picture = tmp_path / "a.png"
+    picture.write_bytes(make())
+    result = run("submit", "img2img", "x", "--init", str(picture))
+    assert result.exit_code == 2
+    assert result.stderr.startswith(f"farm: --init: {picture} {message}")
+
+
+@pytest.mark.parametrize(
     ("text", "message"),
     [
         (b"\xff\xfe", "stdin: is not UTF-8 text"),
         (b"jobs: [\n{prompt: x\n", "stdin: line 3, column 1: "),
         (b"jobs:\n- {prompt: x, stepz: 3}\n", "stdin: job 1: there is no field 'stepz'\n  did you mean 'steps'?"),
         (b"jobs:\n- {prompt: x, steps: 0}\n", "stdin: job 1: steps: 0: input should be greater than or equal to 1"),
+        (b"jobs:\n- {prompt: x}\n- {prompt: 5}\n", "stdin: job 2: prompt: 5 should be text"),
+        (b"jobs:\n- {prompt: x}\n- {prompt: x, init: no.png}\n", "stdin: job 2: init: no.png cannot be read: "),
+        (b"jobs:\n- {prompt: x}\n- {prompt: [a, b], weights: [1, -1]}\n", "stdin: job 2: weights: the weights sum"),
+        (b"jobs:\n- {prompt: x}\n- {prompt: x, losses: [{name: bleu}]}\n", "stdin: job 2: loss: there is no loss"),
+        (b"jobs:\n- {prompt: x, losses: [{name: blue, every: 0}]}\n", "stdin: job 1: losses.0.every: 0: input should"),
         (b"#" * (2 * 2**20 + 1), "stdin: is larger than 2 MiB"),
     ],
 )
-def test_a_wrong_batch_file_is_said(text: bytes, message: str) -> None:
-    result = run("submit", "batch", "-", input=text)
+@pytest.mark.parametrize("dry", [(), ("--dry-run",)], ids=["for real", "dry run"])
+def test_a_wrong_batch_file_is_said(text: bytes, message: str, dry: tuple[str, ...]) -> None:
+    result = run("submit", "batch", "-", *dry, input=text)
     assert result.exit_code == 2
     assert f"farm: {message}" in result.stderr
 
@@ -258,6 +338,15 @@ def test_errors_are_json_where_json_is_wanted() -> None:
     assert result.exit_code == 1
     error = json.loads(result.stdout)["error"]
     assert (error["type"], error["message"]) == ("NotConfigured", "no farm found")
+
+
+def test_misuse_is_json_too_where_json_is_wanted() -> None:
+    result = run("list", "--limit", "many", "--json")
+    assert result.exit_code == 2
+    error = json.loads(result.stdout)["error"]
+    assert error["type"] == "BadParameter"
+    assert error["message"].startswith("Invalid value for '--limit': 'many'")
+    assert "Usage: farm list" in result.stderr
 
 
 def test_losses_are_listed_without_a_farm() -> None:

@@ -8,7 +8,9 @@ import signal
 import subprocess
 import sys
 import threading
+from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import pytest
 from click.testing import CliRunner, Result
@@ -16,6 +18,8 @@ from PIL import Image
 
 from farm.cli.main import farm
 from farm.client import FarmClient
+from farm.jobs import WorkerInfo
+from farm.sheet import Tile
 from tests.farm.rendering import render
 
 OTTER = ("submit", "txt2img", "a watercolor otter", "--seed", "7")
@@ -91,8 +95,10 @@ def test_a_hostile_prompt_cannot_steer_the_terminal() -> None:
 
 def test_watch_prints_lines_and_exits_with_3_unless_all_is_done(client: FarmClient) -> None:
     batch, (first, second) = submitted(2)
-    threading.Timer(0.1, lambda: (render(client, first), client.cancel([second]))).start()
+    work = threading.Timer(0.1, lambda: (render(client, first), client.cancel([second])))
+    work.start()
     result = run("watch", batch, code=3)
+    work.join()
     assert result.stdout.splitlines()[:2] == [f"{first}  queued", f"{second}  queued"]
     assert f"{first}  done" in result.stdout
     assert "1 done · 1 cancelled in" in result.stderr
@@ -120,6 +126,19 @@ def test_cancel_all_asks_first(client: FarmClient) -> None:
     assert run("cancel", "--all", "--yes").stdout == "2 jobs cancelled\n"
 
 
+def test_cancel_all_of_a_farm_at_rest_asks_nothing() -> None:
+    assert run("cancel", "--all").stdout == "nothing to cancel: no job is queued or running\n"
+    assert json.loads(run("cancel", "--all", "--json").stdout) == {}
+
+
+def test_a_narrow_terminal_shows_whole_ids(monkeypatch: pytest.MonkeyPatch) -> None:
+    _, jobs = submitted(2)
+    monkeypatch.setattr("farm.cli.output._PIPE_WIDTH", 40)
+    listed = run("list").stdout
+    assert all(job in listed for job in jobs)
+    assert max(map(len, listed.splitlines())) <= 40
+
+
 def test_a_done_job_cannot_be_cancelled(client: FarmClient) -> None:
     _, (job,) = submitted()
     render(client, job)
@@ -136,6 +155,14 @@ def test_fetch_brings_what_is_done_and_names_the_rest(client: FarmClient) -> Non
     again = run("fetch", batch, "--out", "the renders", "--all")
     assert "fetched 5 files" in again.stderr
     assert "1 file was already there" in again.stderr
+
+
+@pytest.mark.parametrize("options", [(), ("--wait",), ("--json",), ("--wait", "--json")], ids=" ".join)
+def test_fetch_tells_what_the_jobs_were_warned_of_once(client: FarmClient, options: tuple[str, ...]) -> None:
+    batch, jobs = submitted(2)
+    for job in jobs:
+        render(client, job, warnings=("the prompt was cut before: whiskers",))
+    assert run("fetch", batch, *options).stderr.count("warning: the prompt was cut before: whiskers (2 jobs)") == 1
 
 
 def test_fetch_as_json_lists_the_files(client: FarmClient) -> None:
@@ -166,6 +193,56 @@ def test_a_sheet_of_a_batch_and_of_files(client: FarmClient) -> None:
         assert page.width == 80 + 3 * 256 + 2 * 24
     assert "is there already" in run("sheet", batch, code=2).stderr
     assert "1 picture," in run("sheet", "sheet.png", "--out", "of/sheets.png").stdout
+
+
+def test_a_sheet_keeps_the_order_of_files_and_jobs(client: FarmClient, monkeypatch: pytest.MonkeyPatch) -> None:
+    _, jobs = submitted(2)
+    for job in jobs:
+        render(client, job)
+    for name in ("a.png", "b.png"):
+        Image.new("RGB", (8, 8)).save(name)
+    seen: list[str] = []
+
+    def tile(_: bytes, *, name: str) -> Tile:
+        seen.append(name)
+        return Tile(Image.new("RGB", (8, 8)))
+
+    monkeypatch.setattr("farm.sheet.tile_of", tile)
+    run("sheet", "b.png", jobs[1], jobs[0], "a.png")
+    assert seen == ["b.png", f"{jobs[1]}.png", f"{jobs[0]}.png", "a.png"]
+
+
+def test_nothing_is_submitted_whose_pictures_have_no_place(client: FarmClient) -> None:
+    Path("file").touch()
+    result = run(*OTTER, "--out", "file/renders", code=2)
+    assert result.stderr.startswith("farm: --out: file/renders cannot be made: ")
+    assert client.list() == []
+
+
+def test_an_unknown_loss_in_a_batch_file_is_known_by_its_entry(client: FarmClient) -> None:
+    announced = {"name": "stripes", "help": "", "arguments": [], "default_scale": 1.0}
+    client.ledger.announce(worker(losses=(announced,)))
+    Path("jobs.yaml").write_text("jobs:\n- {prompt: x, losses: [{name: stripes}]}\n")
+    run("submit", "batch", "jobs.yaml")
+    Path("jobs.yaml").write_text("jobs:\n- prompt: x\n- {prompt: x, losses: [{name: strips}]}\n")
+    result = run("submit", "batch", "jobs.yaml", code=2)
+    assert result.stderr == ("farm: jobs.yaml: job 2: loss: there is no loss 'strips'\n  did you mean 'stripes'?\n")
+
+
+def worker(**fields: Any) -> WorkerInfo:
+    return WorkerInfo(
+        id="w1",
+        host="here",
+        pid=1,
+        device="cpu",
+        state="ready",
+        models=("emoji",),
+        slots=4,
+        jobs=0,
+        version="0",
+        started=datetime.now(UTC),
+        **fields,
+    )
 
 
 def test_submit_with_out_waits_and_fetches(client: FarmClient) -> None:

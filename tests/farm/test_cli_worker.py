@@ -51,6 +51,15 @@ def test_without_torch_one_line_says_what_to_install(monkeypatch: pytest.MonkeyP
     )
 
 
+def test_gpus_are_counted_away_from_the_users_folder(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """A torch.py of theirs is not torch."""
+    (tmp_path / "shadow.py").touch()
+    monkeypatch.chdir(tmp_path)
+    asked = "from importlib.util import find_spec; print(1 if find_spec('shadow') else 2)"
+    monkeypatch.setattr(worker, "_COUNT_GPUS", asked)
+    assert worker._visible_gpus() == 2
+
+
 @contextmanager
 def start_on_gpus(script: str, gpus: int) -> Iterator[subprocess.Popen[str]]:
     """`farm worker` on a machine with GPUs, each of its workers running `script`."""

@@ -96,9 +96,10 @@ def test_watching_ends_when_all_is_over(client: FarmClient) -> None:
     changes = client.watch(submission.jobs)
     assert [next(changes).state, next(changes).state] == ["queued", "queued"]
 
-    threading.Timer(0.05, lambda: (render(client, first), client.cancel([second]))).start()
-
+    work = threading.Timer(0.05, lambda: (render(client, first), client.cancel([second])))
+    work.start()
     final = {status.id: status.state for status in changes}
+    work.join()
     assert final == {first: "done", second: "cancelled"}
 
 

@@ -1,11 +1,23 @@
-"""What the demonstration submits."""
+"""The demonstration: what it submits, and that it works from end to end, twice."""
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from collections import Counter
+from functools import partial
+from pathlib import Path
 
+import pytest
+from PIL import Image
+
+from farm import stack
 from farm.client import dry_run
-from farm.demo import requests
+from farm.demo import Timings, local_farm, requests
+
+ROOT = Path(__file__).parents[2]
+WEIGHTS = ROOT / "worker" / "emoji" / "weights" / "model_index.json"
 
 
 def test_it_shows_every_mode_and_what_the_project_began_with() -> None:
@@ -21,3 +33,60 @@ def test_it_shows_every_mode_and_what_the_project_began_with() -> None:
 
 def test_it_shows_the_same_everywhere() -> None:
     assert [job.spec for job in dry_run(requests())] == [job.spec for job in dry_run(requests())]
+
+
+@pytest.mark.parametrize("keep", [True, False])
+def test_its_farm_stays_only_if_asked(keep: bool, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    home = tmp_path / "a home"
+    monkeypatch.setattr(stack, "start_detached", partial(stack.start_detached, workers=0))
+    try:
+        with local_farm(home, Timings(), keep=keep):
+            assert stack.status(home) is not None
+        assert (stack.status(home) is not None) == keep
+    finally:
+        stack.stop(home)
+
+
+def test_its_farm_does_not_stay_after_a_failure(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    home = tmp_path / "a home"
+    monkeypatch.setattr(stack, "start_detached", partial(stack.start_detached, workers=0))
+    with pytest.raises(KeyboardInterrupt), local_farm(home, Timings(), keep=True):
+        raise KeyboardInterrupt
+    assert stack.status(home) is None
+
+
+@pytest.mark.skipif(not WEIGHTS.exists(), reason="the default model is not in this clone")
+def test_it_works_twice_in_a_path_with_spaces(tmp_path: Path) -> None:
+    home, folder = tmp_path / "a home", tmp_path / "a folder"
+    folder.mkdir()
+    try:
+        first = farm("demo", "--keep", home=home, folder=folder)
+        assert first.startswith(f"starting a farm in {home}\n")
+        running = stack.status(home)
+        assert running is not None
+        assert pictures(folder) == 12
+        second = farm("demo", home=home, folder=folder)
+        assert second.startswith(f"using the farm in {home}\n")
+        assert stack.status(home) == running
+        assert pictures(folder) == 24
+        with Image.open(folder / "renders" / "sheet.png") as sheet:
+            assert sheet.width == 80 + 4 * 256 + 3 * 24
+        assert len(list((folder / "renders").glob("*/*.mp4"))) == 2
+        assert farm("down", home=home, folder=folder) == "stopped\n"
+        assert stack.status(home) is None
+    finally:
+        stack.stop(home)
+
+
+def pictures(folder: Path) -> int:
+    """How many lie beside the sheet."""
+    return len(list((folder / "renders").glob("*.png"))) - 1
+
+
+def farm(*arguments: str, home: Path, folder: Path) -> str:
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("FARM_")}
+    environment |= {"FARM_HOME": str(home), "PYTHONPATH": str(ROOT)}
+    command = [sys.executable, "-m", "farm.cli.main", *arguments]
+    answer = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True)
+    assert answer.returncode == 0, answer.stdout + answer.stderr
+    return answer.stdout

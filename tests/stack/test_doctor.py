@@ -12,8 +12,10 @@ import pytest
 from click.testing import CliRunner
 
 from farm.cli.stack import doctor
+from farm.client import FarmClient
 from farm.jobs import WorkerInfo
 from farm.ledger import Ledger
+from farm.request import JobRequest
 from farm.settings import Settings
 from farm.stack import machine
 from farm.stack.verdict import ok
@@ -114,6 +116,24 @@ def test_no_farm_and_a_dead_one(running: Running, tmp_path: Path, asks_torch: No
 def test_a_missing_package_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(machine, "_version", lambda package: None if package == "celery" else "1.0")
     assert machine.packages().mend == "pip install celery"
+
+
+def test_torch_is_asked_away_from_the_users_folder(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """A torch.py of theirs is not torch."""
+    (tmp_path / "torch.py").write_text("raise SystemExit('the wrong torch')")
+    monkeypatch.chdir(tmp_path)
+    asked = "from importlib.util import find_spec; print(find_spec('torch').origin); raise SystemExit(1)"
+    monkeypatch.setattr(machine, "_ASK_TORCH", asked)
+    assert str(tmp_path) not in machine.device().detail
+
+
+@pytest.mark.parametrize(("model", "option"), [("sd14", "--model sd14'"), ("mine", "--model mine=SOURCE'")])
+def test_a_model_that_jobs_wait_for_is_named(running: Running, model: str, option: str) -> None:
+    with FarmClient(running[1]) as client:
+        batch = client.submit([JobRequest(prompt="x", model=model)]).batch
+        _, checks = examine({"FARM_HOME": str(running[0].home)})
+        client.cancel([batch])
+    assert option in checks["models"]["mend"]
 
 
 def _environment(settings: Settings) -> dict[str, str | None]:

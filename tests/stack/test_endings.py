@@ -11,11 +11,12 @@ from pathlib import Path
 
 import pytest
 
-from farm import stack
+from farm import keys, stack
 from farm.errors import InvalidInput, StackError
 from farm.settings import load_local
 from farm.stack import logs, plan, servers
 from tests.stack.farms import Farm, eventually, lives
+from worker.models import registry
 
 STUBBORN_WORKER = """
 import os, pathlib, signal, sys, time
@@ -24,12 +25,17 @@ pathlib.Path(os.environ["FARM_HOME"], "deaf").touch()
 time.sleep(600)
 """
 
+WRONG_MODELS = (
+    *("bad/x", "bad/x=a/b@c", "mine", "mine=/no/where", "mine=./no", "mine=~nobody here/x"),
+    "mine=no.safetensors",
+)
+
 Foreground = Callable[[str], subprocess.Popen[str]]
 
 # As a terminal would run it, with workers that need no torch.
 FOREGROUND = """
 import functools, sys
-from farm import stack
+from farm import keys, stack
 from farm.cli.stack import up
 stack.up = functools.partial(stack.up, worker_command=(sys.executable, "-c", sys.argv.pop()))
 up(["--workers", "2"])
@@ -112,10 +118,33 @@ def test_missing_programs_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
         servers.find_weed()
 
 
-@pytest.mark.parametrize("workers, models", [(-1, ()), (65, ()), (1, ("=x",)), (1, ("x=",))])
+def test_the_quoted_log_is_of_this_start(farm: Farm) -> None:
+    for words, earlier in (("one", "none"), ("two", "one")):
+        settings = farm.start(workers=1, script=f"raise SystemExit('words of start {words}')")
+        with pytest.raises(StackError) as caught:
+            stack.wait_for_workers(farm.home, settings)
+        stack.stop(farm.home)
+        assert f"words of start {words}" in caught.value.message
+        assert f"words of start {earlier}" not in caught.value.message
+
+
+def test_a_log_that_was_trimmed_is_quoted_from_its_beginning(tmp_path: Path) -> None:
+    log = tmp_path / "x.log"
+    log.write_text("before\nafter\n")
+    assert logs.tail(log, since=len("before\n")) == "after"
+    assert logs.tail(log, since=1_000) == "before\nafter"
+
+
+@pytest.mark.parametrize(
+    "workers, models", [(-1, ()), (65, ()), (1, ("=x",)), (1, ("x=",)), *((1, (model,)) for model in WRONG_MODELS)]
+)
 def test_what_cannot_be_started_is_refused(tmp_path: Path, workers: int, models: tuple[str, ...]) -> None:
     with pytest.raises(InvalidInput):
         plan.Plan(tmp_path, workers, models)
+
+
+def test_the_models_known_by_name_are_those_of_the_worker() -> None:
+    assert set(keys.BUILT_IN_MODELS) == set(registry.BUILT_IN)
 
 
 def test_workers_share_the_cores(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -135,8 +164,15 @@ def test_workers_share_the_cores(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 def test_models_here_are_named_absolutely(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "mine").mkdir()
     monkeypatch.chdir(tmp_path)
-    models = plan.Plan(tmp_path, 1, ("mine=./mine", "hub=some/model@1")).resolved_models()
-    assert models == [f"mine={tmp_path / 'mine'}", "hub=some/model@1"]
+    (tmp_path / "a.safetensors").touch()
+    given = ("mine=./mine", "hub=some/model@1", "one=a.safetensors#config=mine", "emoji", "s3=s3://a/b.safetensors")
+    assert plan.Plan(tmp_path, 1, given).resolved_models() == [
+        f"mine={tmp_path / 'mine'}",
+        "hub=some/model@1",
+        f"one={tmp_path / 'a.safetensors'}#config={tmp_path / 'mine'}",
+        "emoji",
+        "s3=s3://a/b.safetensors",
+    ]
 
 
 def test_logs_are_bounded(tmp_path: Path) -> None:
