@@ -8,9 +8,7 @@ import signal
 import subprocess
 import sys
 import threading
-from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
 
 import pytest
 from click.testing import CliRunner, Result
@@ -18,9 +16,9 @@ from PIL import Image
 
 from farm.cli.main import farm
 from farm.client import FarmClient
-from farm.jobs import WorkerInfo
 from farm.sheet import Tile
 from tests.farm.rendering import render
+from tests.ledgers import a_worker
 
 OTTER = ("submit", "txt2img", "a watercolor otter", "--seed", "7")
 
@@ -221,28 +219,12 @@ def test_nothing_is_submitted_whose_pictures_have_no_place(client: FarmClient) -
 
 def test_an_unknown_loss_in_a_batch_file_is_known_by_its_entry(client: FarmClient) -> None:
     announced = {"name": "stripes", "help": "", "arguments": [], "default_scale": 1.0}
-    client.ledger.announce(worker(losses=(announced,)))
+    client.ledger.announce(a_worker(losses=(announced,)))
     Path("jobs.yaml").write_text("jobs:\n- {prompt: x, losses: [{name: stripes}]}\n")
     run("submit", "batch", "jobs.yaml")
     Path("jobs.yaml").write_text("jobs:\n- prompt: x\n- {prompt: x, losses: [{name: strips}]}\n")
     result = run("submit", "batch", "jobs.yaml", code=2)
     assert result.stderr == ("farm: jobs.yaml: job 2: loss: there is no loss 'strips'\n  did you mean 'stripes'?\n")
-
-
-def worker(**fields: Any) -> WorkerInfo:
-    return WorkerInfo(
-        id="w1",
-        host="here",
-        pid=1,
-        device="cpu",
-        state="ready",
-        models=("emoji",),
-        slots=4,
-        jobs=0,
-        version="0",
-        started=datetime.now(UTC),
-        **fields,
-    )
 
 
 def test_submit_with_out_waits_and_fetches(client: FarmClient) -> None:

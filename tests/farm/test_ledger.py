@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import threading
 from concurrent.futures import ThreadPoolExecutor
-from datetime import UTC, datetime
 
 import pytest
 
 from farm.errors import JobNotFound, LedgerUnavailable
-from farm.jobs import WorkerInfo
 from farm.ledger import Claim, Ledger
 from farm.settings import Settings
-from tests.ledgers import BATCH, job
+from tests.ledgers import BATCH, a_worker, job
 
 NAME = job().id
 LAPSED = -1.0  # a lease that ended a second ago
@@ -200,18 +198,7 @@ def test_a_beginning_of_two_batches_is_refused(ledger: Ledger) -> None:
 
 
 def test_workers_come_and_go(ledger: Ledger) -> None:
-    worker = WorkerInfo(
-        id="w1",
-        host="here",
-        pid=1,
-        device="cpu",
-        state="ready",
-        models=("emoji",),
-        slots=4,
-        jobs=0,
-        version="1",
-        started=datetime.now(UTC),
-    )
+    worker = a_worker()
     ledger.announce(worker)
     assert ledger.workers() == [worker]
     ledger.depart("w1")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import socket
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -13,12 +12,12 @@ from click.testing import CliRunner
 
 from farm.cli.stack import doctor
 from farm.client import FarmClient
-from farm.jobs import WorkerInfo
 from farm.ledger import Ledger
 from farm.request import JobRequest
 from farm.settings import Settings
 from farm.stack import machine
 from farm.stack.verdict import ok
+from tests.ledgers import a_worker
 from tests.stack.farms import Farm
 
 Running = tuple[Farm, Settings]
@@ -50,7 +49,7 @@ def examine(environment: dict[str, str | None]) -> tuple[int, dict[str, dict[str
 def test_a_local_farm_is_well(running: Running) -> None:
     farm, settings = running
     ledger = Ledger(settings)
-    ledger.announce(_worker())
+    ledger.announce(a_worker("local-1"))
     code, checks = examine({"FARM_HOME": str(farm.home)})
     ledger.depart("local-1")
     ledger.close()
@@ -143,18 +142,3 @@ def _environment(settings: Settings) -> dict[str, str | None]:
         "AWS_ACCESS_KEY_ID": settings.s3_access_key,
         "AWS_SECRET_ACCESS_KEY": settings.s3_secret_key,
     }
-
-
-def _worker() -> WorkerInfo:
-    return WorkerInfo(
-        id="local-1",
-        host="here",
-        pid=1,
-        device="cpu",
-        state="ready",
-        models=("emoji",),
-        slots=4,
-        jobs=0,
-        version="0",
-        started=datetime.now(UTC),
-    )

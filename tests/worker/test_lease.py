@@ -8,9 +8,8 @@ from datetime import UTC, datetime
 
 import pytest
 
-from farm.jobs import WorkerInfo
 from farm.ledger import Claim, Ledger
-from tests.ledgers import job
+from tests.ledgers import a_worker, job
 from tests.waiting import eventually
 from worker.lease import LeaseKeeper
 
@@ -26,21 +25,6 @@ class Hearing:
         self.told_of_hang = threading.Event()
 
 
-def describe() -> WorkerInfo:
-    return WorkerInfo(
-        id=WORKER,
-        host="here",
-        pid=1,
-        device="cpu",
-        state="ready",
-        models=("emoji",),
-        slots=4,
-        jobs=0,
-        version="0",
-        started=datetime.now(UTC),
-    )
-
-
 @pytest.fixture
 def hearing() -> Hearing:
     return Hearing()
@@ -51,7 +35,7 @@ def keeper(ledger: Ledger, hearing: Hearing) -> Iterator[LeaseKeeper]:
     keeper = LeaseKeeper(
         ledger,
         WORKER,
-        describe=describe,
+        describe=lambda: a_worker(WORKER),
         on_lost=lambda claim: hearing.lost.append(claim.job),
         is_hung=hearing.hangs.is_set,
         on_hang=hearing.told_of_hang.set,
