@@ -24,12 +24,12 @@ from farm.sheet import contact_sheet, tile_of
 SHEET = "sheet.png"
 _MORE_PROMPTS = (
     "a red apple on a blue background",
-    "a golden sun over the sea",
-    "a green frog",
-    "a purple octopus",
-    "a slice of pizza",
-    "a rocket in space",
-    "a yellow lemon",
+    "a pencil sketch of an owl",
+    "an oil painting of a sunflower",
+    "a penguin on a green background",
+    "a macaw",
+    "a rocket on a black background",
+    "a unicorn on a pink background",
 )
 
 
@@ -49,13 +49,13 @@ class Timings:
 def requests() -> list[JobRequest]:
     """What the demonstration submits; seeds are fixed, so that it shows the same pictures everywhere."""
     apple = Path(str(resources.files("farm").joinpath("demo_init.png")))
-    blue = (LossRequest(name="blue"),)
+    blue = (LossRequest(name="blue", scale=40, every=1),)
     return [
         JobRequest(prompt="a watercolor painting of an otter", seed=32, trace="video"),
         JobRequest(mode="mix", prompt=("a giraffe", "a cat"), mix=0.5, seed=4),
         JobRequest(mode="img2img", prompt="a green apple", init=apple, start_step=12, steps=30, seed=7),
-        JobRequest(mode="guided", prompt="a puppy", losses=blue, seed=8),
-        JobRequest(prompt="a watercolor painting of an otter", sampler="dpmpp_2m", steps=20, seed=33),
+        JobRequest(mode="guided", prompt="a lion on a red background", losses=blue, guidance=4, seed=8),
+        JobRequest(prompt="a watercolor painting of a fox", sampler="dpmpp_2m", steps=20, seed=107),
         *(JobRequest(prompt=prompt, seed=seed) for seed, prompt in enumerate(_MORE_PROMPTS, start=100)),
     ]
 

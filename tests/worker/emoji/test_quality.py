@@ -1,0 +1,57 @@
+"""The shipped weights: they draw what captions say, in every mode, as measured by the smaller evaluation."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import torch
+from safetensors import safe_open
+
+from tests.worker.emoji.conftest import needs_font
+from worker.emoji.evaluate import QUICK, WEIGHTS, Evaluation, Measure, table
+
+_SLACK = 0.9  # a dozen pictures a measure: one miss weighs more than in the full evaluation
+
+
+def test_the_weights_are_small_and_in_float16() -> None:
+    files = [path for path in WEIGHTS.rglob("*") if path.is_file()]
+    assert sum(path.stat().st_size for path in files) <= 40e6
+    weights = [path for path in files if path.suffix == ".safetensors"]
+    assert len(weights) == 3
+    for path in weights:
+        with safe_open(path, "pt") as tensors:
+            assert all(tensors.get_tensor(name).dtype == torch.float16 for name in _floating(path, tensors.keys()))
+
+
+def _floating(path: Path, names: list[str]) -> list[str]:
+    """The tensors that hold weights, not position numbers."""
+    assert names, f"{path} is empty"
+    return [name for name in names if not name.endswith("position_ids")]
+
+
+def test_the_weights_say_how_they_were_made() -> None:
+    record = json.loads((WEIGHTS / "training.json").read_text())
+    assert {"settings", "subjects", "device", "versions", "losses"} <= set(record)
+    assert (WEIGHTS / "README.md").is_file()
+    assert (WEIGHTS / "NOTICE").is_file()
+
+
+def test_the_table_names_what_is_missed() -> None:
+    lines = table([Measure("sharp", 26.0, 27.0), Measure("slow", 1.0, 2.0, at_most=True)]).splitlines()
+    assert lines[0].split() == ["sharp", "26.000", ">=", "27", "MISSED"]
+    assert lines[1].split() == ["slow", "1.000", "<=", "2", "ok"]
+
+
+@needs_font
+def test_the_model_still_draws_what_its_card_claims() -> None:
+    claimed = json.loads((WEIGHTS / "evaluation.json").read_text())
+    measures = Evaluation(WEIGHTS, QUICK).run()
+    missed = [measure for measure in measures if claimed[measure.name]["passed"] and not _nearly(measure)]
+    assert not missed, table(measures)
+
+
+def _nearly(measure: Measure) -> bool:
+    if measure.at_most:
+        return measure.value <= measure.bound / _SLACK
+    return measure.value >= measure.bound * _SLACK

@@ -1,0 +1,107 @@
+"""What a training does: one record of every number that a run depends on, with a preset for each kind of machine."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How long one stage trains, and how fast: it ends after ``steps`` or ``minutes``, whichever comes first.
+
+    The learning rate rises over the first 3 % of the stage to ``learning_rate`` and falls to zero along half a cosine
+    at its end, so a stage that is bounded by time still anneals fully.
+    """
+
+    steps: int
+    minutes: float
+    batch: int
+    learning_rate: float
+    weight_decay: float = 1e-2
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Every number that a training run depends on; the record of a run is this and the seed."""
+
+    subjects: int
+    pairs: float
+    renders: int
+    autoencoder: Plan
+    autoencoder_channels: tuple[int, int, int, int]
+    text: Plan
+    text_width: int
+    text_layers: int
+    denoiser: Plan
+    denoiser_channels: tuple[int, int, int]
+    denoiser_layers: int
+    autocast: bool
+    seed: int = 0
+    kl_weight: float = 5e-4
+    ema_decay: float = 0.999
+    caption_dropout: float = 0.1
+    guidance_ease: float = 0.5
+    ease_from: float = 0.7
+    checkpoint_minutes: float = 2.0
+
+
+def on_cpu(minutes: float = 180.0) -> Settings:
+    """The recipe for two CPU cores: about ``minutes`` in all, rendering and saving included."""
+    return Settings(
+        subjects=122,
+        pairs=0.0,
+        renders=18_000,
+        autoencoder=Plan(60_000, 0.36 * minutes, batch=12, learning_rate=1.5e-3, weight_decay=1e-3),
+        autoencoder_channels=(32, 48, 96, 128),
+        text=Plan(500, 0.02 * minutes, batch=64, learning_rate=2e-3),
+        text_width=160,
+        text_layers=2,
+        denoiser=Plan(60_000, 0.54 * minutes, batch=48, learning_rate=1.5e-3),
+        denoiser_channels=(48, 96, 192),
+        denoiser_layers=1,
+        autocast=bf16_pays(torch.device("cpu")),
+        checkpoint_minutes=6.0,
+    )
+
+
+def on_cuda(minutes: float = 28.0) -> Settings:
+    """The recipe for one data-centre GPU: more subjects, pairs of them, and larger batches."""
+    return Settings(
+        subjects=204,
+        pairs=0.12,
+        renders=60_000,
+        autoencoder=Plan(20_000, 0.25 * minutes, batch=64, learning_rate=1.5e-3, weight_decay=1e-3),
+        autoencoder_channels=(32, 48, 96, 128),
+        text=Plan(800, 0.02 * minutes, batch=128, learning_rate=2e-3),
+        text_width=160,
+        text_layers=2,
+        denoiser=Plan(60_000, 0.5 * minutes, batch=256, learning_rate=1.2e-3),
+        denoiser_channels=(64, 128, 224),
+        denoiser_layers=1,
+        autocast=True,
+    )
+
+
+def micro() -> Settings:
+    """The same stages, tiny: seconds on any machine, to see that everything runs."""
+    return Settings(
+        subjects=3,
+        pairs=0.0,
+        renders=12,
+        autoencoder=Plan(4, 1.0, batch=2, learning_rate=1e-3),
+        autoencoder_channels=(8, 8, 8, 8),
+        text=Plan(4, 1.0, batch=4, learning_rate=1e-3),
+        text_width=16,
+        text_layers=1,
+        denoiser=Plan(6, 1.0, batch=4, learning_rate=1e-3),
+        denoiser_channels=(16, 16, 16),
+        denoiser_layers=1,
+        autocast=False,
+    )
+
+
+def bf16_pays(device: torch.device) -> bool:
+    """Whether matrix products in bfloat16 beat float32 there: on CUDA, and on CPUs with AMX tiles."""
+    return device.type == "cuda" or bool(torch.cpu._is_amx_tile_supported())
