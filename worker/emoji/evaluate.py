@@ -18,7 +18,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from diffusers.pipelines.stable_diffusion.pipeline_stable_diffusion import StableDiffusionPipeline
 from PIL import Image, ImageDraw
 
 from worker.emoji.autoencoder import reconstruct
@@ -86,7 +85,7 @@ class Evaluation:
 
     def __init__(self, model: Path, effort: Effort) -> None:
         self.effort = effort
-        self.pipeline: StableDiffusionPipeline = load(model)
+        self.model = load(model)
         self.subjects = known_subjects(model)
         self.judge = SubjectJudge.of(self.subjects)
         self.styles = StyleJudge.through(self._reconstruct)
@@ -227,19 +226,19 @@ class Evaluation:
         threads = torch.get_num_threads()
         torch.set_num_threads(1)
         started = time.process_time()
-        draw(self.pipeline, ["a cat"], steps=20)
+        draw(self.model, ["a cat"], steps=20)
         seconds = time.process_time() - started
         torch.set_num_threads(threads)
         return [Measure("seconds of one core a picture", seconds, 2.0, at_most=True)]
 
     def _draw(self, name: str, prompts: Sequence[Prompt], columns: int, **options: Any) -> list[Image.Image]:
         options.setdefault("seeds", list(range(len(prompts))))
-        images = draw(self.pipeline, prompts, **options)
+        images = draw(self.model, prompts, **options)
         self.sheets[name] = sheet(images, columns)
         return images
 
     def _reconstruct(self, pictures: Pictures) -> Pictures:
-        return reconstruct(self.pipeline.vae, pictures, torch.device("cpu"))
+        return reconstruct(self.model.vae, pictures, torch.device("cpu"))
 
     def _some(self, subjects: Sequence[Subject], most: int | None, seed: str = "") -> list[Subject]:
         """At most ``most`` of the subjects, drawn by a seed; without a limit all, in order."""
