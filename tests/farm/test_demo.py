@@ -17,7 +17,6 @@ from farm.client import dry_run
 from farm.demo import Timings, local_farm, requests
 
 ROOT = Path(__file__).parents[2]
-WEIGHTS = ROOT / "worker" / "emoji" / "weights" / "model_index.json"
 
 
 def test_it_shows_every_mode_and_what_the_project_began_with() -> None:
@@ -55,7 +54,6 @@ def test_its_farm_does_not_stay_after_a_failure(monkeypatch: pytest.MonkeyPatch,
     assert stack.status(home) is None
 
 
-@pytest.mark.skipif(not WEIGHTS.exists(), reason="the default model is not in this clone")
 def test_it_works_twice_in_a_path_with_spaces(tmp_path: Path) -> None:
     home, folder = tmp_path / "a home", tmp_path / "a folder"
     folder.mkdir()
