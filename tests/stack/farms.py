@@ -4,17 +4,13 @@ from __future__ import annotations
 
 import os
 import sys
-import time
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 from farm import stack
 from farm.settings import Settings
 from farm.stack import credentials, lock, servers
 from farm.stack.layout import Layout
-
-DEADLINE = 20.0
+from tests.waiting import eventually
 
 # Says what it was given, then waits to be told to end.
 TALKATIVE_WORKER = """
@@ -26,16 +22,6 @@ file.with_suffix(".part").write_text(json.dumps(told))
 file.with_suffix(".part").replace(file)
 time.sleep(600)
 """
-
-
-def eventually(happens: Callable[[], Any], what: str) -> Any:
-    """Wait until `happens()` is true, and give it back."""
-    deadline = time.monotonic() + DEADLINE
-    while time.monotonic() < deadline:
-        if answer := happens():
-            return answer
-        time.sleep(0.02)
-    raise AssertionError(f"not within {DEADLINE:g} s: {what}")
 
 
 def lives(pid: int) -> bool:

@@ -15,7 +15,8 @@ from farm import keys, stack
 from farm.errors import InvalidInput, StackError
 from farm.settings import load_local
 from farm.stack import logs, plan, servers
-from tests.stack.farms import Farm, eventually, lives
+from tests.stack.farms import Farm, lives
+from tests.waiting import eventually
 from worker.models import registry
 
 STUBBORN_WORKER = """

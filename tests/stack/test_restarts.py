@@ -19,7 +19,8 @@ from farm.errors import StackError, StorageError
 from farm.settings import Settings, load_local
 from farm.stack import credentials, lock, servers, state
 from farm.storage import Storage
-from tests.stack.farms import Farm, eventually, lives
+from tests.stack.farms import Farm, lives
+from tests.waiting import eventually
 
 
 def test_data_and_addresses_survive_down_and_up(farm: Farm) -> None:

@@ -16,7 +16,8 @@ from farm import stack
 from farm.errors import StackError, StorageError
 from farm.settings import Settings
 from farm.storage import Storage
-from tests.stack.farms import Farm, eventually
+from tests.stack.farms import Farm
+from tests.waiting import eventually
 
 Running = tuple[Farm, Settings]
 linux_only = pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
