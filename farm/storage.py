@@ -46,10 +46,6 @@ class Storage:
         with self._doing("put", key):
             self._client.put_object(Bucket=self.bucket, Key=key, Body=data, ContentType=content_type)
 
-    def put_file(self, key: str, path: Path, content_type: str) -> None:
-        with self._doing("put", key), path.open("rb") as body:
-            self._client.put_object(Bucket=self.bucket, Key=key, Body=body, ContentType=content_type)
-
     def get(self, key: str, *, limit: int | None = None) -> bytes:
         """The object's bytes. With `limit`, an object of more bytes is refused unread: `ObjectTooLarge`."""
         with self._doing("get", key):

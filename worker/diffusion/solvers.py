@@ -129,11 +129,6 @@ class Plan:
     def start_sigma(self) -> float:
         return float(self.schedule.sigma[self.start])
 
-    @property
-    def draws_noise(self) -> bool:
-        """Whether steps add fresh noise. Those whose `noise` is zero need no draw."""
-        return bool(np.any(self.noise != 0.0))
-
     @cached_property
     def table(self) -> NDArray[np.float32]:
         """[steps to do, len(Column)], float32: row k has the coefficients of the job's k-th step."""

@@ -67,7 +67,7 @@ class RenderRequest:
 
 @dataclass(frozen=True)
 class Rendered:
-    """A finished picture, the final latents' worth of pixels, with warnings and seconds spent by part."""
+    """A finished picture, what the user should know of it, and the seconds spent by part."""
 
     pixels: Pixels
     warnings: tuple[str, ...]

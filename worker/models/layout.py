@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from farm.errors import ModelError
+from farm.spec import MAX_GUIDANCE
 
 COMPONENTS = {
     "unet": "UNet2DConditionModel",
@@ -19,26 +19,24 @@ WITH_WEIGHTS = ("unet", "vae", "text_encoder")
 PICKLED = (".bin", ".ckpt", ".pt", ".pth")
 
 
-@dataclass(frozen=True)
-class Defaults:
-    """What a model's own `farm.json` says suits it."""
-
-    guidance: float = 7.5
-    steps: int = 30
+DEFAULT_GUIDANCE = 7.5
 
 
-def read_defaults(directory: Path) -> Defaults:
-    """The optional `farm.json`, such as {"guidance": 4.0, "steps": 20}. Raises `ModelError` if it is malformed."""
+def read_guidance(directory: Path) -> float:
+    """The guidance scale that suits a model: its `farm.json`'s, such as {"guidance": 4.0}, else 7.5.
+
+    Raises `ModelError` if the file is malformed, or the scale none that a job may have.
+    """
     path = directory / "farm.json"
     if not path.is_file():
-        return Defaults()
+        return DEFAULT_GUIDANCE
     try:
-        content = json.loads(path.read_text())
-        return Defaults(
-            guidance=float(content.get("guidance", Defaults.guidance)), steps=int(content.get("steps", Defaults.steps))
-        )
+        guidance = float(json.loads(path.read_text()).get("guidance", DEFAULT_GUIDANCE))
     except (ValueError, TypeError, AttributeError) as error:
         raise ModelError(f"{path} is malformed: {error}") from error
+    if not 0 <= guidance <= MAX_GUIDANCE:
+        raise ModelError(f"{path} is malformed: a guidance of {guidance:g} is not from 0 to {MAX_GUIDANCE:g}")
+    return guidance
 
 
 def check(name: str, directory: Path) -> None:

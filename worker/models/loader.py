@@ -59,7 +59,6 @@ class LoadedModel:
     default_width: int
     default_height: int
     default_guidance: float
-    default_steps: int
     size: int
     """Bytes of all parameters and buffers."""
 
@@ -107,7 +106,7 @@ class ModelLoader:
             raise ModelError(
                 f"the model '{name}' does not fit on {self._placement.device}: {first_line(error)}"
             ) from error
-        defaults = layout.read_defaults(directory)
+        guidance = layout.read_guidance(directory)
         preview = directory / "preview.json"
         vae_factor = 2 ** (len(parts.vae.config["block_out_channels"]) - 1)
         side = parts.unet.config["sample_size"] * vae_factor
@@ -127,8 +126,7 @@ class ModelLoader:
             vae_factor=vae_factor,
             default_width=side,
             default_height=side,
-            default_guidance=defaults.guidance,
-            default_steps=defaults.steps,
+            default_guidance=guidance,
             size=sum(map(_bytes_of, (parts.unet, parts.vae, parts.text_encoder))),
         )
 

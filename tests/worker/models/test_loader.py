@@ -66,11 +66,11 @@ def test_the_tiny_model_is_the_same_every_time(built: Path, tmp_path: Path) -> N
 
 
 def test_a_model_says_what_suits_it(loader: ModelLoader, model: Path) -> None:
-    (model / "farm.json").write_text('{"guidance": 4.0, "steps": 20}')
+    (model / "farm.json").write_text('{"guidance": 4.0}')
     preview = PreviewMap(torch.ones(4, 3), torch.zeros(3))
     (model / "preview.json").write_text(preview.to_json())
     loaded = loader.load("tiny", LocalDirectory(model))
-    assert (loaded.default_guidance, loaded.default_steps) == (4.0, 20)
+    assert loaded.default_guidance == 4.0
     assert torch.equal(loaded.preview.matrix, preview.matrix)
 
 
@@ -137,6 +137,7 @@ SPOILT: dict[str, tuple[Callable[[Path], Any], str]] = {
         "the text_encoder of the model 'tiny' is missing",
     ),
     "farm.json": (lambda m: (m / "farm.json").write_text('{"guidance": "high"}'), r"farm\.json is malformed"),
+    "no number": (lambda m: (m / "farm.json").write_text('{"guidance": NaN}'), r"a guidance of nan is not from 0"),
     "preview.json": (lambda m: (m / "preview.json").write_text("{}"), r"preview\.json is not a preview map"),
 }
 
