@@ -13,6 +13,7 @@ with FarmClient.connect() as farm:
 
 from __future__ import annotations
 
+import contextlib
 import os
 import time
 from collections.abc import Iterable, Iterator, Sequence
@@ -24,7 +25,7 @@ from typing import Any, Self
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from farm import keys, settings
-from farm.errors import InvalidInput, LedgerUnavailable, ObjectMissing, WrongState
+from farm.errors import InvalidInput, LedgerUnavailable, ObjectMissing, StorageError, WrongState
 from farm.fetch import Fetched, fetch, read_result
 from farm.images import InitImage, read_init
 from farm.jobs import JobStatus, State, Waiting, WorkerInfo
@@ -221,7 +222,12 @@ class FarmClient:
 
     def cancel(self, names: Iterable[str]) -> dict[str, State]:
         """Cancel queued and running jobs. Returns the state each job was in."""
-        return {job: self.ledger.cancel(job) for job in self.resolve(names)}
+        cancelled = {job: self.ledger.cancel(job) for job in self.resolve(names)}
+        for job, one in cancelled.items():
+            if one.checkpoint is not None:
+                with contextlib.suppress(StorageError):  # what is left in the bucket does no harm
+                    self.storage.delete(keys.checkpoint(job, one.checkpoint))
+        return {job: one.before for job, one in cancelled.items()}
 
     def retry(self, names: Iterable[str]) -> Sequence[str]:
         """Queue failed and cancelled jobs again. Raises `WrongState` if none of them is one."""

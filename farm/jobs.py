@@ -96,6 +96,8 @@ class WorkerInfo(BaseModel):
     warm: tuple[str, ...] = ()
     slots: int
     jobs: int
+    paused: str | None = None
+    """Why it takes no jobs now, if it does not."""
     losses: tuple[dict[str, Any], ...] = ()
     version: str
     started: datetime

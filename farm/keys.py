@@ -102,6 +102,11 @@ def attempt_result(job: str, attempt: int) -> str:
     return attempt_object(job, attempt, "result.json")
 
 
+def checkpoint(job: str, attempt: int) -> str:
+    """What an attempt has done so far, for the next one to go on from."""
+    return attempt_object(job, attempt, "checkpoint.safetensors")
+
+
 def result(job: str) -> str:
     """The winning attempt's `result.json` again, where those look who know only the bucket."""
     return f"{job_prefix(job)}result.json"

@@ -1,9 +1,10 @@
 -- The ledger's transitions, each atomic. KEYS[1] is the key prefix, ARGV[1] the operation.
 --
 --   queued ──claim──► running ──finish──► done | failed
---     ▲                  │
---     └──release, reap───┤            cancel: queued | running ──► cancelled
---     └──retry── failed | cancelled
+--     ▲                  │ ▲
+--     └──release, reap───┤ └─renew, checkpoint
+--     │                  └──reap, when too often──► failed
+--     └──retry── failed | cancelled              cancel: queued | running ──► cancelled
 --
 -- Time is Redis' own (milliseconds), so clocks of machines need not agree. Every operation may be sent
 -- twice (clients retry) and then has the effect of once.
@@ -20,6 +21,13 @@ local function tell(id, ...)
   redis.call('XADD', P .. ':events', 'MAXLEN', '~', 20000, '*', 'job', id, ...)
 end
 
+-- The step from which a job would go on: that of its checkpoint, '<attempt>:<step>', or 0.
+local function checkpointed_step(id)
+  return string.match(field(id, 'checkpoint') or '', ':(%d+)$') or 0
+end
+
+local function forget_checkpoint(id) redis.call('HDEL', job_key(id), 'checkpoint') end
+
 -- The only place where a job changes state; each state's jobs are indexed by the time they entered it.
 local function move(id, from, to)
   set(id, 'state', to)
@@ -31,7 +39,7 @@ local function move(id, from, to)
   if to == 'queued' then
     redis.call('SADD', P .. ':models', model)
     redis.call('ZADD', P .. ':waiting:' .. model, now, id)
-    set(id, 'worker', '', 'started', '', 'step', 0)
+    set(id, 'worker', '', 'started', '', 'step', checkpointed_step(id))
   end
   if to == 'done' or to == 'failed' or to == 'cancelled' then set(id, 'finished', now) end
   tell(id, 'state', to)
@@ -68,19 +76,31 @@ function operations.create(jobs)
   return queued
 end
 
--- `token` is new for each claim, so that a claim sent twice is granted once. Returns {state} or
--- {'claimed', attempt, spec, priority}.
-function operations.claim(id, worker, token, lease)
-  local job = redis.call('HMGET', job_key(id), 'state', 'token', 'attempt', 'spec', 'priority')
+-- `token` is new for each claim, so that a claim sent twice is granted once. A job that has outlived all workers but
+-- the last it may have is a suspect: only a worker that does nothing else may claim it (`alone` is '1'), so that what
+-- happens to that worker is the job's own doing and nobody else's.
+-- Returns {state}, {'suspect'} or {'claimed', attempt, spec, priority, checkpoint}.
+function operations.claim(id, worker, token, lease, deaths, alone)
+  local job = redis.call('HMGET', job_key(id), 'state', 'token', 'attempt', 'spec', 'priority', 'checkpoint', 'deaths')
   if not job[1] then return { 'missing' } end
-  if job[1] == 'running' and job[2] == token then return { 'claimed', tonumber(job[3]), job[4], tonumber(job[5]) } end
+  local granted = { 'claimed', tonumber(job[3]), job[4], tonumber(job[5]), job[6] or '' }
+  if job[1] == 'running' and job[2] == token then return granted end
   if job[1] ~= 'queued' then return { job[1] } end
+  if tonumber(job[7]) >= tonumber(deaths) - 1 and alone ~= '1' then return { 'suspect' } end
   local attempt = tonumber(job[3]) + 1
+  granted[2] = attempt
   set(id, 'attempt', attempt, 'token', token)
   move(id, 'queued', 'running')
   set(id, 'worker', worker, 'started', now, 'error', '')
   redis.call('ZADD', P .. ':leases', now + lease, id)
-  return { 'claimed', attempt, job[4], tonumber(job[5]) }
+  return granted
+end
+
+-- A checkpoint of a running job is in the bucket, and the next attempt shall go on from it.
+function operations.checkpoint(id, worker, attempt, step)
+  if not holds(id, worker, attempt) then return 0 end
+  set(id, 'checkpoint', attempt .. ':' .. step)
+  return 1
 end
 
 -- held: JSON list of [id, attempt, step]. Renews what the worker still holds. Returns what it lost, as a flat list:
@@ -109,6 +129,7 @@ function operations.finish(id, worker, attempt, state, ...)
   if holds(id, worker, attempt) then
     if state == 'done' then set(id, 'step', field(id, 'steps')) end
     if select('#', ...) > 0 then set(id, ...) end
+    forget_checkpoint(id)
     move(id, 'running', state)
     return { state, 1 }
   end
@@ -134,13 +155,15 @@ function operations.reap(limit, deaths)
       redis.call('ZREM', P .. ':leases', id) -- a lease without a record must not stop the others
     else
       local died = redis.call('HINCRBY', job_key(id), 'deaths', 1)
+      local lapses = (field(id, 'lapses') or '') .. (died > 1 and ', ' or '') .. job[3] .. ' (attempt ' .. job[4] .. ')'
+      set(id, 'lapses', lapses)
       local to = 'queued'
       if died >= tonumber(deaths) then
         to = 'failed'
+        forget_checkpoint(id)
         set(id, 'error', cjson.encode({
           kind = 'poison',
-          message = 'its lease lapsed ' .. died .. ' times, last on worker ' .. job[3] .. ' at attempt ' .. job[4] ..
-            ': it seems to bring its workers down'
+          message = 'it seems to bring its workers down: its lease lapsed ' .. died .. ' times, on ' .. lapses
         }))
       end
       move(id, 'running', to)
@@ -150,17 +173,20 @@ function operations.reap(limit, deaths)
   return taken
 end
 
--- Returns the state before. The worker learns of it at its next renewal and drops the job.
+-- Returns the state before and the checkpoint, which is of no more use. The worker learns of it from the control
+-- stream and drops the job.
 function operations.cancel(id)
   local state = field(id, 'state')
-  if not state then return 'missing' end
+  if not state then return { 'missing', '' } end
+  local checkpoint = field(id, 'checkpoint') or ''
   if state == 'queued' or state == 'running' then
+    forget_checkpoint(id)
     move(id, state, 'cancelled')
     if state == 'running' then
       redis.call('XADD', P .. ':control', 'MAXLEN', '~', 1000, '*', 'cancel', id, 'attempt', field(id, 'attempt'))
     end
   end
-  return state
+  return { state, checkpoint }
 end
 
 -- Returns the state before; failed and cancelled jobs are queued again with a clean slate of deaths.
@@ -168,7 +194,7 @@ function operations.retry(id)
   local state = field(id, 'state')
   if not state then return 'missing' end
   if state == 'failed' or state == 'cancelled' then
-    set(id, 'deaths', 0, 'error', '', 'finished', '', 'warnings', '')
+    set(id, 'deaths', 0, 'lapses', '', 'error', '', 'finished', '', 'warnings', '')
     move(id, state, 'queued')
   end
   return state

@@ -8,6 +8,7 @@
 {prefix}:leases            sorted set: running jobs by the time their lease lapses
 {prefix}:events            stream: what `farm watch` follows;  {prefix}:control: cancellations for workers
 {prefix}:worker:<id>       a live worker's description, lapsing by itself
+{prefix}:death:<worker>    how a worker's process came to its end, as it was found afterwards, lapsing after a month
 """
 
 from __future__ import annotations
@@ -34,6 +35,8 @@ LEASE_SECONDS = 15.0
 MAX_DEATHS = 3
 _CREATE_CHUNK = 500
 _WORKER_TTL_MS = 15_000
+_DEATH_TTL_MS = 30 * 24 * 3600 * 1000
+_MAX_DEATH_CHARACTERS = 4_000
 
 
 Attempt = tuple[str, int]
@@ -68,6 +71,20 @@ class Claim:
     attempt: int
     spec: str
     priority: int
+    checkpoint: int | None = None
+    """The attempt that left a checkpoint to go on from."""
+
+
+class Suspect(Exception):
+    """The job has outlived so many workers that only one which does nothing else may claim it."""
+
+
+@dataclass(frozen=True)
+class Cancelled:
+    """The state that a job was in when it was cancelled, and the attempt whose checkpoint is of no more use."""
+
+    before: State
+    checkpoint: int | None
 
 
 @dataclass(frozen=True)
@@ -118,12 +135,25 @@ class Ledger:
             queued += self._run("create", json.dumps([_record(batch, job) for job in chunk]))
         return queued
 
-    def claim(self, job: str, worker: str, *, lease: float = LEASE_SECONDS) -> Claim | None:
-        """Take a queued job for `lease` seconds, or None if it is not queued (any more)."""
-        answer = self._run("claim", job, worker, secrets.token_hex(8), _milliseconds(lease))
+    def claim(
+        self, job: str, worker: str, *, alone: bool = False, lease: float = LEASE_SECONDS, deaths: int = MAX_DEATHS
+    ) -> Claim | None:
+        """Take a queued job for `lease` seconds, or None if it is not queued (any more).
+
+        `alone` says that the worker has no other job. Raises `Suspect` for a job that only such a one may have: one
+        whose lease lapsed `deaths` − 1 times.
+        """
+        answer = self._run("claim", job, worker, secrets.token_hex(8), _milliseconds(lease), deaths, int(alone))
+        if answer[0] == "suspect":
+            raise Suspect(job)
         if answer[0] != "claimed":
             return None
-        return Claim(job, attempt=int(answer[1]), spec=answer[2], priority=int(answer[3]))
+        attempt, spec, priority, checkpoint = answer[1:]
+        return Claim(job, int(attempt), spec, int(priority), _attempt_of(checkpoint))
+
+    def checkpoint(self, claim: Claim, worker: str, step: int) -> bool:
+        """Note that `step` steps of a running job are safe in the bucket. False if it is not held any more."""
+        return bool(self._run("checkpoint", claim.job, worker, claim.attempt, step))
 
     def renew(self, worker: str, held: Iterable[tuple[str, int, int]], *, lease: float = LEASE_SECONDS) -> set[Attempt]:
         """Renew the leases on `held` (job, attempt, step) and record their steps. Returns the attempts lost."""
@@ -147,9 +177,10 @@ class Ledger:
             for job, model, priority, state in _in_groups(self._run("reap", limit, deaths), 4)
         ]
 
-    def cancel(self, job: str) -> State:
-        """Cancel a queued or running job. Returns the state it was in. Raises `JobNotFound`."""
-        return self._previous(job, self._run("cancel", job))
+    def cancel(self, job: str) -> Cancelled:
+        """Cancel a queued or running job. Raises `JobNotFound`."""
+        state, checkpoint = self._run("cancel", job)
+        return Cancelled(self._previous(job, state), _attempt_of(checkpoint))
 
     def retry(self, job: str) -> State:
         """Queue a failed or cancelled job again. Returns the state it was in. Raises `JobNotFound`."""
@@ -176,7 +207,18 @@ class Ledger:
         for job, record in zip(jobs, records, strict=True):
             if not record:
                 raise JobNotFound(f"there is no job {job}", hint="'farm list' shows the jobs of this farm")
-        return [JobStatus.from_record(job, record) for job, record in zip(jobs, records, strict=True)]
+        return [self._with_crash(JobStatus.from_record(job, record)) for job, record in zip(jobs, records, strict=True)]
+
+    def _with_crash(self, status: JobStatus) -> JobStatus:
+        """A job that brought its workers down, with how the last of them ended: known only after the verdict."""
+        if status.error is None or status.error.kind != "poison":
+            return status
+        with self._talking():
+            told = self.redis.get(self._key("death", status.worker or ""))
+        if told is None:
+            return status
+        error = status.error.model_copy(update={"message": f"{status.error.message}; {status.worker} {told}"})
+        return status.model_copy(update={"error": error})
 
     def spec(self, job: str) -> JobSpec:
         """What the job renders. Raises `JobNotFound`."""
@@ -274,6 +316,11 @@ class Ledger:
         with self._talking():
             self.redis.delete(self._key("worker", worker))
 
+    def note_death(self, worker: str, how: str) -> None:
+        """Record how a worker's process came to its end: what follows the worker's name in a sentence."""
+        with self._talking():
+            self.redis.set(self._key("death", worker), how[-_MAX_DEATH_CHARACTERS:], px=_DEATH_TTL_MS)
+
     def workers(self) -> list[WorkerInfo]:
         """The workers that live now, by id."""
         with self._talking():
@@ -356,6 +403,11 @@ def _worker(record: str) -> WorkerInfo | None:
         return WorkerInfo.model_validate_json(record)
     except ValidationError:
         return None
+
+
+def _attempt_of(checkpoint: str) -> int | None:
+    """The attempt in `<attempt>:<step>`, or None where there is no checkpoint."""
+    return int(checkpoint.partition(":")[0]) if checkpoint else None
 
 
 def _in_groups(items: Sequence[Any], size: int) -> Iterator[Sequence[Any]]:

@@ -18,7 +18,10 @@ from farm.errors import FarmError
 @click.option("--slots", type=click.IntRange(1, 1024), help="Jobs in flight at once.")
 @click.option("--rows", type=click.IntRange(2, 1024), help="Rows of one forward pass; a job with guidance takes two.")
 @click.option("--deterministic", is_flag=True, help="The same bytes whatever the load, at some speed.")
-@click.option("--drain-seconds", type=click.FloatRange(0), default=25.0, help="Time for jobs in hand when leaving.")
+@click.option("--grace", type=click.FloatRange(0), default=25.0, help="Seconds to be gone in when asked to leave.")
+@click.option(
+    "--checkpoint-seconds", type=click.FloatRange(0), default=60.0, help="Checkpoint long jobs so often; 0: never."
+)
 def main(
     name: str | None,
     device: str | None,
@@ -26,7 +29,8 @@ def main(
     slots: int | None,
     rows: int | None,
     deterministic: bool,
-    drain_seconds: float,
+    grace: float,
+    checkpoint_seconds: float,
 ) -> None:
     """Take jobs off the farm's queues and render them."""
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)-7s %(message)s", stream=sys.stderr)
@@ -46,7 +50,8 @@ def main(
                 slots=slots,
                 rows=rows,
                 deterministic=deterministic,
-                drain_seconds=drain_seconds,
+                grace=grace,
+                checkpoint_seconds=checkpoint_seconds,
             )
         )
     except FarmError as error:

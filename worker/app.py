@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import secrets
@@ -11,29 +12,35 @@ import threading
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
+from pathlib import Path
 from types import FrameType
-from typing import Any, Literal
+from typing import Any, Literal, NoReturn
 
 import torch
 
 from farm import settings
-from farm.errors import FarmError, InvalidInput, LedgerUnavailable
+from farm.errors import FarmError, InvalidInput, JobNotFound, LedgerUnavailable
 from farm.jobs import WorkerInfo
 from farm.ledger import Claim, Ledger
 from farm.queue import TASK, Queue, celery_app, queue_name
 from farm.settings import Settings
 from farm.storage import Storage
 from worker import transport
+from worker.blackbox import BlackBox, left_behind
+from worker.checkpoint import Checkpoints
 from worker.diffusion.losses import Losses, load_losses
 from worker.engine.engine import Engine
+from worker.intake import Intake
 from worker.lease import LeaseKeeper
 from worker.models.device import Placement, place
 from worker.models.fetching import bucket_fetcher
 from worker.models.loader import LoadedModel, ModelLoader
 from worker.models.pool import ModelPool
 from worker.models.registry import ModelRegistry
+from worker.patience import Patience
 from worker.publish import Publisher, package_versions
 from worker.reaper import Reaper
+from worker.spool import Spool
 from worker.task import JobRunner, engine_id
 
 _log = logging.getLogger(__name__)
@@ -48,7 +55,8 @@ class Options:
     """How a worker runs. None: chosen by the device.
 
     `slots` jobs are in flight at once, `rows` of them advance in one forward pass (a job under
-    classifier-free guidance takes two). `drain_seconds` is the time for jobs in flight when asked to leave.
+    classifier-free guidance takes two). A worker that is asked to leave is gone within `grace` seconds. A job is
+    checkpointed every `checkpoint_seconds`, 0 for never; jobs that are shorter cost nothing.
     """
 
     models: Sequence[str] = DEFAULT_MODELS
@@ -57,7 +65,8 @@ class Options:
     slots: int | None = None
     rows: int | None = None
     deterministic: bool = False
-    drain_seconds: float = 25.0
+    grace: float = 25.0
+    checkpoint_seconds: float = 60.0
     stall_seconds: float | None = None
 
 
@@ -74,6 +83,7 @@ class Worker:
         self._state: Literal["starting", "ready", "draining"] = "starting"
         self._started = datetime.now(UTC)
         self._leaving = threading.Event()
+        self._intake = Intake()
         self._settings = where
         self._ledger = Ledger(where)
         self._storage = Storage(where)
@@ -86,7 +96,10 @@ class Worker:
             self._losses,
             max_rows=options.rows or (32 if self._on_gpu else 16),
             deterministic=options.deterministic,
+            snapshot_seconds=options.checkpoint_seconds,
         )
+        self._black_box = BlackBox(_crashes(), self.id)
+        self._spool = Spool(settings.home() / "spool")
         self._keeper = LeaseKeeper(
             self._ledger,
             self.id,
@@ -106,6 +119,10 @@ class Worker:
             served=frozenset(self._registry.names),
             engine=self._engine,
             publisher=Publisher(self._storage, worker=self.id, device=_device_name(self._placement)),
+            checkpoints=Checkpoints(self._storage, self._ledger, self.id),
+            spool=self._spool,
+            intake=self._intake,
+            patience=Patience(self._intake, self._leaving),
             leaving=self._leaving,
         )
 
@@ -113,6 +130,7 @@ class Worker:
         """Load the models, then work until SIGTERM or SIGINT. Raises `FarmError` if it cannot start."""
         if self._options.deterministic:
             _choose_deterministic_kernels()
+        self._tell_of_the_dead()
         self._storage.ensure_bucket()
         self._keeper.start()
         try:
@@ -125,15 +143,32 @@ class Worker:
             self._consume()
         finally:
             self._keeper.stop()
+            self._black_box.close()
         self._reaper.stop()
         self._engine.stop()
+
+    def _tell_of_the_dead(self) -> None:
+        """Pass on how earlier workers of this machine ended, and forget what their spool holds for nobody."""
+        try:
+            for worker, how in left_behind(_crashes()):
+                _log.warning("the worker %s %s", worker, how)
+                self._ledger.note_death(worker, how)
+            self._spool.sweep(self._is_over)
+        except FarmError as error:
+            _log.warning("nothing is told of earlier workers: %s", error)
+
+    def _is_over(self, job: str) -> bool:
+        try:
+            return self._ledger.get(job).is_over
+        except JobNotFound:
+            return False  # the ledger may be about to be recovered
 
     def _consume(self) -> None:
         """Run Celery's consumer on this thread until a signal asks it to end and the jobs in hand are dealt with."""
         from celery.signals import setup_logging, worker_ready
 
         setup_logging.connect(_leave_logging_alone)
-        transport.install()
+        transport.install(self._intake)
         app = celery_app(self._settings)
         app.task(name=TASK, ignore_result=True)(self._runner.run)
         consumer = app.Worker(
@@ -163,30 +198,38 @@ class Worker:
             raise FarmError("the queue's consumer ended by itself", hint="what came before this in the log says why")
 
     def _on_signal(self, number: int, _: FrameType | None) -> None:
-        """First signal: take nothing more, finish what is in hand within the time given. Second: leave at once."""
+        """First signal: take nothing more, checkpoint and hand back what is in hand. Second: leave at once."""
         from celery.exceptions import WorkerShutdown
         from celery.worker import state
 
         if self._state == "draining":
             _log.warning("leaving at once")
-            self._release_all()
-            os._exit(128 + number)
+            self._leave(128 + number)
         self._state = "draining"
-        _log.info("leaving: %d jobs in hand, %.0f s for them", len(self._keeper.held), self._options.drain_seconds)
-        timer = threading.Timer(self._options.drain_seconds, self._hand_back_all)
+        _log.info("leaving: %d jobs in hand, %g s for them", len(self._keeper.held), self._options.grace)
+        self._intake.close("it is leaving")
+        self._leaving.set()
+        self._engine.suspend_all()
+        timer = threading.Timer(self._options.grace, self._out_of_time)
         timer.daemon = True
         timer.start()
         threading.Thread(target=self._announce, name="announce", daemon=True).start()
         state.should_stop = 0  # for when the exception comes up where nobody lets it through
         raise WorkerShutdown(0)
 
-    def _hand_back_all(self) -> None:
-        self._leaving.set()
-        self._engine.cancel_all()
+    def _out_of_time(self) -> None:
+        held = self._keeper.held
+        _log.warning("out of time: %d jobs go back as they are", len(held))
+        self._leave(0)
 
-    def _release_all(self) -> None:
+    def _leave(self, code: int) -> NoReturn:
+        """End the process now. What is in hand goes back to the queue, to go on from its last checkpoint."""
         for claim in self._keeper.held:
             self._runner.hand_back(claim)
+        with contextlib.suppress(LedgerUnavailable):  # then the announcement lapses by itself
+            self._ledger.depart(self.id)
+        self._black_box.close()
+        os._exit(code)
 
     def _announce(self) -> None:
         try:
@@ -205,6 +248,7 @@ class Worker:
             warm=self._pool.warm,
             slots=self._slots,
             jobs=len(self._keeper.held),
+            paused=self._intake.reason,
             losses=tuple(asdict(declaration) for declaration in self._losses.declarations),
             version=package_versions()["render-farm"],
             started=self._started,
@@ -226,7 +270,9 @@ class Worker:
 
     def _on_hang(self) -> None:
         """Nothing can interrupt a hung kernel, so the process ends; the leases lapse and others take the jobs."""
-        _log.critical("the engine makes no progress: this worker ends")
+        where = f"the engine made no progress at {self._engine.whereabouts()}"
+        _log.critical("%s: this worker ends", where)
+        self._black_box.write(where)
         os._exit(EXIT_HUNG)
 
     def _free_memory(self) -> None:
@@ -246,6 +292,10 @@ def start(options: Options) -> None:
 
 def _leave_logging_alone(**_: Any) -> None:
     """A receiver of this signal keeps Celery from configuring logging itself."""
+
+
+def _crashes() -> Path:
+    return settings.home() / "crashes"
 
 
 def _model_budget(placement: Placement) -> int:

@@ -7,18 +7,15 @@ to the job's own `result.json`, so an attempt that lost its lease can never repl
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from importlib.metadata import version
 
 from farm import keys
 from farm.ledger import Claim
-from farm.results import JobResult, ModelUsed, ResultObject
-from farm.spec import JobSpec
+from farm.results import JobResult, ResultObject
 from farm.storage import Storage
-from worker.engine.request import Rendered
-from worker.png import encode_png
-from worker.trace import TraceFile
+from worker.finished import Artifact, Finished
 
 _REPORTED_PACKAGES = ("render-farm", "torch", "diffusers", "transformers")
 
@@ -37,42 +34,27 @@ class Publisher:
         self._device = device
         self._versions = package_versions()
 
-    def upload(
-        self, claim: Claim, spec: JobSpec, model: ModelUsed, rendered: Rendered, trace: Iterable[TraceFile]
-    ) -> dict[str, ResultObject]:
-        """Upload the attempt's image and trace. Returns them by name."""
-        objects = {
-            "image.png": self._put(claim, "image.png", encode_png(rendered.pixels, spec, model), "image/png"),
-        }
-        for file in trace:
-            objects[file.name] = self._put(claim, file.name, file.path.read_bytes(), file.content_type)
-        return objects
+    def upload(self, claim: Claim, finished: Finished, objects: dict[str, ResultObject]) -> None:
+        """Upload what an attempt has made, adding to `objects` by name; what is there already is not sent again."""
+        for artifact in finished.artifacts:
+            if artifact.name not in objects:
+                objects[artifact.name] = self._put(claim, artifact)
 
-    def seal(
-        self,
-        claim: Claim,
-        spec: JobSpec,
-        model: ModelUsed,
-        rendered: Rendered,
-        objects: Mapping[str, ResultObject],
-        *,
-        dtype: str,
-        timings: Mapping[str, float],
-    ) -> JobResult:
+    def seal(self, claim: Claim, finished: Finished, objects: Mapping[str, ResultObject]) -> JobResult:
         """Write the attempt's `result.json`: from now on it is complete."""
         result = JobResult(
             job=claim.job,
             batch=keys.batch_of(claim.job),
             attempt=claim.attempt,
             worker=self._worker,
-            spec=spec,
+            spec=finished.spec,
             objects=dict(objects),
-            model=model,
+            model=finished.model,
             device=self._device,
-            dtype=dtype,
-            timings={name: round(seconds, 4) for name, seconds in timings.items()},
+            dtype=finished.dtype,
+            timings={name: round(seconds, 4) for name, seconds in finished.timings.items()},
             versions=self._versions,
-            warnings=rendered.warnings,
+            warnings=finished.warnings,
             finished=datetime.now(UTC),
         )
         self._storage.put(keys.attempt_result(claim.job, claim.attempt), _json(result), "application/json")
@@ -82,10 +64,11 @@ class Publisher:
         """Make a sealed attempt the job's result in the bucket too, after the ledger has accepted it."""
         self._storage.put(keys.result(result.job), _json(result), "application/json")
 
-    def _put(self, claim: Claim, name: str, data: bytes, content_type: str) -> ResultObject:
-        key = keys.attempt_object(claim.job, claim.attempt, name)
-        self._storage.put(key, data, content_type)
-        return ResultObject(key=key, sha256=hashlib.sha256(data).hexdigest(), size=len(data), content_type=content_type)
+    def _put(self, claim: Claim, artifact: Artifact) -> ResultObject:
+        key, data = keys.attempt_object(claim.job, claim.attempt, artifact.name), artifact.read()
+        self._storage.put(key, data, artifact.content_type)
+        digest = hashlib.sha256(data).hexdigest()
+        return ResultObject(key=key, sha256=digest, size=len(data), content_type=artifact.content_type)
 
 
 def _json(result: JobResult) -> bytes:

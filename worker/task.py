@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import json
 import logging
 import queue
+import shutil
 import tempfile
 import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TypeVar
 
 from PIL import Image
 
@@ -21,6 +23,7 @@ from farm import images, keys
 from farm.errors import (
     FarmError,
     InvalidInput,
+    JobNotFound,
     LedgerUnavailable,
     ModelError,
     ObjectMissing,
@@ -29,34 +32,47 @@ from farm.errors import (
     StorageError,
 )
 from farm.jobs import Waiting
-from farm.ledger import Claim, Ledger
+from farm.ledger import Claim, Ledger, Suspect
 from farm.queue import Queue
-from farm.results import JobResult, ModelUsed
+from farm.results import JobResult, ModelUsed, ResultObject
 from farm.spec import JobSpec
 from farm.storage import Storage
+from worker.checkpoint import Checkpoint, Checkpoints
 from worker.diffusion import latents
 from worker.engine.engine import Engine
-from worker.engine.request import Cancelled, Pixels, Rendered, RenderRequest, StepRecord, resolve
+from worker.engine.request import (
+    Cancelled,
+    Pixels,
+    Rendered,
+    RenderRequest,
+    Snapshot,
+    StepRecord,
+    Suspended,
+    resolve,
+)
+from worker.finished import Artifact, Finished
+from worker.intake import Intake
 from worker.lease import Holding, LeaseKeeper
 from worker.models.loader import LoadedModel
 from worker.models.pool import ModelPool
+from worker.patience import HandBack, Lost, Patience
+from worker.png import encode_png
 from worker.publish import Publisher
+from worker.spool import Spool
 from worker.trace import TraceWriter
 
 _log = logging.getLogger(__name__)
 
-PATIENCE_SECONDS = 600.0
-"""How long a finished picture waits for a bucket or a ledger that does not answer."""
+_DISK_TROUBLE = {
+    errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO, errno.EACCES, errno.EPERM, errno.ENOTDIR,
+}  # fmt: skip
+_DISK_ATTEMPTS = 3
+"""A job that no disk can hold fails at this attempt."""
+_DISK_SECONDS = 30.0
+_DISK_ROOM = 64 * 2**20
 
-Answer = TypeVar("Answer")
-
-
-class Lost(Exception):
-    """The job is not this worker's any more: cancelled, or taken by another after its lease lapsed."""
-
-
-class HandBack(Exception):
-    """The worker leaves, or does not serve the job's model: the job goes back to the queue."""
+Letter = tuple[StepRecord, Pixels | None] | Snapshot
+"""What the engine says of a job: a traced step, or where it has got to."""
 
 
 @dataclass
@@ -72,6 +88,10 @@ class JobRunner:
     served: frozenset[str]
     engine: Engine
     publisher: Publisher
+    checkpoints: Checkpoints
+    spool: Spool
+    intake: Intake
+    patience: Patience
     leaving: threading.Event
     done: int = 0
     _recent: deque[float] = field(default_factory=lambda: deque(maxlen=1_000))
@@ -85,10 +105,33 @@ class JobRunner:
     def run(self, job: str) -> None:
         """Handle a wake-up message for `job`. Whatever becomes of it, this returns and the worker goes on."""
         try:
-            claim = self.ledger.claim(job, self.worker)
+            with self.intake.entering() as admitted:
+                if admitted:
+                    self._work_on(self.ledger.claim(job, self.worker), job)
+                else:
+                    self._put_back(job)
+        except Suspect:
+            self._run_alone(job)
         except LedgerUnavailable as error:
             _log.warning("job %s was not claimed, and will be offered again: %s", job, error)
-            return
+
+    def _run_alone(self, job: str) -> None:
+        """Work on a job that may be what brought two workers down, when nothing else can suffer from it."""
+        with self.intake.alone(f"job {job} outlived two workers, so it gets this one for itself") as is_alone:
+            if is_alone:
+                _log.warning("job %s outlived two workers: rendering it with no others", job)
+                self._work_on(self.ledger.claim(job, self.worker, alone=True), job)
+            else:
+                self._put_back(job)
+
+    def _put_back(self, job: str) -> None:
+        """Offer a job again that came when no jobs were taken any more."""
+        with contextlib.suppress(JobNotFound):
+            status = self.ledger.get(job)
+            if status.state == "queued":
+                self.queue.publish([Waiting(job, status.model, status.priority)])
+
+    def _work_on(self, claim: Claim | None, job: str) -> None:
         if claim is None:
             _log.debug("job %s is not waiting", job)
             return
@@ -96,51 +139,118 @@ class JobRunner:
             result = self._handle(claim, holding)
         if result is not None:
             self._crown(result)
+            self._tidy_up(claim)
 
     def _handle(self, claim: Claim, holding: Holding) -> JobResult | None:
         """Bring a claimed job to an end, whatever happens. Returns its result if it is done."""
         try:
-            return self._render_and_publish(claim, holding)
+            return self._bring_to_an_end(claim, holding)
         except Lost:
             _log.info("job %s was cancelled or is another's by now", claim.job)
+            self._after_loss(claim)
         except HandBack:
             self.hand_back(claim)
         except LedgerUnavailable as error:
             _log.warning("job %s is left to its lease: %s", claim.job, error)
+        except OSError as error:
+            if error.errno not in _DISK_TROUBLE:
+                self._fail(claim, holding, error)
+            elif claim.attempt >= _DISK_ATTEMPTS:
+                self._fail(claim, holding, RenderError("disk", _disk_trouble(self.worker, error)))
+            else:
+                self._without_disk(claim, error)
         except Exception as error:
             self._fail(claim, holding, error)
         return None
 
-    def _render_and_publish(self, claim: Claim, holding: Holding) -> JobResult:
+    def _bring_to_an_end(self, claim: Claim, holding: Holding) -> JobResult:
         begun = time.monotonic()
         spec = JobSpec.from_json(claim.spec)
         if spec.model not in self.served:
             raise HandBack
-        with tempfile.TemporaryDirectory(prefix="farm-job-") as folder, self.models.using(spec.model) as model:
-            loaded = time.monotonic()
-            spec = resolve(spec, model)
-            with TraceWriter(Path(folder), spec.trace.level) as trace:
-                rendered = self._render(claim, holding, spec, model, trace)
-            used = ModelUsed(name=model.name, source=model.source, revision=model.revision)
-            dtype = str(model.dtype).removeprefix("torch.")
-            objects = self._patiently(
-                holding, lambda: self.publisher.upload(claim, spec, used, rendered, trace.files())
-            )
-        timings = {"model": loaded - begun, **rendered.timings, "total": time.monotonic() - begun}
-        result = self._patiently(
-            holding,
-            lambda: self.publisher.seal(claim, spec, used, rendered, objects, dtype=dtype, timings=timings),
-        )
+        with _workspace(spec) as folder:
+            spooled = self.spool.find(claim.job, claim.spec)
+            finished = spooled or self._render(claim, holding, spec, folder)
+            result = self._publish(claim, holding, finished, is_spooled=spooled is not None)
         fields = {
             "result": keys.attempt_result(claim.job, claim.attempt),
-            "warnings": json.dumps(rendered.warnings),
+            "warnings": json.dumps(finished.warnings),
         }
-        if not self._patiently(holding, lambda: self.ledger.finish(claim, self.worker, "done", fields)):
+        if not self.patience.until(holding, lambda: self.ledger.finish(claim, self.worker, "done", fields)):
             raise Lost
         self.done += 1
         self._recent.append(time.monotonic())
-        _log.info("job %s done in %.2f s (attempt %d)", claim.job, timings["total"], claim.attempt)
+        _log.info("job %s done in %.2f s (attempt %d)", claim.job, time.monotonic() - begun, claim.attempt)
         return result
+
+    def _render(self, claim: Claim, holding: Holding, spec: JobSpec, folder: Path) -> Finished:
+        """Render the job, from the beginning or from where an earlier attempt got to."""
+        begun = time.monotonic()
+        with self.models.using(spec.model) as model:
+            loaded = time.monotonic()
+            spec = resolve(spec, model)
+            used = ModelUsed(name=model.name, source=model.source, revision=model.revision)
+            checkpoint = self.checkpoints.load(claim, spec, used)
+            with TraceWriter(folder, spec.trace.level, checkpoint.trace if checkpoint else None) as trace:
+
+                def save(snapshot: Snapshot) -> None:
+                    self.checkpoints.save(claim, spec, used, Checkpoint(snapshot, trace.so_far()))
+
+                request = RenderRequest(
+                    id=engine_id(claim),
+                    spec=spec,
+                    model=model,
+                    priority=claim.priority,
+                    picture=None if checkpoint else self._init_picture(holding, spec),
+                    resume=checkpoint.snapshot if checkpoint else None,
+                )
+                rendered = self._fly(request, holding, trace, save)
+        timings = {"model": loaded - begun, **rendered.timings, "total": time.monotonic() - begun}
+        image = Artifact("image.png", "image/png", encode_png(rendered.pixels, spec, used))
+        dtype = str(model.dtype).removeprefix("torch.")
+        return Finished(spec, used, dtype, rendered.warnings, timings, (image, *trace.files()))
+
+    def _fly(
+        self, request: RenderRequest, holding: Holding, trace: TraceWriter, save: Callable[[Snapshot], None]
+    ) -> Rendered:
+        """Let the engine render, and write down what it says meanwhile."""
+        if holding.lost.is_set():
+            raise Lost
+        holding.step = request.resume.position if request.resume else 0
+        mailbox = _Mailbox(holding)
+        future = self.engine.submit(replace(request, observer=mailbox))
+        if self.leaving.is_set() or holding.lost.is_set():  # either may have happened as it was being submitted
+            self.engine.cancel(request.id)
+        future.add_done_callback(mailbox.close)
+        try:
+            for letter in mailbox.letters():
+                if isinstance(letter, Snapshot):
+                    save(letter)
+                else:
+                    trace.add(*letter)
+        except BaseException:  # such as a full disk: nobody waits for the job, so it must not fly on
+            self.engine.cancel(request.id)
+            raise
+        try:
+            return future.result()
+        except Suspended as suspended:
+            if suspended.snapshot.position:
+                save(suspended.snapshot)
+            raise HandBack from None
+        except Cancelled:
+            raise (Lost if holding.lost.is_set() else HandBack) from None
+
+    def _publish(self, claim: Claim, holding: Holding, finished: Finished, *, is_spooled: bool) -> JobResult:
+        """Upload what was made; while the bucket cannot be used, it waits on disk."""
+        objects: dict[str, ResultObject] = {}
+
+        def to_disk() -> None:
+            nonlocal finished, is_spooled
+            if not is_spooled:
+                finished, is_spooled = self.spool.keep(claim.job, claim.spec, finished), True
+
+        self.patience.until(holding, lambda: self.publisher.upload(claim, finished, objects), meanwhile=to_disk)
+        return self.patience.until(holding, lambda: self.publisher.seal(claim, finished, objects), meanwhile=to_disk)
 
     def _crown(self, result: JobResult) -> None:
         """Copy a finished job's result to where it is found without the ledger; the ledger names the original."""
@@ -149,35 +259,21 @@ class JobRunner:
         except StorageError as error:
             _log.warning("%s was not written: %s", keys.result(result.job), error)
 
-    def _render(
-        self, claim: Claim, holding: Holding, spec: JobSpec, model: LoadedModel, trace: TraceWriter
-    ) -> Rendered:
-        """Let the engine render, and write down the trace meanwhile."""
-        mailbox = _Mailbox(holding)
-        request = RenderRequest(
-            id=engine_id(claim),
-            spec=spec,
-            model=model,
-            priority=claim.priority,
-            picture=self._init_picture(holding, spec),
-            observer=mailbox,
-        )
-        if holding.lost.is_set():
-            raise Lost
-        future = self.engine.submit(request)
-        if self.leaving.is_set() or holding.lost.is_set():  # either may have happened as it was being submitted
-            self.engine.cancel(request.id)
-        future.add_done_callback(mailbox.close)
+    def _tidy_up(self, claim: Claim) -> None:
+        """The job is over: nothing that was kept for a next attempt is of use any more."""
+        self.checkpoints.forget(claim)
+        self.spool.remove(claim.job)
+
+    def _after_loss(self, claim: Claim) -> None:
+        """If the job goes on elsewhere, what this attempt has kept may be of use there."""
         try:
-            for record, frame in mailbox.letters():
-                trace.add(record, frame)
-        except BaseException:  # such as a full disk: the job fails, so it must not fly on
-            self.engine.cancel(request.id)
-            raise
-        try:
-            return future.result()
-        except Cancelled:
-            raise (Lost if holding.lost.is_set() else HandBack) from None
+            is_over = self.ledger.get(claim.job).is_over
+        except (JobNotFound, LedgerUnavailable):
+            is_over = False
+        if is_over:
+            self._tidy_up(claim)
+        else:
+            self.checkpoints.let_go(claim)
 
     def _init_picture(self, holding: Holding, spec: JobSpec) -> Image.Image | None:
         """The init image, cut to the size of the job here, so that the engine neither waits for it nor keeps more."""
@@ -185,7 +281,11 @@ class JobRunner:
         if reference is None:
             return None
         try:
-            data = self._patiently(holding, lambda: self.storage.get(reference.key, limit=images.MAX_BYTES))
+            data = self.patience.until(
+                holding,
+                lambda: self.storage.get(reference.key, limit=images.MAX_BYTES),
+                final=(ObjectMissing, ObjectTooLarge),
+            )
         except ObjectMissing as error:
             raise InvalidInput(f"the init image {reference.key} is not in the bucket", field="init") from error
         except ObjectTooLarge as error:
@@ -193,28 +293,9 @@ class JobRunner:
         assert spec.width and spec.height, "the spec is resolved"
         return latents.fit(images.decode(data, name=reference.key), spec.width, spec.height)
 
-    def _patiently(self, holding: Holding, action: Callable[[], Answer]) -> Answer:
-        """Do `action`, again and again while the bucket or the ledger does not answer, for ten minutes."""
-        give_up = time.monotonic() + PATIENCE_SECONDS
-        delay = 0.5
-        while True:
-            try:
-                return action()
-            except (ObjectMissing, ObjectTooLarge):
-                raise
-            except (StorageError, LedgerUnavailable) as error:
-                if holding.lost.is_set():
-                    raise Lost from error
-                if self.leaving.is_set():
-                    raise HandBack from error
-                if time.monotonic() > give_up:
-                    raise
-                _log.warning("job %s waits: %s", holding.claim.job, error)
-                holding.lost.wait(delay)
-                delay = min(2 * delay, 10.0)
-
     def hand_back(self, claim: Claim) -> None:
         """Give a job in hand back to the queue, with no blame. Tries once."""
+        self.checkpoints.let_go(claim)
         try:
             if self.ledger.release(claim, self.worker):
                 model = JobSpec.from_json(claim.spec).model
@@ -222,6 +303,16 @@ class JobRunner:
                 _log.info("job %s handed back", claim.job)
         except LedgerUnavailable as error:
             _log.warning("job %s is left to its lease: %s", claim.job, error)
+
+    def _without_disk(self, claim: Claim, error: OSError) -> None:
+        """Hand a job back that this machine's disk cannot hold; take no others for a while or until there is room."""
+        reason = _disk_trouble(self.worker, error)
+        _log.warning("job %s: %s", claim.job, reason)
+        with self.intake.paused(reason):
+            self.hand_back(claim)
+            give_up = time.monotonic() + _DISK_SECONDS
+            while time.monotonic() < give_up and not self.leaving.wait(1.0) and not _disk_has_room():
+                pass
 
     def _fail(self, claim: Claim, holding: Holding, error: Exception) -> None:
         kind, message = _reason(error)
@@ -231,7 +322,8 @@ class JobRunner:
             _log.warning("job %s failed: %s", claim.job, message)
         fields = {"error": json.dumps({"kind": kind, "message": message})}
         try:
-            self._patiently(holding, lambda: self.ledger.finish(claim, self.worker, "failed", fields))
+            if self.patience.until(holding, lambda: self.ledger.finish(claim, self.worker, "failed", fields)):
+                self._tidy_up(claim)
         except (Lost, HandBack, LedgerUnavailable):
             _log.warning("job %s is left to its lease", claim.job)
 
@@ -242,11 +334,11 @@ def engine_id(claim: Claim) -> str:
 
 
 class _Mailbox:
-    """Carries a job's trace from the engine's thread to the thread that writes it down."""
+    """Carries what the engine says of a job from its thread to the one that writes it down."""
 
     def __init__(self, holding: Holding) -> None:
         self._holding = holding
-        self._letters: queue.SimpleQueue[tuple[StepRecord, Pixels | None] | None] = queue.SimpleQueue()
+        self._letters: queue.SimpleQueue[Letter | None] = queue.SimpleQueue()
 
     def on_step(self, done: int) -> None:
         self._holding.step = done
@@ -254,13 +346,43 @@ class _Mailbox:
     def on_trace(self, record: StepRecord, frame: Pixels | None) -> None:
         self._letters.put((record, frame))
 
+    def on_snapshot(self, snapshot: Snapshot) -> None:
+        self._letters.put(snapshot)
+
     def close(self, _: Future[Rendered]) -> None:
         self._letters.put(None)
 
-    def letters(self) -> Iterator[tuple[StepRecord, Pixels | None]]:
-        """What was traced, as it comes, until the job is over."""
+    def letters(self) -> Iterator[Letter]:
+        """What was said, as it comes, until the job is over."""
         while (letter := self._letters.get()) is not None:
             yield letter
+
+
+def _workspace(spec: JobSpec) -> contextlib.AbstractContextManager[Path]:
+    """A folder for the trace of a job, if it wants one: all others do without a disk."""
+    if spec.trace.level == "none":
+        return contextlib.nullcontext(Path())
+    return _temporary_folder()
+
+
+@contextlib.contextmanager
+def _temporary_folder() -> Iterator[Path]:
+    with tempfile.TemporaryDirectory(prefix="farm-job-", ignore_cleanup_errors=True) as folder:
+        yield Path(folder)
+
+
+def _disk_trouble(worker: str, error: OSError) -> str:
+    return f"the disk of {worker} cannot hold the trace: {error.strerror}: {error.filename or tempfile.gettempdir()}"
+
+
+def _disk_has_room() -> bool:
+    """Whether a file of a usual size can be written where traces are."""
+    try:
+        with tempfile.TemporaryFile(prefix="farm-room-") as file:
+            file.write(bytes(2**20))
+        return shutil.disk_usage(tempfile.gettempdir()).free > _DISK_ROOM
+    except OSError:
+        return False
 
 
 def _reason(error: Exception) -> tuple[str, str]:

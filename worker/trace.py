@@ -6,40 +6,44 @@ Written by the thread that waits for the job, so that the engine never waits for
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
+import numpy as np
 from PIL import Image
 
 from farm.spec import TraceLevel
 from worker.engine.request import Pixels, StepRecord
+from worker.finished import Artifact
 
 FRAMES_PER_SECOND = 12
 _JPEG_QUALITY = 92
 _CONSTANT_RATE_FACTOR = "18"  # of x264: visually lossless
 
 
-@dataclass(frozen=True)
-class TraceFile:
-    """One file of a trace and the object name it is published under."""
-
-    name: str
-    path: Path
-    content_type: str
+_NUMBERS = "trace.jsonl"
+_FRAME = re.compile(r"trace/(\d{4})\.jpeg")
 
 
 class TraceWriter:
-    """Writes one attempt's trace into an empty folder. Use it as a context manager: leaving closes the files."""
+    """Writes one attempt's trace into an empty folder. Use it as a context manager: leaving closes the files.
 
-    def __init__(self, folder: Path, level: TraceLevel) -> None:
+    `so_far` are the files of an earlier attempt that this one goes on from, as that attempt's `so_far()` gave them.
+    The video shows the frames as the JPEG files have them, so it is the same whether it was made in one go or not.
+    """
+
+    def __init__(self, folder: Path, level: TraceLevel, so_far: Mapping[str, bytes] | None = None) -> None:
         self._folder = folder
         self._level = level
-        self._files: list[TraceFile] = []
-        self._lines = (folder / "trace.jsonl").open("w") if level != "none" else None
+        self._frames: list[Artifact] = []
+        self._lines = (folder / _NUMBERS).open("wb") if level != "none" else None
         self._video: _Video | None = None
+        for name, data in sorted((so_far or {}).items()):
+            self._take_up(name, data)
 
     def __enter__(self) -> Self:
         return self
@@ -50,9 +54,19 @@ class TraceWriter:
     def add(self, record: StepRecord, frame: Pixels | None) -> None:
         """Write down a step: its numbers, and the frame [height, 2·width, 3] at the levels that keep frames."""
         if self._lines is not None:
-            self._lines.write(json.dumps(asdict(record)) + "\n")
+            self._lines.write(json.dumps(asdict(record)).encode() + b"\n")
         if frame is not None:
-            self._add_frame(record.step, frame)
+            path = self._frame_path(record.step)
+            Image.fromarray(frame, mode="RGB").save(path, "JPEG", quality=_JPEG_QUALITY)
+            self._add_frame(path)
+
+    def so_far(self) -> dict[str, bytes]:
+        """The files written so far but for the video, by name."""
+        if self._lines is None:
+            return {}
+        self._lines.flush()
+        numbers = (self._folder / _NUMBERS).read_bytes()
+        return {_NUMBERS: numbers, **{frame.name: frame.read() for frame in self._frames}}
 
     def close(self) -> None:
         """End the files. May be called twice."""
@@ -61,19 +75,30 @@ class TraceWriter:
         if self._video is not None:
             self._video.close()
 
-    def files(self) -> Iterator[TraceFile]:
+    def files(self) -> Iterator[Artifact]:
         """The finished files, after `close`."""
         if self._lines is not None:
-            yield TraceFile("trace.jsonl", self._folder / "trace.jsonl", "application/jsonl")
-        yield from self._files
+            yield Artifact(_NUMBERS, "application/jsonl", self._folder / _NUMBERS)
+        yield from self._frames
         if self._video is not None:
-            yield TraceFile("trace.mp4", self._video.path, "video/mp4")
+            yield Artifact("trace.mp4", "video/mp4", self._video.path)
 
-    def _add_frame(self, step: int, frame: Pixels) -> None:
-        path = self._folder / f"{step:04d}.jpeg"
-        Image.fromarray(frame, mode="RGB").save(path, "JPEG", quality=_JPEG_QUALITY)
-        self._files.append(TraceFile(f"trace/{path.name}", path, "image/jpeg"))
+    def _take_up(self, name: str, data: bytes) -> None:
+        if self._lines is not None and name == _NUMBERS:
+            self._lines.write(data)
+        elif self._lines is not None and (match := _FRAME.fullmatch(name)):
+            path = self._frame_path(int(match[1]))
+            path.write_bytes(data)
+            self._add_frame(path)
+
+    def _frame_path(self, step: int) -> Path:
+        return self._folder / f"{step:04d}.jpeg"
+
+    def _add_frame(self, path: Path) -> None:
+        self._frames.append(Artifact(f"trace/{path.name}", "image/jpeg", path))
         if self._level == "video":
+            with Image.open(path) as picture:
+                frame = np.asarray(picture)
             if self._video is None:
                 self._video = _Video(self._folder / "trace.mp4", width=frame.shape[1], height=frame.shape[0])
             self._video.add(frame)

@@ -19,16 +19,26 @@ from kombu.transport import redis
 
 from farm import keys
 from farm.queue import TASK
+from worker.intake import Intake
 
 _log = logging.getLogger(__name__)
 
 _MAX_BODY_CHARACTERS = 4_096
 
 
-def install() -> None:
-    """Make Celery use this transport for `redis://` and `rediss://` in this process."""
+def install(intake: Intake) -> None:
+    """Make Celery use this transport for `redis://` and `rediss://` in this process. Nothing is read while the intake
+    is paused."""
+
+    class QoS(redis.QoS):
+        def can_consume(self) -> bool:
+            return intake.is_open and bool(super().can_consume())  # type: ignore[no-untyped-call]
+
+    channel = type("Channel", (CarefulChannel,), {"QoS": QoS})
+    with_intake = type("Transport", (CarefulTransport,), {"Channel": channel})
+    aliases: dict[str, Any] = transport.TRANSPORT_ALIASES  # kombu calls what is no name
     for scheme in ("redis", "rediss"):
-        transport.TRANSPORT_ALIASES[scheme] = f"{__name__}:CarefulTransport"
+        aliases[scheme] = lambda: with_intake
 
 
 def job_named_by(message: object) -> str | None:

@@ -15,6 +15,8 @@ from farm.losses import BUILTIN, LossDeclaration
 if TYPE_CHECKING:
     from rich.table import Table
 
+    from farm.jobs import WorkerInfo
+
 _WORKER_STYLES = {"starting": "dim", "ready": "green", "draining": "yellow"}
 
 
@@ -29,8 +31,8 @@ _WORKER_STYLES = {"starting": "dim", "ready": "green", "draining": "yellow"}
 def workers(as_json: bool) -> None:
     """List the live workers.
 
-    With --json: a list of {id, host, pid, device, state, models, warm, slots, jobs, losses, version, started, done,
-    images_per_minute}.
+    With --json: a list of {id, host, pid, device, state, models, warm, slots, jobs, paused, losses, version, started,
+    done, images_per_minute}; `paused` is null, or why the worker takes no jobs now.
     """
     from farm.client import FarmClient
 
@@ -45,7 +47,7 @@ def workers(as_json: bool) -> None:
     for worker in live:
         rows.add_row(
             worker.id,
-            f"[{_WORKER_STYLES[worker.state]}]{worker.state}[/]",
+            _state(worker),
             worker.device,
             f"{worker.jobs}/{worker.slots}",
             f"{worker.done:,}",
@@ -56,6 +58,15 @@ def workers(as_json: bool) -> None:
     console().print(rows)
     if any(worker.warm for worker in live):
         note("* in memory")
+    for worker in live:
+        if worker.paused and worker.state == "ready":
+            note(f"{worker.id} takes no jobs: {worker.paused}")
+
+
+def _state(worker: WorkerInfo) -> str:
+    if worker.paused and worker.state == "ready":
+        return "[yellow]paused[/]"
+    return f"[{_WORKER_STYLES[worker.state]}]{worker.state}[/]"
 
 
 @click.command(

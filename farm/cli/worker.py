@@ -37,7 +37,10 @@ _COUNT_PATIENCE = 120.0
 @click.option("--rows", type=click.IntRange(2, 1024), metavar="N", help="Rows of one forward pass.")
 @click.option("--name", metavar="N", help="What the worker is called.  [default: the host's name]")
 @click.option("--deterministic", is_flag=True, help="The same bytes whatever the load, at some speed.")
-@click.option("--drain-seconds", type=Seconds(), metavar="S", help="Time for jobs in hand when leaving.")
+@click.option("--grace", type=Seconds(), metavar="S", help="Seconds to be gone in when asked to leave.  [default: 25]")
+@click.option(
+    "--checkpoint-seconds", type=Seconds(), metavar="S", help="Checkpoint long jobs so often; 0: never.  [default: 60]"
+)
 def worker(
     device: str | None,
     models: tuple[str, ...],
@@ -45,7 +48,8 @@ def worker(
     rows: int | None,
     name: str | None,
     deterministic: bool,
-    drain_seconds: float | None,
+    grace: float | None,
+    checkpoint_seconds: float | None,
 ) -> None:
     """Render on this machine: take jobs off the farm's queues until Ctrl-C.
 
@@ -53,7 +57,8 @@ def worker(
     """
     _check_installed()
     options = [argument for model in models for argument in ("--model", model)]
-    for option, value in (("--slots", slots), ("--rows", rows), ("--drain-seconds", drain_seconds)):
+    numbers = {"--slots": slots, "--rows": rows, "--grace": grace, "--checkpoint-seconds": checkpoint_seconds}
+    for option, value in numbers.items():
         options += [option, str(value)] if value is not None else []
     options += ["--deterministic"] if deterministic else []
     gpus = _visible_gpus() if device is None else 0

@@ -164,7 +164,7 @@ def test_workers_understand_their_options_and_have_time_to_leave(name: str, opti
     context = worker.make_context("worker", shlex.split(service["command"]))
     assert context.params["models"] == (("emoji", "sd14") if options else ("emoji",))
     assert context.params["device"] == ("cpu" if name == "worker-cpu" else None)
-    own_time = next(option.default for option in worker_process.params if option.name == "drain_seconds")
+    own_time = next(option.default for option in worker_process.params if option.name == "grace")
     assert int(service["stop_grace_period"].removesuffix("s")) >= own_time + 10
 
 

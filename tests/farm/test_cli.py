@@ -236,8 +236,8 @@ WRONG = [
     (("submit", "mix", "a", "b", "--weights", "1,2", "--mix", "0.5"), "farm: give --mix or --weights, not both"),
     (("submit", "txt2img", "x", "--mix-with", "cat:nan"), "farm: --mix-with: nan: input should be a finite number"),
     (("down", "--timeout", "nan"), "Invalid value for '--timeout': nan is not a number of seconds."),
-    (("worker", "--drain-seconds", "nan"), "Invalid value for '--drain-seconds': nan is not a number of seconds."),
-    (("worker", "--drain-seconds", "inf"), "Invalid value for '--drain-seconds': inf is not a number of seconds."),
+    (("worker", "--grace", "nan"), "Invalid value for '--grace': nan is not a number of seconds."),
+    (("worker", "--grace", "inf"), "Invalid value for '--grace': inf is not a number of seconds."),
     (("up", "--model", "bad/x"), "farm: --model: 'bad/x' cannot name a model\n  use up to 64 of"),
     (
         ("up", "--model", "mine"),

@@ -8,7 +8,8 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from farm.errors import JobNotFound, LedgerUnavailable
-from farm.ledger import Claim, Ledger
+from farm.jobs import State
+from farm.ledger import Claim, Ledger, Suspect
 from farm.settings import Settings
 from tests.ledgers import BATCH, a_worker, job
 
@@ -16,8 +17,8 @@ NAME = job().id
 LAPSED = -1.0  # a lease that ended a second ago
 
 
-def claimed(ledger: Ledger, worker: str, *, lease: float = 15.0) -> Claim:
-    claim = ledger.claim(NAME, worker, lease=lease)
+def claimed(ledger: Ledger, worker: str, *, lease: float = 15.0, alone: bool = False) -> Claim:
+    claim = ledger.claim(NAME, worker, lease=lease, alone=alone)
     assert claim is not None
     return claim
 
@@ -90,24 +91,92 @@ def test_the_same_worker_is_fenced_by_the_attempt(ledger: Ledger) -> None:
     assert ledger.get(NAME).state == "running"
 
 
-def test_a_job_that_outlives_three_workers_is_poison(ledger: Ledger) -> None:
-    ledger.create(BATCH, [job()])
+def outlive_three_workers(ledger: Ledger) -> list[str]:
+    """The states that a job has after each of three workers fell silent with it."""
     states = []
     for death in range(3):
-        claimed(ledger, f"w{death}", lease=LAPSED)
+        claimed(ledger, f"w{death}", lease=LAPSED, alone=death == 2)
         states += [reaped.state for reaped in ledger.reap()]
+    return states
 
-    assert states == ["queued", "queued", "failed"]
+
+def test_a_job_that_outlives_three_workers_is_poison(ledger: Ledger) -> None:
+    ledger.create(BATCH, [job()])
+
+    assert outlive_three_workers(ledger) == ["queued", "queued", "failed"]
+
     error = ledger.get(NAME).error
     assert error is not None and error.kind == "poison"
-    assert "last on worker w2 at attempt 3" in error.message
+    assert "lapsed 3 times, on w0 (attempt 1), w1 (attempt 2), w2 (attempt 3)" in error.message
+
+
+def test_how_the_last_worker_of_a_poison_job_ended_is_told_even_when_it_is_known_only_later(ledger: Ledger) -> None:
+    ledger.create(BATCH, [job()])
+    outlive_three_workers(ledger)
+
+    ledger.note_death("w1", "ended otherwise")
+    ledger.note_death("w2", "ended with: Segmentation fault")
+
+    error = ledger.get(NAME).error
+    assert error is not None
+    assert error.message.endswith("; w2 ended with: Segmentation fault")
+
+
+def test_a_job_that_outlived_two_workers_is_given_only_to_one_that_does_nothing_else(ledger: Ledger) -> None:
+    ledger.create(BATCH, [job()])
+    for death in range(2):
+        claimed(ledger, f"w{death}", lease=LAPSED)
+        ledger.reap()
+
+    with pytest.raises(Suspect):
+        ledger.claim(NAME, "w2")
+    assert ledger.get(NAME).state == "queued"
+    assert ledger.claim(NAME, "w2", alone=True) is not None
+
+
+def test_the_next_attempt_is_told_of_the_checkpoint_and_starts_at_its_step(ledger: Ledger) -> None:
+    ledger.create(BATCH, [job()])
+    first = claimed(ledger, "w1")
+    assert first.checkpoint is None
+    assert ledger.checkpoint(first, "w1", 12)
+    ledger.release(first, "w1")
+
+    assert ledger.get(NAME).step == 12
+    assert claimed(ledger, "w2").checkpoint == 1
+
+
+def test_a_zombie_cannot_name_its_checkpoint(ledger: Ledger) -> None:
+    ledger.create(BATCH, [job()])
+    zombie = claimed(ledger, "w1", lease=LAPSED)
+    ledger.reap()
+    heir = claimed(ledger, "w2")
+    assert ledger.checkpoint(heir, "w2", 5)
+
+    assert not ledger.checkpoint(zombie, "w1", 20)
+
+    ledger.release(heir, "w2")
+    assert claimed(ledger, "w3").checkpoint == heir.attempt
+
+
+@pytest.mark.parametrize("state", ["failed", "cancelled"])
+def test_a_job_that_is_retried_starts_over(ledger: Ledger, state: State) -> None:
+    ledger.create(BATCH, [job()])
+    claim = claimed(ledger, "w1")
+    ledger.checkpoint(claim, "w1", 12)
+    if state == "failed":
+        ledger.finish(claim, "w1", "failed", {})
+    else:
+        assert ledger.cancel(NAME).checkpoint == claim.attempt
+
+    ledger.retry(NAME)
+
+    assert ledger.get(NAME).step == 0
+    assert claimed(ledger, "w1").checkpoint is None
 
 
 def test_a_retry_clears_deaths_and_the_error(ledger: Ledger) -> None:
     ledger.create(BATCH, [job()])
-    for death in range(3):
-        claimed(ledger, f"w{death}", lease=LAPSED)
-        ledger.reap()
+    outlive_three_workers(ledger)
 
     assert ledger.retry(NAME) == "failed"
 

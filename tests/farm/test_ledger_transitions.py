@@ -38,7 +38,8 @@ OPERATIONS: dict[str, Callable[[Ledger, Claim], Any]] = {
     "finish failed": lambda ledger, claim: ledger.finish(claim, WORKER, "failed", {}),
     "release": lambda ledger, claim: ledger.release(claim, WORKER),
     "reap": lambda ledger, _: len(ledger.reap()) == 1,
-    "cancel": lambda ledger, _: ledger.cancel(NAME) in ("queued", "running"),
+    "checkpoint": lambda ledger, claim: ledger.checkpoint(claim, WORKER, 3),
+    "cancel": lambda ledger, _: ledger.cancel(NAME).before in ("queued", "running"),
     "retry": lambda ledger, _: ledger.retry(NAME) in ("failed", "cancelled"),
 }
 
@@ -82,6 +83,13 @@ TABLE: dict[str, dict[State, tuple[State, bool]]] = {
     "release": {
         "queued": ("queued", False),
         "running": ("queued", True),
+        "done": ("done", False),
+        "failed": ("failed", False),
+        "cancelled": ("cancelled", False),
+    },
+    "checkpoint": {
+        "queued": ("queued", False),
+        "running": ("running", True),
         "done": ("done", False),
         "failed": ("failed", False),
         "cancelled": ("cancelled", False),

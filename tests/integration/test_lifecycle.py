@@ -150,21 +150,10 @@ def test_jobs_of_a_killed_worker_are_finished_by_one_that_lives_within_half_a_mi
         assert again.started - killed_at < timedelta(seconds=30)
 
 
-def test_a_worker_that_is_asked_to_leave_finishes_what_it_has(launch: Launch, submit: Submit, status: Status) -> None:
-    leaver = launch("leaver", model="farewell")
-    [job] = submit(model="farewell", steps=200)
-    in_the_middle(status, job)
-
-    leaver.ask_to_leave()
-
-    assert leaver.process.wait(60) == 0
-    assert (status(job).state, status(job).attempt) == ("done", 1)
-
-
 def test_a_worker_out_of_time_hands_its_jobs_back(
     client: FarmClient, launch: Launch, submit: Submit, status: Status, finish: Finish
 ) -> None:
-    leaver = launch("hasty", "--drain-seconds", "0", model="handed-back")
+    leaver = launch("hasty", "--grace", "0", model="handed-back")
     [job] = submit(model="handed-back", **LONG)
     in_the_middle(status, job)
 
@@ -179,7 +168,7 @@ def test_a_worker_out_of_time_hands_its_jobs_back(
 
 
 def test_a_second_signal_ends_a_worker_at_once(launch: Launch, submit: Submit, status: Status) -> None:
-    leaver = launch("impatient", "--drain-seconds", "600", model="twice")
+    leaver = launch("impatient", "--grace", "600", model="twice")
     [job] = submit(model="twice", **LONG)
     in_the_middle(status, job)
     leaver.ask_to_leave()

@@ -23,7 +23,7 @@ def queue(servers: Settings, ledger: Ledger) -> Iterator[Queue]:
 
 
 def claim_and_fall_silent(ledger: Ledger, name: str, worker: str) -> None:
-    assert ledger.claim(name, worker, lease=0.0) is not None
+    assert ledger.claim(name, worker, lease=0.0, alone=True) is not None
 
 
 def test_a_silent_workers_job_is_queued_and_published_again(ledger: Ledger, queue: Queue) -> None:
@@ -49,7 +49,7 @@ def test_a_job_that_brings_its_workers_down_is_given_up_with_the_reason(ledger: 
     assert (status.state, status.attempt) == ("failed", MAX_DEATHS)
     assert status.error is not None
     assert status.error.kind == "poison"
-    assert f"last on worker w{MAX_DEATHS - 1}" in status.error.message
+    assert f"w{MAX_DEATHS - 1} (attempt {MAX_DEATHS})" in status.error.message
     assert depth(ledger.redis, "poison") == MAX_DEATHS - 1, "the last death publishes nothing"
 
 

@@ -27,7 +27,7 @@ def write(folder: Path, level: TraceLevel, *, steps: int = 4, frames: bool = Tru
     with TraceWriter(folder, level) as trace:
         for step in range(steps):
             trace.add(record(step), frame(step) if frames else None)
-    return {file.name: file.path for file in trace.files()}
+    return {file.name: file.data for file in trace.files() if isinstance(file.data, Path)}
 
 
 def test_no_trace_is_no_file(tmp_path: Path) -> None:
@@ -64,6 +64,24 @@ def test_a_video_has_every_frame_at_twelve_a_second(tmp_path: Path) -> None:
         assert (stream.codec_context.name, stream.average_rate) == ("h264", 12)
         brightness = [int(picture.to_ndarray(format="rgb24").mean()) for picture in video.decode(stream)]
     assert brightness == pytest.approx([20 * step for step in range(7)], abs=4)
+
+
+def test_a_trace_taken_up_by_another_writer_is_the_same_to_the_byte(tmp_path: Path) -> None:
+    halves = [tmp_path / name for name in ("first", "second", "whole")]
+    for folder in halves:
+        folder.mkdir()
+    with TraceWriter(halves[0], "video") as first:
+        for step in range(3):
+            first.add(record(step), frame(step))
+        so_far = first.so_far()
+    with TraceWriter(halves[1], "video", so_far) as second:
+        for step in range(3, 7):
+            second.add(record(step), frame(step))
+
+    taken_up = {file.name: file.read() for file in second.files()}
+
+    assert taken_up == {name: path.read_bytes() for name, path in write(halves[2], "video", steps=7).items()}
+    assert "trace.mp4" in taken_up
 
 
 def test_a_writer_that_is_left_by_an_error_closes_its_files(tmp_path: Path) -> None:

@@ -11,11 +11,14 @@ from __future__ import annotations
 
 import logging
 import queue
+import sys
 import threading
 import time
-from collections.abc import Callable, Hashable, Iterable, Sequence
+import traceback
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Future
 from itertools import accumulate
+from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -25,12 +28,15 @@ from worker.diffusion import latents
 from worker.diffusion.losses import Losses
 from worker.engine.admission import Admission
 from worker.engine.flight import Flight, board
-from worker.engine.request import Cancelled, Pixels, Rendered, RenderRequest, StepRecord
+from worker.engine.memory import RowCaps, is_out_of_memory, release
+from worker.engine.request import Cancelled, Pixels, Rendered, RenderRequest, StepRecord, Suspended
 from worker.engine.rows import Step, advance
 
 _log = logging.getLogger(__name__)
 
 _Message = Callable[[], None]
+
+_INNERMOST = 6
 
 
 class Engine:
@@ -38,20 +44,30 @@ class Engine:
 
     `max_rows` bounds the rows of one forward pass. `deterministic` pads every forward to that many rows and
     decodes and differentiates one job at a time, so that a job's bytes do not depend on its company.
+    A job's observer gets a snapshot every `snapshot_seconds` (0: never), so short jobs cost nothing.
     """
 
-    def __init__(self, losses: Losses, *, max_rows: int, decode_chunk: int = 4, deterministic: bool = False) -> None:
+    def __init__(
+        self,
+        losses: Losses,
+        *,
+        max_rows: int,
+        decode_chunk: int = 4,
+        deterministic: bool = False,
+        snapshot_seconds: float = 0.0,
+    ) -> None:
         self._losses = losses
         self._max_rows = max_rows
         self._padded_rows = max_rows if deterministic else None
         self._chunk = 1 if deterministic else decode_chunk
+        self._snapshot_seconds = snapshot_seconds
         self._inbox: queue.SimpleQueue[_Message] = queue.SimpleQueue()
         self._admission = Admission()
         self._flying: dict[str, Flight] = {}
         self._landing: list[Flight] = []
         self._arrivals = 0
         self._stopping = False
-        self._caps: dict[Hashable, int] = {}
+        self._caps = RowCaps()
         self._busy_since: float | None = None
         self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
 
@@ -74,6 +90,11 @@ class Engine:
         """Drop every job at the next step boundary."""
         self._inbox.put(lambda: self._drop_many([*self._flying, *(flight.id for flight in self._landing)]))
 
+    def suspend_all(self) -> None:
+        """Let go of every job at the next step boundary: its future raises `Suspended`. Those that have had their last
+        step are finished."""
+        self._inbox.put(self._suspend_flying)
+
     def stop(self) -> None:
         """Drop every job, end the thread and wait for it."""
         self.cancel_all()
@@ -88,6 +109,12 @@ class Engine:
         """Seconds since the engine began what it is doing now; 0 when it waits for work."""
         since = self._busy_since
         return 0.0 if since is None else time.monotonic() - since
+
+    def whereabouts(self) -> str:
+        """What the engine's thread does right now: its innermost calls, on one line."""
+        frame = sys._current_frames().get(self._thread.ident or 0)
+        calls = traceback.extract_stack(frame)[-_INNERMOST:] if frame else []
+        return " > ".join(f"{Path(call.filename).name}:{call.lineno} {call.name}" for call in calls)
 
     # On the engine's thread
 
@@ -131,6 +158,10 @@ class Engine:
         for flight in [f for f in (*self._flying.values(), *self._landing) if f.id in dropped]:
             self._fail(flight, Cancelled(flight.id))
 
+    def _suspend_flying(self) -> None:
+        for flight in list(self._flying.values()):
+            self._fail(flight, Suspended(flight.id, flight.snapshot()))
+
     def _drop_late(self) -> None:
         for flight in [flight for flight in self._flying.values() if flight.is_late]:
             limit = flight.request.spec.time_limit
@@ -146,14 +177,14 @@ class Engine:
         self._note_progress()
         try:
             self._take(flights, self._advance(flights))
+            self._caps.fitted(flights[0].group, most=self._max_rows)
         except Exception as error:
             self._one_by_one(flights, error)
 
     def _within_cap(self, flights: list[Flight]) -> list[Flight]:
-        """As many of the first flights as their group's memory allows; a cap goes with the last of its group."""
-        present = {flight.group for flight in self._flying.values()}
-        self._caps = {group: cap for group, cap in self._caps.items() if group in present}
-        cap = self._caps.get(flights[0].group) if flights else None
+        """As many of the first flights as their group's memory allows."""
+        self._caps.keep_only({flight.group for flight in self._flying.values()})
+        cap = self._caps.of(flights[0].group) if flights else None
         if cap is None:
             return flights
         rows = list(accumulate(flight.rows for flight in flights))
@@ -164,9 +195,10 @@ class Engine:
         if len(flights) == 1:
             self._fail(flights[0], _as_farm_error(error, f"rendering job {flights[0].id}"))
             return
-        if _is_out_of_memory(error):
-            self._caps[flights[0].group] = max(2, sum(flight.rows for flight in flights) // 2)
-            _log.warning("out of memory in a forward of %d jobs: taking fewer together", len(flights))
+        if is_out_of_memory(error):
+            release(error)
+            self._caps.ran_out(flights[0].group, sum(flight.rows for flight in flights))
+            _log.warning("out of memory in a step of %d jobs: taking fewer together for a while", len(flights))
         for flight in flights:
             self._note_progress()
             try:
@@ -187,6 +219,8 @@ class Engine:
                 continue
             flight.advance(step.x[index], step.history[index])
             flight.request.observer.on_step(flight.position)
+            if not flight.is_done and 0 < self._snapshot_seconds <= time.monotonic() - flight.saved:
+                flight.request.observer.on_snapshot(flight.snapshot())
             if flight.is_done:
                 flight.landed = time.monotonic()
                 self._landing.append(self._flying.pop(flight.id))
@@ -225,7 +259,9 @@ class Engine:
         if len(chunk) == 1:
             self._fail(chunk[0], _as_farm_error(error, f"decoding job {chunk[0].id}"))
             return
-        self._chunk = 1 if _is_out_of_memory(error) else self._chunk
+        if is_out_of_memory(error):
+            release(error)
+            self._chunk = 1
         for flight in chunk:
             self._note_progress()
             try:
@@ -267,11 +303,8 @@ def _as_farm_error(error: Exception, doing: str) -> Exception:
     """`error` as one to tell the user; one that nobody foresaw is logged with its traceback."""
     if isinstance(error, (FarmError, Cancelled)):
         return error
-    if _is_out_of_memory(error):
-        return RenderError("memory", f"out of memory while {doing}", hint="use a smaller width and height")
+    if is_out_of_memory(error):
+        hint = "use a smaller width and height, or fewer rows of a deterministic worker"
+        return RenderError("memory", f"out of memory while {doing}", hint=hint)
     _log.error("unexpected error while %s", doing, exc_info=error)
     return RenderError("internal", f"unexpected error while {doing}: {type(error).__name__}: {error}")
-
-
-def _is_out_of_memory(error: Exception) -> bool:
-    return isinstance(error, (torch.OutOfMemoryError, MemoryError)) or "can't allocate memory" in str(error)

@@ -12,6 +12,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from farm.errors import InvalidInput
 from farm.spec import JobSpec
 from worker.diffusion import latents
 from worker.diffusion.guidance import needs_unconditional
@@ -20,7 +21,7 @@ from worker.diffusion.noise import NoiseStream
 from worker.diffusion.schedules import read_schedule
 from worker.diffusion.solvers import HISTORY, Column, Plan, plan
 from worker.engine.admission import Candidate
-from worker.engine.request import Rendered, RenderRequest
+from worker.engine.request import Rendered, RenderRequest, Snapshot
 
 
 @dataclass(eq=False)
@@ -46,6 +47,8 @@ class Flight:
     position: int = 0
     """Steps done."""
     boarded: float = field(default_factory=time.monotonic)
+    saved: float = field(default_factory=time.monotonic)
+    """When the last snapshot was taken."""
     landed: float = 0.0
     _drawn: Tensor | None = None
 
@@ -111,6 +114,28 @@ class Flight:
         self.x, self.history, self._drawn = x, history, None
         self.position += 1
 
+    def snapshot(self) -> Snapshot:
+        """The state between two steps, copied."""
+        self.saved = time.monotonic()
+        return Snapshot(
+            position=self.position,
+            x=self.x.detach().to("cpu", copy=True),
+            history=self.history.detach().to("cpu", copy=True),
+            noise=self.noise.state,
+            seconds=self.saved - self.boarded,
+        )
+
+    def restore(self, snapshot: Snapshot) -> None:
+        """Go on from where an earlier attempt got to. Raises `InvalidInput` if it is not one at this job."""
+        if snapshot.x.shape != self.x.shape or snapshot.history.shape != self.history.shape:
+            raise InvalidInput(f"a snapshot of latents {tuple(snapshot.x.shape)} is not one of {tuple(self.x.shape)}")
+        if not 0 < snapshot.position < self.plan.steps:
+            raise InvalidInput(f"a snapshot at step {snapshot.position} is not one of {self.plan.steps} steps")
+        self.x, self.history = snapshot.x.to(self.x.device), snapshot.history.to(self.x.device)
+        self.noise.restore(snapshot.noise)
+        self.position = snapshot.position
+        self.boarded -= snapshot.seconds
+
 
 def board(request: RenderRequest, losses: Losses, arrival: int, future: Future[Rendered]) -> Flight:
     """Prepare a job for its first step: plan, embeddings, and latents from noise or from its picture.
@@ -126,7 +151,7 @@ def board(request: RenderRequest, losses: Losses, arrival: int, future: Future[R
         negative = model.prompts.encode(spec.conditioning.negative)
         x = _first_latents(request, steps, noise)
     guided = needs_unconditional(spec.guidance.scale)
-    return Flight(
+    flight = Flight(
         request=request,
         arrival=arrival,
         future=future,
@@ -143,12 +168,15 @@ def board(request: RenderRequest, losses: Losses, arrival: int, future: Future[R
             *_idle_losses(spec),
         ),
     )
+    if request.resume is not None:
+        flight.restore(request.resume)
+    return flight
 
 
 def _first_latents(request: RenderRequest, steps: Plan, noise: NoiseStream) -> Tensor:
     spec, model = request.spec, request.model
     assert spec.width and spec.height
-    if request.picture is None:
+    if request.picture is None:  # or it was encoded by an earlier attempt
         shape = (1, model.unet.config["in_channels"], spec.height // model.vae_factor, spec.width // model.vae_factor)
         return (steps.init_scale * noise.draw(shape))[0].to(model.device)
     image = latents.image_tensor(request.picture, spec.width, spec.height)

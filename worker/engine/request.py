@@ -9,6 +9,7 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
+from torch import Tensor
 
 from farm.errors import InvalidInput
 from farm.spec import JobSpec
@@ -33,6 +34,22 @@ class StepRecord:
     losses: Mapping[str, float]
 
 
+@dataclass(frozen=True)
+class Snapshot:
+    """A job between two steps: all that any engine needs to go on as if nothing had come between.
+
+    `position` of its steps are done, `x` [4, h, w] are its latents and `history` [HISTORY, 4, h, w] what its solver
+    remembers, newest first: float32 on the CPU. `noise` is where its random stream is, and `seconds` what it took so
+    far.
+    """
+
+    position: int
+    x: Tensor
+    history: Tensor
+    noise: bytes
+    seconds: float
+
+
 class Observer(Protocol):
     """Told of a job's progress on the engine's own thread: must return at once and never raise."""
 
@@ -41,6 +58,9 @@ class Observer(Protocol):
 
     def on_trace(self, record: StepRecord, frame: Pixels | None) -> None:
         """A traced step. `frame` [height, 2·width, 3] shows the latents after it beside the predicted x_0."""
+
+    def on_snapshot(self, snapshot: Snapshot) -> None:
+        """Now and then, in a long job: what to keep in case that this process ends."""
 
 
 class SilentObserver:
@@ -52,16 +72,23 @@ class SilentObserver:
     def on_trace(self, record: StepRecord, frame: Pixels | None) -> None:
         pass
 
+    def on_snapshot(self, snapshot: Snapshot) -> None:
+        pass
+
 
 @dataclass(frozen=True)
 class RenderRequest:
-    """A job for the engine. `spec` must be resolved; `picture` is the decoded init image where there is one."""
+    """A job for the engine. `spec` must be resolved; `picture` is the decoded init image where there is one.
+
+    `resume` is where an earlier attempt got to; then the picture is not looked at.
+    """
 
     id: str
     spec: JobSpec
     model: LoadedModel
     priority: int = 5
     picture: Image.Image | None = None
+    resume: Snapshot | None = None
     observer: Observer = field(default_factory=SilentObserver)
 
 
@@ -76,6 +103,14 @@ class Rendered:
 
 class Cancelled(Exception):
     """The job was cancelled, or taken from this worker, before it was done."""
+
+
+class Suspended(Exception):
+    """The engine was asked to let go of everything: the job can go on elsewhere from its `snapshot`."""
+
+    def __init__(self, job: str, snapshot: Snapshot) -> None:
+        super().__init__(job)
+        self.snapshot = snapshot
 
 
 def resolve(spec: JobSpec, model: LoadedModel) -> JobSpec:
