@@ -21,7 +21,8 @@ local function tell(id, ...)
 end
 
 -- The only place where a job changes state; each state's jobs are indexed by the time they entered it.
-local function move(id, from, to)
+-- The rest are fields that tell those who follow the events how it came to that.
+local function move(id, from, to, ...)
   set(id, 'state', to)
   if from then redis.call('ZREM', P .. ':state:' .. from, id) end
   redis.call('ZADD', P .. ':state:' .. to, now, id)
@@ -34,7 +35,7 @@ local function move(id, from, to)
     set(id, 'worker', '', 'started', '', 'step', 0)
   end
   if to == 'done' or to == 'failed' or to == 'cancelled' then set(id, 'finished', now) end
-  tell(id, 'state', to)
+  tell(id, 'state', to, ...)
 end
 
 local function holds(id, worker, attempt)
@@ -77,7 +78,7 @@ function operations.claim(id, worker, token, lease)
   if job[1] ~= 'queued' then return { job[1] } end
   local attempt = tonumber(job[3]) + 1
   set(id, 'attempt', attempt, 'token', token)
-  move(id, 'queued', 'running')
+  move(id, 'queued', 'running', 'worker', worker, 'attempt', attempt)
   set(id, 'worker', worker, 'started', now, 'error', '')
   redis.call('ZADD', P .. ':leases', now + lease, id)
   return { 'claimed', attempt, job[4], tonumber(job[5]) }
@@ -120,7 +121,7 @@ end
 -- A worker that leaves hands a job back; this is nobody's fault and counts for nothing.
 function operations.release(id, worker, attempt)
   if not holds(id, worker, attempt) then return 0 end
-  move(id, 'running', 'queued')
+  move(id, 'running', 'queued', 'why', 'released')
   return 1
 end
 
@@ -143,7 +144,7 @@ function operations.reap(limit, deaths)
             ': it seems to bring its workers down'
         }))
       end
-      move(id, 'running', to)
+      move(id, 'running', to, 'why', 'lapsed')
       for _, value in ipairs({ id, job[1], tonumber(job[2]), to }) do taken[#taken + 1] = value end
     end
   end
@@ -169,7 +170,7 @@ function operations.retry(id)
   if not state then return 'missing' end
   if state == 'failed' or state == 'cancelled' then
     set(id, 'deaths', 0, 'error', '', 'finished', '', 'warnings', '')
-    move(id, state, 'queued')
+    move(id, state, 'queued', 'why', 'retried')
   end
   return state
 end
