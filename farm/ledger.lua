@@ -29,7 +29,8 @@ end
 local function forget_checkpoint(id) redis.call('HDEL', job_key(id), 'checkpoint') end
 
 -- The only place where a job changes state; each state's jobs are indexed by the time they entered it.
-local function move(id, from, to)
+-- The rest are fields that tell those who follow the events how it came to that.
+local function move(id, from, to, ...)
   set(id, 'state', to)
   if from then redis.call('ZREM', P .. ':state:' .. from, id) end
   redis.call('ZADD', P .. ':state:' .. to, now, id)
@@ -42,7 +43,7 @@ local function move(id, from, to)
     set(id, 'worker', '', 'started', '', 'step', checkpointed_step(id))
   end
   if to == 'done' or to == 'failed' or to == 'cancelled' then set(id, 'finished', now) end
-  tell(id, 'state', to)
+  tell(id, 'state', to, ...)
 end
 
 local function holds(id, worker, attempt)
@@ -90,7 +91,7 @@ function operations.claim(id, worker, token, lease, deaths, alone)
   local attempt = tonumber(job[3]) + 1
   granted[2] = attempt
   set(id, 'attempt', attempt, 'token', token)
-  move(id, 'queued', 'running')
+  move(id, 'queued', 'running', 'worker', worker, 'attempt', attempt)
   set(id, 'worker', worker, 'started', now, 'error', '')
   redis.call('ZADD', P .. ':leases', now + lease, id)
   return granted
@@ -141,7 +142,7 @@ end
 -- A worker that leaves hands a job back; this is nobody's fault and counts for nothing.
 function operations.release(id, worker, attempt)
   if not holds(id, worker, attempt) then return 0 end
-  move(id, 'running', 'queued')
+  move(id, 'running', 'queued', 'why', 'released')
   return 1
 end
 
@@ -166,7 +167,7 @@ function operations.reap(limit, deaths)
           message = 'it seems to bring its workers down: its lease lapsed ' .. died .. ' times, on ' .. lapses
         }))
       end
-      move(id, 'running', to)
+      move(id, 'running', to, 'why', 'lapsed')
       for _, value in ipairs({ id, job[1], tonumber(job[2]), to }) do taken[#taken + 1] = value end
     end
   end
@@ -195,7 +196,7 @@ function operations.retry(id)
   if not state then return 'missing' end
   if state == 'failed' or state == 'cancelled' then
     set(id, 'deaths', 0, 'lapses', '', 'error', '', 'finished', '', 'warnings', '')
-    move(id, state, 'queued')
+    move(id, state, 'queued', 'why', 'retried')
   end
   return state
 end

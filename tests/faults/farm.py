@@ -1,0 +1,274 @@
+"""A real farm to be mistreated: Redis, SeaweedFS and workers, each a process of its own on ports that stay.
+
+It knows what was submitted to it and what was done to it, so that it can be audited at any time.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from farm.client import FarmClient
+from farm.errors import LedgerUnavailable, StorageError
+from farm.jobs import JobStatus, WorkerInfo
+from farm.request import JobRequest
+from farm.settings import Settings
+from farm.stack import credentials, servers
+from farm.stack.layout import Layout
+from farm.stack.plan import PACKAGES
+from farm.stack.process import Program
+from tests.faults import plugin
+from tests.faults.audit import Audit, audited
+from tests.faults.faults import Fault
+from tests.faults.history import History
+from tests.faults.processes import Process, Watch
+from tests.waiting import eventually
+
+_END_WITHIN = 240.0
+
+
+class FaultyFarm:
+    """A farm in `home`, with no worker at first; workers serve the tiny model in `model` under any name."""
+
+    def __init__(self, home: Path, model: Path) -> None:
+        self.home = home
+        self.flags = home / "flags"
+        self.faults: list[Fault] = []
+        self.submitted: list[str] = []
+        self.workers: dict[str, Process] = {}
+        self._model = model
+        self._layout = Layout(home)
+        self._layout.create()
+        self.flags.mkdir()
+        plugin.install(home / "plugins")
+        self._watch = Watch(home)
+        drawn = credentials.load(self._layout.credentials)
+        self.where: Settings = servers.settings_for(drawn)
+        self.redis = self._server(servers.redis_program(self._layout, drawn))
+        self.s3 = self._server(servers.s3_program(self._layout, drawn))
+        self._ports = drawn.ports.values()
+        self.client = FarmClient(self.where)
+        self.redis.start()
+        self.s3.start()
+        self.wait_for_redis()
+        self.wait_for_s3()
+        self.history = History(self.where)
+
+    def close(self) -> None:
+        self.history.close()
+        self.client.close()
+        for process in (*self.workers.values(), self.s3, self.redis):
+            if process.is_running:
+                process.kill()
+        servers.clear_sockets(self._ports)
+        self._watch.close()
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """Of a shell on any machine of this farm."""
+        kept = {name: value for name, value in os.environ.items() if not name.startswith(("FARM_", "AWS_"))}
+        assert self.where.s3_endpoint and self.where.s3_access_key and self.where.s3_secret_key
+        return {
+            **kept,
+            "FARM_HOME": str(self.home),
+            "FARM_REDIS_URL": self.where.redis_url,
+            "FARM_S3_ENDPOINT": self.where.s3_endpoint,
+            "AWS_ACCESS_KEY_ID": self.where.s3_access_key,
+            "AWS_SECRET_ACCESS_KEY": self.where.s3_secret_key,
+            "OMP_NUM_THREADS": "1",
+            "PYTHONUNBUFFERED": "1",
+            "PYTHONPATH": str(self.home / "plugins"),
+            "FAULT_FLAGS": str(self.flags),
+        }
+
+    def shell(self, *arguments: str) -> str:
+        """What `farm …` prints when run as a person would."""
+        command = [sys.executable, "-m", "farm", *arguments]
+        done = subprocess.run(
+            command, env=self.environment, cwd=PACKAGES, capture_output=True, text=True, timeout=120, check=False
+        )
+        assert done.returncode == 0, f"exit {done.returncode}\n{done.stdout}\n{done.stderr}"
+        return done.stdout
+
+    # Workers
+
+    def worker(
+        self,
+        name: str,
+        *options: str,
+        model: str = "tiny",
+        command: tuple[str, ...] = (sys.executable, "-m", "worker"),
+        environment: dict[str, str] | None = None,
+    ) -> Process:
+        """A worker of this name, not started yet."""
+        options = ("--name", name, "--device", "cpu", "--model", f"{model}={self._model}", *options)
+        self.workers[name] = Process(
+            name,
+            (*command, *options),
+            PACKAGES,
+            {**self.environment, **(environment or {})},
+            self._layout.log(name),
+            self._watch,
+        )
+        return self.workers[name]
+
+    def start(self, *workers: Process) -> None:
+        """Start workers side by side and wait until all of them are ready."""
+        for worker in workers:
+            worker.start()
+        for worker in workers:
+            self.wait_for(worker)
+
+    def info(self, worker: Process) -> WorkerInfo | None:
+        """What the worker's running process says of itself, if it has said anything yet."""
+        return next((info for info in self.client.workers() if info.pid == worker.pid), None)
+
+    def wait_for(self, worker: Process) -> None:
+        """Wait until the worker takes jobs."""
+
+        def is_ready() -> bool:
+            assert worker.is_running, f"{worker.name} ended:\n{worker.last_words}"
+            with contextlib.suppress(LedgerUnavailable):
+                info = self.info(worker)
+                return info is not None and info.state == "ready"
+            return False
+
+        eventually(is_ready, f"worker {worker.name} is ready", within=120)
+
+    def retire(self, *workers: Process) -> None:
+        """End workers that have no jobs, without blame."""
+        for worker in workers:
+            if worker.is_running:
+                worker.kill()
+
+    # Jobs
+
+    def submit(self, **fields: Any) -> list[str]:
+        """Submit one request and give the ids of its jobs."""
+        request = JobRequest.parse({"prompt": "a cat", "model": "tiny", "steps": 5, "seed": 1, **fields})
+        jobs = list(self.client.submit([request]).jobs)
+        self.submitted += jobs
+        return jobs
+
+    def statuses(self, jobs: Sequence[str]) -> list[JobStatus]:
+        return self.client.ledger.get_many(jobs)
+
+    def held_by(self, worker: Process, jobs: Sequence[str]) -> list[str]:
+        """The jobs that are in the hands of a worker now."""
+        return [
+            status.id
+            for status in self.statuses(jobs)
+            if status.state == "running" and (status.worker or "").rpartition("-")[0] == worker.name
+        ]
+
+    def until_running(self, jobs: Sequence[str], *, step: int = 1) -> None:
+        """Wait until every job has been rendered up to `step`; fail if one is over before that was seen."""
+
+        def all_are() -> bool:
+            statuses = self.statuses(jobs)
+            over = [status.id for status in statuses if status.is_over]
+            assert not over, f"over too early to be caught: {over}"
+            return all(status.state == "running" and status.step >= step for status in statuses)
+
+        eventually(all_are, f"{len(jobs)} jobs are being rendered", within=120)
+
+    def until_over(self, jobs: Sequence[str], *, within: float = _END_WITHIN) -> list[JobStatus]:
+        """Wait until every job is over, whatever happens to Redis meanwhile."""
+
+        def statuses_of_the_end() -> list[JobStatus]:
+            with contextlib.suppress(LedgerUnavailable):
+                statuses = self.statuses(jobs)
+                return statuses if all(status.is_over for status in statuses) else []
+            return []
+
+        over: list[JobStatus] = eventually(statuses_of_the_end, f"all of {len(jobs)} jobs are over", within=within)
+        return over
+
+    def audited(self) -> Audit:
+        """Wait for the end of every job ever submitted, and see that nothing was lost, doubled or unexplained."""
+        self.until_over(self.submitted)
+        return audited(self.client, self.submitted, self.history, self.faults)
+
+    # Faults
+
+    @contextmanager
+    def fault(self, kind: str, worker: Process | None = None, *, may_cost: bool = False) -> Iterator[Fault]:
+        """Note what is done to the farm inside the block."""
+        fault = Fault(kind, worker.name if worker else None, may_cost)
+        self.faults.append(fault)
+        try:
+            yield fault
+        finally:
+            fault.end()
+
+    def kill(self, worker: Process) -> Fault:
+        """`kill -9`. The worker stays dead."""
+        with self.fault("kill -9", worker, may_cost=True) as fault:
+            worker.kill()
+        return fault
+
+    @contextmanager
+    def frozen(self, process: Process) -> Iterator[Fault]:
+        """The process is stopped for the time of the block. Only a worker's jobs may suffer for it."""
+        is_worker = process.name in self.workers
+        with self.fault("freeze", process if is_worker else None, may_cost=is_worker) as fault:
+            process.freeze()
+            try:
+                yield fault
+            finally:
+                process.thaw()
+
+    @contextmanager
+    def without_redis(self) -> Iterator[Fault]:
+        """Redis is killed, and started again on its own data after the block. No job may suffer for it."""
+        with self.fault("redis killed") as fault:
+            self.redis.kill()
+            try:
+                yield fault
+            finally:
+                self.redis.start()
+                self.wait_for_redis()
+
+    @contextmanager
+    def without_s3(self) -> Iterator[Fault]:
+        """The S3 server is killed, and started again on its own data after the block. No job may suffer for it."""
+        with self.fault("s3 killed") as fault:
+            self.s3.kill()
+            try:
+                yield fault
+            finally:
+                self.s3.start()
+                self.wait_for_s3()
+
+    # Servers
+
+    def wait_for_redis(self) -> None:
+        self._answers(self.redis, lambda: self.client.ledger.counts())
+
+    def wait_for_s3(self) -> None:
+        def takes_objects() -> None:
+            self.client.storage.ensure_bucket()
+            self.client.storage.put("probes/faults", str(time.time_ns()).encode(), "text/plain")
+
+        self._answers(self.s3, takes_objects)
+
+    def _answers(self, process: Process, ask: Callable[[], object]) -> None:
+        def answers() -> bool:
+            assert process.is_running, f"{process.name} ended:\n{process.last_words}"
+            try:
+                ask()
+            except (LedgerUnavailable, StorageError):
+                return False
+            return True
+
+        eventually(answers, f"{process.name} answers", within=120)
+
+    def _server(self, program: Program) -> Process:
+        return Process(program.name, program.command, program.directory, program.environment, program.log, self._watch)

@@ -1,0 +1,105 @@
+"""Processes that a test may kill, ask to leave, freeze, thaw and start again."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+
+from farm.stack import guard
+
+
+class Watch:
+    """The local farm's own guard: should the tests die themselves, everything noted here is killed."""
+
+    def __init__(self, folder: Path) -> None:
+        command = [sys.executable, "-I", "-S", guard.__file__, str(folder / "none")]
+        self._guard = subprocess.Popen(command, stdin=subprocess.PIPE, start_new_session=True, bufsize=0)
+
+    def note(self, group: int) -> None:
+        self._write(f"+{group}\n")
+
+    def forget(self, group: int) -> None:
+        self._write(f"-{group}\n")
+
+    def close(self) -> None:
+        assert self._guard.stdin is not None
+        self._guard.stdin.close()
+        self._guard.wait(30)
+
+    def _write(self, line: str) -> None:
+        assert self._guard.stdin is not None
+        self._guard.stdin.write(line.encode())
+
+
+class Process:
+    """One program that can be started again and again, each time with the same command, folder and log."""
+
+    def __init__(
+        self, name: str, command: tuple[str, ...], folder: Path, environment: Mapping[str, str], log: Path, watch: Watch
+    ) -> None:
+        self.name = name
+        self.log = log
+        self._command, self._folder, self._environment, self._watch = command, folder, environment, watch
+        self._running: subprocess.Popen[bytes] | None = None
+        self.frozen = False
+
+    @property
+    def pid(self) -> int:
+        assert self._running is not None, f"{self.name} was never started"
+        return self._running.pid
+
+    @property
+    def is_running(self) -> bool:
+        return self._running is not None and self._running.poll() is None
+
+    @property
+    def last_words(self) -> str:
+        return self.log.read_text(errors="replace")[-4000:]
+
+    def start(self) -> None:
+        assert not self.is_running, f"{self.name} runs already"
+        with self.log.open("ab") as output:
+            self._running = subprocess.Popen(
+                self._command,
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=output,
+                cwd=self._folder,
+                env=self._environment,
+                start_new_session=True,
+            )
+        self.frozen = False
+        self._watch.note(self._running.pid)
+
+    def kill(self) -> None:
+        """As by the kernel: no handler runs. Nothing, if it has ended."""
+        self._signal(signal.SIGKILL)
+        self.wait()
+
+    def ask_to_leave(self) -> None:
+        self._signal(signal.SIGTERM)
+
+    def freeze(self) -> None:
+        """It keeps its connections, its memory and its leases' names, and does nothing."""
+        self._signal(signal.SIGSTOP)
+        self.frozen = True
+
+    def thaw(self) -> None:
+        self._signal(signal.SIGCONT)
+        self.frozen = False
+
+    def wait(self, within: float = 60.0) -> int:
+        """Its exit status, negative for a signal."""
+        assert self._running is not None
+        status = self._running.wait(within)
+        self._watch.forget(self._running.pid)
+        return status
+
+    def _signal(self, number: signal.Signals) -> None:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self.pid, number)
