@@ -131,6 +131,7 @@ function operations.finish(id, worker, attempt, state, ...)
     if state == 'done' then set(id, 'step', field(id, 'steps')) end
     if select('#', ...) > 0 then set(id, ...) end
     forget_checkpoint(id)
+    if state == 'done' then redis.call('ZADD', P .. ':uncrowned', now, id) end
     move(id, 'running', state)
     return { state, 1 }
   end

@@ -6,6 +6,7 @@
 {prefix}:state:<state>     sorted set: jobs by the time they entered the state
 {prefix}:waiting:<model>   sorted set: queued jobs by the time their message was last published
 {prefix}:leases            sorted set: running jobs by the time their lease lapses
+{prefix}:uncrowned         sorted set: done jobs by their end, until their result is where the bucket alone tells of it
 {prefix}:events            stream: what `farm watch` follows;  {prefix}:control: cancellations for workers
 {prefix}:worker:<id>       a live worker's description, lapsing by itself
 {prefix}:death:<worker>    how a worker's process came to its end, as it was found afterwards, lapsing after a month
@@ -165,6 +166,18 @@ class Ledger:
         pairs = [text for pair in fields.items() for text in pair]
         answer = self._run("finish", claim.job, worker, claim.attempt, state, *pairs)
         return bool(answer[1])
+
+    def crowned(self, job: str) -> None:
+        """Note that a done job's own `result.json` has been written."""
+        with self._talking():
+            self.redis.zrem(self._key("uncrowned"), job)
+
+    def uncrowned(self, *, older_than: float, limit: int = 100) -> list[str]:
+        """Jobs that were done over `older_than` seconds ago, and whose worker has not come to write that file."""
+        with self._talking():
+            seconds, _ = self.redis.time()
+            oldest = 1000 * seconds - _milliseconds(older_than)
+            return list(self.redis.zrangebyscore(self._key("uncrowned"), "-inf", oldest, start=0, num=limit))
 
     def release(self, claim: Claim, worker: str) -> bool:
         """Hand a running job back to the queue, with no blame. False if it was not held any more."""

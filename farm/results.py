@@ -54,6 +54,9 @@ class JobResult(BaseModel):
     warnings: tuple[str, ...]
     finished: datetime
 
+    def to_json(self) -> bytes:
+        return self.model_dump_json(indent=2).encode()
+
     @classmethod
     def from_json(cls, data: bytes, *, key: str) -> JobResult:
         """The result in `data`. Raises `StorageError` naming `key` if it is not one."""

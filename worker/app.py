@@ -28,6 +28,7 @@ from farm.storage import Storage
 from worker import transport
 from worker.blackbox import BlackBox, left_behind
 from worker.checkpoint import Checkpoints
+from worker.crown import Crown
 from worker.diffusion.losses import Losses, load_losses
 from worker.engine.engine import Engine
 from worker.intake import Intake
@@ -108,7 +109,8 @@ class Worker:
             is_hung=self._is_hung,
             on_hang=self._on_hang,
         )
-        self._reaper = Reaper(self._ledger, self._queue, self.id)
+        crown = Crown(self._storage, self._ledger)
+        self._reaper = Reaper(self._ledger, self._queue, self.id, also=crown.give_where_missing)
         self._runner = JobRunner(
             worker=self.id,
             ledger=self._ledger,
@@ -119,6 +121,7 @@ class Worker:
             served=frozenset(self._registry.names),
             engine=self._engine,
             publisher=Publisher(self._storage, worker=self.id, device=_device_name(self._placement)),
+            crown=crown,
             checkpoints=Checkpoints(self._storage, self._ledger, self.id),
             spool=self._spool,
             intake=self._intake,

@@ -18,7 +18,7 @@ from typing import IO
 _log = logging.getLogger(__name__)
 
 _SUFFIX = ".blackbox"
-_LINES = 8
+_LINES = 6
 _KILLED = "ended without a word: it was killed, by somebody or by the kernel for want of memory"
 
 
@@ -35,7 +35,7 @@ class BlackBox:
         except OSError as error:
             _log.warning("a crash of this worker will leave no trace: %s", error)
             return
-        faulthandler.enable(self._file)
+        faulthandler.enable(self._file, all_threads=False)
 
     def write(self, what: str) -> None:
         """Leave word, just before the end."""

@@ -1,7 +1,6 @@
 """Publishing a finished job: image and trace under the attempt's own prefix, and its `result.json` last.
 
-The ledger's fence then decides whether this attempt is the one that counts. Only the one that does is copied
-to the job's own `result.json`, so an attempt that lost its lease can never replace the winner's.
+The ledger's fence then decides whether this attempt is the one that counts (see `worker.crown`).
 """
 
 from __future__ import annotations
@@ -57,19 +56,11 @@ class Publisher:
             warnings=finished.warnings,
             finished=datetime.now(UTC),
         )
-        self._storage.put(keys.attempt_result(claim.job, claim.attempt), _json(result), "application/json")
+        self._storage.put(keys.attempt_result(claim.job, claim.attempt), result.to_json(), "application/json")
         return result
-
-    def crown(self, result: JobResult) -> None:
-        """Make a sealed attempt the job's result in the bucket too, after the ledger has accepted it."""
-        self._storage.put(keys.result(result.job), _json(result), "application/json")
 
     def _put(self, claim: Claim, artifact: Artifact) -> ResultObject:
         key, data = keys.attempt_object(claim.job, claim.attempt, artifact.name), artifact.read()
         self._storage.put(key, data, artifact.content_type)
         digest = hashlib.sha256(data).hexdigest()
         return ResultObject(key=key, sha256=digest, size=len(data), content_type=artifact.content_type)
-
-
-def _json(result: JobResult) -> bytes:
-    return result.model_dump_json(indent=2).encode()

@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
+from collections.abc import Callable
 
 from farm.errors import LedgerUnavailable
 from farm.jobs import Waiting
@@ -27,12 +28,13 @@ FORGOTTEN_SECONDS = 600.0
 
 
 class Reaper:
-    """Runs in the background until stopped."""
+    """Runs in the background until stopped. `also` is one more chore for the reaper that has the lock."""
 
-    def __init__(self, ledger: Ledger, queue: Queue, worker: str) -> None:
+    def __init__(self, ledger: Ledger, queue: Queue, worker: str, *, also: Callable[[], None] = lambda: None) -> None:
         self._ledger = ledger
         self._queue = queue
         self._worker = worker
+        self._also = also
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name="reaper", daemon=True)
 
@@ -58,6 +60,7 @@ class Reaper:
                     self.reap()
                 if may_work:
                     self.reconcile()
+                    self._also()
                 unreachable = False
             except LedgerUnavailable as error:
                 if not unreachable:

@@ -38,6 +38,7 @@ from farm.results import JobResult, ModelUsed, ResultObject
 from farm.spec import JobSpec
 from farm.storage import Storage
 from worker.checkpoint import Checkpoint, Checkpoints
+from worker.crown import Crown
 from worker.diffusion import latents
 from worker.engine.engine import Engine
 from worker.engine.request import (
@@ -68,7 +69,7 @@ _DISK_TROUBLE = {
 }  # fmt: skip
 _DISK_ATTEMPTS = 3
 """A job that no disk can hold fails at this attempt."""
-_DISK_SECONDS = 30.0
+_DISK_SECONDS = 10.0
 _DISK_ROOM = 64 * 2**20
 
 Letter = tuple[StepRecord, Pixels | None] | Snapshot
@@ -88,6 +89,7 @@ class JobRunner:
     served: frozenset[str]
     engine: Engine
     publisher: Publisher
+    crown: Crown
     checkpoints: Checkpoints
     spool: Spool
     intake: Intake
@@ -138,7 +140,7 @@ class JobRunner:
         with self.keeper.holding(claim) as holding:
             result = self._handle(claim, holding)
         if result is not None:
-            self._crown(result)
+            self.crown.give(result)
             self._tidy_up(claim)
 
     def _handle(self, claim: Claim, holding: Holding) -> JobResult | None:
@@ -251,13 +253,6 @@ class JobRunner:
 
         self.patience.until(holding, lambda: self.publisher.upload(claim, finished, objects), meanwhile=to_disk)
         return self.patience.until(holding, lambda: self.publisher.seal(claim, finished, objects), meanwhile=to_disk)
-
-    def _crown(self, result: JobResult) -> None:
-        """Copy a finished job's result to where it is found without the ledger; the ledger names the original."""
-        try:
-            self.publisher.crown(result)
-        except StorageError as error:
-            _log.warning("%s was not written: %s", keys.result(result.job), error)
 
     def _tidy_up(self, claim: Claim) -> None:
         """The job is over: nothing that was kept for a next attempt is of use any more."""

@@ -146,7 +146,8 @@ class FaultyFarm:
         """End workers that have no jobs, without blame."""
         for worker in workers:
             if worker.is_running:
-                worker.kill()
+                worker.ask_to_leave()
+                worker.wait()
 
     # Jobs
 

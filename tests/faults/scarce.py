@@ -1,0 +1,55 @@
+"""Renders on an engine whose process may take little more memory than it has: run by a test, in a process of its own.
+
+Prints one JSON object: how each job ended, and what the engine logged.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import resource
+import sys
+from pathlib import Path
+
+import torch
+
+from farm.request import JobRequest
+from worker.diffusion.losses import load_losses
+from worker.engine.engine import Engine
+from worker.engine.request import RenderRequest, resolve
+from worker.models.device import place
+from worker.models.loader import LoadedModel, ModelLoader
+from worker.models.registry import LocalDirectory
+
+SPARE = 48 * 2**20
+
+
+def main(directory: Path) -> None:
+    torch.set_num_threads(1)
+    model = ModelLoader(place("cpu"), cache=directory / "cache").load("tiny", LocalDirectory(directory))
+    engine = Engine(load_losses(), max_rows=64)
+    logged: list[str] = []
+    handler = logging.Handler()
+    handler.emit = lambda record: logged.append(record.getMessage())  # type: ignore[method-assign]
+    logging.getLogger("worker.engine.engine").addHandler(handler)
+    engine.start()
+    engine.submit(a_job("warm-up", model, side=256)).result()
+    limit = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize() + SPARE
+    resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
+    futures = {f"small {n}": engine.submit(a_job(f"small {n}", model, side=256)) for n in range(32)}
+    futures["huge"] = engine.submit(a_job("huge", model, side=1024, steps=1, guidance=1))
+    ends = {}
+    for name, future in futures.items():
+        error = future.exception()
+        ends[name] = getattr(error, "kind", repr(error)) if error else "done"
+    engine.stop()
+    print(json.dumps({"ends": ends, "logged": logged}))
+
+
+def a_job(name: str, model: LoadedModel, *, side: int, **fields: float) -> RenderRequest:
+    request = JobRequest.parse({"prompt": "a cat", "seed": 1, "steps": 3, "width": side, "height": side, **fields})
+    return RenderRequest(id=name, spec=resolve(request.specs(None, default_model="tiny")[0], model), model=model)
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))

@@ -1,0 +1,104 @@
+"""Checkpoints by time, so that a killed worker costs a long job at most the time between two of them."""
+
+from __future__ import annotations
+
+import random
+
+import pytest
+
+from farm import keys
+from tests.faults.farm import FaultyFarm
+from tests.faults.plugin import paced
+from tests.faults.processes import Process
+from tests.waiting import eventually
+
+LONG = {"steps": 80, **paced(0.1)}
+
+
+def in_bucket(farm: FaultyFarm, job: str) -> list[str]:
+    """The checkpoints of a job that the bucket holds."""
+    names = [stored.key for stored in farm.client.storage.list(keys.job_prefix(job))]
+    return [name for name in names if name.endswith("checkpoint.safetensors")]
+
+
+@pytest.fixture
+def two(farm: FaultyFarm) -> tuple[Process, Process]:
+    """Two workers that checkpoint often; the first one runs."""
+    victim = farm.worker("victim", "--checkpoint-seconds", "1", "--deterministic", "--rows", "8", model="kept")
+    heir = farm.worker("heir", "--checkpoint-seconds", "0", "--deterministic", "--rows", "8", model="kept")
+    farm.start(victim)
+    return victim, heir
+
+
+def test_a_killed_worker_costs_at_most_the_steps_since_the_last_checkpoint(
+    farm: FaultyFarm, two: tuple[Process, Process], chance: random.Random
+) -> None:
+    victim, heir = two
+    fields = {"model": "kept", "trace": "frames", "seed": chance.randrange(1000), **LONG}
+    [undisturbed, job] = (farm.submit(**fields)[0] for _ in range(2))
+    eventually(lambda: in_bucket(farm, job) and in_bucket(farm, undisturbed), "both are checkpointed")
+    farm.until_running([job], step=chance.randrange(20, 40))
+
+    farm.kill(victim)
+    farm.start(heir)
+    over = farm.until_over([undisturbed, job])
+
+    assert {(status.state, status.attempt) for status in over} == {("done", 2)}
+    assert f"job {job} goes on from step" in heir.last_words
+    [other] = farm.submit(**fields)  # in one go, on the heir
+    farm.until_over([other])
+    named = [{name: (o.sha256, o.size) for name, o in farm.client.result(one).objects.items()} for one in (job, other)]
+    assert named[0] == named[1], "the same picture and the same frames as in one go"
+    assert in_bucket(farm, job) == [], "nothing of it is left when the job is done"
+    farm.retire(heir)
+
+
+def test_a_short_job_is_not_checkpointed(farm: FaultyFarm, two: tuple[Process, Process]) -> None:
+    victim, _ = two
+    jobs = farm.submit(model="kept", count=5, steps=3)
+    farm.until_over(jobs)
+
+    assert not [job for job in jobs if f"{job} is checkpointed" in victim.log.read_text()]
+    farm.retire(victim)
+
+
+@pytest.mark.parametrize("damage", ["cut", "of another job", "gone"])
+def test_a_job_whose_checkpoint_cannot_be_used_starts_over(
+    farm: FaultyFarm, two: tuple[Process, Process], damage: str
+) -> None:
+    victim, heir = two
+    [job, other] = farm.submit(model="kept", count=2, **LONG)
+    eventually(lambda: in_bucket(farm, job) and in_bucket(farm, other), "both are checkpointed")
+    farm.kill(victim)
+    storage, key = farm.client.storage, keys.checkpoint(job, 1)
+    if damage == "gone":
+        storage.delete(key)
+    else:
+        source = keys.checkpoint(other, 1) if damage == "of another job" else key
+        data = storage.get(source)
+        storage.put(key, data[: len(data) // 2] if damage == "cut" else data, "application/octet-stream")
+
+    farm.start(heir)
+    over = farm.until_over([job, other])
+
+    assert {(status.state, status.attempt) for status in over} == {("done", 2)}
+    assert f"job {job} starts over" in heir.log.read_text()
+    assert f"job {other} goes on from step" in heir.log.read_text()
+    farm.retire(heir)
+
+
+def test_the_checkpoint_of_a_cancelled_job_is_removed(farm: FaultyFarm, two: tuple[Process, Process]) -> None:
+    victim, _ = two
+    [running] = farm.submit(model="kept", **LONG)
+    eventually(lambda: in_bucket(farm, running), "it is checkpointed")
+    farm.client.cancel([running])
+    eventually(lambda: not in_bucket(farm, running), "the worker has removed it")
+
+    [queued] = farm.submit(model="kept", **LONG)
+    farm.until_running([queued], step=2)
+    with farm.fault("SIGTERM", victim, may_cost=True):
+        victim.ask_to_leave()
+        victim.wait()
+    assert in_bucket(farm, queued)
+    farm.client.cancel([queued])
+    assert not in_bucket(farm, queued)

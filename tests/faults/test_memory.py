@@ -1,0 +1,30 @@
+"""Memory that runs out in the middle of a batch."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+from tests.tiny import build_tiny_model
+
+
+def test_a_batch_that_does_not_fit_is_made_smaller_and_only_a_job_that_cannot_fit_alone_fails(tmp_path: Path) -> None:
+    model = build_tiny_model(tmp_path / "tiny")
+    done = subprocess.run(
+        [sys.executable, "-m", "tests.faults.scarce", str(model)],
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    said = json.loads(done.stdout)
+
+    ends = said["ends"]
+    assert ends.pop("huge") == "memory"
+    assert set(ends.values()) == {"done"} and len(ends) == 32
+    assert [line for line in said["logged"] if line.startswith("out of memory in a step of 32 jobs")]
