@@ -182,13 +182,13 @@ def test_a_hundred_levels_are_read() -> None:
 def test_aliases_cannot_nest_deeper() -> None:
     chain = "".join(f", &a{n} [*a{n - 1}]" for n in range(1, 3_000))
     text = f"defaults: {{negative: [&a0 [x]{chain}]}}\njobs:\n- {{prompt: x, negative: '', labels: *a2999}}\n"
-    with pytest.raises(InvalidInput, match="job 1: is nested too deeply"):
+    with pytest.raises(InvalidInput, match="line 1: is nested more than 100 deep"):
         expand(parse(text))
 
 
 def test_merges_cannot_nest_deeper() -> None:
     chain = "".join(f", &a{n} {{<<: *a{n - 1}}}" for n in range(1, 3_000))
-    with pytest.raises(InvalidInput, match="is nested too deeply"):
+    with pytest.raises(InvalidInput, match="line 1: is nested more than 100 deep"):
         parse(f"a: [[&a0 {{x: 1}}{chain}]]\nb: {{<<: *a2999}}\n")
 
 
