@@ -51,7 +51,7 @@ class NotConfigured(FarmError):
 
 
 class LedgerUnavailable(FarmError):
-    """Redis cannot be reached, refuses the password, or fails a command."""
+    """Redis cannot be reached, refuses the password, fails a command, or holds a record that is none."""
 
 
 class StorageError(FarmError):

@@ -82,7 +82,7 @@ class LossRequest(Wire):
     """A loss by name; arguments and scale left out are the loss's own."""
 
     name: Annotated[str, StringConstraints(max_length=64)]
-    arguments: LossArguments = {}
+    arguments: LossArguments = Field(default={})
     scale: LossScale | None = None
     every: Every = 5
 

@@ -19,7 +19,6 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 from urllib.parse import urlsplit
 
 import platformdirs
@@ -79,18 +78,22 @@ def load(environment: Mapping[str, str] = os.environ) -> Settings:
 
 def load_local(farm_home: Path) -> Settings | None:
     """The running local farm of `farm_home`, or None when none is recorded there."""
+    file = state_file(farm_home)
     try:
-        state: dict[str, Any] = json.loads(state_file(farm_home).read_text())
+        state: dict[str, str] = json.loads(file.read_text())
+        return Settings(
+            redis_url=state["redis_url"],
+            s3_bucket=state["s3_bucket"],
+            s3_endpoint=state["s3_endpoint"],
+            s3_access_key=state["s3_access_key"],
+            s3_secret_key=state["s3_secret_key"],
+            local=True,
+        )
     except FileNotFoundError:
         return None
-    return Settings(
-        redis_url=state["redis_url"],
-        s3_bucket=state["s3_bucket"],
-        s3_endpoint=state["s3_endpoint"],
-        s3_access_key=state["s3_access_key"],
-        s3_secret_key=state["s3_secret_key"],
-        local=True,
-    )
+    except (OSError, ValueError, TypeError, KeyError, RecursionError) as error:  # never quoted: it holds passwords
+        reason = type(error).__name__
+        raise NotConfigured(f"{file} cannot be read ({reason})", hint="'farm up' writes it anew") from None
 
 
 def _from_environment(environment: Mapping[str, str]) -> Settings:

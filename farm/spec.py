@@ -128,7 +128,7 @@ class LossTerm(Wire):
     """A loss by name, its numbers, its scale, and how often (in steps) its gradient is applied."""
 
     name: LossName
-    arguments: LossArguments = {}
+    arguments: LossArguments = Field(default={})
     scale: LossScale
     every: Every = 5
 

@@ -49,17 +49,23 @@ class Storage:
     def get(self, key: str, *, limit: int | None = None) -> bytes:
         """The object's bytes. With `limit`, an object of more bytes is refused unread: `ObjectTooLarge`."""
         with self._doing("get", key):
-            answer = self._client.get_object(Bucket=self.bucket, Key=key)
-            if limit is not None and answer["ContentLength"] > limit:
-                answer["Body"].close()
-                raise ObjectTooLarge(f"{key} has {answer['ContentLength']:,} bytes, more than {limit:,}")
-            data: bytes = answer["Body"].read()
+            data: bytes = self._body(key, limit).read()
             return data
 
-    def download(self, key: str, path: Path) -> None:
-        """Write the object to `path`, in parts and so of any size. Raises `OSError` if it cannot be written."""
+    def download(self, key: str, path: Path, *, limit: int | None = None) -> None:
+        """Write the object to `path`, in parts and so of any size up to `limit`; more is refused: `ObjectTooLarge`.
+
+        Raises `OSError` if it cannot be written.
+        """
         with self._doing("get", key), path.open("wb") as file:
-            shutil.copyfileobj(self._client.get_object(Bucket=self.bucket, Key=key)["Body"], file, 2**20)
+            shutil.copyfileobj(self._body(key, limit), file, 2**20)
+
+    def _body(self, key: str, limit: int | None) -> Any:
+        answer = self._client.get_object(Bucket=self.bucket, Key=key)
+        if limit is not None and answer["ContentLength"] > limit:
+            answer["Body"].close()
+            raise ObjectTooLarge(f"{key} has {answer['ContentLength']:,} bytes, more than {limit:,}")
+        return answer["Body"]
 
     def exists(self, key: str) -> bool:
         try:

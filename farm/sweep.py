@@ -147,7 +147,7 @@ def _measures(event: Event, anchored: Mapping[str, tuple[int, int]]) -> tuple[in
     from yaml.events import AliasEvent, ScalarEvent
 
     if isinstance(event, AliasEvent):
-        return anchored.get(event.anchor, (0, 0))  # one that stands for nothing is told by the composer
+        return anchored.get(event.anchor or "", (0, 0))  # one that stands for nothing is told by the composer
     return (len(event.value) + _VALUE, 0) if isinstance(event, ScalarEvent) else (0, 0)
 
 
