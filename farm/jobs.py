@@ -10,7 +10,8 @@ from typing import Annotated, Literal, get_args
 
 from pydantic import AfterValidator, AwareDatetime, BaseModel, ConfigDict, Field, StringConstraints
 
-from farm.errors import LedgerUnavailable
+from farm import keys
+from farm.errors import InvalidInput, LedgerUnavailable
 from farm.losses import LossDeclaration
 from farm.spec import ModelName, quoted
 
@@ -19,6 +20,17 @@ STATES: tuple[State, ...] = get_args(State)
 TERMINAL: frozenset[State] = frozenset(("done", "failed", "cancelled"))
 
 
+def _printable(text: str) -> str:
+    if not text.isprintable():
+        raise ValueError("it has characters that cannot be printed")
+    return text
+
+
+def _on_one_line(text: str) -> str:
+    return "".join(sign if sign.isprintable() else " " for sign in text)[:500]
+
+
+Words = Annotated[str, StringConstraints(min_length=1, max_length=200), AfterValidator(_printable)]
 Number = Annotated[int, Field(ge=0, lt=2**53)]
 
 
@@ -34,14 +46,14 @@ class JobStatus(BaseModel):
 
     model_config = ConfigDict(frozen=True)
 
-    id: str
-    batch: str
+    id: Annotated[str, AfterValidator(keys.job_id)]
+    batch: Annotated[str, AfterValidator(keys.batch_id)]
     state: State
     step: Number
     steps: Annotated[int, Field(ge=1)]
     attempt: Number
-    worker: str | None
-    model: str
+    worker: Words | None
+    model: ModelName
     priority: int
     submitted: datetime
     started: datetime | None
@@ -61,7 +73,7 @@ class JobStatus(BaseModel):
         """The status in the ledger hash `record` of the job `job`. Raises `LedgerUnavailable` if it is damaged."""
         try:
             return cls._read(job, record)
-        except (KeyError, TypeError, ValueError, ArithmeticError, OSError, RecursionError) as error:
+        except (InvalidInput, KeyError, TypeError, ValueError, ArithmeticError, OSError, RecursionError) as error:
             raise LedgerUnavailable(
                 f"the record of job {quoted(job)} is damaged ({type(error).__name__})",
                 hint="who else writes to this Redis? 'farm recover' brings back a record that was deleted",
@@ -99,17 +111,6 @@ class Waiting:
     priority: int
 
 
-def _printable(text: str) -> str:
-    if not text.isprintable():
-        raise ValueError("it has characters that cannot be printed")
-    return text
-
-
-def _on_one_line(text: str) -> str:
-    return "".join(sign if sign.isprintable() else " " for sign in text)[:500]
-
-
-Words = Annotated[str, StringConstraints(min_length=1, max_length=200), AfterValidator(_printable)]
 ModelNames = Annotated[tuple[ModelName, ...], Field(max_length=1_000)]
 
 
