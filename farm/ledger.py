@@ -25,7 +25,8 @@ import redis
 from pydantic import ValidationError
 
 from farm import keys
-from farm.errors import JobNotFound, LedgerUnavailable
+from farm.access import unavailable
+from farm.errors import JobNotFound
 from farm.jobs import STATES, JobStatus, State, Waiting, WorkerInfo, state_of
 from farm.settings import Settings
 from farm.spec import JobSpec
@@ -352,15 +353,8 @@ class Ledger:
     def _talking(self) -> Iterator[None]:
         try:
             yield
-        except redis.AuthenticationError as error:
-            raise LedgerUnavailable(
-                f"Redis at {self.address} refuses the password", hint="check FARM_REDIS_URL"
-            ) from error
         except redis.RedisError as error:
-            raise LedgerUnavailable(
-                f"Redis at {self.address} cannot be used: {error}",
-                hint="is it running? 'farm doctor' looks closer",
-            ) from error
+            raise unavailable(self.address, error) from error
 
     def _previous(self, job: str, state: Any) -> State:
         if state == "missing":

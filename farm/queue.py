@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
 from farm import keys
+from farm.access import unavailable
 from farm.errors import LedgerUnavailable
 
 if TYPE_CHECKING:
@@ -86,9 +87,7 @@ class Queue:
                         retry_policy={"max_retries": 3, "interval_start": 0.2, "interval_step": 0.4},
                     )
         except (OperationalError, OSError) as error:
-            raise LedgerUnavailable(
-                f"Redis at {self.address} cannot be used: {error}", hint="is it running? 'farm doctor' looks closer"
-            ) from error
+            raise unavailable(self.address, error) from error
 
     def close(self) -> None:
         self._app.close()

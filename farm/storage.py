@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from botocore.exceptions import BotoCoreError, ClientError, NoCredentialsError
+from botocore.exceptions import BotoCoreError, ClientError, NoCredentialsError, SSLError
 
 from farm.errors import ObjectMissing, ObjectTooLarge, StorageError
 from farm.settings import Settings
@@ -117,6 +117,10 @@ class Storage:
             ) from error
         except ClientError as error:
             raise _named(what, error) from error
+        except SSLError as error:
+            raise StorageError(
+                f"could not {what}: {error}", hint="name the authority that signed its certificate: AWS_CA_BUNDLE=FILE"
+            ) from error
         except BotoCoreError as error:
             raise StorageError(
                 f"could not {what}: {error}", hint="is the server running? 'farm doctor' looks closer"
