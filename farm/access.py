@@ -16,8 +16,10 @@ _SECONDS = 5.0
 def unavailable(address: str, error: Exception) -> LedgerUnavailable:
     """The error to raise for one that redis-py or kombu raised in talking to the Redis at `address`."""
     causes = list(_causes(error))
-    if any(isinstance(cause, redis.AuthenticationError | redis.exceptions.NoPermissionError) for cause in causes):
+    if any(isinstance(cause, redis.AuthenticationError) for cause in causes):
         return LedgerRefused(f"Redis at {address} refuses the password", hint="check FARM_REDIS_URL")
+    if any(isinstance(cause, redis.exceptions.NoPermissionError) for cause in causes):
+        return LedgerRefused(f"Redis at {address} forbids this user what a farm needs: {error}", hint="see its ACL")
     if untrusted := next((cause for cause in causes if isinstance(cause, ssl.SSLCertVerificationError)), None):
         return LedgerRefused(
             f"the certificate of Redis at {address} is not trusted: {untrusted.verify_message}",
