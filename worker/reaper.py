@@ -10,7 +10,7 @@ import logging
 import threading
 import time
 
-from farm.errors import LedgerUnavailable
+from farm.errors import InvalidInput, LedgerUnavailable
 from farm.jobs import Waiting
 from farm.ledger import LEASE_SECONDS, Ledger
 from farm.queue import Queue, depth
@@ -78,7 +78,7 @@ class Reaper:
         for model in self._ledger.models():
             try:
                 self._reconcile(model)
-            except LedgerUnavailable as error:  # one queue that cannot be read must not hide the others
+            except (LedgerUnavailable, InvalidInput) as error:  # one strange queue must not hide the others
                 _log.warning("the queue of '%s' cannot be looked after: %s", model, error)
 
     def _reconcile(self, model: str) -> None:
