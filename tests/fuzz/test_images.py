@@ -164,7 +164,7 @@ def test_any_size_that_a_png_can_say(width: int, height: int, bits: int, kind: i
     checked(mended(b"\x89PNG\r\n\x1a\n" + b"".join(parts)))
 
 
-@fuzz(150)
+@fuzz(50)
 @given(sides, sides)
 def test_any_size_that_a_jpeg_or_a_webp_can_say(width: int, height: int) -> None:
     jpeg = bytearray(encoded("JPEG"))

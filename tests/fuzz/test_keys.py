@@ -27,7 +27,7 @@ names = st.one_of(near, segments.map("/".join))
 SAFE = set(string.ascii_lowercase + string.digits + "._-/")
 
 
-@fuzz(1_000)
+@fuzz(500)
 @given(near, st.one_of(st.integers(), st.sampled_from((0, 1, 10**9, -1))), names)
 def test_keys_of_a_job(job: str, attempt: int, name: str) -> None:
     for owner in (job, JOB):
@@ -70,7 +70,7 @@ def test_init_images_and_models(text: str, extension: str) -> None:
         assert re.fullmatch(r"farm\.[a-z0-9][a-z0-9._-]{0,63}", queue_name(text))
 
 
-@fuzz(1_000)
+@fuzz(500)
 @given(near, names)
 def test_files_that_are_fetched(job: str, name: str) -> None:
     out = Path("/somewhere/out")

@@ -101,7 +101,7 @@ def as_json(document: Any) -> str:
     return json.dumps(document, default=str)
 
 
-@fuzz(600)
+@fuzz(400)
 @given(st.one_of(spoilt(SPEC), anything))
 def test_specs(document: Any) -> None:
     spec = accepted(lambda: JobSpec.from_json(as_json(document)), InvalidInput)
@@ -116,7 +116,7 @@ def test_bytes_that_are_no_spec(data: bytes) -> None:
     assert accepted(lambda: JobSpec.from_json(data), InvalidInput) is None
 
 
-@fuzz(800)
+@fuzz(400)
 @given(st.one_of(spoilt(REQUEST), st.dictionaries(st.sampled_from(tuple(REQUEST)), anything, max_size=5)))
 def test_requests(document: Any) -> None:
     def specs() -> list[JobSpec]:
@@ -129,7 +129,7 @@ def test_requests(document: Any) -> None:
             assert JobSpec.from_json(spec.to_json()) == spec, "the worker takes what the client sends"
 
 
-@fuzz(600)
+@fuzz(400)
 @given(st.one_of(spoilt(RESULT), anything))
 def test_results(document: Any) -> None:
     result = accepted(lambda: JobResult.from_json(as_json(document).encode(), key="x"), StorageError)
@@ -159,7 +159,7 @@ class _Held:
         return self._data
 
 
-@fuzz(600)
+@fuzz(400)
 @given(st.dictionaries(st.sampled_from(tuple(RECORD)), st.one_of(words, numbers.map(str)), max_size=3))
 def test_records_of_the_ledger(changes: dict[str, str]) -> None:
     record = RECORD | changes
@@ -170,7 +170,7 @@ def test_records_of_the_ledger(changes: dict[str, str]) -> None:
         assert status.steps >= 1
 
 
-@fuzz(600)
+@fuzz(400)
 @given(st.one_of(spoilt(a_worker(losses=()).model_dump(mode="json")), anything))
 def test_announcements(document: Any) -> None:
     worker = _worker(as_json(document))

@@ -164,6 +164,7 @@ def test_a_whole_job_goes_over_tls(secure: SecureFarm) -> None:
     [job] = json.loads(told.stdout.splitlines()[0])["jobs"]
     with Image.open(secure.folder / "pictures" / f"{job}.png") as picture:
         assert picture.size == (64, 64)
+    assert secure.redis_password not in (secure.folder / "worker.log").read_text()
 
 
 @pytest.mark.usefixtures("worker")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,7 @@ PICKLED = (".bin", ".ckpt", ".pt", ".pth")
 FETCHING_CODE = ("auto_map", "attn_implementation", "_attn_implementation", "quantization_config")
 """Keys by which a configuration asks the libraries for code of others, or for packages that are not needed here."""
 ADAPTER = "adapter_config.json"
+_LIBRARIES: Sequence[list[str | None]] = ([], [None], ["diffusers"], ["transformers"], ["stable_diffusion"])
 
 DEFAULT_GUIDANCE = 7.5
 _MAX_JSON_BYTES = 4 * 2**20
@@ -66,7 +67,16 @@ def check(name: str, directory: Path) -> Mapping[str, Any]:
 
 
 def check_no_code(name: str, directory: Path) -> None:
-    """Raise `ModelError` if a configuration in `directory` asks for code or weights from elsewhere."""
+    """Raise `ModelError` if a configuration in `directory` asks for code or weights from elsewhere.
+
+    diffusers imports whatever module `model_index.json` names for a part.
+    """
+    for component, named in _read_json(name, directory / "model_index.json").items():
+        if isinstance(named, list) and named[:1] not in _LIBRARIES:
+            raise ModelError(
+                f"the {component} of the model '{name}' is of {named[0]!r:.60}, and no model may bring code",
+                hint=_ONLY_SD,
+            )
     for path in sorted(directory.glob("*/*config.json")):
         asked = [key for key in FETCHING_CODE if key in _read_json(name, path)]
         if asked or path.name == ADAPTER:

@@ -268,6 +268,21 @@ def test_a_pickle_by_another_name_is_never_opened(loader: ModelLoader, built: Pa
     assert not mark.exists()
 
 
+@pytest.mark.parametrize("component", ["scheduler", "unet", "tokenizer", "safety_checker"])
+def test_a_checkpoints_configuration_cannot_import_a_module(
+    loader: ModelLoader, built: Path, model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, component: str
+) -> None:
+    mark = tmp_path / "ran"
+    (tmp_path / "evil.py").write_text(f"import os\nos.mkdir({str(mark)!r})\nclass Evil: ...\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    file = write_original_checkpoint(built, tmp_path / "one.safetensors")
+    write_config(model / "model_index.json", **{component: ["evil", "Evil"]})
+    for source in (SingleFile(file, model), LocalDirectory(model)):
+        with pytest.raises(ModelError, match=f"the {component} of the model 'one' is "):
+            loader.load("one", source)
+    assert not mark.exists()
+
+
 def test_a_checkpoint_is_read_through_a_link(loader: ModelLoader, tmp_path: Path) -> None:
     """As the hub's cache keeps files: the name is a link to a blob without one."""
     directory = build_tiny_model(tmp_path / "model", scheduler_config=PNDM_CONFIG)
