@@ -72,6 +72,7 @@ class Queue:
     def publish(self, jobs: Iterable[Waiting]) -> None:
         """Send one message a job, over one connection. Priority 9 is delivered first."""
         from kombu.exceptions import OperationalError
+        from redis import RedisError
 
         try:
             with self._app.producer_pool.acquire(block=True) as producer:
@@ -86,7 +87,7 @@ class Queue:
                         retry=True,
                         retry_policy={"max_retries": 3, "interval_start": 0.2, "interval_step": 0.4},
                     )
-        except (OperationalError, OSError) as error:
+        except (OperationalError, RedisError, OSError) as error:
             raise unavailable(self.address, error) from error
 
     def close(self) -> None:

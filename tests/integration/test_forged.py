@@ -191,6 +191,34 @@ def test_strange_entries_of_the_streams_are_passed_over(
     the_worker_still_works()
 
 
+def test_a_queue_that_is_none_is_removed(
+    client: FarmClient, submit: Callable[..., list[str]], the_worker_still_works: Callable[[], None]
+) -> None:
+    redis = client.ledger.redis
+    for queue in (QUEUE, f"{QUEUE}\x06\x164"):  # the second is that of the default priority
+        redis.delete(queue)
+        redis.set(queue, "no list")
+
+    eventually(
+        lambda: not any(redis.type(queue) == "string" for queue in redis.scan_iter(f"{QUEUE}*")), "they are gone"
+    )
+
+    the_worker_still_works()
+
+
+def test_a_submission_into_a_queue_that_is_none_is_told_in_one_line(
+    client: FarmClient, shell: Callable[..., Any]
+) -> None:
+    queue = f"{queue_name('nobody-listens')}\x06\x164"
+    client.ledger.redis.set(queue, "no list")
+
+    told = shell("submit", "txt2img", "x", "--model", "nobody-listens", code=1)
+
+    assert "WRONGTYPE" in told.stderr
+    assert "Traceback" not in told.stderr
+    client.ledger.redis.delete(queue)
+
+
 def test_a_model_that_cannot_be_one_does_not_hide_the_others(
     client: FarmClient, submit: Callable[..., list[str]], finish: Callable[..., list[JobStatus]], worker: Worker
 ) -> None:
