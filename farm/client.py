@@ -20,9 +20,9 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Self
+from typing import Annotated, Self
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from farm import keys, settings
 from farm.errors import InvalidInput, LedgerUnavailable, ObjectMissing, StorageError, WrongState
@@ -30,18 +30,19 @@ from farm.fetch import Fetched, fetch, read_result
 from farm.images import InitImage, read_init
 from farm.jobs import JobStatus, State, Waiting, WorkerInfo
 from farm.ledger import Ledger, NewJob
-from farm.losses import BUILTIN, Argument, LossDeclaration
+from farm.losses import BUILTIN, LossDeclaration
 from farm.queue import Queue
 from farm.request import JobRequest
 from farm.results import JobResult
 from farm.settings import Settings
-from farm.spec import InitReference, JobSpec
+from farm.spec import MAX_LABELS, InitReference, JobSpec, Labels, Priority, invalid
 from farm.storage import Storage
 
 FALLBACK_MODEL = "emoji"
 _RESYNCHRONISE_AFTER_SILENT_READS = 10
 _OUTAGE_SECONDS = 30.0
 _RETRY_SECONDS = 0.5
+MAX_MANIFEST_BYTES = 256 * 2**20
 
 
 class ManifestJob(BaseModel):
@@ -51,18 +52,28 @@ class ManifestJob(BaseModel):
 
     id: str
     spec: JobSpec
-    priority: int
-    labels: dict[str, str]
+    priority: Priority
+    labels: Annotated[Labels, Field(max_length=MAX_LABELS)]
 
 
 class BatchManifest(BaseModel):
-    """`batches/<batch>.json`: every spec of a submission, enough to queue it all again."""
+    """`batches/<batch>.json`: every spec of a submission, enough to queue it all again.
+
+    Its jobs are those of its own batch, numbered in order.
+    """
 
     model_config = ConfigDict(frozen=True)
 
     version: int = 1
     batch: str
-    jobs: tuple[ManifestJob, ...]
+    jobs: Annotated[tuple[ManifestJob, ...], Field(min_length=1)]
+
+    @model_validator(mode="after")
+    def _names_only_its_own(self) -> Self:
+        for index, job in enumerate(self.jobs):
+            if not keys.is_batch_id(self.batch) or job.id != keys.job_in_batch(self.batch, index):
+                raise ValueError(f"{job.id!r:.60} is not the id of its job {index}")
+        return self
 
 
 @dataclass(frozen=True)
@@ -162,13 +173,14 @@ class FarmClient:
 
     def _store(self, batch: str, jobs: Sequence[NewJob], images: dict[Path, InitImage]) -> None:
         """Put what the jobs need into the bucket: their init images, then the manifest with every spec."""
-        for image in {image.sha256: image for image in images.values()}.values():
-            self._upload(image)
         manifest = BatchManifest(
             batch=batch,
             jobs=tuple(ManifestJob(id=j.id, spec=j.spec, priority=j.priority, labels=j.labels) for j in jobs),
         )
-        self.storage.put(keys.batch_manifest(batch), manifest.model_dump_json().encode(), "application/json")
+        written = _written(manifest)
+        for image in {image.sha256: image for image in images.values()}.values():
+            self._upload(image)
+        self.storage.put(keys.batch_manifest(batch), written, "application/json")
 
     def _upload(self, image: InitImage) -> None:
         key = keys.init_image(image.sha256, image.extension)
@@ -243,11 +255,14 @@ class FarmClient:
     # Fetching
 
     def result(self, job: str) -> JobResult:
-        """The `result.json` of a finished job. Raises `JobNotFound`, `WrongState`, `ObjectMissing`."""
+        """The `result.json` of a finished job. Raises `JobNotFound`, `WrongState`, `ObjectMissing`, `StorageError`."""
         status = self.ledger.get(job)
         if status.result is None:
             raise WrongState(f"job {job} is {status.state}, so it has no result", hint=f"see 'farm status {job}'")
-        return read_result(self.storage, status.result)
+        result = read_result(self.storage, status.result)
+        if result.job != job:
+            raise StorageError(f"{status.result} is the result of {result.job}, not of {job}")
+        return result
 
     def fetch(self, job: str, out: Path, *, everything: bool = False, overwrite: bool = False) -> Iterator[Fetched]:
         """Bring a finished job's image (or everything it made) into `out`.
@@ -316,15 +331,9 @@ def known_losses(workers: Iterable[WorkerInfo]) -> Sequence[LossDeclaration]:
     """The built-in losses, then the third-party ones that workers announce."""
     known = {declaration.name: declaration for declaration in BUILTIN}
     for worker in workers:
-        for announced in worker.losses:
-            declaration = _declaration(announced)
+        for declaration in worker.losses:
             known.setdefault(declaration.name, declaration)
     return list(known.values())
-
-
-def _declaration(announced: dict[str, Any]) -> LossDeclaration:
-    arguments = tuple(Argument(**argument) for argument in announced["arguments"])
-    return LossDeclaration(**{**announced, "arguments": arguments})
 
 
 def check(requests: Sequence[JobRequest]) -> dict[Path, InitImage]:
@@ -361,7 +370,23 @@ def _warnings(jobs: Sequence[NewJob], workers: Sequence[WorkerInfo]) -> tuple[st
 
 def read_manifest(storage: Storage, batch: str) -> BatchManifest:
     """The manifest of a submission. Raises `ObjectMissing`, `InvalidInput`."""
+    key = keys.batch_manifest(batch)
     try:
-        return BatchManifest.model_validate_json(storage.get(keys.batch_manifest(batch)))
+        manifest = BatchManifest.model_validate_json(storage.get(key, limit=MAX_MANIFEST_BYTES))
     except ValidationError as error:
-        raise InvalidInput(f"{keys.batch_manifest(batch)} is not a batch manifest") from error
+        raise InvalidInput(f"{key} is not a batch manifest: {invalid(error)}") from error
+    if manifest.batch != batch:
+        raise InvalidInput(f"{key} is the manifest of {manifest.batch}")
+    return manifest
+
+
+def _written(manifest: BatchManifest) -> bytes:
+    """The manifest as `read_manifest` takes it. Raises `InvalidInput` if it is too large for that."""
+    if sum(len(job.spec.prompt.encode()) for job in manifest.jobs) <= MAX_MANIFEST_BYTES:  # before it takes memory
+        data = manifest.model_dump_json().encode()
+        if len(data) <= MAX_MANIFEST_BYTES:
+            return data
+    raise InvalidInput(
+        f"the specs of {len(manifest.jobs):,} jobs take more than {MAX_MANIFEST_BYTES // 2**20} MiB",
+        hint="submit them as several batches",
+    )

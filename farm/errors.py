@@ -4,6 +4,7 @@
     ├── InvalidInput             an option, a file or a message is not acceptable     exit 2
     ├── NotConfigured            no farm is known: neither a local one nor servers
     ├── LedgerUnavailable        Redis does not answer, or answers with an error
+    │   └── LedgerRefused        Redis does not let us in, or its certificate is not to be trusted
     ├── StorageError             the bucket does not answer, or refuses
     │   ├── ObjectMissing        the bucket answers, and the object is not there
     │   └── ObjectTooLarge       the object is larger than what is asked for can be
@@ -51,7 +52,11 @@ class NotConfigured(FarmError):
 
 
 class LedgerUnavailable(FarmError):
-    """Redis cannot be reached, refuses the password, or fails a command."""
+    """Redis cannot be reached, refuses the password, fails a command, or holds a record that is none."""
+
+
+class LedgerRefused(LedgerUnavailable):
+    """Redis refuses the password, or shows a certificate that is not trusted: waiting does not help."""
 
 
 class StorageError(FarmError):

@@ -10,15 +10,15 @@ import hashlib
 import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 
 from farm import keys
 from farm.errors import FetchRefused
-from farm.results import JobResult, ResultObject
+from farm.results import IMAGE, JobResult, ResultObject
 from farm.storage import Storage
 
-IMAGE = "image.png"
+__all__ = ["IMAGE", "Fetched", "fetch", "read_result"]
+
 _MAX_RESULT_BYTES = 4 * 2**20
 
 
@@ -46,13 +46,17 @@ def fetch(storage: Storage, result: JobResult, out: Path, *, everything: bool, o
     job = keys.job_id(result.job)
     for name, stored in result.objects.items():
         if everything or name == IMAGE:
-            yield _keep(job, name, stored, _destination(out, job, name), overwrite, partial(storage.get, stored.key))
+            yield _keep(job, name, stored, _destination(out, job, name), overwrite, _from_bucket(storage, stored))
     if everything:
         data = result.model_dump_json(indent=2).encode()
         described = ResultObject(
-            key=keys.result(job), sha256=_sha256(data), size=len(data), content_type="application/json"
+            key=keys.result(job),
+            sha256=hashlib.sha256(data).hexdigest(),
+            size=len(data),
+            content_type="application/json",
         )
-        yield _keep(job, "result.json", described, out / job / "result.json", overwrite, lambda: data)
+        path = out / job / "result.json"
+        yield _keep(job, "result.json", described, path, overwrite, lambda unfinished: _write(unfinished, data))
 
 
 def _destination(out: Path, job: str, name: str) -> Path:
@@ -62,34 +66,43 @@ def _destination(out: Path, job: str, name: str) -> Path:
     return out / job / name
 
 
-def _keep(job: str, name: str, stored: ResultObject, path: Path, overwrite: bool, get: Callable[[], bytes]) -> Fetched:
-    """Put an object's bytes, got by `get` unless they are there already, into the file `path`."""
+def _from_bucket(storage: Storage, stored: ResultObject) -> Callable[[Path], None]:
+    return lambda unfinished: storage.download(stored.key, unfinished, limit=stored.size)
+
+
+def _write(path: Path, data: bytes) -> None:
+    path.write_bytes(data)
+
+
+def _keep(
+    job: str, name: str, stored: ResultObject, path: Path, overwrite: bool, write: Callable[[Path], None]
+) -> Fetched:
+    """Let `write` bring an object into a file beside `path`, which gets that name when its checksum is right.
+
+    Nothing is written when the object is there already.
+    """
+    unfinished = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
         if path.exists():
-            if path.is_file() and _sha256(path.read_bytes()) == stored.sha256:
+            if path.is_file() and _sha256(path) == stored.sha256:
                 return Fetched(job, name, path, stored.size, already_there=True)
             if not overwrite:
                 raise FetchRefused(
                     f"{path} exists and is another file than {stored.key}", hint="give another --out, or --overwrite"
                 )
-        data = get()
-        if _sha256(data) != stored.sha256:
-            raise FetchRefused(f"{stored.key} does not have the checksum that its result names; it was not kept")
-        _write(path, data)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            write(unfinished)
+            if _sha256(unfinished) != stored.sha256:
+                raise FetchRefused(f"{stored.key} does not have the checksum that its result names; it was not kept")
+            unfinished.replace(path)
+        finally:
+            unfinished.unlink(missing_ok=True)
     except OSError as error:
         raise FetchRefused(f"{path} cannot be written: {error.strerror}", hint="give another --out") from error
     return Fetched(job, name, path, stored.size, already_there=False)
 
 
-def _write(path: Path, data: bytes) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        unfinished.write_bytes(data)
-        unfinished.replace(path)
-    finally:
-        unfinished.unlink(missing_ok=True)
-
-
-def _sha256(data: bytes) -> str:
-    return hashlib.sha256(data).hexdigest()
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -6,6 +6,8 @@ import hashlib
 import io
 import stat
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -45,7 +47,8 @@ def read_init(path: Path) -> InitImage:
             raise InvalidInput(
                 f"{path} has {about.st_size / 2**20:.0f} MiB, more than {MAX_BYTES // 2**20}", field="init"
             )
-        data = path.read_bytes()
+        with path.open("rb") as file:
+            data = file.read(MAX_BYTES + 1)  # it may have grown, and files of /proc have no size
     except (OSError, ValueError) as error:  # ValueError: a NUL in the path
         reason = error.strerror if isinstance(error, OSError) else error
         raise InvalidInput(f"{path} cannot be read: {reason}", field="init") from error
@@ -59,7 +62,7 @@ def check_init(data: bytes, *, name: str) -> InitImage:
 
 
 def decode(data: bytes, *, name: str) -> Image.Image:
-    """The RGB picture in `data`, upright by its EXIF tag, transparency over white.
+    """The RGB picture in `data`, upright by its EXIF tag, transparency over white; of an animation, its first frame.
 
     Raises `InvalidInput` for more than 32 MiB or 40 megapixels, an unknown format or a broken file.
     The size is checked from the header, before any pixel is decoded.
@@ -67,27 +70,35 @@ def decode(data: bytes, *, name: str) -> Image.Image:
     if len(data) > MAX_BYTES:
         raise InvalidInput(f"{name} is larger than {MAX_BYTES // 2**20} MiB", field="init")
     try:
-        with _opened(data, name) as opened:
+        with _without_warnings(), _opened(data, name) as opened:
             upright = ImageOps.exif_transpose(opened)
             return _over_white(upright)
+    except InvalidInput:
+        raise
     except UnidentifiedImageError as error:
         raise InvalidInput(f"{name} is not a PNG, JPEG or WebP image", field="init") from error
-    except (OSError, SyntaxError, ValueError) as error:
-        raise InvalidInput(f"{name} is damaged: {error}", field="init") from error
+    except Exception as error:  # what a decoder, or a reader of EXIF, makes of hostile bytes
+        raise InvalidInput(f"{name} is damaged: {error!s:.200}", field="init") from error
 
 
 def _opened(data: bytes, name: str) -> Image.Image:
     """The picture of which only the header was read. Raises `InvalidInput` if it has too many pixels."""
     too_many = f"pixels, more than {MAX_PIXELS // 10**6} million"
     try:
-        with warnings.catch_warnings():  # Pillow warns, and later refuses, at sizes of its own
-            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-            opened = Image.open(io.BytesIO(data), formats=_FORMATS)
+        opened = Image.open(io.BytesIO(data), formats=_FORMATS)
     except Image.DecompressionBombError as error:
         raise InvalidInput(f"{name} has over {2 * (Image.MAX_IMAGE_PIXELS or 0):,} {too_many}", field="init") from error
     if opened.width * opened.height > MAX_PIXELS:
         raise InvalidInput(f"{name} has {opened.width}×{opened.height} {too_many}", field="init")
     return opened
+
+
+@contextmanager
+def _without_warnings() -> Iterator[None]:
+    """Pillow warns of EXIF it cannot read, and of sizes of its own; here a picture is read or refused."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield
 
 
 def _over_white(picture: Image.Image) -> Image.Image:
@@ -99,6 +110,6 @@ def _over_white(picture: Image.Image) -> Image.Image:
 
 
 def _extension(data: bytes) -> str:
-    with Image.open(io.BytesIO(data), formats=_FORMATS) as opened:
+    with _without_warnings(), Image.open(io.BytesIO(data), formats=_FORMATS) as opened:
         # Phones write JPEG files that hold a second picture, which Pillow calls MPO.
         return {"MPO": "jpeg"}.get(str(opened.format), str(opened.format).lower())

@@ -6,13 +6,32 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Any, Literal, get_args
+from typing import Annotated, Literal, get_args
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import AfterValidator, AwareDatetime, BaseModel, ConfigDict, Field, StringConstraints
+
+from farm import keys
+from farm.errors import InvalidInput, LedgerUnavailable
+from farm.losses import LossDeclaration
+from farm.spec import ModelName, quoted
 
 State = Literal["queued", "running", "done", "failed", "cancelled"]
 STATES: tuple[State, ...] = get_args(State)
 TERMINAL: frozenset[State] = frozenset(("done", "failed", "cancelled"))
+
+
+def _printable(text: str) -> str:
+    if not text.isprintable():
+        raise ValueError("it has characters that cannot be printed")
+    return text
+
+
+def _on_one_line(text: str) -> str:
+    return "".join(sign if sign.isprintable() else " " for sign in text)[:500]
+
+
+Words = Annotated[str, StringConstraints(min_length=1, max_length=200), AfterValidator(_printable)]
+Number = Annotated[int, Field(ge=0, lt=2**53)]
 
 
 class JobError(BaseModel):
@@ -27,14 +46,14 @@ class JobStatus(BaseModel):
 
     model_config = ConfigDict(frozen=True)
 
-    id: str
-    batch: str
+    id: Annotated[str, AfterValidator(keys.job_id)]
+    batch: Annotated[str, AfterValidator(keys.batch_id)]
     state: State
-    step: int
-    steps: int
-    attempt: int
-    worker: str | None
-    model: str
+    step: Number
+    steps: Annotated[int, Field(ge=1)]
+    attempt: Number
+    worker: Words | None
+    model: ModelName
     priority: int
     submitted: datetime
     started: datetime | None
@@ -51,7 +70,17 @@ class JobStatus(BaseModel):
 
     @classmethod
     def from_record(cls, job: str, record: Mapping[str, str]) -> JobStatus:
-        """The status in the ledger hash `record` of the job `job`."""
+        """The status in the ledger hash `record` of the job `job`. Raises `LedgerUnavailable` if it is damaged."""
+        try:
+            return cls._read(job, record)
+        except (InvalidInput, KeyError, TypeError, ValueError, ArithmeticError, OSError, RecursionError) as error:
+            raise LedgerUnavailable(
+                f"the record of job {quoted(job)} is damaged ({type(error).__name__})",
+                hint="who else writes to this Redis? 'farm recover' brings back a record that was deleted",
+            ) from error
+
+    @classmethod
+    def _read(cls, job: str, record: Mapping[str, str]) -> JobStatus:
         return cls(
             id=job,
             batch=record["batch"],
@@ -82,26 +111,32 @@ class Waiting:
     priority: int
 
 
+ModelNames = Annotated[tuple[ModelName, ...], Field(max_length=1_000)]
+
+
 class WorkerInfo(BaseModel):
-    """What a live worker says of itself; a record lapses when it stops saying so."""
+    """What a live worker says of itself; a record lapses when it stops saying so.
 
-    model_config = ConfigDict(frozen=True, extra="ignore")
+    It is bounded, and shown to people: whoever can write to Redis can announce a worker.
+    """
 
-    id: str
-    host: str
-    pid: int
-    device: str
+    model_config = ConfigDict(frozen=True, extra="ignore", allow_inf_nan=False)
+
+    id: Words
+    host: Words
+    pid: Number
+    device: Words
     state: Literal["starting", "ready", "draining"]
-    models: tuple[str, ...]
-    warm: tuple[str, ...] = ()
-    slots: int
-    jobs: int
-    paused: str | None = None
+    models: ModelNames
+    warm: ModelNames = ()
+    slots: Number
+    jobs: Number
+    paused: Annotated[str, AfterValidator(_on_one_line)] | None = None
     """Why it takes no jobs now, if it does not."""
-    losses: tuple[dict[str, Any], ...] = ()
-    version: str
-    started: datetime
-    done: int = 0
+    losses: Annotated[tuple[LossDeclaration, ...], Field(max_length=1_000)] = ()
+    version: Words
+    started: AwareDatetime
+    done: Number = 0
     images_per_minute: float | None = None
 
 

@@ -13,10 +13,12 @@ from farm.errors import InvalidInput
 
 _ALPHABET = "0123456789abcdefghjkmnpqrstvwxyz"  # Crockford's base 32: sorts as its number does, no i l o u
 _BATCH_ID = re.compile(r"[0-9a-hjkmnp-tv-z]{16}")
-_JOB_ID = re.compile(r"([0-9a-hjkmnp-tv-z]{16})-(\d{4,6})")
+_JOB_ID = re.compile(r"([0-9a-hjkmnp-tv-z]{16})-([0-9]{4,6})")
 _MODEL_NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
 _SHA256 = re.compile(r"[0-9a-f]{64}")
-_OBJECT_NAME = re.compile(r"[a-z0-9][a-z0-9._-]*(/[a-z0-9][a-z0-9._-]*)?")
+_OBJECT_NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,99}(/[a-z0-9][a-z0-9._-]{0,99})?")
+
+MAX_ATTEMPT = 999_999_999
 
 BUILT_IN_MODELS = ("emoji", "sd14")
 """Models that every worker knows by name alone; any other needs a source."""
@@ -94,7 +96,9 @@ def attempt_object(job: str, attempt: int, name: str) -> str:
     """The key of one of an attempt's objects, such as `image.png` or `trace/0003.jpeg`."""
     if not _OBJECT_NAME.fullmatch(name):
         raise InvalidInput(f"{name!r:.80} cannot name an object")
-    return f"{job_prefix(job)}{int(attempt)}/{name}"
+    if not 0 <= attempt <= MAX_ATTEMPT:
+        raise InvalidInput(f"{attempt:g} cannot number an attempt")
+    return f"{job_prefix(job)}{attempt:d}/{name}"
 
 
 def attempt_result(job: str, attempt: int) -> str:

@@ -26,7 +26,8 @@ import redis
 from pydantic import ValidationError
 
 from farm import keys
-from farm.errors import JobNotFound, LedgerUnavailable
+from farm.access import unavailable
+from farm.errors import InvalidInput, JobNotFound
 from farm.jobs import STATES, JobStatus, State, Waiting, WorkerInfo, state_of
 from farm.settings import Settings
 from farm.spec import JobSpec
@@ -290,20 +291,12 @@ class Ledger:
 
     def events(self, cursor: str, *, wait: float = 1.0) -> list[Event]:
         """What happened after `cursor`, waiting up to `wait` seconds for something to happen."""
-        return [
-            Event(
-                identifier,
-                fields["job"],
-                state_of(fields["state"]),
-                int(fields["step"]) if "step" in fields else None,
-            )
-            for identifier, fields in self._read_stream("events", cursor, wait)
-        ]
+        return [_event(*entry) for entry in self._read_stream("events", cursor, wait)]
 
     def cancellations(self, cursor: str, *, wait: float) -> tuple[str, set[Attempt]]:
         """The next cursor, and the attempts that were cancelled after `cursor`, waiting up to `wait` seconds."""
         entries = self._read_stream("control", cursor, wait)
-        cancelled = {(fields["cancel"], int(fields["attempt"])) for _, fields in entries}
+        cancelled = {attempt for _, fields in entries if (attempt := _cancelled(fields))}
         return (entries[-1][0] if entries else cursor), cancelled
 
     def control_cursor(self) -> str:
@@ -365,15 +358,8 @@ class Ledger:
     def _talking(self) -> Iterator[None]:
         try:
             yield
-        except redis.AuthenticationError as error:
-            raise LedgerUnavailable(
-                f"Redis at {self.address} refuses the password", hint="check FARM_REDIS_URL"
-            ) from error
         except redis.RedisError as error:
-            raise LedgerUnavailable(
-                f"Redis at {self.address} cannot be used: {error}",
-                hint="is it running? 'farm doctor' looks closer",
-            ) from error
+            raise unavailable(self.address, error) from error
 
     def _previous(self, job: str, state: Any) -> State:
         if state == "missing":
@@ -408,6 +394,23 @@ def _record(batch: str, job: NewJob) -> dict[str, Any]:
         "spec": job.spec.to_json(),
         "labels": json.dumps(job.labels),
     }
+
+
+def _event(cursor: str, fields: dict[str, str]) -> Event:
+    """An entry of the stream of events; one that no ledger wrote is an event of no job."""
+    try:
+        step = int(fields["step"]) if "step" in fields else None
+        return Event(cursor, keys.job_id(fields["job"]), state_of(fields["state"]), step)
+    except (InvalidInput, KeyError, ValueError):
+        return Event(cursor, "", "queued", None)
+
+
+def _cancelled(fields: dict[str, str]) -> Attempt | None:
+    """The attempt that an entry of the stream of cancellations names, or None for one that no ledger wrote."""
+    try:
+        return fields["cancel"], int(fields["attempt"])
+    except (KeyError, ValueError):
+        return None
 
 
 def _worker(record: str) -> WorkerInfo | None:

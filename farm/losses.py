@@ -8,15 +8,21 @@ from __future__ import annotations
 
 import difflib
 import math
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from farm.errors import InvalidInput
 
+NAME = r"^[a-z][a-z0-9_-]{0,63}$"
+MAX_ARGUMENTS = 16
+MAX_SCALE = 1e6
+_MAX_HELP_CHARACTERS = 500
+
 
 @dataclass(frozen=True)
 class Argument:
-    """One number that a loss takes: its default and its inclusive range."""
+    """One number that a loss takes: its default and its inclusive range. Raises `ValueError` if it makes no sense."""
 
     name: str
     default: float
@@ -24,15 +30,31 @@ class Argument:
     maximum: float
     help: str
 
+    def __post_init__(self) -> None:
+        _check_words(self.name, self.help)
+        finite = all(map(math.isfinite, (self.default, self.minimum, self.maximum)))
+        if not finite or not self.minimum <= self.default <= self.maximum:
+            raise ValueError(f"the default of '{self.name}' is not within its range")
+
 
 @dataclass(frozen=True)
 class LossDeclaration:
-    """A loss by name, with its arguments and the scale it is used with unless another is given."""
+    """A loss by name, with its arguments and the scale it is used with unless another is given.
+
+    Workers announce theirs to every client, so what nobody could use or show is refused: raises `ValueError`.
+    """
 
     name: str
     help: str
     arguments: tuple[Argument, ...]
     default_scale: float
+
+    def __post_init__(self) -> None:
+        _check_words(self.name, self.help)
+        if len(self.arguments) > MAX_ARGUMENTS:
+            raise ValueError(f"'{self.name}' takes more than {MAX_ARGUMENTS} arguments")
+        if not abs(self.default_scale) <= MAX_SCALE:
+            raise ValueError(f"the scale of '{self.name}' is not within ±{MAX_SCALE:g}")
 
     def complete(self, given: Mapping[str, float]) -> dict[str, float]:
         """All arguments, `given` ones checked and the others at their defaults. Raises `InvalidInput`."""
@@ -40,9 +62,16 @@ class LossDeclaration:
         for name in given:
             if name not in known:
                 raise InvalidInput(
-                    f"loss '{self.name}' has no argument '{name}'", field="loss", hint=f"it takes {_listed(known)}"
+                    f"loss '{self.name}' has no argument {name!r:.80}", field="loss", hint=f"it takes {_listed(known)}"
                 )
         return {name: _checked(self.name, argument, given.get(name)) for name, argument in known.items()}
+
+
+def _check_words(name: str, help: str) -> None:
+    if not re.fullmatch(NAME, name):
+        raise ValueError(f"{name!r:.80} is not a name: a letter, then letters, digits, - or _, all lower case")
+    if len(help) > _MAX_HELP_CHARACTERS or not help.isprintable():
+        raise ValueError(f"the help of '{name}' is not one line of up to {_MAX_HELP_CHARACTERS} characters")
 
 
 def _checked(loss: str, argument: Argument, value: float | None) -> float:
@@ -120,7 +149,7 @@ def find(name: str, declarations: Iterable[LossDeclaration] = BUILTIN) -> LossDe
         return known[name]
     near = difflib.get_close_matches(name, known, n=1)
     hint = f"did you mean '{near[0]}'?" if near else f"known losses: {_listed(known)}"
-    raise InvalidInput(f"there is no loss '{name}'", field="loss", hint=hint)
+    raise InvalidInput(f"there is no loss {name!r:.80}", field="loss", hint=hint)
 
 
 def _listed(names: Iterable[str]) -> str:

@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
 from farm import keys
+from farm.access import unavailable
 from farm.errors import LedgerUnavailable
 
 if TYPE_CHECKING:
@@ -71,6 +72,7 @@ class Queue:
     def publish(self, jobs: Iterable[Waiting]) -> None:
         """Send one message a job, over one connection. Priority 9 is delivered first."""
         from kombu.exceptions import OperationalError
+        from redis import RedisError
 
         try:
             with self._app.producer_pool.acquire(block=True) as producer:
@@ -85,10 +87,8 @@ class Queue:
                         retry=True,
                         retry_policy={"max_retries": 3, "interval_start": 0.2, "interval_step": 0.4},
                     )
-        except (OperationalError, OSError) as error:
-            raise LedgerUnavailable(
-                f"Redis at {self.address} cannot be used: {error}", hint="is it running? 'farm doctor' looks closer"
-            ) from error
+        except (OperationalError, RedisError, OSError) as error:
+            raise unavailable(self.address, error) from error
 
     def close(self) -> None:
         self._app.close()

@@ -12,12 +12,12 @@ from dataclasses import dataclass, replace
 
 from farm import keys
 from farm.client import FarmClient, read_manifest
-from farm.errors import InvalidInput
+from farm.errors import InvalidInput, ObjectTooLarge
 from farm.jobs import Waiting
 from farm.ledger import FoundResult, NewJob
 
 _MANIFEST = re.compile(r"batches/([^/]+)\.json")
-_ATTEMPT_RESULT = re.compile(r"jobs/([^/]+)/(\d+)/result\.json")
+_ATTEMPT_RESULT = re.compile(r"jobs/([^/]+)/([0-9]{1,9})/result\.json")
 
 
 @dataclass(frozen=True)
@@ -43,7 +43,7 @@ def recover(farm: FarmClient) -> Recovery:
             continue
         try:
             jobs = _jobs(farm, match[1])
-        except InvalidInput:
+        except (InvalidInput, ObjectTooLarge):
             damaged.append(stored.key)
             continue
         waiting = set(farm.ledger.create(match[1], jobs))

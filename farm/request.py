@@ -13,7 +13,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated, Any, Self
 
-from pydantic import Field, PlainValidator, ValidationError, field_validator, model_validator
+from pydantic import Field, PlainValidator, StringConstraints, ValidationError, field_validator, model_validator
 
 from farm.errors import InvalidInput
 from farm.losses import BUILTIN, LossDeclaration, find
@@ -29,6 +29,7 @@ from farm.spec import (
     InitReference,
     JobSpec,
     Labels,
+    LossArguments,
     LossScale,
     LossTerm,
     Mode,
@@ -80,8 +81,8 @@ class MixTerm(Wire):
 class LossRequest(Wire):
     """A loss by name; arguments and scale left out are the loss's own."""
 
-    name: str
-    arguments: dict[str, float] = Field(default={})
+    name: Annotated[str, StringConstraints(max_length=64)]
+    arguments: LossArguments = Field(default={})
     scale: LossScale | None = None
     every: Every = 5
 

@@ -3,11 +3,17 @@
 from __future__ import annotations
 
 from datetime import datetime
+from typing import Annotated, Self
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError, model_validator
 
-from farm.errors import StorageError
-from farm.spec import JobSpec
+from farm import keys
+from farm.errors import InvalidInput, StorageError
+from farm.spec import JobSpec, invalid
+
+IMAGE = "image.png"
+MAX_OBJECT_BYTES = 4 * 2**30
+MAX_OBJECTS = 10_000
 
 
 class ResultObject(BaseModel):
@@ -16,8 +22,8 @@ class ResultObject(BaseModel):
     model_config = ConfigDict(frozen=True)
 
     key: str
-    sha256: str
-    size: int
+    sha256: Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
+    size: Annotated[int, Field(ge=0, le=MAX_OBJECT_BYTES)]
     content_type: str
 
 
@@ -34,7 +40,8 @@ class ModelUsed(BaseModel):
 class JobResult(BaseModel):
     """Everything `result.json` says. `objects` maps a name such as `image.png` to its object; times in seconds.
 
-    `spec` is resolved: width, height and guidance scale are the ones used.
+    `spec` is resolved: width, height and guidance scale are the ones used. Every key is the one that this job's
+    attempt and the object's name make, so that a result cannot point at anything else in the bucket.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -42,10 +49,10 @@ class JobResult(BaseModel):
     version: int = 1
     job: str
     batch: str
-    attempt: int
+    attempt: Annotated[int, Field(ge=0, le=keys.MAX_ATTEMPT)]
     worker: str
     spec: JobSpec
-    objects: dict[str, ResultObject]
+    objects: Annotated[dict[str, ResultObject], Field(max_length=MAX_OBJECTS)]
     model: ModelUsed
     device: str
     dtype: str
@@ -53,6 +60,22 @@ class JobResult(BaseModel):
     versions: dict[str, str]
     warnings: tuple[str, ...]
     finished: datetime
+
+    @model_validator(mode="after")
+    def _names_only_its_own(self) -> Self:
+        try:
+            belongs = self.batch == keys.batch_of(self.job)
+            expected = {name: keys.attempt_object(self.job, self.attempt, name) for name in self.objects}
+        except InvalidInput as error:
+            raise ValueError(error.message) from error
+        if IMAGE not in self.objects:
+            raise ValueError(f"it has no {IMAGE}")
+        if not belongs:
+            raise ValueError(f"the job {self.job} is of another batch")
+        for name, stored in self.objects.items():
+            if stored.key != expected[name]:
+                raise ValueError(f"'{name}' is said to be in {stored.key!r:.200}, not in {expected[name]}")
+        return self
 
     def to_json(self) -> bytes:
         return self.model_dump_json(indent=2).encode()
@@ -63,4 +86,4 @@ class JobResult(BaseModel):
         try:
             return cls.model_validate_json(data)
         except ValidationError as error:
-            raise StorageError(f"{key} is not a result this version reads: {error.errors()[0]['msg']}") from error
+            raise StorageError(f"{key} is not a result this version reads: {invalid(error)}") from error

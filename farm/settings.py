@@ -4,12 +4,15 @@
 | --- | --- |
 | `FARM_HOME` | the folder of the local farm (default: the platform's data directory) |
 | `FARM_REDIS_URL` | `redis://[:password@]host:port/db`, or `rediss://` for TLS |
+| `FARM_REDIS_CA` | the authority that signed Redis' certificate, a PEM file (default: the system's) |
+| `FARM_REDIS_CERT`, `FARM_REDIS_KEY` | this machine's own certificate and its key, where Redis asks for one |
 | `FARM_S3_ENDPOINT` | the S3 server's URL; leave unset for AWS itself |
 | `FARM_S3_BUCKET` | the bucket (default `farm`) |
 | `FARM_S3_PUBLIC_ENDPOINT` | the S3 server's URL as seen by those who open presigned links |
 
-S3 credentials and region come from boto3's own chain (environment, profile, instance role). The local
-farm's addresses and generated credentials are in `$FARM_HOME/farm.json`, readable by its owner only.
+S3 credentials, region and authority (`AWS_CA_BUNDLE`) come from boto3's own chain (environment, profile, instance
+role). Certificates are always checked. The local farm's addresses and generated credentials are in
+`$FARM_HOME/farm.json`, readable by its owner only.
 """
 
 from __future__ import annotations
@@ -19,19 +22,23 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
-from urllib.parse import urlsplit
+from urllib.parse import parse_qsl, urlencode, urlsplit
 
 import platformdirs
 
 from farm.errors import InvalidInput, NotConfigured
 
 DEFAULT_BUCKET = "farm"
+_TLS_FILES = {"FARM_REDIS_CA": "ssl_ca_certs", "FARM_REDIS_CERT": "ssl_certfile", "FARM_REDIS_KEY": "ssl_keyfile"}
+"""Variables that name a file for TLS, and how redis-py and kombu call it in an address."""
 
 
 @dataclass(frozen=True)
 class Settings:
-    """Addresses of one farm's Redis and bucket. Secrets are kept out of `repr`."""
+    """Addresses of one farm's Redis and bucket. Secrets are kept out of `repr`.
+
+    `redis_url` says all that redis-py and kombu need, TLS included.
+    """
 
     redis_url: str = field(repr=False)
     s3_bucket: str = DEFAULT_BUCKET
@@ -79,18 +86,22 @@ def load(environment: Mapping[str, str] = os.environ) -> Settings:
 
 def load_local(farm_home: Path) -> Settings | None:
     """The running local farm of `farm_home`, or None when none is recorded there."""
+    file = state_file(farm_home)
     try:
-        state: dict[str, Any] = json.loads(state_file(farm_home).read_text())
+        state: dict[str, str] = json.loads(file.read_text())
+        return Settings(
+            redis_url=state["redis_url"],
+            s3_bucket=state["s3_bucket"],
+            s3_endpoint=state["s3_endpoint"],
+            s3_access_key=state["s3_access_key"],
+            s3_secret_key=state["s3_secret_key"],
+            local=True,
+        )
     except FileNotFoundError:
         return None
-    return Settings(
-        redis_url=state["redis_url"],
-        s3_bucket=state["s3_bucket"],
-        s3_endpoint=state["s3_endpoint"],
-        s3_access_key=state["s3_access_key"],
-        s3_secret_key=state["s3_secret_key"],
-        local=True,
-    )
+    except (OSError, ValueError, TypeError, KeyError, RecursionError) as error:  # never quoted: it holds passwords
+        reason = type(error).__name__
+        raise NotConfigured(f"{file} cannot be read ({reason})", hint="'farm up' writes it anew") from None
 
 
 def _from_environment(environment: Mapping[str, str]) -> Settings:
@@ -101,11 +112,40 @@ def _from_environment(environment: Mapping[str, str]) -> Settings:
         if url:
             _check_url(url, name, schemes=("http", "https"))
     return Settings(
-        redis_url=environment["FARM_REDIS_URL"],
+        redis_url=_with_tls(environment["FARM_REDIS_URL"], environment),
         s3_bucket=environment.get("FARM_S3_BUCKET") or DEFAULT_BUCKET,
         s3_endpoint=endpoint,
         s3_public_endpoint=public_endpoint,
     )
+
+
+def _with_tls(url: str, environment: Mapping[str, str]) -> str:
+    """The address of Redis with what TLS needs in its query. Raises `InvalidInput`, and never quotes the address.
+
+    Without any of it kombu would take `rediss://` for `redis://`, and send the password in clear.
+    """
+    parts = urlsplit(url)
+    asked = dict(parse_qsl(parts.query, keep_blank_values=True))
+    if unknown := asked.keys() - set(_TLS_FILES.values()):
+        raise InvalidInput(
+            f"has {len(unknown)} options after its '?' that are not known",
+            field="FARM_REDIS_URL",
+            hint=f"known: {', '.join(_TLS_FILES.values())}",
+        )
+    named = {option: environment[variable] for variable, option in _TLS_FILES.items() if environment.get(variable)}
+    if parts.scheme == "redis":
+        if files := asked | named:
+            raise InvalidInput(
+                "is redis://, which sends everything in clear, and a certificate is named",
+                field="FARM_REDIS_URL",
+                hint=f"use rediss://, or leave out {', '.join(sorted(files))}",
+            )
+        return url
+    options = asked | named
+    for variable, option in _TLS_FILES.items():
+        if option in options and not Path(options[option]).is_file():
+            raise InvalidInput(f"there is no file {options[option]}", field=variable)
+    return parts._replace(query=urlencode({"ssl_cert_reqs": "required", **options})).geturl()
 
 
 def _check_url(url: str, variable: str, *, schemes: tuple[str, str]) -> None:
@@ -115,6 +155,12 @@ def _check_url(url: str, variable: str, *, schemes: tuple[str, str]) -> None:
             f"is not {schemes[0]}:// or {schemes[1]}:// with HOST[:PORT]",
             field=variable,
             hint="percent-encode special characters of a password",
+        )
+    if "@" in urlsplit(url).netloc and "http" in schemes:  # S3 has other credentials, and messages name its address
+        raise InvalidInput(
+            "has a user or a password in it",
+            field=variable,
+            hint="S3 credentials are AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY",
         )
 
 

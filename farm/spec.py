@@ -22,6 +22,8 @@ from pydantic import (
 
 from farm import keys
 from farm.errors import InvalidInput
+from farm.losses import MAX_ARGUMENTS, MAX_SCALE
+from farm.losses import NAME as LOSS_NAME
 
 MAX_PROMPT_CHARACTERS = 4_000
 MAX_PROMPTS = 16
@@ -57,7 +59,11 @@ Steps = Annotated[int, Field(ge=1, le=MAX_STEPS)]
 Seed = Annotated[int, Field(ge=0, le=MAX_SEED)]
 Scale = Annotated[float, Field(ge=0, le=MAX_GUIDANCE)]
 Priority = Annotated[int, Field(ge=0, le=9)]
-LossScale = Annotated[float, Field(ge=-1e6, le=1e6)]
+LossScale = Annotated[float, Field(ge=-MAX_SCALE, le=MAX_SCALE)]
+LossName = Annotated[str, StringConstraints(pattern=LOSS_NAME)]
+LossArguments = Annotated[
+    dict[Annotated[str, StringConstraints(max_length=64)], float], Field(max_length=MAX_ARGUMENTS)
+]
 Every = Annotated[int, Field(ge=1, le=MAX_STEPS)]
 TimeLimit = Annotated[float, Field(gt=0, le=7 * 24 * 3600)]
 Labels = dict[
@@ -121,8 +127,8 @@ class Start(Wire):
 class LossTerm(Wire):
     """A loss by name, its numbers, its scale, and how often (in steps) its gradient is applied."""
 
-    name: Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9_-]{0,63}$")]
-    arguments: dict[Annotated[str, StringConstraints(max_length=64)], float] = Field(default={}, max_length=16)
+    name: LossName
+    arguments: LossArguments = Field(default={})
     scale: LossScale
     every: Every = 5
 
@@ -214,4 +220,12 @@ def _said(fault: Any) -> str:
     message = str(fault["msg"])
     message = message[0].lower() + message[1:]
     value = fault["input"]
-    return f"{value!r:.60}: {message}" if isinstance(value, (str, int, float, bool)) else message
+    return f"{quoted(value)}: {message}" if isinstance(value, (str, int, float, bool)) else message
+
+
+def quoted(value: Any) -> str:
+    """The beginning of a value as Python writes it, with nothing in it that a terminal would act on."""
+    try:
+        return f"{value!r:.60}"
+    except ValueError:  # Python does not write whole numbers of many thousand digits
+        return "a number of thousands of digits"

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from botocore.exceptions import BotoCoreError, ClientError, NoCredentialsError
+from botocore.exceptions import BotoCoreError, ClientError, NoCredentialsError, SSLError
 
 from farm.errors import ObjectMissing, ObjectTooLarge, StorageError
 from farm.settings import Settings
@@ -49,17 +49,23 @@ class Storage:
     def get(self, key: str, *, limit: int | None = None) -> bytes:
         """The object's bytes. With `limit`, an object of more bytes is refused unread: `ObjectTooLarge`."""
         with self._doing("get", key):
-            answer = self._client.get_object(Bucket=self.bucket, Key=key)
-            if limit is not None and answer["ContentLength"] > limit:
-                answer["Body"].close()
-                raise ObjectTooLarge(f"{key} has {answer['ContentLength']:,} bytes, more than {limit:,}")
-            data: bytes = answer["Body"].read()
+            data: bytes = self._body(key, limit).read()
             return data
 
-    def download(self, key: str, path: Path) -> None:
-        """Write the object to `path`, in parts and so of any size. Raises `OSError` if it cannot be written."""
+    def download(self, key: str, path: Path, *, limit: int | None = None) -> None:
+        """Write the object to `path`, in parts and so of any size up to `limit`; more is refused: `ObjectTooLarge`.
+
+        Raises `OSError` if it cannot be written.
+        """
         with self._doing("get", key), path.open("wb") as file:
-            shutil.copyfileobj(self._client.get_object(Bucket=self.bucket, Key=key)["Body"], file, 2**20)
+            shutil.copyfileobj(self._body(key, limit), file, 2**20)
+
+    def _body(self, key: str, limit: int | None) -> Any:
+        answer = self._client.get_object(Bucket=self.bucket, Key=key)
+        if limit is not None and answer["ContentLength"] > limit:
+            answer["Body"].close()
+            raise ObjectTooLarge(f"{key} has {answer['ContentLength']:,} bytes, more than {limit:,}")
+        return answer["Body"]
 
     def exists(self, key: str) -> bool:
         try:
@@ -111,6 +117,10 @@ class Storage:
             ) from error
         except ClientError as error:
             raise _named(what, error) from error
+        except SSLError as error:
+            raise StorageError(
+                f"could not {what}: {error}", hint="name the authority that signed its certificate: AWS_CA_BUNDLE=FILE"
+            ) from error
         except BotoCoreError as error:
             raise StorageError(
                 f"could not {what}: {error}", hint="is the server running? 'farm doctor' looks closer"

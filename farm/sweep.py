@@ -7,7 +7,8 @@
         product: {sampler: [lms, euler], steps: [20, 30]}  # every combination: 4
 
 makes 2 × 4 = 8 jobs. A field may be a dotted path into lists and mappings, such as `losses.0.scale`. Jobs
-are counted before any is built, so that a file of a few bytes cannot ask for a billion.
+are counted before any is built, and aliases before any is followed, so that a file of a few bytes cannot ask for a
+billion.
 """
 
 from __future__ import annotations
@@ -17,13 +18,15 @@ import dataclasses
 import difflib
 import itertools
 import math
+import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from farm.errors import InvalidInput
-from farm.request import JobRequest
+from farm.request import MAX_COUNT, JobRequest
+from farm.spec import quoted
 
 if TYPE_CHECKING:
     from yaml.events import Event
@@ -31,6 +34,13 @@ if TYPE_CHECKING:
 MAX_FILE_BYTES = 2 * 2**20
 MAX_JOBS = 100_000
 MAX_DEPTH = 100
+MAX_WRITTEN_OUT = 16 * 2**20
+"""Characters of a file with every alias replaced by what it stands for, in which a value counts for 8 more."""
+MAX_AXES = 64
+MAX_VALUES = 1_000
+"""More values than any job can have, counting those in lists and mappings."""
+_VALUE = 8
+_INDEX = re.compile(r"[0-9]{1,4}")
 _EXPANSIONS = ("zip", "product")
 
 # One choice sets some fields; an axis is the list of its choices; a job is one choice of every axis.
@@ -51,8 +61,6 @@ def parse(text: str) -> Any:
         mark = error.problem_mark
         where = f"line {mark.line + 1}, column {mark.column + 1}: " if mark else ""
         raise InvalidInput(f"{where}{error.problem or error.context or 'is not YAML'}") from error
-    except RecursionError as error:  # aliases nest without limit
-        raise InvalidInput("is nested too deeply") from error
     except (yaml.YAMLError, ValueError) as error:
         raise InvalidInput(f"is not YAML or JSON: {error}") from error
 
@@ -92,30 +100,55 @@ def expand(
 
 @dataclasses.dataclass
 class _Level:
-    """A list or mapping that is being read; in a mapping, keys and values take turns."""
+    """A list or mapping that is being read; in a mapping, keys and values take turns.
+
+    `size` and `height` (the levels in it, itself included) are those of what was read so far, written out.
+    """
 
     is_mapping: bool
+    anchor: str | None
+    size: int = _VALUE
+    height: int = 1
     keys: set[str] = dataclasses.field(default_factory=set)
     key_is_next: bool = True
 
 
 def _examine(events: Iterable[Event]) -> None:
-    """Refuse keys given twice, of which YAML keeps the last, and nesting so deep that composing it overflows the stack.
+    """Refuse keys given twice, of which YAML keeps the last, and what would not fit onto the stack or into memory.
 
-    Reading events does not recurse.
+    Composing and merging (`<<`) recurse, and follow aliases of aliases, which double with each line. Reading events
+    does neither, and the measures of what an alias stands for are known without following it.
     """
-    from yaml.events import CollectionEndEvent, CollectionStartEvent, MappingStartEvent, NodeEvent
+    from yaml.events import AliasEvent, CollectionEndEvent, CollectionStartEvent, MappingStartEvent, NodeEvent
 
-    levels: list[_Level] = []
+    levels = [_Level(is_mapping=False, anchor=None)]
+    anchored: dict[str, tuple[int, int]] = {}
     for event in events:
-        if isinstance(event, CollectionEndEvent):
-            levels.pop()
-        if isinstance(event, NodeEvent) and levels and levels[-1].is_mapping:
+        if isinstance(event, NodeEvent) and levels[-1].is_mapping:
             _take_turn(levels[-1], event)
+        if isinstance(event, AliasEvent) and any(level.anchor == event.anchor for level in levels):
+            raise InvalidInput(f"{_line(event)}{quoted(event.anchor)} is part of itself")
         if isinstance(event, CollectionStartEvent):
-            levels.append(_Level(isinstance(event, MappingStartEvent)))
-        if len(levels) > MAX_DEPTH:
+            levels.append(_Level(isinstance(event, MappingStartEvent), event.anchor))
+        ended = levels.pop() if isinstance(event, CollectionEndEvent) else None
+        size, height = (ended.size, ended.height) if ended else _measures(event, anchored)
+        if anchor := ended.anchor if ended else getattr(event, "anchor", None):
+            anchored[anchor] = size, height
+        levels[-1].size += size
+        levels[-1].height = max(levels[-1].height, height + 1)
+        if len(levels) - 1 + height > MAX_DEPTH:
             raise InvalidInput(f"{_line(event)}is nested more than {MAX_DEPTH} deep")
+        if levels[-1].size > MAX_WRITTEN_OUT:
+            raise InvalidInput(f"{_line(event)}is too large with all its aliases written out")
+
+
+def _measures(event: Event, anchored: Mapping[str, tuple[int, int]]) -> tuple[int, int]:
+    """The size and height, written out, of the value that an event is; 0 where it is none, or none yet."""
+    from yaml.events import AliasEvent, ScalarEvent
+
+    if isinstance(event, AliasEvent):
+        return anchored.get(event.anchor or "", (0, 0))  # one that stands for nothing is told by the composer
+    return (len(event.value) + _VALUE, 0) if isinstance(event, ScalarEvent) else (0, 0)
 
 
 def _take_turn(mapping: _Level, event: Event) -> None:
@@ -137,18 +170,32 @@ def _refuse_more(limit: int, number: int) -> None:
         raise InvalidInput(f"makes {number:,} jobs, more than {limit:,}")
 
 
+def _refuse_large(value: Any) -> None:
+    """Refuse what has more values than a job can: it would be copied for each job, and cannot be valid."""
+    inside, counted = [value], 0
+    while inside:
+        part = inside.pop()
+        counted += 1
+        if counted + len(inside) > MAX_VALUES:
+            raise InvalidInput(f"there are more than {MAX_VALUES:,} values in one job")
+        if isinstance(part, (dict, list)):
+            inside += itertools.islice(part.values() if isinstance(part, dict) else part, MAX_VALUES)
+
+
 def _entries(document: Any) -> Iterator[tuple[int, dict[str, Any], list[list[Choice]]]]:
     """Each entry of `jobs`: its position from 1, its fields over the defaults, its axes."""
     if not isinstance(document, dict) or not isinstance(document.get("jobs"), list) or not document["jobs"]:
         raise InvalidInput("has no list of jobs", hint="the form is {defaults: {…}, jobs: [{prompt: …}, …]}")
     _refuse_unknown(document, ("defaults", "jobs"))
     defaults = _mapping(document.get("defaults") or {}, "defaults")
+    _refuse_large(defaults)
     _refuse_unknown(defaults, JobRequest.model_fields, within="defaults: ")
     for position, entry in enumerate(document["jobs"], start=1):
         with _naming(position):
             job = _mapping(entry, "the entry")
             _refuse_unknown(job, (*JobRequest.model_fields, *_EXPANSIONS))
             fields = {name: value for name, value in job.items() if name not in _EXPANSIONS}
+            _refuse_large(fields)
             if isinstance(defaults.get("labels"), dict) and isinstance(fields.get("labels"), dict):
                 fields["labels"] = defaults["labels"] | fields["labels"]
             yield position, defaults | fields, _axes(job)
@@ -157,6 +204,8 @@ def _entries(document: Any) -> Iterator[tuple[int, dict[str, Any], list[list[Cho
 def _axes(job: Mapping[str, Any]) -> list[list[Choice]]:
     """`zip` is one axis, every field of `product` another."""
     zipped, crossed = (_lists(job.get(name) or {}, name) for name in _EXPANSIONS)
+    if len(zipped) + len(crossed) > MAX_AXES:
+        raise InvalidInput(f"zip and product have more than {MAX_AXES} lists")
     if twice := zipped.keys() & crossed.keys():
         raise InvalidInput("is in both zip and product", field=min(twice))
     lengths = {len(values) for values in zipped.values()}
@@ -180,7 +229,9 @@ def _pictures(fields: Mapping[str, Any], axes: Iterable[list[Choice]]) -> int:
 def _whole_count(value: Any) -> int:
     """A `count` as a number that can be summed; one below 1 is refused when its request is made."""
     if not isinstance(value, int) or isinstance(value, bool):
-        raise InvalidInput(f"{value!r:.60} is not a whole number", field="count")
+        raise InvalidInput(f"{quoted(value)} is not a whole number", field="count")
+    if value > MAX_COUNT:
+        raise InvalidInput(f"{quoted(value)} is more than {MAX_COUNT:,}", field="count")
     return max(value, 1)
 
 
@@ -208,7 +259,7 @@ def _assign(fields: dict[str, Any], path: str, value: Any) -> None:
     parts = path.split(".")
     target: Any = fields
     for part, following in itertools.pairwise(parts):
-        if isinstance(target, dict) and part not in target and following.isdecimal():
+        if isinstance(target, dict) and part not in target and _INDEX.fullmatch(following):
             raise InvalidInput(f"there is no list {part!r:.40} to set it in", field=path)
         target = target.setdefault(part, {}) if isinstance(target, dict) else _item(target, part, path)
     last = parts[-1]
@@ -220,7 +271,7 @@ def _assign(fields: dict[str, Any], path: str, value: Any) -> None:
 
 
 def _item(target: Any, part: str, path: str) -> Any:
-    if not isinstance(target, list) or not part.isdecimal() or int(part) >= len(target):
+    if not isinstance(target, list) or not _INDEX.fullmatch(part) or int(part) >= len(target):
         raise InvalidInput(f"there is no {part!r:.40} to set", field=path)
     return target[int(part)]
 
@@ -230,6 +281,8 @@ def _lists(sweeps: Any, name: str) -> dict[str, list[Any]]:
         _refuse_unknown((field.partition(".")[0],), JobRequest.model_fields, within=f"{name}: ")
         if not isinstance(values, list) or not values:
             raise InvalidInput("must be a list of values", field=f"{name}.{field}")
+        for value in values:
+            _refuse_large(value)
     return dict(sweeps)
 
 
@@ -254,5 +307,3 @@ def _naming(position: int) -> Iterator[None]:
         yield
     except InvalidInput as error:
         raise InvalidInput(f"job {position}: {error.message}", hint=error.hint) from error
-    except RecursionError as error:
-        raise InvalidInput(f"job {position}: is nested too deeply") from error

@@ -8,7 +8,10 @@ import warnings
 
 import click
 
-from farm.errors import FarmError
+from farm import access, settings
+from farm.errors import FarmError, InvalidInput
+
+_MAX_NAME = 100
 
 
 @click.command(context_settings={"show_default": True})
@@ -39,6 +42,8 @@ def main(
     # Celery warns of root because of pickled messages, which are never accepted here.
     warnings.filterwarnings("ignore", message="You're running the worker with superuser privileges")
     try:
+        _check_name(name)
+        access.check(settings.load())  # before torch, for it takes seconds
         from worker.app import DEFAULT_MODELS, Options, start  # imports torch, which takes seconds
 
         _silence_progress_bars()
@@ -61,6 +66,12 @@ def main(
         raise SystemExit(error.exit_code) from error
     except KeyboardInterrupt:
         raise SystemExit(130) from None
+
+
+def _check_name(name: str | None) -> None:
+    """A worker's name is part of its id, which everybody is shown."""
+    if name is not None and not (0 < len(name) <= _MAX_NAME and name.isprintable()):
+        raise InvalidInput(f"is not 1 to {_MAX_NAME} printable characters", field="--name")
 
 
 def _silence_progress_bars() -> None:

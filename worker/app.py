@@ -10,7 +10,7 @@ import signal
 import socket
 import threading
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from types import FrameType
@@ -252,7 +252,7 @@ class Worker:
             slots=self._slots,
             jobs=len(self._keeper.held),
             paused=self._intake.reason,
-            losses=tuple(asdict(declaration) for declaration in self._losses.declarations),
+            losses=tuple(self._losses.declarations),
             version=package_versions()["render-farm"],
             started=self._started,
             done=self._runner.done,

@@ -11,7 +11,7 @@ import threading
 import time
 from collections.abc import Callable
 
-from farm.errors import LedgerUnavailable
+from farm.errors import InvalidInput, LedgerUnavailable
 from farm.jobs import Waiting
 from farm.ledger import LEASE_SECONDS, Ledger
 from farm.queue import Queue, depth
@@ -81,7 +81,7 @@ class Reaper:
         for model in self._ledger.models():
             try:
                 self._reconcile(model)
-            except LedgerUnavailable as error:  # one queue that cannot be read must not hide the others
+            except (LedgerUnavailable, InvalidInput) as error:  # one strange queue must not hide the others
                 _log.warning("the queue of '%s' cannot be looked after: %s", model, error)
 
     def _reconcile(self, model: str) -> None:

@@ -80,16 +80,30 @@ def wake_up(job: str, queue: str) -> dict[str, Any]:
 
 
 class CarefulChannel(redis.Channel):
-    """Survives entries of the queue that are no message at all."""
+    """Survives entries of the queue that are no message at all, and queues that are none."""
 
     def _brpop_read(self, **options: Any) -> Any:
         try:
             return super()._brpop_read(**options)  # type: ignore[no-untyped-call]
-        except (Empty, *self.connection_errors, self.ResponseError):
+        except self.ResponseError as error:
+            if not str(error).startswith("WRONGTYPE"):
+                raise
+            self._remove_what_is_no_queue()
+            raise Empty from error
+        except (Empty, *self.connection_errors):
             raise
         except Exception as error:  # the JSON hooks of kombu raise whatever an entry makes them raise
             _log.warning("dropped an entry of the queue that is no message: %s", error)
             raise Empty from error
+
+    def _remove_what_is_no_queue(self) -> None:
+        """A key with a queue's name and of another kind ends every worker that waits for it; no job is in it."""
+        names = [self._q_for_pri(queue, level) for queue in self.active_queues for level in self.priority_steps]  # type: ignore[no-untyped-call]
+        with self.conn_or_acquire() as client:
+            for name in names:
+                if client.type(name) not in (b"list", b"none"):
+                    _log.warning("removed the queue %r, which was none", name)
+                    client.delete(name)
 
 
 class CarefulTransport(redis.Transport):

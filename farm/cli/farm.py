@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from farm.cli.output import age, console, json_option, note, print_json, table
+from farm.cli.output import age, cell, console, json_option, note, print_json, table
 from farm.errors import LedgerUnavailable, NotConfigured
 from farm.losses import BUILTIN, LossDeclaration
 
@@ -46,9 +46,9 @@ def workers(as_json: bool) -> None:
     rows = table("worker", "state", "device", "jobs", "done", "img/min", "up", "models", right=right, elastic="models")
     for worker in live:
         rows.add_row(
-            worker.id,
+            cell(worker.id),
             _state(worker),
-            worker.device,
+            cell(worker.device),
             f"{worker.jobs}/{worker.slots}",
             f"{worker.done:,}",
             "–" if worker.images_per_minute is None else f"{worker.images_per_minute:.1f}",
@@ -92,7 +92,7 @@ def models(as_json: bool) -> None:
         return note("no live worker serves a model, and no job waits for one")
     rows = table("model", "waiting", "workers", right=("waiting",), elastic="workers")
     for model in known:
-        rows.add_row(model.name, f"{model.waiting:,}", ", ".join(model.workers) or "[yellow]none[/]")
+        rows.add_row(cell(model.name), f"{model.waiting:,}", cell(", ".join(model.workers)) or "[yellow]none[/]")
     console().print(rows)
 
 
@@ -134,8 +134,8 @@ def _table_of(known: Sequence[LossDeclaration]) -> Table:
     columns = ("loss", "argument", "default", "range", "scale", "meaning")
     rows = table(*columns, right=("default", "scale"), elastic="meaning")
     for loss in known:
-        rows.add_row(f"[bold]{loss.name}[/]", "", "", "", f"{loss.default_scale:g}", loss.help)
+        rows.add_row(f"[bold]{loss.name}[/]", "", "", "", f"{loss.default_scale:g}", cell(loss.help))
         for argument in loss.arguments:
             limits = f"{argument.minimum:g} to {argument.maximum:g}"
-            rows.add_row("", argument.name, f"{argument.default:g}", limits, "", f"[dim]{argument.help}[/]")
+            rows.add_row("", argument.name, f"{argument.default:g}", limits, "", f"[dim]{cell(argument.help)}[/]")
     return rows

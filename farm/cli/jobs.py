@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import click
 
 from farm.cli.naming import jobs_argument
-from farm.cli.output import age, console, json_option, note, one_line, plural, print_json, table
+from farm.cli.output import age, cell, console, json_option, note, one_line, plural, print_json, table
 from farm.cli.progress import exit_unless_done, follow
 from farm.cli.style import STYLES
 from farm.client import FarmClient
@@ -44,8 +44,6 @@ def list_jobs(state: State | None, limit: int, page: int, as_json: bool) -> None
         counts = None if as_json else farm.ledger.counts()
     if counts is None:
         return print_json([status.model_dump(mode="json") for status in statuses])
-    from rich.markup import escape
-
     rows = table("job", "state", "step", "age", "model", "prompt", right=("step", "age"), elastic="prompt")
     for status in statuses:
         rows.add_row(
@@ -54,7 +52,7 @@ def list_jobs(state: State | None, limit: int, page: int, as_json: bool) -> None
             f"{status.step}/{status.steps}",
             age(status.submitted),
             status.model,
-            escape(one_line(status.prompt)),
+            cell(status.prompt),
         )
     if statuses:
         rows.columns[0].min_width = max(len(status.id) for status in statuses)  # one types it, so it is shown whole
@@ -189,13 +187,13 @@ def _details(status: JobStatus) -> Iterator[str]:
         took = f", after {(status.finished - status.started).total_seconds():.1f} s" if status.started else ""
         yield f"  finished   {_moment(status.finished)}{took}"
     if status.labels:
-        yield f"  labels     {' '.join(f'{key}={value}' for key, value in status.labels.items())}"
+        yield f"  labels     {one_line(' '.join(f'{key}={value}' for key, value in status.labels.items()))}"
     if status.error:
-        yield f"  error      {status.error.kind}: {one_line(status.error.message)}"
+        yield f"  error      {one_line(f'{status.error.kind}: {status.error.message}')}"
     for warning in status.warnings:
         yield f"  warning    {one_line(warning)}"
     if status.result:
-        yield f"  result     {status.result}"
+        yield f"  result     {one_line(status.result)}"
 
 
 def _moment(when: datetime) -> str:

@@ -16,7 +16,7 @@ import click
 
 from farm import __version__
 from farm.cli.lazy import LazyCommand, LazyGroup
-from farm.cli.output import JSON_WANTED
+from farm.cli.output import JSON_WANTED, note
 from farm.errors import FarmError
 
 INTERRUPTED = 130
@@ -108,9 +108,9 @@ def main() -> None:
 def _tell(error: FarmError, *, as_json: bool) -> None:
     if as_json:
         _tell_program(type(error).__name__, error.message, error.hint)
-    click.echo(f"farm: {error.message}", err=True)
+    note(f"farm: {error.message}")
     if error.hint:
-        click.echo(f"  {error.hint}", err=True)
+        note(f"  {error.hint}")
 
 
 def _tell_program(kind: str, message: str, hint: str | None) -> None:

@@ -8,6 +8,7 @@ from typing import Any, TypeVar
 import click
 from click.shell_completion import CompletionItem
 
+from farm.cli.output import one_line
 from farm.errors import FarmError
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -28,5 +29,5 @@ def _newest(_: click.Context, __: click.Parameter, beginning: str) -> list[Compl
     except FarmError:
         return []
     offered = dict.fromkeys(name for status in statuses for name in (status.batch, status.id))
-    prompts = {status.id: status.prompt for status in statuses}
+    prompts = {status.id: one_line(status.prompt) for status in statuses}
     return [CompletionItem(name, help=prompts.get(name)) for name in offered if name.startswith(beginning)]

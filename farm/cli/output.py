@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
 from collections.abc import Callable
 from datetime import UTC, datetime
@@ -16,6 +17,8 @@ if TYPE_CHECKING:
 
 JSON_WANTED = "farm.json"
 _PIPE_WIDTH = 200
+# Control characters of Latin-1, marks that turn the direction of a line, and halves of characters.
+_ACTED_ON = re.compile("[\x7f-\x9f\u200b-\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -34,12 +37,22 @@ def json_option(command: F) -> F:
 
 def print_json(value: Any) -> None:
     """One JSON document on stdout."""
-    click.echo(json.dumps(value, indent=2, ensure_ascii=False))
+    click.echo(inert(json.dumps(value, indent=2, ensure_ascii=False)))
+
+
+def inert(document: str) -> str:
+    """JSON with what a terminal acts on escaped; JSON itself escapes only a part of that."""
+    return _ACTED_ON.sub(lambda sign: f"\\u{ord(sign[0]):04x}", document)
 
 
 def note(text: str) -> None:
-    """A line for people, on stderr, so that stdout stays what was asked for."""
-    click.echo(text, err=True)
+    """Lines for people, on stderr, so that stdout stays what was asked for."""
+    say(text, err=True)
+
+
+def say(text: str, *, err: bool = False) -> None:
+    """Lines that may hold the words of a stranger, with nothing in them that a terminal would act on."""
+    click.echo("\n".join(map(one_line, text.split("\n"))), err=err)
 
 
 def console() -> Console:
@@ -69,6 +82,13 @@ def table(*columns: str, right: tuple[str, ...] = (), elastic: str | None = None
 def one_line(text: str) -> str:
     """Text of a stranger on one line, with nothing in it that a terminal would act on."""
     return "".join(sign if sign.isprintable() else " " for sign in text)
+
+
+def cell(text: str) -> str:
+    """`one_line` for a table, where brackets would be taken for styles."""
+    from rich.markup import escape
+
+    return escape(one_line(text))
 
 
 def age(since: datetime) -> str:

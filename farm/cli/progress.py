@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Protocol
 
 import click
 
-from farm.cli.output import note, one_line, plural
+from farm.cli.output import inert, note, one_line, plural
 from farm.jobs import STATES, JobStatus
 
 if TYPE_CHECKING:
@@ -84,7 +84,7 @@ class JsonLines:
     """One JSON object a change."""
 
     def show(self, status: JobStatus) -> None:
-        click.echo(status.model_dump_json())
+        click.echo(inert(status.model_dump_json()))
 
     def showing(self) -> AbstractContextManager[object]:
         return nullcontext()

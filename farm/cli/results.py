@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import click
 
 from farm.cli.naming import jobs_argument
-from farm.cli.output import json_option, note, plural, print_json
+from farm.cli.output import json_option, note, one_line, plural, print_json
 from farm.cli.progress import NOT_ALL_DONE, follow, tell_warnings
 from farm.client import FarmClient
 from farm.errors import InvalidInput, WrongState
@@ -105,7 +105,7 @@ def _awaited(farm: FarmClient, jobs: Sequence[str], *, quiet: bool) -> Sequence[
 
 def _name_unfinished(statuses: Sequence[JobStatus]) -> None:
     for status in statuses[:_NAMED_UNFINISHED]:
-        why = f": {status.error.message}" if status.error else ""
+        why = f": {one_line(status.error.message)}" if status.error else ""
         note(f"farm: {status.id} is {status.state}{why}")
     if len(statuses) > _NAMED_UNFINISHED:
         note(f"farm: and {plural(len(statuses) - _NAMED_UNFINISHED, 'job')} more")
@@ -122,10 +122,12 @@ def _tiles(names: Sequence[str]) -> Iterator[Tile]:
 
 
 def _tile_of_file(name: str) -> Tile:
+    from farm.images import MAX_BYTES
     from farm.sheet import tile_of
 
     try:
-        return tile_of(Path(name).read_bytes(), name=name)
+        with Path(name).open("rb") as file:
+            return tile_of(file.read(MAX_BYTES + 1), name=name)
     except OSError as error:
         raise InvalidInput(f"{name} cannot be read: {error.strerror}") from error
     except InvalidInput as error:  # of the field `init`, which nobody gave
@@ -134,6 +136,7 @@ def _tile_of_file(name: str) -> Tile:
 
 def _tiles_of_jobs(farm: FarmClient, names: Sequence[str]) -> Iterator[Tile]:
     from farm.fetch import IMAGE
+    from farm.images import MAX_BYTES
     from farm.sheet import tile_of
 
     statuses = farm.status(names)
@@ -143,7 +146,7 @@ def _tiles_of_jobs(farm: FarmClient, names: Sequence[str]) -> Iterator[Tile]:
     _name_unfinished([status for status in statuses if status.state != "done"])
     for status in done:
         image = farm.result(status.id).objects[IMAGE]
-        yield tile_of(farm.storage.get(image.key), name=f"{status.id}.png")
+        yield tile_of(farm.storage.get(image.key, limit=MAX_BYTES), name=f"{status.id}.png")
 
 
 def _means_file(name: str) -> bool:

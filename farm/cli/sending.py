@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from farm.cli.output import note, plural, print_json
+from farm.cli.output import inert, note, plural, print_json
 from farm.errors import InvalidInput
 from farm.request import JobRequest
 
@@ -52,7 +52,9 @@ def _tell(submission: Submission, options: Mapping[str, Any]) -> None:
     seeds = [spec.seed for spec in submission.specs]
     if options["as_json"]:
         told = {"batch": submission.batch, "jobs": submission.jobs, "seeds": seeds, "warnings": submission.warnings}
-        click.echo(json.dumps(told, ensure_ascii=False))  # one line: the changes that --wait prints follow as lines
+        click.echo(
+            inert(json.dumps(told, ensure_ascii=False))
+        )  # one line: the changes that --wait prints follow as lines
     else:
         click.echo(f"{submission.batch}  {_described(submission.specs)}")
     for warning in submission.warnings:

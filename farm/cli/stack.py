@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from farm.cli.output import json_option, note, print_json
+from farm.cli.output import json_option, note, print_json, say
 from farm.cli.parsing import Seconds
 
 if TYPE_CHECKING:
@@ -98,9 +98,10 @@ def _tell_ready(home: Path, settings: Settings, workers: str, began: float, *, e
 
 def _tell(check: Check) -> None:
     verdict = click.style(f"{check.verdict:<4}", fg=_COLOURS[check.verdict], bold=check.verdict == "fail")
-    click.echo(f"{verdict}  {check.name}: {check.detail}")
+    click.echo(verdict, nl=False)
+    say(f"  {check.name}: {check.detail}")
     if check.mend:
-        click.echo(f"      to mend: {check.mend}")
+        say(f"      to mend: {check.mend}")
 
 
 def _tell_json(checks: list[Check]) -> None:

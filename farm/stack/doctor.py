@@ -110,9 +110,11 @@ def _cannot_open(link: str, content: bytes) -> str | None:
     from botocore.awsrequest import AWSRequest
     from botocore.exceptions import HTTPClientError
     from botocore.httpsession import URLLib3Session
+    from botocore.session import get_session
 
+    authority = get_session().get_config_variable("ca_bundle")
     try:
-        answer = URLLib3Session(timeout=10).send(AWSRequest("GET", link).prepare())
+        answer = URLLib3Session(verify=authority or True, timeout=10).send(AWSRequest("GET", link).prepare())
     except HTTPClientError as error:
         return str(error)
     if answer.status_code != 200:

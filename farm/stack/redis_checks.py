@@ -9,6 +9,8 @@ from urllib.parse import urlsplit
 
 import redis
 
+from farm.access import unavailable
+from farm.errors import LedgerRefused
 from farm.settings import Settings
 from farm.stack.verdict import Check, fail, ok, warn
 
@@ -26,13 +28,17 @@ def examine(settings: Settings) -> Iterator[Check]:
         mend = "put the right password into FARM_REDIS_URL: redis://:PASSWORD@HOST:PORT/0"
         yield fail("redis", f"Redis at {settings.redis_address} refuses the password", mend=mend)
     except redis.RedisError as error:
+        meaning = unavailable(settings.redis_address, error)
+        if isinstance(meaning, LedgerRefused):
+            yield fail("redis", meaning.message, mend=meaning.hint)
+            return
         mend = f"see {'logs/redis.log in the home' if settings.local else 'that it runs, and the firewall between'}"
         yield fail("redis", f"Redis at {settings.redis_address} does not answer: {error}", mend=mend)
     else:
         yield _version(settings, server)
         yield _setting(client, "appendonly", "yes", "it forgets the last minutes of the ledger in a crash")
         yield _setting(client, "maxmemory-policy", "noeviction", "it may drop jobs when its memory is full")
-        yield _access(settings)
+        yield _access(client, settings)
     finally:
         client.close()
 
@@ -60,19 +66,44 @@ def _setting(client: redis.Redis, name: str, wanted: str, otherwise: str) -> Che
     return warn(f"redis {name}", f"{found}: {otherwise}", mend=mend)
 
 
-def _access(settings: Settings) -> Check:
+def _access(client: redis.Redis, settings: Settings) -> Check:
+    """Who gets in. Asked of as a stranger, without the password, and of its own settings where it tells them."""
     parts = urlsplit(settings.redis_url)
-    stranger = _client(parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl())
-    try:
-        stranger.ping()
-    except redis.RedisError:
+    ours_alone = _is_loopback(parts.hostname or "localhost")
+    bind, protected = _told(client, "bind"), _told(client, "protected-mode")
+    beyond = bind is not None and not all(map(_is_loopback, _addresses(bind)))
+    if not _lets_in(parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl()):
+        if ours_alone and beyond and parts.scheme == "redis":
+            mend = "set 'bind 127.0.0.1' in redis.conf, or let other machines reach it by TLS only (rediss://)"
+            return warn("redis access", "asks for a password, but other machines reach it in clear", mend=mend)
         return ok("redis access", "asks for a password")
-    finally:
-        stranger.close()
     mend = "set 'requirepass' in redis.conf, and the password in FARM_REDIS_URL"
-    if _is_loopback(parts.hostname or "localhost"):
-        return warn("redis access", "open to every user of this machine", mend=mend)
-    return warn("redis access", "open: whoever reaches it can read and forge jobs", mend=mend)
+    if not ours_alone or (beyond and protected == "no"):
+        return warn("redis access", "open: whoever reaches it can read and forge jobs", mend=mend)
+    return warn("redis access", "open to every user of this machine", mend=mend)
+
+
+def _lets_in(url: str) -> bool:
+    client = _client(url)
+    try:
+        return bool(client.ping())
+    except redis.RedisError:
+        return False
+    finally:
+        client.close()
+
+
+def _told(client: redis.Redis, name: str) -> str | None:
+    """A setting, or None where a managed server forbids CONFIG."""
+    try:
+        return str(client.config_get(name).get(name))
+    except redis.RedisError:
+        return None
+
+
+def _addresses(bind: str) -> list[str]:
+    """The addresses of a `bind`; without any, Redis listens on every interface. A `-` says: if there is such a one."""
+    return [address.removeprefix("-") for address in bind.split()] or ["*"]
 
 
 def _is_loopback(host: str) -> bool:

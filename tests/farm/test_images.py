@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -84,6 +85,28 @@ def test_exif_rotation_is_applied() -> None:
     data = encoded(picture, "JPEG", exif=exif)
     assert decode(data, name="x").size == (32, 64)
     assert (check_init(data, name="x").width, check_init(data, name="x").height) == (32, 64)
+
+
+@pytest.mark.parametrize("format", ["PNG", "WEBP"])
+def test_of_an_animation_the_first_frame_is_taken(format: str) -> None:
+    data = encoded(plain(), format, save_all=True, append_images=[plain(color="red")], lossless=True)
+    assert decode(data, name="x").getpixel((0, 0)) == (0, 128, 128)
+
+
+def test_a_file_that_is_larger_than_it_says_is_not_read_whole(tmp_path: Path) -> None:
+    """Files of /proc and the like have no size."""
+    endless = tmp_path / "endless.png"
+    endless.symlink_to("/dev/zero")
+    with pytest.raises(InvalidInput, match="is not a file"):
+        read_init(endless)
+    with pytest.raises(InvalidInput, match="is not a PNG"):
+        read_init(Path("/proc/self/maps") if sys.platform == "linux" else Path(__file__))
+
+
+def test_exif_that_cannot_be_read_is_passed_over_in_silence(recwarn: pytest.WarningsRecorder) -> None:
+    data = encoded(plain(), "JPEG", exif=b"Exif\0\0II*\0\x08\0\0\0\xff\xff" + b"\x12\x01" * 50)
+    assert check_init(data, name="x").width == 64
+    assert not recwarn.list
 
 
 @pytest.mark.parametrize("mode", ["RGBA", "LA"])

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import ssl
 from pathlib import Path
 
 import pytest
+import redis
+from kombu import Connection
 
 from farm import settings
 from farm.errors import InvalidInput, NotConfigured
@@ -42,6 +45,11 @@ def test_no_farm_at_all_says_what_to_do(tmp_path: Path) -> None:
         ("FARM_S3_ENDPOINT", "ftp://topsecret@host"),
         ("FARM_S3_ENDPOINT", "http://topsecret:x/"),
         ("FARM_S3_PUBLIC_ENDPOINT", "topsecret"),
+        ("FARM_S3_ENDPOINT", "https://who:topsecret@host"),
+        ("FARM_REDIS_URL", "rediss://:topsecret@host/0?ssl_cert_reqs=none"),
+        ("FARM_REDIS_URL", "redis://:topsecret@host/0?password=topsecret"),
+        ("FARM_REDIS_URL", "redis://:topsecret@host/0?credential_provider=os.system"),
+        ("FARM_REDIS_URL", "redis://:topsecret@host/0?ssl_ca_certs=ca.pem"),
     ],
 )
 def test_an_address_that_cannot_be_read_is_named_and_never_quoted(variable: str, value: str) -> None:
@@ -52,3 +60,37 @@ def test_an_address_that_cannot_be_read_is_named_and_never_quoted(variable: str,
     assert "topsecret" not in str(caught.value)
     assert caught.value.__cause__ is None
     assert caught.value.__context__ is None, "a traceback would quote the password"
+
+
+def test_tls_is_said_in_the_address_to_all_who_connect(tmp_path: Path) -> None:
+    """kombu would take an address without these for one of no TLS."""
+    files = {name: tmp_path / f"a {name}.pem" for name in ("ca", "cert", "key")}
+    for file in files.values():
+        file.write_text("")
+    named = {f"FARM_REDIS_{name.upper()}": str(file) for name, file in files.items()}
+    url = settings.load({"FARM_REDIS_URL": "rediss://:secret@host/1", **named}).redis_url
+    for part in (Connection(url).ssl, redis.connection.parse_url(url)):
+        assert (part["ssl_ca_certs"], part["ssl_certfile"], part["ssl_keyfile"]) == tuple(map(str, files.values()))
+    assert Connection(url).ssl["ssl_cert_reqs"] == ssl.CERT_REQUIRED
+
+    plain = settings.load({"FARM_REDIS_URL": "rediss://:secret@host/1"})
+    assert Connection(plain.redis_url).ssl == {"ssl_cert_reqs": ssl.CERT_REQUIRED}
+    assert plain.redis_address == "host:6379/1"
+
+
+def test_a_certificate_that_is_not_there_is_named(tmp_path: Path) -> None:
+    with pytest.raises(InvalidInput, match=r"FARM_REDIS_CA: there is no file .*nothing\.pem"):
+        settings.load({"FARM_REDIS_URL": "rediss://host", "FARM_REDIS_CA": str(tmp_path / "nothing.pem")})
+
+
+def test_a_certificate_without_tls_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(InvalidInput, match="is redis://, which sends everything in clear"):
+        settings.load({"FARM_REDIS_URL": REDIS, "FARM_REDIS_CA": str(tmp_path)})
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", "null", '{"redis_url": "redis://:topsecret@host"}', "[" * 100_000])
+def test_a_damaged_state_of_the_local_farm_is_told(tmp_path: Path, text: str) -> None:
+    (tmp_path / "farm.json").write_text(text)
+    with pytest.raises(NotConfigured, match=r"farm\.json cannot be read") as caught:
+        settings.load({"FARM_HOME": str(tmp_path)})
+    assert "topsecret" not in str(caught.value)

@@ -182,14 +182,41 @@ def test_a_hundred_levels_are_read() -> None:
 def test_aliases_cannot_nest_deeper() -> None:
     chain = "".join(f", &a{n} [*a{n - 1}]" for n in range(1, 3_000))
     text = f"defaults: {{negative: [&a0 [x]{chain}]}}\njobs:\n- {{prompt: x, negative: '', labels: *a2999}}\n"
-    with pytest.raises(InvalidInput, match="job 1: is nested too deeply"):
+    with pytest.raises(InvalidInput, match="line 1: is nested more than 100 deep"):
         expand(parse(text))
 
 
 def test_merges_cannot_nest_deeper() -> None:
     chain = "".join(f", &a{n} {{<<: *a{n - 1}}}" for n in range(1, 3_000))
-    with pytest.raises(InvalidInput, match="is nested too deeply"):
+    with pytest.raises(InvalidInput, match="line 1: is nested more than 100 deep"):
         parse(f"a: [[&a0 {{x: 1}}{chain}]]\nb: {{<<: *a2999}}\n")
+
+
+@pytest.mark.parametrize("floor", ["{{<<: [*a{n}, *a{n}]}}", "[*a{n}, *a{n}]", "{{x: *a{n}, y: *a{n}}}"])
+def test_a_tower_of_aliases_is_refused(floor: str) -> None:
+    """Each line doubles what the one before it stands for: ten thousand million at the top."""
+    tower = "\n".join(f"a{n + 1}: &a{n + 1} {floor.format(n=n)}" for n in range(33))
+    with pytest.raises(InvalidInput, match=r"line \d+: is too large with all its aliases written out"):
+        parse(f"a0: &a0 {{x: 1}}\n{tower}\n")
+
+
+def test_what_is_part_of_itself_is_refused() -> None:
+    with pytest.raises(InvalidInput, match="line 2: 'a' is part of itself"):
+        parse("jobs:\n- prompt: &a [x, *a]\n")
+
+
+def test_what_an_axis_replaces_is_not_copied_for_each_job() -> None:
+    large = one(prompt=["x"] * 2_000, product={"prompt": ["a"], "seed": list(range(1_000))})
+    with pytest.raises(InvalidInput, match="job 1: there are more than 1,000 values in one job"):
+        expand(large)
+    with pytest.raises(InvalidInput, match="job 1: zip and product have more than 64 lists"):
+        expand(one(losses=[{"name": "blue"}], product={f"losses.{'0' * n}.scale": [1] for n in range(1, 70)}))
+
+
+def test_numbers_of_thousands_of_digits_are_refused() -> None:
+    for field in ("count", "seed", "steps", "guidance", "weights"):
+        with pytest.raises(InvalidInput, match=f"job 1: {field}"):
+            expand(parse(f"jobs: [{{prompt: x, {field}: 0x{'f' * 50_000}}}]"))
 
 
 def test_each_entry_is_checked_and_named() -> None:

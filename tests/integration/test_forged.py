@@ -15,6 +15,7 @@ from farm.client import FarmClient
 from farm.jobs import JobStatus
 from farm.queue import TASK, queue_name
 from tests.integration.conftest import Worker
+from tests.ledgers import a_worker
 from tests.waiting import eventually
 
 QUEUE = queue_name("tiny")
@@ -173,6 +174,171 @@ def test_a_forged_spec_in_the_ledger_fails_with_the_reason(
     assert reason in status.error.message
     assert not list(client.storage.list(keys.job_prefix(job)))
     the_worker_still_works()
+
+
+def test_strange_entries_of_the_streams_are_passed_over(
+    client: FarmClient, submit: Callable[..., list[str]], the_worker_still_works: Callable[[], None]
+) -> None:
+    """A worker follows the cancellations, and whoever watches the events."""
+    strange = ({"x": "y"}, {"cancel": "a"}, {"cancel": "a", "attempt": "many"}, {"job": "\x1b[2J", "state": "gone"})
+    for entry in strange:
+        client.ledger.redis.xadd("farm:control", entry)
+    jobs = submit(steps=50)
+    for entry in (*strange, {"job": jobs[0], "state": "done", "step": "x"}):
+        client.ledger.redis.xadd("farm:events", entry)
+
+    assert [status.state for status in client.watch(jobs)][-1] == "done"
+    the_worker_still_works()
+
+
+def test_a_queue_that_is_none_is_removed(
+    client: FarmClient, submit: Callable[..., list[str]], the_worker_still_works: Callable[[], None]
+) -> None:
+    redis = client.ledger.redis
+    for queue in (QUEUE, f"{QUEUE}\x06\x164"):  # the second is that of the default priority
+        redis.delete(queue)
+        redis.set(queue, "no list")
+
+    eventually(
+        lambda: not any(redis.type(queue) == "string" for queue in redis.scan_iter(f"{QUEUE}*")), "they are gone"
+    )
+
+    the_worker_still_works()
+
+
+def test_a_submission_into_a_queue_that_is_none_is_told_in_one_line(
+    client: FarmClient, shell: Callable[..., Any]
+) -> None:
+    queue = f"{queue_name('nobody-listens')}\x06\x164"
+    client.ledger.redis.set(queue, "no list")
+
+    told = shell("submit", "txt2img", "x", "--model", "nobody-listens", code=1)
+
+    assert "WRONGTYPE" in told.stderr
+    assert "Traceback" not in told.stderr
+    client.ledger.redis.delete(queue)
+
+
+def test_a_model_that_cannot_be_one_does_not_hide_the_others(
+    client: FarmClient, submit: Callable[..., list[str]], finish: Callable[..., list[JobStatus]], worker: Worker
+) -> None:
+    """The search for lost messages goes over all models that the ledger names, by name."""
+    redis = client.ledger.redis
+    redis.sadd("farm:models", "../..", "\x1b[2J")
+    redis.zadd("farm:waiting:../..", {"nothing": 0})
+    [job] = submit()
+    for level in ("", *(f"\x06\x16{number}" for number in range(1, 10))):
+        redis.delete(f"{QUEUE}{level}")
+
+    [status] = finish([job])
+
+    assert status.state == "done"
+    redis.srem("farm:models", "../..", "\x1b[2J")
+    redis.delete("farm:waiting:../..")
+
+
+ANNOUNCEMENTS: dict[str, Any] = {
+    "no announcement": "[]",
+    "nothing known": "{}",
+    "words that steer a terminal": {"id": "\x1b[2J\x1b]0;x\x07"},
+    "words that style a table": {"id": "[red]w[/nope]", "device": "[blink]"},
+    "a long name": {"id": "w" * 10_000},
+    "a model that is none": {"models": ["../.."]},
+    "ten thousand models": {"models": [f"m{number}" for number in range(10_000)]},
+    "a loss without a form": {"losses": [{"name": "x"}]},
+    "a loss that steers a terminal": {
+        "losses": [{"name": "\x1b[2J", "help": "h", "arguments": [], "default_scale": 1}]
+    },
+    "no time zone": {"started": "2026-01-01T00:00:00"},
+    "a negative number": {"jobs": -1},
+}
+
+
+def test_forged_announcements_are_passed_over(client: FarmClient, shell: Callable[..., Any]) -> None:
+    for name, forged in ANNOUNCEMENTS.items():
+        if isinstance(forged, dict):
+            forged = json.dumps(a_worker(f"forged, {name}").model_dump(mode="json") | forged)
+        client.ledger.redis.set(f"farm:worker:{name}", forged)
+    styled = [worker.id for worker in client.workers() if worker.id not in ("w1",) and "shared" not in worker.id]
+    assert styled == ["[red]w[/nope]"], "what can be printed is shown, as it is written"
+
+    for command in ("workers", "losses", "models", "doctor"):
+        shown = shell(command)
+        assert "\x1b[2J" not in shown.stdout + shown.stderr
+    assert "[red]w[/nope]" in shell("workers").stdout
+    assert "Traceback" not in shell("submit", "txt2img", "x", "--loss", "none-of-this-name", code=2).stderr
+    for name in ANNOUNCEMENTS:
+        client.ledger.redis.delete(f"farm:worker:{name}")
+
+
+RECORDS: dict[str, dict[str, str]] = {
+    "a state that is none": {"state": "gone"},
+    "steps of no number": {"steps": "many"},
+    "no steps at all": {"steps": "0"},
+    "a time after the end of time": {"submitted": "9" * 30},
+    "a model that steers a terminal": {"model": "\x1b[2J"},
+    "labels that are no mapping": {"labels": "[1]"},
+    "an error without a form": {"error": "{}"},
+}
+
+
+@pytest.mark.parametrize("name", RECORDS)
+def test_a_forged_record_is_told_in_one_line(
+    name: str, client: FarmClient, submit: Callable[..., list[str]], shell: Callable[..., Any]
+) -> None:
+    [job] = submit(model="nobody-serves-this")
+    before = client.ledger.redis.hgetall(f"farm:job:{job}")
+    client.ledger.redis.hset(f"farm:job:{job}", mapping=RECORDS[name])
+
+    for command in (["status", job], ["list"], ["fetch", job]):
+        told = shell(*command, code=1)
+        assert told.stderr.startswith(f"farm: the record of job '{job}' is damaged")
+        assert "\x1b" not in told.stdout + told.stderr
+    client.ledger.redis.delete(f"farm:job:{job}")
+    client.ledger.redis.hset(f"farm:job:{job}", mapping=before)
+
+
+def test_what_a_record_says_cannot_steer_the_terminal(
+    client: FarmClient, submit: Callable[..., list[str]], shell: Callable[..., Any]
+) -> None:
+    [job] = submit(model="nobody-serves-this", prompt="\x1b[2Jan otter", labels={"a": "\x9b2J\u202e"})
+    evil = {"error": json.dumps({"kind": "\x1b[2J", "message": "\x1b]0;x\x07"}), "result": "\x1b[2J"}
+    client.ledger.redis.hset(f"farm:job:{job}", mapping={**evil, "warnings": json.dumps(["\x1b[2J"])})
+
+    for command in (["status", job], ["list"], ["status", job, "--json"], ["list", "--json"], ["cancel", job]):
+        shown = shell(*command)
+        assert not [sign for sign in shown.stdout + shown.stderr if not sign.isprintable() and sign != "\n"]
+
+
+def test_a_result_of_another_job_is_not_taken(
+    client: FarmClient,
+    submit: Callable[..., list[str]],
+    finish: Callable[..., list[JobStatus]],
+    shell: Callable[..., Any],
+    worker: Worker,
+) -> None:
+    """Neither another's result nor another's objects are fetched as this job's."""
+    first, second = submit(count=2)
+    finish([first, second])
+    other = client.ledger.get(second).result
+    own = client.ledger.get(first).result
+    assert own and other
+
+    client.ledger.redis.hset(f"farm:job:{first}", "result", other)
+    assert f"is the result of {second}" in shell("fetch", first, code=1).stderr
+
+    forged = json.loads(client.storage.get(own))
+    forged["objects"]["image.png"]["key"] = "probes/secret"
+    client.storage.put("probes/secret", b"a secret", "text/plain")
+    client.storage.put(own, json.dumps(forged).encode(), "application/json")
+    client.ledger.redis.hset(f"farm:job:{first}", "result", own)
+    assert "not a result this version reads" in shell("fetch", first, code=1).stderr
+    assert "not a result this version reads" in shell("sheet", first, code=1).stderr
+
+    forged["objects"]["image.png"]["key"] = keys.attempt_object(first, forged["attempt"], "image.png")
+    client.storage.put(own, json.dumps(forged).encode(), "application/json")
+    client.storage.put(forged["objects"]["image.png"]["key"], b"x" * 10_000_000, "image/png")
+    assert "more than" in shell("fetch", first, code=1).stderr
 
 
 def test_a_message_delivered_many_times_renders_once(

@@ -56,6 +56,30 @@ def test_recovering_twice_changes_nothing(client: FarmClient, submit: Submit) ->
     assert client.ledger.get(job) == before
 
 
+def test_a_forged_manifest_is_named_and_makes_no_job(client: FarmClient, submit: Submit) -> None:
+    """Ids of another batch, of no form, or twice; priorities and labels that no job may have."""
+    [job] = submit(model="nobody-at-all")
+    true = json.loads(client.storage.get(keys.batch_manifest(keys.batch_of(job))))
+    forged: list[str] = []
+    for change in ({"id": job}, {"id": "../../x"}, {"priority": 99}, {"labels": {"\x1b": "x"}}, {"spec": {}}, {}):
+        batch = keys.new_batch_id()
+        own = true["jobs"][0] | {"id": keys.job_in_batch(batch, 0)}
+        jobs = [own | change] if change else [own, own]
+        forged.append(keys.batch_manifest(batch))
+        client.storage.put(forged[-1], json.dumps({"batch": batch, "jobs": jobs}).encode(), "application/json")
+    other = keys.batch_manifest(keys.new_batch_id())
+    client.storage.put(other, json.dumps(true).encode(), "application/json")
+    client.ledger.redis.flushall()
+
+    found = recover(client)
+
+    assert set(found.damaged) == {*forged, other}
+    assert client.ledger.get(job).state == "queued"
+    assert all(not client.ledger.batch(key.removeprefix("batches/").removesuffix(".json")) for key in found.damaged)
+    for key in found.damaged:
+        client.storage.delete(key)
+
+
 def test_a_damaged_manifest_is_named_and_the_others_are_recovered(client: FarmClient, submit: Submit) -> None:
     [job] = submit(model="nobody-at-all")
     damaged = keys.batch_manifest(keys.new_batch_id())

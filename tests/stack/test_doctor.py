@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import json
 import socket
+import subprocess
+from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,10 +18,11 @@ from farm.client import FarmClient
 from farm.ledger import Ledger
 from farm.request import JobRequest
 from farm.settings import Settings
-from farm.stack import machine
+from farm.stack import machine, servers
 from farm.stack.verdict import ok
 from tests.ledgers import a_worker
 from tests.stack.farms import Farm
+from tests.waiting import eventually
 
 Running = tuple[Farm, Settings]
 
@@ -98,6 +102,72 @@ def test_wrong_passwords_are_told_apart(running: Running, tmp_path: Path) -> Non
     assert code == 1
     assert "refuses the password" in checks["redis"]["detail"]
     assert "access denied" in checks["bucket"]["detail"]
+
+
+@dataclass
+class Bare:
+    """A Redis of its own configuration."""
+
+    folder: Path
+    started: list[subprocess.Popen[bytes]]
+
+    def __call__(self, *configuration: str) -> str:
+        """Start one, and give its address."""
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            port = probe.getsockname()[1]
+        lines = (f"port {port}", f"dir {self.folder}", 'save ""', *configuration)
+        (self.folder / "redis.conf").write_text("\n".join(lines))
+        command = [servers.find_redis(), str(self.folder / "redis.conf")]
+        self.started.append(subprocess.Popen(command, stdout=subprocess.DEVNULL))
+        eventually(lambda: _listens(port), "Redis listens")
+        return f"127.0.0.1:{port}/0"
+
+
+@pytest.fixture
+def bare_redis(tmp_path: Path) -> Iterator[Bare]:
+    bare = Bare(tmp_path, [])
+    yield bare
+    for process in bare.started:
+        process.kill()
+        process.wait(30)
+
+
+HARMLESS = "user default on nopass -@all +ping +info +config|get +client|setinfo +client|setname"
+
+
+@pytest.mark.parametrize(
+    ("configuration", "password", "said"),
+    [
+        (("bind 127.0.0.1",), "", "open to every user of this machine"),
+        (("bind 127.0.0.1", "protected-mode no"), "", "open to every user of this machine"),
+        (("bind 0.0.0.0", HARMLESS), "", "open to every user of this machine"),  # protected-mode keeps others out
+        (("bind 0.0.0.0", "protected-mode no", HARMLESS), "", "open: whoever reaches it can read and forge jobs"),
+        (("bind 0.0.0.0", "requirepass long"), ":long@", "asks for a password, but other machines reach it in clear"),
+    ],
+)
+def test_an_open_redis_is_warned_of(
+    running: Running, tmp_path: Path, bare_redis: Bare, configuration: tuple[str, ...], password: str, said: str
+) -> None:
+    address = bare_redis(*configuration)
+    environment = {**_environment(running[1]), "FARM_HOME": str(tmp_path)}
+    _, checks = examine({**environment, "FARM_REDIS_URL": f"redis://{password}{address}"})
+    assert (checks["redis access"]["verdict"], checks["redis access"]["detail"]) == ("warn", said)
+    assert "long" not in json.dumps(checks)
+
+
+def test_a_redis_with_a_password_on_loopback_is_well(running: Running, tmp_path: Path, bare_redis: Bare) -> None:
+    address = bare_redis("bind 127.0.0.1 -::1", "requirepass long")
+    environment = {**_environment(running[1]), "FARM_HOME": str(tmp_path)}
+    _, checks = examine({**environment, "FARM_REDIS_URL": f"redis://:long@{address}"})
+    assert checks["redis access"] == {"name": "redis access", "verdict": "ok", "detail": "asks for a password"} | {
+        "mend": None
+    }
+
+
+def _listens(port: int) -> bool:
+    with socket.socket() as probe:
+        return probe.connect_ex(("127.0.0.1", port)) == 0
 
 
 def test_no_farm_and_a_dead_one(running: Running, tmp_path: Path, asks_torch: None) -> None:

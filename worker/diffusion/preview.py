@@ -38,9 +38,14 @@ def read_preview_map(path: Path) -> PreviewMap:
     try:
         content = json.loads(path.read_text())
         matrix, bias = torch.tensor(content["matrix"]).float(), torch.tensor(content["bias"]).float()
-    except (ValueError, TypeError, KeyError) as error:
+    except (OSError, ValueError, TypeError, KeyError, RuntimeError) as error:
         raise ModelError(f"{path} is not a preview map: {error}") from error
-    if matrix.ndim != 2 or matrix.shape[1] != 3 or bias.shape != (3,):
+    if (
+        matrix.ndim != 2
+        or matrix.shape[1] != 3
+        or bias.shape != (3,)
+        or not (matrix.isfinite().all() and bias.isfinite().all())
+    ):
         raise ModelError(f"{path} is not a preview map", hint="it has a 'matrix' of 4×3 numbers and a 'bias' of 3")
     return PreviewMap(matrix, bias)
 

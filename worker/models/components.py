@@ -6,7 +6,6 @@ would silently be random.
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -15,14 +14,12 @@ from typing import Any
 
 from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
 from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
-from safetensors import SafetensorError, safe_open
+from safetensors import safe_open
 from transformers import CLIPTextModel, CLIPTokenizer
 
 from farm.errors import ModelError
 from worker.models import layout
 from worker.models.device import Placement
-
-_LOADING_ERRORS = (OSError, ValueError, RuntimeError, KeyError, TypeError, AttributeError, SafetensorError)
 
 _ORIGINAL_PREFIXES = {
     "unet": "model.diffusion_model.",
@@ -44,17 +41,19 @@ class Components:
 
 def read_directory(name: str, directory: Path, placement: Placement) -> Components:
     """The parts in a directory of diffusers' layout. Raises `ModelError` if it is another layout or incomplete."""
-    layout.check(name, directory)
+    scheduler_config = layout.check(name, directory)
     dtype, vae_dtype = placement.dtype, placement.vae_dtype
     try:
         return Components(
             unet=_pretrained(UNet2DConditionModel, directory / "unet", torch_dtype=dtype, low_cpu_mem_usage=False),
             vae=_pretrained(AutoencoderKL, directory / "vae", torch_dtype=vae_dtype, low_cpu_mem_usage=False),
-            text_encoder=_pretrained(CLIPTextModel, directory / "text_encoder", dtype=dtype),
+            text_encoder=_pretrained(
+                CLIPTextModel, directory / "text_encoder", dtype=dtype, attn_implementation="sdpa"
+            ),
             tokenizer=CLIPTokenizer.from_pretrained(directory / "tokenizer", local_files_only=True),
-            scheduler_config=json.loads((directory / "scheduler" / "scheduler_config.json").read_text()),
+            scheduler_config=scheduler_config,
         )
-    except _LOADING_ERRORS as error:
+    except Exception as error:  # what the libraries make of files that are not as they should be
         raise ModelError(f"the model '{name}' in {directory} cannot be loaded: {first_line(error)}") from error
 
 
@@ -64,24 +63,26 @@ def read_checkpoint(name: str, path: Path, config: Path) -> Components:
     Raises `ModelError` if the checkpoint is damaged, incomplete or of another architecture than `config`.
     """
     from diffusers import StableDiffusionPipeline  # slow to import, and rarely needed
-    from diffusers.loaders.single_file_utils import SingleFileComponentError
 
+    layout.check_no_code(name, config)
     try:
         pipeline: Any = StableDiffusionPipeline.from_single_file(
             str(path), config=str(config), local_files_only=True, safety_checker=None, low_cpu_mem_usage=False
         )
         _check_complete(path, pipeline)
-    except (*_LOADING_ERRORS, SingleFileComponentError) as error:
+    except Exception as error:  # as above
         raise ModelError(
             f"the checkpoint {path} cannot be loaded: {first_line(error)}",
             hint=f"if it is of another architecture, name a local model like it: {name}={path}#config=DIRECTORY",
         ) from error
+    scheduler_config = dict(pipeline.scheduler.config)
+    layout.check_schedule(name, scheduler_config)
     return Components(
         unet=pipeline.unet,
         vae=pipeline.vae,
         text_encoder=pipeline.text_encoder,
         tokenizer=pipeline.tokenizer,
-        scheduler_config=dict(pipeline.scheduler.config),
+        scheduler_config=scheduler_config,
     )
 
 

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import math
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from farm.errors import ModelError
-from farm.spec import MAX_GUIDANCE
+from farm.spec import MAX_GUIDANCE, MAX_SIDE, MIN_SIDE
 
 COMPONENTS = {
     "unet": "UNet2DConditionModel",
@@ -17,9 +19,14 @@ COMPONENTS = {
 }
 WITH_WEIGHTS = ("unet", "vae", "text_encoder")
 PICKLED = (".bin", ".ckpt", ".pt", ".pth")
-
+FETCHING_CODE = ("auto_map", "attn_implementation", "_attn_implementation", "quantization_config")
+"""Keys by which a configuration asks the libraries for code of others, or for packages that are not needed here."""
+ADAPTER = "adapter_config.json"
+_LIBRARIES: Sequence[list[str | None]] = ([], [None], ["diffusers"], ["transformers"], ["stable_diffusion"])
 
 DEFAULT_GUIDANCE = 7.5
+_MAX_JSON_BYTES = 4 * 2**20
+_MAX_TRAINING_STEPS = 100_000
 
 
 def read_guidance(directory: Path) -> float:
@@ -31,25 +38,60 @@ def read_guidance(directory: Path) -> float:
     if not path.is_file():
         return DEFAULT_GUIDANCE
     try:
-        guidance = float(json.loads(path.read_text()).get("guidance", DEFAULT_GUIDANCE))
-    except (ValueError, TypeError, AttributeError) as error:
+        guidance = float(_json(path).get("guidance", DEFAULT_GUIDANCE))
+    except (OSError, ValueError, TypeError, AttributeError, OverflowError) as error:
         raise ModelError(f"{path} is malformed: {error}") from error
     if not 0 <= guidance <= MAX_GUIDANCE:
         raise ModelError(f"{path} is malformed: a guidance of {guidance:g} is not from 0 to {MAX_GUIDANCE:g}")
     return guidance
 
 
-def check(name: str, directory: Path) -> None:
-    """Raise `ModelError` unless `directory` holds exactly the expected classes, with safetensors weights."""
+def check(name: str, directory: Path) -> Mapping[str, Any]:
+    """The configuration of the scheduler of the model in `directory`.
+
+    Raises `ModelError` unless it holds exactly the expected classes, with safetensors weights and no code.
+    """
     index = _read_json(name, directory / "model_index.json")
     for component, expected in COMPONENTS.items():
         _check_class(name, component, expected, index.get(component))
-    _read_json(name, directory / "scheduler" / "scheduler_config.json")
+    scheduler = _read_json(name, directory / "scheduler" / "scheduler_config.json")
+    check_schedule(name, scheduler)
     for component in WITH_WEIGHTS:
         config = _read_json(name, directory / component / "config.json")
-        written = config.get("_class_name") or next(iter(config.get("architectures") or ()), None)
-        _check_class(name, component, COMPONENTS[component], ["", written])
+        architectures = config.get("architectures")
+        only = architectures[0] if isinstance(architectures, list) and architectures else None
+        _check_class(name, component, COMPONENTS[component], ["", config.get("_class_name") or only])
         _check_weights(name, directory / component)
+    check_no_code(name, directory)
+    return scheduler
+
+
+def check_no_code(name: str, directory: Path) -> None:
+    """Raise `ModelError` if a configuration in `directory` asks for code or weights from elsewhere.
+
+    diffusers imports whatever module `model_index.json` names for a part.
+    """
+    for component, named in _read_json(name, directory / "model_index.json").items():
+        if isinstance(named, list) and named[:1] not in _LIBRARIES:
+            raise ModelError(
+                f"the {component} of the model '{name}' is of {named[0]!r:.60}, and no model may bring code",
+                hint=_ONLY_SD,
+            )
+    for path in sorted(directory.glob("*/*config.json")):
+        asked = [key for key in FETCHING_CODE if key in _read_json(name, path)]
+        if asked or path.name == ADAPTER:
+            what = asked[0] if asked else "an adapter"
+            raise ModelError(
+                f"{path} of the model '{name}' asks for {what}, which is not loaded here",
+                hint="no model may bring code; remove it if the model works without",
+            )
+
+
+def check_schedule(name: str, scheduler: Mapping[str, Any]) -> None:
+    """Raise `ModelError` unless the model was trained on a number of noise levels that fits into memory."""
+    levels = scheduler.get("num_train_timesteps", 1_000)
+    if not isinstance(levels, int) or not 1 <= levels <= _MAX_TRAINING_STEPS:
+        raise ModelError(f"the model '{name}' says that it was trained on {levels!r:.40} noise levels")
 
 
 def check_configs(name: str, unet: Any, vae: Any, text_encoder: Any) -> None:
@@ -63,6 +105,15 @@ def check_configs(name: str, unet: Any, vae: Any, text_encoder: Any) -> None:
             f"and its latents have {vae.latent_channels}",
             hint=_ONLY_SD,
         )
+    factor = 2 ** (len(vae.block_out_channels) - 1)
+    side = unet.sample_size * factor if isinstance(unet.sample_size, int) else None
+    if side is None or side % 8 or not MIN_SIDE <= side <= MAX_SIDE:
+        raise ModelError(
+            f"the UNet of '{name}' has a sample_size of {unet.sample_size!r:.40}, its autoencoder a factor of {factor}",
+            hint=f"pictures have sides of {MIN_SIDE} to {MAX_SIDE} pixels",
+        )
+    if not isinstance(vae.scaling_factor, (int, float)) or not 0 < vae.scaling_factor < math.inf:
+        raise ModelError(f"the autoencoder of '{name}' has the scaling_factor {vae.scaling_factor!r:.40}")
     if unet.cross_attention_dim != text_encoder.hidden_size:
         raise ModelError(
             f"the UNet of '{name}' attends to width {unet.cross_attention_dim}, "
@@ -97,7 +148,7 @@ def _check_weights(name: str, directory: Path) -> None:
 
 def _read_json(name: str, path: Path) -> dict[str, Any]:
     try:
-        content = json.loads(path.read_text())
+        content = _json(path)
     except FileNotFoundError as error:
         raise ModelError(
             f"the model '{name}' has no {path}", hint="a model is a directory in diffusers' layout"
@@ -107,3 +158,15 @@ def _read_json(name: str, path: Path) -> dict[str, Any]:
     if not isinstance(content, dict):
         raise ModelError(f"{path} of the model '{name}' is not a JSON object")
     return content
+
+
+def _json(path: Path) -> Any:
+    """The content of a file of moderate size. Raises `OSError`, `ValueError`."""
+    with path.open("rb") as file:
+        data = file.read(_MAX_JSON_BYTES + 1)
+    if len(data) > _MAX_JSON_BYTES:
+        raise ValueError(f"it has more than {_MAX_JSON_BYTES // 2**20} MiB")
+    try:
+        return json.loads(data)
+    except RecursionError as error:
+        raise ValueError("it is nested too deeply") from error

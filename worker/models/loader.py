@@ -107,7 +107,10 @@ class ModelLoader:
                 f"the model '{name}' does not fit on {self._placement.device}: {first_line(error)}"
             ) from error
         guidance = layout.read_guidance(directory)
-        preview = directory / "preview.json"
+        preview_file = directory / "preview.json"
+        preview = read_preview_map(preview_file) if preview_file.is_file() else fit_preview_map(parts.vae)
+        if len(preview.matrix) != parts.vae.config["latent_channels"]:
+            raise ModelError(f"{preview_file} is not a preview map of this model", hint="its 'matrix' has another size")
         vae_factor = 2 ** (len(parts.vae.config["block_out_channels"]) - 1)
         side = parts.unet.config["sample_size"] * vae_factor
         return LoadedModel(
@@ -120,7 +123,7 @@ class ModelLoader:
             tokenizer=parts.tokenizer,
             prompts=PromptEncoder(parts.tokenizer, parts.text_encoder),
             scheduler_config=parts.scheduler_config,
-            preview=read_preview_map(preview) if preview.is_file() else fit_preview_map(parts.vae),
+            preview=preview,
             device=self._placement.device,
             dtype=self._placement.dtype,
             vae_factor=vae_factor,

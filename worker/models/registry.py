@@ -148,7 +148,7 @@ def _bucket(text: str) -> Bucket:
 
 
 def _single_file(path: str, config: str) -> SingleFile:
-    checkpoint = Path(path).expanduser().resolve()
+    checkpoint = Path(path).expanduser().absolute()  # not where a link leads: the name says how it is read
     if not checkpoint.is_file():
         raise InvalidInput(f"there is no file {checkpoint}", field="model")
     directory = Path(config).expanduser().resolve() if config else None

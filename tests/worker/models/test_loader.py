@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import json
+import os
+import pickle
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -12,7 +14,7 @@ import torch
 from huggingface_hub.errors import LocalEntryNotFoundError
 from safetensors.torch import load_file, save_file
 
-from farm.errors import ModelError, StorageError
+from farm.errors import InvalidInput, ModelError, StorageError
 from farm.spec import SAMPLERS
 from tests.tiny import LMS_CONFIG, PNDM_CONFIG, build_tiny_model
 from tests.worker.models.original_layout import write_original_checkpoint
@@ -22,7 +24,15 @@ from worker.diffusion.solvers import plan
 from worker.models import loader as loader_module
 from worker.models.device import place
 from worker.models.loader import ModelLoader
-from worker.models.registry import HUB_FILES, STABLE_DIFFUSION_1_4, Bucket, Hub, LocalDirectory, SingleFile
+from worker.models.registry import (
+    HUB_FILES,
+    STABLE_DIFFUSION_1_4,
+    Bucket,
+    Hub,
+    LocalDirectory,
+    SingleFile,
+    parse_source,
+)
 
 
 @pytest.fixture(scope="session")
@@ -106,6 +116,11 @@ def truncate(model: Path) -> None:
     path.write_bytes(path.read_bytes()[:1000])
 
 
+def endless(model: Path) -> None:
+    (model / "unet" / "config.json").unlink()
+    (model / "unet" / "config.json").symlink_to("/dev/zero")
+
+
 SPOILT: dict[str, tuple[Callable[[Path], Any], str]] = {
     "empty": (empty, r"'tiny' has no .*model_index\.json .*diffusers' layout"),
     "index is no JSON": (lambda m: (m / "model_index.json").write_text("{"), "cannot be read"),
@@ -139,6 +154,49 @@ SPOILT: dict[str, tuple[Callable[[Path], Any], str]] = {
     "farm.json": (lambda m: (m / "farm.json").write_text('{"guidance": "high"}'), r"farm\.json is malformed"),
     "no number": (lambda m: (m / "farm.json").write_text('{"guidance": NaN}'), r"a guidance of nan is not from 0"),
     "preview.json": (lambda m: (m / "preview.json").write_text("{}"), r"preview\.json is not a preview map"),
+    "another model's preview": (
+        lambda m: (m / "preview.json").write_text(PreviewMap(torch.ones(3, 3), torch.zeros(3)).to_json()),
+        r"preview\.json is not a preview map of this model",
+    ),
+    "a preview of no numbers": (
+        lambda m: (m / "preview.json").write_text(PreviewMap(torch.full((4, 3), torch.nan), torch.zeros(3)).to_json()),
+        r"preview\.json is not a preview map",
+    ),
+    "nested without end": (lambda m: (m / "unet" / "config.json").write_text("[" * 200_000), "nested too deeply"),
+    "nested guidance": (lambda m: (m / "farm.json").write_text('{"guidance": ' + "[" * 200_000), "nested too deeply"),
+    "an enormous guidance": (
+        lambda m: (m / "farm.json").write_text('{"guidance": 1' + "0" * 400 + "}"),
+        r"farm\.json is malformed",
+    ),
+    "a configuration without end": (endless, r"config\.json of the model 'tiny' cannot be read: .*more than 4 MiB"),
+    "enormous pictures": (
+        lambda m: write_config(m / "unet" / "config.json", sample_size=10**6),
+        "a sample_size of 1000000, .*64 to 2048 pixels",
+    ),
+    "pictures of no size": (lambda m: write_config(m / "unet" / "config.json", sample_size=[8, 8]), "a sample_size of"),
+    "enormous layers": (
+        lambda m: write_config(m / "unet" / "config.json", block_out_channels=[10**7, 10**7]),
+        "cannot be loaded",
+    ),
+    "enormous schedule": (
+        lambda m: write_config(m / "scheduler" / "scheduler_config.json", num_train_timesteps=10**12),
+        "trained on 1000000000000 noise levels",
+    ),
+    "no scaling": (lambda m: write_config(m / "vae" / "config.json", scaling_factor="x"), "the scaling_factor 'x'"),
+    "an architecture that is a number": (
+        lambda m: write_config(m / "text_encoder" / "config.json", architectures=5),
+        "text_encoder of the model 'tiny' is missing",
+    ),
+    "heads of no width": (
+        lambda m: write_config(m / "unet" / "config.json", attention_head_dim=0),
+        "cannot be loaded",
+    ),
+    "a header without end": (
+        lambda m: (m / "unet" / "diffusion_pytorch_model.safetensors").write_bytes(
+            (2**62).to_bytes(8, "little") + b"{}"
+        ),
+        "cannot be loaded",
+    ),
 }
 
 
@@ -148,6 +206,89 @@ def test_a_spoilt_model_is_refused(loader: ModelLoader, model: Path, case: str) 
     spoil(model)
     with pytest.raises(ModelError, match=message):
         loader.load("tiny", LocalDirectory(model))
+
+
+class Opened:
+    """Pickled, it makes a folder when it is read."""
+
+    def __init__(self, mark: Path) -> None:
+        self.mark = mark
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return os.mkdir, (str(self.mark),)
+
+
+ASKING_FOR_CODE: dict[str, Callable[[Path], Any]] = {
+    "text encoder": lambda m: write_config(m / "text_encoder" / "config.json", auto_map={"AutoModel": "evil.Evil"}),
+    "tokenizer": lambda m: write_config(
+        m / "tokenizer" / "tokenizer_config.json", auto_map={"AutoTokenizer": ["evil.Evil", None]}
+    ),
+    "kernels of the hub": lambda m: write_config(
+        m / "text_encoder" / "config.json", _attn_implementation="evil/kernel"
+    ),
+    "quantization": lambda m: write_config(m / "unet" / "config.json", quantization_config={"quant_method": "evil"}),
+    "adapter": lambda m: (m / "text_encoder" / "adapter_config.json").write_text('{"peft_type": "LORA"}'),
+}
+
+
+@pytest.mark.parametrize("case", ASKING_FOR_CODE)
+def test_a_model_that_asks_for_code_is_refused(loader: ModelLoader, model: Path, tmp_path: Path, case: str) -> None:
+    mark = tmp_path / "ran"
+    for folder in (model, *(folder for folder in model.iterdir() if folder.is_dir())):
+        (folder / "evil.py").write_text(f"import os\nos.mkdir({str(mark)!r})\nclass Evil: ...\n")
+    ASKING_FOR_CODE[case](model)
+    with pytest.raises(ModelError, match=r"asks for .*, which is not loaded here"):
+        loader.load("tiny", LocalDirectory(model))
+    assert not mark.exists()
+
+
+def test_pickled_weights_beside_the_others_are_never_opened(loader: ModelLoader, model: Path, tmp_path: Path) -> None:
+    mark = tmp_path / "ran"
+    for name in (
+        "unet/diffusion_pytorch_model.bin",
+        "vae/diffusion_pytorch_model.bin",
+        "text_encoder/pytorch_model.bin",
+    ):
+        (model / name).write_bytes(pickle.dumps(Opened(mark)))
+    assert loader.load("tiny", LocalDirectory(model)).name == "tiny"
+    assert not mark.exists()
+
+
+def test_a_pickle_by_another_name_is_never_opened(loader: ModelLoader, built: Path, tmp_path: Path) -> None:
+    mark = tmp_path / "ran"
+    pickled, disguised, linked = (tmp_path / name for name in ("a.ckpt", "b.safetensors", "c.safetensors"))
+    pickled.write_bytes(pickle.dumps(Opened(mark)))
+    disguised.write_bytes(pickled.read_bytes())
+    linked.symlink_to(pickled)
+    with pytest.raises(InvalidInput, match="is no model source"):
+        parse_source(str(pickled))
+    for file in (disguised, linked):
+        with pytest.raises(ModelError, match="cannot be loaded"):
+            loader.load("one", parse_source(f"{file}#config={built}"))
+    assert not mark.exists()
+
+
+@pytest.mark.parametrize("component", ["scheduler", "unet", "tokenizer", "safety_checker"])
+def test_a_checkpoints_configuration_cannot_import_a_module(
+    loader: ModelLoader, built: Path, model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, component: str
+) -> None:
+    mark = tmp_path / "ran"
+    (tmp_path / "evil.py").write_text(f"import os\nos.mkdir({str(mark)!r})\nclass Evil: ...\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    file = write_original_checkpoint(built, tmp_path / "one.safetensors")
+    write_config(model / "model_index.json", **{component: ["evil", "Evil"]})
+    for source in (SingleFile(file, model), LocalDirectory(model)):
+        with pytest.raises(ModelError, match=f"the {component} of the model 'one' is "):
+            loader.load("one", source)
+    assert not mark.exists()
+
+
+def test_a_checkpoint_is_read_through_a_link(loader: ModelLoader, tmp_path: Path) -> None:
+    """As the hub's cache keeps files: the name is a link to a blob without one."""
+    directory = build_tiny_model(tmp_path / "model", scheduler_config=PNDM_CONFIG)
+    write_original_checkpoint(directory, tmp_path / "blob.safetensors").rename(tmp_path / "blob")
+    (tmp_path / "one.safetensors").symlink_to(tmp_path / "blob")
+    assert loader.load("one", parse_source(f"{tmp_path / 'one.safetensors'}#config={directory}")).name == "one"
 
 
 def test_a_hub_model_is_asked_for_by_revision_and_files(

@@ -1,0 +1,190 @@
+"""Passwords and keys stay where they belong, whatever fails: a real farm, and then a look everywhere."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+import redis
+
+from farm import stack
+from farm.client import FarmClient
+from farm.settings import Settings
+from farm.stack import credentials, servers
+from farm.stack.layout import Layout, write_json
+from tests.waiting import eventually
+
+SECRETS = {
+    "redis_password": "EveryoneKnowsThisRedisPassword",
+    "s3_access_key": "EVERYONEKNOWSTHISACCESSKEY",
+    "s3_secret_key": "EveryoneKnowsThisSecretKey",
+    "internal_key": "EveryoneKnowsThisInternalKey",
+}
+MISTYPED = {"redis": "ThisMistypedRedisPassword", "s3": "ThisMistypedSecretKey"}
+ALL = (*SECRETS.values(), *MISTYPED.values())
+
+
+@dataclass
+class Watched:
+    """A farm whose commands are run and listened to."""
+
+    home: Path
+    where: Settings
+    environment: dict[str, str]
+    said: list[str] = field(default_factory=list)
+
+    def run(self, *command: str, code: int, **variables: str) -> str:
+        done = subprocess.run(
+            [sys.executable, "-m", *command],
+            env=self.environment | variables,
+            cwd=self.home,
+            capture_output=True,
+            text=True,
+            timeout=180,
+        )
+        self.said += [done.stdout, done.stderr]
+        assert done.returncode == code, f"{command}: exit {done.returncode}\n{done.stdout}\n{done.stderr}"
+        return done.stdout
+
+    def log(self, name: str) -> str:
+        return Layout(self.home).log(name).read_text(errors="replace")
+
+    def kill(self, name: str) -> None:
+        """Kill a server, which the supervisor starts again."""
+        status = stack.status(self.home)
+        assert status is not None
+        [pid] = [child.pid for child in status.children if child.name == name and child.pid]
+        os.kill(pid, signal.SIGKILL)
+
+        def is_back() -> bool:
+            now = stack.status(self.home)
+            return now is not None and any(c.name == name and c.pid not in (None, pid) for c in now.children)
+
+        eventually(is_back, f"{name} is started again")
+
+
+@pytest.fixture
+def watched(tmp_path: Path, tiny_model: Path) -> Iterator[Watched]:
+    home = tmp_path / "home"
+    layout = Layout(home)
+    layout.create()
+    write_json(layout.credentials, {**SECRETS, "ports": {}})
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(("FARM_", "AWS_"))}
+    try:
+        where = stack.start_detached(home, workers=1, models=(f"tiny={tiny_model}",))
+        yield Watched(home, where, {**kept, "FARM_HOME": str(home), "OMP_NUM_THREADS": "1"})
+    finally:
+        stack.stop(home)
+        servers.clear_sockets(credentials.load(layout.credentials).ports.values())
+
+
+def test_no_secret_is_told_anywhere(watched: Watched) -> None:
+    with command_lines() as commands:
+        use_everything(watched)
+        fail_in_every_way(watched)
+        records, objects = everything_stored(watched.where)
+
+    looked_at = {
+        "command lines": "\n".join(commands),
+        "records of Redis": "\n".join(records),
+        "objects": "\n".join(objects),
+        "output": "\n".join(watched.said),
+        **{f"log of {log.stem}": log.read_text(errors="replace") for log in Layout(watched.home).logs.iterdir()},
+    }
+    assert all(looked_at.values()), [name for name, text in looked_at.items() if not text]
+    found = [(name, secret) for name, text in looked_at.items() for secret in ALL if secret in text]
+    assert not found
+
+
+def use_everything(watched: Watched) -> None:
+    submit = ("farm", "submit", "txt2img", "a cat", "--model", "tiny", "--steps", "4")
+    watched.run(*submit, "--trace", "video", "--label", "who=me", "--out", "renders", code=0)
+    [status] = json.loads(watched.run("farm", "list", "--json", code=0))
+    watched.run("farm", "fetch", status["id"], "--all", "--out", "all of it", code=0)
+    for command in ("workers", "models", "list", "losses", "recover", "doctor"):
+        watched.run("farm", command, code=0)
+    watched.run("farm", *submit[1:-2], "--steps", "0", code=2)
+
+
+def fail_in_every_way(watched: Watched) -> None:
+    """Wrong passwords and keys, servers that are not there, and servers that die under the worker."""
+    named = {
+        "FARM_REDIS_URL": watched.where.redis_url,
+        "FARM_S3_ENDPOINT": watched.where.s3_endpoint or "",
+        "AWS_ACCESS_KEY_ID": SECRETS["s3_access_key"],
+        "AWS_SECRET_ACCESS_KEY": SECRETS["s3_secret_key"],
+    }
+    address = watched.where.redis_address
+    submit = ("farm", "submit", "txt2img", "a cat", "--model", "tiny")
+    failures: tuple[dict[str, str], ...] = (
+        {"FARM_REDIS_URL": f"redis://:{MISTYPED['redis']}@{address}"},
+        {"AWS_SECRET_ACCESS_KEY": MISTYPED["s3"]},
+        {"AWS_ACCESS_KEY_ID": "NOSUCHKEY"},
+        {"FARM_S3_ENDPOINT": "http://127.0.0.1:1"},
+        {"FARM_REDIS_URL": f"redis://:{SECRETS['redis_password']}@127.0.0.1:1/0"},
+    )
+    for wrong in failures:
+        watched.run(*submit, code=1, **named | wrong)
+    for mistyped in failures[:2]:
+        watched.run("farm", "doctor", code=1, **named | mistyped)
+        watched.run("worker", "--device", "cpu", code=1, **named | mistyped)
+    for malformed in (f"redis://:{MISTYPED['redis']}#@{address}", f"redis://:{MISTYPED['redis']}@{address}?x=1"):
+        watched.run("farm", "list", code=2, **named | {"FARM_REDIS_URL": malformed})
+    endpoint = f"http://who:{MISTYPED['s3']}@127.0.0.1:1"
+    watched.run("farm", "list", code=2, **named | {"FARM_S3_ENDPOINT": endpoint})
+
+    watched.kill("redis")
+    eventually(lambda: "the ledger is back" in watched.log("local-1"), "the worker has its ledger again")
+    watched.kill("s3")
+    watched.run(*submit, "--steps", "4", "--wait", code=0)
+
+
+def everything_stored(where: Settings) -> tuple[list[str], list[str]]:
+    """Every record of Redis and every object of the bucket, names and contents, as text."""
+    with redis.Redis.from_url(where.redis_url, decode_responses=True) as client:
+        kinds = {key: client.type(key) for key in client.scan_iter()}
+        assert {"hash", "zset", "stream", "string"} <= set(kinds.values())
+        read = {
+            "hash": client.hgetall,
+            "zset": lambda key: client.zrange(key, 0, -1),
+            "set": client.smembers,
+            "list": lambda key: client.lrange(key, 0, -1),
+            "stream": client.xrange,
+            "string": client.get,
+        }
+        records = [f"{key} {read[kind](key)}" for key, kind in kinds.items()]
+    with FarmClient(where) as farm:
+        stored = [found.key for found in farm.storage.list("")]
+        assert any(key.endswith("/trace.mp4") for key in stored)
+        return records, [f"{key} {farm.storage.get(key).decode('latin-1')}" for key in stored]
+
+
+@contextlib.contextmanager
+def command_lines() -> Iterator[set[str]]:
+    """The command line of every process that is seen on this machine meanwhile."""
+    seen: set[str] = set()
+    over = threading.Event()
+
+    def look() -> None:
+        while not over.is_set():
+            for process in Path("/proc").glob("[0-9]*/cmdline"):
+                with contextlib.suppress(OSError):  # it has ended
+                    seen.add(process.read_text(errors="replace"))
+            over.wait(0.2)
+
+    thread = threading.Thread(target=look)
+    thread.start()
+    try:
+        yield seen
+    finally:
+        over.set()
+        thread.join()

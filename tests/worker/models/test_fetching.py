@@ -1,0 +1,66 @@
+"""A model that somebody else put into a bucket: what is fetched of it, and where it may go."""
+
+from __future__ import annotations
+
+import secrets
+from pathlib import Path
+
+import pytest
+
+from farm.errors import ModelError
+from farm.settings import Settings
+from farm.storage import Storage
+from worker.models.fetching import _place, bucket_fetcher
+
+
+@pytest.fixture
+def url(servers: Settings) -> str:
+    """A prefix of its own, which holds a file and one in a folder."""
+    prefix = f"models/{secrets.token_hex(8)}"
+    for name in ("model_index.json", "unet/config.json"):
+        Storage(servers).put(f"{prefix}/{name}", name.encode(), "application/json")
+    return f"s3://{servers.s3_bucket}/{prefix}"
+
+
+def key(url: str, name: str) -> str:
+    return f"{url.split('/', 3)[3]}/{name}"
+
+
+def files(folder: Path) -> set[str]:
+    return {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()}
+
+
+def test_all_of_a_prefix_is_fetched_but_what_is_pickled(servers: Settings, url: str, tmp_path: Path) -> None:
+    storage = Storage(servers)
+    for name in ("unet/diffusion_pytorch_model.bin", "old.ckpt", "vae/x.pt"):
+        storage.put(key(url, name), b"never opened", "application/octet-stream")
+    bucket_fetcher(servers)(url, tmp_path)
+    assert files(tmp_path) == {"model_index.json", "unet/config.json"}
+
+
+def test_a_prefix_of_nothing_is_told(servers: Settings, url: str, tmp_path: Path) -> None:
+    with pytest.raises(ModelError, match="holds no objects"):
+        bucket_fetcher(servers)(url + "-not", tmp_path)
+
+
+def test_a_file_where_a_folder_should_be_is_told(servers: Settings, url: str, tmp_path: Path) -> None:
+    (tmp_path / "unet").write_text("in the way")
+    with pytest.raises(ModelError, match="cannot be kept in"):
+        bucket_fetcher(servers)(url, tmp_path)
+
+
+@pytest.mark.parametrize("name", ["../x", "unet/../../x", "/etc/x", "unet/../../../../tmp/x"])
+def test_no_object_leaves_the_folder(tmp_path: Path, name: str) -> None:
+    folder = tmp_path / "model"
+    with pytest.raises(ModelError, match="would be written outside"):
+        _place(folder, name)
+    assert not list(tmp_path.iterdir())
+
+
+def test_no_object_goes_where_a_link_leads(tmp_path: Path) -> None:
+    folder, elsewhere = tmp_path / "model", tmp_path / "elsewhere"
+    folder.mkdir()
+    elsewhere.mkdir()
+    (folder / "unet").symlink_to(elsewhere)
+    with pytest.raises(ModelError, match="would be written outside"):
+        _place(folder, "unet/x")
