@@ -66,7 +66,7 @@ def audit(client: FarmClient, submitted: Iterable[str], history: History, faults
 
 
 def audited(client: FarmClient, submitted: Iterable[str], history: History, faults: Sequence[Fault]) -> Audit:
-    """Look until there is no complaint: a worker may still be writing the last copy of a result. Raises what is left."""
+    """Look until there is no complaint: a worker may still be writing a result. Fails with what is left."""
     jobs, deadline = list(submitted), time.monotonic() + _PATIENCE
     while (found := audit(client, jobs, history, faults)).complaints and time.monotonic() < deadline:
         time.sleep(0.5)

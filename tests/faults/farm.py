@@ -32,6 +32,8 @@ from tests.faults.processes import Process, Watch
 from tests.waiting import eventually
 
 _END_WITHIN = 240.0
+_CHEAP = {"prompt": "a cat", "model": "tiny", "steps": 5, "seed": 1, "guidance": 1}
+"""One row of a forward each, so that many advance together."""
 
 
 class FaultyFarm:
@@ -152,7 +154,7 @@ class FaultyFarm:
 
     def submit(self, **fields: Any) -> list[str]:
         """Submit one request and give the ids of its jobs."""
-        request = JobRequest.parse({"prompt": "a cat", "model": "tiny", "steps": 5, "seed": 1, **fields})
+        request = JobRequest.parse({**_CHEAP, **fields})
         jobs = list(self.client.submit([request]).jobs)
         self.submitted += jobs
         return jobs

@@ -59,5 +59,8 @@ def install(folder: Path) -> Path:
 
 
 def paced(seconds: float, *, every: int = 1) -> dict[str, object]:
-    """The fields of a request whose every `every`th step takes `seconds` more than it would."""
+    """The fields of a request whose every `every`th step takes `seconds` more than it would.
+
+    All that share a worker wait together, up to four at once: with another `every` than 1 they get out of step.
+    """
     return {"losses": [{"name": "pace", "arguments": {"seconds": seconds}, "scale": 1.0, "every": every}]}
