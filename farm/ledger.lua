@@ -146,10 +146,26 @@ function operations.release(id, worker, attempt)
   return 1
 end
 
--- Requeues jobs whose lease lapsed, `limit` at most; one that outlived `deaths` workers fails.
+-- Whether reapers came by all the time, each within `patience` ms of the last. If not, Redis was away, or all of
+-- them were, and renewals may have been lost meanwhile: then nothing is reaped for `patience` ms, in which the
+-- healthy renew. Judged here, since a reaper's own request may be what Redis was too late to answer.
+local function was_watched(patience)
+  local key = P .. ':reaped'
+  local watch = redis.call('HMGET', key, 'last', 'from')
+  redis.call('HSET', key, 'last', now)
+  if not watch[1] or now - watch[1] > patience then
+    redis.call('HSET', key, 'from', now + patience)
+    return false
+  end
+  return now >= tonumber(watch[2])
+end
+
+-- Requeues jobs whose lease lapsed, `limit` at most; one that outlived `deaths` workers fails. Nothing is reaped
+-- where no reaper had come by for `patience` ms (0: none is needed).
 -- Returns a flat list: id, model, priority, 'queued' | 'failed', …
-function operations.reap(limit, deaths)
+function operations.reap(limit, deaths, patience)
   local taken = {}
+  if tonumber(patience) > 0 and not was_watched(tonumber(patience)) then return taken end
   for _, id in ipairs(redis.call('ZRANGEBYSCORE', P .. ':leases', '-inf', now, 'LIMIT', 0, limit)) do
     local job = redis.call('HMGET', job_key(id), 'model', 'priority', 'worker', 'attempt')
     if not job[1] then

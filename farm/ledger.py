@@ -7,6 +7,7 @@
 {prefix}:waiting:<model>   sorted set: queued jobs by the time their message was last published
 {prefix}:leases            sorted set: running jobs by the time their lease lapses
 {prefix}:events            stream: what `farm watch` follows;  {prefix}:control: cancellations for workers
+{prefix}:reaped            hash: when a reaper last came by, and from when on reaping is fair
 {prefix}:worker:<id>       a live worker's description, lapsing by itself
 {prefix}:death:<worker>    how a worker's process came to its end, as it was found afterwards, lapsing after a month
 """
@@ -23,6 +24,8 @@ from typing import Any
 
 import redis
 from pydantic import ValidationError
+from redis.backoff import ExponentialBackoff
+from redis.retry import Retry
 
 from farm import keys
 from farm.errors import JobNotFound, LedgerUnavailable
@@ -119,6 +122,8 @@ class Ledger:
             socket_connect_timeout=5,
             socket_keepalive=True,
             health_check_interval=25,
+            # Its default sleeps for up to ten seconds between two tries: too long for a lease that is to be renewed.
+            retry=Retry(ExponentialBackoff(cap=1.0, base=0.1), retries=3),
         )
         self._prefix = prefix
         self._script = self.redis.register_script(resources.files("farm").joinpath("ledger.lua").read_text())
@@ -170,12 +175,14 @@ class Ledger:
         """Hand a running job back to the queue, with no blame. False if it was not held any more."""
         return bool(self._run("release", claim.job, worker, claim.attempt))
 
-    def reap(self, *, limit: int = 100, deaths: int = MAX_DEATHS) -> list[Reaped]:
-        """Requeue jobs whose lease lapsed; fail those that outlived `deaths` workers."""
-        return [
-            Reaped(job, model, int(priority), state)
-            for job, model, priority, state in _in_groups(self._run("reap", limit, deaths), 4)
-        ]
+    def reap(self, *, limit: int = 100, deaths: int = MAX_DEATHS, patience: float = 0.0) -> list[Reaped]:
+        """Requeue jobs whose lease lapsed; fail those that outlived `deaths` workers.
+
+        With `patience`, call it at least that often (in seconds): after a longer silence, which may have been an
+        outage of Redis, nothing is reaped for as long again. `limit` 0 only says that somebody watches.
+        """
+        reaped = self._run("reap", limit, deaths, _milliseconds(patience))
+        return [Reaped(job, model, int(priority), state) for job, model, priority, state in _in_groups(reaped, 4)]
 
     def cancel(self, job: str) -> Cancelled:
         """Cancel a queued or running job. Raises `JobNotFound`."""
