@@ -53,21 +53,21 @@ end
 
 local operations = {}
 
--- jobs: JSON list of {id, batch, model, priority, steps, prompt, spec, labels}. Returns the ids now queued.
--- A job with a `result` (and the `attempt` that made it) is recorded as done: its result was found in the bucket.
+-- jobs: JSON list of {id, batch, model, priority, steps, prompt, spec, labels, attempt}. Returns the ids now queued.
+-- `attempt` is the last that may have been made at a job before. One with its `result` is recorded as done.
 function operations.create(jobs)
   local queued = {}
   for _, job in ipairs(cjson.decode(jobs)) do
     if redis.call('EXISTS', job_key(job.id)) == 0 then
       set(job.id, 'batch', job.batch, 'model', job.model, 'priority', job.priority, 'steps', job.steps,
-        'prompt', job.prompt, 'spec', job.spec, 'labels', job.labels, 'step', 0, 'attempt', 0, 'deaths', 0,
+        'prompt', job.prompt, 'spec', job.spec, 'labels', job.labels, 'step', 0, 'attempt', job.attempt, 'deaths', 0,
         'submitted', now)
       redis.call('ZADD', P .. ':jobs', now, job.id)
       redis.call('ZADD', P .. ':batch:' .. job.batch, tonumber(string.match(job.id, '%d+$')), job.id)
       redis.call('ZADD', P .. ':batches', 'NX', now, job.batch)
       if job.result then
-        set(job.id, 'result', job.result, 'attempt', job.attempt, 'step', job.steps)
-        move(job.id, nil, 'done')
+        set(job.id, 'result', job.result, 'step', job.steps)
+        move(job.id, nil, 'done', 'why', 'recovered')
       else
         move(job.id, nil, 'queued')
       end

@@ -54,16 +54,10 @@ class NewJob:
     spec: JobSpec
     priority: int
     labels: dict[str, str]
-    result: FoundResult | None = None
-    """What was found in the bucket of a job that was done before."""
-
-
-@dataclass(frozen=True)
-class FoundResult:
-    """An attempt's `result.json` in the bucket."""
-
-    key: str
-    attempt: int
+    attempt: int = 0
+    """The last attempt that was, or may have been, made at it."""
+    result: str | None = None
+    """The key of that attempt's `result.json`, found in the bucket: the job was done before."""
 
 
 @dataclass(frozen=True)
@@ -390,9 +384,9 @@ class Ledger:
 
 
 def _record(batch: str, job: NewJob) -> dict[str, Any]:
-    found = {"result": job.result.key, "attempt": job.result.attempt} if job.result else {}
     return {
-        **found,
+        **({"result": job.result} if job.result else {}),
+        "attempt": job.attempt,
         "id": keys.job_id(job.id),
         "batch": batch,
         "model": job.spec.model,
