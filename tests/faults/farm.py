@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import shutil
 import subprocess
 import sys
 import time
@@ -248,6 +249,16 @@ class FaultyFarm:
             finally:
                 self.s3.start()
                 self.wait_for_s3()
+
+    def lose_redis(self) -> None:
+        """Redis is killed, its data removed, and an empty one started. What was in hand may be rendered again."""
+        with self.fault("redis wiped", may_cost=True):
+            self.redis.kill()
+            for part in self._layout.redis.iterdir():
+                if part.is_dir():
+                    shutil.rmtree(part)
+            self.redis.start()
+            self.wait_for_redis()
 
     # Servers
 

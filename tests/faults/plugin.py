@@ -9,7 +9,7 @@ from __future__ import annotations
 from pathlib import Path
 
 _MODULE = """
-import os, signal, threading, time
+import contextlib, os, signal, threading, time
 from pathlib import Path
 
 from farm.losses import Argument, LossDeclaration
@@ -31,7 +31,8 @@ class Misbehaving:
         time.sleep(seconds)
 
     def hang(self):
-        if (FLAGS / "hang").exists():
+        with contextlib.suppress(FileNotFoundError):
+            (FLAGS / "hang").unlink()  # one hang a flag
             threading.Event().wait()
 
     def poison(self):
@@ -61,6 +62,6 @@ def install(folder: Path) -> Path:
 def paced(seconds: float, *, every: int = 1) -> dict[str, object]:
     """The fields of a request whose every `every`th step takes `seconds` more than it would.
 
-    All that share a worker wait together, up to four at once: with another `every` than 1 they get out of step.
+    The engine's thread sleeps for each job: all that share a worker wait for one another.
     """
     return {"losses": [{"name": "pace", "arguments": {"seconds": seconds}, "scale": 1.0, "every": every}]}

@@ -18,7 +18,7 @@ from tests.faults.processes import Process
 from worker.reaper import RENEWAL_SECONDS
 
 FREEZE_SECONDS = float(os.environ.get("FAULT_FREEZE_SECONDS", "60"))
-EIGHT_SECONDS: dict[str, Any] = {"steps": 20, **paced(0.4)}
+SOME_SECONDS: dict[str, Any] = {"steps": 20, **paced(0.2)}
 
 Pair = tuple[Process, Process]
 
@@ -33,8 +33,8 @@ def busy(farm: FaultyFarm) -> Pair:
 
 
 def submit_to_both(farm: FaultyFarm) -> list[str]:
-    jobs = farm.submit(model="wanted", count=3, **EIGHT_SECONDS)
-    one = farm.submit(model="spared", **EIGHT_SECONDS)
+    jobs = farm.submit(model="wanted", count=3, **SOME_SECONDS)
+    one = farm.submit(model="spared", steps=100, **paced(0.2))
     farm.until_running([*jobs[:2], *one])
     return [*jobs, *one]
 

@@ -20,7 +20,7 @@ RESUMED_WITHIN = 30.0
 LONG_JOB_SECONDS = float(os.environ.get("FAULT_LONG_JOB_SECONDS", "60"))
 """600 is what was promised; four leases and thirty rounds of the reaper are what every run of the tests sees."""
 
-SOME_SECONDS: dict[str, Any] = {"steps": 20, **paced(0.2)}
+SOME_SECONDS: dict[str, Any] = {"steps": 20, **paced(0.08)}
 
 Pair = tuple[Process, Process]
 
