@@ -26,7 +26,7 @@ from farm.stack.layout import Layout
 from farm.stack.plan import PACKAGES
 from farm.stack.process import Program
 from tests.faults import plugin
-from tests.faults.audit import Audit, audited
+from tests.faults.audit import Audit, settled
 from tests.faults.faults import Fault
 from tests.faults.history import History
 from tests.faults.processes import Process, Watch
@@ -197,7 +197,13 @@ class FaultyFarm:
     def audited(self) -> Audit:
         """Wait for the end of every job ever submitted, and see that nothing was lost, doubled or unexplained."""
         self.until_over(self.submitted)
-        return audited(self.client, self.submitted, self.history, self.faults)
+        found = self.audit()
+        assert not found.complaints, str(found)
+        return found
+
+    def audit(self) -> Audit:
+        """What the audit says of everything that was ever submitted, once it has settled."""
+        return settled(self.client, self.submitted, self.history, self.faults)
 
     # Faults
 
@@ -221,7 +227,8 @@ class FaultyFarm:
     def frozen(self, process: Process) -> Iterator[Fault]:
         """The process is stopped for the time of the block. Only a worker's jobs may suffer for it."""
         is_worker = process.name in self.workers
-        with self.fault("freeze", process if is_worker else None, may_cost=is_worker) as fault:
+        kind = f"{'worker' if is_worker else process.name} frozen"
+        with self.fault(kind, process if is_worker else None, may_cost=is_worker) as fault:
             process.freeze()
             try:
                 yield fault

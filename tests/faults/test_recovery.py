@@ -64,7 +64,7 @@ def test_attempts_go_on_from_those_that_the_bucket_knows(farm: FaultyFarm, pair:
 def test_the_attempt_that_won_wins_again(farm: FaultyFarm, pair: Pair) -> None:
     """Of two complete attempts in the bucket, the job's own `result.json` tells which one people have seen."""
     [job] = farm.submit()
-    farm.until_over([job])
+    farm.audited()
     storage = farm.client.storage
     for attempt in (10, 9):  # complete, and too late: their workers had lost their leases
         result = json.loads(storage.get(keys.result(job))) | {"attempt": attempt}
@@ -80,7 +80,7 @@ def test_the_attempt_that_won_wins_again(farm: FaultyFarm, pair: Pair) -> None:
 def test_a_result_that_nobody_had_accepted_yet_is_accepted(farm: FaultyFarm, pair: Pair) -> None:
     """Its worker died between storing it and saying so: it is as good as any."""
     [job] = farm.submit()
-    farm.until_over([job])
+    farm.audited()
     farm.client.storage.delete(keys.result(job))
 
     farm.lose_redis()

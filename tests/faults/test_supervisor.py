@@ -23,7 +23,7 @@ from farm.jobs import JobStatus
 from farm.request import JobRequest
 from farm.settings import Settings
 from tests.faults import plugin
-from tests.faults.audit import audited
+from tests.faults.audit import settled
 from tests.faults.faults import Fault
 from tests.faults.history import History
 from tests.faults.plugin import paced
@@ -81,6 +81,11 @@ class Supervised:
 
     def until_running(self, jobs: list[str]) -> list[JobStatus]:
         return self.until(jobs, lambda status: status.state == "running" and status.step > 0, "all jobs are rendered")
+
+    def audited(self) -> None:
+        """See that nothing was lost, doubled or unexplained."""
+        found = settled(self.client, self.submitted, self.history, self.faults)
+        assert not found.complaints, str(found)
 
     def close(self) -> None:
         self.history.close()
@@ -148,7 +153,7 @@ def test_a_hung_engine_ends_its_worker_and_the_jobs_move(supervised: Supervised,
     assert "the engine made no progress" in back.log.read_text()
     assert heir != hung
     assert {one.state for one in supervised.until_over(companions)} == {"done"}
-    audited(supervised.client, supervised.submitted, supervised.history, supervised.faults)
+    supervised.audited()
 
 
 def test_jobs_outlive_their_killed_supervisor(supervised: Supervised, chance: random.Random) -> None:
@@ -169,7 +174,7 @@ def test_jobs_outlive_their_killed_supervisor(supervised: Supervised, chance: ra
     for job in jobs:
         heir = supervised.history.holder(job)
         assert heir in {worker.id for worker in supervised.client.workers()}, "the start waited for the living"
-    audited(supervised.client, supervised.submitted, supervised.history, supervised.faults)
+    supervised.audited()
 
 
 def test_jobs_outlive_down_and_up(supervised: Supervised) -> None:
@@ -188,7 +193,7 @@ def test_jobs_outlive_down_and_up(supervised: Supervised) -> None:
     assert {status.state for status in supervised.until_over(jobs)} == {"done"}
     whys = [happening.why for job in jobs for happening in supervised.history.of(job) if happening.why]
     assert set(whys) == {"released"}
-    audited(supervised.client, supervised.submitted, supervised.history, supervised.faults)
+    supervised.audited()
 
 
 @pytest.mark.parametrize("frozen", ["children", "supervisor", "everything"])
