@@ -1,5 +1,6 @@
 # make demo    install, start a farm on this machine, render the examples into renders/, stop the farm
 # make test    install and run the tests
+# make soak    MINUTES=10: mixed jobs under all faults at random, then the audit
 # make check   format, lint, types and import contracts
 # make clean   remove what the others made
 
@@ -7,13 +8,18 @@ PYTHON ?= python3
 VENV := .venv
 PIP := $(VENV)/bin/python -m pip --disable-pip-version-check install --quiet --constraint constraints.txt
 
-.PHONY: demo test check format clean
+MINUTES ?= 10
+
+.PHONY: demo test soak check format clean
 
 demo: $(VENV)/.farm
 	FARM_HOME="$${FARM_HOME:-$(CURDIR)/.farm}" $(VENV)/bin/farm demo
 
 test: $(VENV)/.tools
 	$(VENV)/bin/python -m pytest --numprocesses 2 --dist loadfile $(TESTS)
+
+soak: $(VENV)/.tools
+	OMP_NUM_THREADS=1 $(VENV)/bin/python -m tests.faults.soak --minutes $(MINUTES) $(SOAK)
 
 check: $(VENV)/.tools
 	$(VENV)/bin/ruff format --check .

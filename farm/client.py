@@ -136,7 +136,8 @@ class FarmClient:
         """Submit requests as one batch. Everything is checked before anything is sent.
 
         A submission whose answer was lost can be sent again under the same `batch` id: the batch stays as it was
-        first stored, with its seeds, and only what is missing of it is queued.
+        first stored, with its seeds, and only what is missing of it is queued. So does `farm recover`, and the error
+        says so.
         Raises `InvalidInput`, `LedgerUnavailable`, `StorageError`.
         """
         requests = list(requests)
@@ -154,14 +155,28 @@ class FarmClient:
             )
             self._store(batch, jobs, images)
         assert batch
-        queued = set(self.ledger.create(batch, jobs))
-        self.queue.publish(Waiting(job.id, job.spec.model, job.priority) for job in jobs if job.id in queued)
+        try:
+            queued = set(self.ledger.create(batch, jobs))
+        except LedgerUnavailable as error:
+            raise LedgerUnavailable(
+                f"batch {batch} is stored, and perhaps not queued: {error.message}",
+                hint="do not submit it again: 'farm recover' queues what is missing of it",
+            ) from error
+        unpublished = self._publish(Waiting(job.id, job.spec.model, job.priority) for job in jobs if job.id in queued)
         return Submission(
             batch,
             jobs=tuple(job.id for job in jobs),
             specs=tuple(job.spec for job in jobs),
-            warnings=_warnings(jobs, workers),
+            warnings=(*_warnings(jobs, workers), *unpublished),
         )
+
+    def _publish(self, waiting: Iterable[Waiting]) -> tuple[str, ...]:
+        """Wake workers up for jobs that the ledger has queued. A warning if that failed: they find out."""
+        try:
+            self.queue.publish(waiting)
+        except LedgerUnavailable as error:
+            return (f"no worker could be told of the jobs, which are queued: one will look within minutes ({error})",)
+        return ()
 
     def _stored(self, batch: str) -> Sequence[NewJob] | None:
         """The jobs of a batch that was stored before, or None."""
@@ -249,7 +264,7 @@ class FarmClient:
             states = ", ".join(sorted(set(before.values())))
             raise WrongState(f"nothing to retry: {states}", hint="only failed and cancelled jobs can be retried")
         statuses = self.ledger.get_many(again)
-        self.queue.publish(Waiting(status.id, status.model, status.priority) for status in statuses)
+        self._publish(Waiting(status.id, status.model, status.priority) for status in statuses)
         return again
 
     # Fetching

@@ -77,6 +77,8 @@ def model_name(text: str) -> str:
 
 # Objects in the bucket
 
+CHECKPOINT = "checkpoint.safetensors"
+
 
 def init_image(sha256: str, extension: str) -> str:
     if not _SHA256.fullmatch(sha256) or extension not in IMAGE_EXTENSIONS:
@@ -108,7 +110,7 @@ def attempt_result(job: str, attempt: int) -> str:
 
 def checkpoint(job: str, attempt: int) -> str:
     """What an attempt has done so far, for the next one to go on from."""
-    return attempt_object(job, attempt, "checkpoint.safetensors")
+    return attempt_object(job, attempt, CHECKPOINT)
 
 
 def result(job: str) -> str:

@@ -53,22 +53,24 @@ end
 
 local operations = {}
 
--- jobs: JSON list of {id, batch, model, priority, steps, prompt, spec, labels}. Returns the ids now queued.
--- A job with a `result` (and the `attempt` that made it) is recorded as done: its result was found in the bucket.
+-- jobs: JSON list of {id, batch, model, priority, steps, prompt, spec, labels, attempt}. Returns the ids now queued.
+-- `attempt` is the last that may have been made at a job before, `checkpoint` one whose checkpoint was found. A job
+-- with the `result` of that attempt is recorded as done.
 function operations.create(jobs)
   local queued = {}
   for _, job in ipairs(cjson.decode(jobs)) do
     if redis.call('EXISTS', job_key(job.id)) == 0 then
       set(job.id, 'batch', job.batch, 'model', job.model, 'priority', job.priority, 'steps', job.steps,
-        'prompt', job.prompt, 'spec', job.spec, 'labels', job.labels, 'step', 0, 'attempt', 0, 'deaths', 0,
+        'prompt', job.prompt, 'spec', job.spec, 'labels', job.labels, 'step', 0, 'attempt', job.attempt, 'deaths', 0,
         'submitted', now)
       redis.call('ZADD', P .. ':jobs', now, job.id)
       redis.call('ZADD', P .. ':batch:' .. job.batch, tonumber(string.match(job.id, '%d+$')), job.id)
       redis.call('ZADD', P .. ':batches', 'NX', now, job.batch)
       if job.result then
-        set(job.id, 'result', job.result, 'attempt', job.attempt, 'step', job.steps)
-        move(job.id, nil, 'done')
+        set(job.id, 'result', job.result, 'step', job.steps)
+        move(job.id, nil, 'done', 'why', 'recovered')
       else
+        if job.checkpoint then set(job.id, 'checkpoint', job.checkpoint .. ':0') end
         move(job.id, nil, 'queued')
       end
     end
@@ -147,10 +149,26 @@ function operations.release(id, worker, attempt)
   return 1
 end
 
--- Requeues jobs whose lease lapsed, `limit` at most; one that outlived `deaths` workers fails.
+-- Whether reapers came by all the time, each within `patience` ms of the last. If not, Redis was away, or all of
+-- them were, and renewals may have been lost meanwhile: then nothing is reaped for `patience` ms, in which the
+-- healthy renew. Judged here, since a reaper's own request may be what Redis was too late to answer.
+local function was_watched(patience)
+  local key = P .. ':reaped'
+  local watch = redis.call('HMGET', key, 'last', 'from')
+  redis.call('HSET', key, 'last', now)
+  if not watch[1] or now - watch[1] > patience then
+    redis.call('HSET', key, 'from', now + patience)
+    return false
+  end
+  return now >= tonumber(watch[2])
+end
+
+-- Requeues jobs whose lease lapsed, `limit` at most; one that outlived `deaths` workers fails. Nothing is reaped
+-- where no reaper had come by for `patience` ms (0: none is needed).
 -- Returns a flat list: id, model, priority, 'queued' | 'failed', …
-function operations.reap(limit, deaths)
+function operations.reap(limit, deaths, patience)
   local taken = {}
+  if tonumber(patience) > 0 and not was_watched(tonumber(patience)) then return taken end
   for _, id in ipairs(redis.call('ZRANGEBYSCORE', P .. ':leases', '-inf', now, 'LIMIT', 0, limit)) do
     local job = redis.call('HMGET', job_key(id), 'model', 'priority', 'worker', 'attempt')
     if not job[1] then

@@ -8,6 +8,7 @@
 {prefix}:leases            sorted set: running jobs by the time their lease lapses
 {prefix}:uncrowned         sorted set: done jobs by their end, until their result is where the bucket alone tells of it
 {prefix}:events            stream: what `farm watch` follows;  {prefix}:control: cancellations for workers
+{prefix}:reaped            hash: when a reaper last came by, and from when on reaping is fair
 {prefix}:worker:<id>       a live worker's description, lapsing by itself
 {prefix}:death:<worker>    how a worker's process came to its end, as it was found afterwards, lapsing after a month
 """
@@ -24,6 +25,8 @@ from typing import Any
 
 import redis
 from pydantic import ValidationError
+from redis.backoff import ExponentialBackoff
+from redis.retry import Retry
 
 from farm import keys
 from farm.access import unavailable
@@ -53,16 +56,12 @@ class NewJob:
     spec: JobSpec
     priority: int
     labels: dict[str, str]
-    result: FoundResult | None = None
-    """What was found in the bucket of a job that was done before."""
-
-
-@dataclass(frozen=True)
-class FoundResult:
-    """An attempt's `result.json` in the bucket."""
-
-    key: str
-    attempt: int
+    attempt: int = 0
+    """The last attempt that was, or may have been, made at it."""
+    result: str | None = None
+    """The key of that attempt's `result.json`, found in the bucket: the job was done before."""
+    checkpoint: int | None = None
+    """The attempt whose checkpoint was found in the bucket."""
 
 
 @dataclass(frozen=True)
@@ -121,6 +120,8 @@ class Ledger:
             socket_connect_timeout=5,
             socket_keepalive=True,
             health_check_interval=25,
+            # Its default sleeps for up to ten seconds between two tries: too long for a lease that is to be renewed.
+            retry=Retry(ExponentialBackoff(cap=1.0, base=0.1), retries=3),
         )
         self._prefix = prefix
         self._script = self.redis.register_script(resources.files("farm").joinpath("ledger.lua").read_text())
@@ -184,12 +185,14 @@ class Ledger:
         """Hand a running job back to the queue, with no blame. False if it was not held any more."""
         return bool(self._run("release", claim.job, worker, claim.attempt))
 
-    def reap(self, *, limit: int = 100, deaths: int = MAX_DEATHS) -> list[Reaped]:
-        """Requeue jobs whose lease lapsed; fail those that outlived `deaths` workers."""
-        return [
-            Reaped(job, model, int(priority), state)
-            for job, model, priority, state in _in_groups(self._run("reap", limit, deaths), 4)
-        ]
+    def reap(self, *, limit: int = 100, deaths: int = MAX_DEATHS, patience: float = 0.0) -> list[Reaped]:
+        """Requeue jobs whose lease lapsed; fail those that outlived `deaths` workers.
+
+        With `patience`, call it at least that often (in seconds): after a longer silence, which may have been an
+        outage of Redis, nothing is reaped for as long again. `limit` 0 only says that somebody watches.
+        """
+        reaped = self._run("reap", limit, deaths, _milliseconds(patience))
+        return [Reaped(job, model, int(priority), state) for job, model, priority, state in _in_groups(reaped, 4)]
 
     def cancel(self, job: str) -> Cancelled:
         """Cancel a queued or running job. Raises `JobNotFound`."""
@@ -382,9 +385,10 @@ class Ledger:
 
 
 def _record(batch: str, job: NewJob) -> dict[str, Any]:
-    found = {"result": job.result.key, "attempt": job.result.attempt} if job.result else {}
     return {
-        **found,
+        **({"result": job.result} if job.result else {}),
+        **({"checkpoint": job.checkpoint} if job.checkpoint else {}),
+        "attempt": job.attempt,
         "id": keys.job_id(job.id),
         "batch": batch,
         "model": job.spec.model,

@@ -3,21 +3,28 @@
 The bucket holds every spec that was submitted and every result that was made. Jobs with a complete result are
 recorded as done, all others are queued. Jobs that the ledger knows are left alone, so recovering twice is harmless.
 That a job had failed or was cancelled is not in the bucket: it is queued again.
+
+Attempts that were under way when Redis was lost may still be writing, and have left nothing that tells their
+number. So the attempts of a job that is queued again are counted from the next hundred on. It goes on from its last
+checkpoint.
 """
 
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass, replace
+from collections import defaultdict
+from dataclasses import dataclass, field, replace
 
 from farm import keys
 from farm.client import FarmClient, read_manifest
 from farm.errors import InvalidInput, ObjectTooLarge
+from farm.fetch import read_result
 from farm.jobs import Waiting
-from farm.ledger import FoundResult, NewJob
+from farm.ledger import NewJob
 
 _MANIFEST = re.compile(r"batches/([^/]+)\.json")
-_ATTEMPT_RESULT = re.compile(r"jobs/([^/]+)/([0-9]{1,9})/result\.json")
+_OBJECT = re.compile(r"jobs/([^/]+)/(?:([0-9]{1,9})/)?(.+)")
+_GENERATION = 100
 
 
 @dataclass(frozen=True)
@@ -54,19 +61,49 @@ def recover(farm: FarmClient) -> Recovery:
     return Recovery(batches, done, queued, tuple(damaged))
 
 
+@dataclass
+class _Left:
+    """What the bucket has of a job: its attempts, those complete, those to go on from, and whether one was chosen."""
+
+    attempts: set[int] = field(default_factory=set)
+    complete: set[int] = field(default_factory=set)
+    checkpoints: set[int] = field(default_factory=set)
+    crowned: bool = False
+
+
 def _jobs(farm: FarmClient, batch: str) -> list[NewJob]:
     manifest = read_manifest(farm.storage, batch)
-    found = _results(farm, batch)
-    return [
-        replace(NewJob(job.id, job.spec, job.priority, job.labels), result=found.get(job.id)) for job in manifest.jobs
-    ]
+    left = _left(farm, batch)
+    return [_job(farm, NewJob(job.id, job.spec, job.priority, job.labels), left[job.id]) for job in manifest.jobs]
 
 
-def _results(farm: FarmClient, batch: str) -> dict[str, FoundResult]:
-    """The first complete attempt of each job of a batch: any is as good, for they render the same spec."""
-    found: dict[str, FoundResult] = {}
+def _left(farm: FarmClient, batch: str) -> dict[str, _Left]:
+    left: dict[str, _Left] = defaultdict(_Left)
     for stored in farm.storage.list(f"jobs/{batch}-"):
-        match = _ATTEMPT_RESULT.fullmatch(stored.key)
-        if match and keys.is_job_id(match[1]):
-            found.setdefault(match[1], FoundResult(stored.key, int(match[2])))
-    return found
+        match = _OBJECT.fullmatch(stored.key)
+        if match is None:
+            continue
+        job, attempt, name = match.groups()
+        if attempt is None:
+            left[job].crowned |= name == "result.json"
+            continue
+        left[job].attempts.add(int(attempt))
+        if name == "result.json":
+            left[job].complete.add(int(attempt))
+        if name == keys.CHECKPOINT:
+            left[job].checkpoints.add(int(attempt))
+    return left
+
+
+def _job(farm: FarmClient, job: NewJob, left: _Left) -> NewJob:
+    """The job as it is to be recorded: done if an attempt is complete, else to be queued."""
+    if not left.complete:
+        attempt = _GENERATION * (1 + max(left.attempts, default=0) // _GENERATION)
+        return replace(job, attempt=attempt, checkpoint=max(left.checkpoints, default=None))
+    won = max(left.complete)  # any is as good, for they render the same spec, unless one was seen by people
+    if left.crowned and len(left.complete) > 1:
+        won = read_result(farm.storage, keys.result(job.id)).attempt
+    won_key = keys.attempt_result(job.id, won)
+    if not left.crowned:
+        farm.storage.put(keys.result(job.id), farm.storage.get(won_key), "application/json")
+    return replace(job, result=won_key, attempt=won)

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import logging
 import threading
-import time
 from collections.abc import Callable
 
 from farm.errors import InvalidInput, LedgerUnavailable
@@ -46,21 +45,15 @@ class Reaper:
         self._thread.join()
 
     def _run(self) -> None:
-        last_answer = time.monotonic()
-        trusted_from = last_answer + RENEWAL_SECONDS
         unreachable = False
         while not self._stop.wait(PERIOD_SECONDS):
             try:
-                may_work = self._ledger.try_lock("reaper", self._worker, seconds=3 * PERIOD_SECONDS)
-                now = time.monotonic()
-                if now - last_answer > RENEWAL_SECONDS:
-                    trusted_from = now + RENEWAL_SECONDS
-                last_answer = now
-                if may_work and now >= trusted_from:
-                    self.reap()
-                if may_work:
+                if self._ledger.try_lock("reaper", self._worker, seconds=3 * PERIOD_SECONDS):
+                    self.reap(patience=RENEWAL_SECONDS)
                     self.reconcile()
                     self._also()
+                else:
+                    self._ledger.reap(limit=0, patience=RENEWAL_SECONDS)
                 unreachable = False
             except LedgerUnavailable as error:
                 if not unreachable:
@@ -69,9 +62,9 @@ class Reaper:
             except Exception:  # one strange record must not end the search for all others
                 _log.error("reaping failed", exc_info=True)
 
-    def reap(self) -> None:
+    def reap(self, *, patience: float = 0.0) -> None:
         """Queue jobs again whose lease lapsed. Raises `LedgerUnavailable`."""
-        reaped = self._ledger.reap()
+        reaped = self._ledger.reap(patience=patience)
         for job in reaped:
             _log.warning("the lease of job %s lapsed: it is %s", job.job, job.state)
         self._queue.publish(Waiting(job.job, job.model, job.priority) for job in reaped if job.state == "queued")

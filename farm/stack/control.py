@@ -7,13 +7,14 @@ import json
 import os
 import select
 import signal
+import socket
 import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, TYPE_CHECKING, Any
 
 from farm.errors import StackError
 from farm.settings import Settings, load_local
@@ -21,6 +22,9 @@ from farm.stack import lock, logs, state
 from farm.stack.layout import Layout
 from farm.stack.plan import PACKAGES, WORKER_COMMAND, WORKER_PREFIX, Plan
 from farm.stack.process import how_ended
+
+if TYPE_CHECKING:
+    from farm.jobs import WorkerInfo
 
 _START_PATIENCE = 180.0
 _STOP_PATIENCE = 60.0
@@ -126,12 +130,18 @@ def wait_for_workers(home: Path, settings: Settings, timeout: float = _WORKER_PA
             if farm is None:
                 raise StackError(f"the farm in {home} was stopped while its workers started")
             _refuse_ended(farm)
-            if sum(worker.state == "ready" for worker in ledger.workers()) >= farm.workers:
+            if _ready(ledger.workers(), farm) >= farm.workers:
                 return True
             time.sleep(_WORKER_POLL)
         return False
     finally:
         ledger.close()
+
+
+def _ready(workers: Iterable[WorkerInfo], farm: state.FarmStatus) -> int:
+    """How many of the farm's own workers say that they are ready: what a killed one said stays for a while."""
+    running = {child.pid for child in farm.children}
+    return sum(one.state == "ready" and one.pid in running and one.host == socket.gethostname() for one in workers)
 
 
 def _refuse_ended(farm: state.FarmStatus) -> None:

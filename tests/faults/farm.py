@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import shutil
 import subprocess
 import sys
 import time
@@ -25,13 +26,15 @@ from farm.stack.layout import Layout
 from farm.stack.plan import PACKAGES
 from farm.stack.process import Program
 from tests.faults import plugin
-from tests.faults.audit import Audit, audited
+from tests.faults.audit import Audit, settled
 from tests.faults.faults import Fault
 from tests.faults.history import History
 from tests.faults.processes import Process, Watch
 from tests.waiting import eventually
 
 _END_WITHIN = 240.0
+_CHEAP = {"prompt": "a cat", "model": "tiny", "steps": 5, "seed": 1, "guidance": 1}
+"""One row of a forward each, so that many advance together."""
 
 
 class FaultyFarm:
@@ -153,7 +156,7 @@ class FaultyFarm:
 
     def submit(self, **fields: Any) -> list[str]:
         """Submit one request and give the ids of its jobs."""
-        request = JobRequest.parse({"prompt": "a cat", "model": "tiny", "steps": 5, "seed": 1, **fields})
+        request = JobRequest.parse({**_CHEAP, **fields})
         jobs = list(self.client.submit([request]).jobs)
         self.submitted += jobs
         return jobs
@@ -195,7 +198,13 @@ class FaultyFarm:
     def audited(self) -> Audit:
         """Wait for the end of every job ever submitted, and see that nothing was lost, doubled or unexplained."""
         self.until_over(self.submitted)
-        return audited(self.client, self.submitted, self.history, self.faults)
+        found = self.audit()
+        assert not found.complaints, str(found)
+        return found
+
+    def audit(self) -> Audit:
+        """What the audit says of everything that was ever submitted, once it has settled."""
+        return settled(self.client, self.submitted, self.history, self.faults)
 
     # Faults
 
@@ -219,7 +228,8 @@ class FaultyFarm:
     def frozen(self, process: Process) -> Iterator[Fault]:
         """The process is stopped for the time of the block. Only a worker's jobs may suffer for it."""
         is_worker = process.name in self.workers
-        with self.fault("freeze", process if is_worker else None, may_cost=is_worker) as fault:
+        kind = f"{'worker' if is_worker else process.name} frozen"
+        with self.fault(kind, process if is_worker else None, may_cost=is_worker) as fault:
             process.freeze()
             try:
                 yield fault
@@ -247,6 +257,16 @@ class FaultyFarm:
             finally:
                 self.s3.start()
                 self.wait_for_s3()
+
+    def lose_redis(self) -> None:
+        """Redis is killed, its data removed, and an empty one started. What was in hand may be rendered again."""
+        with self.fault("redis wiped", may_cost=True):
+            self.redis.kill()
+            for part in self._layout.redis.iterdir():
+                if part.is_dir():
+                    shutil.rmtree(part)
+            self.redis.start()
+            self.wait_for_redis()
 
     # Servers
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 from pathlib import Path
 
 _MODULE = """
-import os, signal, threading, time
+import contextlib, os, signal, threading, time
 from pathlib import Path
 
 from farm.losses import Argument, LossDeclaration
@@ -31,7 +31,8 @@ class Misbehaving:
         time.sleep(seconds)
 
     def hang(self):
-        if (FLAGS / "hang").exists():
+        with contextlib.suppress(FileNotFoundError):
+            (FLAGS / "hang").unlink()  # one hang a flag
             threading.Event().wait()
 
     def poison(self):
@@ -59,5 +60,8 @@ def install(folder: Path) -> Path:
 
 
 def paced(seconds: float, *, every: int = 1) -> dict[str, object]:
-    """The fields of a request whose every `every`th step takes `seconds` more than it would."""
+    """The fields of a request whose every `every`th step takes `seconds` more than it would.
+
+    The engine's thread sleeps for each job: all that share a worker wait for one another.
+    """
     return {"losses": [{"name": "pace", "arguments": {"seconds": seconds}, "scale": 1.0, "every": every}]}

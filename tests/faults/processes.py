@@ -50,8 +50,7 @@ class Process:
 
     @property
     def pid(self) -> int:
-        assert self._running is not None, f"{self.name} was never started"
-        return self._running.pid
+        return self._process.pid
 
     @property
     def is_running(self) -> bool:
@@ -78,8 +77,9 @@ class Process:
 
     def kill(self) -> None:
         """As by the kernel: no handler runs. Nothing, if it has ended."""
+        killed = self._process
         self._signal(signal.SIGKILL)
-        self.wait()
+        self._ended(killed, 60.0)
 
     def ask_to_leave(self) -> None:
         self._signal(signal.SIGTERM)
@@ -94,10 +94,18 @@ class Process:
         self.frozen = False
 
     def wait(self, within: float = 60.0) -> int:
-        """Its exit status, negative for a signal."""
-        assert self._running is not None
-        status = self._running.wait(within)
-        self._watch.forget(self._running.pid)
+        """The exit status of the process that runs now, negative for a signal."""
+        return self._ended(self._process, within)
+
+    @property
+    def _process(self) -> subprocess.Popen[bytes]:
+        assert self._running is not None, f"{self.name} was never started"
+        return self._running
+
+    def _ended(self, process: subprocess.Popen[bytes], within: float) -> int:
+        """Wait for a process that may have a successor by then."""
+        status = process.wait(within)
+        self._watch.forget(process.pid)
         return status
 
     def _signal(self, number: signal.Signals) -> None:

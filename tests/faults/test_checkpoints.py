@@ -53,6 +53,23 @@ def test_a_killed_worker_costs_at_most_the_steps_since_the_last_checkpoint(
     farm.retire(heir)
 
 
+def test_a_job_goes_on_from_its_checkpoint_even_when_redis_was_lost(
+    farm: FaultyFarm, two: tuple[Process, Process]
+) -> None:
+    victim, heir = two
+    [job] = farm.submit(model="kept", **LONG)
+    eventually(lambda: in_bucket(farm, job), "it is checkpointed")
+    farm.kill(victim)
+    farm.lose_redis()
+
+    farm.shell("recover")
+    farm.start(heir)
+
+    assert [status.state for status in farm.until_over([job])] == ["done"]
+    assert f"job {job} goes on from step" in heir.last_words
+    farm.retire(heir)
+
+
 def test_a_short_job_is_not_checkpointed(farm: FaultyFarm, two: tuple[Process, Process]) -> None:
     victim, _ = two
     jobs = farm.submit(model="kept", count=5, steps=3)

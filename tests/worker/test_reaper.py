@@ -94,6 +94,32 @@ def test_a_queue_that_cannot_be_read_does_not_hide_the_others(
     assert depth(ledger.redis, "zzz") == 1
 
 
+def test_nobody_is_declared_dead_for_an_outage_in_which_nobody_could_renew(ledger: Ledger) -> None:
+    """The first to come by after a silence reaps nothing, even if its request was sent before the silence."""
+    ledger.create(BATCH, [job(0), job(1)])
+    claim_and_fall_silent(ledger, job(0).id, "w1")
+    patience = 60.0
+    watch = ledger._key("reaped")
+
+    def let_pass(seconds: float) -> None:
+        for name, moment in ledger.redis.hgetall(watch).items():
+            ledger.redis.hset(watch, name, int(moment) - round(1000 * seconds))
+
+    assert ledger.reap(patience=patience) == [], "the first ever: who knows for how long there was nobody"
+    let_pass(patience - 1)
+    assert ledger.reap(patience=patience) == [], "the healthy may still be renewing"
+    let_pass(2)
+    assert [reaped.job for reaped in ledger.reap(patience=patience)] == [job(0).id]
+
+    claim_and_fall_silent(ledger, job(1).id, "w1")
+    let_pass(patience + 1)
+    assert ledger.reap(patience=patience) == [], "after an outage it is the same"
+    let_pass(patience - 1)
+    ledger.reap(limit=0, patience=patience)  # as those do who do not hold the lock
+    let_pass(2)
+    assert [reaped.job for reaped in ledger.reap(patience=patience)] == [job(1).id]
+
+
 def test_a_lease_without_a_record_does_not_stop_the_others(ledger: Ledger, queue: Queue) -> None:
     ledger.create(BATCH, [job(model="real")])
     claim_and_fall_silent(ledger, job().id, "w1")

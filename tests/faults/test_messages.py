@@ -1,0 +1,158 @@
+"""Messages that are lost, doubled and many: they only wake workers up, and the ledger is what counts."""
+
+from __future__ import annotations
+
+import random
+import time
+from collections.abc import Iterator
+from dataclasses import replace
+from urllib.parse import urlsplit
+
+import pytest
+
+from farm import keys
+from farm.client import FarmClient
+from farm.errors import LedgerUnavailable
+from farm.jobs import Waiting
+from farm.request import JobRequest
+from tests.faults.farm import FaultyFarm
+from tests.faults.plugin import paced
+from tests.faults.processes import Process
+from tests.faults.proxy import Proxy
+
+MANY = 10_000
+
+
+def queues(farm: FaultyFarm, model: str) -> list[str]:
+    """The lists in Redis that hold a model's messages, one a priority."""
+    return list(farm.client.ledger.redis.scan_iter(f"farm.{model}*", _type="list"))
+
+
+def messages(farm: FaultyFarm, model: str) -> list[tuple[str, str]]:
+    """Every message that waits for a worker of a model, with the list that it is in."""
+    return [(name, text) for name in queues(farm, model) for text in farm.client.ledger.redis.lrange(name, 0, -1)]
+
+
+@pytest.fixture
+def worker(farm: FaultyFarm) -> Process:
+    """The one that takes the messages of `tiny`. It runs."""
+    worker = farm.workers.get("taker") or farm.worker("taker")
+    if not worker.is_running:
+        farm.start(worker)
+    return worker
+
+
+@pytest.fixture
+def lossy(farm: FaultyFarm) -> Iterator[tuple[Proxy, FarmClient]]:
+    """A client whose connections to Redis lose answers when told to."""
+    address = urlsplit(farm.where.redis_url)
+    assert address.port is not None
+    proxy = Proxy(address.port)
+    url = address._replace(netloc=address.netloc.replace(f":{address.port}", f":{proxy.port}")).geturl()
+    with FarmClient(replace(farm.where, redis_url=url)) as client:
+        yield proxy, client
+    proxy.close()
+
+
+def test_a_message_that_was_popped_and_never_claimed_is_sent_again(farm: FaultyFarm) -> None:
+    """As by a worker that died between the two."""
+    jobs = farm.submit(count=3)
+    assert len(messages(farm, "tiny")) == 3
+    for name in queues(farm, "tiny"):
+        farm.client.ledger.redis.delete(name)
+
+    farm.start(farm.worker("taker"))
+
+    assert {(status.state, status.attempt) for status in farm.until_over(jobs)} == {("done", 1)}
+
+
+def test_a_message_that_comes_five_times_is_one_job(farm: FaultyFarm, worker: Process, chance: random.Random) -> None:
+    jobs = farm.submit(count=4, steps=20, **paced(0.1))
+    for _ in range(4):
+        time.sleep(chance.uniform(0, 0.5))
+        farm.client.queue.publish(Waiting(job, "tiny", chance.randrange(10)) for job in jobs)
+    farm.until_over(jobs)
+    farm.client.queue.publish(Waiting(job, "tiny", 5) for job in jobs)
+    last = farm.submit()
+
+    assert {(status.state, status.attempt) for status in farm.until_over(jobs + last)} == {("done", 1)}
+    for job in jobs:
+        assert len(farm.history.claims(job)) == 1
+
+
+def test_a_submission_whose_answer_is_lost_on_the_way_is_one(
+    farm: FaultyFarm, worker: Process, lossy: tuple[Proxy, FarmClient]
+) -> None:
+    proxy, client = lossy
+    proxy.lose_answer_to("create")
+
+    submission = client.submit([JobRequest(prompt="a cat", model="tiny", steps=3, count=3)])
+
+    assert proxy.lost == 1
+    farm.submitted += submission.jobs
+    assert farm.client.ledger.batch(submission.batch) == list(submission.jobs)
+    assert {(s.state, s.attempt) for s in farm.until_over(submission.jobs)} == {("done", 1)}
+
+
+def test_a_submission_that_failed_is_completed_by_sending_it_again(farm: FaultyFarm, worker: Process) -> None:
+    """Redis dies when the specs are stored and before the jobs are recorded; the error tells what to do."""
+    request, batch = JobRequest(prompt="a cat", model="tiny", steps=3, count=3), keys.new_batch_id()
+    create = farm.client.ledger.create
+
+    def dies_before_it(*arguments: object) -> list[str]:
+        farm.redis.kill()
+        return create(*arguments)  # type: ignore[arg-type]
+
+    with farm.fault("redis killed"):
+        farm.client.ledger.create = dies_before_it  # type: ignore[method-assign]
+        try:
+            with pytest.raises(LedgerUnavailable, match=f"batch {batch} is stored.*'farm recover'"):
+                farm.client.submit([request], batch=batch)
+        finally:
+            farm.client.ledger.create = create  # type: ignore[method-assign]
+        farm.redis.start()
+        farm.wait_for_redis()
+
+    sent = [farm.client.submit([request], batch=batch) for _ in range(2)]
+
+    assert sent[0].jobs == sent[1].jobs
+    assert sent[0].specs == sent[1].specs, "the seeds are those that were stored first"
+    farm.submitted += sent[0].jobs
+    assert {(s.state, s.attempt) for s in farm.until_over(sent[0].jobs)} == {("done", 1)}
+
+
+def test_jobs_that_no_message_could_be_sent_for_are_queued_all_the_same(
+    farm: FaultyFarm, worker: Process, lossy: tuple[Proxy, FarmClient]
+) -> None:
+    proxy, client = lossy
+    request = JobRequest(prompt="a cat", model="tiny", steps=3, count=3)
+    create = client.ledger.create
+
+    def network_ends_after_it(*arguments: object) -> list[str]:
+        queued = create(*arguments)  # type: ignore[arg-type]
+        proxy.close()
+        return queued
+
+    client.ledger.create = network_ends_after_it  # type: ignore[method-assign]
+    submission = client.submit([request])
+
+    assert "no worker could be told of the jobs, which are queued" in submission.warnings[-1]
+    farm.submitted += submission.jobs
+    assert {(s.state, s.attempt) for s in farm.until_over(submission.jobs)} == {("done", 1)}
+
+
+def test_ten_thousand_jobs_are_listed_cancelled_and_drained(farm: FaultyFarm, chance: random.Random) -> None:
+    jobs = farm.submit(model="crowd", count=MANY, steps=2)
+    assert farm.client.ledger.waiting("crowd") == len(messages(farm, "crowd")) == MANY
+    newest = farm.client.list(state="queued", limit=50, offset=chance.randrange(MANY - 50))
+    assert len({status.id for status in newest} & set(jobs)) == 50
+
+    kept = set(chance.sample(jobs, 25))
+    farm.client.cancel(job for job in jobs if job not in kept)
+    worker = farm.worker("drainer", model="crowd")
+    farm.start(worker)
+
+    over = {status.id: status.state for status in farm.until_over(jobs)}
+    assert {job for job, state in over.items() if state == "done"} == kept
+    assert {state for job, state in over.items() if job not in kept} == {"cancelled"}
+    farm.retire(worker)

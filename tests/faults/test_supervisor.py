@@ -1,0 +1,235 @@
+"""The local farm under its own supervisor, with real workers in the middle of real jobs.
+
+How each kind of process is started again, and what `farm down` ends, is tested in `tests/stack`; here the jobs count.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import random
+import signal
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from farm import stack
+from farm.client import FarmClient
+from farm.jobs import JobStatus
+from farm.request import JobRequest
+from farm.settings import Settings
+from tests.faults import plugin
+from tests.faults.audit import settled
+from tests.faults.faults import Fault
+from tests.faults.history import History
+from tests.faults.plugin import paced
+from tests.stack.farms import Farm, end, lives
+from tests.tiny import build_tiny_model
+from tests.waiting import eventually
+from worker.app import EXIT_HUNG
+
+# A worker that calls four seconds without progress a hang: five minutes, on a CPU, are long for a test.
+IMPATIENT = """
+import functools
+from worker import app
+app.Options = functools.partial(app.Options, stall_seconds=4.0)
+from worker.__main__ import main
+main()
+"""
+
+
+class Supervised:
+    """A local farm, its client, and what happened to its jobs."""
+
+    def __init__(self, farm: Farm, model: Path) -> None:
+        self.farm = farm
+        self.submitted: list[str] = []
+        self.faults: list[Fault] = []
+        self._model = model
+        self.where: Settings = self.start()
+        self.client = FarmClient(self.where)
+        self.history = History(self.where)
+
+    def start(self) -> Settings:
+        """Start the farm with two workers and wait until they are ready."""
+        settings = stack.start_detached(
+            self.farm.home, 2, (f"tiny={self._model}",), worker_command=(sys.executable, "-c", IMPATIENT)
+        )
+        assert stack.wait_for_workers(self.farm.home, settings, timeout=180)
+        return settings
+
+    def submit(self, **fields: Any) -> list[str]:
+        request = JobRequest.parse({"prompt": "a cat", "model": "tiny", "guidance": 1, **fields})
+        jobs = list(self.client.submit([request]).jobs)
+        self.submitted += jobs
+        return jobs
+
+    def until(self, jobs: list[str], holds: Callable[[JobStatus], bool], what: str) -> list[JobStatus]:
+        def all_do() -> list[JobStatus]:
+            statuses = self.client.ledger.get_many(jobs)
+            return statuses if all(map(holds, statuses)) else []
+
+        found: list[JobStatus] = eventually(all_do, what, within=180)
+        return found
+
+    def until_over(self, jobs: list[str]) -> list[JobStatus]:
+        return self.until(jobs, lambda status: status.is_over, "all jobs are over")
+
+    def until_running(self, jobs: list[str]) -> list[JobStatus]:
+        return self.until(jobs, lambda status: status.state == "running" and status.step > 0, "all jobs are rendered")
+
+    def audited(self) -> None:
+        """See that nothing was lost, doubled or unexplained."""
+        found = settled(self.client, self.submitted, self.history, self.faults)
+        assert not found.complaints, str(found)
+
+    def close(self) -> None:
+        self.history.close()
+        self.client.close()
+        end(self.farm)
+
+
+@pytest.fixture(scope="module")
+def flags(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """The folder of the misbehaving losses' flags; workers of this module's farm find both."""
+    folder = tmp_path_factory.mktemp("flags")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PYTHONPATH", str(plugin.install(tmp_path_factory.mktemp("plugins") / "here")))
+        patch.setenv("FAULT_FLAGS", str(folder))
+        yield folder
+
+
+@pytest.fixture(scope="module")
+def supervised(tmp_path_factory: pytest.TempPathFactory, flags: Path) -> Iterator[Supervised]:
+    folder = tmp_path_factory.mktemp("supervised")
+    farm = Farm(folder / "home")
+    try:
+        one = Supervised(farm, build_tiny_model(folder / "tiny"))
+        yield one
+        one.close()
+    finally:
+        end(farm)
+
+
+def left_of(home: Path) -> list[str]:
+    """The processes that work in a farm's home or for it, dead ones that nobody has looked at apart."""
+    found = []
+    for process in Path("/proc").iterdir():
+        with contextlib.suppress(OSError):
+            works_there = (process / "cwd").readlink().is_relative_to(home)
+            works_for_it = f"FARM_HOME={home}\0".encode() in (process / "environ").read_bytes()
+            if (works_there or works_for_it) and lives(int(process.name)):
+                found.append((process / "cmdline").read_text().replace("\0", " "))
+    return found
+
+
+def child(supervised: Supervised, name: str) -> stack.ChildStatus:
+    return next(one for one in supervised.farm.status.children if one.name == name)
+
+
+def test_a_hung_engine_ends_its_worker_and_the_jobs_move(supervised: Supervised, flags: Path) -> None:
+    companions = supervised.submit(count=6, steps=40, **paced(0.05))
+    supervised.until_running(companions)
+    (flags / "hang").touch()
+    fault = Fault("hang", may_cost=True)
+    supervised.faults.append(fault)
+    [hanging] = supervised.submit(steps=5, losses=[{"name": "hang", "every": 1}])
+
+    [status] = supervised.until_over([hanging])
+    fault.end()
+
+    hung, heir = (claim.worker or "" for claim in supervised.history.claims(hanging)[:2])
+    assert (status.state, status.attempt) == ("done", 2)
+    name = hung.rpartition("-")[0]
+    fault.worker = name
+    back = eventually(
+        lambda: (one := child(supervised, name)).restarts == 1 and one.runs and one, "it is started again"
+    )
+    assert back.last_exit == EXIT_HUNG
+    assert "the engine made no progress" in back.log.read_text()
+    assert heir != hung
+    assert {one.state for one in supervised.until_over(companions)} == {"done"}
+    supervised.audited()
+
+
+def test_jobs_outlive_their_killed_supervisor(supervised: Supervised, chance: random.Random) -> None:
+    """Everything dies with it, and goes on when the farm is started again."""
+    jobs = supervised.submit(count=6, steps=40, **paced(0.05))
+    supervised.until_running(jobs)
+    time.sleep(chance.uniform(0, 1))
+    pids = supervised.farm.pids()
+    fault = Fault("supervisor killed", may_cost=True)
+    supervised.faults.append(fault)
+
+    os.kill(pids["supervisor"], signal.SIGKILL)
+    eventually(lambda: not any(map(lives, pids.values())), "every process is gone")
+    supervised.start()
+    fault.end()
+
+    assert {(status.state, status.attempt) for status in supervised.until_over(jobs)} == {("done", 2)}
+    for job in jobs:
+        heir = supervised.history.holder(job)
+        assert heir in {worker.id for worker in supervised.client.workers()}, "the start waited for the living"
+    supervised.audited()
+
+
+def test_jobs_outlive_down_and_up(supervised: Supervised) -> None:
+    """The workers hand back what they have, and nobody is blamed."""
+    jobs = supervised.submit(count=6, steps=40, **paced(0.05))
+    supervised.until_running(jobs)
+    pids = supervised.farm.pids()
+    fault = Fault("farm down", may_cost=True)
+    supervised.faults.append(fault)
+
+    assert stack.stop(supervised.farm.home)
+    eventually(lambda: not any(map(lives, pids.values())), "every process is gone")
+    supervised.start()
+    fault.end()
+
+    assert {status.state for status in supervised.until_over(jobs)} == {"done"}
+    whys = [happening.why for job in jobs for happening in supervised.history.of(job) if happening.why]
+    assert set(whys) == {"released"}
+    supervised.audited()
+
+
+@pytest.mark.parametrize("frozen", ["children", "supervisor", "everything"])
+def test_down_ends_what_is_frozen(tmp_path: Path, frozen: str) -> None:
+    """A stopped process takes no SIGTERM; `farm down` loses patience, and leaves nothing."""
+    farm = Farm(tmp_path / "home")
+    try:
+        farm.start(workers=1)
+        pids = farm.pids()
+        assert len(left_of(farm.home)) >= 3, "they can be found"
+        supervisor = pids["supervisor"]
+        stopped = {"children": {*pids.values()} - {supervisor}, "supervisor": {supervisor}}
+        for pid in stopped.get(frozen, {*pids.values()}):
+            os.kill(pid, signal.SIGSTOP)
+
+        assert stack.stop(farm.home, timeout=60 if frozen == "children" else 1)
+
+        eventually(lambda: not left_of(farm.home), "nothing is left")
+        assert stack.status(farm.home) is None
+    finally:
+        end(farm)
+
+
+def test_down_during_a_restart_ends_everything(tmp_path: Path) -> None:
+    """Its children have just been killed, and some are about to be started again."""
+    farm = Farm(tmp_path / "home")
+    try:
+        farm.start(workers=2)
+        pids = farm.pids()
+        for name in ("redis", "s3", "local-1"):
+            os.kill(pids[name], signal.SIGKILL)
+
+        assert stack.stop(farm.home)
+
+        assert stack.status(farm.home) is None
+        eventually(lambda: not left_of(farm.home), "nothing is left")
+        assert "Traceback" not in farm.layout.log("supervisor").read_text()
+    finally:
+        end(farm)
