@@ -21,6 +21,12 @@ def in_bucket(farm: FaultyFarm, job: str) -> list[str]:
     return [name for name in names if name.endswith("checkpoint.safetensors")]
 
 
+def until_checkpointed(worker: Process, *jobs: str) -> None:
+    """Wait until the bucket has a checkpoint of each job, and the ledger names it."""
+    for job in jobs:
+        eventually(lambda job=job: f"job {job} is checkpointed" in worker.log.read_text(), f"{job} is checkpointed")
+
+
 @pytest.fixture
 def two(farm: FaultyFarm) -> tuple[Process, Process]:
     """Two workers that checkpoint often; the first one runs."""
@@ -36,7 +42,7 @@ def test_a_killed_worker_costs_at_most_the_steps_since_the_last_checkpoint(
     victim, heir = two
     fields = {"model": "kept", "trace": "frames", "seed": chance.randrange(1000), **LONG}
     [undisturbed, job] = (farm.submit(**fields)[0] for _ in range(2))
-    eventually(lambda: in_bucket(farm, job) and in_bucket(farm, undisturbed), "both are checkpointed")
+    until_checkpointed(victim, job, undisturbed)
     farm.until_running([job], step=chance.randrange(20, 40))
 
     farm.kill(victim)
@@ -58,7 +64,7 @@ def test_a_job_goes_on_from_its_checkpoint_even_when_redis_was_lost(
 ) -> None:
     victim, heir = two
     [job] = farm.submit(model="kept", **LONG)
-    eventually(lambda: in_bucket(farm, job), "it is checkpointed")
+    until_checkpointed(victim, job)
     farm.kill(victim)
     farm.lose_redis()
 
@@ -85,7 +91,7 @@ def test_a_job_whose_checkpoint_cannot_be_used_starts_over(
 ) -> None:
     victim, heir = two
     [job, other] = farm.submit(model="kept", count=2, **LONG)
-    eventually(lambda: in_bucket(farm, job) and in_bucket(farm, other), "both are checkpointed")
+    until_checkpointed(victim, job, other)
     farm.kill(victim)
     storage, key = farm.client.storage, keys.checkpoint(job, 1)
     if damage == "gone":
@@ -107,7 +113,7 @@ def test_a_job_whose_checkpoint_cannot_be_used_starts_over(
 def test_the_checkpoint_of_a_cancelled_job_is_removed(farm: FaultyFarm, two: tuple[Process, Process]) -> None:
     victim, _ = two
     [running] = farm.submit(model="kept", **LONG)
-    eventually(lambda: in_bucket(farm, running), "it is checkpointed")
+    until_checkpointed(victim, running)
     farm.client.cancel([running])
     eventually(lambda: not in_bucket(farm, running), "the worker has removed it")
 
