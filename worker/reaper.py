@@ -27,13 +27,17 @@ FORGOTTEN_SECONDS = 600.0
 
 
 class Reaper:
-    """Runs in the background until stopped. `also` is one more chore for the reaper that has the lock."""
+    """Runs in the background until stopped. `also` is one more chore for the reaper that has the lock.
+
+    It has a thread of its own, for it may wait for a bucket, and lapsed leases must not.
+    """
 
     def __init__(self, ledger: Ledger, queue: Queue, worker: str, *, also: Callable[[], None] = lambda: None) -> None:
         self._ledger = ledger
         self._queue = queue
         self._worker = worker
         self._also = also
+        self._chore: threading.Thread | None = None
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name="reaper", daemon=True)
 
@@ -51,7 +55,7 @@ class Reaper:
                 if self._ledger.try_lock("reaper", self._worker, seconds=3 * PERIOD_SECONDS):
                     self.reap(patience=RENEWAL_SECONDS)
                     self.reconcile()
-                    self._also()
+                    self._see_to_the_rest()
                 else:
                     self._ledger.reap(limit=0, patience=RENEWAL_SECONDS)
                 unreachable = False
@@ -61,6 +65,19 @@ class Reaper:
                 unreachable = True
             except Exception:  # one strange record must not end the search for all others
                 _log.error("reaping failed", exc_info=True)
+
+    def _see_to_the_rest(self) -> None:
+        if self._chore is None or not self._chore.is_alive():
+            self._chore = threading.Thread(target=self._do_the_rest, name="chore", daemon=True)
+            self._chore.start()
+
+    def _do_the_rest(self) -> None:
+        try:
+            self._also()
+        except LedgerUnavailable as error:
+            _log.warning("a chore is put off: %s", error)
+        except Exception:  # as above
+            _log.error("a chore failed", exc_info=True)
 
     def reap(self, *, patience: float = 0.0) -> None:
         """Queue jobs again whose lease lapsed. Raises `LedgerUnavailable`."""

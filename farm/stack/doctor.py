@@ -54,6 +54,7 @@ def _servers(home: Path, settings: Settings) -> Iterator[Check]:
     if any(check.verdict == "fail" for check in redis):
         return
     ledger = Ledger(settings)
+    yield _guarded("jobs", lambda: _jobs(ledger, settings))
     yield _guarded("workers", lambda: _workers(ledger))
     yield _guarded("models", lambda: _models(ledger))
 
@@ -122,10 +123,24 @@ def _cannot_open(link: str, content: bytes) -> str | None:
     return None if answer.content == content else "it shows other bytes"
 
 
+def _jobs(ledger: Ledger, settings: Settings) -> Check:
+    from farm.storage import Storage
+
+    counts = ledger.counts()
+    if not any(counts.values()) and next(Storage(settings).list("batches/"), None):
+        mend = "was Redis lost? 'farm recover' rebuilds the ledger from the bucket"
+        return warn("jobs", "the bucket holds batches, and the ledger knows no job", mend=mend)
+    return ok("jobs", ", ".join(f"{count:,} {state}" for state, count in counts.items() if count) or "none yet")
+
+
 def _workers(ledger: Ledger) -> Check:
     live = ledger.workers()
     if not live:
         return warn("workers", "none alive: jobs are kept, and wait", mend="start one: 'farm worker'")
+    paused = [worker for worker in live if worker.paused]
+    if paused:
+        mend = "the worker's log says more; it goes on by itself"
+        return warn("workers", "; ".join(f"{worker.id} takes no jobs: {worker.paused}" for worker in paused), mend=mend)
     return ok("workers", ", ".join(f"{worker.id} ({worker.device}, {worker.state})" for worker in live))
 
 

@@ -147,7 +147,7 @@ class Soak:
         while True:
             try:
                 submission = self.farm.client.submit([request], batch=batch)
-            except (LedgerUnavailable, StorageError):
+            except FarmError:  # also a loss that no worker announces, while none lives
                 time.sleep(0.5)
             else:
                 self.farm.submitted += submission.jobs

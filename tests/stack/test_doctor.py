@@ -20,6 +20,7 @@ from farm.request import JobRequest
 from farm.settings import Settings
 from farm.stack import machine, servers
 from farm.stack.verdict import ok
+from farm.storage import Storage
 from tests.ledgers import a_worker
 from tests.stack.farms import Farm
 from tests.waiting import eventually
@@ -69,6 +70,33 @@ def test_a_farm_without_workers_is_warned_of(running: Running) -> None:
     code, checks = examine({"FARM_HOME": str(running[0].home)})
     assert code == 0
     assert checks["workers"]["verdict"] == "warn"
+
+
+def test_a_lost_ledger_is_told_from_a_new_farm(running: Running) -> None:
+    farm, settings = running
+    _, checks = examine({"FARM_HOME": str(farm.home)})
+    assert (checks["jobs"]["verdict"], checks["jobs"]["detail"]) == ("ok", "none yet")
+
+    storage = Storage(settings)
+    storage.put("batches/0000000000000000.json", b"{}", "application/json")
+    code, checks = examine({"FARM_HOME": str(farm.home)})
+    storage.delete("batches/0000000000000000.json")
+    assert code == 0
+    assert checks["jobs"]["verdict"] == "warn"
+    assert "farm recover" in checks["jobs"]["mend"]
+
+
+def test_a_worker_that_takes_no_jobs_is_warned_of(running: Running) -> None:
+    farm, settings = running
+    ledger = Ledger(settings)
+    ledger.announce(a_worker("local-1", paused="its disk is full"))
+    _, checks = examine({"FARM_HOME": str(farm.home)})
+    ledger.depart("local-1")
+    ledger.close()
+    assert (checks["workers"]["verdict"], checks["workers"]["detail"]) == (
+        "warn",
+        "local-1 takes no jobs: its disk is full",
+    )
 
 
 def test_for_people_it_says_how_to_mend(running: Running) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator
 
 import pytest
@@ -140,6 +141,28 @@ def test_the_lock_of_a_dead_reaper_lapses(ledger: Ledger) -> None:
     assert ledger.try_lock("reaper", "dead", seconds=0.05)
 
     eventually(lambda: ledger.try_lock("reaper", "heir", seconds=60), "the lock lapses")
+
+
+def test_a_chore_that_hangs_holds_nothing_up(ledger: Ledger, queue: Queue, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Such as one that waits for a bucket which does not answer."""
+    monkeypatch.setattr("worker.reaper.PERIOD_SECONDS", 0.1)
+    monkeypatch.setattr("worker.reaper.RENEWAL_SECONDS", 0.3)
+    begun, answer = threading.Event(), threading.Event()
+
+    def wait_for_the_bucket() -> None:
+        begun.set()
+        answer.wait()
+
+    reaper = Reaper(ledger, queue, "w2", also=wait_for_the_bucket)
+    reaper.start()
+    try:
+        assert begun.wait(60)
+        ledger.create(BATCH, [job(model="behind")])
+        claim_and_fall_silent(ledger, job().id, "w1")
+        eventually(lambda: ledger.get(job().id).state == "queued", "it is queued again")
+    finally:
+        reaper.stop()
+        answer.set()
 
 
 def test_a_running_reaper_finds_a_silent_workers_job(ledger: Ledger, queue: Queue) -> None:
