@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import contextlib
-import errno
 import json
 import logging
 import queue
-import shutil
-import tempfile
 import threading
 import time
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from dataclasses import dataclass, field, replace
@@ -37,6 +34,7 @@ from farm.queue import Queue
 from farm.results import JobResult, ModelUsed, ResultObject
 from farm.spec import JobSpec
 from farm.storage import Storage
+from worker import disk
 from worker.checkpoint import Checkpoint, Checkpoints
 from worker.crown import Crown
 from worker.diffusion import latents
@@ -64,13 +62,9 @@ from worker.trace import TraceWriter
 
 _log = logging.getLogger(__name__)
 
-_DISK_TROUBLE = {
-    errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO, errno.EACCES, errno.EPERM, errno.ENOTDIR,
-}  # fmt: skip
-_DISK_ATTEMPTS = 3
-"""A job that no disk can hold fails at this attempt."""
+_DISK_REFUSALS = 3
+"""A job that this worker's disk could not hold so many times fails."""
 _DISK_SECONDS = 10.0
-_DISK_ROOM = 64 * 2**20
 
 Letter = tuple[StepRecord, Pixels | None] | Snapshot
 """What the engine says of a job: a traced step, or where it has got to."""
@@ -97,6 +91,7 @@ class JobRunner:
     leaving: threading.Event
     done: int = 0
     _recent: deque[float] = field(default_factory=lambda: deque(maxlen=1_000))
+    _disk_refusals: Counter[str] = field(default_factory=Counter)
 
     @property
     def images_per_minute(self) -> float:
@@ -155,12 +150,10 @@ class JobRunner:
         except LedgerUnavailable as error:
             _log.warning("job %s is left to its lease: %s", claim.job, error)
         except OSError as error:
-            if error.errno not in _DISK_TROUBLE:
-                self._fail(claim, holding, error)
-            elif claim.attempt >= _DISK_ATTEMPTS:
-                self._fail(claim, holding, RenderError("disk", _disk_trouble(self.worker, error)))
+            if disk.is_trouble(error):
+                self._without_disk(claim, holding, error)
             else:
-                self._without_disk(claim, error)
+                self._fail(claim, holding, error)
         except Exception as error:
             self._fail(claim, holding, error)
         return None
@@ -170,7 +163,8 @@ class JobRunner:
         spec = JobSpec.from_json(claim.spec)
         if spec.model not in self.served:
             raise HandBack
-        with _workspace(spec) as folder:
+        # A job without a trace needs no disk.
+        with disk.workspace() if spec.trace.level != "none" else contextlib.nullcontext(Path()) as folder:
             spooled = self.spool.find(claim.job, claim.spec)
             finished = spooled or self._render(claim, holding, spec, folder)
             result = self._publish(claim, holding, finished, is_spooled=spooled is not None)
@@ -299,15 +293,20 @@ class JobRunner:
         except LedgerUnavailable as error:
             _log.warning("job %s is left to its lease: %s", claim.job, error)
 
-    def _without_disk(self, claim: Claim, error: OSError) -> None:
-        """Hand a job back that this machine's disk cannot hold; take no others for a while or until there is room."""
-        reason = _disk_trouble(self.worker, error)
+    def _without_disk(self, claim: Claim, holding: Holding, error: OSError) -> None:
+        """Hand back a job that this disk cannot hold, and take no others for a while or until there is room."""
+        reason = f"the disk of {self.worker} cannot hold the trace: {disk.described(error)}"
+        self._disk_refusals[claim.job] += 1
+        if self._disk_refusals[claim.job] >= _DISK_REFUSALS:
+            del self._disk_refusals[claim.job]
+            return self._fail(claim, holding, RenderError("disk", reason))
         _log.warning("job %s: %s", claim.job, reason)
         with self.intake.paused(reason):
             self.hand_back(claim)
             give_up = time.monotonic() + _DISK_SECONDS
-            while time.monotonic() < give_up and not self.leaving.wait(1.0) and not _disk_has_room():
+            while time.monotonic() < give_up and not self.leaving.wait(1.0) and not disk.has_room():
                 pass
+        return None
 
     def _fail(self, claim: Claim, holding: Holding, error: Exception) -> None:
         kind, message = _reason(error)
@@ -351,33 +350,6 @@ class _Mailbox:
         """What was said, as it comes, until the job is over."""
         while (letter := self._letters.get()) is not None:
             yield letter
-
-
-def _workspace(spec: JobSpec) -> contextlib.AbstractContextManager[Path]:
-    """A folder for the trace of a job, if it wants one: all others do without a disk."""
-    if spec.trace.level == "none":
-        return contextlib.nullcontext(Path())
-    return _temporary_folder()
-
-
-@contextlib.contextmanager
-def _temporary_folder() -> Iterator[Path]:
-    with tempfile.TemporaryDirectory(prefix="farm-job-", ignore_cleanup_errors=True) as folder:
-        yield Path(folder)
-
-
-def _disk_trouble(worker: str, error: OSError) -> str:
-    return f"the disk of {worker} cannot hold the trace: {error.strerror}: {error.filename or tempfile.gettempdir()}"
-
-
-def _disk_has_room() -> bool:
-    """Whether a file of a usual size can be written where traces are."""
-    try:
-        with tempfile.TemporaryFile(prefix="farm-room-") as file:
-            file.write(bytes(2**20))
-        return shutil.disk_usage(tempfile.gettempdir()).free > _DISK_ROOM
-    except OSError:
-        return False
 
 
 def _reason(error: Exception) -> tuple[str, str]:
