@@ -27,7 +27,7 @@ def test_a_job_that_crashes_its_workers_fails_with_the_tail_of_the_crash_and_its
     flag.touch()
     supervised = farm.worker("supervised", model="crashing", command=(sys.executable, "-c", RESTARTING))
     [poison] = farm.submit(model="crashing", priority=0, **POISON)
-    companions = farm.submit(model="crashing", priority=9, count=6, steps=300, **paced(0.05, every=3))
+    companions = farm.submit(model="crashing", priority=9, count=3, steps=100, **paced(0.05, every=3))
     with farm.fault("poison", supervised, may_cost=True):
         supervised.start()
         [verdict] = farm.until_over([poison])
