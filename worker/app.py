@@ -10,6 +10,7 @@ import signal
 import socket
 import threading
 from collections.abc import Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -134,19 +135,19 @@ class Worker:
         if self._options.deterministic:
             _choose_deterministic_kernels()
         self._tell_of_the_dead()
-        self._storage.ensure_bucket()
-        self._keeper.start()
-        try:
-            for name in self._registry.names:
-                _log.info("loading the model '%s'", name)
-                with self._pool.using(name):
-                    pass
-            self._engine.start()
-            self._reaper.start()
-            self._consume()
-        finally:
-            self._keeper.stop()
-            self._black_box.close()
+        with closing(self._black_box):
+            self._storage.ensure_bucket()
+            self._keeper.start()
+            try:
+                for name in self._registry.names:
+                    _log.info("loading the model '%s'", name)
+                    with self._pool.using(name):
+                        pass
+                self._engine.start()
+                self._reaper.start()
+                self._consume()
+            finally:
+                self._keeper.stop()
         self._reaper.stop()
         self._engine.stop()
 
