@@ -7,7 +7,8 @@
     │   └── LedgerRefused        Redis does not let us in, or its certificate is not to be trusted
     ├── StorageError             the bucket does not answer, or refuses
     │   ├── ObjectMissing        the bucket answers, and the object is not there
-    │   └── ObjectTooLarge       the object is larger than what is asked for can be
+    │   ├── ObjectTooLarge       the object is larger than what is asked for can be
+    │   └── ObjectDamaged        the object is not what its key says
     ├── JobNotFound              no job or batch has this id
     ├── WrongState               the job is not in a state in which this can be done
     ├── FetchRefused             a fetched object cannot be kept (checksum, other file)
@@ -69,6 +70,10 @@ class ObjectMissing(StorageError):
 
 class ObjectTooLarge(StorageError):
     """The object has more bytes than may be read of its kind."""
+
+
+class ObjectDamaged(StorageError):
+    """The object's bytes are not what they should be."""
 
 
 class JobNotFound(FarmError):

@@ -17,13 +17,14 @@ from dataclasses import dataclass, field, replace
 
 from farm import keys
 from farm.client import FarmClient, read_manifest
-from farm.errors import InvalidInput, ObjectTooLarge
+from farm.errors import InvalidInput, ObjectDamaged, ObjectMissing, ObjectTooLarge
 from farm.fetch import read_result
 from farm.jobs import Waiting
 from farm.ledger import NewJob
+from farm.results import JobResult
 
 _MANIFEST = re.compile(r"batches/([^/]+)\.json")
-_OBJECT = re.compile(r"jobs/([^/]+)/(?:([0-9]{1,9})/)?(.+)")
+_OBJECT = re.compile(r"jobs/([^/]+)/(?:([0-9]{1,8})/)?(.+)")
 _GENERATION = 100
 
 
@@ -97,13 +98,35 @@ def _left(farm: FarmClient, batch: str) -> dict[str, _Left]:
 
 def _job(farm: FarmClient, job: NewJob, left: _Left) -> NewJob:
     """The job as it is to be recorded: done if an attempt is complete, else to be queued."""
-    if not left.complete:
+    won = _winner(farm, job.id, left)
+    if won is None:
         attempt = _GENERATION * (1 + max(left.attempts, default=0) // _GENERATION)
         return replace(job, attempt=attempt, checkpoint=max(left.checkpoints, default=None))
-    won = max(left.complete)  # any is as good, for they render the same spec, unless one was seen by people
-    if left.crowned and len(left.complete) > 1:
-        won = read_result(farm.storage, keys.result(job.id)).attempt
-    won_key = keys.attempt_result(job.id, won)
-    if not left.crowned:
-        farm.storage.put(keys.result(job.id), farm.storage.get(won_key), "application/json")
-    return replace(job, result=won_key, attempt=won)
+    return replace(job, result=keys.attempt_result(job.id, won), attempt=won)
+
+
+def _winner(farm: FarmClient, job: str, left: _Left) -> int | None:
+    """The complete attempt that counts: the one that people have seen, else any, for they render the same spec.
+
+    One that was not seen is from now on.
+    """
+    if left.crowned and len(left.complete) == 1:
+        return min(left.complete)
+    crowned = _result(farm, job, keys.result(job)) if left.crowned else None
+    if crowned and crowned.attempt in left.complete:
+        return crowned.attempt
+    for attempt in sorted(left.complete, reverse=True):
+        result = _result(farm, job, keys.attempt_result(job, attempt))
+        if result and result.attempt == attempt:
+            farm.storage.put(keys.result(job), result.model_dump_json(indent=2).encode(), "application/json")
+            return attempt
+    return None
+
+
+def _result(farm: FarmClient, job: str, key: str) -> JobResult | None:
+    """The result under a key, or None if it is none of this job: then the job is rendered again."""
+    try:
+        result = read_result(farm.storage, key)
+    except (ObjectDamaged, ObjectMissing, ObjectTooLarge):
+        return None
+    return result if result.job == job else None

@@ -8,7 +8,7 @@ from typing import Annotated, Self
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError, model_validator
 
 from farm import keys
-from farm.errors import InvalidInput, StorageError
+from farm.errors import InvalidInput, ObjectDamaged
 from farm.spec import JobSpec, invalid
 
 IMAGE = "image.png"
@@ -82,8 +82,8 @@ class JobResult(BaseModel):
 
     @classmethod
     def from_json(cls, data: bytes, *, key: str) -> JobResult:
-        """The result in `data`. Raises `StorageError` naming `key` if it is not one."""
+        """The result in `data`. Raises `ObjectDamaged` naming `key` if it is not one."""
         try:
             return cls.model_validate_json(data)
         except ValidationError as error:
-            raise StorageError(f"{key} is not a result this version reads: {invalid(error)}") from error
+            raise ObjectDamaged(f"{key} is not a result this version reads: {invalid(error)}") from error

@@ -16,6 +16,7 @@ from typing import Any, Self
 import numpy as np
 from PIL import Image
 
+from farm import images
 from farm.spec import TraceLevel
 from worker.engine.request import Pixels, StepRecord
 from worker.finished import Artifact
@@ -87,6 +88,7 @@ class TraceWriter:
         if self._lines is not None and name == _NUMBERS:
             self._lines.write(data)
         elif self._lines is not None and (match := _FRAME.fullmatch(name)):
+            images.decode(data, name=name)  # it was in the bucket, where others may have put it
             path = self._frame_path(int(match[1]))
             path.write_bytes(data)
             self._add_frame(path)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import pytest
@@ -78,6 +79,32 @@ def test_a_forged_manifest_is_named_and_makes_no_job(client: FarmClient, submit:
     assert all(not client.ledger.batch(key.removeprefix("batches/").removesuffix(".json")) for key in found.damaged)
     for key in found.damaged:
         client.storage.delete(key)
+
+
+@pytest.mark.usefixtures("worker")
+def test_a_damaged_result_does_not_count_and_stops_nothing(client: FarmClient, submit: Submit, finish: Finish) -> None:
+    """Of three jobs, one's results are all damaged, another's is hidden behind forged ones, the third's are well."""
+    first, second, third = jobs = submit(count=3)
+    finish(jobs)
+    true = {job: client.result(job) for job in jobs}
+    put = partial(client.storage.put, content_type="application/json")
+    put(keys.result(first), b"{half")
+    put(keys.attempt_result(first, true[first].attempt), b"[]")
+    put(keys.attempt_result(first, 7), client.storage.get(keys.result(third)))
+    put(keys.attempt_object(first, 99_999_999, "x.json"), b"an attempt that nobody made")
+    put(keys.result(second), client.storage.get(keys.result(third)))
+    put(keys.attempt_result(second, 8), b"\xff")
+    client.ledger.redis.flushall()
+
+    recover(client)
+
+    statuses = finish(jobs)
+    assert [status.state for status in statuses] == ["done"] * 3
+    assert statuses[0].attempt > true[first].attempt, "it was rendered again"
+    assert {job: client.result(job) for job in (second, third)} == {job: true[job] for job in (second, third)}
+    assert client.storage.get(keys.result(second)) == client.storage.get(
+        keys.attempt_result(second, true[second].attempt)
+    )
 
 
 def test_a_damaged_manifest_is_named_and_the_others_are_recovered(client: FarmClient, submit: Submit) -> None:
