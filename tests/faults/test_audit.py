@@ -79,7 +79,8 @@ def test_a_second_result_is_found(sound: FaultyFarm) -> None:
     """As a zombie would leave it that overwrote the winner's."""
     job = a_job(sound, 3)
     good = sound.client.storage.get(keys.result(job))
-    sound.client.storage.put(keys.result(job), json.dumps(json.loads(good) | {"attempt": 2}).encode(), "text/plain")
+    other = json.loads(good.replace(f"{job}/1/".encode(), f"{job}/2/".encode())) | {"attempt": 2}
+    sound.client.storage.put(keys.result(job), json.dumps(other).encode(), "text/plain")
 
     assert "is not that of attempt 1" in complaints(sound)
 
