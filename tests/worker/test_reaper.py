@@ -7,6 +7,7 @@ from collections.abc import Iterator
 
 import pytest
 
+from farm.jobs import Waiting
 from farm.ledger import MAX_DEATHS, Ledger
 from farm.queue import Queue, depth
 from farm.settings import Settings
@@ -73,6 +74,18 @@ def test_a_job_whose_message_was_lost_is_published_again(
     Reaper(ledger, queue, "w").reconcile()
 
     assert depth(ledger.redis, "unheard") == 1
+
+
+def test_a_job_that_was_forgotten_in_a_long_queue_is_published_again(
+    ledger: Ledger, queue: Queue, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("worker.reaper.FORGOTTEN_SECONDS", 0.0)
+    ledger.create(BATCH, [job(0, model="long"), job(1, model="long")])
+    queue.publish([Waiting(job(1).id, "long", 5)])
+
+    Reaper(ledger, queue, "w").reconcile()
+
+    assert depth(ledger.redis, "long") == 3
 
 
 def test_a_fresh_job_and_a_long_queue_are_left_alone(ledger: Ledger, queue: Queue) -> None:
