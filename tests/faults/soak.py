@@ -104,7 +104,10 @@ class Soak:
         self.farm = FaultyFarm(folder / "home", build_tiny_model(folder / "tiny"))
 
     def run(self) -> Report:
-        """Submit, sabotage, stop, wait for the end of every job, and audit. Ends all processes, whatever happens."""
+        """Submit, sabotage, stop, wait for the end of every job, and audit. Ends all processes, whatever happens.
+
+        A saboteur that is in the middle of something then finds the farm closed, and can start nothing.
+        """
         try:
             self.farm.start(*(self.farm.worker(f"w{number}", "--slots", "6") for number in range(1, WORKERS + 1)))
             supervising = threading.Event()
@@ -113,12 +116,10 @@ class Soak:
                 self._thread(lambda kinds=kinds, seed=f"{self._seed} {on}": self._sabotage(kinds, random.Random(seed)))
                 for on, kinds in SABOTAGE.items()
             ]
-            try:
-                self._submit_until(time.monotonic() + 60 * self._minutes)
-            finally:
-                self._over.set()
-                for thread in saboteurs:
-                    thread.join()
+            self._submit_until(time.monotonic() + 60 * self._minutes)
+            self._over.set()
+            for thread in saboteurs:
+                thread.join()
             self.farm.until_over(self.farm.submitted, within=_END_WITHIN)
             supervising.set()
             supervisor.join()
