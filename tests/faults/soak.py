@@ -298,10 +298,10 @@ def _evidence(farm: FaultyFarm) -> Path:
     """A new folder with the logs of a farm and a list of all that was done to it."""
     folder = Path(tempfile.mkdtemp(prefix="farm-soak-evidence-"))
     shutil.copytree(farm.home / "logs", folder / "logs")
-    lines = [
-        f"{datetime.fromtimestamp(one.began)} {(one.ended or one.began) - one.began:6.1f} s {one.kind} {one.worker or ''}"
-        for one in sorted(farm.faults, key=lambda fault: fault.began)
-    ]
+    lines = []
+    for fault in sorted(farm.faults, key=lambda fault: fault.began):
+        seconds = (fault.ended or fault.began) - fault.began
+        lines.append(f"{datetime.fromtimestamp(fault.began)} {seconds:6.1f} s {fault.kind} {fault.worker or ''}")
     (folder / "faults.txt").write_text("\n".join(lines) + "\n")
     return folder
 
