@@ -120,17 +120,21 @@ def test_nobody_is_declared_dead_for_an_outage_in_which_nobody_could_renew(ledge
             ledger.redis.hset(watch, name, int(moment) - round(1000 * seconds))
 
     assert ledger.reap(patience=patience) == [], "the first ever: who knows for how long there was nobody"
-    let_pass(patience - 1)
+    let_pass(30)
     assert ledger.reap(patience=patience) == [], "the healthy may still be renewing"
-    let_pass(2)
+    let_pass(31)
     assert [reaped.job for reaped in ledger.reap(patience=patience)] == [job(0).id]
 
     claim_and_fall_silent(ledger, job(1).id, "w1")
-    let_pass(patience + 1)
+    let_pass(41)
     assert ledger.reap(patience=patience) == [], "after an outage it is the same"
-    let_pass(patience - 1)
+    let_pass(30)
     ledger.reap(limit=0, patience=patience)  # as those do who do not hold the lock
-    let_pass(2)
+    let_pass(41)
+    assert ledger.reap(patience=patience) == [], "a second outage cut the time short in which to renew"
+    let_pass(30)
+    ledger.reap(limit=0, patience=patience)
+    let_pass(31)
     assert [reaped.job for reaped in ledger.reap(patience=patience)] == [job(1).id]
 
 
