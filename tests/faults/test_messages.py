@@ -19,6 +19,7 @@ from tests.faults.farm import FaultyFarm
 from tests.faults.plugin import paced
 from tests.faults.processes import Process
 from tests.faults.proxy import Proxy
+from tests.waiting import eventually
 
 MANY = 10_000
 
@@ -43,15 +44,23 @@ def worker(farm: FaultyFarm) -> Process:
 
 
 @pytest.fixture
-def lossy(farm: FaultyFarm) -> Iterator[tuple[Proxy, FarmClient]]:
-    """A client whose connections to Redis lose answers when told to."""
-    address = urlsplit(farm.where.redis_url)
-    assert address.port is not None
-    proxy = Proxy(address.port)
-    url = address._replace(netloc=address.netloc.replace(f":{address.port}", f":{proxy.port}")).geturl()
-    with FarmClient(replace(farm.where, redis_url=url)) as client:
-        yield proxy, client
+def proxy(farm: FaultyFarm) -> Iterator[Proxy]:
+    """Another way to Redis, which loses answers when told to."""
+    proxy = Proxy(urlsplit(farm.where.redis_url).port or 0)
+    yield proxy
     proxy.close()
+
+
+def address_through(proxy: Proxy, farm: FaultyFarm) -> str:
+    address = urlsplit(farm.where.redis_url)
+    return address._replace(netloc=address.netloc.replace(f":{address.port}", f":{proxy.port}")).geturl()
+
+
+@pytest.fixture
+def lossy(farm: FaultyFarm, proxy: Proxy) -> Iterator[tuple[Proxy, FarmClient]]:
+    """A client whose connections to Redis lose answers when told to."""
+    with FarmClient(replace(farm.where, redis_url=address_through(proxy, farm))) as client:
+        yield proxy, client
 
 
 def test_a_message_that_was_popped_and_never_claimed_is_sent_again(farm: FaultyFarm) -> None:
@@ -79,6 +88,24 @@ def test_a_message_that_comes_five_times_is_one_job(farm: FaultyFarm, worker: Pr
     assert {(status.state, status.attempt) for status in farm.until_over(jobs + last)} == {("done", 1)}
     for job in jobs:
         assert len(farm.history.claims(job)) == 1
+
+
+def test_a_claim_that_was_granted_and_never_heard_of_is_taken_up(farm: FaultyFarm, proxy: Proxy) -> None:
+    """Redis is out of its worker's reach just then, for longer than a client tries again by itself."""
+    far = farm.worker("far", model="far", environment={"FARM_REDIS_URL": address_through(proxy, farm)})
+    farm.start(far)
+    proxy.lose_answer_to("claim", stay_away=True)
+    [job] = farm.submit(model="far")
+    eventually(lambda: proxy.lost, "the claim is lost")
+    eventually(lambda: farm.statuses([job])[0].state == "running", "and granted")
+    eventually(lambda: "leases cannot be renewed" in far.last_words, "its worker is cut off")
+    proxy.come_back()
+
+    [status] = farm.until_over([job])
+
+    assert (status.state, status.attempt) == ("done", 1)
+    assert [happening.why for happening in farm.history.of(job) if happening.why] == []
+    farm.retire(far)
 
 
 def test_a_submission_whose_answer_is_lost_on_the_way_is_one(
