@@ -149,14 +149,15 @@ function operations.release(id, worker, attempt)
   return 1
 end
 
--- Whether reapers came by all the time, each within `patience` ms of the last. If not, Redis was away, or all of
--- them were, and renewals may have been lost meanwhile: then nothing is reaped for `patience` ms, in which the
--- healthy renew. Judged here, since a reaper's own request may be what Redis was too late to answer.
+-- Whether reapers have come by all the time for `patience` ms, each well before that was over again. If not, Redis
+-- was away, or all of them were, and renewals may have been lost: nothing is reaped until the healthy have had
+-- `patience` ms without another silence to renew in. Judged here, since a reaper's own request may be what Redis was
+-- too late to answer.
 local function was_watched(patience)
   local key = P .. ':reaped'
   local watch = redis.call('HMGET', key, 'last', 'from')
   redis.call('HSET', key, 'last', now)
-  if not watch[1] or now - watch[1] > patience then
+  if not watch[1] or now - watch[1] > patience * 2 / 3 then
     redis.call('HSET', key, 'from', now + patience)
     return false
   end
@@ -164,7 +165,7 @@ local function was_watched(patience)
 end
 
 -- Requeues jobs whose lease lapsed, `limit` at most; one that outlived `deaths` workers fails. Nothing is reaped
--- where no reaper had come by for `patience` ms (0: none is needed).
+-- until reapers have watched for `patience` ms (0: none is needed).
 -- Returns a flat list: id, model, priority, 'queued' | 'failed', …
 function operations.reap(limit, deaths, patience)
   local taken = {}

@@ -139,14 +139,22 @@ class Ledger:
         return queued
 
     def claim(
-        self, job: str, worker: str, *, alone: bool = False, lease: float = LEASE_SECONDS, deaths: int = MAX_DEATHS
+        self,
+        job: str,
+        worker: str,
+        *,
+        token: str | None = None,
+        alone: bool = False,
+        lease: float = LEASE_SECONDS,
+        deaths: int = MAX_DEATHS,
     ) -> Claim | None:
         """Take a queued job for `lease` seconds, or None if it is not queued (any more).
 
+        A claim whose answer was lost can be sent again with its `token`, which is new for each claim.
         `alone` says that the worker has no other job. Raises `Suspect` for a job that only such a one may have: one
         whose lease lapsed `deaths` − 1 times.
         """
-        answer = self._run("claim", job, worker, secrets.token_hex(8), _milliseconds(lease), deaths, int(alone))
+        answer = self._run("claim", job, worker, token or new_token(), _milliseconds(lease), deaths, int(alone))
         if answer[0] == "suspect":
             raise Suspect(job)
         if answer[0] != "claimed":
@@ -188,8 +196,8 @@ class Ledger:
     def reap(self, *, limit: int = 100, deaths: int = MAX_DEATHS, patience: float = 0.0) -> list[Reaped]:
         """Requeue jobs whose lease lapsed; fail those that outlived `deaths` workers.
 
-        With `patience`, call it at least that often (in seconds): after a longer silence, which may have been an
-        outage of Redis, nothing is reaped for as long again. `limit` 0 only says that somebody watches.
+        With `patience`, call it more often than that (in seconds): after a silence of two thirds of it, which may have
+        been an outage of Redis, nothing is reaped for `patience`. `limit` 0 only says that somebody watches.
         """
         reaped = self._run("reap", limit, deaths, _milliseconds(patience))
         return [Reaped(job, model, int(priority), state) for job, model, priority, state in _in_groups(reaped, 4)]
@@ -382,6 +390,11 @@ class Ledger:
         if len(found) > 1:
             raise JobNotFound(f"{beginning!r} could be {len(found)} batches", hint=f"{found[0]}, {found[1]}, …")
         return str(found[0])
+
+
+def new_token() -> str:
+    """What tells one claim from another."""
+    return secrets.token_hex(8)
 
 
 def _record(batch: str, job: NewJob) -> dict[str, Any]:

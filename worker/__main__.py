@@ -41,6 +41,8 @@ def main(
         logging.getLogger(chatty).setLevel(logging.WARNING)
     # Celery warns of root because of pickled messages, which are never accepted here.
     warnings.filterwarnings("ignore", message="You're running the worker with superuser privileges")
+    # Nor of jobs that Redis would deliver twice when a connection is lost: it delivers none, and the ledger decides.
+    warnings.filterwarnings("ignore", message=r"\s*In Celery 5.1 we introduced an optional breaking change")
     try:
         _check_name(name)
         access.check(settings.load())  # before torch, for it takes seconds

@@ -29,7 +29,7 @@ from farm.errors import (
     StorageError,
 )
 from farm.jobs import Waiting
-from farm.ledger import Claim, Ledger, Suspect
+from farm.ledger import Claim, Ledger, Suspect, new_token
 from farm.queue import Queue
 from farm.results import JobResult, ModelUsed, ResultObject
 from farm.spec import JobSpec
@@ -54,7 +54,7 @@ from worker.intake import Intake
 from worker.lease import Holding, LeaseKeeper
 from worker.models.loader import LoadedModel
 from worker.models.pool import ModelPool
-from worker.patience import HandBack, Lost, Patience
+from worker.patience import PATIENCE_SECONDS, HandBack, Lost, Patience
 from worker.png import encode_png
 from worker.publish import Publisher
 from worker.spool import Spool
@@ -104,7 +104,7 @@ class JobRunner:
         try:
             with self.intake.entering() as admitted:
                 if admitted:
-                    self._work_on(self.ledger.claim(job, self.worker), job)
+                    self._work_on(self._claim(job), job)
                 else:
                     self._put_back(job)
         except Suspect:
@@ -112,12 +112,22 @@ class JobRunner:
         except LedgerUnavailable as error:
             _log.warning("job %s was not claimed, and will be offered again: %s", job, error)
 
+    def _claim(self, job: str, *, alone: bool = False) -> Claim | None:
+        """Claim a job. While the ledger does not answer, ask again: it may have granted the claim, and nobody knows."""
+        token, give_up = new_token(), time.monotonic() + PATIENCE_SECONDS
+        while True:
+            try:
+                return self.ledger.claim(job, self.worker, token=token, alone=alone)
+            except LedgerUnavailable:
+                if time.monotonic() > give_up or self.leaving.wait(1.0):
+                    raise
+
     def _run_alone(self, job: str) -> None:
         """Work on a job that may be what brought two workers down, when nothing else can suffer from it."""
         with self.intake.alone(f"job {job} outlived two workers, so it gets this one for itself") as is_alone:
             if is_alone:
                 _log.warning("job %s outlived two workers: rendering it with no others", job)
-                self._work_on(self.ledger.claim(job, self.worker, alone=True), job)
+                self._work_on(self._claim(job, alone=True), job)
             else:
                 self._put_back(job)
 

@@ -58,11 +58,15 @@ class FaultyFarm:
         self.s3 = self._server(servers.s3_program(self._layout, drawn))
         self._ports = drawn.ports.values()
         self.client = FarmClient(self.where)
-        self.redis.start()
-        self.s3.start()
-        self.wait_for_redis()
-        self.wait_for_s3()
         self.history = History(self.where)
+        try:
+            self.redis.start()
+            self.s3.start()
+            self.wait_for_redis()
+            self.wait_for_s3()
+        except BaseException:
+            self.close()
+            raise
 
     def close(self) -> None:
         self.history.close()

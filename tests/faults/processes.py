@@ -11,6 +11,19 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from farm.stack import guard
+from tests.stack.farms import lives
+
+
+def working_in(folder: Path) -> list[str]:
+    """The commands of processes that run in a folder, or for the farm whose home it is. Zombies do not count."""
+    found = []
+    for process in Path("/proc").iterdir():
+        with contextlib.suppress(OSError):
+            is_there = (process / "cwd").readlink().is_relative_to(folder)
+            is_for_it = f"FARM_HOME={folder}\0".encode() in (process / "environ").read_bytes()
+            if (is_there or is_for_it) and lives(int(process.name)):
+                found.append((process / "cmdline").read_text().replace("\0", " "))
+    return found
 
 
 class Watch:
@@ -46,7 +59,6 @@ class Process:
         self.log = log
         self._command, self._folder, self._environment, self._watch = command, folder, environment, watch
         self._running: subprocess.Popen[bytes] | None = None
-        self.frozen = False
 
     @property
     def pid(self) -> int:
@@ -72,8 +84,12 @@ class Process:
                 env=self._environment,
                 start_new_session=True,
             )
-        self.frozen = False
-        self._watch.note(self._running.pid)
+        try:
+            self._watch.note(self._running.pid)
+        except ValueError:  # the farm was closed meanwhile
+            self._running.kill()
+            self._running.wait()
+            raise
 
     def kill(self) -> None:
         """As by the kernel: no handler runs. Nothing, if it has ended."""
@@ -87,11 +103,9 @@ class Process:
     def freeze(self) -> None:
         """It keeps its connections, its memory and its leases' names, and does nothing."""
         self._signal(signal.SIGSTOP)
-        self.frozen = True
 
     def thaw(self) -> None:
         self._signal(signal.SIGCONT)
-        self.frozen = False
 
     def wait(self, within: float = 60.0) -> int:
         """The exit status of the process that runs now, negative for a signal."""

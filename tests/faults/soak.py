@@ -13,6 +13,7 @@ import argparse
 import contextlib
 import json
 import random
+import shutil
 import statistics
 import sys
 import tempfile
@@ -21,6 +22,7 @@ import time
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -73,6 +75,8 @@ class Report:
     duplicated: int
     complaints: list[str]
     faults: list[Recovery]
+    endings: list[str]
+    """Workers that nobody had killed or asked to leave, and that ended all the same, with their last words."""
 
     def __str__(self) -> str:
         lines = [f"{'fault':20}{'injected':>10}{'in hand':>10}{'median s':>10}{'worst s':>10}"]
@@ -86,6 +90,7 @@ class Report:
             f"{self.minutes:g} minutes, seed {self.seed}: {self.jobs} jobs, {self.attempts} attempts: {ends}{why}",
             f"lost {self.lost}, duplicated {self.duplicated}, complaints {len(self.complaints)}",
             *self.complaints[:20],
+            *(f"ended by itself: {ending}" for ending in self.endings),
         ]
         return "\n".join(lines)
 
@@ -99,12 +104,16 @@ class Soak:
         self._chance = random.Random(seed)
         self._over = threading.Event()
         self._broken: list[BaseException] = []
+        self._endings: list[str] = []
         self._picture = folder / "init.png"
         Image.linear_gradient("L").resize((64, 64)).convert("RGB").save(self._picture)
         self.farm = FaultyFarm(folder / "home", build_tiny_model(folder / "tiny"))
 
     def run(self) -> Report:
-        """Submit, sabotage, stop, wait for the end of every job, and audit. Ends all processes, whatever happens."""
+        """Submit, sabotage, stop, wait for the end of every job, and audit. Ends all processes, whatever happens.
+
+        A saboteur that is in the middle of something then finds the farm closed, and can start nothing.
+        """
         try:
             self.farm.start(*(self.farm.worker(f"w{number}", "--slots", "6") for number in range(1, WORKERS + 1)))
             supervising = threading.Event()
@@ -113,12 +122,10 @@ class Soak:
                 self._thread(lambda kinds=kinds, seed=f"{self._seed} {on}": self._sabotage(kinds, random.Random(seed)))
                 for on, kinds in SABOTAGE.items()
             ]
-            try:
-                self._submit_until(time.monotonic() + 60 * self._minutes)
-            finally:
-                self._over.set()
-                for thread in saboteurs:
-                    thread.join()
+            self._submit_until(time.monotonic() + 60 * self._minutes)
+            self._over.set()
+            for thread in saboteurs:
+                thread.join()
             self.farm.until_over(self.farm.submitted, within=_END_WITHIN)
             supervising.set()
             supervisor.join()
@@ -202,10 +209,15 @@ class Soak:
 
     def _supervise(self, done: threading.Event) -> None:
         """Start every worker again that has ended, as what runs workers does."""
+        started: dict[str, float] = defaultdict(float)
         while not done.wait(1.0):
-            for worker in self.farm.workers.values():
-                if not worker.is_running:
-                    worker.start()
+            for name, worker in self.farm.workers.items():
+                if worker.is_running:
+                    continue
+                if not any(fault.worker == name and fault.began > started[name] for fault in self.farm.faults):
+                    self._endings.append(f"{name}, status {worker.wait()}: {worker.last_words.splitlines()[-1]}")
+                started[name] = time.time()
+                worker.start()
 
     def _thread(self, work: Any) -> threading.Thread:
         def guarded() -> None:
@@ -233,6 +245,7 @@ class Soak:
             duplicated=found.duplicated,
             complaints=found.complaints,
             faults=recoveries(self.farm.faults, self.farm.history, self.farm.submitted),
+            endings=self._endings,
         )
 
 
@@ -281,6 +294,18 @@ def _folder() -> Iterator[Path]:
         yield Path(folder)
 
 
+def _evidence(farm: FaultyFarm) -> Path:
+    """A new folder with the logs of a farm and a list of all that was done to it."""
+    folder = Path(tempfile.mkdtemp(prefix="farm-soak-evidence-"))
+    shutil.copytree(farm.home / "logs", folder / "logs")
+    lines = []
+    for fault in sorted(farm.faults, key=lambda fault: fault.began):
+        seconds = (fault.ended or fault.began) - fault.began
+        lines.append(f"{datetime.fromtimestamp(fault.began)} {seconds:6.1f} s {fault.kind} {fault.worker or ''}")
+    (folder / "faults.txt").write_text("\n".join(lines) + "\n")
+    return folder
+
+
 def main() -> int:
     """Soak, print the table, and exit with 1 if anything was lost, doubled or unexplained."""
     parser = argparse.ArgumentParser(prog="python -m tests.faults.soak", description=__doc__.splitlines()[0])
@@ -292,7 +317,10 @@ def main() -> int:
     print(f"soaking for {options.minutes:g} minutes, seed {seed}", flush=True)
     try:
         with _folder() as folder:
-            report = Soak(folder, options.minutes, seed).run()
+            soak = Soak(folder, options.minutes, seed)
+            report = soak.run()
+            if report.complaints:
+                print(f"the logs and what was done are kept in {_evidence(soak.farm)}")
     except KeyboardInterrupt:
         print("interrupted; every process is ended", file=sys.stderr)
         return 130

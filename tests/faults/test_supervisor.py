@@ -5,7 +5,6 @@ How each kind of process is started again, and what `farm down` ends, is tested 
 
 from __future__ import annotations
 
-import contextlib
 import os
 import random
 import signal
@@ -27,6 +26,7 @@ from tests.faults.audit import settled
 from tests.faults.faults import Fault
 from tests.faults.history import History
 from tests.faults.plugin import paced
+from tests.faults.processes import working_in
 from tests.stack.farms import Farm, end, lives
 from tests.tiny import build_tiny_model
 from tests.waiting import eventually
@@ -115,18 +115,6 @@ def supervised(tmp_path_factory: pytest.TempPathFactory, flags: Path) -> Iterato
         end(farm)
 
 
-def left_of(home: Path) -> list[str]:
-    """The processes that work in a farm's home or for it, dead ones that nobody has looked at apart."""
-    found = []
-    for process in Path("/proc").iterdir():
-        with contextlib.suppress(OSError):
-            works_there = (process / "cwd").readlink().is_relative_to(home)
-            works_for_it = f"FARM_HOME={home}\0".encode() in (process / "environ").read_bytes()
-            if (works_there or works_for_it) and lives(int(process.name)):
-                found.append((process / "cmdline").read_text().replace("\0", " "))
-    return found
-
-
 def child(supervised: Supervised, name: str) -> stack.ChildStatus:
     return next(one for one in supervised.farm.status.children if one.name == name)
 
@@ -203,7 +191,7 @@ def test_down_ends_what_is_frozen(tmp_path: Path, frozen: str) -> None:
     try:
         farm.start(workers=1)
         pids = farm.pids()
-        assert len(left_of(farm.home)) >= 3, "they can be found"
+        assert len(working_in(farm.home)) >= 3, "they can be found"
         supervisor = pids["supervisor"]
         stopped = {"children": {*pids.values()} - {supervisor}, "supervisor": {supervisor}}
         for pid in stopped.get(frozen, {*pids.values()}):
@@ -211,7 +199,7 @@ def test_down_ends_what_is_frozen(tmp_path: Path, frozen: str) -> None:
 
         assert stack.stop(farm.home, timeout=60 if frozen == "children" else 1)
 
-        eventually(lambda: not left_of(farm.home), "nothing is left")
+        eventually(lambda: not working_in(farm.home), "nothing is left")
         assert stack.status(farm.home) is None
     finally:
         end(farm)
@@ -229,7 +217,7 @@ def test_down_during_a_restart_ends_everything(tmp_path: Path) -> None:
         assert stack.stop(farm.home)
 
         assert stack.status(farm.home) is None
-        eventually(lambda: not left_of(farm.home), "nothing is left")
+        eventually(lambda: not working_in(farm.home), "nothing is left")
         assert "Traceback" not in farm.layout.log("supervisor").read_text()
     finally:
         end(farm)

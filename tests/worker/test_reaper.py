@@ -7,6 +7,7 @@ from collections.abc import Iterator
 
 import pytest
 
+from farm.jobs import Waiting
 from farm.ledger import MAX_DEATHS, Ledger
 from farm.queue import Queue, depth
 from farm.settings import Settings
@@ -75,6 +76,18 @@ def test_a_job_whose_message_was_lost_is_published_again(
     assert depth(ledger.redis, "unheard") == 1
 
 
+def test_a_job_that_was_forgotten_in_a_long_queue_is_published_again(
+    ledger: Ledger, queue: Queue, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("worker.reaper.FORGOTTEN_SECONDS", 0.0)
+    ledger.create(BATCH, [job(0, model="long"), job(1, model="long")])
+    queue.publish([Waiting(job(1).id, "long", 5)])
+
+    Reaper(ledger, queue, "w").reconcile()
+
+    assert depth(ledger.redis, "long") == 3
+
+
 def test_a_fresh_job_and_a_long_queue_are_left_alone(ledger: Ledger, queue: Queue) -> None:
     ledger.create(BATCH, [job(model="fresh")])
 
@@ -107,17 +120,21 @@ def test_nobody_is_declared_dead_for_an_outage_in_which_nobody_could_renew(ledge
             ledger.redis.hset(watch, name, int(moment) - round(1000 * seconds))
 
     assert ledger.reap(patience=patience) == [], "the first ever: who knows for how long there was nobody"
-    let_pass(patience - 1)
+    let_pass(30)
     assert ledger.reap(patience=patience) == [], "the healthy may still be renewing"
-    let_pass(2)
+    let_pass(31)
     assert [reaped.job for reaped in ledger.reap(patience=patience)] == [job(0).id]
 
     claim_and_fall_silent(ledger, job(1).id, "w1")
-    let_pass(patience + 1)
+    let_pass(41)
     assert ledger.reap(patience=patience) == [], "after an outage it is the same"
-    let_pass(patience - 1)
+    let_pass(30)
     ledger.reap(limit=0, patience=patience)  # as those do who do not hold the lock
-    let_pass(2)
+    let_pass(41)
+    assert ledger.reap(patience=patience) == [], "a second outage cut the time short in which to renew"
+    let_pass(30)
+    ledger.reap(limit=0, patience=patience)
+    let_pass(31)
     assert [reaped.job for reaped in ledger.reap(patience=patience)] == [job(1).id]
 
 
