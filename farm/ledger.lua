@@ -221,15 +221,19 @@ function operations.retry(id)
   return state
 end
 
--- Jobs of a model that have waited for `age` ms since they were last published, marked as published now.
--- Returns a flat list: id, priority, …
-function operations.republish(model, age, limit)
+-- Jobs of a model that have waited for `age` ms since they were last published, marked as published now; `but` is a
+-- JSON list of jobs to leave out, which have a message still. Returns a flat list: id, priority, …
+function operations.republish(model, age, limit, but)
   local waiting = P .. ':waiting:' .. model
+  local left_out, named = cjson.decode(but), {}
+  for _, id in ipairs(left_out) do named[id] = true end
   local stale = {}
-  for _, id in ipairs(redis.call('ZRANGEBYSCORE', waiting, '-inf', now - age, 'LIMIT', 0, limit)) do
-    redis.call('ZADD', waiting, now, id)
-    stale[#stale + 1] = id
-    stale[#stale + 1] = tonumber(field(id, 'priority'))
+  for _, id in ipairs(redis.call('ZRANGEBYSCORE', waiting, '-inf', now - age, 'LIMIT', 0, limit + #left_out)) do
+    if not named[id] and #stale < 2 * limit then
+      redis.call('ZADD', waiting, now, id)
+      stale[#stale + 1] = id
+      stale[#stale + 1] = tonumber(field(id, 'priority'))
+    end
   end
   return stale
 end

@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import json
 import secrets
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib import resources
@@ -211,9 +211,12 @@ class Ledger:
         """Queue a failed or cancelled job again. Returns the state it was in. Raises `JobNotFound`."""
         return self._previous(job, self._run("retry", job))
 
-    def republish(self, model: str, *, older_than: float, limit: int = 500) -> list[Waiting]:
-        """Queued jobs of `model` whose message was published over `older_than` seconds ago; counted as published."""
-        stale = self._run("republish", model, _milliseconds(older_than), limit)
+    def republish(self, model: str, *, older_than: float, but: Collection[str] = (), limit: int = 500) -> list[Waiting]:
+        """Queued jobs of `model` whose message was published over `older_than` seconds ago; counted as published.
+
+        Those in `but` have a message still, and are left out.
+        """
+        stale = self._run("republish", model, _milliseconds(older_than), limit, json.dumps(list(but)))
         return [Waiting(job, model, int(priority)) for job, priority in _in_groups(stale, 2)]
 
     # Reading

@@ -98,14 +98,32 @@ def depth(connection: Any, model: str) -> int:
     """How many messages wait in a model's queue, over all priorities. Raises `LedgerUnavailable`."""
     from redis import RedisError
 
-    name = queue_name(model)
     pipeline = connection.pipeline(transaction=False)
-    for level in range(_LEVELS):
-        pipeline.llen(f"{name}{_PRIORITY_SEPARATOR}{level}" if level else name)
+    for name in _lists(model):
+        pipeline.llen(name)
     try:
         return sum(pipeline.execute())
     except RedisError as error:
-        raise LedgerUnavailable(f"the queue {name} cannot be read: {error}") from error
+        raise LedgerUnavailable(f"the queue {queue_name(model)} cannot be read: {error}") from error
+
+
+def entries(connection: Any, model: str) -> list[str]:
+    """Everything that waits in a model's queue, as it is there. Raises `LedgerUnavailable`."""
+    from redis import RedisError
+
+    pipeline = connection.pipeline(transaction=False)
+    for name in _lists(model):
+        pipeline.lrange(name, 0, -1)
+    try:
+        return [entry for found in pipeline.execute() for entry in found]
+    except (RedisError, UnicodeDecodeError) as error:
+        raise LedgerUnavailable(f"the queue {queue_name(model)} cannot be read: {error}") from error
+
+
+def _lists(model: str) -> list[str]:
+    """The Redis lists of a model's queue, the most urgent first."""
+    name = queue_name(model)
+    return [f"{name}{_PRIORITY_SEPARATOR}{level}" if level else name for level in range(_LEVELS)]
 
 
 def _celery_priority(priority: int) -> int:

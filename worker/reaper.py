@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import logging
 import threading
+import time
 from collections.abc import Callable
 
 from farm.errors import InvalidInput, LedgerUnavailable
 from farm.jobs import Waiting
 from farm.ledger import LEASE_SECONDS, Ledger
 from farm.queue import Queue, depth
+from worker.messages import jobs_named
 
 _log = logging.getLogger(__name__)
 
@@ -22,8 +24,12 @@ RENEWAL_SECONDS = LEASE_SECONDS / 2
 """Within this time of Redis answering again, every healthy worker has renewed its leases."""
 UNCLAIMED_SECONDS = 5.0
 """A queued job of an empty queue whose message is older than this has no message any more."""
+LOOK_SECONDS = 30.0
+"""How often the messages of a queue that is not empty are looked through for jobs that have none."""
+LOOK_MESSAGES = 10_000
+"""A longer queue is not looked through, for Redis would stand still over it."""
 FORGOTTEN_SECONDS = 600.0
-"""A queued job whose message is older than this gets another, however long the queue: spare ones do no harm."""
+"""There a queued job whose message is older than this gets another: spare ones do no harm."""
 
 
 class Reaper:
@@ -38,6 +44,7 @@ class Reaper:
         self._worker = worker
         self._also = also
         self._chore: threading.Thread | None = None
+        self._looked: dict[str, float] = {}
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name="reaper", daemon=True)
 
@@ -97,8 +104,21 @@ class Reaper:
     def _reconcile(self, model: str) -> None:
         if not self._ledger.waiting(model):
             return
-        age = FORGOTTEN_SECONDS if depth(self._ledger.redis, model) else UNCLAIMED_SECONDS
-        stale = self._ledger.republish(model, older_than=age)
+        messages = depth(self._ledger.redis, model)
+        if messages > LOOK_MESSAGES:
+            stale = self._ledger.republish(model, older_than=FORGOTTEN_SECONDS)
+        elif messages == 0 or self._is_time_to_look(model):
+            named = jobs_named(self._ledger.redis, model) if messages else ()
+            stale = self._ledger.republish(model, older_than=UNCLAIMED_SECONDS, but=named)
+        else:
+            return
         if stale:
             _log.info("publishing %d queued jobs of '%s' again", len(stale), model)
             self._queue.publish(stale)
+
+    def _is_time_to_look(self, model: str) -> bool:
+        now = time.monotonic()
+        is_time = now - self._looked.get(model, float("-inf")) >= LOOK_SECONDS
+        if is_time:
+            self._looked[model] = now
+        return is_time

@@ -7,23 +7,17 @@ job, and then a plain message of our own making is delivered in its place; or it
 
 from __future__ import annotations
 
-import base64
-import json
 import logging
-import uuid
 from queue import Empty
 from typing import Any
 
 from kombu import transport
 from kombu.transport import redis
 
-from farm import keys
-from farm.queue import TASK
 from worker.intake import Intake
+from worker.messages import job_named_by, wake_up
 
 _log = logging.getLogger(__name__)
-
-_MAX_BODY_CHARACTERS = 4_096
 
 
 def install(intake: Intake) -> None:
@@ -39,44 +33,6 @@ def install(intake: Intake) -> None:
     aliases: dict[str, Any] = transport.TRANSPORT_ALIASES  # kombu calls what is no name
     for scheme in ("redis", "rediss"):
         aliases[scheme] = lambda: with_intake
-
-
-def job_named_by(message: object) -> str | None:
-    """The job that a message of the queue names, or None if it is not one of ours."""
-    match message:
-        case {"headers": {"task": task}, "content-type": "application/json", "body": str(body)}:
-            if task == TASK and len(body) <= _MAX_BODY_CHARACTERS:
-                return _job_in(body)
-    return None
-
-
-def _job_in(body: str) -> str | None:
-    try:
-        payload = json.loads(base64.b64decode(body, validate=True))
-    except (ValueError, RecursionError):
-        return None
-    match payload:
-        case [[str(job)], {}, *_] if keys.is_job_id(job):
-            return job
-    return None
-
-
-def wake_up(job: str, queue: str) -> dict[str, Any]:
-    """A message in Celery's protocol 2 that names `job` and asks for nothing else."""
-    identifier = str(uuid.uuid4())
-    headers = {"lang": "py", "task": TASK, "id": identifier, "root_id": identifier, "retries": 0, "ignore_result": True}
-    return {
-        "body": base64.b64encode(json.dumps([[job], {}, {}]).encode()).decode(),
-        "content-type": "application/json",
-        "content-encoding": "utf-8",
-        "headers": headers,
-        "properties": {
-            "correlation_id": identifier,
-            "delivery_tag": identifier,
-            "delivery_info": {"exchange": "", "routing_key": queue},
-            "body_encoding": "base64",
-        },
-    }
 
 
 class CarefulChannel(redis.Channel):

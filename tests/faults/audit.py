@@ -26,7 +26,7 @@ from farm.ledger import PREFIX
 from farm.storage import Storage
 from tests.faults.faults import Fault
 from tests.faults.history import Happening, History
-from worker.transport import job_named_by
+from worker.messages import job_named_by
 
 _PATIENCE = 60.0
 

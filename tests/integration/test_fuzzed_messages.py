@@ -17,7 +17,7 @@ from farm.queue import TASK, depth, queue_name
 from tests.fuzzing import anything, fuzz, spoilt, words
 from tests.integration.conftest import Worker
 from tests.waiting import eventually
-from worker.transport import job_named_by, wake_up
+from worker.messages import job_named_by, wake_up
 
 JOB = "0" * 16 + "-0000"
 """The id of no job."""

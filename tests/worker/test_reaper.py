@@ -13,6 +13,7 @@ from farm.queue import Queue, depth
 from farm.settings import Settings
 from tests.ledgers import BATCH, job
 from tests.waiting import eventually
+from worker.messages import jobs_named
 from worker.reaper import Reaper
 
 
@@ -76,9 +77,27 @@ def test_a_job_whose_message_was_lost_is_published_again(
     assert depth(ledger.redis, "unheard") == 1
 
 
+def test_a_job_whose_message_was_lost_from_a_queue_with_others_is_found_by_looking_through_it(
+    ledger: Ledger, queue: Queue, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("worker.reaper.UNCLAIMED_SECONDS", 0.0)
+    ledger.create(BATCH, [job(index, model="holey", priority=index % 10) for index in range(12)])
+    lost = job(7).id
+    queue.publish(Waiting(job(index).id, "holey", index % 10) for index in range(12) if index != 7)
+    ledger.redis.lpush("farm.holey", "no message at all")
+    reaper = Reaper(ledger, queue, "w")
+
+    reaper.reconcile()
+    reaper.reconcile()
+
+    assert jobs_named(ledger.redis, "holey") == {job(index).id for index in range(12)}
+    assert depth(ledger.redis, "holey") == 13, f"only {lost} was published again, and once"
+
+
 def test_a_job_that_was_forgotten_in_a_long_queue_is_published_again(
     ledger: Ledger, queue: Queue, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr("worker.reaper.LOOK_MESSAGES", 0)
     monkeypatch.setattr("worker.reaper.FORGOTTEN_SECONDS", 0.0)
     ledger.create(BATCH, [job(0, model="long"), job(1, model="long")])
     queue.publish([Waiting(job(1).id, "long", 5)])
