@@ -20,6 +20,7 @@ from transformers import CLIPTextModel, CLIPTokenizer
 from farm.errors import ModelError
 from worker.diffusion.conditioning import PromptEncoder
 from worker.diffusion.preview import PreviewMap, fit_preview_map, read_preview_map
+from worker.diffusion.text_memory import TextMemory, remember_text
 from worker.models import layout
 from worker.models.components import Components, first_line, read_checkpoint, read_directory
 from worker.models.device import Placement
@@ -50,6 +51,7 @@ class LoadedModel:
     text_encoder: CLIPTextModel = field(repr=False)
     tokenizer: CLIPTokenizer = field(repr=False)
     prompts: PromptEncoder = field(repr=False)
+    text_memory: TextMemory = field(repr=False)
     scheduler_config: Mapping[str, Any] = field(repr=False)
     preview: PreviewMap = field(repr=False)
     device: torch.device
@@ -122,6 +124,7 @@ class ModelLoader:
             text_encoder=parts.text_encoder,
             tokenizer=parts.tokenizer,
             prompts=PromptEncoder(parts.tokenizer, parts.text_encoder),
+            text_memory=remember_text(parts.unet),
             scheduler_config=parts.scheduler_config,
             preview=preview,
             device=self._placement.device,
