@@ -33,7 +33,7 @@ class Remembered(nn.Module):
 
 @dataclass(frozen=True)
 class TextMemory:
-    """The projections of one UNet, in the order in which a memory holds them; none where embeddings are used as such."""
+    """The projections of one UNet, in the order in which a memory holds them. None: embeddings are used as such."""
 
     projections: tuple[Remembered, ...]
 

@@ -101,9 +101,10 @@ class ModelLoader:
         """Put the parts on the device. What suits the model is said by files in `directory`."""
         layout.check_configs(name, parts.unet.config, parts.vae.config, parts.text_encoder.config)
         try:
-            self._place(parts.unet, self._placement.dtype)
-            self._place(parts.vae, self._placement.vae_dtype)
-            self._place(parts.text_encoder, self._placement.dtype)
+            where = self._placement
+            self._place(parts.unet, where.dtype, channels_last=where.channels_last)
+            self._place(parts.vae, where.vae_dtype, channels_last=where.vae_channels_last)
+            self._place(parts.text_encoder, where.dtype, channels_last=False)
         except RuntimeError as error:
             raise ModelError(
                 f"the model '{name}' does not fit on {self._placement.device}: {first_line(error)}"
@@ -136,12 +137,12 @@ class ModelLoader:
             size=sum(map(_bytes_of, (parts.unet, parts.vae, parts.text_encoder))),
         )
 
-    def _place(self, module: torch.nn.Module, dtype: torch.dtype) -> None:
+    def _place(self, module: torch.nn.Module, dtype: torch.dtype, *, channels_last: bool) -> None:
         """Put a module where it computes, for inference alone."""
         if next(module.parameters()).dtype != dtype:
             module.to(dtype=dtype)
         module.to(self._placement.device)
-        if self._placement.channels_last:
+        if channels_last:
             module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch's stubs lack it
         module.eval().requires_grad_(False)
 
