@@ -13,7 +13,7 @@ _FIRST_WITH_BFLOAT16 = (8, 0)  # Ampere; older GPUs only emulate it
 
 @dataclass(frozen=True)
 class Placement:
-    """A device, the dtype of the UNet and the text encoder there, that of the autoencoder, and convolutions' layouts."""
+    """A device, the dtype of the UNet and the text encoder there, that of the autoencoder, and their memory layouts."""
 
     device: torch.device
     dtype: torch.dtype
