@@ -18,7 +18,7 @@ from worker.bench.measure import metered, percentile, times
 from worker.bench.pipelines import Pipelines
 from worker.bench.replay import Arrival, Costs
 from worker.diffusion import latents
-from worker.diffusion.losses import load_losses
+from worker.diffusion.losses import Losses, load_losses
 from worker.engine.flight import Flight, board
 from worker.engine.request import RenderRequest
 from worker.engine.rows import advance
@@ -31,13 +31,12 @@ _SHORT, _LONG = 5, 15
 
 
 @torch.no_grad()
-def forward(model: LoadedModel, rows: int) -> Tensor:
-    """One forward of the UNet."""
+def forward(model: LoadedModel, text: Tensor, rows: int) -> Tensor:
+    """One forward of the UNet, on a prompt's embedding or memory."""
     side = model.default_width // model.vae_factor, model.default_height // model.vae_factor
     x = torch.zeros((rows, model.unet.config["in_channels"], *side), device=model.device, dtype=model.dtype)
     if model.device.type == "cuda":
         x = x.contiguous(memory_format=torch.channels_last)
-    text = model.text_memory.of(model.prompts.encode("").embedding[0])
     timesteps = torch.full((rows,), 500.0, device=model.device)
     out: Tensor = model.unet(x, timesteps, encoder_hidden_states=torch.stack([text] * rows)).sample
     return out
@@ -52,8 +51,10 @@ def decode(model: LoadedModel, count: int) -> Tensor:
 
 def measure(model: LoadedModel, pipelines: Pipelines, rows: int) -> Costs:
     """The costs of this machine now."""
+    text = model.text_memory.of(model.prompts.encode("").embedding[0])
+    losses = load_losses()
     forwards = tuple(
-        (size, statistics.median(times(lambda size=size: forward(model, size), repeats=5)))  # type: ignore[misc]
+        (size, statistics.median(times(lambda size=size: forward(model, text, size), repeats=5)))  # type: ignore[misc]
         for size in ROWS
         if size <= max(rows, 2)
     )
@@ -63,7 +64,7 @@ def measure(model: LoadedModel, pipelines: Pipelines, rows: int) -> Costs:
     costs = Costs(
         forwards=forwards,
         tick=0.0,
-        board=statistics.median(times(lambda: _board_new(model, next(numbers)), repeats=8)),
+        board=statistics.median(times(lambda: _board_new(model, losses, next(numbers)), repeats=8)),
         decode=statistics.median(times(lambda: decode(model, 4), repeats=3)) / 4,
         call=max(0.0, short - _SHORT * a_step),
         step=0.0,
@@ -95,12 +96,12 @@ def overhead_of_a_tick(model: LoadedModel, *, jobs: int, rows: int, ticks: int =
     return {"jobs": len(together), "seconds": statistics.median(overheads), "share": statistics.median(shares)}
 
 
-def _board_new(model: LoadedModel, number: int) -> Flight:
+def _board_new(model: LoadedModel, losses: Losses, number: int) -> Flight:
     """A job with a prompt that was not seen before."""
-    job = workloads.alike(model, 1, steps=20 + number)[0]
+    job = workloads.alike(model, 1, steps=30)[0]
     new = job.spec.conditioning.model_copy(update={"prompts": (WeightedPrompt(text=f"otter number {number}"),)})
     request = RenderRequest(job.id, job.spec.model_copy(update={"conditioning": new}), model)
-    return board(request, load_losses(), 0, Future())
+    return board(request, losses, 0, Future())
 
 
 def _boarded(model: LoadedModel, count: int, *, steps: int) -> list[Flight]:

@@ -75,11 +75,14 @@ class Pipelines:
         self._from_noise = from_noise(**shared).to(placement.device)
         self._from_picture = from_picture(**shared)
         if placement.channels_last:
-            for part in (parts.unet, parts.vae):
-                part.to(memory_format=torch.channels_last)
+            modules: list[torch.nn.Module] = [parts.unet, parts.vae]
+            for module in modules:
+                module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch's stubs lack it
         if compiled:
-            self._from_noise.unet = self._from_picture.unet = torch.compile(parts.unet)
+            compiled_unet: Any = torch.compile(parts.unet)
+            self._from_noise.unet = self._from_picture.unet = compiled_unet
         self._losses = load_losses()
+        self._schedulers: dict[tuple[SamplerName, bool], Any] = {}
         for pipeline in (self._from_noise, self._from_picture):
             pipeline.set_progress_bar_config(disable=True)
 
@@ -123,10 +126,13 @@ class Pipelines:
         return served
 
     def _scheduler(self, sampler: SamplerName, memoised: bool) -> Any:
-        scheduler, overrides = _SCHEDULERS[sampler]
-        if sampler == "lms" and memoised:
-            scheduler = MemoisedLMS
-        return scheduler.from_config(self._config, **overrides)
+        """One object a sampler, kept: making one takes longer than a step."""
+        known = self._schedulers.get((sampler, memoised))
+        if known is None:
+            scheduler, overrides = _SCHEDULERS[sampler]
+            scheduler = MemoisedLMS if sampler == "lms" and memoised else scheduler
+            known = self._schedulers[sampler, memoised] = scheduler.from_config(self._config, **overrides)
+        return known
 
     def _mixed(self, spec: JobSpec) -> Tensor:
         parts = [prompt.weight * self._embedding(prompt.text) for prompt in spec.conditioning.prompts]

@@ -38,7 +38,10 @@ ALIKE, ALIKE_MEMOISED = "static, alike", "static, alike, memoised"
 
 ALIKE_STEPS = 20
 _BACKLOG_SHARE, _ALIKE_SHARE = 0.6, 0.2
-_FEWEST, _MOST = 6, 64
+_FEWEST, _MOST = 12, 64
+_SHORTEST = 0.25
+_ALONE = 6
+"""Jobs that are rendered again alone, for comparison."""
 
 
 @dataclass(frozen=True)
@@ -63,7 +66,8 @@ class Comparison:
         on_gpu = placement.device.type == "cuda"
         self._compiled = Pipelines(model.name, directory, placement, compiled=True) if on_gpu else None
         self._peak = peak_flops(placement.device, placement.dtype)
-        self._row_flops = flops(lambda: costing.forward(model, 1))
+        embedding = model.prompts.encode("").embedding[0]
+        self._row_flops = flops(lambda: costing.forward(model, embedding, 1))
         self._decode_flops = flops(lambda: costing.decode(model, 1))
 
     def all(self) -> dict[str, Any]:
@@ -97,20 +101,19 @@ class Comparison:
 
     def _backlogs(self, step_seconds: float) -> dict[str, Any]:
         """LMS by every arm, Euler and all samplers mixed by fewer where time is short."""
-        middle = (workloads.SHORTEST + workloads.LONGEST) / 2
-        a_job = 1.2 * middle * step_seconds
         every = self._options.seconds > 900
         plans: list[tuple[str, SamplerName | None, Sequence[str], float]] = [
             ("lms", "lms", self._names(plain=True, rest=True), 5.0),
             ("euler", "euler", self._names(plain=False, rest=every), 4.0 if every else 1.7),
             ("several samplers", None, self._names(plain=False, rest=every), 4.0 if every else 1.7),
         ]
-        per_job = a_job * sum(weight for *_, weight in plans) * self._options.repeats
-        count = int(_BACKLOG_SHARE * self._options.seconds / per_job)
-        count = max(_FEWEST, min(_MOST, count))
-        _log.info("backlogs of %d jobs", count)
+        per_step = 1.3 * step_seconds * sum(weight for *_, weight in plans) * self._options.repeats
+        steps = _BACKLOG_SHARE * self._options.seconds / per_step
+        shorter = min(1.0, max(_SHORTEST, steps / (_FEWEST * workloads.MIDDLE)))
+        count = max(_FEWEST, min(_MOST, int(steps / (shorter * workloads.MIDDLE))))
+        _log.info("backlogs of %d jobs of %.0f %% of the steps", count, 100 * shorter)
         return {
-            name: self._backlog(workloads.unlike(self.model, count, sampler=sampler), arms)
+            name: self._backlog(workloads.unlike(self.model, count, sampler=sampler, share=shorter), arms)
             for name, sampler, arms, _ in plans
         }
 
@@ -120,7 +123,7 @@ class Comparison:
         return names + ([ALIKE_MEMOISED, PADDED, ONLY_ALIKE] if rest else [])
 
     def _backlog(self, jobs: Sequence[Job], arms: Sequence[str]) -> dict[str, Any]:
-        alone = self._engines.alone(jobs, time.monotonic)
+        alone = self._engines.alone(jobs[:_ALONE], time.monotonic)
         runs = self._interleaved({arm: self._arm(arm, jobs) for arm in arms})
         reference = runs[MEMOISED][0].served
         # Losses, traces and LMS from a picture are not the same mathematics in diffusers.
@@ -128,6 +131,7 @@ class Comparison:
         return {
             "jobs": len(jobs),
             "rows": workloads.rows(jobs),
+            "steps": [min(job.spec.steps for job in jobs), max(job.spec.steps for job in jobs)],
             "arms": {
                 arm: {
                     **self._figures(done, jobs),

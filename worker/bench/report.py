@@ -33,7 +33,10 @@ def _machine(found: Figures) -> str:
 
 
 def _backlog(name: str, figures: Figures) -> str:
-    heading = f"**Unlike backlog, {name}**: {figures['jobs']} jobs, {figures['rows']} rows."
+    heading = (
+        f"**Unlike backlog, {name}**: {figures['jobs']} jobs of "
+        f"{figures['steps'][0]} to {figures['steps'][1]} steps, {figures['rows']} rows."
+    )
     rows = []
     for arm, numbers in figures["arms"].items():
         ratio = figures["ratios"].get(arm)
@@ -113,16 +116,15 @@ def _costs(found: Figures) -> str:
     costs, tick = found["costs"], found["tick"]
     forwards = ", ".join(f"{rows}: {1e3 * s:.0f} ms" for rows, s in costs["forwards"].items())
     deterministic = ", ".join(
-        f"{count} jobs at once: {spread(share)} of the usual"
-        for count, share in found["deterministic"].items()
+        f"{count} jobs at once: {spread(share)} of the usual" for count, share in found["deterministic"].items()
     )
     return "\n".join(
         [
             f"A forward by rows: {forwards}. One row is {found['row_gflop']:.3f} GFLOP, a decode "
             f"{found['decode_gflop']:.2f}; the measured peak is {found['peak_gflops']:.0f} GFLOP/s.",
             f"A tick's overhead with {tick['jobs']} jobs: {1e3 * tick['seconds']:.2f} ms, {tick['share']:.1%} of it. "
-            f"Boarding a job: {1e3 * costs['board']:.1f} ms. A decode: {1e3 * costs['decode']:.0f} ms. A pipeline's call: "
-            f"{1e3 * costs['call']:.0f} ms, and {1e3 * costs['step']:.1f} ms a step beside the forward.",
+            f"Boarding a job: {1e3 * costs['board']:.1f} ms. A decode: {1e3 * costs['decode']:.0f} ms. "
+            f"A pipeline's call: {1e3 * costs['call']:.0f} ms, and {1e3 * costs['step']:.1f} ms a step beside the forward.",
             f"Deterministic mode's throughput, 16 rows: {deterministic}.",
         ]
     )

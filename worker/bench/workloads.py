@@ -18,6 +18,7 @@ from worker.models.loader import LoadedModel
 SUBJECTS = ("a cat", "an owl", "a red apple", "a strawberry", "a giraffe", "an otter", "a lighthouse", "a penguin")
 STYLES = ("a watercolor painting of", "a pencil sketch of", "pixel art of", "an oil painting of")
 SHORTEST, LONGEST = 20, 60
+MIDDLE = (SHORTEST + LONGEST) / 2
 _SOME_IMAGE = InitReference(sha256="0" * 64, extension="png")
 
 
@@ -48,17 +49,20 @@ def alike(model: LoadedModel, count: int, *, steps: int, sampler: SamplerName = 
     ]
 
 
-def unlike(model: LoadedModel, count: int, *, sampler: SamplerName | None, seed: int = 0) -> list[Job]:
+def unlike(
+    model: LoadedModel, count: int, *, sampler: SamplerName | None, share: float = 1.0, seed: int = 0
+) -> list[Job]:
     """A backlog as a farm sees it: 20 to 60 steps, guidance 1 to 12, four modes in turn, every sixth job traced.
 
-    `sampler` None draws every job's sampler too. The same arguments make the same jobs.
+    `sampler` None draws every job's sampler too. Where time is short, jobs have only a `share` of those steps. The same
+    arguments make the same jobs.
     """
     draw = random.Random(seed)  # noqa: S311 - no secret
     jobs = []
     for number in range(count):
         fields: dict[str, Any] = {
             "prompt": _prompt(draw),
-            "steps": draw.randint(SHORTEST, LONGEST),
+            "steps": round(share * draw.randint(SHORTEST, LONGEST)),
             "guidance": 1.0 if draw.random() < 0.1 else round(draw.uniform(1.5, 12.0), 2),
             "sampler": sampler or draw.choice(SAMPLERS),
         }
