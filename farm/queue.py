@@ -87,9 +87,7 @@ class Queue:
                         retry=True,
                         retry_policy={"max_retries": 3, "interval_start": 0.2, "interval_step": 0.4},
                     )
-        except BatchPublishError as error:  # raised from the error of Redis that says why
-            raise unavailable(self.address, error.__cause__ or error) from error
-        except (OperationalError, RedisError, OSError) as error:
+        except (OperationalError, BatchPublishError, RedisError, OSError) as error:
             raise unavailable(self.address, error) from error
 
     def close(self) -> None:

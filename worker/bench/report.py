@@ -124,7 +124,7 @@ def _costs(found: Figures) -> str:
             f"{found['decode_gflop']:.2f}; the measured peak is {found['peak_gflops']:.0f} GFLOP/s.",
             f"A tick's overhead with {tick['jobs']} jobs: {1e3 * tick['seconds']:.2f} ms, {tick['share']:.1%} of it. "
             f"Boarding a job: {1e3 * costs['board']:.1f} ms. A decode: {1e3 * costs['decode']:.0f} ms. "
-            f"A pipeline's call: {1e3 * costs['call']:.0f} ms, and {1e3 * costs['step']:.1f} ms a step beside the forward.",
+            f"A pipeline's call: {1e3 * costs['call']:.0f} ms, and {1e3 * costs['step']:.1f} ms a step beside it.",
             f"Deterministic mode's throughput, 16 rows: {deterministic}.",
         ]
     )
