@@ -73,11 +73,13 @@ def _farm(found: dict[str, Any]) -> list[str]:
 
 
 def _overhead(one: dict[str, Any]) -> str:
+    ms = {
+        name: f"{1e3 * one[name]:.0f} ms" for name in ("whole", "rendering", "until it is claimed", "added by the farm")
+    }
     return (
-        f"One job at a time on the local farm: {1e3 * one['whole']:.0f} ms from submission to the finished record, "
-        f"of which {1e3 * one['rendering']:.0f} ms are rendering; {1e3 * one['until it is claimed']:.0f} ms pass until "
-        f"it is claimed, and {1e3 * one['added by the farm']:.0f} ms in all are the farm's. {one['jobs together']} jobs at "
-        f"once: {one['images a second together']:.2f} images/s."
+        f"One job at a time on the local farm: {ms['whole']} from submission to the record, of which {ms['rendering']} "
+        f"are rendering; {ms['until it is claimed']} pass until it is claimed; {ms['added by the farm']} in all are "
+        f"the farm's. {one['jobs together']} jobs at once: {one['images a second together']:.2f} images/s."
     )
 
 

@@ -23,8 +23,8 @@ stages = []
 def note(name):
     stages.append((name, time.time() - begun, time.process_time()))
 note("the interpreter")
-from worker.allocation import keep_freed_memory
-keep_freed_memory()
+from worker.runtime import settle
+settle()
 import torch
 note("import torch")
 import worker.app

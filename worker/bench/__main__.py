@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from farm.errors import FarmError
-from worker.allocation import keep_freed_memory
+from worker.runtime import settle
 
 if TYPE_CHECKING:
     from worker.models.device import Placement
@@ -49,8 +49,15 @@ def main(
 
     On a CPU the bundled model is used; on a GPU random weights of Stable Diffusion 1.4's shape.
     """
-    keep_freed_memory()
+    settle()
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
+    from diffusers.utils.logging import disable_progress_bar as silence_diffusers
+    from transformers.utils.logging import disable_progress_bar as silence_transformers
+    from transformers.utils.logging import set_verbosity_error
+
+    silence_diffusers()
+    silence_transformers()
+    set_verbosity_error()
     try:
         found = _measure(seconds, repeats, device, model, rows, slots)
         _write(found, out, plots=plots)
