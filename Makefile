@@ -41,11 +41,10 @@ $(VENV)/.farm: pyproject.toml constraints.txt
 	@touch $@
 
 $(VENV)/.tools: $(VENV)/.farm
-	$(PIP) --editable '.[local,worker,test,check]'
+	$(PIP) --editable '.[local,worker,bench,test,check]'
 	@touch $@
 
 bench: $(VENV)/.tools
-	$(PIP) --editable '.[bench]'
 	$(VENV)/bin/python -m tests.benchmarks $(PARTS)
 
 clean:
