@@ -21,12 +21,10 @@ def executed(monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
 
 def test_options_are_passed_on(executed: list[list[str]], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(worker, "find_spec", lambda _: object())
-    CliRunner().invoke(farm, ["bench", "--seconds", "60", "--rows", "16", "--device", "cpu", "--no-plots"])
+    given = ["--seconds", "60.0", "--rows", "16", "--device", "cpu", "--no-plots"]
+    CliRunner().invoke(farm, ["bench", *given])
 
-    assert executed == [
-        [sys.executable, "-P", "-m", "worker.bench"]
-        + ["--seconds", "60.0", "--device", "cpu", "--rows", "16", "--no-plots"]
-    ]
+    assert executed == [[sys.executable, "-P", "-m", "worker.bench", *given]]
 
 
 def test_without_torch_nothing_is_run(executed: list[list[str]], monkeypatch: pytest.MonkeyPatch) -> None:
