@@ -105,7 +105,7 @@ def simulate(kind: WorkerKind, workers: int, services: Services, *, seconds: flo
         clock[0] = now
         server, wanted = next(process)
         heapq.heappush(coming, (server.serve(now, wanted) if server else now + wanted, next(order), process))
-    warm = seconds / 3
+    warm = seconds / 2
     throughput = sum(moment > warm for moment in done) / (seconds - warm)
     ideal = workers * kind.images_per_second
     return {
@@ -122,8 +122,14 @@ def table(
     """Every kind of worker, by their number."""
     return {
         kind.name: {
-            str(count): simulate(kind, count, services, seconds=max(60.0, 6 * kind.slots / kind.images_per_second))
-            for count in counts
+            str(count): simulate(kind, count, services, seconds=_long_enough(kind, count, services)) for count in counts
         }
         for kind in kinds
     }
+
+
+def _long_enough(kind: WorkerKind, workers: int, services: Services) -> float:
+    """Seconds in which every slot has had several jobs, also where all of them queue for the bucket."""
+    a_job = kind.slots / kind.images_per_second
+    all_queue = workers * kind.slots * OBJECTS_A_JOB * services.put / services.lanes
+    return max(60.0, 6 * a_job, 3 * all_queue)

@@ -40,6 +40,9 @@ ALIKE_STEPS = 20
 _BACKLOG_SHARE, _ALIKE_SHARE = 0.6, 0.2
 _FEWEST, _MOST = 12, 64
 _SHORTEST = 0.25
+_ENOUGH_FOR_ALL = 900.0
+"""Seconds above which every arm renders every backlog. Below, alike batches have only their own workload: in a backlog
+without two jobs alike they are the pipeline job by job."""
 _ALONE = 6
 """Jobs that are rendered again alone, for comparison."""
 
@@ -101,11 +104,11 @@ class Comparison:
 
     def _backlogs(self, step_seconds: float) -> dict[str, Any]:
         """LMS by every arm, Euler and all samplers mixed by fewer where time is short."""
-        every = self._options.seconds > 900
+        every = self._options.seconds > _ENOUGH_FOR_ALL
         plans: list[tuple[str, SamplerName | None, Sequence[str], float]] = [
-            ("lms", "lms", self._names(plain=True, rest=True), 5.0),
-            ("euler", "euler", self._names(plain=False, rest=every), 4.0 if every else 1.7),
-            ("several samplers", None, self._names(plain=False, rest=every), 4.0 if every else 1.7),
+            ("lms", "lms", self._names(plain=True, rest=True), 5.0 if every else 4.0),
+            ("euler", "euler", self._names(plain=False, rest=every), 5.0 if every else 1.7),
+            ("several samplers", None, self._names(plain=False, rest=every), 5.0 if every else 1.7),
         ]
         per_step = 1.3 * step_seconds * sum(weight for *_, weight in plans) * self._options.repeats
         steps = _BACKLOG_SHARE * self._options.seconds / per_step
@@ -120,7 +123,8 @@ class Comparison:
     def _names(self, *, plain: bool, rest: bool) -> list[str]:
         names = [PIPELINE] if plain else []
         names += [MEMOISED, *([COMPILED] if self._compiled else []), ENGINE]
-        return names + ([ALIKE_MEMOISED, PADDED, ONLY_ALIKE] if rest else [])
+        names += [PADDED, ONLY_ALIKE] if rest else []
+        return names + ([ALIKE, ALIKE_MEMOISED] if self._options.seconds > _ENOUGH_FOR_ALL else [])
 
     def _backlog(self, jobs: Sequence[Job], arms: Sequence[str]) -> dict[str, Any]:
         alone = self._engines.alone(jobs[:_ALONE], time.monotonic)
