@@ -82,7 +82,11 @@ def _saturation(found: dict[str, Any], bench: dict[str, Any]) -> Any:
         saturation.WorkerKind("this CPU, bundled model", 16, tick, bench["costs"]["decode"]),
         saturation.assumed_gpu(),
     ]
-    return {"services": vars(services), "workers": saturation.table(kinds, services)}
+    buckets = {"the local bucket": services, "5,000 objects/s (assumed)": saturation.large_bucket(services)}
+    return {
+        "services": vars(services),
+        "buckets": {name: saturation.table(kinds, each) for name, each in buckets.items()},
+    }
 
 
 if __name__ == "__main__":

@@ -86,6 +86,7 @@ def _overhead(one: dict[str, Any]) -> str:
 def _saturation(found: dict[str, Any]) -> str:
     rows = [
         (
+            bucket if number == 0 else "",
             kind if number == 0 else "",
             count,
             f"{at['images_per_second']:.1f}",
@@ -93,10 +94,11 @@ def _saturation(found: dict[str, Any]) -> str:
             f"{at['redis_busy']:.1%}",
             f"{at['bucket_busy']:.1%}",
         )
-        for kind, counts in found["workers"].items()
+        for bucket, kinds in found["buckets"].items()
+        for kind, counts in kinds.items()
         for number, (count, at) in enumerate(counts.items())
     ]
-    head = ("worker", "how many", "images/s", "of the ideal", "Redis busy", "bucket busy")
+    head = ("bucket", "worker", "how many", "images/s", "of the ideal", "Redis busy", "bucket busy")
     services = {name: number for name, number in found["services"].items() if name != "lanes"}
     costs = ", ".join(f"{name} {1e3 * seconds:.2f} ms" for name, seconds in services.items())
     return f"Measured services: {costs}, with {found['services']['lanes']} lanes of the bucket.\n\n" + table(head, rows)

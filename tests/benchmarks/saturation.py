@@ -10,7 +10,7 @@ import heapq
 import itertools
 import random
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 REPORTS_A_SECOND = 2.0
@@ -114,6 +114,11 @@ def simulate(kind: WorkerKind, workers: int, services: Services, *, seconds: flo
         "redis_busy": min(1.0, redis.busy / seconds),
         "bucket_busy": min(1.0, bucket.busy / seconds / services.lanes),
     }
+
+
+def large_bucket(local: Services) -> Services:
+    """The same Redis beside an object storage that takes 5,000 objects a second, 40 ms each. Assumed."""
+    return replace(local, put=0.04, lanes=200)
 
 
 def table(
