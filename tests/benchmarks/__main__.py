@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -38,6 +39,7 @@ def main(parts: tuple[str, ...], seconds: float, repeats: int, jobs: int, held: 
     for part in PARTS[1:]:
         if part in wanted:
             click.echo(f"measuring: {part}", err=True)
+            found["load"] = f"{os.getloadavg()[0]:.1f}"
             found[part] = _measured(part, found, out, jobs=jobs, held=held)
             file.write_text(json.dumps(found, indent=1) + "\n")
     if out == RESULTS:

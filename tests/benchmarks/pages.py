@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,8 @@ def rewrite(pages: Path, results: Path) -> None:
     farm: dict[str, Any] = _read(results / "farm.json")
     bench: dict[str, Any] = _read(results / "bench.json")
     if bench:
-        _put(pages / "PERFORMANCE.md", "render", tables(bench))
+        pictures = "![Images a second](performance/throughput.svg)\n\n![Latency by load](performance/latency.svg)"
+        _put(pages / "PERFORMANCE.md", "render", f"{tables(bench)}\n\n{pictures}")
     if farm:
         _put(pages / "PERFORMANCE.md", "farm", "\n\n".join(_farm(farm)))
     if "saturation" in farm:
@@ -37,7 +39,7 @@ def _put(page: Path, name: str, text: str) -> None:
 
 
 def _farm(found: dict[str, Any]) -> list[str]:
-    parts = []
+    parts = [f"The machine's load as this was begun: {found['load']} on {os.cpu_count()} cores."]
     if "submit" in found:
         one = found["submit"]
         parts.append(
