@@ -2,6 +2,7 @@
 # make test    install and run the tests
 # make soak    MINUTES=10: mixed jobs under all faults at random, then the audit
 # make check   format, lint, types and import contracts
+# make bench   install, compare with diffusers, measure the farm, and rewrite the tables in deploy/ (10 minutes)
 # make clean   remove what the others made
 
 PYTHON ?= python3
@@ -10,7 +11,7 @@ PIP := $(VENV)/bin/python -m pip --disable-pip-version-check install --quiet --c
 
 MINUTES ?= 10
 
-.PHONY: demo test soak check format clean
+.PHONY: demo test soak check format bench clean
 
 demo: $(VENV)/.farm
 	FARM_HOME="$${FARM_HOME:-$(CURDIR)/.farm}" $(VENV)/bin/farm demo
@@ -40,8 +41,11 @@ $(VENV)/.farm: pyproject.toml constraints.txt
 	@touch $@
 
 $(VENV)/.tools: $(VENV)/.farm
-	$(PIP) --editable '.[local,worker,test,check]'
+	$(PIP) --editable '.[local,worker,bench,test,check]'
 	@touch $@
+
+bench: $(VENV)/.tools
+	$(VENV)/bin/python -m tests.benchmarks $(PARTS)
 
 clean:
 	rm -rf $(VENV) .farm renders .pytest_cache .mypy_cache .ruff_cache .hypothesis *.egg-info

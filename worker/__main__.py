@@ -10,6 +10,7 @@ import click
 
 from farm import access, settings
 from farm.errors import FarmError, InvalidInput
+from worker.runtime import settle
 
 _MAX_NAME = 100
 
@@ -36,6 +37,7 @@ def main(
     checkpoint_seconds: float,
 ) -> None:
     """Take jobs off the farm's queues and render them."""
+    settle()
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)-7s %(message)s", stream=sys.stderr)
     for chatty in ("celery", "kombu", "httpx", "httpx2", "huggingface_hub"):
         logging.getLogger(chatty).setLevel(logging.WARNING)

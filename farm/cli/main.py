@@ -43,6 +43,7 @@ SECTIONS = {
         "doctor": LazyCommand("farm.cli.stack:doctor", "Check every part of the farm, and say how to mend it."),
         "recover": LazyCommand("farm.cli.recover:recover", "Rebuild a lost ledger from the bucket."),
         "worker": LazyCommand("farm.cli.worker:worker", "Render on this machine."),
+        "bench": LazyCommand("farm.cli.bench:bench", "Compare the engine with diffusers on this machine."),
         "workers": LazyCommand("farm.cli.farm:workers", "List the live workers."),
         "models": LazyCommand("farm.cli.farm:models", "List the models that are served or waited for."),
         "losses": LazyCommand("farm.cli.farm:losses", "List the losses that can guide a picture."),

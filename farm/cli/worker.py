@@ -55,7 +55,7 @@ def worker(
 
     SOURCE is a hub id (with @revision), a folder in diffusers' layout, a .safetensors checkpoint or an s3:// prefix.
     """
-    _check_installed()
+    check_installed()
     options = [argument for model in models for argument in ("--model", model)]
     numbers = {"--slots": slots, "--rows": rows, "--grace": grace, "--checkpoint-seconds": checkpoint_seconds}
     for option, value in numbers.items():
@@ -70,7 +70,8 @@ def worker(
     os.execv(sys.executable, [*_COMMAND, *options])  # noqa: S606 - no shell is wanted
 
 
-def _check_installed() -> None:
+def check_installed() -> None:
+    """Raise `FarmError` unless what renders is installed too."""
     missing = [package for package in ("torch", "diffusers", "transformers", "worker") if find_spec(package) is None]
     if missing:
         raise FarmError(

@@ -6,6 +6,7 @@ Spacing of timesteps, Karras sigmas, offsets and final values are what diffusers
 
 from __future__ import annotations
 
+import copy
 import json
 from collections.abc import Mapping
 from functools import lru_cache
@@ -54,7 +55,7 @@ def read_schedule(config: Mapping[str, Any], sampler: SamplerName, steps: int) -
 
 @lru_cache(maxsize=256)
 def _read(config: str, sampler: SamplerName, steps: int) -> Schedule:
-    scheduler = _scheduler(json.loads(config), sampler, steps)
+    scheduler = _scheduler(config, sampler, steps)
     timesteps = _float64(scheduler.timesteps)
     if sampler == "ddim":
         alpha, sigma, alpha_next, sigma_next = _ddim_levels(scheduler, timesteps)
@@ -75,12 +76,19 @@ def _read(config: str, sampler: SamplerName, steps: int) -> Schedule:
     return schedule
 
 
-def _scheduler(config: dict[str, Any], sampler: SamplerName, steps: int) -> Any:
-    """diffusers' scheduler with its timesteps set."""
+@lru_cache(maxsize=64)
+def _fresh(written: str, sampler: SamplerName) -> Any:
+    """diffusers' scheduler without timesteps. To construct one takes as long as a step: it lists those of training."""
+    config = json.loads(written)
     if config.get("use_flow_sigmas") or "FlowMatch" in str(config.get("_class_name")):
         raise ModelError("the model is trained by flow matching", hint="use a model of Stable Diffusion 1 or 2")
+    return _CLASSES[sampler].from_config(config, **_OVERRIDES.get(sampler, {}))
+
+
+def _scheduler(config: str, sampler: SamplerName, steps: int) -> Any:
+    """diffusers' scheduler with its timesteps set."""
     try:
-        scheduler = _CLASSES[sampler].from_config(config, **_OVERRIDES.get(sampler, {}))
+        scheduler = copy.copy(_fresh(config, sampler))
         trained_on = int(scheduler.config.num_train_timesteps)
         if not 1 <= steps <= trained_on:
             raise InvalidInput(f"{steps} is not within 1 and the {trained_on} steps of the model", field="steps")

@@ -33,9 +33,9 @@ class Flight:
     future: Future[Rendered]
     plan: Plan
     conditional: Tensor
-    """[tokens, width], of the mixed prompts."""
+    """[tokens, total], what the UNet reads of the mixed prompts (see `TextMemory`)."""
     unconditional: Tensor | None
-    """[tokens, width], of the negative prompt; None where guidance is off."""
+    """[tokens, total], of the negative prompt; None where guidance is off."""
     terms: tuple[tuple[WeightedLoss, int], ...]
     """Losses, each with the number of steps from one use to the next."""
     noise: NoiseStream
@@ -156,8 +156,8 @@ def board(request: RenderRequest, losses: Losses, arrival: int, future: Future[R
         arrival=arrival,
         future=future,
         plan=steps,
-        conditional=conditioned.embedding[0],
-        unconditional=negative.embedding[0] if guided else None,
+        conditional=model.text_memory.of(conditioned.embedding[0]),
+        unconditional=model.text_memory.of(negative.embedding[0]) if guided else None,
         terms=tuple((losses.term(term), term.every) for term in spec.guidance.losses),
         noise=noise,
         x=x,

@@ -61,10 +61,10 @@ def _guided_output(
     """The model's output under classifier-free guidance, [J, 4, h, w]: conditional rows first, then the others."""
     guided = [index for index, flight in enumerate(flights) if flight.unconditional is not None]
     order = torch.tensor([*range(len(flights)), *guided], device=x.device)
-    embeddings = [flight.conditional for flight in flights]
-    embeddings += [flights[index].unconditional for index in guided]  # type: ignore[misc] # those that have one
+    texts = [flight.conditional for flight in flights]
+    texts += [flights[index].unconditional for index in guided]  # type: ignore[misc] # those that have one
     rows = (_column(table, Column.INPUT_SCALE) * x)[order]
-    out = _forward(model, rows, table[order, Column.TIMESTEP], torch.stack(embeddings), padded_rows)
+    out = _forward(model, rows, table[order, Column.TIMESTEP], torch.stack(texts), padded_rows)
     conditional = out[: len(flights)]
     if not guided:
         return conditional
@@ -74,18 +74,16 @@ def _guided_output(
     return mixed
 
 
-def _forward(
-    model: LoadedModel, rows: Tensor, timesteps: Tensor, embeddings: Tensor, padded_rows: int | None
-) -> Tensor:
+def _forward(model: LoadedModel, rows: Tensor, timesteps: Tensor, texts: Tensor, padded_rows: int | None) -> Tensor:
     count = len(rows)
     if padded_rows is not None and count < padded_rows:
         padding = torch.zeros(padded_rows - count, dtype=torch.long, device=rows.device)
         order = torch.cat([torch.arange(count, device=rows.device), padding])
-        rows, timesteps, embeddings = rows[order], timesteps[order], embeddings[order]
+        rows, timesteps, texts = rows[order], timesteps[order], texts[order]
     rows = rows.to(model.dtype)
     if model.device.type == "cuda":
         rows = rows.contiguous(memory_format=torch.channels_last)
-    out: Tensor = model.unet(rows, timesteps, encoder_hidden_states=embeddings).sample
+    out: Tensor = model.unet(rows, timesteps, encoder_hidden_states=texts).sample
     return out[:count].float()
 
 

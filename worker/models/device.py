@@ -13,27 +13,29 @@ _FIRST_WITH_BFLOAT16 = (8, 0)  # Ampere; older GPUs only emulate it
 
 @dataclass(frozen=True)
 class Placement:
-    """A device, the dtype of the UNet and the text encoder there, that of the autoencoder, and convolutions' layout."""
+    """A device, the dtype of the UNet and the text encoder there, that of the autoencoder, and their memory layouts."""
 
     device: torch.device
     dtype: torch.dtype
     vae_dtype: torch.dtype
     channels_last: bool
+    vae_channels_last: bool
 
 
 def place(device: str | None = None) -> Placement:
     """Where to compute: `device` (such as `cpu`, `cuda`, `cuda:1`, `mps`), by default the best there is.
 
     On CUDA bfloat16 where the GPU has it, else float16, in channels_last. The autoencoder takes bfloat16 too,
-    but never float16, in which Stable Diffusion's can overflow to black pictures. Elsewhere all is float32.
+    but never float16, in which Stable Diffusion's can overflow to black pictures. Elsewhere all is float32;
+    on a CPU the autoencoder alone gains by channels_last (8 %, see deploy/PERFORMANCE.md).
     Raises `InvalidInput` if this machine has no such device.
     """
     chosen = _device(device)
     if chosen.type != "cuda":
-        return Placement(chosen, torch.float32, torch.float32, channels_last=False)
+        return Placement(chosen, torch.float32, torch.float32, False, vae_channels_last=chosen.type == "cpu")
     if torch.cuda.get_device_capability(chosen) >= _FIRST_WITH_BFLOAT16:
-        return Placement(chosen, torch.bfloat16, torch.bfloat16, channels_last=True)
-    return Placement(chosen, torch.float16, torch.float32, channels_last=True)
+        return Placement(chosen, torch.bfloat16, torch.bfloat16, True, vae_channels_last=True)
+    return Placement(chosen, torch.float16, torch.float32, True, vae_channels_last=True)
 
 
 def _device(name: str | None) -> torch.device:

@@ -20,6 +20,7 @@ from transformers import CLIPTextModel, CLIPTokenizer
 from farm.errors import ModelError
 from worker.diffusion.conditioning import PromptEncoder
 from worker.diffusion.preview import PreviewMap, fit_preview_map, read_preview_map
+from worker.diffusion.text_memory import TextMemory, remember_text
 from worker.models import layout
 from worker.models.components import Components, first_line, read_checkpoint, read_directory
 from worker.models.device import Placement
@@ -50,6 +51,7 @@ class LoadedModel:
     text_encoder: CLIPTextModel = field(repr=False)
     tokenizer: CLIPTokenizer = field(repr=False)
     prompts: PromptEncoder = field(repr=False)
+    text_memory: TextMemory = field(repr=False)
     scheduler_config: Mapping[str, Any] = field(repr=False)
     preview: PreviewMap = field(repr=False)
     device: torch.device
@@ -99,9 +101,10 @@ class ModelLoader:
         """Put the parts on the device. What suits the model is said by files in `directory`."""
         layout.check_configs(name, parts.unet.config, parts.vae.config, parts.text_encoder.config)
         try:
-            self._place(parts.unet, self._placement.dtype)
-            self._place(parts.vae, self._placement.vae_dtype)
-            self._place(parts.text_encoder, self._placement.dtype)
+            where = self._placement
+            self._place(parts.unet, where.dtype, channels_last=where.channels_last)
+            self._place(parts.vae, where.vae_dtype, channels_last=where.vae_channels_last)
+            self._place(parts.text_encoder, where.dtype, channels_last=False)
         except RuntimeError as error:
             raise ModelError(
                 f"the model '{name}' does not fit on {self._placement.device}: {first_line(error)}"
@@ -122,6 +125,7 @@ class ModelLoader:
             text_encoder=parts.text_encoder,
             tokenizer=parts.tokenizer,
             prompts=PromptEncoder(parts.tokenizer, parts.text_encoder),
+            text_memory=remember_text(parts.unet),
             scheduler_config=parts.scheduler_config,
             preview=preview,
             device=self._placement.device,
@@ -133,12 +137,12 @@ class ModelLoader:
             size=sum(map(_bytes_of, (parts.unet, parts.vae, parts.text_encoder))),
         )
 
-    def _place(self, module: torch.nn.Module, dtype: torch.dtype) -> None:
+    def _place(self, module: torch.nn.Module, dtype: torch.dtype, *, channels_last: bool) -> None:
         """Put a module where it computes, for inference alone."""
         if next(module.parameters()).dtype != dtype:
             module.to(dtype=dtype)
         module.to(self._placement.device)
-        if self._placement.channels_last:
+        if channels_last:
             module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch's stubs lack it
         module.eval().requires_grad_(False)
 

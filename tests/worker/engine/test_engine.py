@@ -92,7 +92,7 @@ def test_other_jobs_go_on_when_one_is_cancelled(engines: Callable[..., Engine], 
 def test_a_job_past_its_time_limit_fails_and_says_how_far_it_came(
     engines: Callable[..., Engine], request_for: Make
 ) -> None:
-    watcher = Watcher(hold_at=2)
+    watcher = Watcher(hold_at=1)
     future = engines().submit(request_for("j", steps=900, time_limit=0.05, observer=watcher))
     assert watcher.reached.wait(30)
     assert not watcher.let_go.wait(0.1), "the limit passes while the engine is held"

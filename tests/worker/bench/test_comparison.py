@@ -1,0 +1,51 @@
+"""The whole comparison, cut to seconds: its figures, tables and plots."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from tests.tiny import build_tiny_model
+from worker.bench import costing, render
+from worker.bench.plots import draw
+from worker.bench.render import ENGINE, MEMOISED, PIPELINE, Comparison, Options
+from worker.bench.report import tables
+from worker.models.device import place
+from worker.models.loader import ModelLoader
+from worker.models.registry import LocalDirectory
+
+
+def test_figures_tables_and_plots(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for module, name, value in ((render, "_FEWEST", 3), (render, "_SHORTEST", 0.1), (costing, "ARRIVALS", 50)):
+        monkeypatch.setattr(module, name, value)
+    monkeypatch.setattr(render, "ALIKE_STEPS", 3)
+    directory = build_tiny_model(tmp_path / "tiny")
+    model = ModelLoader(place("cpu"), cache=tmp_path).load("tiny", LocalDirectory(directory))
+
+    figures = Comparison(model, directory, place("cpu"), Options(seconds=1, repeats=3, rows=8, slots=4)).all()
+    found = json.loads(json.dumps({"machine": MACHINE, "repeats": 3, **figures}))
+
+    lms = found["backlog"]["lms"]
+    assert lms["jobs"] == 3
+    assert {PIPELINE, MEMOISED, ENGINE} <= lms["arms"].keys()
+    assert lms["ratios"][PIPELINE]["wall"]["least"] <= lms["ratios"][PIPELINE]["wall"]["most"]
+    assert 0 <= lms["arms"][ENGINE]["difference_to_alone"] <= 1
+    assert 0 <= lms["arms"][ENGINE]["difference_to_diffusers"] <= 1
+    assert found["not_run"], "what a CPU cannot show is named"
+    for text in (f"| {PIPELINE} |", "Poisson arrivals", "Alike jobs"):
+        assert text in tables(found)
+    assert all(path.read_text().startswith("<?xml") for path in draw(found, tmp_path))
+
+
+MACHINE = {
+    "model": "tiny",
+    "device": "a CPU",
+    "dtype": "float32",
+    "threads": 1,
+    "torch": "2",
+    "diffusers": "0",
+    "date": "today",
+    "load": "0",
+}

@@ -1,0 +1,1 @@
+"""`farm bench`: how fast this machine renders, with the farm's engine and with what people would use instead."""

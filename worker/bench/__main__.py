@@ -1,0 +1,144 @@
+"""`python -m worker.bench`: measure this machine against diffusers. `farm bench` starts it."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import platform
+import sys
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from farm.errors import FarmError
+from worker.runtime import settle
+
+if TYPE_CHECKING:
+    from worker.models.device import Placement
+
+CPU_ROWS, GPU_ROWS = 32, 64
+_FEWEST_REPEATS = 3
+
+
+@click.command(context_settings={"show_default": True})
+@click.option(
+    "--out", type=click.Path(path_type=Path, file_okay=False), help="Write bench.json, bench.md and plots here."
+)
+@click.option("--seconds", type=click.FloatRange(30), default=280.0, help="Cut the workloads to about this much time.")
+@click.option("--repeats", type=click.IntRange(_FEWEST_REPEATS), default=_FEWEST_REPEATS, help="Runs of every arm.")
+@click.option("--device", help="cpu, cuda or cuda:N.  [default: the best there is]")
+@click.option("--model", metavar="NAME=DIRECTORY", help="A model in diffusers' layout.  [default: emoji; see below]")
+@click.option("--rows", type=click.IntRange(2, 1024), help="Rows of one forward.  [default: 32; 64 on a GPU]")
+@click.option("--slots", type=click.IntRange(1, 1024), help="Jobs in flight at once.  [default: half the rows]")
+@click.option("--plots/--no-plots", default=True, help="Draw with matplotlib, if it is there.")
+def main(
+    out: Path | None,
+    seconds: float,
+    repeats: int,
+    device: str | None,
+    model: str | None,
+    rows: int | None,
+    slots: int | None,
+    plots: bool,
+) -> None:
+    """Compare the farm's engine with diffusers' pipelines on this machine, with the same weights.
+
+    On a CPU the bundled model is used; on a GPU random weights of Stable Diffusion 1.4's shape.
+    """
+    settle()
+    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
+    from diffusers.utils.logging import disable_progress_bar as silence_diffusers
+    from transformers.utils.logging import disable_progress_bar as silence_transformers
+    from transformers.utils.logging import set_verbosity_error
+
+    silence_diffusers()
+    silence_transformers()
+    set_verbosity_error()
+    try:
+        found = _measure(seconds, repeats, device, model, rows, slots)
+        _write(found, out, plots=plots)
+    except FarmError as error:
+        click.echo(f"farm bench: {error.message}", err=True)
+        if error.hint:
+            click.echo(f"  {error.hint}", err=True)
+        raise SystemExit(error.exit_code) from error
+
+
+def _measure(
+    seconds: float, repeats: int, device: str | None, named: str | None, rows: int | None, slots: int | None
+) -> dict[str, Any]:
+    from worker.bench.render import Comparison, Options
+    from worker.models.device import place
+    from worker.models.loader import ModelLoader
+    from worker.models.registry import LocalDirectory
+
+    placement = place(device)
+    on_gpu = placement.device.type == "cuda"
+    name, directory = _model(named, on_gpu=on_gpu)
+    loaded = ModelLoader(placement, cache=directory).load(name, LocalDirectory(directory))
+    rows = rows or (GPU_ROWS if on_gpu else CPU_ROWS)
+    options = Options(seconds, repeats, rows, slots or max(1, rows // 2))
+    machine = _machine(name, placement)
+    return {
+        "machine": machine,
+        "repeats": repeats,
+        "rows": rows,
+        "slots": options.slots,
+        **Comparison(loaded, directory, placement, options).all(),
+    }
+
+
+def _model(named: str | None, *, on_gpu: bool) -> tuple[str, Path]:
+    if named:
+        name, _, directory = named.partition("=")
+        return name, Path(directory)
+    if on_gpu:
+        from worker.bench.weights import random_stable_diffusion
+
+        return "random", random_stable_diffusion()
+    from worker.models.registry import BUILT_IN, LocalDirectory
+
+    emoji = BUILT_IN["emoji"]
+    assert isinstance(emoji, LocalDirectory)
+    return "emoji", emoji.path
+
+
+def _machine(name: str, placement: Placement) -> dict[str, Any]:
+    import torch
+
+    device = placement.device
+    return {
+        "model": name,
+        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else platform.machine() + " CPU",
+        "dtype": str(placement.dtype).removeprefix("torch."),
+        "threads": torch.get_num_threads(),
+        "cores": os.cpu_count(),
+        "load": ", ".join(f"{load:.1f}" for load in os.getloadavg()),
+        "python": platform.python_version(),
+        "torch": version("torch"),
+        "diffusers": version("diffusers"),
+        "date": datetime.now(UTC).date().isoformat(),
+    }
+
+
+def _write(found: dict[str, Any], out: Path | None, *, plots: bool) -> None:
+    from worker.bench.plots import draw
+    from worker.bench.report import tables
+
+    text = tables(found)
+    click.echo(text)
+    if out is None:
+        return
+    out.mkdir(parents=True, exist_ok=True)
+    (out / "bench.json").write_text(json.dumps(found, indent=1) + "\n")
+    (out / "bench.md").write_text(text + "\n")
+    if plots:
+        draw(found, out)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,150 @@
+"""What the parts cost on this machine: forwards by rows, decodes, boarding, a tick's overhead, a pipeline's call."""
+
+from __future__ import annotations
+
+import itertools
+import statistics
+import time
+from concurrent.futures import Future
+from dataclasses import asdict, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from farm.spec import SAMPLERS, WeightedPrompt
+from worker.bench import replay, workloads
+from worker.bench.measure import metered, percentile, times
+from worker.bench.pipelines import Pipelines
+from worker.bench.replay import Arrival, Costs
+from worker.diffusion import latents
+from worker.diffusion.losses import Losses, load_losses
+from worker.engine.flight import Flight, board
+from worker.engine.request import RenderRequest
+from worker.engine.rows import advance
+from worker.models.loader import LoadedModel
+
+ROWS = (1, 2, 4, 8, 16, 32, 64)
+LOADS = (0.5, 0.7, 0.9, 1.1)
+ARRIVALS = 2_000
+_SHORT, _LONG = 5, 15
+
+
+@torch.no_grad()
+def forward(model: LoadedModel, text: Tensor, rows: int) -> Tensor:
+    """One forward of the UNet, on a prompt's embedding or memory."""
+    side = model.default_width // model.vae_factor, model.default_height // model.vae_factor
+    x = torch.zeros((rows, model.unet.config["in_channels"], *side), device=model.device, dtype=model.dtype)
+    if model.device.type == "cuda":
+        x = x.contiguous(memory_format=torch.channels_last)
+    timesteps = torch.full((rows,), 500.0, device=model.device)
+    out: Tensor = model.unet(x, timesteps, encoder_hidden_states=torch.stack([text] * rows)).sample
+    return out
+
+
+@torch.no_grad()
+def decode(model: LoadedModel, count: int) -> Tensor:
+    """Some pictures, decoded together."""
+    side = model.default_width // model.vae_factor, model.default_height // model.vae_factor
+    return latents.decode(model.vae, torch.zeros((count, 4, *side), device=model.device))
+
+
+def measure(model: LoadedModel, pipelines: Pipelines, rows: int) -> Costs:
+    """The costs of this machine now."""
+    text = model.text_memory.of(model.prompts.encode("").embedding[0])
+    losses = load_losses()
+    forwards = tuple(
+        (size, statistics.median(times(lambda size=size: forward(model, text, size), repeats=5)))  # type: ignore[misc]
+        for size in ROWS
+        if size <= max(rows, 2)
+    )
+    numbers = itertools.count()
+    short, long = (_pipeline_seconds(model, pipelines, steps) for steps in (_SHORT, _LONG))
+    a_step = (long - short) / (_LONG - _SHORT)
+    costs = Costs(
+        forwards=forwards,
+        tick=0.0,
+        board=statistics.median(times(lambda: _board_new(model, losses, next(numbers)), repeats=8)),
+        decode=statistics.median(times(lambda: decode(model, 4), repeats=3)) / 4,
+        call=max(0.0, short - _SHORT * a_step),
+        step=0.0,
+    )
+    overhead = overhead_of_a_tick(model, jobs=max(1, rows // 2), rows=rows)
+    return replace(costs, tick=overhead["seconds"], step=max(0.0, a_step - costs.forward(2)))
+
+
+def _pipeline_seconds(model: LoadedModel, pipelines: Pipelines, steps: int) -> float:
+    jobs = workloads.alike(model, 1, steps=steps)
+    return statistics.median(times(lambda: pipelines.job_by_job(jobs, time.monotonic, memoised=True), repeats=3))
+
+
+def overhead_of_a_tick(model: LoadedModel, *, jobs: int, rows: int, ticks: int = 12) -> dict[str, float]:
+    """Seconds of a step of unlike jobs outside of the model's own kernels, and their share of the whole step."""
+    flights = _boarded(model, jobs, steps=ticks + 2)
+    together = flights[: max(1, rows // 2)]
+    overheads, shares = [], []
+    for _ in range(ticks):
+        with metered(model) as meter:
+            begun = time.perf_counter()
+            step = advance(together, padded_rows=None, gradient_chunk=4)
+            torch.isfinite(step.x).flatten(1).all(dim=1).tolist()
+            for index, flight in enumerate(together):
+                flight.advance(step.x[index], step.history[index])
+            whole = time.perf_counter() - begun
+        overheads.append(whole - meter.seconds)
+        shares.append((whole - meter.seconds) / whole)
+    return {"jobs": len(together), "seconds": statistics.median(overheads), "share": statistics.median(shares)}
+
+
+def _board_new(model: LoadedModel, losses: Losses, number: int) -> Flight:
+    """A job with a prompt that was not seen before."""
+    job = workloads.alike(model, 1, steps=30)[0]
+    new = job.spec.conditioning.model_copy(update={"prompts": (WeightedPrompt(text=f"otter number {number}"),)})
+    request = RenderRequest(job.id, job.spec.model_copy(update={"conditioning": new}), model)
+    return board(request, losses, 0, Future())
+
+
+def _boarded(model: LoadedModel, count: int, *, steps: int) -> list[Flight]:
+    """Jobs from noise, of every sampler, ready for their first step."""
+    jobs = [
+        workloads.alike(model, count, steps=steps, sampler=sampler)[number]
+        for number, sampler in zip(range(count), SAMPLERS * count, strict=False)
+    ]
+    losses = load_losses()
+    return [board(RenderRequest(job.id, job.spec, model), losses, n, Future()) for n, job in enumerate(jobs)]
+
+
+def latencies(costs: Costs, *, rows: int, slots: int) -> dict[str, Any]:
+    """Latencies under Poisson arrivals, by load: shares of what a pipeline finishes job by job, LMS memoised."""
+    capacity = replay.capacity(costs)
+    found: dict[str, Any] = {}
+    for load in LOADS:
+        arms: dict[str, Any] = {}
+        for arm in ("pipeline, job by job", "static, padded to the longest", "engine"):
+            arrivals = replay.poisson(ARRIVALS, load * capacity)
+            match arm:
+                case "engine":
+                    replay.engine(arrivals, costs, rows=rows, slots=slots)
+                case "pipeline, job by job":
+                    replay.job_by_job(arrivals, costs)
+                case _:
+                    replay.static(arrivals, costs, batch=rows // 2)
+            arms[arm] = _quantiles(arrivals)
+        best_static = min(arms["pipeline, job by job"]["p95"], arms["static, padded to the longest"]["p95"])
+        found[f"{load:.0%}"] = {"arms": arms, "p95_ratio": arms["engine"]["p95"] / best_static}
+    return {"jobs": ARRIVALS, "capacity": capacity, "loads": found}
+
+
+def _quantiles(arrivals: list[Arrival]) -> dict[str, float]:
+    latency = [job.latency for job in arrivals]
+    first = [job.first_preview for job in arrivals]
+    return {
+        **{f"p{round(100 * share)}": percentile(latency, share) for share in (0.5, 0.95, 0.99)},
+        "first_preview_p50": percentile(first, 0.5),
+        "first_preview_p95": percentile(first, 0.95),
+    }
+
+
+def described(costs: Costs) -> dict[str, Any]:
+    """The costs as plain data."""
+    return {**asdict(costs), "forwards": {str(rows): seconds for rows, seconds in costs.forwards}}

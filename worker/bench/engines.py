@@ -1,0 +1,154 @@
+"""The arms that are the farm's: its engine, its engine held to equal guidance and sampler, and static batches.
+
+Static batches are run by the engine's own kernels: unlike jobs, padded to the longest of the batch.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future
+from dataclasses import dataclass, replace
+
+import torch
+
+from farm.spec import SamplerName
+from worker.bench.measure import Served
+from worker.bench.workloads import Job
+from worker.diffusion import latents
+from worker.diffusion.losses import load_losses
+from worker.engine.engine import Engine
+from worker.engine.flight import Flight, board
+from worker.engine.request import Pixels, Rendered, RenderRequest, SilentObserver, StepRecord
+from worker.engine.rows import advance
+from worker.models.loader import LoadedModel
+
+DECODE_CHUNK = 4
+
+
+@dataclass(frozen=True)
+class Engines:
+    """The engine's arms over one model. `slots` jobs are in flight at once, as in a worker."""
+
+    model: LoadedModel
+    rows: int
+    slots: int
+    deterministic: bool = False
+
+    def mixed(self, jobs: Sequence[Job], clock: Callable[[], float]) -> list[Served]:
+        """All jobs through one engine, as a worker has it."""
+        return self._render(jobs, clock, lambda _: self.model)
+
+    def only_alike(self, jobs: Sequence[Job], clock: Callable[[], float]) -> list[Served]:
+        """The engine, but rows are shared among jobs of equal guidance and sampler only."""
+        separate: dict[tuple[float | None, SamplerName], LoadedModel] = {}
+
+        def model_of(job: Job) -> LoadedModel:  # a model of its own is a group of its own
+            kind = job.spec.guidance.scale, job.spec.sampler
+            return separate.setdefault(kind, replace(self.model))
+
+        return self._render(jobs, clock, model_of)
+
+    def alone(self, jobs: Sequence[Job], clock: Callable[[], float]) -> list[Served]:
+        """The engine with one job at a time."""
+        return replace(self, slots=1).mixed(jobs, clock)
+
+    def _render(
+        self, jobs: Sequence[Job], clock: Callable[[], float], model_of: Callable[[Job], LoadedModel]
+    ) -> list[Served]:
+        engine = Engine(load_losses(), max_rows=self.rows, deterministic=self.deterministic)
+        engine.start()
+        free = threading.Semaphore(self.slots)
+        served: list[Served] = []
+        futures: list[Future[Rendered]] = []
+        for job in jobs:
+            free.acquire()
+            one = Served(job.id)
+            request = RenderRequest(job.id, job.spec, model_of(job), picture=job.picture, observer=_Clocked(one, clock))
+            future = engine.submit(request)
+            future.add_done_callback(_note_end(one, clock, free))
+            served.append(one)
+            futures.append(future)
+        for one, future in zip(served, futures, strict=True):
+            one.pixels = future.result().pixels
+        engine.stop()
+        return served
+
+
+class _Clocked(SilentObserver):
+    """Notes when a job's first step was done, which is when its first preview could be seen."""
+
+    def __init__(self, served: Served, clock: Callable[[], float]) -> None:
+        self._served = served
+        self._clock = clock
+
+    def on_step(self, done: int) -> None:
+        if done == 1:
+            self._served.first_step = self._clock()
+
+    def on_trace(self, record: StepRecord, frame: Pixels | None) -> None:
+        pass
+
+
+def _note_end(served: Served, clock: Callable[[], float], free: threading.Semaphore) -> Callable[[object], None]:
+    def note(_: object) -> None:
+        served.done = clock()
+        free.release()
+
+    return note
+
+
+def padded(
+    model: LoadedModel, jobs: Sequence[Job], clock: Callable[[], float], *, batch: int, rows: int
+) -> list[Served]:
+    """Static batches of `batch` jobs: rows of jobs that are done go along until the longest is done too.
+
+    No forward has more than `rows` rows; a batch that needs more is advanced in parts.
+    """
+    return [
+        one
+        for start in range(0, len(jobs), batch)
+        for one in _one_batch(model, jobs[start : start + batch], clock, rows)
+    ]
+
+
+def _one_batch(model: LoadedModel, jobs: Sequence[Job], clock: Callable[[], float], rows: int) -> list[Served]:
+    served = [Served(job.id) for job in jobs]
+    losses = load_losses()
+    flights = [
+        board(RenderRequest(job.id, job.spec, model, picture=job.picture), losses, number, Future())
+        for number, job in enumerate(jobs)
+    ]
+    final: dict[str, torch.Tensor] = {}
+    for index in range(max(flight.plan.steps for flight in flights)):
+        for part in _parts(flights, rows):
+            _step(part, final)
+        if index == 0:
+            for one in served:
+                one.first_step = clock()
+    pictures = torch.stack([final[flight.id] for flight in flights]).split(DECODE_CHUNK)
+    with torch.no_grad():
+        pixels = torch.cat([latents.to_pixels(latents.decode(model.vae, part)) for part in pictures]).cpu().numpy()
+    for one, picture in zip(served, pixels, strict=True):
+        one.done, one.pixels = clock(), picture
+    return served
+
+
+def _step(flights: Sequence[Flight], final: dict[str, torch.Tensor]) -> None:
+    step = advance(flights, padded_rows=None, gradient_chunk=DECODE_CHUNK)
+    for index, flight in enumerate(flights):
+        if flight.id in final:
+            continue
+        if flight.position == flight.plan.steps - 1:
+            final[flight.id] = step.x[index]
+        else:
+            flight.advance(step.x[index], step.history[index])
+
+
+def _parts(flights: Sequence[Flight], rows: int) -> list[list[Flight]]:
+    parts: list[list[Flight]] = [[]]
+    for flight in flights:
+        if parts[-1] and sum(other.rows for other in parts[-1]) + flight.rows > rows:
+            parts.append([])
+        parts[-1].append(flight)
+    return parts

@@ -1,0 +1,185 @@
+"""The arms that people would use instead: diffusers' own pipelines, job by job or in batches of jobs alike.
+
+Their pictures are the farm's for text to image; losses and traces are what a callback can do for them, which
+costs what the farm's cost. LMS coefficients come from diffusers' quadrature, or memoised, which diffusers does not do.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from diffusers import (
+    DDIMScheduler,
+    DPMSolverMultistepScheduler,
+    EulerAncestralDiscreteScheduler,
+    EulerDiscreteScheduler,
+    StableDiffusionImg2ImgPipeline,
+    StableDiffusionPipeline,
+)
+from diffusers.schedulers.scheduling_lms_discrete import LMSDiscreteScheduler
+from torch import Tensor
+
+from farm.spec import JobSpec, SamplerName
+from worker.bench.measure import Served
+from worker.bench.workloads import Job
+from worker.diffusion import latents
+from worker.diffusion.losses import load_losses
+from worker.models.components import read_directory
+from worker.models.device import Placement
+
+_coefficients: dict[Hashable, float] = {}
+
+
+class MemoisedLMS(LMSDiscreteScheduler):
+    """diffusers' LMS, which integrates each coefficient once for each number of steps and not at every step."""
+
+    def get_lms_coefficient(self, order: int, t: int, current_order: int) -> float:
+        key = (self.num_inference_steps, order, t, current_order)
+        if key not in _coefficients:
+            _coefficients[key] = super().get_lms_coefficient(order, t, current_order)
+        return _coefficients[key]
+
+
+_SCHEDULERS: dict[SamplerName, tuple[Any, dict[str, Any]]] = {
+    "lms": (LMSDiscreteScheduler, {}),
+    "euler": (EulerDiscreteScheduler, {}),
+    "euler_a": (EulerAncestralDiscreteScheduler, {}),
+    "ddim": (DDIMScheduler, {"clip_sample": False}),
+    "dpmpp_2m": (DPMSolverMultistepScheduler, {"algorithm_type": "dpmsolver++"}),
+}
+
+
+class Pipelines:
+    """diffusers' pipelines over one model's weights, loaded for them alone."""
+
+    def __init__(self, name: str, directory: Path, placement: Placement, *, compiled: bool = False) -> None:
+        parts = read_directory(name, directory, placement)
+        self._config = dict(parts.scheduler_config)
+        self._vae = parts.vae
+        shared: dict[str, Any] = {
+            "vae": parts.vae,
+            "text_encoder": parts.text_encoder,
+            "tokenizer": parts.tokenizer,
+            "unet": parts.unet,
+            "scheduler": LMSDiscreteScheduler.from_config(self._config),
+            "safety_checker": None,
+            "feature_extractor": None,
+            "requires_safety_checker": False,
+        }
+        from_noise: Any = StableDiffusionPipeline
+        from_picture: Any = StableDiffusionImg2ImgPipeline
+        self._from_noise = from_noise(**shared).to(placement.device)
+        self._from_picture = from_picture(**shared)
+        if placement.channels_last:
+            modules: list[torch.nn.Module] = [parts.unet, parts.vae]
+            for module in modules:
+                module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch's stubs lack it
+        if compiled:
+            compiled_unet: Any = torch.compile(parts.unet)
+            self._from_noise.unet = self._from_picture.unet = compiled_unet
+        self._losses = load_losses()
+        self._schedulers: dict[tuple[SamplerName, bool], Any] = {}
+        for pipeline in (self._from_noise, self._from_picture):
+            pipeline.set_progress_bar_config(disable=True)
+
+    def job_by_job(self, jobs: Sequence[Job], clock: Callable[[], float], *, memoised: bool) -> list[Served]:
+        """Each job in a call of its own, in order."""
+        return [served for job in jobs for served in self._call([job], clock, memoised)]
+
+    def alike_together(
+        self, jobs: Sequence[Job], clock: Callable[[], float], *, memoised: bool, at_most: int
+    ) -> list[Served]:
+        """Jobs alike in steps, guidance, sampler and mode in one call, `at_most` of them together."""
+        served: list[Served] = []
+        for group in groups(jobs):
+            for start in range(0, len(group), at_most):
+                served += self._call(group[start : start + at_most], clock, memoised)
+        return served
+
+    def _call(self, jobs: Sequence[Job], clock: Callable[[], float], memoised: bool) -> list[Served]:
+        spec = jobs[0].spec
+        served = [Served(job.id) for job in jobs]
+        pipeline = self._from_picture if spec.start.image else self._from_noise
+        pipeline.scheduler = self._scheduler(spec.sampler, memoised)
+        size: dict[str, Any] = {"width": spec.width, "height": spec.height}
+        start: dict[str, Any] = {
+            "image": [job.picture for job in jobs],
+            "strength": (spec.steps - spec.start.step + 0.5) / spec.steps,
+        }
+        result = pipeline(
+            prompt_embeds=torch.cat([self._mixed(job.spec) for job in jobs]),
+            negative_prompt_embeds=torch.cat([self._embedding(job.spec.conditioning.negative) for job in jobs]),
+            num_inference_steps=spec.steps,
+            guidance_scale=spec.guidance.scale,
+            generator=[torch.Generator().manual_seed(job.spec.seed) for job in jobs],
+            output_type="np",
+            callback_on_step_end=self._callback(spec, served, clock),
+            **(start if spec.start.image else size),
+        )
+        done = clock()
+        for one, picture in zip(served, result.images, strict=True):
+            one.done, one.pixels = done, (picture * 255).round().astype(np.uint8)
+        return served
+
+    def _scheduler(self, sampler: SamplerName, memoised: bool) -> Any:
+        """One object a sampler, kept: making one takes longer than a step."""
+        known = self._schedulers.get((sampler, memoised))
+        if known is None:
+            scheduler, overrides = _SCHEDULERS[sampler]
+            scheduler = MemoisedLMS if sampler == "lms" and memoised else scheduler
+            known = self._schedulers[sampler, memoised] = scheduler.from_config(self._config, **overrides)
+        return known
+
+    def _mixed(self, spec: JobSpec) -> Tensor:
+        parts = [prompt.weight * self._embedding(prompt.text) for prompt in spec.conditioning.prompts]
+        return torch.stack(parts).sum(dim=0)
+
+    @torch.no_grad()
+    def _embedding(self, prompt: str) -> Tensor:
+        pipeline = self._from_noise
+        ids = pipeline.tokenizer(prompt, padding="max_length", truncation=True, return_tensors="pt").input_ids
+        embedding: Tensor = pipeline.text_encoder(ids.to(pipeline.device)).last_hidden_state
+        return embedding
+
+    def _callback(self, spec: JobSpec, served: Sequence[Served], clock: Callable[[], float]) -> Callable[..., Any]:
+        """Notes the first step; follows the losses and decodes the frames of jobs that ask for them."""
+        terms = [(self._losses.term(term), term.every) for term in spec.guidance.losses]
+
+        def after_step(_: Any, index: int, __: Any, given: dict[str, Any]) -> dict[str, Any]:
+            if index == 0:
+                for one in served:
+                    one.first_step = clock()
+            x = given["latents"]
+            due = [loss for loss, every in terms if (spec.start.step + index) % every == 0]
+            if due:
+                gradient, _values = latents.loss_gradient(self._vae, x.float(), [due] * len(x))
+                given["latents"] = x - 0.01 * gradient.to(x)
+            if spec.trace.level in ("frames", "video") and index % spec.trace.every == 0:
+                for frame in (x, x):  # the latents and the predicted x₀
+                    latents.to_pixels(_decoded(self._vae, frame)).cpu()
+            return given
+
+        return after_step
+
+
+def groups(jobs: Sequence[Job]) -> list[list[Job]]:
+    """The jobs that may share one call of a pipeline: in order of the first of each."""
+    together: dict[Hashable, list[Job]] = {}
+    for job in jobs:
+        together.setdefault(_kind(job.spec), []).append(job)
+    return list(together.values())
+
+
+def _kind(spec: JobSpec) -> Hashable:
+    loss_names = tuple(loss.model_dump_json() for loss in spec.guidance.losses)
+    guidance = spec.guidance.scale
+    return spec.steps, spec.start.step, guidance, spec.sampler, spec.width, spec.height, loss_names, spec.trace
+
+
+@torch.no_grad()
+def _decoded(vae: Any, x: Tensor) -> Tensor:
+    return latents.decode(vae, x)

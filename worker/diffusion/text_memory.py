@@ -1,0 +1,65 @@
+"""What the UNet reads of a prompt, computed once a job instead of at every step.
+
+Every cross-attention layer projects the prompt's embedding to keys and values, and the embedding of a job never
+changes. In the bundled model that is a ninth of all arithmetic, in Stable Diffusion 1.4 at 512×512 a 270th.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from diffusers.models.attention_processor import Attention
+from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
+from torch import Tensor, nn
+
+
+class Remembered(nn.Module):
+    """A projection to keys or values. Given the memory of a prompt it finds its own part there; else it computes it."""
+
+    def __init__(self, projection: nn.Linear, begin: int, total: int) -> None:
+        super().__init__()
+        self.projection = projection
+        self.mine = slice(begin, begin + projection.out_features)
+        self.total = total
+
+    def forward(self, text: Tensor) -> Tensor:
+        """Of a memory [N, tokens, total], or of an embedding [N, tokens, width]: [N, tokens, out]."""
+        if text.shape[-1] == self.total:
+            return text[..., self.mine]
+        projected: Tensor = self.projection(text)
+        return projected
+
+
+@dataclass(frozen=True)
+class TextMemory:
+    """The projections of one UNet, in the order in which a memory holds them. None: embeddings are used as such."""
+
+    projections: tuple[Remembered, ...]
+
+    @torch.no_grad()
+    def of(self, embedding: Tensor) -> Tensor:
+        """The memory of one prompt's embedding, [tokens, width] → [tokens, total], in the UNet's dtype.
+
+        Give it to the UNet as `encoder_hidden_states`. One prompt at a time, so that its bits depend on no other.
+        """
+        if not self.projections:
+            return embedding
+        return torch.cat([remembered.projection(embedding) for remembered in self.projections], dim=-1)
+
+
+def remember_text(unet: UNet2DConditionModel) -> TextMemory:
+    """Let the cross-attention of `unet` take memories as well as embeddings."""
+    layers = [module for module in unet.modules() if isinstance(module, Attention) and module.is_cross_attention]
+    total = sum(layer.to_k.out_features + layer.to_v.out_features for layer in layers)
+    if total == unet.config["cross_attention_dim"]:  # a memory could not be told from an embedding by its width
+        return TextMemory(())
+    projections: list[Remembered] = []
+    begin = 0
+    for layer in layers:
+        for name in ("to_k", "to_v"):
+            remembered = Remembered(getattr(layer, name), begin, total)
+            setattr(layer, name, remembered)
+            projections.append(remembered)
+            begin = remembered.mine.stop
+    return TextMemory(tuple(projections))
