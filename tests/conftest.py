@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import os
+import signal
 from collections.abc import Iterator
 
 import pytest
@@ -14,6 +15,9 @@ from farm.settings import Settings
 
 # One thread for each process: processes that run side by side on few cores would wait for one another.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+# A shell's background job ignores Ctrl-C, and would hand that down to the processes under test.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 _prefixes = (f"test{number}" for number in itertools.count())
 

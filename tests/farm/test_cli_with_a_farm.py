@@ -268,7 +268,10 @@ def test_ctrl_c_leaves_the_jobs_and_says_so(client: FarmClient) -> None:
         assert watching.stdout is not None
         assert watching.stdout.readline().endswith("queued\n")  # it watches now
         watching.send_signal(signal.SIGINT)
-        _, said = watching.communicate(timeout=20)
+        try:
+            _, said = watching.communicate(timeout=60)
+        finally:
+            watching.kill()
     assert watching.returncode == 130
     assert f"the 2 jobs go on\n  follow  farm watch {batch}\n  cancel  farm cancel {batch}" in said
     assert client.ledger.counts()["queued"] == 2
