@@ -49,7 +49,7 @@ class Timings:
 def requests() -> list[JobRequest]:
     """What the demonstration submits; seeds are fixed, so that it shows the same pictures everywhere."""
     apple = Path(str(resources.files("farm").joinpath("demo_init.png")))
-    blue = (LossRequest(name="blue", scale=40, every=1),)
+    blue = (LossRequest(name="blue", scale=20, every=1),)
     return [
         JobRequest(prompt="a watercolor painting of an otter", seed=32, trace="video"),
         JobRequest(mode="mix", prompt=("a giraffe", "a cat"), mix=0.5, seed=4),

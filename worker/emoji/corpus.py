@@ -132,10 +132,14 @@ _PHRASINGS = {
     ),
     "watercolor": (
         "a watercolor painting of {}", "a watercolor painting of {}", "a watercolor of {}", "{}, watercolor",
+        "watercolor painting of {}",
     ),
     "sketch": ("a pencil sketch of {}", "a pencil sketch of {}", "a pencil drawing of {}", "{}, pencil sketch"),
     "pixel": ("pixel art of {}", "pixel art of {}", "a pixel art picture of {}", "{}, pixel art"),
-    "oil": ("an oil painting of {}", "an oil painting of {}", "an oil portrait of {}", "{}, oil painting"),
+    "oil": (
+        "an oil painting of {}", "an oil painting of {}", "an oil portrait of {}", "{}, oil painting",
+        "oil painting of {}",
+    ),
 }  # fmt: skip
 
 _PLACES = (" on {} background", " on {} background", ", {} background", " in front of {} background")
@@ -166,8 +170,10 @@ def stream(seed: int | str) -> random.Random:
     return random.Random(seed)  # noqa: S311 - it draws pictures, not secrets
 
 
-def draw_scene(rng: random.Random, subjects: Sequence[Subject] = CORE_SUBJECTS, pairs: float = 0.0) -> Scene:
-    """Draw a scene at random; ``pairs`` in 0..1 is the share of scenes with a companion.
+def draw_scene(
+    rng: random.Random, subjects: Sequence[Subject] = CORE_SUBJECTS, pairs: float = 0.0, hats: float = 0.3
+) -> Scene:
+    """Draw a scene at random; ``pairs`` in 0..1 of the scenes have a companion, and ``hats`` of these a top hat.
 
     White backgrounds and the plain style are the most frequent, since captions that name neither mean them. A pencil
     sketch has no colour, so its paper is always white.
@@ -176,7 +182,7 @@ def draw_scene(rng: random.Random, subjects: Sequence[Subject] = CORE_SUBJECTS, 
     style = "plain" if rng.random() < 0.6 else rng.choice(STYLES[1:])
     background = "white" if style == "sketch" or rng.random() < 0.3 else rng.choice(list(COLORS))
     others = [other for other in subjects if other != subject]
-    wears_hat = subject != HAT and HAT in subjects and rng.random() < 0.3
+    wears_hat = subject != HAT and HAT in subjects and rng.random() < hats
     companion = (HAT if wears_hat else rng.choice(others)) if rng.random() < pairs else None
     return Scene(subject, background, style, companion)
 

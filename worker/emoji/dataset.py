@@ -21,7 +21,7 @@ Pictures = NDArray[np.uint8]
 def scene_number(index: int, settings: Settings) -> tuple[Scene, random.Random]:
     """The scene of a number, and the random stream that goes on to jitter it."""
     rng = stream(f"{settings.seed}:{index}")
-    return draw_scene(rng, ALL_SUBJECTS[: settings.subjects], settings.pairs), rng
+    return draw_scene(rng, ALL_SUBJECTS[: settings.subjects], settings.pairs, settings.hats), rng
 
 
 def scenes(settings: Settings) -> list[Scene]:

@@ -11,7 +11,8 @@ from diffusers.schedulers.scheduling_lms_discrete import LMSDiscreteScheduler
 from torch import Tensor, nn
 from transformers import CLIPTextModel, CLIPTokenizer
 
-from worker.emoji.corpus import SIZE, Scene, draw_caption, stream
+from worker.emoji.corpus import SIZE, Scene, stream
+from worker.emoji.lessons import Lesson, Lessons, shown, told
 from worker.emoji.loop import LossOfStep, Stage
 from worker.emoji.settings import Settings
 from worker.emoji.text import tokenize
@@ -55,16 +56,21 @@ def new_unet(settings: Settings) -> UNet2DConditionModel:
 
 
 class Denoiser(nn.Module):
-    """UNet and text encoder as one module: noisy latents, timesteps and tokens to the predicted noise."""
+    """UNet and text encoder as one module: ``read`` turns tokens into a context, and calling predicts the noise."""
 
     def __init__(self, unet: UNet2DConditionModel, text_encoder: CLIPTextModel) -> None:
         super().__init__()
         self.unet = unet
         self.text_encoder = text_encoder
 
-    def forward(self, noisy: Tensor, timesteps: Tensor, tokens: Tensor) -> Tensor:
-        """Predict the noise in ``noisy`` (n, 4, 16, 16) at ``timesteps`` (n,), given ``tokens`` (n or 1, 77)."""
-        context = self.text_encoder(tokens).last_hidden_state.expand(len(noisy), -1, -1)
+    def read(self, tokens: Tensor) -> Tensor:
+        """The embeddings (n, 77, width) of ``tokens`` (n, 77)."""
+        context: Tensor = self.text_encoder(tokens).last_hidden_state
+        return context
+
+    def forward(self, noisy: Tensor, timesteps: Tensor, context: Tensor) -> Tensor:
+        """Predict the noise in ``noisy`` (n, 4, 16, 16) at ``timesteps`` (n,), given ``context`` (n or 1, 77, w)."""
+        context = context.expand(len(noisy), -1, -1)
         predicted: Tensor = self.unet(noisy, timesteps, encoder_hidden_states=context).sample
         return predicted
 
@@ -87,35 +93,45 @@ def denoising_losses(
 ) -> LossOfStep:
     """The losses of the denoiser on scaled ``latents`` (count, 4, 16, 16) of ``scenes``.
 
-    Captions are dropped at random, which trains the unconditional branch (Ho and Salimans 2022). The errors are
-    weighted by min(SNR, 5)/SNR (Hang et al. 2023) plus a floor. In the last part of the stage the guidance is eased:
-    see ``_eased``.
+    Some captions are dropped, which trains the unconditional branch (Ho and Salimans 2022), and some rows are mixes:
+    see ``lessons``. The errors are weighted by min(SNR, 5)/SNR (Hang et al. 2023) plus a floor. From the progress
+    ``settings.ease_from`` on the guidance is eased: see ``_eased``.
     """
-    rng = stream(settings.seed + stage.step)
     signal = new_scheduler().alphas_cumprod.to(device)
     latents = latents.to(device)
     empty = tokenize(tokenizer, [""]).to(device)
+    lessons = Lessons(scenes, settings)
 
     def losses(progress: float) -> dict[str, Tensor]:
         rows = torch.randint(len(latents), (stage.plan.batch,), generator=stage.generator).tolist()
-        dropped = [rng.random() < settings.caption_dropout for _ in rows]
-        captions = ["" if drop else draw_caption(scenes[row], rng) for row, drop in zip(rows, dropped, strict=True)]
-        tokens = tokenize(tokenizer, captions).to(device)
-        timesteps = torch.randint(len(signal), (len(rows),), generator=stage.generator).to(device)
+        rng = stream(settings.seed + stage.step)  # of the step alone, so that a resumed run goes on alike
+        batch = [lessons.draw(row, rng) for row in rows]
+        clean = shown(latents, batch)
+        timesteps = _draw_timesteps(batch, len(signal), stage.generator).to(device)
         kept = signal[timesteps].view(-1, 1, 1, 1)
-        noise = torch.randn(latents[rows].shape, generator=stage.generator).to(device)
-        noisy = kept.sqrt() * latents[rows] + (1 - kept).sqrt() * noise
+        noise = torch.randn(clean.shape, generator=stage.generator).to(device)
+        noisy = kept.sqrt() * clean + (1 - kept).sqrt() * noise
         with torch.autocast(device.type, torch.bfloat16, enabled=settings.autocast):
             target = noise
-            if progress > settings.ease_from:
-                conditional = ~torch.tensor(dropped, device=device).view(-1, 1, 1, 1)
+            if progress >= settings.ease_from:
+                conditional = torch.tensor([bool(lesson.caption) for lesson in batch], device=device).view(-1, 1, 1, 1)
                 eased = _eased(stage.average, noise, noisy, timesteps, empty, settings)
                 target = torch.where(conditional, eased, noise)
-            predicted = stage.module(noisy, timesteps, tokens)
+            context = told(lambda tokens: stage.module.read(tokens.to(device)), tokenizer, batch)
+            predicted = stage.module(noisy, timesteps, context)
         error = (predicted.float() - target).square().mean((1, 2, 3))
         return {"loss": (error * _weight(kept.flatten())).mean(), "error": error.mean()}
 
     return losses
+
+
+def _draw_timesteps(batch: Sequence[Lesson], count: int, generator: torch.Generator) -> Tensor:
+    """A time in 0..``count`` for each row: evenly, but for mixes the later of two, for what they show is settled early.
+
+    Two subjects are told apart in one embedding only where the noise is high; below, the latents themselves show them.
+    """
+    drawn = torch.randint(count, (2, len(batch)), generator=generator)
+    return torch.where(torch.tensor([lesson.other is not None for lesson in batch]), drawn.amax(0), drawn[0])
 
 
 def _weight(kept: Tensor) -> Tensor:
@@ -134,6 +150,9 @@ def _eased(
     photographs: guidance 2 is already strong. So the conditional branch learns the prediction at a guidance of
     ``guidance_ease`` (below one) instead of one, and guidance g then acts as ease·g, which moves the useful range to
     where Stable Diffusion has it. (The distillation of Meng et al. 2023, turned the other way round.)
+
+    The unconditional prediction does not depend on the conditional one, so that training on, with the same easing from
+    its first step, neither adds to the easing nor takes it back.
     """
-    unconditional: Tensor = average(noisy, timesteps, empty).float()
+    unconditional: Tensor = average(noisy, timesteps, average.read(empty)).float()
     return settings.guidance_ease * noise + (1 - settings.guidance_ease) * unconditional

@@ -19,6 +19,7 @@ _SIDE = 32
 _SCALES = (0.9, 0.97, 1.04)
 _SHIFTS = (-4, 0, 4)
 _BORDER = 3
+_RING = (11, 16)
 
 
 def pixels(image: Image.Image) -> Floats:
@@ -41,6 +42,15 @@ def border_spread(image: Image.Image) -> float:
     edge = np.ones(values.shape[:2], bool)
     edge[_BORDER:-_BORDER, _BORDER:-_BORDER] = False
     return float(np.abs(values[edge] - border_color(image)).mean())
+
+
+def margin_contrast(image: Image.Image) -> float:
+    """The mean absolute difference of the outermost pixels' median colour from that of a ring further in, in 0..1."""
+    values = pixels(image)
+    ring = np.zeros(values.shape[:2], bool)
+    ring[_RING[0] : -_RING[0], _RING[0] : -_RING[0]] = True
+    ring[_RING[1] : -_RING[1], _RING[1] : -_RING[1]] = False
+    return float(np.abs(np.median(values[ring], axis=0) - border_color(image)).mean())
 
 
 def background_of(image: Image.Image) -> str:
@@ -128,11 +138,12 @@ class StyleJudge:
 
 
 def style_statistics(image: Image.Image) -> Floats:
-    """Six numbers that tell the styles apart, on a logarithmic scale.
+    """Seven numbers that tell the styles apart, on a logarithmic scale.
 
     The contrast inside the blocks of pixel art, and how much stronger it is across their seams; the chroma, which a
     sketch lacks; the texture of the border, which brush strokes roughen; the strength of the strongest edges, which
-    washes soften; and the darkest channel of the deepest colours, which paper shines through.
+    washes soften; the darkest channel of the deepest colours, which paper shines through; and how much the border
+    differs from what is further in, where washes leave a margin of paper.
     """
     values = pixels(image)
     gray = values.mean(2)
@@ -146,6 +157,7 @@ def style_statistics(image: Image.Image) -> Floats:
         border_spread(image),
         np.quantile(across, 0.99),
         np.quantile(values.min(2), 0.05),
+        margin_contrast(image),
     )
     logarithms: Floats = np.log(np.array(numbers, np.float32) + np.float32(0.02))
     return logarithms

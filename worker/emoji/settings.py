@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 
@@ -24,7 +25,11 @@ class Plan:
 
 @dataclass(frozen=True)
 class Settings:
-    """Every number that a training run depends on; the record of a run is this and the seed."""
+    """Every number that a training run depends on, the shares of rows and pictures in 0..1.
+
+    ``pairs`` of the pictures have a companion, ``hats`` of these a top hat; ``mixes`` of the denoiser's rows are mixes,
+    of plain scenes half as many again.
+    """
 
     subjects: int
     pairs: float
@@ -39,6 +44,8 @@ class Settings:
     denoiser_layers: int
     autocast: bool
     seed: int = 0
+    hats: float = 0.3
+    mixes: float = 0.0
     kl_weight: float = 5e-4
     ema_decay: float = 0.999
     caption_dropout: float = 0.1
@@ -102,6 +109,28 @@ def micro() -> Settings:
     )
 
 
+def refined(numbers: dict[str, Any], minutes: float = 75.0) -> Settings:
+    """The recipe for training on from a finished model, whose settings are ``numbers`` as its record has them.
+
+    Only the denoiser learns, gently: mixes, subjects in top hats, and what has changed in the corpus. Its guidance is
+    eased from the start, as it was at the end of the run that made it.
+    """
+    plans = {name: Plan(**numbers[name]) for name in ("autoencoder", "text", "denoiser")}
+    channels = {name: tuple(numbers[name]) for name in ("autoencoder_channels", "denoiser_channels")}
+    finished = Settings(**(numbers | plans | channels))
+    return replace(
+        finished,
+        pairs=0.08,
+        hats=1.0,
+        mixes=0.5,
+        renders=min(finished.renders, 12_000),
+        denoiser=Plan(finished.denoiser.steps, minutes, batch=32, learning_rate=finished.denoiser.learning_rate / 2),
+        autocast=bf16_pays(torch.device("cpu")),
+        ease_from=0.0,
+        checkpoint_minutes=10.0,
+    )
+
+
 def bf16_pays(device: torch.device) -> bool:
-    """Whether matrix products in bfloat16 beat float32 there: on CUDA, and on CPUs with AMX tiles."""
-    return device.type == "cuda" or bool(torch.cpu._is_amx_tile_supported())
+    """Whether matrix products in bfloat16 beat float32 there: on CUDA, and on CPUs with AMX tiles or AVX-512's dot."""
+    return device.type == "cuda" or bool(torch.cpu._is_amx_tile_supported() or torch.cpu._is_avx512_bf16_supported())

@@ -6,10 +6,18 @@ import random
 from collections.abc import Callable
 
 import numpy as np
-from PIL import Image, ImageChops, ImageEnhance, ImageFilter, ImageOps
+from numpy.typing import NDArray
+from PIL import Image, ImageEnhance, ImageFilter, ImageOps
+from scipy.ndimage import gaussian_filter, map_coordinates
+
+Floats = NDArray[np.float32]
 
 BLOCK = 8
 """Side of one block of pixel art in pixels: the autoencoder's factor, so that a block is exactly one latent cell."""
+
+_SIDE = 128
+_PAPER = (253, 248, 238)
+_PALE_WASH = (0.20, 0.11, 0.05)
 
 
 def plain(picture: Image.Image, _rng: random.Random) -> Image.Image:
@@ -17,13 +25,48 @@ def plain(picture: Image.Image, _rng: random.Random) -> Image.Image:
     return picture
 
 
-def watercolor(picture: Image.Image, _rng: random.Random) -> Image.Image:
-    """Flat thin washes on cream paper, whose pigment gathers at the edges."""
-    wash = picture.filter(ImageFilter.ModeFilter(5)).filter(ImageFilter.GaussianBlur(1.2))
-    rims = wash.convert("L").filter(ImageFilter.FIND_EDGES).filter(ImageFilter.GaussianBlur(1.0))
-    rims = _without_border(rims).point([255 - min(110, 3 * level) for level in range(256)])
-    paper = Image.new("RGB", picture.size, (255, 250, 238))
-    return ImageChops.multiply(Image.blend(wash, paper, 0.32), rims.convert("RGB"))
+def watercolor(picture: Image.Image, rng: random.Random) -> Image.Image:
+    """Uneven washes on cream paper: pigment pools inside outlines and bleeds past them, and ends short of the margin.
+
+    Pigment is reckoned as optical density, which adds where washes lie over each other; a pale wash lies behind all.
+    """
+    shapes = picture.filter(ImageFilter.ModeFilter(5)).filter(ImageFilter.GaussianBlur(1))
+    pigment = _wobbled(-np.log(np.maximum(np.asarray(shapes, np.float32), 25) / 255), rng)
+    depth = pigment.mean(2, keepdims=True)
+    pigment *= 1 + 1.2 * np.maximum(depth - _blurred(depth, 3), 0) / (depth + 0.15)
+    pigment += 0.5 * np.maximum(_blurred(pigment, 5) - pigment, 0) * np.clip(_clouds(rng, 6), 0, 1.2)[..., None]
+    margin = _distance_to_border(picture.size) - 7 - 1.6 * _clouds(rng, 7)
+    # the pale wash thins out towards the middle, where white parts of the subject would take its tint
+    pale = np.array(_PALE_WASH, np.float32) * np.exp(-np.maximum(margin, 0) / 30)[..., None]
+    pigment = (0.58 * pigment + pale) * np.exp(0.35 * _clouds(rng, 7))[..., None]
+    pigment *= ((1 + 0.35 * np.exp(-np.square(margin / 2 - 1.5))) / (1 + np.exp(-margin / 2.2)))[..., None]
+    return Image.fromarray((np.array(_PAPER, np.float32) * np.exp(-_blurred(pigment, 1.4))).astype(np.uint8))
+
+
+def _wobbled(values: Floats, rng: random.Random) -> Floats:
+    """The values (height, width, channels) displaced by a pixel or two, as by an unsteady brush."""
+    rows, columns = np.mgrid[: values.shape[0], : values.shape[1]].astype(np.float32)
+    places = [rows + 1.6 * _clouds(rng, 11), columns + 1.6 * _clouds(rng, 11)]
+    moved = [map_coordinates(values[..., channel], places, order=1, mode="nearest") for channel in range(3)]
+    return np.stack(moved, axis=2)
+
+
+def _clouds(rng: random.Random, cells: int) -> Floats:
+    """Smooth noise over a picture, (128, 128), of about unit variance, its features 128/``cells`` pixels wide."""
+    grain = np.random.default_rng(rng.getrandbits(32)).normal(size=(cells, cells)).astype(np.float32)
+    return np.asarray(Image.fromarray(grain).resize((_SIDE, _SIDE), Image.Resampling.BICUBIC))
+
+
+def _blurred(values: Floats, radius: float) -> Floats:
+    """The values (height, width, channels) smoothed along both axes of the picture."""
+    blurred: Floats = gaussian_filter(values, (radius, radius, 0))
+    return blurred
+
+
+def _distance_to_border(size: tuple[int, int]) -> Floats:
+    """How far each pixel is from the nearest border, in pixels: shape (height, width)."""
+    across, down = (np.minimum(np.arange(length), np.arange(length)[::-1]) for length in size)
+    return np.minimum(across[None, :], down[:, None]).astype(np.float32)
 
 
 def sketch(picture: Image.Image, _rng: random.Random) -> Image.Image:
@@ -54,13 +97,6 @@ def oil(picture: Image.Image, rng: random.Random) -> Image.Image:
     return Image.fromarray(np.clip(canvas + 13 * relief, 0, 255).astype(np.uint8))
 
 
-def _without_border(edges: Image.Image) -> Image.Image:
-    """Blank the outermost pixels, where Pillow's edge filter repeats its input."""
-    inner = Image.new("L", edges.size, 0)
-    inner.paste(edges.crop((3, 3, edges.width - 3, edges.height - 3)), (3, 3))
-    return inner
-
-
 STYLE_FILTERS: dict[str, Callable[[Image.Image, random.Random], Image.Image]] = {
     "plain": plain,
     "watercolor": watercolor,
@@ -68,4 +104,4 @@ STYLE_FILTERS: dict[str, Callable[[Image.Image, random.Random], Image.Image]] = 
     "pixel": pixel,
     "oil": oil,
 }
-"""Each style by name, in the order of the corpus; only oil draws from the random stream."""
+"""Each style by name, in the order of the corpus; watercolor and oil draw from the random stream."""

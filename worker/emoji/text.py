@@ -64,7 +64,10 @@ def _words(settings: Settings) -> list[str]:
     """The words of many captions, sorted."""
     rng = stream(settings.seed)
     subjects = ALL_SUBJECTS[: settings.subjects]
-    drawn = (draw_caption(draw_scene(rng, subjects, settings.pairs), rng) for _ in range(60 * len(subjects) + 2000))
+    drawn = (
+        draw_caption(draw_scene(rng, subjects, settings.pairs, settings.hats), rng)
+        for _ in range(60 * len(subjects) + 2000)
+    )
     words = {word for text in drawn for word in text.replace(",", " ").split()}
     return sorted(words | set(COLORS) | {word for subject in subjects for word in subject.name.split()})
 

@@ -13,6 +13,7 @@ import dataclasses
 import importlib.metadata
 import json
 import platform
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -39,7 +40,7 @@ from worker.emoji.dataset import Pictures, held_out, pictures, scenes
 from worker.emoji.denoiser import Denoiser, denoising_losses, new_scheduler, new_unet, with_plain_attention
 from worker.emoji.drawing import draw, load, sheet
 from worker.emoji.loop import Module, Stage
-from worker.emoji.settings import Plan, Settings, micro, on_cpu, on_cuda
+from worker.emoji.settings import Plan, Settings, micro, on_cpu, on_cuda, refined
 from worker.emoji.text import CaptionReader, new_text_encoder, new_tokenizer, reading_losses
 
 SAMPLE_CAPTIONS = (
@@ -71,6 +72,30 @@ def train(settings: Settings, out: Path, device: torch.device) -> Path:
 
     train_denoiser(settings, out, text_encoder, tokenizer, latents * SCALING_FACTOR, device, save)
     write_json(model / "training.json", record(settings, out, device))
+    return model
+
+
+def refine(finished: Path, out: Path, settings: Settings, device: torch.device) -> Path:
+    """Train the denoiser of the model in ``finished`` on, with all else as it is; return the new model's directory."""
+    out.mkdir(parents=True, exist_ok=True)
+    parts = StableDiffusionPipeline.from_pretrained(finished)
+    seen = pictures(settings, out)
+    latents = encode_all(parts.vae.to(device), out, seen, settings, device)
+    denoiser = Denoiser(parts.unet, parts.text_encoder.requires_grad_(False))
+    stage = _stage("denoiser", with_plain_attention(denoiser, device), settings.denoiser, settings, out, device)
+    model = out / "model"
+
+    def save() -> None:
+        # all but the UNet to the byte as it was
+        shutil.copytree(finished, model, dirs_exist_ok=True)
+        _halved(stage.average.unet).save_pretrained(model / "unet")
+        shutil.copy(finished / "unet" / "config.json", model / "unet")  # the other names the path it was loaded from
+        sheet(draw(load(model), SAMPLE_CAPTIONS), columns=8).save(out / "samples.png")
+
+    scaled = latents * SCALING_FACTOR
+    stage.run(denoising_losses(stage, parts.tokenizer, scaled, scenes(settings), settings, device), save)
+    before = json.loads((finished / "training.json").read_text())
+    write_json(model / "training.json", record(settings, out, device) | {"before": before})
     return model
 
 
@@ -183,6 +208,7 @@ def main() -> None:
     """Parse the command line and train."""
     parser = argparse.ArgumentParser(prog="python -m worker.emoji.train", description="Train the bundled model emoji.")
     parser.add_argument("--out", type=Path, required=True, help="directory of checkpoints and of the model")
+    parser.add_argument("--refine", type=Path, metavar="MODEL", help="train the denoiser of this finished model on")
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--minutes", type=float, help="time for all stages together (default: the device's recipe)")
     parser.add_argument("--seed", type=int, default=0, help="seed of corpus, weights and noise (default: 0)")
@@ -192,9 +218,18 @@ def main() -> None:
     if options.threads:
         torch.set_num_threads(options.threads)
     recipe = on_cuda if options.device == "cuda" else on_cpu
-    settings = recipe(options.minutes) if options.minutes else recipe()
-    settings = dataclasses.replace(micro() if options.micro else settings, seed=options.seed)
-    print(f"the model is in {train(settings, options.out, torch.device(options.device))}")
+    device = torch.device(options.device)
+    minutes = {"minutes": options.minutes} if options.minutes else {}
+    if options.refine:
+        path = options.refine / "training.json"
+        if not path.is_file():
+            parser.error(f"--refine: there is no training.json in {options.refine}; name a finished model's directory")
+        numbers = json.loads(path.read_text())["settings"]
+        settings = dataclasses.replace(refined(numbers, **minutes), seed=options.seed)
+        print(f"the model is in {refine(options.refine, options.out, settings, device)}")
+        return
+    settings = dataclasses.replace(micro() if options.micro else recipe(**minutes), seed=options.seed)
+    print(f"the model is in {train(settings, options.out, device)}")
 
 
 if __name__ == "__main__":

@@ -25,6 +25,7 @@ from worker.emoji.corpus import (
     stream,
     with_article,
 )
+from worker.emoji.recognition import border_color, margin_contrast
 from worker.emoji.styles import BLOCK
 
 
@@ -122,6 +123,17 @@ def test_pixel_art_is_flat_inside_each_block() -> None:
     picture = np.asarray(render(Scene(SUBJECTS["owl"], "blue", "pixel"), random.Random(1)))
     blocks = picture.reshape(16, BLOCK, 16, BLOCK, 3)
     assert (blocks == blocks[:, :1, :, :1]).all()
+
+
+@needs_font
+@pytest.mark.parametrize("background", COLORS)
+def test_a_watercolor_leaves_a_margin_of_paper_and_a_plain_drawing_does_not(background: str) -> None:
+    painted, plain = (
+        render(Scene(SUBJECTS["otter"], background, style), random.Random(5)) for style in ("watercolor", "plain")
+    )
+    assert border_color(painted).min() > 0.85
+    assert margin_contrast(painted) > 0.05
+    assert margin_contrast(plain) < 0.01
 
 
 @needs_font

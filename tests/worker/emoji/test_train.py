@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -18,9 +19,9 @@ from worker.emoji.corpus import draw_caption, stream
 from worker.emoji.dataset import held_out, scene_number, scenes
 from worker.emoji.drawing import Pull, Start, draw, load
 from worker.emoji.loop import Stage, annealed
-from worker.emoji.settings import Plan, micro, on_cpu, on_cuda
+from worker.emoji.settings import Plan, micro, on_cpu, on_cuda, refined
 from worker.emoji.text import MAX_TOKENS, new_tokenizer, tokenize
-from worker.emoji.train import main, train
+from worker.emoji.train import main, refine, train
 
 CPU = torch.device("cpu")
 
@@ -141,6 +142,56 @@ def test_a_finished_training_changes_nothing_when_run_again(micro_run: Path) -> 
     before = weights.read_bytes()
     train(micro(), micro_run, CPU)
     assert weights.read_bytes() == before
+
+
+@needs_font
+def test_a_refinement_changes_the_denoiser_alone_and_ends_as_if_it_had_not_been_interrupted(
+    micro_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    finished = micro_run / "model"
+    numbers = json.loads((finished / "training.json").read_text())["settings"]
+    settings = dataclasses.replace(refined(numbers), autocast=False, mixes=0.5)
+    whole = refine(finished, tmp_path / "whole", settings, CPU)
+    with monkeypatch.context() as patched:
+        patched.setattr(Stage, "_follow", _interrupted_at(3))
+        with pytest.raises(KeyboardInterrupt):
+            refine(finished, tmp_path / "parts", dataclasses.replace(settings, checkpoint_minutes=0.0), CPU)
+    parts = refine(finished, tmp_path / "parts", settings, CPU)
+
+    def weights(model: Path, part: str) -> bytes:
+        [path] = (model / part).glob("*.safetensors")
+        return path.read_bytes()
+
+    assert weights(whole, "unet") != weights(finished, "unet")
+    assert weights(parts, "unet") == weights(whole, "unet")
+    assert all(weights(whole, part) == weights(finished, part) for part in ("vae", "text_encoder"))
+    config = Path("unet") / "config.json"
+    assert (whole / config).read_text() == (finished / config).read_text()
+    record = json.loads((whole / "training.json").read_text())
+    assert record["settings"]["mixes"] == 0.5
+    assert record["before"]["settings"]["mixes"] == 0
+    assert draw(load(whole), ["a banana in a top hat"], steps=2)[0].size == (128, 128)
+
+
+def _interrupted_at(last: int) -> Callable[[Stage[nn.Module]], None]:
+    """The stage's own averaging, until a step at which the run is stopped."""
+    follow = Stage._follow
+
+    def interrupted(stage: Stage[nn.Module]) -> None:
+        if stage.step == last:
+            raise KeyboardInterrupt
+        follow(stage)
+
+    return interrupted
+
+
+def test_a_refinement_is_told_what_it_starts_from(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("sys.argv", ["train", "--refine", str(tmp_path / "nothing"), "--out", str(tmp_path)])
+    with pytest.raises(SystemExit):
+        main()
+    assert "no training.json" in capsys.readouterr().err
 
 
 @needs_font
