@@ -142,7 +142,7 @@ def test_it_is_gone_within_its_grace_even_without_a_bucket(farm: FaultyFarm) -> 
         began = time.monotonic()
         leaver.ask_to_leave()
         assert leaver.wait() == 0
-        assert time.monotonic() - began < 15, "three seconds, and some for a busy machine"
+        assert time.monotonic() - began < 45, "three seconds, and much for a busy machine; the bucket takes minutes"
 
     assert {status.state for status in farm.statuses(jobs)} == {"queued"}
     assert "out of time: 3 jobs go back as they are" in leaver.last_words
