@@ -116,3 +116,10 @@ def checkpoint(job: str, attempt: int) -> str:
 def result(job: str) -> str:
     """The winning attempt's `result.json` again, where those look who know only the bucket."""
     return f"{job_prefix(job)}result.json"
+
+
+def kernels(identity: str) -> str:
+    """Compiled kernels that workers share, by the SHA-256 of all that they depend on."""
+    if not _SHA256.fullmatch(identity):
+        raise InvalidInput(f"{identity!r:.80} does not name kernels")
+    return f"kernels/{identity}"

@@ -22,6 +22,7 @@ _MAX_NAME = 100
 @click.option("--slots", type=click.IntRange(1, 1024), help="Jobs in flight at once.")
 @click.option("--rows", type=click.IntRange(2, 1024), help="Rows of one forward pass; a job with guidance takes two.")
 @click.option("--deterministic", is_flag=True, help="The same bytes whatever the load, at some speed.")
+@click.option("--compile", is_flag=True, help="Compile the models first: minutes, once, for shorter steps.")
 @click.option("--grace", type=click.FloatRange(0), default=25.0, help="Seconds to be gone in when asked to leave.")
 @click.option(
     "--checkpoint-seconds", type=click.FloatRange(0), default=60.0, help="Checkpoint long jobs so often; 0: never."
@@ -33,6 +34,7 @@ def main(
     slots: int | None,
     rows: int | None,
     deterministic: bool,
+    compile: bool,
     grace: float,
     checkpoint_seconds: float,
 ) -> None:
@@ -59,6 +61,7 @@ def main(
                 slots=slots,
                 rows=rows,
                 deterministic=deterministic,
+                compile=compile,
                 grace=grace,
                 checkpoint_seconds=checkpoint_seconds,
             )

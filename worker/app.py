@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from types import FrameType
 from typing import Any, Literal, NoReturn
@@ -32,10 +33,13 @@ from worker.checkpoint import Checkpoints
 from worker.crown import Crown
 from worker.diffusion.losses import Losses, load_losses
 from worker.engine.engine import Engine
+from worker.engine.memory import free_bytes
 from worker.intake import Intake
 from worker.lease import LeaseKeeper
+from worker.models.compiled import numbers_of_rows
 from worker.models.device import Placement, place
 from worker.models.fetching import bucket_fetcher
+from worker.models.kernels import Kernels, secret_of
 from worker.models.loader import LoadedModel, ModelLoader
 from worker.models.pool import ModelPool
 from worker.models.registry import ModelRegistry
@@ -63,7 +67,8 @@ class Options:
     """How a worker runs. None: chosen by the device.
 
     `slots` jobs are in flight at once, `rows` of them advance in one forward pass (a job under
-    classifier-free guidance takes two). A worker that is asked to leave is gone within `grace` seconds. A job is
+    classifier-free guidance takes two), fewer where memory is short. With `compile` the models' UNets are compiled
+    before the first job. A worker that is asked to leave is gone within `grace` seconds. A job is
     checkpointed every `checkpoint_seconds`, 0 for never; jobs that are shorter cost nothing.
     """
 
@@ -73,6 +78,7 @@ class Options:
     slots: int | None = None
     rows: int | None = None
     deterministic: bool = False
+    compile: bool = False
     grace: float = 25.0
     checkpoint_seconds: float = 60.0
     stall_seconds: float | None = None
@@ -96,15 +102,22 @@ class Worker:
         self._ledger = Ledger(where)
         self._storage = Storage(where)
         self._queue = Queue(where)
-        loader = ModelLoader(self._placement, cache=settings.home() / "models", fetch=bucket_fetcher(where))
+        rows = options.rows or (_CAREFUL_CPU_ROWS if options.deterministic and not self._on_gpu else _ROWS)
+        loader = ModelLoader(
+            self._placement,
+            cache=settings.home() / "models",
+            fetch=bucket_fetcher(where),
+            compile=self._kernels(rows).compile if options.compile else None,
+        )
         self._pool: ModelPool[LoadedModel] = ModelPool(
             self._registry, _model_budget(self._placement), loader.load, on_drop=self._free_memory
         )
         self._engine = Engine(
             self._losses,
-            max_rows=options.rows or (_CAREFUL_CPU_ROWS if options.deterministic and not self._on_gpu else _ROWS),
+            max_rows=rows,
             deterministic=options.deterministic,
             snapshot_seconds=options.checkpoint_seconds,
+            free=partial(free_bytes, self._placement.device),
         )
         self._black_box = BlackBox(_crashes(), self.id)
         self._spool = Spool(settings.home() / "spool")
@@ -135,6 +148,10 @@ class Worker:
             patience=Patience(self._intake, self._leaving),
             leaving=self._leaving,
         )
+
+    def _kernels(self, rows: int) -> Kernels:
+        numbers = (rows,) if self._options.deterministic else numbers_of_rows(rows)
+        return Kernels(settings.home() / "kernels", self._storage, numbers, secret_of())
 
     def run(self) -> None:
         """Load the models, then work until SIGTERM or SIGINT. Raises `FarmError` if it cannot start."""

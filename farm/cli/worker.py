@@ -37,6 +37,7 @@ _COUNT_PATIENCE = 120.0
 @click.option("--rows", type=click.IntRange(2, 1024), metavar="N", help="Rows of one forward pass.")
 @click.option("--name", metavar="N", help="What the worker is called.  [default: the host's name]")
 @click.option("--deterministic", is_flag=True, help="The same bytes whatever the load, at some speed.")
+@click.option("--compile", is_flag=True, help="Compile the models first: minutes, once, for shorter steps.")
 @click.option("--grace", type=Seconds(), metavar="S", help="Seconds to be gone in when asked to leave.  [default: 25]")
 @click.option(
     "--checkpoint-seconds", type=Seconds(), metavar="S", help="Checkpoint long jobs so often; 0: never.  [default: 60]"
@@ -48,6 +49,7 @@ def worker(
     rows: int | None,
     name: str | None,
     deterministic: bool,
+    compile: bool,
     grace: float | None,
     checkpoint_seconds: float | None,
 ) -> None:
@@ -61,6 +63,7 @@ def worker(
     for option, value in numbers.items():
         options += [option, str(value)] if value is not None else []
     options += ["--deterministic"] if deterministic else []
+    options += ["--compile"] if compile else []
     gpus = _visible_gpus() if device is None else 0
     if gpus > 1:
         raise click.exceptions.Exit(_run_one_each(gpus, name, options))

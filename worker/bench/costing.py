@@ -33,20 +33,15 @@ _SHORT, _LONG = 5, 15
 @torch.no_grad()
 def forward(model: LoadedModel, text: Tensor, rows: int) -> Tensor:
     """One forward of the UNet, on a prompt's embedding or memory."""
-    side = model.default_width // model.vae_factor, model.default_height // model.vae_factor
-    x = torch.zeros((rows, model.unet.config["in_channels"], *side), device=model.device, dtype=model.dtype)
-    if model.device.type == "cuda":
-        x = x.contiguous(memory_format=torch.channels_last)
+    x = torch.zeros((rows, *model.latent_shape), device=model.device)
     timesteps = torch.full((rows,), 500.0, device=model.device)
-    out: Tensor = model.unet(x, timesteps, encoder_hidden_states=torch.stack([text] * rows)).sample
-    return out
+    return model.predict(x, timesteps, torch.stack([text] * rows))
 
 
 @torch.no_grad()
 def decode(model: LoadedModel, count: int) -> Tensor:
     """Some pictures, decoded together."""
-    side = model.default_width // model.vae_factor, model.default_height // model.vae_factor
-    return latents.decode(model.vae, torch.zeros((count, 4, *side), device=model.device))
+    return latents.decode(model.vae, torch.zeros((count, *model.latent_shape), device=model.device))
 
 
 def measure(model: LoadedModel, pipelines: Pipelines, rows: int) -> Costs:

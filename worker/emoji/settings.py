@@ -112,7 +112,7 @@ def micro() -> Settings:
 def refined(numbers: dict[str, Any], minutes: float = 75.0) -> Settings:
     """The recipe for training on from a finished model, whose settings are ``numbers`` as its record has them.
 
-    Only the denoiser learns, gently: mixes, subjects in top hats, and what has changed in the corpus. Its guidance is
+    UNet and text encoder learn, gently: mixes, subjects in top hats, and what has changed in the corpus. Guidance is
     eased from the start, as it was at the end of the run that made it.
     """
     plans = {name: Plan(**numbers[name]) for name in ("autoencoder", "text", "denoiser")}

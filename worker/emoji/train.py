@@ -76,20 +76,21 @@ def train(settings: Settings, out: Path, device: torch.device) -> Path:
 
 
 def refine(finished: Path, out: Path, settings: Settings, device: torch.device) -> Path:
-    """Train the denoiser of the model in ``finished`` on, with all else as it is; return the new model's directory."""
+    """Train UNet and text encoder of the model in ``finished`` on; return the new model's directory."""
     out.mkdir(parents=True, exist_ok=True)
     parts = StableDiffusionPipeline.from_pretrained(finished)
     seen = pictures(settings, out)
     latents = encode_all(parts.vae.to(device), out, seen, settings, device)
-    denoiser = Denoiser(parts.unet, parts.text_encoder.requires_grad_(False))
+    denoiser = Denoiser(parts.unet, parts.text_encoder.requires_grad_(True))
     stage = _stage("denoiser", with_plain_attention(denoiser, device), settings.denoiser, settings, out, device)
     model = out / "model"
 
     def save() -> None:
-        # all but the UNet to the byte as it was
+        # all else to the byte as it was, and the configurations too: new ones would name the path they were loaded from
         shutil.copytree(finished, model, dirs_exist_ok=True)
-        _halved(stage.average.unet).save_pretrained(model / "unet")
-        shutil.copy(finished / "unet" / "config.json", model / "unet")  # the other names the path it was loaded from
+        for name, part in (("unet", stage.average.unet), ("text_encoder", stage.average.text_encoder)):
+            _halved(part).save_pretrained(model / name)
+            shutil.copy(finished / name / "config.json", model / name)
         sheet(draw(load(model), SAMPLE_CAPTIONS), columns=8).save(out / "samples.png")
 
     scaled = latents * SCALING_FACTOR

@@ -27,8 +27,9 @@ from farm.errors import FarmError, RenderError
 from worker.diffusion import latents
 from worker.diffusion.losses import Losses
 from worker.engine.admission import Admission
+from worker.engine.finite import Checks
 from worker.engine.flight import Flight, board
-from worker.engine.memory import RowCaps, is_out_of_memory, release
+from worker.engine.memory import Budget, FreeBytes, RowCaps, is_out_of_memory, release
 from worker.engine.request import Cancelled, Pixels, Rendered, RenderRequest, StepRecord, Suspended
 from worker.engine.rows import Step, advance
 
@@ -42,8 +43,9 @@ _INNERMOST = 6
 class Engine:
     """Renders requests. `submit`, `cancel` and `stop` may be called from any thread.
 
-    `max_rows` bounds the rows of one forward pass. `deterministic` pads every forward to that many rows and
-    decodes and differentiates one job at a time, so that a job's bytes do not depend on its company.
+    `max_rows` bounds the rows of one forward pass, and so does what `free` says of memory, in bytes (None: unknown).
+    `deterministic` pads every forward to `max_rows` and decodes and differentiates one job at a time, so that a job's
+    bytes do not depend on its company.
     A job's observer gets a snapshot every `snapshot_seconds` (0: never), so short jobs cost nothing.
     """
 
@@ -55,6 +57,7 @@ class Engine:
         decode_chunk: int = 4,
         deterministic: bool = False,
         snapshot_seconds: float = 0.0,
+        free: FreeBytes = lambda: None,
     ) -> None:
         self._losses = losses
         self._max_rows = max_rows
@@ -68,6 +71,8 @@ class Engine:
         self._arrivals = 0
         self._stopping = False
         self._caps = RowCaps()
+        self._budget = Budget(free)
+        self._unchecked: Checks | None = None
         self._busy_since: float | None = None
         self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
 
@@ -159,6 +164,7 @@ class Engine:
             self._fail(flight, Cancelled(flight.id))
 
     def _suspend_flying(self) -> None:
+        self._check()
         for flight in list(self._flying.values()):
             self._fail(flight, Suspended(flight.id, flight.snapshot()))
 
@@ -176,7 +182,7 @@ class Engine:
             return
         self._note_progress()
         try:
-            self._take(flights, self._advance(flights))
+            self._go_on(flights)
             self._caps.fitted(flights[0].group, most=self._max_rows)
         except Exception as error:
             self._one_by_one(flights, error)
@@ -184,9 +190,11 @@ class Engine:
     def _within_cap(self, flights: list[Flight]) -> list[Flight]:
         """As many of the first flights as their group's memory allows."""
         self._caps.keep_only({flight.group for flight in self._flying.values()})
-        cap = self._caps.of(flights[0].group) if flights else None
-        if cap is None:
-            return flights
+        if not flights:
+            return []
+        cap = self._caps.of(flights[0].group) or self._max_rows
+        if self._padded_rows is None:
+            cap = self._budget.rows(flights[0].request.model, flights[0].x.shape, cap)
         rows = list(accumulate(flight.rows for flight in flights))
         return [flight for flight, sum_of_rows in zip(flights, rows, strict=True) if sum_of_rows <= cap]
 
@@ -202,28 +210,49 @@ class Engine:
         for flight in flights:
             self._note_progress()
             try:
-                self._take([flight], self._advance([flight]))
+                self._go_on([flight])
             except Exception as own_error:
                 self._fail(flight, _as_farm_error(own_error, f"rendering job {flight.id}"))
 
     def _advance(self, flights: Sequence[Flight]) -> Step:
-        return advance(flights, padded_rows=self._padded_rows, gradient_chunk=self._chunk)
+        return advance(flights, padded_rows=self._padded_rows, gradient_chunk=self._chunk_of(flights[0]))
+
+    def _go_on(self, flights: Sequence[Flight]) -> None:
+        """Advance jobs by a step, and see what became of them in the one before, which the device has done by now."""
+        step = self._advance(flights)
+        self._check()
+        self._take(flights, step)
 
     def _take(self, flights: Sequence[Flight], step: Step) -> None:
         """Give each job its part of a step, and tell its observer."""
-        finite = torch.isfinite(step.x).flatten(1).all(dim=1).tolist()
-        self._report_traces([index for index, flight in enumerate(flights) if flight.is_traced_now], flights, step)
-        for index, flight in enumerate(flights):
-            if not finite[index]:
-                self._fail(flight, RenderError("nan", f"step {flight.step} gave numbers that are not finite"))
-                continue
+        mine = {flight: index for index, flight in enumerate(flights) if self._still_flying([flight])}
+        self._report_traces([index for flight, index in mine.items() if flight.is_traced_now], flights, step)
+        for flight, index in mine.items():
             flight.advance(step.x[index], step.history[index])
             flight.request.observer.on_step(flight.position)
-            if not flight.is_done and 0 < self._snapshot_seconds <= time.monotonic() - flight.saved:
-                flight.request.observer.on_snapshot(flight.snapshot())
-            if flight.is_done:
-                flight.landed = time.monotonic()
-                self._landing.append(self._flying.pop(flight.id))
+        self._unchecked = Checks(flights, step.x)
+        done, due = [flight for flight in mine if flight.is_done], [flight for flight in mine if self._is_due(flight)]
+        if done or due:
+            self._check()
+        for flight in self._still_flying(due):
+            flight.request.observer.on_snapshot(flight.snapshot())
+        for flight in self._still_flying(done):
+            flight.landed = time.monotonic()
+            self._landing.append(self._flying.pop(flight.id))
+
+    def _check(self) -> None:
+        """Fail the jobs whose last step gave numbers that are not finite."""
+        checks, self._unchecked = self._unchecked, None
+        for flight, step in checks.failed() if checks else ():
+            if self._still_flying([flight]):
+                self._fail(flight, RenderError("nan", f"step {step} gave numbers that are not finite"))
+
+    def _still_flying(self, flights: Iterable[Flight]) -> list[Flight]:
+        return [flight for flight in flights if self._flying.get(flight.id) is flight]
+
+    def _is_due(self, flight: Flight) -> bool:
+        """Whether it is time for a snapshot."""
+        return not flight.is_done and 0 < self._snapshot_seconds <= time.monotonic() - flight.saved
 
     def _report_traces(self, traced: Sequence[int], flights: Sequence[Flight], step: Step) -> None:
         framed = [index for index in traced if flights[index].wants_frames]
@@ -246,7 +275,8 @@ class Engine:
             return
         self._note_progress()
         group = self._landing[0].group
-        chunk = [flight for flight in self._landing if flight.group == group][: self._chunk]
+        together = self._chunk_of(self._landing[0])
+        chunk = [flight for flight in self._landing if flight.group == group][:together]
         try:
             pixels = self._decode(chunk[0], torch.stack([flight.x for flight in chunk]))
         except Exception as error:
@@ -273,7 +303,12 @@ class Engine:
     def _decode(self, flight: Flight, batch: Tensor) -> Tensor:
         """Pictures [N, height, width, 3] of latents [N, 4, h, w], decoded a chunk at a time."""
         vae = flight.request.model.vae
-        return torch.cat([latents.to_pixels(latents.decode(vae, part)) for part in batch.split(self._chunk)])
+        parts = batch.split(self._chunk_of(flight))
+        return torch.cat([latents.to_pixels(latents.decode(vae, part)) for part in parts])
+
+    def _chunk_of(self, flight: Flight) -> int:
+        """How many pictures of a job's size to decode together."""
+        return self._budget.pictures(flight.request.model, flight.x.shape, self._chunk)
 
     def _finish(self, flight: Flight, picture: Tensor) -> None:
         self._landing.remove(flight)

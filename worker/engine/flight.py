@@ -104,9 +104,9 @@ class Flight:
         return self.request.spec.trace.level in ("frames", "video")
 
     def fresh_noise(self) -> Tensor | None:
-        """This step's draw [4, h, w] for samplers that add noise. Asked twice within a step it is drawn once."""
+        """This step's draw [4, h, w] on the CPU, for samplers that add noise; asked twice within a step it is one."""
         if self._drawn is None and self.coefficients[Column.NOISE] != 0:
-            self._drawn = self.noise.draw((1, *self.x.shape))[0].to(self.x.device)
+            self._drawn = self.noise.draw((1, *self.x.shape))[0]
         return self._drawn
 
     def advance(self, x: Tensor, history: Tensor) -> None:

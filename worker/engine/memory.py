@@ -1,15 +1,79 @@
-"""How many rows of a group fit into memory, learnt from running out of it."""
+"""How many rows of a group fit into memory: by what is free and what a row takes, and learnt from running out of it."""
 
 from __future__ import annotations
 
+import time
 import traceback
-from collections.abc import Collection, Hashable
+from collections.abc import Callable, Collection, Hashable, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import torch
 
+from worker.models.loader import LoadedModel
+
 _FIRST_PATIENCE = 64
 _LONGEST_PATIENCE = 4_096
+_SHARE = 0.7
+"""Of what is free: the rest is for what operators use inside, for jobs' own tensors, and for other processes."""
+_FRESH_SECONDS = 5.0
+_MEMINFO = Path("/proc/meminfo")
+_CONTROL_GROUP = Path("/sys/fs/cgroup")
+
+FreeBytes = Callable[[], int | None]
+
+
+@dataclass
+class Budget:
+    """How many rows and pictures of a size fit into what is free, as `free` tells in bytes (None: unknown)."""
+
+    free: FreeBytes
+    _known: int | None = None
+    _asked: float = float("-inf")
+
+    def rows(self, model: LoadedModel, shape: Sequence[int], most: int) -> int:
+        """At most `most` rows of latents of that shape [4, h, w], but two, which a job under guidance needs."""
+        fitting = self._fitting(model, shape, model.appetite.row if model.appetite else None)
+        return most if fitting is None else max(2, min(most, fitting))
+
+    def pictures(self, model: LoadedModel, shape: Sequence[int], most: int) -> int:
+        """At most `most` pictures to decode together, but one."""
+        fitting = self._fitting(model, shape, model.appetite.picture if model.appetite else None)
+        return most if fitting is None else max(1, min(most, fitting))
+
+    def _fitting(self, model: LoadedModel, shape: Sequence[int], each: int | None) -> int | None:
+        if time.monotonic() - self._asked > _FRESH_SECONDS:
+            self._known, self._asked = self.free(), time.monotonic()
+        if not each or self._known is None:
+            return None
+        # activations grow with the area, as attention is computed in parts
+        area = shape[-2] * shape[-1] / (model.latent_shape[-2] * model.latent_shape[-1])
+        return int(_SHARE * self._known / (each * area))
+
+
+def free_bytes(device: torch.device) -> int | None:
+    """What tensors on the device may still take, or None where the system does not tell."""
+    if device.type == "cuda":
+        unused = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+        return torch.cuda.mem_get_info(device)[0] + unused
+    if device.type != "cpu" or not _MEMINFO.exists():
+        return None
+    lines = (line.split() for line in _MEMINFO.read_text().splitlines())
+    available = next((1024 * int(words[1]) for words in lines if words[0] == "MemAvailable:"), None)
+    limits = [limit for limit in (available, _left_to_container()) if limit is not None]
+    return min(limits, default=None)
+
+
+def _left_to_container() -> int | None:
+    """What a container's limit leaves, if there is one (control groups, version 2)."""
+    try:
+        most, now, details = (
+            (_CONTROL_GROUP / name).read_text().strip() for name in ("memory.max", "memory.current", "memory.stat")
+        )
+    except OSError:
+        return None
+    cached = next((int(line.split()[1]) for line in details.splitlines() if line.startswith("inactive_file ")), 0)
+    return None if most == "max" else int(most) - int(now) + cached
 
 
 @dataclass

@@ -40,7 +40,7 @@ def advance(flights: Sequence[Flight], *, padded_rows: int | None, gradient_chun
     company. Losses are differentiated `gradient_chunk` jobs at a time.
     """
     model = flights[0].request.model
-    table = torch.from_numpy(np.stack([flight.coefficients for flight in flights])).to(model.device)
+    table = sent(torch.from_numpy(np.stack([flight.coefficients for flight in flights])), model.device)
     x = torch.stack([flight.x for flight in flights])
     out = _guided_output(model, flights, table, x, padded_rows)
     x0 = _column(table, Column.X0_X) * x + _column(table, Column.X0_OUT) * out
@@ -60,7 +60,7 @@ def _guided_output(
 ) -> Tensor:
     """The model's output under classifier-free guidance, [J, 4, h, w]: conditional rows first, then the others."""
     guided = [index for index, flight in enumerate(flights) if flight.unconditional is not None]
-    order = torch.tensor([*range(len(flights)), *guided], device=x.device)
+    order = sent(torch.tensor([*range(len(flights)), *guided]), x.device)
     texts = [flight.conditional for flight in flights]
     texts += [flights[index].unconditional for index in guided]  # type: ignore[misc] # those that have one
     rows = (_column(table, Column.INPUT_SCALE) * x)[order]
@@ -68,23 +68,18 @@ def _guided_output(
     conditional = out[: len(flights)]
     if not guided:
         return conditional
-    scale = torch.tensor([flights[index].request.spec.guidance.scale for index in guided], device=x.device)
-    mixed = conditional.clone()
-    mixed[guided] = guide(out[len(flights) :], conditional[guided], scale)
-    return mixed
+    scale = sent(torch.tensor([flights[index].request.spec.guidance.scale for index in guided]), x.device)
+    which = order[len(flights) :]
+    return conditional.index_copy(0, which, guide(out[len(flights) :], conditional[which], scale))
 
 
 def _forward(model: LoadedModel, rows: Tensor, timesteps: Tensor, texts: Tensor, padded_rows: int | None) -> Tensor:
     count = len(rows)
     if padded_rows is not None and count < padded_rows:
-        padding = torch.zeros(padded_rows - count, dtype=torch.long, device=rows.device)
-        order = torch.cat([torch.arange(count, device=rows.device), padding])
+        order = torch.arange(padded_rows, device=rows.device)
+        order[count:] = 0
         rows, timesteps, texts = rows[order], timesteps[order], texts[order]
-    rows = rows.to(model.dtype)
-    if model.device.type == "cuda":
-        rows = rows.contiguous(memory_format=torch.channels_last)
-    out: Tensor = model.unet(rows, timesteps, encoder_hidden_states=texts).sample
-    return out[:count].float()
+    return model.predict(rows, timesteps, texts)[:count].float()
 
 
 def _follow_losses(
@@ -119,10 +114,17 @@ def _add_noise(flights: Sequence[Flight], table: Tensor, x: Tensor) -> Tensor:
     drawn = [flight.fresh_noise() for flight in flights]
     noisy = [index for index, noise in enumerate(drawn) if noise is not None]
     if noisy:
-        fresh = torch.stack([noise for noise in drawn if noise is not None])
-        x = x.clone()
-        x[noisy] += _column(table[noisy], Column.NOISE) * fresh
+        fresh = sent(torch.stack([noise for noise in drawn if noise is not None]), x.device)
+        which = sent(torch.tensor(noisy), x.device)
+        x = x.index_add(0, which, _column(table[which], Column.NOISE) * fresh)
     return x
+
+
+def sent(tensor: Tensor, device: torch.device) -> Tensor:
+    """A tensor of the host on the device, on its way while the host goes on: only pinned memory is copied like that."""
+    if device.type != "cuda":
+        return tensor.to(device)
+    return tensor.pin_memory().to(device, non_blocking=True)
 
 
 def _column(table: Tensor, column: Column) -> Tensor:

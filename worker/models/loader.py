@@ -6,7 +6,7 @@ import hashlib
 import shutil
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
 from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
 from huggingface_hub import snapshot_download
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError
+from torch import Tensor
 from transformers import CLIPTextModel, CLIPTokenizer
 
 from farm.errors import ModelError
@@ -22,6 +23,8 @@ from worker.diffusion.conditioning import PromptEncoder
 from worker.diffusion.preview import PreviewMap, fit_preview_map, read_preview_map
 from worker.diffusion.text_memory import TextMemory, remember_text
 from worker.models import layout
+from worker.models.appetite import Appetite, appetite_of
+from worker.models.compiled import CompiledUNet, laid_out
 from worker.models.components import Components, first_line, read_checkpoint, read_directory
 from worker.models.device import Placement
 from worker.models.registry import (
@@ -63,18 +66,53 @@ class LoadedModel:
     default_guidance: float
     size: int
     """Bytes of all parameters and buffers."""
+    appetite: Appetite | None = None
+    """What forwards and decodes take besides; None: not measured."""
+    compiled: CompiledUNet | None = field(default=None, repr=False)
+
+    @property
+    def latent_shape(self) -> tuple[int, int, int]:
+        """Channels, height and width of the latents of a picture of the default size."""
+        channels: int = self.unet.config["in_channels"]
+        return channels, self.default_height // self.vae_factor, self.default_width // self.vae_factor
+
+    def predict(self, rows: Tensor, timesteps: Tensor, texts: Tensor) -> Tensor:
+        """The UNet's output [N, 4, h, w], in the model's dtype.
+
+        `rows` [N, 4, h, w] are noisy latents, scaled as the UNet reads them, and `texts` [N, tokens, width] memories or
+        embeddings of prompts (see `TextMemory`).
+        """
+        rows = rows.to(self.dtype)
+        if self.compiled is not None and self.compiled.fits(rows):
+            return self.compiled(rows, timesteps, texts)
+        out: Tensor = self.unet(laid_out(rows), timesteps, encoder_hidden_states=texts).sample
+        return out
+
+
+Compile = Callable[[LoadedModel], CompiledUNet | None]
 
 
 class ModelLoader:
-    """Loads models onto one device. Downloads from buckets are kept below `cache`."""
+    """Loads models onto one device, and compiles them if told how. Downloads from buckets are kept below `cache`."""
 
-    def __init__(self, placement: Placement, *, cache: Path, fetch: FetchPrefix | None = None) -> None:
+    def __init__(
+        self, placement: Placement, *, cache: Path, fetch: FetchPrefix | None = None, compile: Compile | None = None
+    ) -> None:
         self._placement = placement
         self._cache = cache
         self._fetch = fetch
+        self._compile = compile
 
     def load(self, name: str, source: Source) -> LoadedModel:
-        """The model `name` from its source. Raises `ModelError` saying what is wrong with it and what to try."""
+        """The model `name` from its source, ready for its first job.
+
+        Raises `ModelError` saying what is wrong with it and what to try.
+        """
+        model = self._loaded(name, source)
+        model = replace(model, appetite=appetite_of(model))
+        return replace(model, compiled=self._compile(model)) if self._compile else model
+
+    def _loaded(self, name: str, source: Source) -> LoadedModel:
         match source:
             case LocalDirectory(path):
                 return self._from_directory(name, source, path)

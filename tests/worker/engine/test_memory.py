@@ -1,11 +1,24 @@
-"""Caps on rows: halved when memory runs out, and grown back with patience."""
+"""Rows by what is free and what they take; and caps, halved when memory runs out, and grown back with patience."""
 
 from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
 
-from worker.engine.memory import RowCaps, is_out_of_memory
+from worker.engine import memory
+from worker.engine.engine import Engine
+from worker.engine.memory import Budget, RowCaps, free_bytes, is_out_of_memory
+from worker.engine.request import RenderRequest
+from worker.models.appetite import Appetite, highest
+from worker.models.loader import LoadedModel
+
+CPU = torch.device("cpu")
+MEGABYTE = 2**20
 
 
 def fit(caps: RowCaps, times: int, *, most: int = 32) -> None:
@@ -60,3 +73,77 @@ def test_what_the_cpu_says_when_memory_runs_out_is_understood() -> None:
         torch.empty(2**60, dtype=torch.uint8)
     assert is_out_of_memory(error.value)
     assert not is_out_of_memory(RuntimeError("something else"))
+
+
+def test_the_highest_is_of_tensors_that_are_there_together() -> None:
+    rows, square = torch.zeros(256, 1024), torch.eye(1024)
+
+    assert highest(lambda: rows @ square, CPU) == MEGABYTE
+    assert highest(lambda: (rows @ square + 1).relu(), CPU) == 2 * MEGABYTE, "the product is gone by then"
+    assert highest(lambda: [rows @ square for _ in range(3)], CPU) == 3 * MEGABYTE
+    assert highest(lambda: rows.view(-1)[:10], CPU) == 0, "a view takes nothing"
+    assert highest(lambda: rows.add_(1), CPU) == 0, "nor does what was there before"
+
+
+def test_a_loaded_model_says_what_it_takes(model: LoadedModel) -> None:
+    assert model.appetite is not None
+    row, latent = model.appetite.row, 4 * 4 * 8 * 8
+    assert latent < row < 1000 * latent
+    assert model.appetite.picture > 4 * 3 * 64 * 64
+
+
+@pytest.mark.parametrize(("free", "rows", "pictures"), [(None, 32, 4), (10_000, 7, 3), (100_000, 32, 4), (0, 2, 1)])
+def test_as_many_as_fit_but_one_job(model: LoadedModel, free: int | None, rows: int, pictures: int) -> None:
+    hungry = replace(model, appetite=Appetite(row=1000, picture=2000))
+    budget = Budget(lambda: free)
+
+    assert budget.rows(hungry, model.latent_shape, most=32) == rows
+    assert budget.pictures(hungry, model.latent_shape, most=4) == pictures
+
+
+def test_four_times_the_area_takes_four_times_as_much(model: LoadedModel) -> None:
+    hungry = replace(model, appetite=Appetite(row=1000, picture=2000))
+    channels, height, width = model.latent_shape
+
+    assert Budget(lambda: 20_000).rows(hungry, (channels, height, width), most=32) == 14
+    assert Budget(lambda: 20_000).rows(hungry, (channels, 2 * height, 2 * width), most=32) == 3
+
+
+def test_forwards_are_cut_to_what_is_free(
+    engines: Callable[..., Engine], request_for: Callable[..., RenderRequest], model: LoadedModel
+) -> None:
+    hungry = replace(model, appetite=Appetite(row=1000, picture=1))
+    sizes: list[int] = []
+    counting = model.unet.register_forward_pre_hook(lambda _, arguments: sizes.append(len(arguments[0])))
+    try:
+        engine = engines(max_rows=8, free=lambda: 6000)
+        futures = [engine.submit(replace(request_for(f"j{n}", seed=n), model=hungry)) for n in range(4)]
+        assert all(future.result(60).pixels.any() for future in futures)
+    finally:
+        counting.remove()
+
+    assert max(sizes) == 4, "0.7 · 6000 bytes are four rows of 1000"
+
+
+@pytest.mark.skipif(not Path("/proc/meminfo").exists(), reason="only Linux tells what is free")
+def test_what_is_free_on_a_cpu_is_less_than_there_is() -> None:
+    free = free_bytes(CPU)
+
+    assert free is not None
+    assert 0 < free < os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+
+
+@pytest.mark.skipif(not Path("/proc/meminfo").exists(), reason="only Linux has control groups")
+def test_a_containers_limit_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(memory, "_CONTROL_GROUP", tmp_path)
+    for name, text in {
+        "memory.max": "5000",
+        "memory.current": "3000",
+        "memory.stat": "anon 1\ninactive_file 500",
+    }.items():
+        (tmp_path / name).write_text(text + "\n")
+
+    assert free_bytes(CPU) == 2500
+
+    (tmp_path / "memory.max").write_text("max\n")
+    assert (free_bytes(CPU) or 0) > 2500

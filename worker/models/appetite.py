@@ -1,0 +1,89 @@
+"""How much memory a model's forwards and decodes take, measured by running one of each as it is loaded.
+
+A worker that takes more rows than fit is not always told so: on a CPU the kernel may end the process.
+"""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, UntypedStorage
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+from worker.diffusion import latents
+
+if TYPE_CHECKING:
+    from worker.models.loader import LoadedModel
+
+_GUIDED = 2
+
+
+@dataclass(frozen=True)
+class Appetite:
+    """Bytes at the highest, besides the weights: for a row and for a decoded picture, of the model's default size."""
+
+    row: int
+    picture: int
+
+
+@torch.no_grad()
+def appetite_of(model: LoadedModel) -> Appetite:
+    """What the model takes, measured on one guided job: two rows, and a picture."""
+    text = model.text_memory.of(model.prompts.encode("").embedding[0])
+    x = torch.zeros((_GUIDED, *model.latent_shape), device=model.device)
+    timesteps = torch.zeros(_GUIDED, device=model.device)
+    rows = highest(lambda: model.predict(x, timesteps, torch.stack([text] * _GUIDED)), model.device)
+    picture = highest(lambda: latents.to_pixels(latents.decode(model.vae, x[:1])), model.device)
+    return Appetite(rows // _GUIDED, picture)
+
+
+def highest(call: Callable[[], Any], device: torch.device) -> int:
+    """The most bytes of tensors that a call holds at once, besides those that were there before.
+
+    On CUDA its allocator tells. Elsewhere every operator's tensors are counted; what it uses only inside is not.
+    """
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+        torch.cuda.reset_peak_memory_stats(device)
+        before = torch.cuda.memory_allocated(device)
+        call()
+        torch.cuda.synchronize(device)
+        return torch.cuda.max_memory_allocated(device) - before
+    counting = _Counting()
+    with counting:
+        call()
+    return counting.most
+
+
+class _Counting(TorchDispatchMode):
+    """Sums the bytes of the tensors that operators have made and that are still there."""
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]  # torch's has no annotations
+        self.most = 0
+        self._now = 0
+        self._known: weakref.WeakKeyDictionary[UntypedStorage, None] = weakref.WeakKeyDictionary()
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self._meet(args, count=False)
+        self._meet(kwargs, count=False)
+        made = func(*args, **(kwargs or {}))
+        self._meet(made, count=True)
+        return made
+
+    def _meet(self, tensors: Any, *, count: bool) -> None:
+        for tensor in tree_leaves(tensors):
+            if isinstance(tensor, Tensor) and (storage := tensor.untyped_storage()) not in self._known:
+                self._known[storage] = None
+                if count:
+                    self._now += storage.nbytes()
+                    self.most = max(self.most, self._now)
+                    weakref.finalize(storage, self._forget, storage.nbytes())
+
+    def _forget(self, size: int) -> None:
+        self._now -= size

@@ -1,0 +1,88 @@
+"""A UNet compiled for a few shapes; forwards of all others run as they are.
+
+`torch.compile` makes kernels for one shape at a time. So rows are filled up to one of at most seven numbers, for the
+model's own picture size alone. All of them are compiled before the worker takes its first job, and nothing is ever
+compiled while jobs wait.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+if TYPE_CHECKING:
+    from worker.models.loader import LoadedModel
+
+_log = logging.getLogger(__name__)
+
+_MOST_NUMBERS = 7
+_MOST_GRAPHS = 64
+"""Dynamo counts compiled shapes by code, not by module: room for seven of several models."""
+
+
+def numbers_of_rows(most: int) -> tuple[int, ...]:
+    """The numbers of rows to compile for: `most`, and the powers of two below it that leave at most seven."""
+    powers = [2**exponent for exponent in range(most.bit_length()) if 2**exponent < most]
+    return (*powers[-(_MOST_NUMBERS - 1) :], most)
+
+
+class CompiledUNet:
+    """The forwards of a model's UNet, compiled for the given numbers of rows."""
+
+    def __init__(self, model: LoadedModel, numbers: Sequence[int]) -> None:
+        self._compiled: Any = torch.compile(model.unet, dynamic=False)
+        self._numbers = sorted(numbers)
+        self._shape = model.latent_shape
+
+    def fits(self, rows: Tensor) -> bool:
+        """Whether rows [N, 4, h, w] can be filled up to a shape that is compiled."""
+        return len(rows) <= self._numbers[-1] and tuple(rows.shape[1:]) == self._shape
+
+    def __call__(self, rows: Tensor, timesteps: Tensor, texts: Tensor) -> Tensor:
+        """The UNet's output for rows that fit, timesteps [N] and texts [N, tokens, width]."""
+        number = next(number for number in self._numbers if number >= len(rows))
+        with torch.compiler.set_stance("eager_on_recompile"):
+            out = self._forward(*(_filled_up(tensor, number) for tensor in (rows, timesteps, texts)))
+        return out[: len(rows)]
+
+    @torch.no_grad()
+    def warm_up(self, text: Tensor) -> None:
+        """Compile every shape, given the text of one prompt. Raises what the compiler raises, of many kinds."""
+        torch._dynamo.config.recompile_limit = _MOST_GRAPHS
+        for number in self._numbers:
+            began = time.monotonic()
+            rows, timesteps = text.new_zeros((number, *self._shape)), torch.zeros(number, device=text.device)
+            self._forward(rows, timesteps, torch.stack([text] * number))
+            _log.info("compiled for %d rows in %.0f s", number, time.monotonic() - began)
+
+    def _forward(self, rows: Tensor, timesteps: Tensor, texts: Tensor) -> Tensor:
+        out: Tensor = self._compiled(laid_out(rows), timesteps, encoder_hidden_states=texts).sample
+        return out
+
+
+def compiled(model: LoadedModel, numbers: Sequence[int]) -> CompiledUNet | None:
+    """The model's UNet, compiled; None, and a warning, where that cannot be done, such as without a C++ compiler."""
+    unet = CompiledUNet(model, numbers)
+    try:
+        unet.warm_up(model.text_memory.of(model.prompts.encode("").embedding[0]))
+    except Exception as error:  # Dynamo, Inductor and Triton each have their own, and the farm can do without them
+        reason = str(error).strip().partition("\n")[0] or type(error).__name__
+        _log.warning("the model '%s' cannot be compiled here and runs as it is: %s", model.name, reason)
+        return None
+    return unet
+
+
+def laid_out(rows: Tensor) -> Tensor:
+    """Rows in the memory layout that convolutions prefer on their device."""
+    return rows.contiguous(memory_format=torch.channels_last) if rows.is_cuda else rows
+
+
+def _filled_up(tensor: Tensor, number: int) -> Tensor:
+    """The tensor with its first row repeated until there are `number`."""
+    missing = number - len(tensor)
+    return torch.cat([tensor, tensor[:1].expand(missing, *tensor.shape[1:])]) if missing else tensor
