@@ -11,11 +11,11 @@ from typing import Any
 
 import click
 
-from tests.benchmarks import bucket, client_side, redis_commands, saturation, whole_farm
+from tests.benchmarks import bucket, client_side, full_load, redis_commands, saturation, whole_farm
 from tests.benchmarks.farms import local_farm
 from tests.benchmarks.pages import rewrite
 
-PARTS = ("render", "submit", "list", "commands", "bucket", "overhead", "start", "saturation")
+PARTS = ("render", "submit", "list", "commands", "bucket", "overhead", "full-load", "start", "saturation")
 HERE = Path(__file__).parents[2]
 RESULTS = HERE / "deploy" / "performance"
 
@@ -61,6 +61,8 @@ def _measured(part: str, found: dict[str, Any], out: Path, *, jobs: int, held: i
                 return client_side.submission(farm, jobs=jobs)
             case "list":
                 return client_side.listing(farm, jobs=held)
+            case "full-load":
+                return full_load.throughput(farm)
             case "commands":
                 return redis_commands.counted(farm, full=held // 5)
             case _:

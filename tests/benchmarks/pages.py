@@ -67,6 +67,8 @@ def _farm(found: dict[str, Any]) -> list[str]:
         )
     if "overhead" in found:
         parts.append(_overhead(found["overhead"]))
+    if "full-load" in found:
+        parts.append(_throughput(found["full-load"]))
     if "start" in found:
         rows = [(name, f"{took['seconds']:.2f}", f"{took['cpu_seconds']:.2f}") for name, took in found["start"].items()]
         parts.append("A worker's start, in seconds:")
@@ -83,6 +85,20 @@ def _overhead(one: dict[str, Any]) -> str:
         f"are rendering; {ms['until it is claimed']} pass until it is claimed; {ms['added by the farm']} in all are "
         f"the farm's. {one['jobs together']} jobs at once: {one['images a second together']:.2f} images/s."
     )
+
+
+def _throughput(one: dict[str, Any]) -> str:
+    rates = {name: f"{spread['median']:.2f}" for name, spread in one["images a second"].items()}
+    return (
+        f"Full workers, one thread each, {one['jobs']} jobs a worker: the engine alone {rates['engine alone']} "
+        f"images/s, one worker {rates['one worker']}, two workers {rates['two workers']}. One worker has "
+        f"{_spread(one['one worker over engine'])} of the engine's throughput, two have "
+        f"{_spread(one['two workers over one'])} times one's."
+    )
+
+
+def _spread(ratio: dict[str, float]) -> str:
+    return f"{ratio['median']:.2f} ({ratio['least']:.2f} to {ratio['most']:.2f})"
 
 
 def _saturation(found: dict[str, Any]) -> str:

@@ -87,8 +87,8 @@ def metered(model: LoadedModel) -> Iterator[Meter]:
         meter.forwards += 1
         meter.rows += len(arguments[0])
 
-    handles = [model.unet.register_forward_pre_hook(count)]
-    for part in (model.unet, model.vae.decoder, model.vae.encoder, model.text_encoder):
+    handles = [model.called_unet.register_forward_pre_hook(count)]
+    for part in (model.called_unet, model.vae.decoder, model.vae.encoder, model.text_encoder):
         handles += [part.register_forward_pre_hook(before), part.register_forward_hook(after)]
     try:
         yield meter

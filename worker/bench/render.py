@@ -6,7 +6,7 @@ import gc
 import logging
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,7 @@ from typing import Any
 from farm.spec import SamplerName
 from worker.bench import costing, workloads
 from worker.bench.engines import Engines, padded
+from worker.bench.idle import watched
 from worker.bench.measure import (
     Render,
     Run,
@@ -26,6 +27,7 @@ from worker.bench.measure import (
 )
 from worker.bench.pipelines import Pipelines
 from worker.bench.workloads import Job
+from worker.models.compiled import compiled, numbers_of_rows
 from worker.models.device import Placement
 from worker.models.loader import LoadedModel
 
@@ -61,12 +63,14 @@ class Comparison:
     """One model on one device, loaded twice: once for the farm, once for diffusers."""
 
     def __init__(self, model: LoadedModel, directory: Path, placement: Placement, options: Options) -> None:
+        on_gpu = placement.device.type == "cuda"
+        if on_gpu:
+            model = replace(model, compiled=compiled(model, numbers_of_rows(options.rows)))
         self.model = model
         self._options = options
         self._placement = placement
         self._engines = Engines(model, options.rows, options.slots)
         self._pipelines = Pipelines(model.name, directory, placement)
-        on_gpu = placement.device.type == "cuda"
         self._compiled = Pipelines(model.name, directory, placement, compiled=True) if on_gpu else None
         self._peak = peak_flops(placement.device, placement.dtype)
         embedding = model.prompts.encode("").embedding[0]
@@ -86,6 +90,7 @@ class Comparison:
             "not_run": [] if self._compiled else [f"{COMPILED}: no CUDA"],
             "tick": costing.overhead_of_a_tick(self.model, jobs=16, rows=self._options.rows),
             "latency": costing.latencies(costs, rows=self._options.rows, slots=self._options.slots),
+            "idle": self._idle(),
             "deterministic": self._deterministic(),
         }
         found["alike"] = self._alike()
@@ -167,6 +172,13 @@ class Comparison:
             if 4 * took > budget:  # the next size would take four times as long
                 break
         return found
+
+    def _idle(self) -> float:
+        """The share of a full engine's time in which the device runs nothing of the model."""
+        jobs = workloads.alike(self.model, self._options.slots, steps=8, sampler="euler")
+        with watched(self.model) as idle:
+            self._engines.mixed(jobs, time.monotonic)
+            return idle()
 
     def _deterministic(self) -> dict[str, Any]:
         """The throughput of deterministic mode as a share of the usual, by jobs at once."""

@@ -123,6 +123,7 @@ def _costs(found: Figures) -> str:
             f"A forward by rows: {forwards}. One row is {found['row_gflop']:.3f} GFLOP, a decode "
             f"{found['decode_gflop']:.2f}; the measured peak is {found['peak_gflops']:.0f} GFLOP/s.",
             f"A tick's overhead with {tick['jobs']} jobs: {1e3 * tick['seconds']:.2f} ms, {tick['share']:.1%} of it. "
+            f"With as many jobs as there are slots, nothing of the model runs in {found['idle']:.1%} of the time. "
             f"Boarding a job: {1e3 * costs['board']:.1f} ms. A decode: {1e3 * costs['decode']:.0f} ms. "
             f"A pipeline's call: {1e3 * costs['call']:.0f} ms, and {1e3 * costs['step']:.1f} ms a step beside it.",
             f"Deterministic mode's throughput, 16 rows: {deterministic}.",

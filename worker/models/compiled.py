@@ -35,7 +35,7 @@ class CompiledUNet:
     """The forwards of a model's UNet, compiled for the given numbers of rows."""
 
     def __init__(self, model: LoadedModel, numbers: Sequence[int]) -> None:
-        self._compiled: Any = torch.compile(model.unet, dynamic=False)
+        self.module: Any = torch.compile(model.unet, dynamic=False)
         self._numbers = sorted(numbers)
         self._shape = model.latent_shape
 
@@ -61,7 +61,7 @@ class CompiledUNet:
             _log.info("compiled for %d rows in %.0f s", number, time.monotonic() - began)
 
     def _forward(self, rows: Tensor, timesteps: Tensor, texts: Tensor) -> Tensor:
-        out: Tensor = self._compiled(laid_out(rows), timesteps, encoder_hidden_states=texts).sample
+        out: Tensor = self.module(laid_out(rows), timesteps, encoder_hidden_states=texts).sample
         return out
 
 

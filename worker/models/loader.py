@@ -76,6 +76,11 @@ class LoadedModel:
         channels: int = self.unet.config["in_channels"]
         return channels, self.default_height // self.vae_factor, self.default_width // self.vae_factor
 
+    @property
+    def called_unet(self) -> torch.nn.Module:
+        """The module that `predict` calls, to be hooked: hooks on the UNet inside of it would undo the compilation."""
+        return self.compiled.module if self.compiled is not None else self.unet
+
     def predict(self, rows: Tensor, timesteps: Tensor, texts: Tensor) -> Tensor:
         """The UNet's output [N, 4, h, w], in the model's dtype.
 

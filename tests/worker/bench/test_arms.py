@@ -13,6 +13,7 @@ import pytest
 from tests.tiny import build_tiny_model
 from worker.bench import workloads
 from worker.bench.engines import Engines, padded
+from worker.bench.idle import watched
 from worker.bench.measure import Served, largest_difference, measured, metered
 from worker.bench.pipelines import Pipelines, groups
 from worker.models.device import place
@@ -92,6 +93,14 @@ def test_rows_are_counted_where_they_are_computed(model: LoadedModel) -> None:
 
     assert meter.rows == workloads.rows(jobs) == 3 * 4 * 2
     assert meter.seconds > 0
+
+
+def test_a_device_is_idle_where_nothing_of_the_model_runs(model: LoadedModel) -> None:
+    with watched(model) as idle:
+        Engines(model, rows=8, slots=4).mixed(workloads.alike(model, 3, steps=4), time.monotonic)
+        busy = idle()
+        time.sleep(1.0)
+        assert 0 < busy < idle() < 1, "a second in which nothing ran is idle"
 
 
 def _jobs(model: LoadedModel) -> list[workloads.Job]:

@@ -95,6 +95,16 @@ def test_a_compiled_model_predicts_what_it_did(model: LoadedModel, compiled: Loa
     assert _graphs() == graphs, "nothing is compiled while jobs wait"
 
 
+def test_hooks_on_the_called_unet_leave_it_compiled(compiled: LoadedModel) -> None:
+    called, graphs = [], _graphs()
+    hook = compiled.called_unet.register_forward_hook(lambda *_: called.append(True))
+    predicted(compiled, 4)
+    hook.remove()
+
+    assert called == [True]
+    assert _graphs() == graphs
+
+
 @pytest.mark.parametrize(("count", "side"), [(5, 8), (2, 12)])
 def test_shapes_that_were_not_compiled_run_as_they_are(
     model: LoadedModel, compiled: LoadedModel, count: int, side: int

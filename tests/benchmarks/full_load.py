@@ -1,0 +1,116 @@
+"""What of an engine's throughput is left in a worker that is full, and what a second worker adds.
+
+Every engine has one thread, so that two workers do not compete for cores where there are two.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from typing import Any
+
+from farm.client import FarmClient
+from farm.request import JobRequest
+from tests.benchmarks.farms import LocalFarm
+from worker.bench.measure import Spread
+
+_PATIENCE = 900.0
+_STEPS, _SLOTS, _ROWS = 20, 16, 32
+_ALONE = f"""
+import sys, time
+from pathlib import Path
+from worker.runtime import settle
+settle()
+import torch
+torch.set_num_threads(1)
+from worker.bench import workloads
+from worker.bench.engines import Engines
+from worker.models.device import place
+from worker.models.loader import ModelLoader
+from worker.models.registry import BUILT_IN
+model = ModelLoader(place("cpu"), cache=Path("cache")).load("emoji", BUILT_IN["emoji"])
+engines = Engines(model, {_ROWS}, {_SLOTS})
+jobs = workloads.alike(model, int(sys.argv[1]), steps={_STEPS}, sampler="euler")
+engines.mixed(jobs[:1], time.monotonic)
+began = time.monotonic()
+engines.mixed(jobs, time.monotonic)
+print(len(jobs) / (time.monotonic() - began))
+"""
+
+
+def throughput(farm: LocalFarm, *, jobs: int = 32, repeats: int = 3) -> dict[str, Any]:
+    """Images a second of the engine alone, of one worker and of two, in turn, and their ratios."""
+    rates: dict[str, list[float]] = {"engine alone": [], "one worker": [], "two workers": []}
+    for _ in range(repeats):
+        rates["engine alone"].append(_engine_alone(farm, jobs))
+        rates["one worker"].append(_workers(farm, 1, jobs))
+        rates["two workers"].append(_workers(farm, 2, 2 * jobs))
+    return {
+        "jobs": jobs,
+        "cores": os.cpu_count(),
+        "images a second": {name: vars(Spread.of(found)) for name, found in rates.items()},
+        "one worker over engine": _ratio(rates["one worker"], rates["engine alone"]),
+        "two workers over one": _ratio(rates["two workers"], rates["one worker"]),
+    }
+
+
+def _ratio(over: list[float], under: list[float]) -> dict[str, float]:
+    return vars(Spread.of([one / other for one, other in zip(over, under, strict=True)]))
+
+
+def _engine_alone(farm: LocalFarm, jobs: int) -> float:
+    command = [sys.executable, "-c", _ALONE, str(jobs)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=_PATIENCE, env=_one_thread(farm))
+    if done.returncode:
+        raise SystemExit(done.stderr)
+    return float(done.stdout.split()[-1])
+
+
+def _workers(farm: LocalFarm, count: int, jobs: int) -> float:
+    """From the first job's claim to the last one's end, so neither starting nor submitting counts."""
+    with ExitStack() as stack, FarmClient(farm.where) as client:
+        for number in range(count):
+            stack.enter_context(_worker(farm, f"w{number}"))
+        _until_ready(client, count)
+        _render(client, 2 * count)
+        return _render(client, jobs)
+
+
+def _render(client: FarmClient, count: int) -> float:
+    wish = JobRequest(prompt="a red apple", steps=_STEPS, sampler="euler", seed=1, count=count, model="emoji")
+    jobs = client.submit([wish]).jobs
+    for _ in client.watch(jobs):
+        pass
+    found = [client.ledger.get(job) for job in jobs]
+    assert all(status.state == "done" for status in found), found
+    begun = min(status.started for status in found if status.started)
+    return count / (max(status.finished for status in found if status.finished) - begun).total_seconds()
+
+
+@contextmanager
+def _worker(farm: LocalFarm, name: str) -> Iterator[None]:
+    options = ["--name", name, "--slots", str(_SLOTS), "--rows", str(_ROWS)]
+    worker = subprocess.Popen(
+        [sys.executable, "-m", "worker", *options], env=_one_thread(farm), stderr=subprocess.DEVNULL
+    )
+    try:
+        yield
+    finally:
+        worker.terminate()
+        worker.wait(_PATIENCE)
+
+
+def _until_ready(client: FarmClient, count: int) -> None:
+    give_up = time.monotonic() + _PATIENCE
+    while sum(worker.state == "ready" for worker in client.workers()) != count:
+        if time.monotonic() > give_up:
+            raise SystemExit("the workers are not ready")
+        time.sleep(0.2)
+
+
+def _one_thread(farm: LocalFarm) -> dict[str, str]:
+    return {**farm.environment, "OMP_NUM_THREADS": "1"}
