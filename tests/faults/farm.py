@@ -213,9 +213,11 @@ class FaultyFarm:
     # Faults
 
     @contextmanager
-    def fault(self, kind: str, worker: Process | None = None, *, may_cost: bool = False) -> Iterator[Fault]:
+    def fault(
+        self, kind: str, worker: Process | None = None, *, may_cost: bool = False, fatal: bool = False
+    ) -> Iterator[Fault]:
         """Note what is done to the farm inside the block."""
-        fault = Fault(kind, worker.name if worker else None, may_cost)
+        fault = Fault(kind, worker.name if worker else None, may_cost, fatal)
         self.faults.append(fault)
         try:
             yield fault
@@ -224,7 +226,7 @@ class FaultyFarm:
 
     def kill(self, worker: Process) -> Fault:
         """`kill -9`. The worker stays dead."""
-        with self.fault("kill -9", worker, may_cost=True) as fault:
+        with self.fault("kill -9", worker, may_cost=True, fatal=True) as fault:
             worker.kill()
         return fault
 

@@ -51,7 +51,7 @@ def freeze(farm: FaultyFarm, chance: random.Random) -> None:
 def leave(farm: FaultyFarm, chance: random.Random) -> None:
     """As a spot machine that is taken back, `docker stop`, or Ctrl-C."""
     worker = _a_worker(farm, chance)
-    with farm.fault("SIGTERM", worker, may_cost=True):
+    with farm.fault("SIGTERM", worker, may_cost=True, fatal=True):
         worker.ask_to_leave()
         worker.wait(120)
 

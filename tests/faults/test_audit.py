@@ -139,9 +139,21 @@ def test_an_attempt_that_nothing_explains_is_found(sound: FaultyFarm) -> None:
     for fault in (
         Fault("kill -9", "other", may_cost=True),
         Fault("redis killed", may_cost=False),
-        Fault("kill -9", "silent", may_cost=True, began=0, ended=1),
+        Fault("worker frozen", "silent", may_cost=True, began=0, ended=1),
+        Fault("kill -9", "silent", may_cost=True, fatal=True, began=0, ended=1),
     ):
         sound.faults[:] = [fault]
         assert "ended by no fault" in complaints(sound), fault
     sound.faults[:] = [Fault("kill -9", "silent", may_cost=True, began=sound.history.of(job)[0].at)]
     assert not audit(sound.client, sound.submitted, sound.history, sound.faults).complaints
+
+
+@pytest.mark.parametrize(
+    ("fatal", "requeued", "explained"), [(False, 70, True), (False, 100, False), (True, 100, True)]
+)
+def test_only_what_a_worker_died_of_explains_a_late_lapse(fatal: bool, requeued: float, explained: bool) -> None:
+    """Redis may have been away meanwhile, as often as it takes; but a worker that lives keeps its leases."""
+    fault = Fault("a fault", "w1", may_cost=True, fatal=fatal, began=20, ended=21)
+
+    assert fault.explains(worker="w1-8be4", claimed=10, requeued=requeued) is explained
+    assert not fault.explains(worker="w1-8be5", claimed=30, requeued=requeued), "its successor did not die of it"
