@@ -4,6 +4,11 @@ FROM python:3.12.12-slim-trixie
 # A package index with other builds of torch, such as those for CPUs. Empty: the default one, with CUDA.
 ARG TORCH_INDEX_URL=""
 
+# For `--compile`: torch makes its kernels with it.
+RUN apt-get update \
+    && apt-get install --yes --no-install-recommends g++ \
+    && rm -rf /var/lib/apt/lists/*
+
 # What is installed first, and does not change with the code: torch and all else that it needs.
 WORKDIR /src
 COPY pyproject.toml constraints.txt ./

