@@ -114,7 +114,12 @@ class ModelLoader:
         Raises `ModelError` saying what is wrong with it and what to try.
         """
         model = self._loaded(name, source)
-        model = replace(model, appetite=appetite_of(model))
+        try:
+            model = replace(model, appetite=appetite_of(model))
+        except (RuntimeError, MemoryError) as error:
+            raise ModelError(
+                f"the model '{name}' cannot render a picture on {model.device}: {first_line(error)}"
+            ) from error
         return replace(model, compiled=self._compile(model)) if self._compile else model
 
     def _loaded(self, name: str, source: Source) -> LoadedModel:

@@ -208,6 +208,18 @@ def test_a_spoilt_model_is_refused(loader: ModelLoader, model: Path, case: str) 
         loader.load("tiny", LocalDirectory(model))
 
 
+def test_a_model_that_has_no_room_to_render_says_so(
+    loader: ModelLoader, model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def no_room(*_: Any) -> None:
+        torch.empty(2**60, dtype=torch.uint8)
+
+    monkeypatch.setattr(loader_module.AutoencoderKL, "decode", no_room)
+    monkeypatch.setattr(loader_module, "fit_preview_map", lambda _: PreviewMap(torch.zeros(4, 3), torch.zeros(3)))
+    with pytest.raises(ModelError, match=r"the model 'tiny' cannot render a picture on cpu: .*can't allocate memory"):
+        loader.load("tiny", LocalDirectory(model))
+
+
 class Opened:
     """Pickled, it makes a folder when it is read."""
 
