@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import logging
+import shutil
 import tarfile
 from collections.abc import Iterator
 from dataclasses import replace
@@ -65,6 +66,8 @@ def store(servers: Settings) -> Iterator[Storage]:
 @pytest.fixture(scope="module")
 def compiled(model: LoadedModel, store: Storage, tmp_path_factory: pytest.TempPathFactory) -> LoadedModel:
     """The model, compiled for 2 and 4 rows, its kernels in the bucket."""
+    if shutil.which("g++") is None:
+        pytest.skip("torch compiles with a C++ compiler, and there is none")
     made = Kernels(tmp_path_factory.mktemp("first"), store, numbers_of_rows(4)[1:], SECRET)
     return replace(model, compiled=made.compile(model))
 
