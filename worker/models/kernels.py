@@ -20,12 +20,12 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Protocol
 
 import torch
 
 from farm import keys
 from farm.errors import FarmError, InvalidInput, ObjectMissing
+from farm.storage import Storage
 from worker.models.compiled import CompiledUNet, compiled
 from worker.models.loader import LoadedModel
 
@@ -37,19 +37,12 @@ _MOST_BYTES = 2**30
 _CPUINFO = Path("/proc/cpuinfo")
 
 
-class Store(Protocol):
-    """Where kernels are shared. Methods raise `FarmError`, and `get` `ObjectMissing` where there is nothing."""
-
-    def get(self, key: str, *, limit: int | None = None) -> bytes: ...
-    def put(self, key: str, data: bytes, content_type: str) -> None: ...
-
-
 @dataclass
 class Kernels:
     """Compiles models for some numbers of rows. What was compiled is below `folder`, and in `store` with a `secret`."""
 
     folder: Path
-    store: Store
+    store: Storage
     numbers: Sequence[int]
     secret: bytes | None = field(default=None, repr=False)
     _lock: threading.Lock = field(default_factory=threading.Lock)
