@@ -215,7 +215,8 @@ class Engine:
                 self._fail(flight, _as_farm_error(own_error, f"rendering job {flight.id}"))
 
     def _advance(self, flights: Sequence[Flight]) -> Step:
-        return advance(flights, padded_rows=self._padded_rows, gradient_chunk=self._chunk_of(flights[0]))
+        chunk = self._budget.gradients(flights[0].request.model, flights[0].x.shape, self._chunk)
+        return advance(flights, padded_rows=self._padded_rows, gradient_chunk=chunk)
 
     def _go_on(self, flights: Sequence[Flight]) -> None:
         """Advance jobs by a step, and see what became of them in the one before, which the device has done by now."""

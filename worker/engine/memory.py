@@ -10,6 +10,7 @@ from pathlib import Path
 
 import torch
 
+from worker.models.appetite import Appetite
 from worker.models.loader import LoadedModel
 
 _FIRST_PATIENCE = 64
@@ -33,22 +34,26 @@ class Budget:
 
     def rows(self, model: LoadedModel, shape: Sequence[int], most: int) -> int:
         """At most `most` rows of latents of that shape [4, h, w], but two, which a job under guidance needs."""
-        fitting = self._fitting(model, shape, model.appetite.row if model.appetite else None)
-        return most if fitting is None else max(2, min(most, fitting))
+        return max(2, self._fitting(model, shape, most, lambda appetite: appetite.row))
 
     def pictures(self, model: LoadedModel, shape: Sequence[int], most: int) -> int:
         """At most `most` pictures to decode together, but one."""
-        fitting = self._fitting(model, shape, model.appetite.picture if model.appetite else None)
-        return most if fitting is None else max(1, min(most, fitting))
+        return max(1, self._fitting(model, shape, most, lambda appetite: appetite.picture))
 
-    def _fitting(self, model: LoadedModel, shape: Sequence[int], each: int | None) -> int | None:
+    def gradients(self, model: LoadedModel, shape: Sequence[int], most: int) -> int:
+        """At most `most` pictures to differentiate losses of together, but one."""
+        return max(1, self._fitting(model, shape, most, lambda appetite: appetite.gradient))
+
+    def _fitting(
+        self, model: LoadedModel, shape: Sequence[int], most: int, bytes_of_one: Callable[[Appetite], int]
+    ) -> int:
         if time.monotonic() - self._asked > _FRESH_SECONDS:
             self._known, self._asked = self.free(), time.monotonic()
-        if not each or self._known is None:
-            return None
+        if model.appetite is None or self._known is None:
+            return most
         # activations grow with the area, as attention is computed in parts
         area = shape[-2] * shape[-1] / (model.latent_shape[-2] * model.latent_shape[-1])
-        return int(_SHARE * self._known / (each * area))
+        return min(most, int(_SHARE * self._known / (bytes_of_one(model.appetite) * area)))
 
 
 def free_bytes(device: torch.device) -> int | None:

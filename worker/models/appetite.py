@@ -20,26 +20,38 @@ from worker.diffusion import latents
 if TYPE_CHECKING:
     from worker.models.loader import LoadedModel
 
-_GUIDED = 2
+_SMALLER = 4
+"""The side of the small picture is this part of the model's own: decoding a whole one can take a CPU a minute."""
 
 
 @dataclass(frozen=True)
 class Appetite:
-    """Bytes at the highest, besides the weights: for a row and for a decoded picture, of the model's default size."""
+    """Bytes at the highest, besides the weights, of the model's default size: for a row of the UNet, for a picture that
+    is decoded, and for one through which a loss is differentiated."""
 
     row: int
     picture: int
+    gradient: int
 
 
 @torch.no_grad()
 def appetite_of(model: LoadedModel) -> Appetite:
-    """What the model takes, measured on one guided job: two rows, and a picture."""
+    """What the model takes, measured on one row, and on a small picture, for autoencoders grow with the area alone."""
     text = model.text_memory.of(model.prompts.encode("").embedding[0])
-    x = torch.zeros((_GUIDED, *model.latent_shape), device=model.device)
-    timesteps = torch.zeros(_GUIDED, device=model.device)
-    rows = highest(lambda: model.predict(x, timesteps, torch.stack([text] * _GUIDED)), model.device)
-    picture = highest(lambda: latents.to_pixels(latents.decode(model.vae, x[:1])), model.device)
-    return Appetite(rows // _GUIDED, picture)
+    x, timestep = torch.zeros((1, *model.latent_shape), device=model.device), torch.zeros(1, device=model.device)
+    small = x[..., : max(1, x.shape[-2] // _SMALLER), : max(1, x.shape[-1] // _SMALLER)]
+    times = x.numel() / small.numel()
+    return Appetite(
+        row=highest(lambda: model.predict(x, timestep, torch.stack([text])), model.device),
+        picture=int(times * highest(lambda: latents.to_pixels(latents.decode(model.vae, small)), model.device)),
+        gradient=int(times * highest(lambda: _differentiate(model, small), model.device)),
+    )
+
+
+@torch.enable_grad()
+def _differentiate(model: LoadedModel, x: Tensor) -> Tensor:
+    x = x.detach().requires_grad_()
+    return torch.autograd.grad(latents.decode(model.vae, x).sum(), x)[0]
 
 
 def highest(call: Callable[[], Any], device: torch.device) -> int:

@@ -89,20 +89,26 @@ def test_a_loaded_model_says_what_it_takes(model: LoadedModel) -> None:
     assert model.appetite is not None
     row, latent = model.appetite.row, 4 * 4 * 8 * 8
     assert latent < row < 1000 * latent
-    assert model.appetite.picture > 4 * 3 * 64 * 64
+    assert 4 * 3 * 64 * 64 < model.appetite.picture < model.appetite.gradient
 
 
-@pytest.mark.parametrize(("free", "rows", "pictures"), [(None, 32, 4), (10_000, 7, 3), (100_000, 32, 4), (0, 2, 1)])
-def test_as_many_as_fit_but_one_job(model: LoadedModel, free: int | None, rows: int, pictures: int) -> None:
-    hungry = replace(model, appetite=Appetite(row=1000, picture=2000))
+@pytest.mark.parametrize(
+    ("free", "rows", "pictures", "gradients"),
+    [(None, 32, 4, 4), (10_000, 7, 3, 1), (100_000, 32, 4, 4), (0, 2, 1, 1)],
+)
+def test_as_many_as_fit_but_one_job(
+    model: LoadedModel, free: int | None, rows: int, pictures: int, gradients: int
+) -> None:
+    hungry = replace(model, appetite=Appetite(row=1000, picture=2000, gradient=4000))
     budget = Budget(lambda: free)
 
     assert budget.rows(hungry, model.latent_shape, most=32) == rows
     assert budget.pictures(hungry, model.latent_shape, most=4) == pictures
+    assert budget.gradients(hungry, model.latent_shape, most=4) == gradients
 
 
 def test_four_times_the_area_takes_four_times_as_much(model: LoadedModel) -> None:
-    hungry = replace(model, appetite=Appetite(row=1000, picture=2000))
+    hungry = replace(model, appetite=Appetite(row=1000, picture=2000, gradient=4000))
     channels, height, width = model.latent_shape
 
     assert Budget(lambda: 20_000).rows(hungry, (channels, height, width), most=32) == 14
@@ -112,7 +118,7 @@ def test_four_times_the_area_takes_four_times_as_much(model: LoadedModel) -> Non
 def test_forwards_are_cut_to_what_is_free(
     engines: Callable[..., Engine], request_for: Callable[..., RenderRequest], model: LoadedModel
 ) -> None:
-    hungry = replace(model, appetite=Appetite(row=1000, picture=1))
+    hungry = replace(model, appetite=Appetite(row=1000, picture=1, gradient=1))
     sizes: list[int] = []
     counting = model.unet.register_forward_pre_hook(lambda _, arguments: sizes.append(len(arguments[0])))
     try:
