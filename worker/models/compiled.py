@@ -68,6 +68,8 @@ class CompiledUNet:
 def compiled(model: LoadedModel, numbers: Sequence[int]) -> CompiledUNet | None:
     """The model's UNet, compiled; None, and a warning, where that cannot be done, such as without a C++ compiler."""
     unet = CompiledUNet(model, numbers)
+    shown = ", ".join(map(str, numbers))
+    _log.info("compiling the model '%s' for %s rows: minutes the first time, seconds afterwards", model.name, shown)
     try:
         unet.warm_up(model.text_memory.of(model.prompts.encode("").embedding[0]))
     except Exception as error:  # Dynamo, Inductor and Triton each have their own, and the farm can do without them
