@@ -1,6 +1,6 @@
 """Renders on an engine whose process may take little more memory than it has: run by a test, in a process of its own.
 
-Prints one JSON object: how each job ended, and what the engine logged.
+Prints one JSON object: how each job ended, the warnings of the large one, and what the engine logged.
 """
 
 from __future__ import annotations
@@ -37,13 +37,15 @@ def main(directory: Path) -> None:
     limit = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize() + SPARE
     resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
     futures = {f"small {n}": engine.submit(a_job(f"small {n}", model, side=256)) for n in range(32)}
-    futures["huge"] = engine.submit(a_job("huge", model, side=1024, steps=1, guidance=1))
+    futures["large"] = engine.submit(a_job("large", model, side=1024, steps=1, guidance=1))
+    futures["huge"] = engine.submit(a_job("huge", model, side=2048, steps=1, guidance=1))
     ends = {}
     for name, future in futures.items():
         error = future.exception()
         ends[name] = getattr(error, "kind", repr(error)) if error else "done"
+    warnings = futures["large"].result().warnings if ends["large"] == "done" else ()
     engine.stop()
-    print(json.dumps({"ends": ends, "logged": logged}))
+    print(json.dumps({"ends": ends, "warnings": warnings, "logged": logged}))
 
 
 def a_job(name: str, model: LoadedModel, *, side: int, **fields: float) -> RenderRequest:

@@ -26,5 +26,6 @@ def test_a_batch_that_does_not_fit_is_made_smaller_and_only_a_job_that_cannot_fi
 
     ends = said["ends"]
     assert ends.pop("huge") == "memory"
-    assert set(ends.values()) == {"done"} and len(ends) == 32
+    assert set(ends.values()) == {"done"} and len(ends) == 33
+    assert said["warnings"] == ["the picture was decoded in tiles, for want of memory: their seams may show"]
     assert [line for line in said["logged"] if line.startswith("out of memory in a step of 32 jobs")]

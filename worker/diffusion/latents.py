@@ -48,6 +48,20 @@ def decode(vae: AutoencoderKL, latents: Tensor) -> Tensor:
     return decoded.float() / 2 + 0.5
 
 
+def has_tiles(vae: AutoencoderKL, latents: Tensor) -> bool:
+    """Whether latents [N, 4, h, w] are larger than a tile of the autoencoder."""
+    return max(latents.shape[-2:]) > int(vae.tile_latent_min_size)
+
+
+def decode_in_tiles(vae: AutoencoderKL, latents: Tensor) -> Tensor:
+    """As `decode`, in overlapping tiles of the autoencoder's own size, blended at their seams: for want of memory."""
+    vae.enable_tiling()
+    try:
+        return decode(vae, latents)
+    finally:
+        vae.disable_tiling()
+
+
 def to_pixels(images: Tensor) -> Tensor:
     """Images as bytes, [N, 3, H, W] → uint8 [N, H, W, 3], rounded as diffusers does."""
     return (images.clamp(0, 1) * 255).round().to(torch.uint8).permute(0, 2, 3, 1).contiguous()

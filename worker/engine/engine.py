@@ -19,14 +19,15 @@ from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Future
 from itertools import accumulate
 from pathlib import Path
+from typing import Literal
 
 import torch
 from torch import Tensor
 
 from farm.errors import FarmError, RenderError
-from worker.diffusion import latents
 from worker.diffusion.losses import Losses
 from worker.engine.admission import Admission
+from worker.engine.decoding import Decoder
 from worker.engine.finite import Checks
 from worker.engine.flight import Flight, board
 from worker.engine.memory import Budget, FreeBytes, RowCaps, is_out_of_memory, release
@@ -62,7 +63,6 @@ class Engine:
         self._losses = losses
         self._max_rows = max_rows
         self._padded_rows = max_rows if deterministic else None
-        self._chunk = 1 if deterministic else decode_chunk
         self._snapshot_seconds = snapshot_seconds
         self._inbox: queue.SimpleQueue[_Message] = queue.SimpleQueue()
         self._admission = Admission()
@@ -72,6 +72,7 @@ class Engine:
         self._stopping = False
         self._caps = RowCaps()
         self._budget = Budget(free)
+        self._decoder = Decoder(self._budget, 1 if deterministic else decode_chunk, whole=deterministic)
         self._unchecked: Checks | None = None
         self._busy_since: float | None = None
         self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
@@ -177,52 +178,60 @@ class Engine:
     def _tick(self) -> None:
         """Advance the jobs that get rows by one step."""
         candidates = [flight.candidate for flight in self._flying.values()]
-        flights = self._within_cap([self._flying[job] for job in self._admission.choose(candidates, self._max_rows)])
+        flights = [self._flying[job] for job in self._admission.choose(candidates, self._max_rows)]
         if not flights:
             return
         self._note_progress()
+        flights = _within(self._cap(flights[0]), flights)
         try:
-            self._go_on(flights)
-            self._caps.fitted(flights[0].group, most=self._max_rows)
+            fitted = self._go_on_alone(flights[0]) if len(flights) == 1 else self._go_on(flights)
         except Exception as error:
             self._one_by_one(flights, error)
+        else:
+            if fitted:
+                self._caps.fitted(flights[0].group, most=self._max_rows)
 
-    def _within_cap(self, flights: list[Flight]) -> list[Flight]:
-        """As many of the first flights as their group's memory allows."""
+    def _cap(self, flight: Flight) -> int:
+        """How many rows of a job's group to take together, by what is known of memory."""
         self._caps.keep_only({flight.group for flight in self._flying.values()})
-        if not flights:
-            return []
-        cap = self._caps.of(flights[0].group) or self._max_rows
-        if self._padded_rows is None:
-            cap = self._budget.rows(flights[0].request.model, flights[0].x.shape, cap)
-        rows = list(accumulate(flight.rows for flight in flights))
-        return [flight for flight, sum_of_rows in zip(flights, rows, strict=True) if sum_of_rows <= cap]
+        if self._padded_rows is not None:
+            return self._caps.of(flight.group) or self._max_rows
+        return self._budget.rows(flight.request.model, flight.x.shape, self._caps.of(flight.group) or self._max_rows)
 
     def _one_by_one(self, flights: Sequence[Flight], error: Exception) -> None:
         """After a step failed for several jobs together, find out which of them cannot do it alone."""
-        if len(flights) == 1:
-            self._fail(flights[0], _as_farm_error(error, f"rendering job {flights[0].id}"))
-            return
         if is_out_of_memory(error):
             release(error)
             self._caps.ran_out(flights[0].group, sum(flight.rows for flight in flights))
             _log.warning("out of memory in a step of %d jobs: taking fewer together for a while", len(flights))
         for flight in flights:
             self._note_progress()
-            try:
-                self._go_on([flight])
-            except Exception as own_error:
-                self._fail(flight, _as_farm_error(own_error, f"rendering job {flight.id}"))
+            self._go_on_alone(flight)
 
-    def _advance(self, flights: Sequence[Flight]) -> Step:
-        chunk = self._budget.gradients(flights[0].request.model, flights[0].x.shape, self._chunk)
-        return advance(flights, padded_rows=self._padded_rows, gradient_chunk=chunk)
+    def _go_on_alone(self, flight: Flight) -> bool:
+        """Advance one job by a step, or fail it. If there is no room for its two rows, they take turns from now on."""
+        row_by_row = self._cap(flight) < flight.rows
+        try:
+            return self._go_on([flight], row_by_row=row_by_row)
+        except Exception as error:
+            if row_by_row or flight.rows == 1 or self._padded_rows is not None or not is_out_of_memory(error):
+                self._fail(flight, _as_farm_error(error, f"rendering job {flight.id}"))
+            else:
+                release(error)
+                self._caps.ran_out(flight.group, flight.rows)
+                _log.warning("out of memory in a step of one job: its rows take turns for a while")
+            return False
 
-    def _go_on(self, flights: Sequence[Flight]) -> None:
+    def _advance(self, flights: Sequence[Flight], *, row_by_row: bool) -> Step:
+        chunk = self._decoder.differentiated(flights[0])
+        return advance(flights, padded_rows=self._padded_rows, gradient_chunk=chunk, row_by_row=row_by_row)
+
+    def _go_on(self, flights: Sequence[Flight], *, row_by_row: bool = False) -> Literal[True]:
         """Advance jobs by a step, and see what became of them in the one before, which the device has done by now."""
-        step = self._advance(flights)
+        step = self._advance(flights, row_by_row=row_by_row)
         self._check()
         self._take(flights, step)
+        return True
 
     def _take(self, flights: Sequence[Flight], step: Step) -> None:
         """Give each job its part of a step, and tell its observer."""
@@ -267,7 +276,7 @@ class Engine:
         if not framed:
             return []
         pairs = torch.stack([step.x[framed], step.x0[framed]], dim=1).flatten(0, 1)
-        decoded = self._decode(flights[0], pairs)
+        decoded = self._decoder.pixels(flights[0], pairs)
         return [torch.cat([noisy, clean], dim=1).cpu().numpy() for noisy, clean in decoded.unflatten(0, (-1, 2))]
 
     def _retire(self) -> None:
@@ -276,10 +285,10 @@ class Engine:
             return
         self._note_progress()
         group = self._landing[0].group
-        together = self._chunk_of(self._landing[0])
+        together = self._decoder.together(self._landing[0])
         chunk = [flight for flight in self._landing if flight.group == group][:together]
         try:
-            pixels = self._decode(chunk[0], torch.stack([flight.x for flight in chunk]))
+            pixels = self._decoder.pixels(chunk[0], torch.stack([flight.x for flight in chunk]))
         except Exception as error:
             self._retire_one_by_one(chunk, error)
             return
@@ -288,28 +297,28 @@ class Engine:
 
     def _retire_one_by_one(self, chunk: Sequence[Flight], error: Exception) -> None:
         if len(chunk) == 1:
-            self._fail(chunk[0], _as_farm_error(error, f"decoding job {chunk[0].id}"))
+            self._land_alone(chunk[0], error)
             return
         if is_out_of_memory(error):
             release(error)
-            self._chunk = 1
+            self._decoder.ran_out()
         for flight in chunk:
             self._note_progress()
             try:
-                self._finish(flight, self._decode(flight, flight.x[None])[0])
+                self._finish(flight, self._decoder.pixels(flight, flight.x[None])[0])
             except Exception as own_error:
-                self._fail(flight, _as_farm_error(own_error, f"decoding job {flight.id}"))
+                self._land_alone(flight, own_error)
 
-    @torch.no_grad()
-    def _decode(self, flight: Flight, batch: Tensor) -> Tensor:
-        """Pictures [N, height, width, 3] of latents [N, 4, h, w], decoded a chunk at a time."""
-        vae = flight.request.model.vae
-        parts = batch.split(self._chunk_of(flight))
-        return torch.cat([latents.to_pixels(latents.decode(vae, part)) for part in parts])
-
-    def _chunk_of(self, flight: Flight) -> int:
-        """How many pictures of a job's size to decode together."""
-        return self._budget.pictures(flight.request.model, flight.x.shape, self._chunk)
+    def _land_alone(self, flight: Flight, error: Exception) -> None:
+        """A picture could not be decoded though it was alone. If there was no room for it, there may be for tiles."""
+        if is_out_of_memory(error) and not self._decoder.whole:
+            release(error)
+            try:
+                self._finish(flight, self._decoder.pixels(flight, flight.x[None], in_tiles=True)[0])
+                return
+            except Exception as last_error:
+                error = last_error
+        self._fail(flight, _as_farm_error(error, f"decoding job {flight.id}"))
 
     def _finish(self, flight: Flight, picture: Tensor) -> None:
         self._landing.remove(flight)
@@ -322,6 +331,13 @@ class Engine:
         if flight in self._landing:
             self._landing.remove(flight)
         flight.future.set_exception(error)
+
+
+def _within(cap: int, flights: Sequence[Flight]) -> list[Flight]:
+    """As many of the first flights as have at most `cap` rows together, but one."""
+    rows = accumulate(flight.rows for flight in flights)
+    fitting = [flight for flight, sum_of_rows in zip(flights, rows, strict=True) if sum_of_rows <= cap]
+    return fitting or list(flights[:1])
 
 
 def _record(flight: Flight, index: int, step: Step) -> StepRecord:

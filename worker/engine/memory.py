@@ -33,12 +33,12 @@ class Budget:
     _asked: float = float("-inf")
 
     def rows(self, model: LoadedModel, shape: Sequence[int], most: int) -> int:
-        """At most `most` rows of latents of that shape [4, h, w], but two, which a job under guidance needs."""
-        return max(2, self._fitting(model, shape, most, lambda appetite: appetite.row))
+        """At most `most` rows of latents of that shape [4, h, w], but one."""
+        return max(1, self._fitting(model, shape, most, lambda appetite: appetite.row))
 
     def pictures(self, model: LoadedModel, shape: Sequence[int], most: int) -> int:
-        """At most `most` pictures to decode together, but one."""
-        return max(1, self._fitting(model, shape, most, lambda appetite: appetite.picture))
+        """At most `most` pictures to decode together; 0 if not even one fits whole."""
+        return self._fitting(model, shape, most, lambda appetite: appetite.picture)
 
     def gradients(self, model: LoadedModel, shape: Sequence[int], most: int) -> int:
         """At most `most` pictures to differentiate losses of together, but one."""
@@ -106,7 +106,7 @@ class RowCaps:
         patience = _FIRST_PATIENCE
         if (known := self._caps.get(group)) is not None:
             patience = min(2 * known.patience, _LONGEST_PATIENCE)
-        self._caps[group] = _Cap(max(2, rows // 2), patience)
+        self._caps[group] = _Cap(max(1, rows // 2), patience)
 
     def fitted(self, group: Hashable, *, most: int) -> None:
         """A step of the group fitted. What took the memory may be gone, so grow back in time, to `most` rows."""

@@ -33,16 +33,19 @@ class Step:
 
 
 @torch.no_grad()
-def advance(flights: Sequence[Flight], *, padded_rows: int | None, gradient_chunk: int) -> Step:
+def advance(
+    flights: Sequence[Flight], *, padded_rows: int | None, gradient_chunk: int, row_by_row: bool = False
+) -> Step:
     """One step of all `flights`, which must be of one group. Changes none of them.
 
     With `padded_rows` the forward always has that many rows, which makes a row's bits independent of its
-    company. Losses are differentiated `gradient_chunk` jobs at a time.
+    company. Losses are differentiated `gradient_chunk` jobs at a time. `row_by_row` is for want of memory: as many
+    forwards as there are rows.
     """
     model = flights[0].request.model
     table = sent(torch.from_numpy(np.stack([flight.coefficients for flight in flights])), model.device)
     x = torch.stack([flight.x for flight in flights])
-    out = _guided_output(model, flights, table, x, padded_rows)
+    out = _guided_output(model, flights, table, x, padded_rows, row_by_row)
     x0 = _column(table, Column.X0_X) * x + _column(table, Column.X0_OUT) * out
     x, losses = _follow_losses(model, flights, table, x, x0, gradient_chunk)
     remembered = torch.stack([flight.history for flight in flights])
@@ -56,7 +59,12 @@ def advance(flights: Sequence[Flight], *, padded_rows: int | None, gradient_chun
 
 
 def _guided_output(
-    model: LoadedModel, flights: Sequence[Flight], table: Tensor, x: Tensor, padded_rows: int | None
+    model: LoadedModel,
+    flights: Sequence[Flight],
+    table: Tensor,
+    x: Tensor,
+    padded_rows: int | None,
+    row_by_row: bool,
 ) -> Tensor:
     """The model's output under classifier-free guidance, [J, 4, h, w]: conditional rows first, then the others."""
     guided = [index for index, flight in enumerate(flights) if flight.unconditional is not None]
@@ -64,7 +72,12 @@ def _guided_output(
     texts = [flight.conditional for flight in flights]
     texts += [flights[index].unconditional for index in guided]  # type: ignore[misc] # those that have one
     rows = (_column(table, Column.INPUT_SCALE) * x)[order]
-    out = _forward(model, rows, table[order, Column.TIMESTEP], torch.stack(texts), padded_rows)
+    timesteps = table[order, Column.TIMESTEP]
+    if row_by_row:
+        parts = zip(rows.split(1), timesteps.split(1), texts, strict=True)
+        out = torch.cat([_forward(model, row, timestep, text[None], None) for row, timestep, text in parts])
+    else:
+        out = _forward(model, rows, timesteps, torch.stack(texts), padded_rows)
     conditional = out[: len(flights)]
     if not guided:
         return conditional

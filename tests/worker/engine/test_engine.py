@@ -187,6 +187,71 @@ def test_a_job_that_does_not_fit_alone_fails_for_memory(
     assert error.kind == "memory"
 
 
+def test_two_rows_without_room_take_turns(
+    engines: Callable[..., Engine], request_for: Make, model: LoadedModel
+) -> None:
+    sizes: list[int] = []
+
+    def only_one_row(rows: torch.Tensor, *arguments: Any, **keywords: Any) -> Any:
+        sizes.append(len(rows))
+        if len(rows) > 1:
+            raise torch.OutOfMemoryError
+        return model.unet(rows, *arguments, **keywords)
+
+    cramped = _with_unet(model, only_one_row)
+    engine = engines(max_rows=8)
+    pictures = [engine.submit(replace(request_for(f"j{n}", seed=n), model=cramped)) for n in range(2)]
+
+    expected = engines().submit(request_for("same", seed=0)).result().pixels
+    assert np.abs(pictures[0].result(60).pixels.astype(int) - expected.astype(int)).max() <= 1
+    assert pictures[1].result(60).pixels.any()
+    assert sum(size > 1 for size in sizes) <= 4, "what did not fit is not tried again at every step"
+
+
+def test_in_deterministic_mode_rows_never_take_turns(
+    engines: Callable[..., Engine], request_for: Make, model: LoadedModel
+) -> None:
+    """Their bits would depend on how much memory was free."""
+
+    def only_one_row(rows: torch.Tensor, *arguments: Any, **keywords: Any) -> Any:
+        if len(rows) > 1:
+            raise torch.OutOfMemoryError
+        return model.unet(rows, *arguments, **keywords)
+
+    engine = engines(max_rows=2, deterministic=True)
+    error = engine.submit(replace(request_for("j"), model=_with_unet(model, only_one_row))).exception(30)
+
+    assert isinstance(error, RenderError) and error.kind == "memory"
+
+
+@pytest.mark.parametrize("knows", ["what is free", "only when it is too late"])
+def test_a_picture_without_room_is_decoded_in_tiles(
+    engines: Callable[..., Engine],
+    request_for: Make,
+    model: LoadedModel,
+    monkeypatch: pytest.MonkeyPatch,
+    knows: str,
+) -> None:
+    large = {"width": 256, "height": 256}
+    expected = engines().submit(request_for("whole", **large)).result(60).pixels
+    decode = model.vae.decode
+
+    def only_tiles(z: torch.Tensor) -> Any:
+        if not model.vae.use_tiling:
+            raise torch.OutOfMemoryError
+        return decode(z)
+
+    monkeypatch.setattr(model.vae, "decode", only_tiles)
+    assert model.appetite is not None
+    options = {"free": lambda: 10 * model.appetite.picture} if knows == "what is free" else {}
+    rendered = engines(**options).submit(request_for("tiled", **large)).result(60)
+
+    assert rendered.warnings == ("the picture was decoded in tiles, for want of memory: their seams may show",)
+    assert rendered.pixels.shape == expected.shape
+    assert np.abs(rendered.pixels.astype(int) - expected.astype(int)).mean() < 16
+    assert not model.vae.use_tiling, "the next picture is decoded whole"
+
+
 def test_an_error_in_one_decode_fails_that_job_alone(
     engines: Callable[..., Engine], request_for: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:

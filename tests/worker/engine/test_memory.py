@@ -54,10 +54,11 @@ def test_the_patience_grows_with_each_time() -> None:
     assert caps.of("group") == 32
 
 
-def test_no_cap_is_below_one_job_under_guidance() -> None:
+def test_no_cap_is_below_one_row() -> None:
     caps = RowCaps()
-    caps.ran_out("group", 3)
-    assert caps.of("group") == 2
+    caps.ran_out("group", 2)
+    caps.ran_out("group", 1)
+    assert caps.of("group") == 1
 
 
 def test_a_cap_goes_with_its_group_and_leaves_others_alone() -> None:
@@ -94,11 +95,9 @@ def test_a_loaded_model_says_what_it_takes(model: LoadedModel) -> None:
 
 @pytest.mark.parametrize(
     ("free", "rows", "pictures", "gradients"),
-    [(None, 32, 4, 4), (10_000, 7, 3, 1), (100_000, 32, 4, 4), (0, 2, 1, 1)],
+    [(None, 32, 4, 4), (10_000, 7, 3, 1), (100_000, 32, 4, 4), (0, 1, 0, 1)],
 )
-def test_as_many_as_fit_but_one_job(
-    model: LoadedModel, free: int | None, rows: int, pictures: int, gradients: int
-) -> None:
+def test_as_many_as_fit(model: LoadedModel, free: int | None, rows: int, pictures: int, gradients: int) -> None:
     hungry = replace(model, appetite=Appetite(row=1000, picture=2000, gradient=4000))
     budget = Budget(lambda: free)
 
