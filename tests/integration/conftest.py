@@ -176,7 +176,7 @@ def finish(client: FarmClient) -> Callable[[list[str]], list[JobStatus]]:
             statuses = client.ledger.get_many(jobs)
             return statuses if all(status.is_over for status in statuses) else []
 
-        over: list[JobStatus] = eventually(statuses_of_the_end, "all jobs are over")
+        over: list[JobStatus] = eventually(statuses_of_the_end, "all jobs are over", within=240)
         return over
 
     return wait

@@ -124,7 +124,7 @@ def refined(numbers: dict[str, Any], minutes: float = 75.0) -> Settings:
         hats=1.0,
         mixes=0.5,
         renders=min(finished.renders, 12_000),
-        denoiser=Plan(finished.denoiser.steps, minutes, batch=32, learning_rate=finished.denoiser.learning_rate / 2),
+        denoiser=Plan(finished.denoiser.steps, minutes, batch=32, learning_rate=5e-4),
         autocast=bf16_pays(torch.device("cpu")),
         ease_from=0.0,
         checkpoint_minutes=10.0,

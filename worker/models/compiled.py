@@ -10,6 +10,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -73,10 +74,18 @@ def compiled(model: LoadedModel, numbers: Sequence[int]) -> CompiledUNet | None:
     try:
         unet.warm_up(model.text_memory.of(model.prompts.encode("").embedding[0]))
     except Exception as error:  # Dynamo, Inductor and Triton each have their own, and the farm can do without them
-        reason = str(error).strip().partition("\n")[0] or type(error).__name__
-        _log.warning("the model '%s' cannot be compiled here and runs as it is: %s", model.name, reason)
+        _log.warning("the model '%s' cannot be compiled here and runs as it is: %s", model.name, _reason(error))
         return None
     return unet
+
+
+def _reason(error: Exception) -> str:
+    """What a compiler says, in a line: how it begins, and the first complaint further down."""
+    if " " in torch.__file__:
+        return f"torch cannot call a compiler from a path with a space in it ({Path(torch.__file__).parent})"
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
+    complaint = next((line for line in lines[1:] if "error:" in line), None)
+    return f"{lines[0]}: {complaint}" if complaint else lines[0]
 
 
 def laid_out(rows: Tensor) -> Tensor:
