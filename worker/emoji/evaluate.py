@@ -61,7 +61,7 @@ class Effort:
     reconstructions: int = 200
 
 
-QUICK = Effort(seeds=1, subjects=10, scenes=10, pairs=4, reconstructions=40)
+QUICK = Effort(seeds=1, subjects=10, scenes=10, reconstructions=40)
 """The smaller version, for tests."""
 
 
