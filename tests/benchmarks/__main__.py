@@ -44,6 +44,7 @@ def main(parts: tuple[str, ...], seconds: float, repeats: int, jobs: int, held: 
             file.write_text(json.dumps(found, indent=1) + "\n")
     if out == RESULTS:
         rewrite(HERE / "deploy", out)
+        (out / "bench.md").unlink(missing_ok=True)  # its tables are in the pages now
 
 
 def _measured(part: str, found: dict[str, Any], out: Path, *, jobs: int, held: int) -> Any:
