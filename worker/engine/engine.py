@@ -210,11 +210,12 @@ class Engine:
 
     def _go_on_alone(self, flight: Flight) -> bool:
         """Advance one job by a step, or fail it. If there is no room for its two rows, they take turns from now on."""
-        row_by_row = self._cap(flight) < flight.rows
+        may_slice = self._padded_rows is None and flight.rows > 1
+        row_by_row = may_slice and self._cap(flight) < flight.rows
         try:
             return self._go_on([flight], row_by_row=row_by_row)
         except Exception as error:
-            if row_by_row or flight.rows == 1 or self._padded_rows is not None or not is_out_of_memory(error):
+            if row_by_row or not may_slice or not is_out_of_memory(error):
                 self._fail(flight, _as_farm_error(error, f"rendering job {flight.id}"))
             else:
                 release(error)
