@@ -40,7 +40,7 @@ from worker.models.compiled import numbers_of_rows
 from worker.models.device import Placement, place
 from worker.models.fetching import bucket_fetcher
 from worker.models.kernels import Kernels, secret_of
-from worker.models.loader import LoadedModel, ModelLoader
+from worker.models.loader import Compile, LoadedModel, ModelLoader
 from worker.models.pool import ModelPool
 from worker.models.registry import ModelRegistry
 from worker.patience import Patience
@@ -107,7 +107,7 @@ class Worker:
             self._placement,
             cache=settings.home() / "models",
             fetch=bucket_fetcher(where),
-            compile=self._kernels(rows).compile if options.compile else None,
+            compile=self._compile_at_start(rows) if options.compile else None,
         )
         self._pool: ModelPool[LoadedModel] = ModelPool(
             self._registry, _model_budget(self._placement), loader.load, on_drop=self._free_memory
@@ -149,9 +149,11 @@ class Worker:
             leaving=self._leaving,
         )
 
-    def _kernels(self, rows: int) -> Kernels:
+    def _compile_at_start(self, rows: int) -> Compile:
+        """Compile models until the worker is ready: from then on jobs would wait for it."""
         numbers = (rows,) if self._options.deterministic else numbers_of_rows(rows)
-        return Kernels(settings.home() / "kernels", self._storage, numbers, secret_of())
+        kernels = Kernels(settings.home() / "kernels", self._storage, numbers, secret_of())
+        return lambda model: kernels.compile(model) if self._state == "starting" else None
 
     def run(self) -> None:
         """Load the models, then work until SIGTERM or SIGINT. Raises `FarmError` if it cannot start."""

@@ -57,7 +57,8 @@ def _differentiate(model: LoadedModel, x: Tensor) -> Tensor:
 def highest(call: Callable[[], Any], device: torch.device) -> int:
     """The most bytes of tensors that a call holds at once, besides those that were there before.
 
-    On CUDA its allocator tells. Elsewhere every operator's tensors are counted; what it uses only inside is not.
+    On CUDA its allocator tells, of whatever else runs meanwhile too. Elsewhere every operator's tensors are counted;
+    what it uses only inside is not.
     """
     if device.type == "cuda":
         torch.cuda.synchronize(device)

@@ -2,7 +2,7 @@
 
 `torch.compile` makes kernels for one shape at a time. So rows are filled up to one of at most seven numbers, for the
 model's own picture size alone. All of them are compiled before the worker takes its first job, and nothing is ever
-compiled while jobs wait.
+compiled while jobs wait: a model that was dropped for want of memory and is loaded again runs as it is.
 """
 
 from __future__ import annotations

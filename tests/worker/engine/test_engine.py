@@ -191,14 +191,7 @@ def test_two_rows_without_room_take_turns(
     engines: Callable[..., Engine], request_for: Make, model: LoadedModel
 ) -> None:
     sizes: list[int] = []
-
-    def only_one_row(rows: torch.Tensor, *arguments: Any, **keywords: Any) -> Any:
-        sizes.append(len(rows))
-        if len(rows) > 1:
-            raise torch.OutOfMemoryError
-        return model.unet(rows, *arguments, **keywords)
-
-    cramped = _with_unet(model, only_one_row)
+    cramped = _with_room_for_one_row(model, sizes)
     engine = engines(max_rows=8)
     pictures = [engine.submit(replace(request_for(f"j{n}", seed=n), model=cramped)) for n in range(2)]
 
@@ -212,13 +205,7 @@ def test_in_deterministic_mode_rows_never_take_turns(
     engines: Callable[..., Engine], request_for: Make, model: LoadedModel
 ) -> None:
     """Their bits would depend on how much memory was free."""
-
-    def only_one_row(rows: torch.Tensor, *arguments: Any, **keywords: Any) -> Any:
-        if len(rows) > 1:
-            raise torch.OutOfMemoryError
-        return model.unet(rows, *arguments, **keywords)
-
-    cramped = _with_unet(model, only_one_row)
+    cramped = _with_room_for_one_row(model, [])
     engine = engines(max_rows=2, deterministic=True)
     # the first two are short of memory together, which leaves their group one row
     requests = [request_for(f"j{n}", guidance=guidance) for n, guidance in enumerate((1, 1, 7.5))]
@@ -379,3 +366,15 @@ class _Unet:
 def _with_unet(model: LoadedModel, call: Callable[..., Any]) -> LoadedModel:
     unet: Any = _Unet(model.unet, call)
     return replace(model, unet=unet)
+
+
+def _with_room_for_one_row(model: LoadedModel, sizes: list[int]) -> LoadedModel:
+    """A model that runs out of memory with more than a row, and notes how many it was asked for."""
+
+    def only_one_row(rows: torch.Tensor, *arguments: Any, **keywords: Any) -> Any:
+        sizes.append(len(rows))
+        if len(rows) > 1:
+            raise torch.OutOfMemoryError
+        return model.unet(rows, *arguments, **keywords)
+
+    return _with_unet(model, only_one_row)
