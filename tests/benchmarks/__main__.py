@@ -82,7 +82,7 @@ def _saturation(found: dict[str, Any], bench: dict[str, Any]) -> Any:
         put=lanes / found["bucket"]["objects_per_second"],
         lanes=lanes,
     )
-    tick = bench["costs"]["forwards"]["32"] + bench["costs"]["tick"]
+    tick = bench["costs"]["forwards"]["32"] + bench["costs"]["ticks"]["32"]
     kinds = [
         saturation.WorkerKind("this CPU, bundled model", 16, tick, bench["costs"]["decode"]),
         saturation.assumed_gpu(),

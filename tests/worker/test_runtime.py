@@ -36,14 +36,44 @@ def test_twenty_arrays_one_after_the_other_take_the_pages_of_few() -> None:
     assert int(done.stdout) < 8 * PAGES_OF_ONE_ARRAY
 
 
-@pytest.mark.parametrize(("given", "settled"), [({}, "PASSIVE"), ({"OMP_WAIT_POLICY": "ACTIVE"}, "ACTIVE")])
-def test_threads_sleep_while_they_wait_unless_told_otherwise(
-    given: dict[str, str], settled: str, monkeypatch: pytest.MonkeyPatch
+NAMES = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "KMP_BLOCKTIME")
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="GNU's OpenMP is told")
+@pytest.mark.parametrize(
+    ("given", "settled"),
+    [
+        ({}, ["ACTIVE", "1000", "1"]),
+        ({"GOMP_SPINCOUNT": "7"}, ["ACTIVE", "7", "1"]),
+        ({"OMP_WAIT_POLICY": "PASSIVE"}, ["PASSIVE", None, None]),
+    ],
+)
+def test_threads_wait_briefly_awake_unless_told_otherwise(
+    given: dict[str, str], settled: list[str | None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.delenv("OMP_WAIT_POLICY", raising=False)
-    for name, value in given.items():
-        monkeypatch.setenv(name, value)
+    others = {name: value for name, value in os.environ.items() if name not in NAMES}
+    monkeypatch.setattr(os, "environ", others | given)
     settle()
 
-    assert os.environ["OMP_WAIT_POLICY"] == settled
-    monkeypatch.delenv("OMP_WAIT_POLICY")
+    assert [os.environ.get(name) for name in NAMES] == settled
+
+
+IDLE = """
+import time
+from worker.runtime import settle
+settle()
+import torch
+torch.set_num_threads(2)
+torch.ones(1_000_000).add_(1)
+began = time.process_time()
+time.sleep(1)
+print(time.process_time() - began)
+"""
+
+
+def test_threads_that_wait_for_long_take_no_core() -> None:
+    """With `ACTIVE` alone they would spin all the time."""
+    done = subprocess.run([sys.executable, "-c", IDLE], capture_output=True, text=True, timeout=120)
+
+    assert done.returncode == 0, done.stderr
+    assert float(done.stdout) < 0.5

@@ -5,8 +5,10 @@ from __future__ import annotations
 import itertools
 import statistics
 import time
+from collections.abc import Callable
 from concurrent.futures import Future
 from dataclasses import asdict, replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -46,26 +48,29 @@ def decode(model: LoadedModel, count: int) -> Tensor:
 
 def measure(model: LoadedModel, pipelines: Pipelines, rows: int) -> Costs:
     """The costs of this machine now."""
-    text = model.text_memory.of(model.prompts.encode("").embedding[0])
+    embedding = model.prompts.encode("").embedding[0]
+    memory = model.text_memory.of(embedding)
     losses = load_losses()
-    forwards = tuple(
-        (size, statistics.median(times(lambda size=size: forward(model, text, size), repeats=5)))  # type: ignore[misc]
-        for size in ROWS
-        if size <= max(rows, 2)
-    )
     numbers = itertools.count()
     short, long = (_pipeline_seconds(model, pipelines, steps) for steps in (_SHORT, _LONG))
     a_step = (long - short) / (_LONG - _SHORT)
+    ticks = tuple((2 * jobs, overhead_of_a_tick(model, jobs=jobs)["seconds"]) for jobs in (1, max(1, rows // 2)))
     costs = Costs(
-        forwards=forwards,
-        tick=0.0,
+        forwards=_by_rows(lambda count: forward(model, memory, count), rows),
+        plain_forwards=_by_rows(lambda count: pipelines.forward(embedding, count), rows),
+        ticks=ticks,
         board=statistics.median(times(lambda: _board_new(model, losses, next(numbers)), repeats=8)),
         decode=statistics.median(times(lambda: decode(model, 4), repeats=3)) / 4,
         call=max(0.0, short - _SHORT * a_step),
         step=0.0,
     )
-    overhead = overhead_of_a_tick(model, jobs=max(1, rows // 2), rows=rows)
-    return replace(costs, tick=overhead["seconds"], step=max(0.0, a_step - costs.forward(2)))
+    return replace(costs, step=max(0.0, a_step - costs.plain_forward(2)))
+
+
+def _by_rows(call: Callable[[int], Any], most: int) -> tuple[tuple[int, float], ...]:
+    """Seconds of a call by the number of rows that it is given."""
+    sizes = [size for size in ROWS if size <= max(most, 2)]
+    return tuple((size, statistics.median(times(partial(call, size), repeats=5))) for size in sizes)
 
 
 def _pipeline_seconds(model: LoadedModel, pipelines: Pipelines, steps: int) -> float:
@@ -73,10 +78,9 @@ def _pipeline_seconds(model: LoadedModel, pipelines: Pipelines, steps: int) -> f
     return statistics.median(times(lambda: pipelines.job_by_job(jobs, time.monotonic, memoised=True), repeats=3))
 
 
-def overhead_of_a_tick(model: LoadedModel, *, jobs: int, rows: int, ticks: int = 12) -> dict[str, float]:
+def overhead_of_a_tick(model: LoadedModel, *, jobs: int, ticks: int = 12) -> dict[str, float]:
     """Seconds of a step of unlike jobs outside of the model's own kernels, and their share of the whole step."""
-    flights = _boarded(model, jobs, steps=ticks + 2)
-    together = flights[: max(1, rows // 2)]
+    together = _boarded(model, jobs, steps=ticks + 2)
     overheads, shares = [], []
     for _ in range(ticks):
         with metered(model) as meter:
@@ -142,4 +146,7 @@ def _quantiles(arrivals: list[Arrival]) -> dict[str, float]:
 
 def described(costs: Costs) -> dict[str, Any]:
     """The costs as plain data."""
-    return {**asdict(costs), "forwards": {str(rows): seconds for rows, seconds in costs.forwards}}
+    by_rows = {
+        name: {str(rows): s for rows, s in getattr(costs, name)} for name in ("forwards", "plain_forwards", "ticks")
+    }
+    return {**asdict(costs), **by_rows}

@@ -100,6 +100,16 @@ class Pipelines:
                 served += self._call(group[start : start + at_most], clock, memoised)
         return served
 
+    @torch.no_grad()
+    def forward(self, embedding: Tensor, rows: int) -> Tensor:
+        """One forward of the UNet, as a pipeline calls it, on a prompt's embedding."""
+        unet = self._from_noise.unet
+        channels, side = unet.config["in_channels"], unet.config["sample_size"]
+        x = torch.zeros((rows, channels, side, side), device=unet.device, dtype=unet.dtype)
+        text = torch.stack([embedding] * rows)
+        out: Tensor = unet(x, torch.tensor(500.0, device=unet.device), encoder_hidden_states=text).sample
+        return out
+
     def _call(self, jobs: Sequence[Job], clock: Callable[[], float], memoised: bool) -> list[Served]:
         spec = jobs[0].spec
         served = [Served(job.id) for job in jobs]

@@ -88,7 +88,7 @@ class Comparison:
             "decode_gflop": self._decode_flops / 1e9,
             "costs": costing.described(costs),
             "not_run": [] if self._compiled else [f"{COMPILED}: no CUDA"],
-            "tick": costing.overhead_of_a_tick(self.model, jobs=16, rows=self._options.rows),
+            "tick": costing.overhead_of_a_tick(self.model, jobs=min(16, self._options.rows // 2)),
             "latency": costing.latencies(costs, rows=self._options.rows, slots=self._options.slots),
             "idle": self._idle(),
             "deterministic": self._deterministic(),

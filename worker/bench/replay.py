@@ -17,10 +17,13 @@ from worker.bench.workloads import LONGEST, SHORTEST
 
 @dataclass(frozen=True)
 class Costs:
-    """Seconds, measured. `forwards` has the time of a forward by its rows, in growing order."""
+    """Seconds, measured. Those of forwards and ticks are by rows, in growing order."""
 
     forwards: tuple[tuple[int, float], ...]
-    tick: float
+    """As the engine runs them."""
+    plain_forwards: tuple[tuple[int, float], ...]
+    """As a pipeline runs them, which has diffusers' module."""
+    ticks: tuple[tuple[int, float], ...]
     """What the engine adds to a forward."""
     board: float
     """What the engine does for a job before its first step."""
@@ -32,15 +35,25 @@ class Costs:
     """What a pipeline adds to the forward of a step."""
 
     def forward(self, rows: int) -> float:
-        """Between the row counts that were measured, in proportion."""
-        sizes = [size for size, _ in self.forwards]
-        at = bisect_left(sizes, rows)
-        if at == len(sizes):
-            return self.forwards[-1][1] * rows / sizes[-1]
-        if at == 0:
-            return self.forwards[0][1]
-        (low, low_time), (high, high_time) = self.forwards[at - 1 : at + 1]
-        return low_time + (high_time - low_time) * (rows - low) / (high - low)
+        return _between(self.forwards, rows)
+
+    def plain_forward(self, rows: int) -> float:
+        return _between(self.plain_forwards, rows)
+
+    def tick(self, rows: int) -> float:
+        return _between(self.ticks, rows)
+
+
+def _between(measured: Sequence[tuple[int, float]], rows: int) -> float:
+    """The seconds for a number of rows: between those that were measured, in proportion."""
+    sizes = [size for size, _ in measured]
+    at = bisect_left(sizes, rows)
+    if at == len(sizes):
+        return measured[-1][1] * rows / sizes[-1]
+    if at == 0:
+        return measured[0][1]
+    (low, low_time), (high, high_time) = measured[at - 1 : at + 1]
+    return low_time + (high_time - low_time) * (rows - low) / (high - low)
 
 
 @dataclass
@@ -98,7 +111,7 @@ def static(arrivals: Sequence[Arrival], costs: Costs, *, batch: int) -> None:
 
 
 def _call_seconds(jobs: Sequence[Arrival], costs: Costs, *, steps: int | None = None) -> float:
-    forward = costs.forward(sum(job.rows for job in jobs))
+    forward = costs.plain_forward(sum(job.rows for job in jobs))
     longest = steps or max(job.steps for job in jobs)
     return longest * (forward + costs.step) + costs.call + costs.decode * (len(jobs) - 1)
 
@@ -116,7 +129,8 @@ def engine(arrivals: Sequence[Arrival], costs: Costs, *, rows: int, slots: int, 
             now += costs.board
         chosen = _chosen(flying, rows)
         if chosen:
-            now += costs.forward(sum(flying[index][0].rows for index in chosen)) + costs.tick
+            together = sum(flying[index][0].rows for index in chosen)
+            now += costs.forward(together) + costs.tick(together)
         for index in chosen:
             job, done = flying[index]
             flying[index] = (job, done + 1)
@@ -124,9 +138,9 @@ def engine(arrivals: Sequence[Arrival], costs: Costs, *, rows: int, slots: int, 
                 job.first_step = now
         landing.extend(job for job, done in flying if done == job.steps)
         flying = [(job, done) for job, done in flying if done < job.steps]
-        together = [landing.popleft() for _ in range(min(chunk, len(landing)))]
-        now += costs.decode * len(together)
-        for job in together:
+        landed = [landing.popleft() for _ in range(min(chunk, len(landing)))]
+        now += costs.decode * len(landed)
+        for job in landed:
             job.done = now
 
 

@@ -108,21 +108,27 @@ def _latency(figures: Figures) -> str:
     )
     return (
         f"**Poisson arrivals** at shares of {figures['capacity']:.2f} jobs/s, what a pipeline with memoised LMS does; "
-        f"{figures['jobs']:,} jobs, replayed with the times measured above.\n\n" + table(head, rows)
+        f"{figures['jobs']:,} jobs, replayed with the times measured here, of which static batches have a pipeline's "
+        "forwards.\n\n" + table(head, rows)
     )
 
 
 def _costs(found: Figures) -> str:
     costs, tick = found["costs"], found["tick"]
-    forwards = ", ".join(f"{rows}: {1e3 * s:.0f} ms" for rows, s in costs["forwards"].items())
+    forwards, plain = (
+        ", ".join(f"{rows}: {1e3 * s:.0f} ms" for rows, s in costs[name].items())
+        for name in ("forwards", "plain_forwards")
+    )
     deterministic = ", ".join(
         f"{count} jobs at once: {spread(share)} of the usual" for count, share in found["deterministic"].items()
     )
     return "\n".join(
         [
-            f"A forward by rows: {forwards}. One row is {found['row_gflop']:.3f} GFLOP, a decode "
-            f"{found['decode_gflop']:.2f}; the measured peak is {found['peak_gflops']:.0f} GFLOP/s.",
-            f"A tick's overhead with {tick['jobs']} jobs: {1e3 * tick['seconds']:.2f} ms, {tick['share']:.1%} of it. "
+            f"A forward by rows: {forwards}; a pipeline's: {plain}.",
+            f"One row is {found['row_gflop']:.3f} GFLOP, a decode {found['decode_gflop']:.2f}; the measured peak is "
+            f"{found['peak_gflops']:.0f} GFLOP/s.",
+            f"A tick's overhead with {tick['jobs']} jobs: {1e3 * tick['seconds']:.2f} ms, {tick['share']:.1%} of it; "
+            f"with one: {1e3 * costs['ticks']['2']:.2f} ms. "
             f"With as many jobs as there are slots, nothing of the model runs in {found['idle']:.1%} of the time. "
             f"Boarding a job: {1e3 * costs['board']:.1f} ms. A decode: {1e3 * costs['decode']:.0f} ms. "
             f"A pipeline's call: {1e3 * costs['call']:.0f} ms, and {1e3 * costs['step']:.1f} ms a step beside it.",

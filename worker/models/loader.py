@@ -37,6 +37,7 @@ from worker.models.registry import (
     SingleFile,
     Source,
 )
+from worker.models.traced import TracedUNet, traced
 
 FetchPrefix = Callable[[str, Path], None]
 """Downloads every object below an `s3://BUCKET/PREFIX` into a directory. Raises `StorageError`."""
@@ -68,6 +69,7 @@ class LoadedModel:
     """Bytes of all parameters and buffers."""
     appetite: Appetite | None = None
     """What forwards and decodes take besides; None: not measured."""
+    traced: TracedUNet | None = field(default=None, repr=False)
     compiled: CompiledUNet | None = field(default=None, repr=False)
 
     @property
@@ -78,8 +80,9 @@ class LoadedModel:
 
     @property
     def called_unet(self) -> torch.nn.Module:
-        """The module that `predict` calls, to be hooked: hooks on the UNet inside of it would undo the compilation."""
-        return self.compiled.module if self.compiled is not None else self.unet
+        """The module that `predict` calls for the model's own size, to be hooked: hooks on the UNet inside are not
+        called, or would undo the compilation."""
+        return self.compiled.module if self.compiled is not None else self.traced or self.unet
 
     def predict(self, rows: Tensor, timesteps: Tensor, texts: Tensor) -> Tensor:
         """The UNet's output [N, 4, h, w], in the model's dtype.
@@ -90,6 +93,9 @@ class LoadedModel:
         rows = rows.to(self.dtype)
         if self.compiled is not None and self.compiled.fits(rows):
             return self.compiled(rows, timesteps, texts)
+        if self.traced is not None and self.traced.fits(rows, texts):
+            done: Tensor = self.traced(rows, timesteps, texts)
+            return done
         out: Tensor = self.unet(laid_out(rows), timesteps, encoder_hidden_states=texts).sample
         return out
 
@@ -120,7 +126,7 @@ class ModelLoader:
             raise ModelError(
                 f"the model '{name}' cannot render a picture on {model.device}: {first_line(error)}"
             ) from error
-        return replace(model, compiled=self._compile(model)) if self._compile else model
+        return replace(model, traced=traced(model), compiled=self._compile(model) if self._compile else None)
 
     def _loaded(self, name: str, source: Source) -> LoadedModel:
         match source:

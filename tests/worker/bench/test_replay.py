@@ -6,11 +6,20 @@ import pytest
 
 from worker.bench.replay import Arrival, Costs, capacity, engine, job_by_job, poisson, static
 
-COSTS = Costs(forwards=((1, 1.0), (2, 1.0), (4, 2.0), (8, 4.0)), tick=0.5, board=0.25, decode=3.0, call=5.0, step=0.125)
+COSTS = Costs(
+    forwards=((1, 1.0), (2, 1.0), (4, 2.0), (8, 4.0)),
+    plain_forwards=((1, 1.5), (2, 1.5), (4, 2.0), (8, 4.0)),
+    ticks=((2, 0.5), (4, 0.75)),
+    board=0.25,
+    decode=3.0,
+    call=5.0,
+    step=0.125,
+)
 
 
 def test_forwards_between_measured_sizes_are_in_proportion() -> None:
     assert [COSTS.forward(rows) for rows in (1, 2, 3, 6, 16)] == [1.0, 1.0, 1.5, 3.0, 8.0]
+    assert [COSTS.tick(rows) for rows in (1, 3)] == [0.5, 0.625]
 
 
 def test_a_job_alone_takes_its_steps_and_its_decode() -> None:
@@ -25,7 +34,7 @@ def test_a_pipeline_takes_one_job_after_the_other() -> None:
     jobs = [Arrival(0.0, steps=2, rows=2), Arrival(0.0, steps=2, rows=2)]
     job_by_job(jobs, COSTS)
 
-    one = 2 * 1.125 + 5.0
+    one = 2 * (1.5 + 0.125) + 5.0
     assert [job.done for job in jobs] == [one, 2 * one]
     assert jobs[0].first_step < jobs[0].done
 

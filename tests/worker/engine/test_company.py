@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -15,6 +16,7 @@ from worker.engine.engine import Engine
 from worker.engine.flight import Flight, board
 from worker.engine.request import RenderRequest
 from worker.engine.rows import advance
+from worker.models.traced import traced
 
 JOBS: dict[str, dict[str, Any]] = {
     "lms": {"steps": 9, "seed": 11},
@@ -28,6 +30,14 @@ JOBS: dict[str, dict[str, Any]] = {
     },
     "a mix under a loss": {"prompt": ["a cat", "a dog"], "mix": 0.3, "losses": [{"name": "color"}], "seed": 16},
 }
+
+
+@pytest.fixture
+def threads_restored() -> Iterator[None]:
+    """Forwards on several cores set how many threads torch has."""
+    threads = torch.get_num_threads()
+    yield
+    torch.set_num_threads(threads)
 
 
 def latents_alone(request: RenderRequest, *, padded_rows: int | None) -> Tensor:
@@ -75,8 +85,13 @@ def test_latents_agree_to_rounding(request_for: Callable[..., RenderRequest]) ->
         assert difference <= 1e-4, request.id
 
 
-def test_latents_are_equal_bit_for_bit_when_deterministic(request_for: Callable[..., RenderRequest]) -> None:
+@pytest.mark.parametrize("cores", [1, 3])
+def test_latents_are_equal_bit_for_bit_when_deterministic(
+    request_for: Callable[..., RenderRequest], threads_restored: None, cores: int
+) -> None:
     requests = [request_for(name, **fields) for name, fields in JOBS.items()]
+    model = replace(requests[0].model, traced=traced(requests[0].model, cores=cores))
+    requests = [replace(request, model=model) for request in requests]
 
     together = latents_in_company(requests, padded_rows=12)
 

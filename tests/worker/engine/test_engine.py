@@ -365,7 +365,7 @@ class _Unet:
 
 def _with_unet(model: LoadedModel, call: Callable[..., Any]) -> LoadedModel:
     unet: Any = _Unet(model.unet, call)
-    return replace(model, unet=unet)
+    return replace(model, unet=unet, traced=None)
 
 
 def _with_room_for_one_row(model: LoadedModel, sizes: list[int]) -> LoadedModel:

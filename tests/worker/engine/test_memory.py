@@ -119,7 +119,7 @@ def test_forwards_are_cut_to_what_is_free(
 ) -> None:
     hungry = replace(model, appetite=Appetite(row=1000, picture=1, gradient=1))
     sizes: list[int] = []
-    counting = model.unet.register_forward_pre_hook(lambda _, arguments: sizes.append(len(arguments[0])))
+    counting = model.called_unet.register_forward_pre_hook(lambda _, arguments: sizes.append(len(arguments[0])))
     try:
         engine = engines(max_rows=8, free=lambda: 6000)
         futures = [engine.submit(replace(request_for(f"j{n}", seed=n), model=hungry)) for n in range(4)]

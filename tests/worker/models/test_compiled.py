@@ -51,7 +51,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> LoadedModel:
         cross_attention_dim=32,
     )
     smallest.eval().requires_grad_(False)
-    return replace(tiny, unet=smallest, text_memory=remember_text(smallest))
+    return replace(tiny, unet=smallest, text_memory=remember_text(smallest), traced=None)
 
 
 @pytest.fixture(scope="module")

@@ -1,0 +1,145 @@
+"""Recorded UNets: the same numbers for every number of rows and every size, dealt to lanes, and never wrong ones."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from tests.tiny import build_tiny_model
+from worker.models.device import place
+from worker.models.loader import LoadedModel, ModelLoader
+from worker.models.registry import LocalDirectory
+from worker.models.traced import TracedUNet, traced
+
+CORES = 3
+
+
+@pytest.fixture(scope="module", autouse=True)
+def threads_restored() -> Iterator[None]:
+    """Forwards on several cores set how many threads torch has."""
+    threads = torch.get_num_threads()
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture(scope="module")
+def plain(tmp_path_factory: pytest.TempPathFactory) -> LoadedModel:
+    directory = build_tiny_model(tmp_path_factory.mktemp("tiny"))
+    model = ModelLoader(place("cpu"), cache=directory / "cache").load("tiny", LocalDirectory(directory))
+    return replace(model, traced=None)
+
+
+@pytest.fixture(scope="module")
+def model(plain: LoadedModel) -> LoadedModel:
+    """Recorded for three cores, whatever this machine has."""
+    unet = traced(plain, cores=CORES)
+    assert unet is not None
+    return replace(plain, traced=unet)
+
+
+@torch.no_grad()
+def predicted(
+    model: LoadedModel, count: int, *, height: int = 8, width: int = 8, texts: Tensor | None = None
+) -> Tensor:
+    generator = torch.Generator().manual_seed(count)
+    rows = torch.randn((count, 4, height, width), generator=generator)
+    if texts is None:
+        prompts = ("a cat", "an otter", "", "a red apple")
+        memories = [model.text_memory.of(model.prompts.encode(prompt).embedding[0]) for prompt in prompts]
+        texts = torch.stack([memories[row % len(memories)] for row in range(count)])
+    return model.predict(rows, torch.linspace(1, 999, count), texts)
+
+
+@pytest.mark.parametrize("count", [1, 2, 3, 4, 8])
+@pytest.mark.parametrize(("height", "width"), [(8, 8), (16, 8), (24, 32)])
+def test_it_predicts_what_the_unet_does(
+    plain: LoadedModel, model: LoadedModel, count: int, height: int, width: int
+) -> None:
+    expected = predicted(plain, count, height=height, width=width)
+
+    torch.testing.assert_close(predicted(model, count, height=height, width=width), expected, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize(("count", "dealt"), [(1, [1]), (2, [1, 1]), (3, [1, 1, 1]), (8, [2, 3, 3])])
+def test_rows_are_dealt_to_all_cores(
+    model: LoadedModel, count: int, dealt: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lanes: list[tuple[int, str, int]] = []
+    call = TracedUNet._call
+
+    def noted(unet: TracedUNet, *part: Tensor) -> Tensor:
+        lanes.append((len(part[0]), threading.current_thread().name, torch.get_num_threads()))
+        return call(unet, *part)
+
+    monkeypatch.setattr(TracedUNet, "_call", noted)
+    predicted(model, count)
+
+    assert sorted(rows for rows, _, _ in lanes) == dealt
+    assert sum(not name.startswith("lane") for _, name, _ in lanes) == 1, "the caller's own thread has a part"
+    assert {threads for _, _, threads in lanes} == {CORES // len(dealt)}, "cores that have no lane help one"
+    assert torch.get_num_threads() == CORES
+
+
+def test_what_was_not_recorded_runs_as_it_is(plain: LoadedModel, model: LoadedModel) -> None:
+    embeddings = torch.stack([model.prompts.encode("a cat").embedding[0]] * 2)
+
+    assert torch.equal(predicted(model, 2, texts=embeddings), predicted(plain, 2, texts=embeddings))
+    assert torch.equal(predicted(model, 2, height=9), predicted(plain, 2, height=9)), "the UNet halves a side twice"
+
+
+def test_an_error_in_a_lane_is_the_callers_and_leaves_nothing_behind(plain: LoadedModel, model: LoadedModel) -> None:
+    assert model.traced is not None
+    rows, texts = torch.zeros((4, 4, 8, 8)), torch.zeros((4, 77, 1))
+
+    with pytest.raises(RuntimeError):
+        model.traced(rows, torch.ones(4), texts)
+
+    assert torch.get_num_threads() == CORES
+    torch.testing.assert_close(predicted(model, 4), predicted(plain, 4), rtol=1e-4, atol=1e-5)
+
+
+def test_a_unet_that_was_recorded_wrongly_is_not_used(plain: LoadedModel, caplog: pytest.LogCaptureFixture) -> None:
+    class DependsOnRows(torch.nn.Module):
+        """Python that looks at the batch: of a recording it has the answer for two rows for ever."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.real = plain.unet
+            self.config = plain.unet.config
+
+        def forward(self, rows: Tensor, *arguments: Any, **keywords: Any) -> tuple[Tensor]:
+            return (self.real(rows, *arguments, **keywords)[0] * (1 if len(rows) == 2 else 2),)
+
+    unet: Any = DependsOnRows()
+
+    assert traced(replace(plain, unet=unet), cores=2) is None
+    assert "the model 'tiny' runs as it is: recorded, it differs by 0.5 of its output" in caplog.text
+
+
+def test_a_unet_that_cannot_be_recorded_is_not_used(plain: LoadedModel, caplog: pytest.LogCaptureFixture) -> None:
+    class Refuses(torch.nn.Module):
+        config = plain.unet.config
+
+        def forward(self, *_: Any, **__: Any) -> tuple[Tensor]:
+            raise ValueError("not like this\nand more of it")
+
+    unet: Any = Refuses()
+
+    assert traced(replace(plain, unet=unet), cores=2) is None
+    assert "the model 'tiny' cannot be recorded and runs as it is: not like this\n" in caplog.text
+
+
+def test_a_loaded_model_is_recorded_on_a_cpu(tmp_path: Path) -> None:
+    directory = build_tiny_model(tmp_path)
+
+    loaded = ModelLoader(place("cpu"), cache=tmp_path / "cache").load("tiny", LocalDirectory(directory))
+
+    assert loaded.traced is not None
+    assert loaded.called_unet is loaded.traced
