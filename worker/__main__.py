@@ -10,7 +10,7 @@ import click
 
 from farm import access, settings
 from farm.errors import FarmError, InvalidInput
-from worker.runtime import settle
+from worker.runtime import importing, settle
 
 _MAX_NAME = 100
 
@@ -50,7 +50,8 @@ def main(
     try:
         _check_name(name)
         access.check(settings.load())  # before torch, for it takes seconds
-        from worker.app import DEFAULT_MODELS, Options, start  # imports torch, which takes seconds
+        with importing():
+            from worker.app import DEFAULT_MODELS, Options, start  # imports torch, which takes seconds
 
         _silence_progress_bars()
         start(

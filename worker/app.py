@@ -34,6 +34,7 @@ from worker.crown import Crown
 from worker.diffusion.losses import Losses, load_losses
 from worker.engine.engine import Engine
 from worker.engine.memory import free_bytes
+from worker.engine.rows import CAREFUL_CPU_ROWS, ROWS
 from worker.intake import Intake
 from worker.lease import LeaseKeeper
 from worker.models.compiled import numbers_of_rows
@@ -54,12 +55,6 @@ _log = logging.getLogger(__name__)
 DEFAULT_MODELS = ("emoji",)
 EXIT_HUNG = 75
 """The engine hung: a supervisor should start the worker again."""
-
-
-_ROWS = 32
-"""Rows of one forward. On a CPU too: a row of 32 takes 8 % less than one of 16 (see deploy/PERFORMANCE.md)."""
-_CAREFUL_CPU_ROWS = 16
-"""In deterministic mode every forward has as many, and a job alone waits for all of them."""
 
 
 @dataclass(frozen=True)
@@ -102,7 +97,7 @@ class Worker:
         self._ledger = Ledger(where)
         self._storage = Storage(where)
         self._queue = Queue(where)
-        rows = options.rows or (_CAREFUL_CPU_ROWS if options.deterministic and not self._on_gpu else _ROWS)
+        rows = options.rows or (CAREFUL_CPU_ROWS if options.deterministic and not self._on_gpu else ROWS)
         loader = ModelLoader(
             self._placement,
             cache=settings.home() / "models",

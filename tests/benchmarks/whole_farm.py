@@ -23,15 +23,16 @@ stages = []
 def note(name):
     stages.append((name, time.time() - begun, time.process_time()))
 note("the interpreter")
-from worker.runtime import settle
+from worker.runtime import importing, settle
 settle()
-import torch
-note("import torch")
-import worker.app
-note("import diffusers, transformers and the worker")
-from celery import Celery
-import celery.worker, boto3
-note("import celery and boto3")
+with importing():
+    import torch
+    note("import torch")
+    import worker.app
+    note("import diffusers, transformers and the worker")
+    from celery import Celery
+    import celery.worker, boto3
+    note("import celery and boto3")
 from worker.bench import workloads
 from worker.bench.engines import Engines
 from worker.models.device import place

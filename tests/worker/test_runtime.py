@@ -58,6 +58,25 @@ def test_threads_wait_briefly_awake_unless_told_otherwise(
     assert [os.environ.get(name) for name in NAMES] == settled
 
 
+IMPORTING = """
+import gc
+from worker.runtime import importing
+with importing():
+    assert not gc.isenabled()
+    import asyncio, email, json
+assert gc.isenabled()
+print(gc.get_freeze_count(), gc.get_count()[0])
+"""
+
+
+def test_what_was_imported_is_never_looked_through_for_garbage() -> None:
+    done = subprocess.run([sys.executable, "-c", IMPORTING], capture_output=True, text=True, timeout=120)
+
+    assert done.returncode == 0, done.stderr
+    frozen, left = map(int, done.stdout.split())
+    assert frozen > 10_000 > left
+
+
 IDLE = """
 import time
 from worker.runtime import settle

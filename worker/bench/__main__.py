@@ -20,7 +20,7 @@ from worker.runtime import settle
 if TYPE_CHECKING:
     from worker.models.device import Placement
 
-CPU_ROWS, GPU_ROWS = 32, 64
+GPU_ROWS = 64
 _FEWEST_REPEATS = 3
 
 
@@ -72,6 +72,7 @@ def _measure(
     seconds: float, repeats: int, device: str | None, named: str | None, rows: int | None, slots: int | None
 ) -> dict[str, Any]:
     from worker.bench.render import Comparison, Options
+    from worker.engine.rows import ROWS
     from worker.models.device import place
     from worker.models.loader import ModelLoader
     from worker.models.registry import LocalDirectory
@@ -80,7 +81,7 @@ def _measure(
     on_gpu = placement.device.type == "cuda"
     name, directory = _model(named, on_gpu=on_gpu)
     loaded = ModelLoader(placement, cache=directory).load(name, LocalDirectory(directory))
-    rows = rows or (GPU_ROWS if on_gpu else CPU_ROWS)
+    rows = rows or (GPU_ROWS if on_gpu else ROWS)
     options = Options(seconds, repeats, rows, slots or max(1, rows // 2))
     machine = _machine(name, placement)
     return {

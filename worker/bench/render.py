@@ -27,6 +27,7 @@ from worker.bench.measure import (
 )
 from worker.bench.pipelines import Pipelines
 from worker.bench.workloads import Job
+from worker.engine.rows import CAREFUL_CPU_ROWS
 from worker.models.compiled import compiled, numbers_of_rows
 from worker.models.device import Placement
 from worker.models.loader import LoadedModel
@@ -182,16 +183,17 @@ class Comparison:
 
     def _deterministic(self) -> dict[str, Any]:
         """The throughput of deterministic mode as a share of the usual, by jobs at once."""
-        careful = Engines(self.model, 16, self._options.slots, deterministic=True)
-        usual = Engines(self.model, 16, self._options.slots)
-        found = {}
+        rows = self._options.rows if self._compiled else min(CAREFUL_CPU_ROWS, self._options.rows)
+        careful = Engines(self.model, rows, self._options.slots, deterministic=True)
+        usual = Engines(self.model, self._options.rows, self._options.slots)
+        found: dict[str, Any] = {"rows": rows, "shares": {}}
         for count in (1, 8):
             jobs = workloads.alike(self.model, count, steps=8, sampler="euler")
             runs = self._interleaved(
                 {"usual": partial(usual.mixed, jobs), "deterministic": partial(careful.mixed, jobs)}
             )
             shares = [u.seconds / d.seconds for u, d in zip(runs["usual"], runs["deterministic"], strict=True)]
-            found[str(count)] = vars(Spread.of(shares))
+            found["shares"][str(count)] = vars(Spread.of(shares))
         return found
 
     def _arm(self, name: str, jobs: Sequence[Job]) -> Render:

@@ -120,7 +120,8 @@ def _costs(found: Figures) -> str:
         for name in ("forwards", "plain_forwards")
     )
     deterministic = ", ".join(
-        f"{count} jobs at once: {spread(share)} of the usual" for count, share in found["deterministic"].items()
+        f"{count} jobs at once: {spread(share)} of the usual"
+        for count, share in found["deterministic"]["shares"].items()
     )
     return "\n".join(
         [
@@ -132,7 +133,7 @@ def _costs(found: Figures) -> str:
             f"With as many jobs as there are slots, nothing of the model runs in {found['idle']:.1%} of the time. "
             f"Boarding a job: {1e3 * costs['board']:.1f} ms. A decode: {1e3 * costs['decode']:.0f} ms. "
             f"A pipeline's call: {1e3 * costs['call']:.0f} ms, and {1e3 * costs['step']:.1f} ms a step beside it.",
-            f"Deterministic mode's throughput, 16 rows: {deterministic}.",
+            f"Deterministic mode's throughput, {found['deterministic']['rows']} rows: {deterministic}.",
         ]
     )
 
