@@ -86,6 +86,7 @@ class Worker:
         self._options = options
         self._placement = place(options.device)
         self._on_gpu = self._placement.device.type != "cpu"
+        self._device = _device_name(self._placement)
         self.id = f"{options.name or socket.gethostname()}-{secrets.token_hex(2)}"
         self._registry = ModelRegistry.from_options(options.models)
         self._losses: Losses = load_losses()
@@ -135,7 +136,7 @@ class Worker:
             models=self._pool,
             served=frozenset(self._registry.names),
             engine=self._engine,
-            publisher=Publisher(self._storage, worker=self.id, device=_device_name(self._placement)),
+            publisher=Publisher(self._storage, worker=self.id, device=self._device),
             crown=crown,
             checkpoints=Checkpoints(self._storage, self._ledger, self.id),
             spool=self._spool,
@@ -212,9 +213,7 @@ class Worker:
                 signal.signal(number, self._on_signal)
             self._state = "ready"
             self._announce()
-            _log.info(
-                "ready on %s: %s, %d slots", _device_name(self._placement), ", ".join(self._registry.names), self._slots
-            )
+            _log.info("ready on %s: %s, %d slots", self._device, ", ".join(self._registry.names), self._slots)
 
         worker_ready.connect(on_ready, weak=False)
         consumer.start()
@@ -266,7 +265,7 @@ class Worker:
             id=self.id,
             host=socket.gethostname(),
             pid=os.getpid(),
-            device=_device_name(self._placement),
+            device=self._device,
             state=self._state,
             models=self._registry.names,
             warm=self._pool.warm,
@@ -330,6 +329,7 @@ def _model_budget(placement: Placement) -> int:
 
 
 def _device_name(placement: Placement) -> str:
+    """Called as the process starts: later, threads have what the engine's forwards leave to them."""
     if placement.device.type == "cuda":
         return torch.cuda.get_device_name(placement.device)
     return f"{placement.device.type} ({torch.get_num_threads()} threads)"

@@ -113,6 +113,7 @@ class ModelLoader:
         self._cache = cache
         self._fetch = fetch
         self._compile = compile
+        self._cores = torch.get_num_threads()  # as the process starts: later, threads have what forwards leave to them
 
     def load(self, name: str, source: Source) -> LoadedModel:
         """The model `name` from its source, ready for its first job.
@@ -126,7 +127,9 @@ class ModelLoader:
             raise ModelError(
                 f"the model '{name}' cannot render a picture on {model.device}: {first_line(error)}"
             ) from error
-        return replace(model, traced=traced(model), compiled=self._compile(model) if self._compile else None)
+        return replace(
+            model, traced=traced(model, self._cores), compiled=self._compile(model) if self._compile else None
+        )
 
     def _loaded(self, name: str, source: Source) -> LoadedModel:
         match source:

@@ -55,26 +55,26 @@ class TracedUNet(nn.Module):
         """Whether rows [N, 4, h, w] and texts [N, tokens, width] are such as were recorded, whatever N, h and w."""
         return texts.shape[-1] == self._width and all(side % self.multiple == 0 for side in rows.shape[2:])
 
-    @torch.no_grad()
     def forward(self, rows: Tensor, timesteps: Tensor, texts: Tensor) -> Tensor:
         """The UNet's output [N, 4, h, w] for timesteps [N]. The bits of a row depend on how many share its lane."""
         lanes = min(len(rows), self._cores)
         each = self._cores // lanes
         first, *others = zip(*(tensor.tensor_split(lanes) for tensor in (rows, timesteps, texts)), strict=True)
-        running = [_lanes(self._cores).submit(self._run, each, *part) for part in others]
-        try:
-            with _threads(each, afterwards=self._cores):
-                done = self._call(*first)
-        finally:
-            wait(running)
+        with _threads(each, afterwards=self._cores):
+            running = [_lanes(self._cores).submit(self._run, each, *part) for part in others]
+            try:
+                done = self.in_one_lane(*first)
+            finally:
+                wait(running)
         return torch.cat([done, *(lane.result() for lane in running)])
 
-    @torch.no_grad()
     def _run(self, threads: int, *part: Tensor) -> Tensor:
         torch.set_num_threads(threads)
-        return self._call(*part)
+        return self.in_one_lane(*part)
 
-    def _call(self, *part: Tensor) -> Tensor:
+    @torch.no_grad()
+    def in_one_lane(self, *part: Tensor) -> Tensor:
+        """The same, all on this thread, which keeps the number of threads that it has."""
         # Optimised, the first calls of a shape take ten times as long, and later ones as long as these.
         with torch.jit.optimized_execution(False):  # type: ignore[attr-defined]  # torch does not export it
             out: Tensor = self._recorded(*part)
@@ -93,11 +93,8 @@ class _Positional(nn.Module):
         return out
 
 
-def traced(model: LoadedModel, *, cores: int | None = None) -> TracedUNet | None:
-    """The model's UNet, recorded and tried, for all of torch's threads if `cores` are not given.
-
-    None where that has no use, or, with a warning, where it does not work.
-    """
+def traced(model: LoadedModel, cores: int) -> TracedUNet | None:
+    """The model's UNet, recorded and tried; None where that has no use, or, with a warning, where it does not work."""
     if model.device.type != "cpu":
         return None
     text = model.text_memory.of(model.prompts.encode("").embedding[0])
@@ -107,7 +104,7 @@ def traced(model: LoadedModel, *, cores: int | None = None) -> TracedUNet | None
             text,
             channels=model.unet.config["in_channels"],
             multiple=2 ** (len(model.unet.config["block_out_channels"]) - 1),
-            cores=cores or torch.get_num_threads(),
+            cores=cores,
         )
         error = _largest_error(unet, model, text)
     except Exception as failure:  # whatever a model of strange parts makes of it, it can be rendered without
@@ -121,12 +118,15 @@ def traced(model: LoadedModel, *, cores: int | None = None) -> TracedUNet | None
 
 @torch.no_grad()
 def _largest_error(unet: TracedUNet, model: LoadedModel, text: Tensor) -> float:
-    """How far from the truth it is for other shapes than it was recorded with, as a part of the largest number."""
+    """How far from the truth it is for other shapes than it was recorded with, as a part of the largest number.
+
+    In one lane, for other models may be rendering while this one is loaded.
+    """
     channels, side = model.unet.config["in_channels"], 2 * unet.multiple
     rows = torch.linspace(-1, 1, _TRIED_ROWS * channels * side * side).view(_TRIED_ROWS, channels, side, side)
     given = rows, torch.linspace(1, 900, _TRIED_ROWS), torch.stack([text] * _TRIED_ROWS)
     truth = _Positional(model.unet)(*given)
-    return float((unet(*given) - truth).abs().max() / truth.abs().max())
+    return float((unet.in_one_lane(*given) - truth).abs().max() / truth.abs().max())
 
 
 @cache
@@ -137,7 +137,8 @@ def _lanes(cores: int) -> ThreadPoolExecutor:
 
 @contextmanager
 def _threads(count: int, *, afterwards: int) -> Iterator[None]:
-    """Let this thread compute with so many threads, which is also what torch sets for the libraries of all threads."""
+    """Let this thread compute with so many threads. torch tells MKL too, which has one number for the whole process: so
+    nobody but the engine's thread may do this, and its other lanes must be done before it is undone."""
     torch.set_num_threads(count)
     try:
         yield

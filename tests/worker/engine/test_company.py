@@ -89,8 +89,9 @@ def test_latents_agree_to_rounding(request_for: Callable[..., RenderRequest]) ->
 def test_latents_are_equal_bit_for_bit_when_deterministic(
     request_for: Callable[..., RenderRequest], threads_restored: None, cores: int
 ) -> None:
+    torch.set_num_threads(cores)
     requests = [request_for(name, **fields) for name, fields in JOBS.items()]
-    model = replace(requests[0].model, traced=traced(requests[0].model, cores=cores))
+    model = replace(requests[0].model, traced=traced(requests[0].model, cores))
     requests = [replace(request, model=model) for request in requests]
 
     together = latents_in_company(requests, padded_rows=12)

@@ -39,7 +39,7 @@ def plain(tmp_path_factory: pytest.TempPathFactory) -> LoadedModel:
 @pytest.fixture(scope="module")
 def model(plain: LoadedModel) -> LoadedModel:
     """Recorded for three cores, whatever this machine has."""
-    unet = traced(plain, cores=CORES)
+    unet = traced(plain, CORES)
     assert unet is not None
     return replace(plain, traced=unet)
 
@@ -72,13 +72,13 @@ def test_rows_are_dealt_to_all_cores(
     model: LoadedModel, count: int, dealt: list[int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     lanes: list[tuple[int, str, int]] = []
-    call = TracedUNet._call
+    call = TracedUNet.in_one_lane
 
     def noted(unet: TracedUNet, *part: Tensor) -> Tensor:
         lanes.append((len(part[0]), threading.current_thread().name, torch.get_num_threads()))
         return call(unet, *part)
 
-    monkeypatch.setattr(TracedUNet, "_call", noted)
+    monkeypatch.setattr(TracedUNet, "in_one_lane", noted)
     predicted(model, count)
 
     assert sorted(rows for rows, _, _ in lanes) == dealt
@@ -119,7 +119,7 @@ def test_a_unet_that_was_recorded_wrongly_is_not_used(plain: LoadedModel, caplog
 
     unet: Any = DependsOnRows()
 
-    assert traced(replace(plain, unet=unet), cores=2) is None
+    assert traced(replace(plain, unet=unet), 2) is None
     assert "the model 'tiny' runs as it is: recorded, it differs by 0.5 of its output" in caplog.text
 
 
@@ -132,7 +132,7 @@ def test_a_unet_that_cannot_be_recorded_is_not_used(plain: LoadedModel, caplog: 
 
     unet: Any = Refuses()
 
-    assert traced(replace(plain, unet=unet), cores=2) is None
+    assert traced(replace(plain, unet=unet), 2) is None
     assert "the model 'tiny' cannot be recorded and runs as it is: not like this\n" in caplog.text
 
 
