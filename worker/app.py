@@ -147,6 +147,8 @@ class Worker:
 
     def _compile_at_start(self, rows: int) -> Compile:
         """Compile models until the worker is ready: from then on jobs would wait for it."""
+        if not self._on_gpu:
+            _log.warning("--compile takes minutes and brings nothing on a CPU, where forwards are recorded instead")
         numbers = (rows,) if self._options.deterministic else numbers_of_rows(rows)
         kernels = Kernels(settings.home() / "kernels", self._storage, numbers, secret_of())
         return lambda model: kernels.compile(model) if self._state == "starting" else None

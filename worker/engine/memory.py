@@ -123,7 +123,10 @@ class RowCaps:
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    return isinstance(error, (torch.OutOfMemoryError, MemoryError)) or "can't allocate memory" in str(error)
+    """Whether it is for want of memory. A CPU's allocator, and TorchScript for any, say so in words alone."""
+    if isinstance(error, (torch.OutOfMemoryError, MemoryError)):
+        return True
+    return any(words in str(error) for words in ("can't allocate memory", "std::bad_alloc"))
 
 
 def release(error: BaseException) -> None:

@@ -76,6 +76,20 @@ def test_what_the_cpu_says_when_memory_runs_out_is_understood() -> None:
     assert not is_out_of_memory(RuntimeError("something else"))
 
 
+def test_a_recorded_forward_tells_when_memory_runs_out(model: LoadedModel) -> None:
+    assert model.traced is not None
+    text = model.text_memory.of(model.prompts.encode("").embedding[0])
+    far_too_many = 10**9
+
+    with pytest.raises(RuntimeError) as error:
+        model.traced(
+            torch.zeros(1, 4, 8, 8).expand(far_too_many, -1, -1, -1),
+            torch.zeros(1).expand(far_too_many),
+            text[None].expand(far_too_many, -1, -1),
+        )
+    assert is_out_of_memory(error.value)
+
+
 def test_the_highest_is_of_tensors_that_are_there_together() -> None:
     rows, square = torch.zeros(256, 1024), torch.eye(1024)
 
