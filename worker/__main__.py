@@ -22,7 +22,7 @@ _MAX_NAME = 100
 @click.option("--slots", type=click.IntRange(1, 1024), help="Jobs in flight at once.")
 @click.option("--rows", type=click.IntRange(2, 1024), help="Rows of one forward pass; a job with guidance takes two.")
 @click.option("--deterministic", is_flag=True, help="The same bytes whatever the load, at some speed.")
-@click.option("--compile", is_flag=True, help="Compile the models first: minutes, once, for shorter steps.")
+@click.option("--compile", is_flag=True, help="On a GPU, compile the models first: minutes, once.")
 @click.option("--grace", type=click.FloatRange(0), default=25.0, help="Seconds to be gone in when asked to leave.")
 @click.option(
     "--checkpoint-seconds", type=click.FloatRange(0), default=60.0, help="Checkpoint long jobs so often; 0: never."

@@ -98,12 +98,14 @@ class Worker:
         self._ledger = Ledger(where)
         self._storage = Storage(where)
         self._queue = Queue(where)
+        if options.compile and not self._on_gpu:
+            _log.warning("--compile is for GPUs: on a CPU forwards are recorded, which is as fast")
         rows = options.rows or (CAREFUL_CPU_ROWS if options.deterministic and not self._on_gpu else ROWS)
         loader = ModelLoader(
             self._placement,
             cache=settings.home() / "models",
             fetch=bucket_fetcher(where),
-            compile=self._compile_at_start(rows) if options.compile else None,
+            compile=self._compile_at_start(rows) if options.compile and self._on_gpu else None,
         )
         self._pool: ModelPool[LoadedModel] = ModelPool(
             self._registry, _model_budget(self._placement), loader.load, on_drop=self._free_memory
@@ -147,8 +149,6 @@ class Worker:
 
     def _compile_at_start(self, rows: int) -> Compile:
         """Compile models until the worker is ready: from then on jobs would wait for it."""
-        if not self._on_gpu:
-            _log.warning("--compile takes minutes and brings nothing on a CPU, where forwards are recorded instead")
         numbers = (rows,) if self._options.deterministic else numbers_of_rows(rows)
         kernels = Kernels(settings.home() / "kernels", self._storage, numbers, secret_of())
         return lambda model: kernels.compile(model) if self._state == "starting" else None
@@ -331,7 +331,7 @@ def _model_budget(placement: Placement) -> int:
 
 
 def _device_name(placement: Placement) -> str:
-    """Called as the process starts: later, threads have what the engine's forwards leave to them."""
+    """To be called as the process starts: a later thread has what a forward leaves to others."""
     if placement.device.type == "cuda":
         return torch.cuda.get_device_name(placement.device)
     return f"{placement.device.type} ({torch.get_num_threads()} threads)"

@@ -37,7 +37,7 @@ _COUNT_PATIENCE = 120.0
 @click.option("--rows", type=click.IntRange(2, 1024), metavar="N", help="Rows of one forward pass.")
 @click.option("--name", metavar="N", help="What the worker is called.  [default: the host's name]")
 @click.option("--deterministic", is_flag=True, help="The same bytes whatever the load, at some speed.")
-@click.option("--compile", is_flag=True, help="Compile the models first: minutes, once, for shorter steps.")
+@click.option("--compile", is_flag=True, help="On a GPU, compile the models first: minutes, once.")
 @click.option("--grace", type=Seconds(), metavar="S", help="Seconds to be gone in when asked to leave.  [default: 25]")
 @click.option(
     "--checkpoint-seconds", type=Seconds(), metavar="S", help="Checkpoint long jobs so often; 0: never.  [default: 60]"

@@ -95,7 +95,7 @@ class Comparison:
             "deterministic": self._deterministic(),
         }
         found["alike"] = self._alike()
-        found["backlog"] = self._backlogs(costs.forward(2) + costs.step)
+        found["backlog"] = self._backlogs(costs.plain_forward(2) + costs.step)
         found["seconds"] = time.monotonic() - began
         return found
 

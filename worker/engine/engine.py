@@ -30,9 +30,10 @@ from worker.engine.admission import Admission
 from worker.engine.decoding import Decoder
 from worker.engine.finite import Checks
 from worker.engine.flight import Flight, board
-from worker.engine.memory import Budget, FreeBytes, RowCaps, is_out_of_memory, release
+from worker.engine.memory import Budget, FreeBytes, RowCaps, release
 from worker.engine.request import Cancelled, Pixels, Rendered, RenderRequest, StepRecord, Suspended
 from worker.engine.rows import Step, advance
+from worker.models.appetite import is_out_of_memory
 
 _log = logging.getLogger(__name__)
 

@@ -122,13 +122,6 @@ class RowCaps:
         self._caps = {group: cap for group, cap in self._caps.items() if group in groups}
 
 
-def is_out_of_memory(error: BaseException) -> bool:
-    """Whether it is for want of memory. A CPU's allocator, and TorchScript for any, say so in words alone."""
-    if isinstance(error, (torch.OutOfMemoryError, MemoryError)):
-        return True
-    return any(words in str(error) for words in ("can't allocate memory", "std::bad_alloc"))
-
-
 def release(error: BaseException) -> None:
     """Give up what the failed step still holds: the tensors in the frames of its traceback, and the device's cache."""
     traceback.clear_frames(error.__traceback__)

@@ -73,6 +73,13 @@ def highest(call: Callable[[], Any], device: torch.device) -> int:
     return counting.most
 
 
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether it is for want of memory. A CPU's allocator, and TorchScript for any, say so in words alone."""
+    if isinstance(error, (torch.OutOfMemoryError, MemoryError)):
+        return True
+    return any(words in str(error) for words in ("can't allocate memory", "std::bad_alloc"))
+
+
 class _Counting(TorchDispatchMode):
     """Sums the bytes of the tensors that operators have made and that are still there."""
 

@@ -48,7 +48,7 @@ class CompiledUNet:
         """The UNet's output for rows that fit, timesteps [N] and texts [N, tokens, width]."""
         number = next(number for number in self._numbers if number >= len(rows))
         with torch.compiler.set_stance("eager_on_recompile"):
-            out = self._forward(*(_filled_up(tensor, number) for tensor in (rows, timesteps, texts)))
+            out = self._forward(*(filled_up(tensor, number) for tensor in (rows, timesteps, texts)))
         return out[: len(rows)]
 
     @torch.no_grad()
@@ -93,7 +93,7 @@ def laid_out(rows: Tensor) -> Tensor:
     return rows.contiguous(memory_format=torch.channels_last) if rows.is_cuda else rows
 
 
-def _filled_up(tensor: Tensor, number: int) -> Tensor:
+def filled_up(tensor: Tensor, number: int) -> Tensor:
     """The tensor with its first row repeated until there are `number`."""
     missing = number - len(tensor)
     return torch.cat([tensor, tensor[:1].expand(missing, *tensor.shape[1:])]) if missing else tensor

@@ -82,7 +82,10 @@ class LoadedModel:
     def called_unet(self) -> torch.nn.Module:
         """The module that `predict` calls for the model's own size, to be hooked: hooks on the UNet inside are not
         called, or would undo the compilation."""
-        return self.compiled.module if self.compiled is not None else self.traced or self.unet
+        if self.compiled is not None:
+            module: torch.nn.Module = self.compiled.module
+            return module
+        return self.unet if self.traced is None else self.traced
 
     def predict(self, rows: Tensor, timesteps: Tensor, texts: Tensor) -> Tensor:
         """The UNet's output [N, 4, h, w], in the model's dtype.
@@ -113,23 +116,22 @@ class ModelLoader:
         self._cache = cache
         self._fetch = fetch
         self._compile = compile
-        self._cores = torch.get_num_threads()  # as the process starts: later, threads have what forwards leave to them
+        self._cores = torch.get_num_threads()
 
     def load(self, name: str, source: Source) -> LoadedModel:
         """The model `name` from its source, ready for its first job.
 
         Raises `ModelError` saying what is wrong with it and what to try.
         """
+        torch.set_num_threads(self._cores)  # a new thread has what a forward that runs right now leaves to others
         model = self._loaded(name, source)
         try:
-            model = replace(model, appetite=appetite_of(model))
+            model = replace(model, appetite=appetite_of(model), traced=traced(model, self._cores))
         except (RuntimeError, MemoryError) as error:
             raise ModelError(
                 f"the model '{name}' cannot render a picture on {model.device}: {first_line(error)}"
             ) from error
-        return replace(
-            model, traced=traced(model, self._cores), compiled=self._compile(model) if self._compile else None
-        )
+        return replace(model, compiled=self._compile(model)) if self._compile else model
 
     def _loaded(self, name: str, source: Source) -> LoadedModel:
         match source:

@@ -7,17 +7,22 @@ own rows through the whole UNet alone, which needs no waiting for one another at
 
 from __future__ import annotations
 
+import json
 import logging
+import math
 import warnings
-from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor, wait
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from functools import cache
-from typing import TYPE_CHECKING
+from threading import Lock
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 
+from worker.models.appetite import is_out_of_memory
+from worker.models.compiled import filled_up
 from worker.models.components import first_line
 
 if TYPE_CHECKING:
@@ -29,6 +34,14 @@ _RECORDED_ROWS, _TRIED_ROWS = 2, 3
 _TOLERANCE = 1e-3
 """Of the largest number of an output. Another order of sums makes 1e-6 of it, a kernel recorded wrongly all of it."""
 
+Recording = Callable[..., Tensor]
+"""The kernels of a UNet's forward, without its weights: called with rows, timesteps, texts and all of these."""
+
+_recordings: dict[str, Recording] = {}
+_recording = Lock()
+"""TorchScript keeps what it has recorded until the process ends, and records one thing at a time. So there is one
+recording for all UNets of a configuration, and it holds no weights."""
+
 
 class TracedUNet(nn.Module):
     """The forwards of a UNet, recorded. Rows are dealt to lanes, at most `cores`, that run at the same time."""
@@ -39,81 +52,123 @@ class TracedUNet(nn.Module):
         Raises what torch raises, of many kinds, if the UNet cannot be recorded.
         """
         super().__init__()
-        self._cores = cores
         self.multiple = multiple
-        self._width = text.shape[-1]
-        example = text.new_zeros((_RECORDED_ROWS, channels, multiple, multiple))
-        with torch.no_grad(), warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # `torch.jit.trace` is deprecated, and warns of every `if` of the model
-            self._recorded = torch.jit.trace(
-                _Positional(unet),
-                (example, example.new_zeros(_RECORDED_ROWS), torch.stack([text] * _RECORDED_ROWS)),
-                check_trace=False,
-            )
+        self._cores = cores
+        self._text_shape = text.shape
+        self._weights = list(unet.parameters())
+        self._recording = _recording_of(unet, text, text.new_zeros((_RECORDED_ROWS, channels, multiple, multiple)))
 
     def fits(self, rows: Tensor, texts: Tensor) -> bool:
         """Whether rows [N, 4, h, w] and texts [N, tokens, width] are such as were recorded, whatever N, h and w."""
-        return texts.shape[-1] == self._width and all(side % self.multiple == 0 for side in rows.shape[2:])
+        return texts.shape[1:] == self._text_shape and all(side % self.multiple == 0 for side in rows.shape[2:])
 
     def forward(self, rows: Tensor, timesteps: Tensor, texts: Tensor) -> Tensor:
-        """The UNet's output [N, 4, h, w] for timesteps [N]. The bits of a row depend on how many share its lane."""
-        lanes = min(len(rows), self._cores)
-        each = self._cores // lanes
-        first, *others = zip(*(tensor.tensor_split(lanes) for tensor in (rows, timesteps, texts)), strict=True)
-        with _threads(each, afterwards=self._cores):
-            running = [_lanes(self._cores).submit(self._run, each, *part) for part in others]
+        """The UNet's output [N, 4, h, w] for timesteps [N].
+
+        All lanes have as many rows, the last one filled up, so that a row's bits depend on N but not on its place.
+        """
+        share = math.ceil(len(rows) / self._cores)
+        lanes = math.ceil(len(rows) / share)
+        dealt = (filled_up(tensor, lanes * share).split(share) for tensor in (rows, timesteps, texts))
+        first, *others = zip(*dealt, strict=True)
+        threads = self._cores // lanes
+        running: list[Future[Tensor]] = []
+        with _threads(threads, afterwards=self._cores):
             try:
+                for number, part in enumerate(others):
+                    running.append(_lane(number).submit(self._with, threads, *part))
                 done = self.in_one_lane(*first)
             finally:
                 wait(running)
-        return torch.cat([done, *(lane.result() for lane in running)])
+        return torch.cat([done, *(lane.result() for lane in running)])[: len(rows)]
 
-    def _run(self, threads: int, *part: Tensor) -> Tensor:
+    def _with(self, threads: int, *part: Tensor) -> Tensor:
         torch.set_num_threads(threads)
         return self.in_one_lane(*part)
 
     @torch.no_grad()
-    def in_one_lane(self, *part: Tensor) -> Tensor:
+    def in_one_lane(self, rows: Tensor, timesteps: Tensor, texts: Tensor) -> Tensor:
         """The same, all on this thread, which keeps the number of threads that it has."""
         # Optimised, the first calls of a shape take ten times as long, and later ones as long as these.
         with torch.jit.optimized_execution(False):  # type: ignore[attr-defined]  # torch does not export it
-            out: Tensor = self._recorded(*part)
-        return out
-
-
-class _Positional(nn.Module):
-    """The UNet as what can be recorded: tensors in, a tensor out."""
-
-    def __init__(self, unet: nn.Module) -> None:
-        super().__init__()
-        self.unet = unet
-
-    def forward(self, rows: Tensor, timesteps: Tensor, texts: Tensor) -> Tensor:
-        out: Tensor = self.unet(rows, timesteps, encoder_hidden_states=texts, return_dict=False)[0]
-        return out
+            return self._recording(rows, timesteps, texts, *self._weights)
 
 
 def traced(model: LoadedModel, cores: int) -> TracedUNet | None:
-    """The model's UNet, recorded and tried; None where that has no use, or, with a warning, where it does not work."""
+    """The model's UNet, recorded and tried; None where that has no use, or, with a warning, where it does not work.
+
+    Raises what torch raises if memory runs out: whether a model is recorded must not depend on that.
+    """
     if model.device.type != "cpu":
         return None
     text = model.text_memory.of(model.prompts.encode("").embedding[0])
+    multiple = 2 ** (len(model.unet.config["block_out_channels"]) - 1)
+    if any(side % multiple for side in model.latent_shape[1:]):
+        return None
     try:
-        unet = TracedUNet(
-            model.unet,
-            text,
-            channels=model.unet.config["in_channels"],
-            multiple=2 ** (len(model.unet.config["block_out_channels"]) - 1),
-            cores=cores,
-        )
+        channels = model.unet.config["in_channels"]
+        unet = TracedUNet(model.unet, text, channels=channels, multiple=multiple, cores=cores)
         error = _largest_error(unet, model, text)
     except Exception as failure:  # whatever a model of strange parts makes of it, it can be rendered without
+        if is_out_of_memory(failure):
+            raise
         _log.warning("the model '%s' cannot be recorded and runs as it is: %s", model.name, first_line(failure))
         return None
-    if error > _TOLERANCE:
+    if not error <= _TOLERANCE:  # nor if it is not a number
         _log.warning("the model '%s' runs as it is: recorded, it differs by %.1g of its output", model.name, error)
         return None
     return unet
+
+
+def _recording_of(unet: Any, text: Tensor, rows: Tensor) -> Recording:
+    """The recording of the UNet's configuration, made with it if there is none."""
+    kind = json.dumps([dict(unet.config), list(text.shape)], default=str, sort_keys=True)
+    with _recording:
+        if kind not in _recordings:
+            _recordings[kind] = _record(unet, rows, torch.stack([text] * len(rows)))
+        return _recordings[kind]
+
+
+@torch.no_grad()
+def _record(unet: nn.Module, rows: Tensor, texts: Tensor) -> Recording:
+    names = [name for name, _ in unet.named_parameters()]
+    held = [unet]  # TorchScript keeps the function that it records, so that must not keep the UNet
+
+    def forward(rows: Tensor, timesteps: Tensor, texts: Tensor, *weights: Tensor) -> Tensor:
+        with _given(held[0], dict(zip(names, weights, strict=True))):
+            return _plain(held[0], rows, timesteps, texts)
+
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # `torch.jit.trace` is deprecated, and warns of every `if` of the model
+            example = rows, rows.new_zeros(len(rows)), texts, *unet.parameters()
+            recording: Recording = torch.jit.trace(forward, example, check_trace=False)
+    finally:
+        held.clear()
+    return recording
+
+
+@contextmanager
+def _given(unet: nn.Module, weights: Mapping[str, Tensor]) -> Iterator[None]:
+    """Let the UNet compute with these tensors instead of its parameters, by name."""
+    own: list[tuple[nn.Module, str, nn.Parameter]] = []
+    for name, tensor in weights.items():
+        path, _, last = name.rpartition(".")
+        module = unet.get_submodule(path)
+        own.append((module, last, getattr(module, last)))
+        delattr(module, last)
+        setattr(module, last, tensor)
+    try:
+        yield
+    finally:
+        for module, last, parameter in own:
+            delattr(module, last)
+            setattr(module, last, parameter)
+
+
+def _plain(unet: Any, rows: Tensor, timesteps: Tensor, texts: Tensor) -> Tensor:
+    out: Tensor = unet(rows, timesteps, encoder_hidden_states=texts, return_dict=False)[0]
+    return out
 
 
 @torch.no_grad()
@@ -125,20 +180,22 @@ def _largest_error(unet: TracedUNet, model: LoadedModel, text: Tensor) -> float:
     channels, side = model.unet.config["in_channels"], 2 * unet.multiple
     rows = torch.linspace(-1, 1, _TRIED_ROWS * channels * side * side).view(_TRIED_ROWS, channels, side, side)
     given = rows, torch.linspace(1, 900, _TRIED_ROWS), torch.stack([text] * _TRIED_ROWS)
-    truth = _Positional(model.unet)(*given)
+    truth = _plain(model.unet, *given)
     return float((unet.in_one_lane(*given) - truth).abs().max() / truth.abs().max())
 
 
 @cache
-def _lanes(cores: int) -> ThreadPoolExecutor:
-    """The threads of the other lanes: all models' share them, for one forward runs at a time."""
-    return ThreadPoolExecutor(max(1, cores - 1), thread_name_prefix="lane")
+def _lane(number: int) -> ThreadPoolExecutor:
+    """The one thread of a lane. All models' forwards share it, and its own team of threads is of one size, mostly."""
+    return ThreadPoolExecutor(1, thread_name_prefix=f"lane {number}")
 
 
 @contextmanager
 def _threads(count: int, *, afterwards: int) -> Iterator[None]:
-    """Let this thread compute with so many threads. torch tells MKL too, which has one number for the whole process: so
-    nobody but the engine's thread may do this, and its other lanes must be done before it is undone."""
+    """Let this thread compute with so many threads.
+
+    Threads that compute something for the first time meanwhile would keep that number too: see `ModelLoader.load`.
+    """
     torch.set_num_threads(count)
     try:
         yield

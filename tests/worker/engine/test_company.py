@@ -85,19 +85,19 @@ def test_latents_agree_to_rounding(request_for: Callable[..., RenderRequest]) ->
         assert difference <= 1e-4, request.id
 
 
-@pytest.mark.parametrize("cores", [1, 3])
+@pytest.mark.parametrize(("cores", "padded_rows"), [(1, 12), (3, 12), (3, 8), (5, 8), (7, 8), (8, 8), (3, 10), (20, 8)])
 def test_latents_are_equal_bit_for_bit_when_deterministic(
-    request_for: Callable[..., RenderRequest], threads_restored: None, cores: int
+    request_for: Callable[..., RenderRequest], threads_restored: None, cores: int, padded_rows: int
 ) -> None:
     torch.set_num_threads(cores)
     requests = [request_for(name, **fields) for name, fields in JOBS.items()]
     model = replace(requests[0].model, traced=traced(requests[0].model, cores))
     requests = [replace(request, model=model) for request in requests]
 
-    together = latents_in_company(requests, padded_rows=12)
+    together = latents_in_company(requests, padded_rows=padded_rows, rows=padded_rows // 2)
 
     for request in requests:
-        assert torch.equal(latents_alone(request, padded_rows=12), together[request.id]), request.id
+        assert torch.equal(latents_alone(request, padded_rows=padded_rows), together[request.id]), request.id
 
 
 @pytest.mark.parametrize("name", JOBS)

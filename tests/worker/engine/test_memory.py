@@ -12,9 +12,9 @@ import torch
 
 from worker.engine import memory
 from worker.engine.engine import Engine
-from worker.engine.memory import Budget, RowCaps, free_bytes, is_out_of_memory
+from worker.engine.memory import Budget, RowCaps, free_bytes
 from worker.engine.request import RenderRequest
-from worker.models.appetite import Appetite, highest
+from worker.models.appetite import Appetite, highest, is_out_of_memory
 from worker.models.loader import LoadedModel
 
 CPU = torch.device("cpu")
@@ -79,7 +79,7 @@ def test_what_the_cpu_says_when_memory_runs_out_is_understood() -> None:
 def test_a_recorded_forward_tells_when_memory_runs_out(model: LoadedModel) -> None:
     assert model.traced is not None
     text = model.text_memory.of(model.prompts.encode("").embedding[0])
-    far_too_many = 10**9
+    far_too_many = 10**13
 
     with pytest.raises(RuntimeError) as error:
         model.traced(

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gc
 import threading
+import weakref
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -67,7 +69,7 @@ def test_it_predicts_what_the_unet_does(
     torch.testing.assert_close(predicted(model, count, height=height, width=width), expected, rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize(("count", "dealt"), [(1, [1]), (2, [1, 1]), (3, [1, 1, 1]), (8, [2, 3, 3])])
+@pytest.mark.parametrize(("count", "dealt"), [(1, [1]), (2, [1, 1]), (3, [1, 1, 1]), (4, [2, 2]), (8, [3, 3, 3])])
 def test_rows_are_dealt_to_all_cores(
     model: LoadedModel, count: int, dealt: list[int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -83,7 +85,7 @@ def test_rows_are_dealt_to_all_cores(
 
     assert sorted(rows for rows, _, _ in lanes) == dealt
     assert sum(not name.startswith("lane") for _, name, _ in lanes) == 1, "the caller's own thread has a part"
-    assert {threads for _, _, threads in lanes} == {CORES // len(dealt)}, "cores that have no lane help one"
+    assert {threads for _, _, threads in lanes} == {CORES // len(dealt)}, "cores that have no lane help those"
     assert torch.get_num_threads() == CORES
 
 
@@ -94,12 +96,20 @@ def test_what_was_not_recorded_runs_as_it_is(plain: LoadedModel, model: LoadedMo
     assert torch.equal(predicted(model, 2, height=9), predicted(plain, 2, height=9)), "the UNet halves a side twice"
 
 
-def test_an_error_in_a_lane_is_the_callers_and_leaves_nothing_behind(plain: LoadedModel, model: LoadedModel) -> None:
-    assert model.traced is not None
-    rows, texts = torch.zeros((4, 4, 8, 8)), torch.zeros((4, 77, 1))
+@pytest.mark.parametrize("where", ["lane 1", "MainThread"])
+def test_an_error_in_a_lane_is_the_callers_and_leaves_nothing_behind(
+    plain: LoadedModel, model: LoadedModel, where: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    call = TracedUNet.in_one_lane
 
-    with pytest.raises(RuntimeError):
-        model.traced(rows, torch.ones(4), texts)
+    def failing(unet: TracedUNet, *part: Tensor) -> Tensor:
+        if threading.current_thread().name.startswith(where):
+            raise RuntimeError("in a lane")
+        return call(unet, *part)
+
+    with monkeypatch.context() as patch, pytest.raises(RuntimeError, match="in a lane"):
+        patch.setattr(TracedUNet, "in_one_lane", failing)
+        predicted(model, 8)
 
     assert torch.get_num_threads() == CORES
     torch.testing.assert_close(predicted(model, 4), predicted(plain, 4), rtol=1e-4, atol=1e-5)
@@ -134,6 +144,60 @@ def test_a_unet_that_cannot_be_recorded_is_not_used(plain: LoadedModel, caplog: 
 
     assert traced(replace(plain, unet=unet), 2) is None
     assert "the model 'tiny' cannot be recorded and runs as it is: not like this\n" in caplog.text
+
+
+def test_a_unet_that_gives_no_numbers_when_recorded_is_not_used(
+    plain: LoadedModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(TracedUNet, "in_one_lane", lambda _, rows, *__: rows * torch.nan)
+
+    assert traced(plain, 2) is None
+
+
+def test_want_of_memory_while_recording_is_no_reason_to_do_without(
+    plain: LoadedModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def out_of_memory(*_: Any) -> Tensor:
+        raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 64 bytes")
+
+    monkeypatch.setattr(TracedUNet, "in_one_lane", out_of_memory)
+
+    with pytest.raises(RuntimeError, match="can't allocate"):
+        traced(plain, 2)
+
+
+@pytest.fixture
+def another(tmp_path: Path) -> LoadedModel:
+    """A model of the same configuration and other weights."""
+    directory = build_tiny_model(tmp_path, seed=1)
+    return ModelLoader(place("cpu"), cache=tmp_path / "cache").load("another", LocalDirectory(directory))
+
+
+def test_models_of_one_configuration_share_a_recording_but_no_weights(
+    plain: LoadedModel, model: LoadedModel, another: LoadedModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delattr(torch.jit, "trace")
+    again = replace(another, traced=traced(another, CORES))
+
+    expected = predicted(replace(again, traced=None), 4)
+    torch.testing.assert_close(predicted(again, 4), expected, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(predicted(model, 4), predicted(plain, 4), rtol=1e-4, atol=1e-5)
+    assert not torch.allclose(expected, predicted(plain, 4), atol=1e-2)
+
+
+def test_a_model_that_is_dropped_is_gone_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its pool counts it as gone; the recording, which stays, must not hold the weights that it was made with."""
+    monkeypatch.setattr("worker.models.traced._recordings", {})
+    directory = build_tiny_model(tmp_path)
+    loaded = ModelLoader(place("cpu"), cache=tmp_path / "cache").load("tiny", LocalDirectory(directory))
+    assert loaded.traced is not None
+    weight = weakref.ref(next(loaded.unet.parameters()))
+    gc.disable()
+    try:
+        del loaded
+        assert weight() is None
+    finally:
+        gc.enable()
 
 
 def test_a_loaded_model_is_recorded_on_a_cpu(tmp_path: Path) -> None:
