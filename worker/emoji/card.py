@@ -19,7 +19,7 @@ from worker.emoji.train import SAMPLE_CAPTIONS
 
 _SUBJECTS = "subjects-g4-s20-0"
 _MODES = (
-    "backgrounds", "watercolor", "sketch", "pixel", "oil", "hats", "mixes", "shares",
+    "backgrounds", "watercolor", "sketch", "pixel", "oil", "hats", "mixes-g6", "shares",
     "from-image-6", "from-image-10", "from-image-14", "blue-without", "blue-pulled", "empty-prompt",
 )  # fmt: skip
 _COLUMNS = 8

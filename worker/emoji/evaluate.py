@@ -46,22 +46,27 @@ _PATCH = (24, 40, 72, 88)
 _PATCH_COLOR = (220, 50, 47)
 _STARTS = (6, 10, 14)
 _NOT_BLUE = ("red", "black", "orange", "green")
-_PULL = 20.0  # the scale that the README advises
+_PULL = 25.0  # the scale that the README advises
 _STRANGE = 2.1  # hardly any render of the corpus is stranger
 
 
 @dataclass(frozen=True)
 class Effort:
-    """How much to draw: seeds a subject, and how many subjects, scenes and pairs each measure takes at most."""
+    """How much to draw: seeds a subject, and how many subjects, scenes and pairs each measure takes at most.
+
+    Mixes need many pairs: of 20, one more or less is five hundredths.
+    """
 
     seeds: int = 3
     subjects: int | None = None
     scenes: int = 60
     pairs: int = 20
+    mixes: int = 100
+    guidances_of_mixes: tuple[float, ...] = (4.0, 6.0)
     reconstructions: int = 200
 
 
-QUICK = Effort(seeds=1, subjects=10, scenes=10, reconstructions=40)
+QUICK = Effort(seeds=1, subjects=10, scenes=10, mixes=60, guidances_of_mixes=(6.0,), reconstructions=40)
 """The smaller version, for tests."""
 
 
@@ -185,11 +190,15 @@ class Evaluation:
 
     def mixes(self) -> list[Measure]:
         """How often both parents of an even mix are among the ten nearest subjects."""
-        parents = [self._some(self.subjects, 2, seed=f"pair {index}") for index in range(self.effort.pairs)]
+        parents = [self._some(self.subjects, 2, seed=f"pair {index}") for index in range(self.effort.mixes)]
         prompts: list[Prompt] = [[(one.phrase, 0.5), (other.phrase, 0.5)] for one, other in parents]
-        images = self._draw("mixes", prompts, columns=10)
-        both = (set(pair) <= set(self.judge.ranking(image)[:10]) for image, pair in zip(images, parents, strict=True))
-        return [Measure("both parents of a mix among ten", _share(both), 0.5)]
+        measures = []
+        for guidance in self.effort.guidances_of_mixes:
+            images = self._draw(f"mixes-g{guidance:g}", prompts, columns=10, guidance=guidance)
+            nearest = [set(self.judge.ranking(image)[:10]) for image in images]
+            both = (set(pair) <= ten for pair, ten in zip(parents, nearest, strict=True))
+            measures.append(Measure(f"both parents of a mix among ten, guidance {guidance:g}", _share(both), 0.5))
+        return measures
 
     def starts_from_images(self) -> list[Measure]:
         """Whether a drawn patch keeps its place and colour the more, the later the schedule is entered."""

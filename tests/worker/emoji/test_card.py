@@ -17,7 +17,7 @@ from worker.emoji.evaluate import Effort, Measure
 def test_a_card_is_made_of_a_model_alone(micro_run: Path, tmp_path: Path) -> None:
     model = tmp_path / "model"
     shutil.copytree(micro_run / "model", model)
-    measures = make_card(model, Effort(seeds=1, scenes=2, pairs=2, reconstructions=12))
+    measures = make_card(model, Effort(seeds=1, scenes=2, pairs=2, mixes=2, reconstructions=12))
     numbers = json.loads((model / "evaluation.json").read_text())
     assert list(numbers) == [measure.name for measure in measures]
     width, height = _size(model / "modes.png")
