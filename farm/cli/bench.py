@@ -15,6 +15,7 @@ from farm.cli.worker import check_installed
     epilog="""\b
     Examples:
       farm bench
+      farm bench --whole
       farm bench --seconds 1800 --repeats 5 --out results
       farm bench --model sd14=/models/sd14 --device cuda:0
     """
@@ -28,8 +29,9 @@ from farm.cli.worker import check_installed
 @click.option("--model", metavar="NAME=DIR", help="In diffusers' layout.  [default: emoji, on a GPU random weights]")
 @click.option("--rows", type=click.IntRange(2, 1024), metavar="N", help="Rows of one forward.  [default: 32, or 64]")
 @click.option("--slots", type=click.IntRange(1, 1024), metavar="N", help="Jobs in flight.  [default: half the rows]")
+@click.option("--whole", is_flag=True, help="Only one backlog by LMS, but of whole jobs: minutes.")
 @click.option("--no-plots", is_flag=True, help="Do without matplotlib.")
-def bench(no_plots: bool, **options: object) -> None:
+def bench(whole: bool, no_plots: bool, **options: object) -> None:
     """How many times as fast as diffusers' pipelines the farm renders here, with the same weights.
 
     No farm is needed. The plots need matplotlib, which the extra 'bench' brings.
@@ -37,5 +39,7 @@ def bench(no_plots: bool, **options: object) -> None:
     check_installed()
     given = [text for name, value in options.items() if value is not None for text in (f"--{name}", str(value))]
     sys.stdout.flush()
-    command = [sys.executable, "-P", "-m", "worker.bench", *given, *(["--no-plots"] if no_plots else [])]
+    given += ["--whole"] if whole else []
+    given += ["--no-plots"] if no_plots else []
+    command = [sys.executable, "-P", "-m", "worker.bench", *given]
     os.execv(sys.executable, command)  # noqa: S606 - no shell is wanted

@@ -21,7 +21,7 @@ def executed(monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
 
 def test_options_are_passed_on(executed: list[list[str]], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(worker, "find_spec", lambda _: object())
-    given = ["--seconds", "60.0", "--rows", "16", "--device", "cpu", "--no-plots"]
+    given = ["--seconds", "60.0", "--rows", "16", "--device", "cpu", "--whole", "--no-plots"]
     CliRunner().invoke(farm, ["bench", *given])
 
     assert executed == [[sys.executable, "-P", "-m", "worker.bench", *given]]

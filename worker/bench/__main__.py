@@ -34,6 +34,7 @@ _FEWEST_REPEATS = 3
 @click.option("--model", metavar="NAME=DIRECTORY", help="A model in diffusers' layout.  [default: emoji; see below]")
 @click.option("--rows", type=click.IntRange(2, 1024), help="Rows of one forward.  [default: 32; 64 on a GPU]")
 @click.option("--slots", type=click.IntRange(1, 1024), help="Jobs in flight at once.  [default: half the rows]")
+@click.option("--whole", is_flag=True, help="Only one backlog by LMS, but of whole jobs.")
 @click.option("--plots/--no-plots", default=True, help="Draw with matplotlib, if it is there.")
 def main(
     out: Path | None,
@@ -43,6 +44,7 @@ def main(
     model: str | None,
     rows: int | None,
     slots: int | None,
+    whole: bool,
     plots: bool,
 ) -> None:
     """Compare the farm's engine with diffusers' pipelines on this machine, with the same weights.
@@ -59,8 +61,8 @@ def main(
     silence_transformers()
     set_verbosity_error()
     try:
-        found = _measure(seconds, repeats, device, model, rows, slots)
-        _write(found, out, plots=plots)
+        found = _measure(seconds, repeats, device, model, rows, slots, whole=whole)
+        _write(found, out, plots=plots and not whole)
     except FarmError as error:
         click.echo(f"farm bench: {error.message}", err=True)
         if error.hint:
@@ -69,7 +71,14 @@ def main(
 
 
 def _measure(
-    seconds: float, repeats: int, device: str | None, named: str | None, rows: int | None, slots: int | None
+    seconds: float,
+    repeats: int,
+    device: str | None,
+    named: str | None,
+    rows: int | None,
+    slots: int | None,
+    *,
+    whole: bool,
 ) -> dict[str, Any]:
     from worker.bench.render import Comparison, Options
     from worker.engine.rows import ROWS
@@ -84,12 +93,13 @@ def _measure(
     rows = rows or (GPU_ROWS if on_gpu else ROWS)
     options = Options(seconds, repeats, rows, slots or max(1, rows // 2))
     machine = _machine(name, placement)
+    comparison = Comparison(loaded, directory, placement, options)
     return {
         "machine": machine,
         "repeats": repeats,
         "rows": rows,
         "slots": options.slots,
-        **Comparison(loaded, directory, placement, options).all(),
+        **({"whole": comparison.whole()} if whole else comparison.all()),
     }
 
 
@@ -128,15 +138,16 @@ def _machine(name: str, placement: Placement) -> dict[str, Any]:
 
 def _write(found: dict[str, Any], out: Path | None, *, plots: bool) -> None:
     from worker.bench.plots import draw
-    from worker.bench.report import tables
+    from worker.bench.report import backlog, tables
 
-    text = tables(found)
+    text = backlog("whole jobs, lms", found["whole"]) if "whole" in found else tables(found)
     click.echo(text)
     if out is None:
         return
     out.mkdir(parents=True, exist_ok=True)
-    (out / "bench.json").write_text(json.dumps(found, indent=1) + "\n")
-    (out / "bench.md").write_text(text + "\n")
+    name = "whole" if "whole" in found else "bench"
+    (out / f"{name}.json").write_text(json.dumps(found, indent=1) + "\n")
+    (out / f"{name}.md").write_text(text + "\n")
     if plots:
         draw(found, out)
 

@@ -99,6 +99,11 @@ class Comparison:
         found["seconds"] = time.monotonic() - began
         return found
 
+    def whole(self, jobs: int = 16) -> dict[str, Any]:
+        """One unlike backlog of whole jobs by LMS: by the pipeline, and by the engine."""
+        self._warm_up()
+        return self._backlog(workloads.unlike(self.model, jobs, sampler="lms"), self._names(plain=True, rest=False))
+
     def _warm_up(self) -> None:
         """Run every kernel once, so that no arm pays for what happens only once in a process."""
         jobs = workloads.unlike(self.model, 6, sampler=None)
@@ -130,7 +135,7 @@ class Comparison:
         names = [PIPELINE] if plain else []
         names += [MEMOISED, *([COMPILED] if self._compiled else []), ENGINE]
         names += [PADDED, ONLY_ALIKE] if rest else []
-        return names + ([ALIKE, ALIKE_MEMOISED] if self._options.seconds > _ENOUGH_FOR_ALL else [])
+        return names + ([ALIKE, ALIKE_MEMOISED] if rest and self._options.seconds > _ENOUGH_FOR_ALL else [])
 
     def _backlog(self, jobs: Sequence[Job], arms: Sequence[str]) -> dict[str, Any]:
         alone = self._engines.alone(jobs[:_ALONE], time.monotonic)

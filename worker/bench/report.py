@@ -13,7 +13,7 @@ def tables(found: Figures) -> str:
     return "\n\n".join(
         [
             _machine(found),
-            *(_backlog(name, figures) for name, figures in found["backlog"].items()),
+            *(backlog(name, figures) for name, figures in found["backlog"].items()),
             _alike(found["alike"]),
             _latency(found["latency"]),
             _costs(found),
@@ -32,7 +32,8 @@ def _machine(found: Figures) -> str:
     return "\n".join(lines)
 
 
-def _backlog(name: str, figures: Figures) -> str:
+def backlog(name: str, figures: Figures) -> str:
+    """One backlog's table."""
     heading = (
         f"**Unlike backlog, {name}**: {figures['jobs']} jobs of "
         f"{figures['steps'][0]} to {figures['steps'][1]} steps, {figures['rows']} rows."

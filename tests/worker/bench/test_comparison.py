@@ -11,7 +11,7 @@ from tests.tiny import build_tiny_model
 from worker.bench import costing, render
 from worker.bench.plots import draw
 from worker.bench.render import ENGINE, MEMOISED, PIPELINE, Comparison, Options
-from worker.bench.report import tables
+from worker.bench.report import backlog, tables
 from worker.models.device import place
 from worker.models.loader import ModelLoader
 from worker.models.registry import LocalDirectory
@@ -37,6 +37,17 @@ def test_figures_tables_and_plots(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     for text in (f"| {PIPELINE} |", "Poisson arrivals", "Alike jobs"):
         assert text in tables(found)
     assert all(path.read_text().startswith("<?xml") for path in draw(found, tmp_path))
+
+
+def test_a_backlog_of_whole_jobs(tmp_path: Path) -> None:
+    directory = build_tiny_model(tmp_path / "tiny")
+    model = ModelLoader(place("cpu"), cache=tmp_path).load("tiny", LocalDirectory(directory))
+
+    figures = Comparison(model, directory, place("cpu"), Options(seconds=1, repeats=3, rows=8, slots=4)).whole(2)
+
+    assert figures["steps"][0] >= 20, "nothing is cut"
+    assert figures["arms"].keys() == {PIPELINE, MEMOISED, ENGINE}
+    assert f"| {PIPELINE} |" in backlog("whole jobs, lms", figures)
 
 
 MACHINE = {
