@@ -51,11 +51,11 @@ def requests() -> list[JobRequest]:
     apple = Path(str(resources.files("farm").joinpath("demo_init.png")))
     blue = (LossRequest(name="blue", scale=25, every=1),)
     return [
-        JobRequest(prompt="a watercolor painting of an otter", seed=16, trace="video"),
+        JobRequest(prompt="a watercolor painting of an otter", seed=14, trace="video"),
         JobRequest(mode="mix", prompt=("a giraffe", "a cat"), mix=0.5, seed=8),
         JobRequest(mode="img2img", prompt="a green apple", init=apple, start_step=12, steps=30, seed=7),
         JobRequest(mode="guided", prompt="a lion on a red background", losses=blue, guidance=4, seed=8),
-        JobRequest(prompt="a watercolor painting of a fox", sampler="dpmpp_2m", steps=20, seed=18),
+        JobRequest(prompt="a watercolor painting of a fox", sampler="dpmpp_2m", steps=20, seed=14),
         *(JobRequest(prompt=prompt, seed=seed) for seed, prompt in enumerate(_MORE_PROMPTS, start=100)),
     ]
 
