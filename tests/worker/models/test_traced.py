@@ -207,3 +207,21 @@ def test_a_loaded_model_is_recorded_on_a_cpu(tmp_path: Path) -> None:
 
     assert loaded.traced is not None
     assert loaded.called_unet is loaded.traced
+
+
+def test_a_thread_that_loads_a_model_computes_with_all_cores(tmp_path: Path) -> None:
+    """It may have begun during a forward, whose lanes leave other threads as many as they have themselves."""
+    directory = build_tiny_model(tmp_path)
+    torch.set_num_threads(CORES)
+    loader = ModelLoader(place("cpu"), cache=tmp_path / "cache")
+    torch.set_num_threads(1)
+    threads: list[int] = []
+
+    def load() -> None:
+        loader.load("tiny", LocalDirectory(directory))
+        threads.append(torch.get_num_threads())
+
+    thread = threading.Thread(target=load)
+    thread.start()
+    thread.join()
+    assert threads == [CORES]
