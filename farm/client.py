@@ -31,6 +31,7 @@ from farm.images import InitImage, read_init
 from farm.jobs import JobStatus, State, Waiting, WorkerInfo
 from farm.ledger import Ledger, NewJob
 from farm.losses import BUILTIN, LossDeclaration
+from farm.previews import Preview, look_at
 from farm.queue import Queue
 from farm.request import JobRequest
 from farm.results import JobResult
@@ -247,13 +248,23 @@ class FarmClient:
                     latest[status.id] = status
                     yield status
 
+    def previews(self, jobs: Sequence[str]) -> dict[str, Preview]:
+        """How jobs look that are being rendered, as far as there is something to see.
+
+        Looking is what makes workers show it: ask again and again, about once a second.
+        Raises `LedgerUnavailable`, `StorageError`.
+        """
+        return look_at(self.ledger, self.storage, jobs)
+
     def cancel(self, names: Iterable[str]) -> dict[str, State]:
         """Cancel queued and running jobs. Returns the state each job was in."""
         cancelled = {job: self.ledger.cancel(job) for job in self.resolve(names)}
         for job, one in cancelled.items():
-            if one.checkpoint is not None:
-                with contextlib.suppress(StorageError):  # what is left in the bucket does no harm
+            with contextlib.suppress(StorageError):  # what is left in the bucket does no harm
+                if one.checkpoint is not None:
                     self.storage.delete(keys.checkpoint(job, one.checkpoint))
+                if one.was_looked_at:
+                    self.storage.delete(keys.preview(job))
         return {job: one.before for job, one in cancelled.items()}
 
     def retry(self, names: Iterable[str]) -> Sequence[str]:

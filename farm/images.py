@@ -70,7 +70,7 @@ def decode(data: bytes, *, name: str) -> Image.Image:
     if len(data) > MAX_BYTES:
         raise InvalidInput(f"{name} is larger than {MAX_BYTES // 2**20} MiB", field="init")
     try:
-        with _without_warnings(), _opened(data, name) as opened:
+        with without_warnings(), _opened(data, name) as opened:
             upright = ImageOps.exif_transpose(opened)
             return _over_white(upright)
     except InvalidInput:
@@ -94,7 +94,7 @@ def _opened(data: bytes, name: str) -> Image.Image:
 
 
 @contextmanager
-def _without_warnings() -> Iterator[None]:
+def without_warnings() -> Iterator[None]:
     """Pillow warns of EXIF it cannot read, and of sizes of its own; here a picture is read or refused."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -110,6 +110,6 @@ def _over_white(picture: Image.Image) -> Image.Image:
 
 
 def _extension(data: bytes) -> str:
-    with _without_warnings(), Image.open(io.BytesIO(data), formats=_FORMATS) as opened:
+    with without_warnings(), Image.open(io.BytesIO(data), formats=_FORMATS) as opened:
         # Phones write JPEG files that hold a second picture, which Pillow calls MPO.
         return {"MPO": "jpeg"}.get(str(opened.format), str(opened.format).lower())

@@ -113,6 +113,11 @@ def checkpoint(job: str, attempt: int) -> str:
     return attempt_object(job, attempt, CHECKPOINT)
 
 
+def preview(job: str) -> str:
+    """How a running job looks, whichever attempt it is, while somebody looks at it."""
+    return f"{job_prefix(job)}preview.png"
+
+
 def result(job: str) -> str:
     """The winning attempt's `result.json` again, where those look who know only the bucket."""
     return f"{job_prefix(job)}result.json"

@@ -46,9 +46,13 @@ local function move(id, from, to, ...)
   tell(id, 'state', to, ...)
 end
 
+-- Whether a worker's attempt is under way, by a job's state, worker and attempt.
+local function is_held(job, worker, attempt)
+  return job[1] == 'running' and job[2] == worker and job[3] == attempt
+end
+
 local function holds(id, worker, attempt)
-  local held = redis.call('HMGET', job_key(id), 'state', 'worker', 'attempt')
-  return held[1] == 'running' and held[2] == worker and held[3] == attempt
+  return is_held(redis.call('HMGET', job_key(id), 'state', 'worker', 'attempt'), worker, attempt)
 end
 
 local operations = {}
@@ -106,24 +110,39 @@ function operations.checkpoint(id, worker, attempt, step)
   return 1
 end
 
--- held: JSON list of [id, attempt, step]. Renews what the worker still holds. Returns what it lost, as a flat list:
--- id, attempt, …
+-- held: JSON list of [id, attempt, step]. Renews what the worker still holds. Returns two flat lists, id, attempt, …:
+-- what it lost, and what somebody looks at.
 function operations.renew(worker, lease, held)
-  local lost = {}
-  for _, job in ipairs(cjson.decode(held)) do
-    local id, attempt, step = job[1], tostring(job[2]), tostring(job[3])
-    if holds(id, worker, attempt) then
+  local lost, looked_at = {}, {}
+  for _, one in ipairs(cjson.decode(held)) do
+    local id, attempt, step = one[1], tostring(one[2]), tostring(one[3])
+    local job = redis.call('HMGET', job_key(id), 'state', 'worker', 'attempt', 'step', 'looked_at')
+    local told = lost
+    if is_held(job, worker, attempt) then
       redis.call('ZADD', P .. ':leases', now + lease, id)
-      if field(id, 'step') ~= step then
+      if job[4] ~= step then
         set(id, 'step', step)
         tell(id, 'state', 'running', 'step', step)
       end
-    else
-      lost[#lost + 1] = id
-      lost[#lost + 1] = job[2]
+      told = now < (tonumber(job[5] or 0) or 0) and looked_at or nil
+    end
+    if told then
+      told[#told + 1] = id
+      told[#told + 1] = one[2]
     end
   end
-  return lost
+  return { lost, looked_at }
+end
+
+-- jobs: JSON list of ids. For `duration` ms from now somebody looks at those that are not over. Returns the running ones.
+function operations.look_at(jobs, duration)
+  local running = {}
+  for _, id in ipairs(cjson.decode(jobs)) do
+    local state = field(id, 'state')
+    if state == 'queued' or state == 'running' then set(id, 'looked_at', now + duration) end
+    if state == 'running' then running[#running + 1] = id end
+  end
+  return running
 end
 
 -- state is done or failed; the rest are fields to record. Returns the state the job now has: a finish by
@@ -194,12 +213,12 @@ function operations.reap(limit, deaths, patience)
   return taken
 end
 
--- Returns the state before and the checkpoint, which is of no more use. The worker learns of it from the control
--- stream and drops the job.
+-- Returns the state before and what is of no more use: the checkpoint, and whether somebody has looked, so that there may
+-- be a preview. The worker learns of it from the control stream and drops the job.
 function operations.cancel(id)
-  local state = field(id, 'state')
-  if not state then return { 'missing', '' } end
-  local checkpoint = field(id, 'checkpoint') or ''
+  local job = redis.call('HMGET', job_key(id), 'state', 'checkpoint', 'looked_at')
+  local state = job[1]
+  if not state then return { 'missing', '', 0 } end
   if state == 'queued' or state == 'running' then
     forget_checkpoint(id)
     move(id, state, 'cancelled')
@@ -207,7 +226,7 @@ function operations.cancel(id)
       redis.call('XADD', P .. ':control', 'MAXLEN', '~', 1000, '*', 'cancel', id, 'attempt', field(id, 'attempt'))
     end
   end
-  return { state, checkpoint }
+  return { state, job[2] or '', job[3] and 1 or 0 }
 end
 
 -- Returns the state before; failed and cancelled jobs are queued again with a clean slate of deaths.

@@ -81,11 +81,22 @@ class Suspect(Exception):
 
 
 @dataclass(frozen=True)
+class Renewed:
+    """What a worker hears as it renews its leases: the attempts it lost, and those that somebody looks at."""
+
+    lost: frozenset[Attempt]
+    looked_at: frozenset[Attempt]
+
+
+@dataclass(frozen=True)
 class Cancelled:
-    """The state that a job was in when it was cancelled, and the attempt whose checkpoint is of no more use."""
+    """The state that a job was in when it was cancelled, and what is of no more use."""
 
     before: State
     checkpoint: int | None
+    """The attempt that left a checkpoint."""
+    was_looked_at: bool
+    """There may be a preview."""
 
 
 @dataclass(frozen=True)
@@ -166,10 +177,18 @@ class Ledger:
         """Note that `step` steps of a running job are safe in the bucket. False if it is not held any more."""
         return bool(self._run("checkpoint", claim.job, worker, claim.attempt, step))
 
-    def renew(self, worker: str, held: Iterable[tuple[str, int, int]], *, lease: float = LEASE_SECONDS) -> set[Attempt]:
-        """Renew the leases on `held` (job, attempt, step) and record their steps. Returns the attempts lost."""
-        lost = self._run("renew", worker, _milliseconds(lease), json.dumps(list(held)))
-        return {(job, int(attempt)) for job, attempt in _in_groups(lost, 2)}
+    def renew(self, worker: str, held: Iterable[tuple[str, int, int]], *, lease: float = LEASE_SECONDS) -> Renewed:
+        """Renew the leases on `held` (job, attempt, step) and record their steps."""
+        answer = self._run("renew", worker, _milliseconds(lease), json.dumps(list(held)))
+        lost, looked_at = (frozenset((job, int(n)) for job, n in _in_groups(told, 2)) for told in answer)
+        return Renewed(lost, looked_at)
+
+    def look_at(self, jobs: Sequence[str], *, seconds: float) -> list[str]:
+        """For so long somebody looks at those of the jobs that are not over. Returns the running ones.
+
+        Their workers hear of it as they renew.
+        """
+        return list(self._run("look_at", json.dumps(list(jobs)), _milliseconds(seconds)))
 
     def finish(self, claim: Claim, worker: str, state: State, fields: dict[str, str]) -> bool:
         """End a running job as `done` or `failed`. False if another holds it by now, or it was cancelled."""
@@ -204,8 +223,8 @@ class Ledger:
 
     def cancel(self, job: str) -> Cancelled:
         """Cancel a queued or running job. Raises `JobNotFound`."""
-        state, checkpoint = self._run("cancel", job)
-        return Cancelled(self._previous(job, state), _attempt_of(checkpoint))
+        state, checkpoint, looked_at = self._run("cancel", job)
+        return Cancelled(self._previous(job, state), _attempt_of(checkpoint), bool(looked_at))
 
     def retry(self, job: str) -> State:
         """Queue a failed or cancelled job again. Returns the state it was in. Raises `JobNotFound`."""

@@ -45,6 +45,7 @@ from worker.models.loader import Compile, LoadedModel, ModelLoader
 from worker.models.pool import ModelPool
 from worker.models.registry import ModelRegistry
 from worker.patience import Patience
+from worker.previews import Previews
 from worker.publish import Publisher, package_versions
 from worker.reaper import Reaper
 from worker.spool import Spool
@@ -119,11 +120,13 @@ class Worker:
         )
         self._black_box = BlackBox(_crashes(), self.id)
         self._spool = Spool(settings.home() / "spool")
+        self._previews = Previews(self._storage)
         self._keeper = LeaseKeeper(
             self._ledger,
             self.id,
             describe=self._describe,
             on_lost=self._on_lost,
+            on_look=self._on_look,
             is_hung=self._is_hung,
             on_hang=self._on_hang,
         )
@@ -141,6 +144,7 @@ class Worker:
             publisher=Publisher(self._storage, worker=self.id, device=self._device),
             crown=crown,
             checkpoints=Checkpoints(self._storage, self._ledger, self.id),
+            previews=self._previews,
             spool=self._spool,
             intake=self._intake,
             patience=Patience(self._intake, self._leaving),
@@ -167,10 +171,12 @@ class Worker:
                     with self._pool.using(name):
                         pass
                 self._engine.start()
+                self._previews.start()
                 self._reaper.start()
                 self._consume()
             finally:
                 self._keeper.stop()
+        self._previews.stop()
         self._reaper.stop()
         self._engine.stop()
 
@@ -287,6 +293,9 @@ class Worker:
 
     def _on_lost(self, claim: Claim) -> None:
         self._engine.cancel(engine_id(claim))
+
+    def _on_look(self, claim: Claim) -> None:
+        self._engine.look_at(engine_id(claim))
 
     def _is_hung(self) -> bool:
         limit = self._options.stall_seconds or (60.0 if self._on_gpu else 300.0)

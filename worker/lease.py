@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
@@ -35,7 +35,11 @@ class Holding:
 
 
 class LeaseKeeper:
-    """Renews leases in the background. `on_lost` hears of each job lost; `on_hang` that the engine hangs."""
+    """Renews leases in the background.
+
+    `on_lost` hears of each job lost, `on_look` at each report of one that somebody looks at, `on_hang` that the engine
+    hangs.
+    """
 
     def __init__(
         self,
@@ -44,6 +48,7 @@ class LeaseKeeper:
         *,
         describe: Callable[[], WorkerInfo],
         on_lost: Callable[[Claim], None],
+        on_look: Callable[[Claim], None],
         is_hung: Callable[[], bool],
         on_hang: Callable[[], None],
     ) -> None:
@@ -51,6 +56,7 @@ class LeaseKeeper:
         self._worker = worker
         self._describe = describe
         self._on_lost = on_lost
+        self._on_look = on_look
         self._is_hung = is_hung
         self._on_hang = on_hang
         self._lock = threading.RLock()  # a signal's handler may ask what is held while this thread was asking
@@ -133,15 +139,19 @@ class LeaseKeeper:
         with self._lock:
             reports = [(*attempt, holding.step) for attempt, holding in self._held.items()]
         if reports:
-            lost = self._ledger.renew(self._worker, reports)
+            renewed = self._ledger.renew(self._worker, reports)
             with self._lock:
                 self._told.update({(job, n): step for job, n, step in reports if (job, n) in self._held})
-            self._lose(lost)
+            self._lose(renewed.lost)
+            for holding in self._holdings(renewed.looked_at):
+                self._on_look(holding.claim)
 
-    def _lose(self, attempts: set[Attempt]) -> None:
-        with self._lock:
-            losing = [self._held[attempt] for attempt in attempts if attempt in self._held]
-        for holding in losing:
+    def _lose(self, attempts: Collection[Attempt]) -> None:
+        for holding in self._holdings(attempts):
             if not holding.lost.is_set():
                 holding.lost.set()
                 self._on_lost(holding.claim)
+
+    def _holdings(self, attempts: Collection[Attempt]) -> list[Holding]:
+        with self._lock:
+            return [self._held[attempt] for attempt in attempts if attempt in self._held]

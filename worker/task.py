@@ -30,6 +30,7 @@ from farm.errors import (
 )
 from farm.jobs import Waiting
 from farm.ledger import Claim, Ledger, Suspect, new_token
+from farm.previews import Preview
 from farm.queue import Queue
 from farm.results import JobResult, ModelUsed, ResultObject
 from farm.spec import JobSpec
@@ -56,6 +57,7 @@ from worker.models.loader import LoadedModel
 from worker.models.pool import ModelPool
 from worker.patience import PATIENCE_SECONDS, HandBack, Lost, Patience
 from worker.png import encode_png
+from worker.previews import Previews
 from worker.publish import Publisher
 from worker.spool import Spool
 from worker.trace import TraceWriter
@@ -85,6 +87,7 @@ class JobRunner:
     publisher: Publisher
     crown: Crown
     checkpoints: Checkpoints
+    previews: Previews
     spool: Spool
     intake: Intake
     patience: Patience
@@ -223,7 +226,7 @@ class JobRunner:
         if holding.lost.is_set():
             raise Lost
         holding.step = request.resume.position if request.resume else 0
-        mailbox = _Mailbox(holding)
+        mailbox = _Mailbox(holding, request.spec, self.previews)
         future = self.engine.submit(replace(request, observer=mailbox))
         if self.leaving.is_set() or holding.lost.is_set():  # either may have happened as it was being submitted
             self.engine.cancel(request.id)
@@ -261,6 +264,7 @@ class JobRunner:
     def _tidy_up(self, claim: Claim) -> None:
         """The job is over: nothing that was kept for a next attempt is of use any more."""
         self.checkpoints.forget(claim)
+        self.previews.forget(claim.job, attempt=claim.attempt)
         self.spool.remove(claim.job)
 
     def _after_loss(self, claim: Claim) -> None:
@@ -272,7 +276,12 @@ class JobRunner:
         if is_over:
             self._tidy_up(claim)
         else:
-            self.checkpoints.let_go(claim)
+            self._let_go(claim)
+
+    def _let_go(self, claim: Claim) -> None:
+        """The job goes on elsewhere, perhaps from this attempt's checkpoint."""
+        self.checkpoints.let_go(claim)
+        self.previews.let_go(claim.job)
 
     def _init_picture(self, holding: Holding, spec: JobSpec) -> Image.Image | None:
         """The init image, cut to the size of the job here, so that the engine neither waits for it nor keeps more."""
@@ -294,7 +303,7 @@ class JobRunner:
 
     def hand_back(self, claim: Claim) -> None:
         """Give a job in hand back to the queue, with no blame. Tries once."""
-        self.checkpoints.let_go(claim)
+        self._let_go(claim)
         try:
             if self.ledger.release(claim, self.worker):
                 model = JobSpec.from_json(claim.spec).model
@@ -338,10 +347,13 @@ def engine_id(claim: Claim) -> str:
 
 
 class _Mailbox:
-    """Carries what the engine says of a job from its thread to the one that writes it down."""
+    """Carries what the engine says of a job from its thread to those that write it down."""
 
-    def __init__(self, holding: Holding) -> None:
+    def __init__(self, holding: Holding, spec: JobSpec, previews: Previews) -> None:
+        assert spec.width and spec.height, "the spec is resolved"
         self._holding = holding
+        self._size = spec.width, spec.height
+        self._previews = previews
         self._letters: queue.SimpleQueue[Letter | None] = queue.SimpleQueue()
 
     def on_step(self, done: int) -> None:
@@ -352,6 +364,10 @@ class _Mailbox:
 
     def on_snapshot(self, snapshot: Snapshot) -> None:
         self._letters.put(snapshot)
+
+    def on_preview(self, done: int, pixels: Pixels) -> None:
+        claim = self._holding.claim
+        self._previews.show(Preview(claim.job, claim.attempt, done, self._size, Image.fromarray(pixels)))
 
     def close(self, _: Future[Rendered]) -> None:
         self._letters.put(None)

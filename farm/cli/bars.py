@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 
-from rich.console import Console, Group
+from rich.console import Console, Group, RenderableType
 from rich.live import Live
 from rich.progress_bar import ProgressBar
 from rich.table import Table
@@ -17,7 +17,9 @@ from rich.text import Text
 from farm.cli.output import one_line
 from farm.cli.progress import tally
 from farm.cli.style import STYLES
+from farm.cli.thumbnails import LINES, Thumbnail, how_many, row
 from farm.jobs import JobStatus, State
+from farm.previews import Preview
 
 _URGENCY: dict[State, int] = {"running": 0, "failed": 1, "queued": 2, "cancelled": 3, "done": 4}
 _BAR_WIDTH = 24
@@ -41,10 +43,12 @@ class Pace:
 
 
 class Bars:
-    """A bar for each job, redrawn in place."""
+    """A bar for each job, redrawn in place, and below them those jobs that `previews` has a picture of."""
 
-    def __init__(self, console: Console | None = None) -> None:
+    def __init__(self, console: Console | None = None, *, previews: Callable[[], Mapping[str, Preview]] = dict) -> None:
         self._console = console or Console(highlight=False)
+        self._previews = previews
+        self._thumbnails: dict[str, Thumbnail] = {}
         self._latest: dict[str, JobStatus] = {}
         self._paces: dict[str, Pace] = {}
         self._started = time.monotonic()
@@ -57,7 +61,7 @@ class Bars:
                 self._note_pace(status)
 
     def showing(self) -> AbstractContextManager[object]:
-        return Live(get_renderable=self._screen, console=self._console, refresh_per_second=8)
+        return Live(get_renderable=self._screen, console=self._console, refresh_per_second=4)
 
     def _note_pace(self, status: JobStatus) -> None:
         now = time.monotonic()
@@ -70,7 +74,8 @@ class Bars:
     def _screen(self) -> Group:
         with self._lock:
             statuses = list(self._latest.values())
-        shown = _most_interesting(statuses, room=max(1, self._console.height - _LINES_BELOW))
+        pictures = self._pictures()
+        shown = _most_interesting(statuses, room=max(1, self._room() - (LINES if pictures else 0)))
         rows = Table.grid(padding=(0, 2, 0, 0), expand=True)
         for _ in range(5):
             rows.add_column(no_wrap=True)
@@ -79,7 +84,23 @@ class Bars:
             rows.add_row(*self._row(status))
         if all(status.is_over for status in statuses):
             return Group(rows)  # the last picture stays; what is printed after it sums up
-        return Group(rows, Text(self._summary(statuses, shown)))
+        return Group(rows, *pictures, Text(self._summary(statuses, shown)))
+
+    def _room(self) -> int:
+        return self._console.height - _LINES_BELOW
+
+    def _pictures(self) -> list[RenderableType]:
+        """A row of thumbnails, if there is anything to show and room for it beside one bar."""
+        previews = self._previews()
+        if not previews or self._room() <= LINES:
+            return []
+        some = [previews[job] for job in sorted(previews)[: how_many(self._console.width)]]
+        known = self._thumbnails
+        self._thumbnails = {
+            preview.job: old if (old := known.get(preview.job)) and old.moment == preview.moment else Thumbnail(preview)
+            for preview in some
+        }
+        return [row(list(self._thumbnails.values()))]
 
     def _row(self, status: JobStatus) -> Iterable[Text | ProgressBar]:
         style = STYLES[status.state]

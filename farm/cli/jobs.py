@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
 from farm.cli.naming import jobs_argument
+from farm.cli.options import looking_options
 from farm.cli.output import age, cell, console, json_option, note, one_line, plural, print_json, table
 from farm.cli.progress import exit_unless_done, follow
 from farm.cli.style import STYLES
@@ -87,19 +89,26 @@ def status(names: tuple[str, ...], as_json: bool) -> None:
     epilog="""\b
     Examples:
       farm watch 0kz3
+      farm watch 0kz3 --previews
       farm watch 0kz3 --json | jq -r 'select(.state == "done").id'
     """
 )
 @jobs_argument()
+@looking_options
 @json_option
-def watch(names: tuple[str, ...], as_json: bool) -> None:
+def watch(names: tuple[str, ...], previews: bool, previews_to: Path | None, as_json: bool) -> None:
     """Follow jobs until they are over: live bars in a terminal, else a line for each change.
 
-    Ctrl-C leaves the jobs running. Exit code 3 if a job failed or was cancelled. With --json: one line a change,
-    each what 'farm status --json' prints.
+    Workers make previews only while somebody looks, of 16 jobs at a time. Ctrl-C leaves the jobs running. Exit code 3
+    if a job failed or was cancelled. With --json: one line a change, each what 'farm status --json' prints.
     """
+    if previews or previews_to:
+        from farm.cli import looking
+
+        looking.check(previews, previews_to, as_json=as_json)
     with FarmClient.connect() as farm:
-        exit_unless_done(follow(farm, farm.resolve(names), as_json=as_json))
+        jobs = farm.resolve(names)
+        exit_unless_done(follow(farm, jobs, as_json=as_json, previews=previews, previews_to=previews_to))
 
 
 @click.command(

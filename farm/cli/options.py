@@ -1,4 +1,4 @@
-"""The options that every `farm submit` command shares, and the request that they make."""
+"""The options that commands share, and the request that those of `farm submit` make."""
 
 from __future__ import annotations
 
@@ -64,9 +64,15 @@ _REQUEST = (
     click.option("--label", multiple=True, metavar="K=V", help="A label of your own, kept with the job."),
 )
 
+_LOOKING = (
+    click.option("--previews", is_flag=True, help="Show in the terminal how the pictures come about."),
+    click.option("--previews-to", type=_FOLDER, metavar="DIR", help="Keep DIR/<job>.preview.png up to date meanwhile."),
+)
+
 _SENDING = (
     click.option("--wait", is_flag=True, help="Follow the jobs until they are over."),
     click.option("--out", type=_FOLDER, metavar="DIR", help="Wait, then fetch the pictures into DIR."),
+    *_LOOKING,
     click.option("--dry-run", is_flag=True, help="Print the specs as JSON; connect to nothing."),
     json_option,
 )
@@ -78,8 +84,13 @@ def request_options(command: F) -> F:
 
 
 def sending_options(command: F) -> F:
-    """What to do with a submission: `--wait --out --dry-run --json`."""
+    """What to do with a submission: `--wait --out --previews --previews-to --dry-run --json`."""
     return _decorated(command, _SENDING)
+
+
+def looking_options(command: F) -> F:
+    """How to look at jobs while they are followed: `--previews --previews-to`."""
+    return _decorated(command, _LOOKING)
 
 
 def _decorated(command: F, options: Sequence[Callable[[Any], Any]]) -> F:

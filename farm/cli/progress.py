@@ -5,8 +5,9 @@ from __future__ import annotations
 import sys
 import time
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 import click
@@ -16,6 +17,7 @@ from farm.jobs import STATES, JobStatus
 
 if TYPE_CHECKING:
     from farm.client import FarmClient
+    from farm.previews import Preview
 
 NOT_ALL_DONE = 3
 INTERRUPTED = 130
@@ -29,21 +31,41 @@ class View(Protocol):
     def showing(self) -> AbstractContextManager[object]: ...
 
 
-def follow(farm: FarmClient, jobs: Sequence[str], *, as_json: bool = False) -> Sequence[JobStatus]:
+def follow(
+    farm: FarmClient,
+    jobs: Sequence[str],
+    *,
+    as_json: bool = False,
+    previews: bool = False,
+    previews_to: Path | None = None,
+) -> Sequence[JobStatus]:
     """Show the jobs until all are over; their last statuses, in order.
 
+    With `previews` a terminal shows how they look meanwhile, and `previews_to` is a folder that has that as files.
     On Ctrl-C the jobs go on: this says how to follow or cancel them, and exits with 130.
     """
     try:
-        return show(farm.watch(jobs), jobs, as_json=as_json)
+        if not previews and previews_to is None:
+            return show(farm.watch(jobs), jobs, as_json=as_json)
+        from farm.cli.looking import Looking
+
+        with Looking(farm, previews_to) as looking:
+            seen = (lambda: looking.previews) if previews else dict
+            return show(looking.following(farm.watch(jobs)), jobs, as_json=as_json, previews=seen)
     except KeyboardInterrupt:
         _say_goodbye(jobs)
         raise click.exceptions.Exit(INTERRUPTED) from None
 
 
-def show(changes: Iterable[JobStatus], jobs: Sequence[str], *, as_json: bool = False) -> Sequence[JobStatus]:
-    """Show the changes until they end; the jobs' last statuses, in order."""
-    view = _view(as_json)
+def show(
+    changes: Iterable[JobStatus],
+    jobs: Sequence[str],
+    *,
+    as_json: bool = False,
+    previews: Callable[[], Mapping[str, Preview]] = dict,
+) -> Sequence[JobStatus]:
+    """Show the changes until they end; the jobs' last statuses, in order. A terminal shows `previews` as well."""
+    view = _view(as_json, previews)
     latest: dict[str, JobStatus] = {}
     started = time.monotonic()
     with view.showing():
@@ -106,14 +128,14 @@ class Lines:
         return nullcontext()
 
 
-def _view(as_json: bool) -> View:
+def _view(as_json: bool, previews: Callable[[], Mapping[str, Preview]]) -> View:
     if as_json:
         return JsonLines()
     if not sys.stdout.isatty():
         return Lines()
     from farm.cli.bars import Bars
 
-    return Bars()
+    return Bars(previews=previews)
 
 
 def _say_goodbye(jobs: Sequence[str]) -> None:

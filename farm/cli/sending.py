@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
+from farm.cli.folders import make_folder
 from farm.cli.output import inert, note, plural, print_json
-from farm.errors import InvalidInput
 from farm.request import JobRequest
 
 if TYPE_CHECKING:
@@ -26,29 +24,29 @@ def send(requests: Sequence[JobRequest], options: Mapping[str, Any]) -> None:
     if options["dry_run"]:
         return print_json({"jobs": [_planned(job) for job in dry_run(requests)]})
     with FarmClient.connect() as farm:
-        if options["out"]:
-            _make(options["out"])
+        follows = _prepare_to_follow(options)
         submission = farm.submit(requests)
-        _tell(submission, options)
-        if options["wait"] or options["out"]:
+        _tell(submission, options, follows=follows)
+        if follows:
             _see_through(farm, submission, options)
 
 
-def _make(folder: Path) -> None:
-    """Make the folder of the pictures before anything is submitted. Raises `InvalidInput` if none can be put there."""
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise InvalidInput(f"{folder} cannot be made: {error.strerror}", field="--out") from error
-    if not os.access(folder, os.W_OK | os.X_OK):
-        raise InvalidInput(f"{folder} cannot be written to", field="--out")
+def _prepare_to_follow(options: Mapping[str, Any]) -> bool:
+    """Whether the jobs are to be followed; then what that needs is there before anything is submitted."""
+    if options["out"]:
+        make_folder(options["out"], option="--out")
+    if options["previews"] or options["previews_to"]:
+        from farm.cli import looking
+
+        looking.check(options["previews"], options["previews_to"], as_json=options["as_json"])
+    return any(options[name] for name in ("wait", "out", "previews", "previews_to"))
 
 
 def _planned(job: Any) -> dict[str, Any]:
     return {"spec": job.spec.model_dump(mode="json"), "priority": job.priority, "labels": job.labels}
 
 
-def _tell(submission: Submission, options: Mapping[str, Any]) -> None:
+def _tell(submission: Submission, options: Mapping[str, Any], *, follows: bool) -> None:
     seeds = [spec.seed for spec in submission.specs]
     if options["as_json"]:
         told = {"batch": submission.batch, "jobs": submission.jobs, "seeds": seeds, "warnings": submission.warnings}
@@ -59,7 +57,7 @@ def _tell(submission: Submission, options: Mapping[str, Any]) -> None:
         click.echo(f"{submission.batch}  {_described(submission.specs)}")
     for warning in submission.warnings:
         note(f"warning: {warning}")
-    if not (options["as_json"] or options["wait"] or options["out"]):
+    if not (options["as_json"] or follows):
         note(f"  follow  farm watch {submission.batch}\n  fetch   farm fetch {submission.batch} --out renders")
 
 
@@ -79,7 +77,8 @@ def _described(specs: Sequence[JobSpec]) -> str:
 def _see_through(farm: FarmClient, submission: Submission, options: Mapping[str, Any]) -> None:
     from farm.cli import fetching, progress
 
-    statuses = progress.follow(farm, submission.jobs, as_json=options["as_json"])
+    how = {name: options[name] for name in ("as_json", "previews", "previews_to")}
+    statuses = progress.follow(farm, submission.jobs, **how)
     if out := options["out"]:
         done = [status.id for status in statuses if status.state == "done"]
         haul = fetching.fetch_all(farm, done, out, everything=False, overwrite=False)

@@ -33,12 +33,13 @@ def put_in(ledger: Ledger, state: State) -> Claim:
 OPERATIONS: dict[str, Callable[[Ledger, Claim], Any]] = {
     "create": lambda ledger, _: ledger.create(BATCH, [job()]) == [NAME],
     "claim": lambda ledger, _: ledger.claim(NAME, "w2") is not None,
-    "renew": lambda ledger, claim: ledger.renew(WORKER, [(NAME, claim.attempt, 3)]) == set(),
+    "renew": lambda ledger, claim: ledger.renew(WORKER, [(NAME, claim.attempt, 3)]).lost == set(),
     "finish done": lambda ledger, claim: ledger.finish(claim, WORKER, "done", {"result": "key"}),
     "finish failed": lambda ledger, claim: ledger.finish(claim, WORKER, "failed", {}),
     "release": lambda ledger, claim: ledger.release(claim, WORKER),
     "reap": lambda ledger, _: len(ledger.reap()) == 1,
     "checkpoint": lambda ledger, claim: ledger.checkpoint(claim, WORKER, 3),
+    "look at": lambda ledger, _: ledger.look_at([NAME], seconds=60) == [NAME],
     "cancel": lambda ledger, _: ledger.cancel(NAME).before in ("queued", "running"),
     "retry": lambda ledger, _: ledger.retry(NAME) in ("failed", "cancelled"),
 }
@@ -97,6 +98,13 @@ TABLE: dict[str, dict[State, tuple[State, bool]]] = {
     "reap": {  # no lease has lapsed
         "queued": ("queued", False),
         "running": ("running", False),
+        "done": ("done", False),
+        "failed": ("failed", False),
+        "cancelled": ("cancelled", False),
+    },
+    "look at": {
+        "queued": ("queued", False),
+        "running": ("running", True),
         "done": ("done", False),
         "failed": ("failed", False),
         "cancelled": ("cancelled", False),

@@ -6,11 +6,14 @@ import io
 from datetime import UTC, datetime
 
 import pytest
+from PIL import Image
 from rich.console import Console
 
 from farm.cli.bars import Bars
 from farm.cli.progress import Lines, short_names, tally
+from farm.cli.thumbnails import COLUMNS, LINES
 from farm.jobs import JobStatus, State
+from farm.previews import Preview
 
 
 def status(index: int = 0, state: State = "running", step: int = 0) -> JobStatus:
@@ -74,6 +77,56 @@ def test_no_more_bars_than_the_screen_holds_and_running_ones_first(screen: Conso
     assert len(rows) == 10
     assert rows[-1].startswith(f"{'0' * 16}-0999")
     assert summary.startswith("999 queued · 1 running") and summary.endswith("and 990 more not shown")
+
+
+def previews_of(*statuses: JobStatus, size: tuple[int, int] = (8, 8)) -> dict[str, Preview]:
+    picture = Image.new("RGB", size, (255, 0, 0))
+    picture.paste((0, 0, 255), (0, size[1] // 2, *size))
+    return {status.id: Preview(status.id, 1, status.step, (64, 64), picture) for status in statuses}
+
+
+def test_pictures_are_drawn_below_the_bars_as_many_as_fit_side_by_side() -> None:
+    screen = Console(
+        file=io.StringIO(), width=2 * COLUMNS + 5, height=40, force_terminal=True, color_system="truecolor"
+    )
+    running = [status(index, "running", 15) for index in range(3)]
+    bars = Bars(screen, previews=lambda: previews_of(*running))
+    for one in running:
+        bars.show(one)
+
+    with screen.capture() as capture:
+        screen.print(bars._screen())
+    lines = capture.get().splitlines()
+
+    assert len(lines) == len(running) + LINES + 1
+    top, bottom = lines[len(running)], lines[len(running) + LINES - 2]
+    assert top.count("▀") == bottom.count("▀") == 2 * COLUMNS
+    assert "38;2;255;0;0" in top and "0;0;255" not in top
+    assert "38;2;0;0;255" in bottom and "255;0;0" not in bottom
+    captions = lines[len(running) + LINES - 1]
+    assert running[0].id in captions and running[1].id in captions and running[2].id not in captions
+
+
+@pytest.mark.parametrize(("size", "drawn"), [((8, 4), (COLUMNS, 8)), ((4, 8), (16, 16)), ((1, 64), (1, 16))])
+def test_a_picture_keeps_its_shape(size: tuple[int, int], drawn: tuple[int, int]) -> None:
+    screen = Console(file=io.StringIO(), width=100, height=40, force_terminal=True, color_system="truecolor")
+    one = status(0, "running", 15)
+    bars = Bars(screen, previews=lambda: previews_of(one, size=size))
+    bars.show(one)
+
+    with screen.capture() as capture:
+        screen.print(bars._screen())
+
+    pictured = [line.count("▀") for line in capture.get().splitlines() if "▀" in line]
+    assert (pictured[0], len(pictured)) == drawn
+
+
+def test_a_screen_too_low_for_pictures_has_the_bars_alone(screen: Console) -> None:
+    one = status(0, "running", 15)
+    bars = Bars(screen, previews=lambda: previews_of(one))
+    bars.show(one)
+
+    assert len(drawn(bars, screen)) == 2
 
 
 def test_counts_are_in_the_order_of_the_states() -> None:

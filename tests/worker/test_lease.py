@@ -21,6 +21,7 @@ class Hearing:
 
     def __init__(self) -> None:
         self.lost: list[str] = []
+        self.looked_at: list[str] = []
         self.hangs = threading.Event()
         self.told_of_hang = threading.Event()
 
@@ -37,6 +38,7 @@ def keeper(ledger: Ledger, hearing: Hearing) -> Iterator[LeaseKeeper]:
         WORKER,
         describe=lambda: a_worker(WORKER),
         on_lost=lambda claim: hearing.lost.append(claim.job),
+        on_look=lambda claim: hearing.looked_at.append(claim.job),
         is_hung=hearing.hangs.is_set,
         on_hang=hearing.told_of_hang.set,
     )
@@ -138,3 +140,16 @@ def test_a_worker_is_announced_and_says_goodbye(ledger: Ledger, keeper: LeaseKee
     keeper.stop()
 
     assert ledger.workers() == []
+
+
+def test_of_a_job_that_somebody_looks_at_it_is_heard_with_each_report(
+    keeper: LeaseKeeper, ledger: Ledger, hearing: Hearing, claim_one: Callable[..., Claim]
+) -> None:
+    seen, unseen = claim_one(), claim_one(1)
+    ledger.look_at([seen.job], seconds=600)
+    with keeper.holding(seen) as holding, keeper.holding(unseen) as other:
+        for step in (1, 2):
+            holding.step = other.step = step
+            eventually(lambda: len(hearing.looked_at) >= step, "it is heard of")  # noqa: B023
+
+    assert set(hearing.looked_at) == {seen.job}

@@ -93,6 +93,10 @@ class Engine:
         """Drop a job at the next step boundary; its future raises `Cancelled`. Unknown jobs are ignored."""
         self._inbox.put(lambda: self._drop(job))
 
+    def look_at(self, job: str) -> None:
+        """Give the job's observer one preview, at the next step that is not its last. Unknown jobs are ignored."""
+        self._inbox.put(lambda: self._look_at(job))
+
     def cancel_all(self) -> None:
         """Drop every job at the next step boundary."""
         self._inbox.put(lambda: self._drop_many([*self._flying, *(flight.id for flight in self._landing)]))
@@ -156,6 +160,10 @@ class Engine:
             self._flying[request.id] = board(request, self._losses, self._arrivals, future)
         except Exception as error:  # whatever it is, it is this job's alone
             future.set_exception(_as_farm_error(error, f"preparing job {request.id}"))
+
+    def _look_at(self, job: str) -> None:
+        if job in self._flying:
+            self._flying[job].is_looked_at = True
 
     def _drop(self, job: str) -> None:
         self._drop_many([job])
@@ -239,6 +247,7 @@ class Engine:
         """Give each job its part of a step, and tell its observer."""
         mine = {flight: index for index, flight in enumerate(flights) if self._still_flying([flight])}
         self._report_traces([index for flight, index in mine.items() if flight.is_traced_now], flights, step)
+        self._report_previews([index for flight, index in mine.items() if flight.is_previewed_now], flights, step)
         for flight, index in mine.items():
             flight.advance(step.x[index], step.history[index])
             flight.request.observer.on_step(flight.position)
@@ -280,6 +289,10 @@ class Engine:
         pairs = torch.stack([step.x[framed], step.x0[framed]], dim=1).flatten(0, 1)
         decoded = self._decoder.pixels(flights[0], pairs)
         return [torch.cat([noisy, clean], dim=1).cpu().numpy() for noisy, clean in decoded.unflatten(0, (-1, 2))]
+
+    def _report_previews(self, looked_at: Sequence[int], flights: Sequence[Flight], step: Step) -> None:
+        for index, pixels in zip(looked_at, _previews(flights, looked_at, step), strict=False):
+            flights[index].request.observer.on_preview(flights[index].position + 1, pixels)
 
     def _retire(self) -> None:
         """Decode one chunk of finished jobs, all of one group."""
@@ -340,6 +353,17 @@ def _within(cap: int, flights: Sequence[Flight]) -> list[Flight]:
     rows = accumulate(flight.rows for flight in flights)
     fitting = [flight for flight, sum_of_rows in zip(flights, rows, strict=True) if sum_of_rows <= cap]
     return fitting or list(flights[:1])
+
+
+def _previews(flights: Sequence[Flight], looked_at: Sequence[int], step: Step) -> Sequence[Pixels]:
+    """What jobs look like by the linear map, [h, w, 3] each; none if that fails, for no job may fail for a look."""
+    for index in looked_at:
+        flights[index].is_looked_at = False
+    try:
+        return list(flights[0].request.model.preview.render(step.x0[looked_at]).cpu().numpy()) if looked_at else []
+    except Exception:
+        _log.warning("no previews could be made", exc_info=True)
+        return []
 
 
 def _record(flight: Flight, index: int, step: Step) -> StepRecord:

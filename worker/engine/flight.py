@@ -50,6 +50,8 @@ class Flight:
     saved: float = field(default_factory=time.monotonic)
     """When the last snapshot was taken."""
     landed: float = 0.0
+    is_looked_at: bool = False
+    """Whether a preview is asked for."""
     _drawn: Tensor | None = None
 
     @property
@@ -94,10 +96,17 @@ class Flight:
         return tuple(term for term, every in self.terms if self.step % every == 0)
 
     @property
+    def is_at_last_step(self) -> bool:
+        return self.position == self.plan.steps - 1
+
+    @property
     def is_traced_now(self) -> bool:
         trace = self.request.spec.trace
-        last = self.position == self.plan.steps - 1
-        return trace.level != "none" and (last or self.position % trace.every == 0)
+        return trace.level != "none" and (self.is_at_last_step or self.position % trace.every == 0)
+
+    @property
+    def is_previewed_now(self) -> bool:
+        return self.is_looked_at and not self.is_at_last_step
 
     @property
     def wants_frames(self) -> bool:

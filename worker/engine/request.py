@@ -62,6 +62,9 @@ class Observer(Protocol):
     def on_snapshot(self, snapshot: Snapshot) -> None:
         """Now and then, in a long job: what to keep in case that this process ends."""
 
+    def on_preview(self, done: int, pixels: Pixels) -> None:
+        """As asked for: how the job looks after `done` steps, one pixel a latent (the predicted x_0, not decoded)."""
+
 
 class SilentObserver:
     """An observer that nobody listens to."""
@@ -73,6 +76,9 @@ class SilentObserver:
         pass
 
     def on_snapshot(self, snapshot: Snapshot) -> None:
+        pass
+
+    def on_preview(self, done: int, pixels: Pixels) -> None:
         pass
 
 
