@@ -1,4 +1,4 @@
-"""What of an engine's throughput is left in a worker that is full, and what a second worker adds.
+"""What of an engine's throughput is left in a full worker, what looking at it takes, and what a second worker adds.
 
 Every engine has one thread, so that two workers do not compete for cores where there are two.
 """
@@ -10,9 +10,10 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, nullcontext
 from typing import Any
 
+from farm.cli.looking import Looking
 from farm.client import FarmClient
 from farm.request import JobRequest
 from tests.benchmarks.farms import LocalFarm
@@ -43,17 +44,19 @@ print(len(jobs) / (time.monotonic() - began))
 
 
 def throughput(farm: LocalFarm, *, jobs: int = 32, repeats: int = 3) -> dict[str, Any]:
-    """Images a second of the engine alone, of one worker and of two, in turn, and their ratios."""
-    rates: dict[str, list[float]] = {"engine alone": [], "one worker": [], "two workers": []}
+    """Images a second of the engine alone, of one worker, of one looked at, and of two, in turn, and their ratios."""
+    rates: dict[str, list[float]] = {name: [] for name in ("engine alone", "one worker", "looked at", "two workers")}
     for _ in range(repeats):
         rates["engine alone"].append(_engine_alone(farm, jobs))
         rates["one worker"].append(_workers(farm, 1, jobs))
+        rates["looked at"].append(_workers(farm, 1, jobs, looking=True))
         rates["two workers"].append(_workers(farm, 2, 2 * jobs))
     return {
         "jobs": jobs,
         "cores": os.cpu_count(),
         "images a second": {name: vars(Spread.of(found)) for name, found in rates.items()},
         "one worker over engine": _ratio(rates["one worker"], rates["engine alone"]),
+        "looked at over not": _ratio(rates["looked at"], rates["one worker"]),
         "two workers over one": _ratio(rates["two workers"], rates["one worker"]),
     }
 
@@ -70,21 +73,22 @@ def _engine_alone(farm: LocalFarm, jobs: int) -> float:
     return float(done.stdout.split()[-1])
 
 
-def _workers(farm: LocalFarm, count: int, jobs: int) -> float:
+def _workers(farm: LocalFarm, count: int, jobs: int, *, looking: bool = False) -> float:
     """From the first job's claim to the last one's end, so neither starting nor submitting counts."""
     with ExitStack() as stack, FarmClient(farm.where) as client:
         for number in range(count):
             stack.enter_context(_worker(farm, f"w{number}"))
         _until_ready(client, count)
         _render(client, 2 * count)
-        return _render(client, jobs)
+        return _render(client, jobs, looking=looking)
 
 
-def _render(client: FarmClient, count: int) -> float:
+def _render(client: FarmClient, count: int, *, looking: bool = False) -> float:
     wish = JobRequest(prompt="a red apple", steps=_STEPS, sampler="euler", seed=1, count=count, model="emoji")
     jobs = client.submit([wish]).jobs
-    for _ in client.watch(jobs):
-        pass
+    with Looking(client, None) if looking else nullcontext() as eyes:
+        for _ in eyes.following(client.watch(jobs)) if eyes else client.watch(jobs):
+            pass
     found = [client.ledger.get(job) for job in jobs]
     assert all(status.state == "done" for status in found), found
     begun = min(status.started for status in found if status.started)

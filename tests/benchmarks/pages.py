@@ -93,7 +93,8 @@ def _throughput(one: dict[str, Any]) -> str:
         f"Full workers, one thread each, {one['jobs']} jobs a worker: the engine alone {rates['engine alone']} "
         f"images/s, one worker {rates['one worker']}, two workers {rates['two workers']}. One worker has "
         f"{_spread(one['one worker over engine'])} of the engine's throughput, two have "
-        f"{_spread(one['two workers over one'])} times one's."
+        f"{_spread(one['two workers over one'])} times one's. While sixteen of its jobs are looked at, a worker has "
+        f"{_spread(one['looked at over not'])} of what it has otherwise."
     )
 
 
