@@ -2,7 +2,7 @@
 # make test    install and run the tests
 # make soak    MINUTES=10: mixed jobs under all faults at random, then the audit
 # make check   format, lint, types and import contracts
-# make bench   install, compare with diffusers, measure the farm, and rewrite the tables in deploy/ (10 minutes)
+# make bench   install, compare with diffusers, measure the farm, and rewrite the tables in deploy/ (15 minutes)
 # make clean   remove what the others made
 
 PYTHON ?= python3

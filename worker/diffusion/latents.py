@@ -1,4 +1,4 @@
-"""Between pictures and latents: the autoencoder's two directions, the gradient of losses through it, and a preview.
+"""Between pictures and latents: the autoencoder's two directions, and the gradient of losses through it.
 
 Images are RGB around 0 to 1, [N, 3, H, W]; latents are [N, 4, H/8, W/8] in the UNet's scale, float32.
 """
@@ -6,6 +6,7 @@ Images are RGB around 0 to 1, [N, 3, H, W]; latents are [N, 4, H/8, W/8] in the 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -34,11 +35,24 @@ def fit(picture: Image.Image, width: int, height: int) -> Image.Image:
 @torch.no_grad()
 def encode(vae: AutoencoderKL, image: Tensor, noise: NoiseStream) -> Tensor:
     """A sample of the posterior of one image, [1, 3, H, W] → [1, 4, h, w]; the job's first draw, as in diffusers."""
-    posterior = vae.encode((2 * image - 1).to(vae.device, vae.dtype)).latent_dist
+    posterior = _posterior(vae, image)
     mean: Tensor = posterior.mean.float()
     deviation: Tensor = posterior.std.float()
-    sample = mean + deviation * noise.draw(tuple(mean.shape)).to(mean.device)
-    return _scaling_factor(vae) * (sample - _shift_factor(vae))
+    return _scaled(vae, mean + deviation * noise.draw(tuple(mean.shape)).to(mean.device))
+
+
+@torch.no_grad()
+def encode_mean(vae: AutoencoderKL, images: Tensor) -> Tensor:
+    """The means of the posteriors of images, [N, 3, H, W] → [N, 4, h, w]."""
+    return _scaled(vae, _posterior(vae, images).mean.float())
+
+
+def _posterior(vae: AutoencoderKL, images: Tensor) -> Any:
+    return vae.encode((2 * images - 1).to(vae.device, vae.dtype)).latent_dist
+
+
+def _scaled(vae: AutoencoderKL, latents: Tensor) -> Tensor:
+    return _scaling_factor(vae) * (latents - _shift_factor(vae))
 
 
 def decode(vae: AutoencoderKL, latents: Tensor) -> Tensor:

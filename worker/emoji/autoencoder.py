@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
 from torch import Tensor
 
+from worker.diffusion.preview import PreviewMap, fit
 from worker.emoji.corpus import SIZE
 from worker.emoji.dataset import Pictures, as_tensor, in_chunks
 from worker.emoji.loop import LossOfStep, Stage
@@ -116,14 +117,7 @@ def _fold(autoencoder: AutoencoderKL, mean: Tensor, scale: Tensor) -> None:
     after.weight /= scale[None, :, None, None]
 
 
-def preview_map(latents: Tensor, pictures: Pictures) -> dict[str, list[list[float]] | list[float]]:
-    """The linear map from scaled latents (what the denoiser sees) to RGB in 0..1, fitted by least squares.
-
-    ``{"matrix": 4×3, "bias": 3}``: ``rgb = latent @ matrix + bias`` for each latent pixel, eight picture pixels wide.
-    """
-    colours = torch.cat([F.avg_pool2d(images, 8) for images in in_chunks(pictures, 64)]).add(1).div(2)
-    inputs = (latents * SCALING_FACTOR).permute(0, 2, 3, 1).reshape(-1, latents.shape[1])
-    inputs = torch.cat([inputs, torch.ones(len(inputs), 1)], 1)
-    solution = torch.linalg.lstsq(inputs, colours.permute(0, 2, 3, 1).reshape(-1, 3)).solution
-    rounded: list[list[float]] = [[round(value, 5) for value in row] for row in solution.tolist()]
-    return {"matrix": rounded[:-1], "bias": rounded[-1]}
+def preview_map(latents: Tensor, pictures: Pictures) -> PreviewMap:
+    """The map from scaled latents, which are what the denoiser sees, to pictures."""
+    images = torch.cat(list(in_chunks(pictures, 64)))
+    return fit(latents * SCALING_FACTOR, images.add(1).div(2))

@@ -67,7 +67,7 @@ def train(settings: Settings, out: Path, device: torch.device) -> Path:
 
     def save(denoiser: Denoiser) -> None:
         save_model(model, autoencoder, denoiser, tokenizer)
-        write_json(model / "preview.json", preview)
+        (model / "preview.json").write_text(preview.to_json() + "\n")
         sheet(draw(load(model), SAMPLE_CAPTIONS), columns=8).save(out / "samples.png")
 
     train_denoiser(settings, out, text_encoder, tokenizer, latents * SCALING_FACTOR, device, save)

@@ -171,8 +171,8 @@ class ModelLoader:
         guidance = layout.read_guidance(directory)
         preview_file = directory / "preview.json"
         preview = read_preview_map(preview_file) if preview_file.is_file() else fit_preview_map(parts.vae)
-        if len(preview.matrix) != parts.vae.config["latent_channels"]:
-            raise ModelError(f"{preview_file} is not a preview map of this model", hint="its 'matrix' has another size")
+        if preview.channels != parts.vae.config["latent_channels"]:
+            raise ModelError(f"{preview_file} is not a preview map of this model", hint="its 'kernel' has another size")
         vae_factor = 2 ** (len(parts.vae.config["block_out_channels"]) - 1)
         side = parts.unet.config["sample_size"] * vae_factor
         return LoadedModel(

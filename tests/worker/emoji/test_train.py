@@ -116,8 +116,10 @@ def test_the_preview_map_recovers_a_linear_relation() -> None:
     colors = torch.from_numpy(pictures.reshape(6, 16, 8, 16, 8, 3).mean((2, 4)) / 255).float().permute(0, 3, 1, 2)
     latents = torch.cat([colors, torch.randn(6, 1, 16, 16)], 1) / SCALING_FACTOR
     fitted = preview_map(latents, pictures)
-    assert np.allclose(fitted["matrix"], np.eye(4, 3), atol=1e-3)
-    assert np.allclose(fitted["bias"], 0, atol=1e-3)
+    own_pixel = torch.zeros(3, 4, 3, 3)
+    own_pixel[:, :3, 1, 1] = torch.eye(3)
+    assert torch.allclose(fitted.kernel, own_pixel, atol=1e-3)
+    assert torch.allclose(fitted.bias, torch.zeros(3), atol=1e-3)
 
 
 @needs_font
@@ -130,7 +132,7 @@ def test_a_training_leaves_a_pipeline_that_draws(micro_run: Path) -> None:
     pipeline.set_progress_bar_config(disable=True)
     picture = pipeline("a banana", num_inference_steps=2, height=128, width=128).images[0]
     assert picture.size == (128, 128)
-    assert set(json.loads((model / "preview.json").read_text())) == {"matrix", "bias"}
+    assert set(json.loads((model / "preview.json").read_text())) == {"kernel", "bias"}
     record = json.loads((model / "training.json").read_text())
     assert record["subjects"] == ["red apple", "green apple", "banana"]
     assert record["losses"]["denoiser"][-1]["step"] == micro().denoiser.steps

@@ -59,7 +59,7 @@ def test_a_local_model(loader: ModelLoader, model: Path) -> None:
     assert loaded.scheduler_config == {**LMS_CONFIG, "prediction_type": "epsilon"}
     assert loaded.dtype == loaded.unet.dtype == loaded.vae.dtype == loaded.text_encoder.dtype == torch.float32
     assert loaded.prompts.tokens == 77
-    assert loaded.preview.matrix.shape == (4, 3)
+    assert loaded.preview.kernel.shape == (3, 4, 3, 3)
     weights = sum(path.stat().st_size for path in model.rglob("*.safetensors"))
     assert loaded.size == pytest.approx(weights, rel=0.02)
     for module in (loaded.unet, loaded.vae, loaded.text_encoder):
@@ -77,11 +77,11 @@ def test_the_tiny_model_is_the_same_every_time(built: Path, tmp_path: Path) -> N
 
 def test_a_model_says_what_suits_it(loader: ModelLoader, model: Path) -> None:
     (model / "farm.json").write_text('{"guidance": 4.0}')
-    preview = PreviewMap(torch.ones(4, 3), torch.zeros(3))
+    preview = PreviewMap(torch.ones(3, 4, 3, 3), torch.zeros(3))
     (model / "preview.json").write_text(preview.to_json())
     loaded = loader.load("tiny", LocalDirectory(model))
     assert loaded.default_guidance == 4.0
-    assert torch.equal(loaded.preview.matrix, preview.matrix)
+    assert torch.equal(loaded.preview.kernel, preview.kernel)
 
 
 def test_a_half_precision_model_is_computed_in_float32_on_a_cpu(loader: ModelLoader, model: Path) -> None:
@@ -155,11 +155,13 @@ SPOILT: dict[str, tuple[Callable[[Path], Any], str]] = {
     "no number": (lambda m: (m / "farm.json").write_text('{"guidance": NaN}'), r"a guidance of nan is not from 0"),
     "preview.json": (lambda m: (m / "preview.json").write_text("{}"), r"preview\.json is not a preview map"),
     "another model's preview": (
-        lambda m: (m / "preview.json").write_text(PreviewMap(torch.ones(3, 3), torch.zeros(3)).to_json()),
+        lambda m: (m / "preview.json").write_text(PreviewMap(torch.ones(3, 3, 3, 3), torch.zeros(3)).to_json()),
         r"preview\.json is not a preview map of this model",
     ),
     "a preview of no numbers": (
-        lambda m: (m / "preview.json").write_text(PreviewMap(torch.full((4, 3), torch.nan), torch.zeros(3)).to_json()),
+        lambda m: (m / "preview.json").write_text(
+            PreviewMap(torch.full((3, 4, 3, 3), torch.nan), torch.zeros(3)).to_json()
+        ),
         r"preview\.json is not a preview map",
     ),
     "nested without end": (lambda m: (m / "unet" / "config.json").write_text("[" * 200_000), "nested too deeply"),
@@ -215,7 +217,7 @@ def test_a_model_that_has_no_room_to_render_says_so(
         torch.empty(2**60, dtype=torch.uint8)
 
     monkeypatch.setattr(loader_module.AutoencoderKL, "decode", no_room)
-    monkeypatch.setattr(loader_module, "fit_preview_map", lambda _: PreviewMap(torch.zeros(4, 3), torch.zeros(3)))
+    monkeypatch.setattr(loader_module, "fit_preview_map", lambda _: PreviewMap(torch.zeros(3, 4, 3, 3), torch.zeros(3)))
     with pytest.raises(ModelError, match=r"the model 'tiny' cannot render a picture on cpu: .*can't allocate memory"):
         loader.load("tiny", LocalDirectory(model))
 
