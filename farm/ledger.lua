@@ -114,21 +114,23 @@ end
 -- what it lost, and what somebody looks at.
 function operations.renew(worker, lease, held)
   local lost, looked_at = {}, {}
+  local function add(list, id, attempt)
+    list[#list + 1] = id
+    list[#list + 1] = attempt
+  end
   for _, one in ipairs(cjson.decode(held)) do
     local id, attempt, step = one[1], tostring(one[2]), tostring(one[3])
     local job = redis.call('HMGET', job_key(id), 'state', 'worker', 'attempt', 'step', 'looked_at')
-    local told = lost
     if is_held(job, worker, attempt) then
       redis.call('ZADD', P .. ':leases', now + lease, id)
       if job[4] ~= step then
         set(id, 'step', step)
         tell(id, 'state', 'running', 'step', step)
       end
-      told = now < (tonumber(job[5] or 0) or 0) and looked_at or nil
-    end
-    if told then
-      told[#told + 1] = id
-      told[#told + 1] = one[2]
+      local until_when = job[5] and tonumber(job[5]) or 0
+      if now < until_when then add(looked_at, id, one[2]) end
+    else
+      add(lost, id, one[2])
     end
   end
   return { lost, looked_at }

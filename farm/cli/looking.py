@@ -75,8 +75,9 @@ class Looking:
 
     def _run(self) -> None:
         while not self._over.wait(_EVERY_SECONDS):
+            jobs = self._worth_a_look()
             try:
-                for preview in self._farm.previews(self._worth_a_look()).values():
+                for preview in self._farm.previews(jobs).values() if jobs else ():
                     self._take(preview)
             except (FarmError, OSError) as error:
                 self._trouble = error

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 
 from PIL import Image
 from rich.color import Color
-from rich.console import Console, ConsoleOptions, Group, RenderableType, RenderResult
+from rich.console import Console, ConsoleOptions, RenderResult
 from rich.measure import Measurement
 from rich.segment import Segment
 from rich.style import Style
@@ -45,13 +45,13 @@ def how_many(width: int) -> int:
     return (width + _GAP) // (COLUMNS + _GAP)
 
 
-def row(thumbnails: Sequence[Thumbnail]) -> RenderableType:
+def row(thumbnails: Sequence[Thumbnail]) -> Table:
     """Thumbnails side by side."""
     grid = Table.grid(padding=(0, _GAP, 0, 0))
     for _ in thumbnails:
         grid.add_column(width=COLUMNS, vertical="bottom")
     grid.add_row(*thumbnails)
-    return Group(grid)
+    return grid
 
 
 def _fitted(picture: Image.Image) -> Image.Image:
