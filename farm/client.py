@@ -14,67 +14,34 @@ with FarmClient.connect() as farm:
 from __future__ import annotations
 
 import contextlib
-import os
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Annotated, Self
-
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from typing import Self
 
 from farm import keys, settings
-from farm.errors import InvalidInput, LedgerUnavailable, ObjectMissing, StorageError, WrongState
+from farm.errors import LedgerUnavailable, ObjectMissing, StorageError, WrongState
 from farm.fetch import Fetched, fetch, read_result
-from farm.images import InitImage, read_init
+from farm.images import InitImage
 from farm.jobs import JobStatus, State, Waiting, WorkerInfo
-from farm.ledger import Ledger, NewJob
-from farm.losses import BUILTIN, LossDeclaration
+from farm.ledger import Ledger
+from farm.losses import LossDeclaration
+from farm.manifest import read_manifest, written_manifest
+from farm.planning import check, default_model, known_losses, plan
 from farm.previews import Preview, look_at
 from farm.queue import Queue
+from farm.records import NewJob
 from farm.request import JobRequest
 from farm.results import JobResult
 from farm.settings import Settings
-from farm.spec import MAX_LABELS, InitReference, JobSpec, Labels, Priority, invalid
+from farm.spec import JobSpec
 from farm.storage import Storage
 
-FALLBACK_MODEL = "emoji"
 _RESYNCHRONISE_AFTER_SILENT_READS = 10
 _OUTAGE_SECONDS = 30.0
 _RETRY_SECONDS = 0.5
-MAX_MANIFEST_BYTES = 256 * 2**20
-
-
-class ManifestJob(BaseModel):
-    """One job of a batch manifest."""
-
-    model_config = ConfigDict(frozen=True)
-
-    id: str
-    spec: JobSpec
-    priority: Priority
-    labels: Annotated[Labels, Field(max_length=MAX_LABELS)]
-
-
-class BatchManifest(BaseModel):
-    """`batches/<batch>.json`: every spec of a submission, enough to queue it all again.
-
-    Its jobs are those of its own batch, numbered in order.
-    """
-
-    model_config = ConfigDict(frozen=True)
-
-    version: int = 1
-    batch: str
-    jobs: Annotated[tuple[ManifestJob, ...], Field(min_length=1)]
-
-    @model_validator(mode="after")
-    def _names_only_its_own(self) -> Self:
-        for index, job in enumerate(self.jobs):
-            if not keys.is_batch_id(self.batch) or job.id != keys.job_in_batch(self.batch, index):
-                raise ValueError(f"{job.id!r:.60} is not the id of its job {index}")
-        return self
 
 
 @dataclass(frozen=True)
@@ -189,11 +156,7 @@ class FarmClient:
 
     def _store(self, batch: str, jobs: Sequence[NewJob], images: dict[Path, InitImage]) -> None:
         """Put what the jobs need into the bucket: their init images, then the manifest with every spec."""
-        manifest = BatchManifest(
-            batch=batch,
-            jobs=tuple(ManifestJob(id=j.id, spec=j.spec, priority=j.priority, labels=j.labels) for j in jobs),
-        )
-        written = _written(manifest)
+        written = written_manifest(batch, jobs)
         for image in {image.sha256: image for image in images.values()}.values():
             self._upload(image)
         self.storage.put(keys.batch_manifest(batch), written, "application/json")
@@ -318,72 +281,6 @@ class FarmClient:
         return known_losses(self.ledger.workers())
 
 
-def plan(
-    requests: Sequence[JobRequest],
-    batch: str,
-    images: dict[Path, InitImage],
-    *,
-    default_model: str,
-    declarations: Sequence[LossDeclaration],
-) -> Sequence[NewJob]:
-    """The jobs that requests make, numbered in order. Raises `InvalidInput`."""
-    jobs: list[NewJob] = []
-    for request in requests:
-        image = images.get(request.init) if request.init else None
-        reference = (
-            InitReference.model_validate({"sha256": image.sha256, "extension": image.extension}) if image else None
-        )
-        for spec in request.specs(reference, default_model=default_model, declarations=declarations):
-            jobs.append(NewJob(keys.job_in_batch(batch, len(jobs)), spec, request.priority, request.labels))
-    if not jobs:
-        raise InvalidInput("there is nothing to submit")
-    return jobs
-
-
-def dry_run(requests: Sequence[JobRequest]) -> Sequence[NewJob]:
-    """The jobs that `submit` would make, without any connection; built-in losses only. Raises `InvalidInput`."""
-    model = os.environ.get("FARM_MODEL") or FALLBACK_MODEL
-    return plan(requests, keys.new_batch_id(), _init_images(requests), default_model=model, declarations=BUILTIN)
-
-
-def default_model(workers: Iterable[WorkerInfo]) -> str:
-    """`$FARM_MODEL`; else the one model that all live workers serve; else `emoji`."""
-    named = os.environ.get("FARM_MODEL")
-    served = {name for worker in workers for name in worker.models}
-    return named or (served.pop() if len(served) == 1 else FALLBACK_MODEL)
-
-
-def known_losses(workers: Iterable[WorkerInfo]) -> Sequence[LossDeclaration]:
-    """The built-in losses, then the third-party ones that workers announce."""
-    known = {declaration.name: declaration for declaration in BUILTIN}
-    for worker in workers:
-        for declaration in worker.losses:
-            known.setdefault(declaration.name, declaration)
-    return list(known.values())
-
-
-def check(requests: Sequence[JobRequest]) -> dict[Path, InitImage]:
-    """Check all that can be checked without a connection. Returns the init images. Raises `InvalidInput`.
-
-    A request whose loss is not built in is checked when workers have said which losses they know.
-    """
-    images = _init_images(requests)
-    builtin = {declaration.name for declaration in BUILTIN}
-    for request in requests:
-        if all(loss.name in builtin for loss in request.losses):
-            one = request.model_copy(update={"count": 1})
-            one.specs(None if request.init is None else _ANY_IMAGE, default_model=FALLBACK_MODEL)
-    return images
-
-
-_ANY_IMAGE = InitReference(sha256="0" * 64, extension="png")
-
-
-def _init_images(requests: Iterable[JobRequest]) -> dict[Path, InitImage]:
-    paths = dict.fromkeys(request.init for request in requests if request.init)
-    return {path: read_init(path) for path in paths}
-
-
 def _warnings(jobs: Sequence[NewJob], workers: Sequence[WorkerInfo]) -> tuple[str, ...]:
     served = {name for worker in workers for name in worker.models}
     missing = sorted({job.spec.model for job in jobs} - served)
@@ -391,28 +288,4 @@ def _warnings(jobs: Sequence[NewJob], workers: Sequence[WorkerInfo]) -> tuple[st
         f"no live worker serves the model '{name}'; its jobs wait until one does"
         f" (farm worker --model {name}{'' if name in keys.BUILT_IN_MODELS else '=SOURCE'})"
         for name in missing
-    )
-
-
-def read_manifest(storage: Storage, batch: str) -> BatchManifest:
-    """The manifest of a submission. Raises `ObjectMissing`, `InvalidInput`."""
-    key = keys.batch_manifest(batch)
-    try:
-        manifest = BatchManifest.model_validate_json(storage.get(key, limit=MAX_MANIFEST_BYTES))
-    except ValidationError as error:
-        raise InvalidInput(f"{key} is not a batch manifest: {invalid(error)}") from error
-    if manifest.batch != batch:
-        raise InvalidInput(f"{key} is the manifest of {manifest.batch}")
-    return manifest
-
-
-def _written(manifest: BatchManifest) -> bytes:
-    """The manifest as `read_manifest` takes it. Raises `InvalidInput` if it is too large for that."""
-    if sum(len(job.spec.prompt.encode()) for job in manifest.jobs) <= MAX_MANIFEST_BYTES:  # before it takes memory
-        data = manifest.model_dump_json().encode()
-        if len(data) <= MAX_MANIFEST_BYTES:
-            return data
-    raise InvalidInput(
-        f"the specs of {len(manifest.jobs):,} jobs take more than {MAX_MANIFEST_BYTES // 2**20} MiB",
-        hint="submit them as several batches",
     )

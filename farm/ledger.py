@@ -16,22 +16,35 @@
 from __future__ import annotations
 
 import json
-import secrets
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from importlib import resources
 from typing import Any
 
 import redis
-from pydantic import ValidationError
 from redis.backoff import ExponentialBackoff
 from redis.retry import Retry
 
 from farm import keys
 from farm.access import unavailable
-from farm.errors import InvalidInput, JobNotFound
-from farm.jobs import STATES, JobStatus, State, Waiting, WorkerInfo, state_of
+from farm.errors import JobNotFound
+from farm.jobs import STATES, JobStatus, State, Waiting, WorkerInfo
+from farm.records import (
+    Attempt,
+    Cancelled,
+    Claim,
+    Event,
+    NewJob,
+    Reaped,
+    Renewed,
+    Suspect,
+    as_record,
+    attempt_of,
+    new_token,
+    read_cancellation,
+    read_event,
+    read_worker,
+)
 from farm.settings import Settings
 from farm.spec import JobSpec
 
@@ -42,81 +55,6 @@ _CREATE_CHUNK = 500
 _WORKER_TTL_MS = 15_000
 _DEATH_TTL_MS = 30 * 24 * 3600 * 1000
 _MAX_DEATH_CHARACTERS = 4_000
-
-
-Attempt = tuple[str, int]
-"""A job's id and the fencing number of one attempt at it."""
-
-
-@dataclass(frozen=True)
-class NewJob:
-    """A job about to be recorded."""
-
-    id: str
-    spec: JobSpec
-    priority: int
-    labels: dict[str, str]
-    attempt: int = 0
-    """The last attempt that was, or may have been, made at it."""
-    result: str | None = None
-    """The key of that attempt's `result.json`, found in the bucket: the job was done before."""
-    checkpoint: int | None = None
-    """The attempt whose checkpoint was found in the bucket."""
-
-
-@dataclass(frozen=True)
-class Claim:
-    """A granted claim: the fencing number of this attempt, and what to render."""
-
-    job: str
-    attempt: int
-    spec: str
-    priority: int
-    checkpoint: int | None = None
-    """The attempt that left a checkpoint to go on from."""
-
-
-class Suspect(Exception):
-    """The job has outlived so many workers that only one which does nothing else may claim it."""
-
-
-@dataclass(frozen=True)
-class Renewed:
-    """What a worker hears as it renews its leases: the attempts it lost, and those that somebody looks at."""
-
-    lost: frozenset[Attempt]
-    looked_at: frozenset[Attempt]
-
-
-@dataclass(frozen=True)
-class Cancelled:
-    """The state that a job was in when it was cancelled, and what is of no more use."""
-
-    before: State
-    checkpoint: int | None
-    """The attempt that left a checkpoint."""
-    was_looked_at: bool
-    """There may be a preview."""
-
-
-@dataclass(frozen=True)
-class Reaped:
-    """A job whose lease lapsed, and what became of it."""
-
-    job: str
-    model: str
-    priority: int
-    state: State
-
-
-@dataclass(frozen=True)
-class Event:
-    """Something that happened to a job: a new state, or progress to a step."""
-
-    cursor: str
-    job: str
-    state: State
-    step: int | None
 
 
 class Ledger:
@@ -146,7 +84,7 @@ class Ledger:
         """Record new jobs as queued. Known ids are left as they are. Returns the ids that are queued now."""
         queued: list[str] = []
         for chunk in _in_groups(jobs, _CREATE_CHUNK):
-            queued += self._run("create", json.dumps([_record(batch, job) for job in chunk]))
+            queued += self._run("create", json.dumps([as_record(batch, job) for job in chunk]))
         return queued
 
     def claim(
@@ -171,7 +109,7 @@ class Ledger:
         if answer[0] != "claimed":
             return None
         attempt, spec, priority, checkpoint = answer[1:]
-        return Claim(job, int(attempt), spec, int(priority), _attempt_of(checkpoint))
+        return Claim(job, int(attempt), spec, int(priority), attempt_of(checkpoint))
 
     def checkpoint(self, claim: Claim, worker: str, step: int) -> bool:
         """Note that `step` steps of a running job are safe in the bucket. False if it is not held any more."""
@@ -224,7 +162,7 @@ class Ledger:
     def cancel(self, job: str) -> Cancelled:
         """Cancel a queued or running job. Raises `JobNotFound`."""
         state, checkpoint, looked_at = self._run("cancel", job)
-        return Cancelled(self._previous(job, state), _attempt_of(checkpoint), bool(looked_at))
+        return Cancelled(self._previous(job, state), attempt_of(checkpoint), bool(looked_at))
 
     def retry(self, job: str) -> State:
         """Queue a failed or cancelled job again. Returns the state it was in. Raises `JobNotFound`."""
@@ -324,12 +262,12 @@ class Ledger:
 
     def events(self, cursor: str, *, wait: float = 1.0) -> list[Event]:
         """What happened after `cursor`, waiting up to `wait` seconds for something to happen."""
-        return [_event(*entry) for entry in self._read_stream("events", cursor, wait)]
+        return [read_event(*entry) for entry in self._read_stream("events", cursor, wait)]
 
     def cancellations(self, cursor: str, *, wait: float) -> tuple[str, set[Attempt]]:
         """The next cursor, and the attempts that were cancelled after `cursor`, waiting up to `wait` seconds."""
         entries = self._read_stream("control", cursor, wait)
-        cancelled = {attempt for _, fields in entries if (attempt := _cancelled(fields))}
+        cancelled = {attempt for _, fields in entries if (attempt := read_cancellation(fields))}
         return (entries[-1][0] if entries else cursor), cancelled
 
     def control_cursor(self) -> str:
@@ -365,7 +303,7 @@ class Ledger:
         with self._talking():
             names = sorted(self.redis.scan_iter(self._key("worker", "*"), count=1_000))
             records = self.redis.mget(names) if names else []
-        return [worker for record in records if record and (worker := _worker(record))]
+        return [worker for record in records if record and (worker := read_worker(record))]
 
     def try_lock(self, name: str, holder: str, *, seconds: float) -> bool:
         """Hold a lapsing lock, so that one of many does a chore. True if `holder` has it now."""
@@ -412,57 +350,6 @@ class Ledger:
         if len(found) > 1:
             raise JobNotFound(f"{beginning!r} could be {len(found)} batches", hint=f"{found[0]}, {found[1]}, …")
         return str(found[0])
-
-
-def new_token() -> str:
-    """What tells one claim from another."""
-    return secrets.token_hex(8)
-
-
-def _record(batch: str, job: NewJob) -> dict[str, Any]:
-    return {
-        **({"result": job.result} if job.result else {}),
-        **({"checkpoint": job.checkpoint} if job.checkpoint else {}),
-        "attempt": job.attempt,
-        "id": keys.job_id(job.id),
-        "batch": batch,
-        "model": job.spec.model,
-        "priority": job.priority,
-        "steps": job.spec.steps_to_do,
-        "prompt": job.spec.prompt[:500],
-        "spec": job.spec.to_json(),
-        "labels": json.dumps(job.labels),
-    }
-
-
-def _event(cursor: str, fields: dict[str, str]) -> Event:
-    """An entry of the stream of events; one that no ledger wrote is an event of no job."""
-    try:
-        step = int(fields["step"]) if "step" in fields else None
-        return Event(cursor, keys.job_id(fields["job"]), state_of(fields["state"]), step)
-    except (InvalidInput, KeyError, ValueError):
-        return Event(cursor, "", "queued", None)
-
-
-def _cancelled(fields: dict[str, str]) -> Attempt | None:
-    """The attempt that an entry of the stream of cancellations names, or None for one that no ledger wrote."""
-    try:
-        return fields["cancel"], int(fields["attempt"])
-    except (KeyError, ValueError):
-        return None
-
-
-def _worker(record: str) -> WorkerInfo | None:
-    """A worker's description, or None for one that another version wrote and this one cannot read."""
-    try:
-        return WorkerInfo.model_validate_json(record)
-    except ValidationError:
-        return None
-
-
-def _attempt_of(checkpoint: str) -> int | None:
-    """The attempt in `<attempt>:<step>`, or None where there is no checkpoint."""
-    return int(checkpoint.partition(":")[0]) if checkpoint else None
 
 
 def _in_groups(items: Sequence[Any], size: int) -> Iterator[Sequence[Any]]:

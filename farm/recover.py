@@ -16,11 +16,12 @@ from collections import defaultdict
 from dataclasses import dataclass, field, replace
 
 from farm import keys
-from farm.client import FarmClient, read_manifest
+from farm.client import FarmClient
 from farm.errors import InvalidInput, ObjectDamaged, ObjectMissing, ObjectTooLarge
 from farm.fetch import read_result
 from farm.jobs import Waiting
-from farm.ledger import NewJob
+from farm.manifest import read_manifest
+from farm.records import NewJob
 from farm.results import JobResult
 
 _MANIFEST = re.compile(r"batches/([^/]+)\.json")

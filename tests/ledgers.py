@@ -6,7 +6,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from farm.jobs import WorkerInfo
-from farm.ledger import NewJob
+from farm.records import NewJob
 from farm.spec import Conditioning, JobSpec, WeightedPrompt
 
 BATCH = "0" * 16

@@ -23,8 +23,9 @@ import torch
 from farm import settings
 from farm.errors import FarmError, InvalidInput, JobNotFound, LedgerUnavailable
 from farm.jobs import WorkerInfo
-from farm.ledger import Claim, Ledger
+from farm.ledger import Ledger
 from farm.queue import TASK, Queue, celery_app, queue_name
+from farm.records import Claim
 from farm.settings import Settings
 from farm.storage import Storage
 from worker import transport

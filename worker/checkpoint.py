@@ -22,7 +22,8 @@ from torch import Tensor
 
 from farm import keys
 from farm.errors import FarmError, LedgerUnavailable, StorageError
-from farm.ledger import Attempt, Claim, Ledger
+from farm.ledger import Ledger
+from farm.records import Attempt, Claim
 from farm.results import ModelUsed
 from farm.spec import JobSpec
 from farm.storage import Storage

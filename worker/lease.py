@@ -15,7 +15,8 @@ from dataclasses import dataclass, field
 
 from farm.errors import LedgerUnavailable
 from farm.jobs import WorkerInfo
-from farm.ledger import Attempt, Claim, Ledger
+from farm.ledger import Ledger
+from farm.records import Attempt, Claim
 
 _log = logging.getLogger(__name__)
 

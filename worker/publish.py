@@ -11,7 +11,7 @@ from datetime import UTC, datetime
 from importlib.metadata import version
 
 from farm import keys
-from farm.ledger import Claim
+from farm.records import Claim
 from farm.results import JobResult, ResultObject
 from farm.storage import Storage
 from worker.finished import Artifact, Finished

@@ -29,9 +29,10 @@ from farm.errors import (
     StorageError,
 )
 from farm.jobs import Waiting
-from farm.ledger import Claim, Ledger, Suspect, new_token
+from farm.ledger import Ledger
 from farm.previews import Preview
 from farm.queue import Queue
+from farm.records import Claim, Suspect, new_token
 from farm.results import JobResult, ModelUsed, ResultObject
 from farm.spec import JobSpec
 from farm.storage import Storage

@@ -19,10 +19,12 @@ if TYPE_CHECKING:
 
 def send(requests: Sequence[JobRequest], options: Mapping[str, Any]) -> None:
     """Do what the sending options say. Exits with 3 if jobs were waited for and not all are done."""
-    from farm.client import FarmClient, dry_run
-
     if options["dry_run"]:
+        from farm.planning import dry_run
+
         return print_json({"jobs": [_planned(job) for job in dry_run(requests)]})
+    from farm.client import FarmClient
+
     with FarmClient.connect() as farm:
         follows = _prepare_to_follow(options)
         submission = farm.submit(requests)

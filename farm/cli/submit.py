@@ -150,7 +150,7 @@ def batch(file: Path, yes: bool, max_jobs: int, **options: Any) -> None:
 
 
 def _send(mode: Mode, prompts: Sequence[str], options: Mapping[str, Any], **more: Any) -> None:
-    from farm.client import check
+    from farm.planning import check
 
     with naming_options():
         wanted = request(mode, prompts, options, **more)
@@ -160,14 +160,14 @@ def _send(mode: Mode, prompts: Sequence[str], options: Mapping[str, Any], **more
 
 def _entry_check(*, dry_run: bool) -> Callable[[Sequence[JobRequest]], object]:
     """What checks the requests of one entry of a batch file, so that an error can name the entry."""
-    from farm import client
+    from farm import planning
 
     if dry_run:
-        return client.dry_run
+        return planning.dry_run
     losses = cache(known_losses)
 
     def check(entry: Sequence[JobRequest]) -> None:
-        client.check(entry)
+        planning.check(entry)
         for loss in (loss for wanted in entry for loss in wanted.losses if loss.name not in _BUILTIN_LOSSES):
             find(loss.name, losses()).complete(loss.arguments)  # one that a worker of the farm adds, perhaps
 

@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from farm import keys
-from farm.ledger import Ledger, NewJob
+from farm.ledger import Ledger
+from farm.records import NewJob
 from farm.request import JobRequest
 from tests.benchmarks.farms import LocalFarm
 

@@ -6,8 +6,9 @@ from collections.abc import Callable
 from typing import Any
 
 from farm.jobs import Waiting
-from farm.ledger import Claim, Ledger
+from farm.ledger import Ledger
 from farm.queue import Queue
+from farm.records import Claim
 from tests.benchmarks.client_side import fill
 from tests.benchmarks.farms import LocalFarm
 

@@ -11,8 +11,9 @@ import pytest
 from PIL import Image
 
 from farm import keys
-from farm.client import FarmClient, read_manifest
+from farm.client import FarmClient
 from farm.errors import FetchRefused, InvalidInput, LedgerUnavailable, WrongState
+from farm.manifest import read_manifest
 from farm.queue import depth
 from farm.request import JobRequest, LossRequest
 from tests.farm.rendering import Rendering, render

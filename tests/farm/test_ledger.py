@@ -9,7 +9,8 @@ import pytest
 
 from farm.errors import JobNotFound, LedgerUnavailable
 from farm.jobs import State
-from farm.ledger import Claim, Ledger, Suspect
+from farm.ledger import Ledger
+from farm.records import Claim, Suspect
 from farm.settings import Settings
 from tests.ledgers import BATCH, a_worker, job
 

@@ -9,7 +9,8 @@ import pytest
 
 from farm.errors import JobNotFound
 from farm.jobs import STATES, State
-from farm.ledger import Claim, Ledger
+from farm.ledger import Ledger
+from farm.records import Claim
 from tests.ledgers import BATCH, job
 
 WORKER = "w1"

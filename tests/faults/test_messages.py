@@ -11,9 +11,10 @@ from urllib.parse import urlsplit
 import pytest
 
 from farm import keys
-from farm.client import FarmClient, read_manifest
+from farm.client import FarmClient
 from farm.errors import LedgerUnavailable
 from farm.jobs import Waiting
+from farm.manifest import read_manifest
 from farm.request import JobRequest
 from tests.faults.farm import FaultyFarm
 from tests.faults.plugin import paced

@@ -12,11 +12,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from farm import keys
-from farm.client import BatchManifest, read_manifest
 from farm.errors import FarmError, InvalidInput, LedgerUnavailable, StorageError
 from farm.fetch import _destination
 from farm.jobs import JobStatus
-from farm.ledger import _worker
+from farm.manifest import BatchManifest, read_manifest
+from farm.records import read_worker
 from farm.request import JobRequest
 from farm.results import IMAGE, JobResult
 from farm.spec import MAX_PROMPT_CHARACTERS, MAX_SIDE, MAX_STEPS, InitReference, JobSpec
@@ -173,7 +173,7 @@ def test_records_of_the_ledger(changes: dict[str, str]) -> None:
 @fuzz(400)
 @given(st.one_of(spoilt(a_worker(losses=()).model_dump(mode="json")), anything))
 def test_announcements(document: Any) -> None:
-    worker = _worker(as_json(document))
+    worker = read_worker(as_json(document))
     if worker is not None:
         assert all(word.isprintable() for word in (worker.id, worker.host, worker.device, worker.version))
         assert all(keys.model_name(name) for name in worker.models)

@@ -8,7 +8,8 @@ from datetime import UTC, datetime
 
 import pytest
 
-from farm.ledger import Claim, Ledger
+from farm.ledger import Ledger
+from farm.records import Claim
 from tests.ledgers import a_worker, job
 from tests.waiting import eventually
 from worker.lease import LeaseKeeper

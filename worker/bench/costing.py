@@ -48,8 +48,8 @@ def decode(model: LoadedModel, count: int) -> Tensor:
 
 def measure(model: LoadedModel, pipelines: Pipelines, rows: int) -> Costs:
     """The costs of this machine now."""
-    embedding = model.prompts.encode("").embedding[0]
-    memory = model.text_memory.of(embedding)
+    text = model.prompts.encode("")
+    embedding, memory = text.embedding[0], model.text_memory.of(text)
     losses = load_losses()
     numbers = itertools.count()
     short, long = (_pipeline_seconds(model, pipelines, steps) for steps in (_SHORT, _LONG))

@@ -16,7 +16,7 @@ SPECIAL_TOKENS = 2
 """The start and end marks around every prompt."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Conditioned:
     """An embedding, [1, tokens, width], and the words of the prompts that did not fit into the encoder."""
 
@@ -56,9 +56,9 @@ class PromptEncoder:
     def mix(self, prompts: Sequence[WeightedPrompt]) -> Conditioned:
         """Σ weight·embedding, summed in float32; one prompt of weight 1 is its own embedding, bit for bit."""
         parts = [self.encode(prompt.text) for prompt in prompts]
-        cut = tuple(word for part in parts for word in part.cut)
         if len(prompts) == 1 and prompts[0].weight == 1.0:
-            return Conditioned(parts[0].embedding, cut)
+            return parts[0]
+        cut = tuple(word for part in parts for word in part.cut)
         weights = [prompt.weight for prompt in prompts]
         mixed = torch.stack([w * part.embedding.float() for w, part in zip(weights, parts, strict=True)]).sum(dim=0)
         return Conditioned(mixed.to(parts[0].embedding.dtype), cut)

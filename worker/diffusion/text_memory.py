@@ -6,12 +6,15 @@ changes. In the bundled model that is a ninth of all arithmetic, in Stable Diffu
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from weakref import ReferenceType, WeakKeyDictionary, ref
 
 import torch
 from diffusers.models.attention_processor import Attention
 from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
 from torch import Tensor, nn
+
+from worker.diffusion.conditioning import Conditioned
 
 
 class Remembered(nn.Module):
@@ -33,16 +36,32 @@ class Remembered(nn.Module):
 
 @dataclass(frozen=True)
 class TextMemory:
-    """The projections of one UNet, in the order in which a memory holds them. None: embeddings are used as such."""
+    """The projections of one UNet, in the order in which a memory holds them. None: embeddings are used as such.
+
+    Not safe for use from several threads at once.
+    """
 
     projections: tuple[Remembered, ...]
+    _held: WeakKeyDictionary[Conditioned, ReferenceType[Tensor]] = field(
+        default_factory=WeakKeyDictionary, repr=False, compare=False
+    )
+
+    def of(self, text: Conditioned) -> Tensor:
+        """The memory of what a job is conditioned on, [tokens, total] in the UNet's dtype.
+
+        Give it to the UNet as `encoder_hidden_states`. One at a time is computed, so that its bits depend on no other.
+        It is 30 times as large as the embedding, so it is kept for as long as a job has it, and then shared: most jobs
+        have the same negative prompt, and many the same prompt.
+        """
+        known = self._held.get(text)
+        memory = known() if known else None
+        if memory is None:
+            memory = self._computed(text.embedding[0])
+            self._held[text] = ref(memory)
+        return memory
 
     @torch.no_grad()
-    def of(self, embedding: Tensor) -> Tensor:
-        """The memory of one prompt's embedding, [tokens, width] → [tokens, total], in the UNet's dtype.
-
-        Give it to the UNet as `encoder_hidden_states`. One prompt at a time, so that its bits depend on no other.
-        """
+    def _computed(self, embedding: Tensor) -> Tensor:
         if not self.projections:
             return embedding
         return torch.cat([remembered.projection(embedding) for remembered in self.projections], dim=-1)

@@ -37,7 +37,7 @@ class Appetite:
 @torch.no_grad()
 def appetite_of(model: LoadedModel) -> Appetite:
     """What the model takes, measured on one row, and on a small picture, for autoencoders grow with the area alone."""
-    text = model.text_memory.of(model.prompts.encode("").embedding[0])
+    text = model.text_memory.of(model.prompts.encode(""))
     x, timestep = torch.zeros((1, *model.latent_shape), device=model.device), torch.zeros(1, device=model.device)
     small = x[..., : max(1, x.shape[-2] // _SMALLER), : max(1, x.shape[-1] // _SMALLER)]
     times = x.numel() / small.numel()

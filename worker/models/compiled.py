@@ -72,7 +72,7 @@ def compiled(model: LoadedModel, numbers: Sequence[int]) -> CompiledUNet | None:
     shown = ", ".join(map(str, numbers))
     _log.info("compiling the model '%s' for %s rows: minutes the first time, seconds afterwards", model.name, shown)
     try:
-        unet.warm_up(model.text_memory.of(model.prompts.encode("").embedding[0]))
+        unet.warm_up(model.text_memory.of(model.prompts.encode("")))
     except Exception as error:  # Dynamo, Inductor and Triton each have their own, and the farm can do without them
         _log.warning("the model '%s' cannot be compiled here and runs as it is: %s", model.name, _reason(error))
         return None

@@ -101,7 +101,7 @@ def traced(model: LoadedModel, cores: int) -> TracedUNet | None:
     """
     if model.device.type != "cpu":
         return None
-    text = model.text_memory.of(model.prompts.encode("").embedding[0])
+    text = model.text_memory.of(model.prompts.encode(""))
     multiple = 2 ** (len(model.unet.config["block_out_channels"]) - 1)
     if any(side % multiple for side in model.latent_shape[1:]):
         return None

@@ -78,7 +78,7 @@ def test_what_the_cpu_says_when_memory_runs_out_is_understood() -> None:
 
 def test_a_recorded_forward_tells_when_memory_runs_out(model: LoadedModel) -> None:
     assert model.traced is not None
-    text = model.text_memory.of(model.prompts.encode("").embedding[0])
+    text = model.text_memory.of(model.prompts.encode(""))
     far_too_many = 10**13
 
     with pytest.raises(RuntimeError) as error:

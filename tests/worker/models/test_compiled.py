@@ -76,7 +76,7 @@ def compiled(model: LoadedModel, store: Storage, tmp_path_factory: pytest.TempPa
 def predicted(model: LoadedModel, count: int, *, side: int = 8) -> Tensor:
     generator = torch.Generator().manual_seed(count)
     rows = torch.randn((count, 4, side, side), generator=generator)
-    texts = torch.stack([model.text_memory.of(model.prompts.encode("a cat").embedding[0])] * count)
+    texts = torch.stack([model.text_memory.of(model.prompts.encode("a cat"))] * count)
     return model.predict(rows, torch.full((count,), 500.0), texts)
 
 
