@@ -1,16 +1,18 @@
 """What of an engine's throughput is left in a full worker, what looking at it takes, and what a second worker adds.
 
-Every engine has one thread, so that two workers do not compete for cores where there are two.
+Every engine has one thread, so that two workers do not compete for cores where there are two. Jobs are of 15 to 25
+steps, so that they do not all end at once, and only what is done while all slots are taken counts.
 """
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
 import time
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, nullcontext
 from typing import Any
 
@@ -18,12 +20,14 @@ from farm.cli.looking import Looking
 from farm.client import FarmClient
 from farm.request import JobRequest
 from tests.benchmarks.farms import LocalFarm
+from worker.bench import workloads
 from worker.bench.measure import Spread
 
 _PATIENCE = 900.0
-_STEPS, _SLOTS, _ROWS = 20, 16, 32
+_SLOTS, _ROWS = 16, 32
 _ALONE = f"""
-import sys, time
+import json, sys, time
+from dataclasses import replace
 from pathlib import Path
 from worker.runtime import settle
 settle()
@@ -36,15 +40,15 @@ from worker.models.loader import ModelLoader
 from worker.models.registry import BUILT_IN
 model = ModelLoader(place("cpu"), cache=Path("cache")).load("emoji", BUILT_IN["emoji"])
 engines = Engines(model, {_ROWS}, {_SLOTS})
-jobs = workloads.alike(model, int(sys.argv[1]), steps={_STEPS}, sampler="euler")
+steps = json.loads(sys.argv[1])
+alike = workloads.alike(model, len(steps), steps=20, sampler="euler")
+jobs = [replace(job, spec=job.spec.model_copy(update={{"steps": n}})) for job, n in zip(alike, steps)]
 engines.mixed(jobs[:1], time.monotonic)
-began = time.monotonic()
-engines.mixed(jobs, time.monotonic)
-print(len(jobs) / (time.monotonic() - began))
+print(json.dumps([served.done for served in engines.mixed(jobs, time.monotonic)]))
 """
 
 
-def throughput(farm: LocalFarm, *, jobs: int = 64, repeats: int = 3) -> dict[str, Any]:
+def throughput(farm: LocalFarm, *, jobs: int = 48, repeats: int = 3) -> dict[str, Any]:
     """Images a second of the engine alone, of one worker, of one looked at, and of two, and their ratios.
 
     Each repeat begins with another of them, for machines grow slower and faster.
@@ -76,33 +80,47 @@ def _ratio(over: list[float], under: list[float]) -> dict[str, float]:
 
 
 def _engine_alone(farm: LocalFarm, jobs: int) -> float:
-    command = [sys.executable, "-c", _ALONE, str(jobs)]
+    steps = [_steps(number) for number in range(jobs + 2 * _SLOTS)]
+    command = [sys.executable, "-c", _ALONE, json.dumps(steps)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=_PATIENCE, env=_one_thread(farm))
     if done.returncode:
         raise SystemExit(done.stderr)
-    return float(done.stdout.split()[-1])
+    return _rate(json.loads(done.stdout.splitlines()[-1]), _SLOTS)
+
+
+def _steps(number: int) -> int:
+    return 15 + 7 * number % 11
+
+
+def _rate(ends: Sequence[float], slots: int) -> float:
+    """Jobs a second, from when as many have ended as there are slots until only as many are left."""
+    ends = sorted(ends)[slots - 1 : -slots]
+    return (len(ends) - 1) / (ends[-1] - ends[0])
 
 
 def _workers(farm: LocalFarm, count: int, jobs: int, *, looking: bool = False) -> float:
-    """From the first job's claim to the last one's end, so neither starting nor submitting counts."""
     with ExitStack() as stack, FarmClient(farm.where) as client:
         for number in range(count):
             stack.enter_context(_worker(farm, f"w{number}"))
         _until_ready(client, count)
-        _render(client, 2 * count)
-        return _render(client, jobs, looking=looking)
+        _ends(client, 2 * count)
+        slots = count * _SLOTS
+        return _rate(_ends(client, jobs + 2 * slots, looking=looking), slots)
 
 
-def _render(client: FarmClient, count: int, *, looking: bool = False) -> float:
-    wish = JobRequest(prompt="a red apple", steps=_STEPS, sampler="euler", seed=1, count=count, model="emoji")
-    jobs = client.submit([wish]).jobs
+def _ends(client: FarmClient, count: int, *, looking: bool = False) -> list[float]:
+    """When each of so many jobs was done, in seconds."""
+    prompts = [workloads.prompt(number) for number in range(count)]  # those of the engine alone
+    jobs = client.submit(
+        JobRequest(prompt=prompt, steps=_steps(number), sampler="euler", seed=number, model="emoji")
+        for number, prompt in enumerate(prompts)
+    ).jobs
     with Looking(client, None) if looking else nullcontext() as eyes:
         for _ in eyes.following(client.watch(jobs)) if eyes else client.watch(jobs):
             pass
     found = [client.ledger.get(job) for job in jobs]
     assert all(status.state == "done" for status in found), found
-    begun = min(status.started for status in found if status.started)
-    return count / (max(status.finished for status in found if status.finished) - begun).total_seconds()
+    return [status.finished.timestamp() for status in found if status.finished]
 
 
 @contextmanager

@@ -44,9 +44,13 @@ class Job:
 def alike(model: LoadedModel, count: int, *, steps: int, sampler: SamplerName = "lms") -> list[Job]:
     """Jobs that differ in prompt and seed alone, under the model's own guidance."""
     return [
-        _job(model, number, {"prompt": _prompt(random.Random(number)), "steps": steps, "sampler": sampler})  # noqa: S311
-        for number in range(count)
+        _job(model, number, {"prompt": prompt(number), "steps": steps, "sampler": sampler}) for number in range(count)
     ]
+
+
+def prompt(number: int) -> str:
+    """The prompt of one of the jobs alike."""
+    return _prompt(random.Random(number))  # noqa: S311 - no secret
 
 
 def unlike(
