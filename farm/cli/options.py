@@ -65,8 +65,8 @@ _REQUEST = (
 )
 
 _LOOKING = (
-    click.option("--previews", is_flag=True, help="Show in the terminal how the pictures come about."),
-    click.option("--previews-to", type=_FOLDER, metavar="DIR", help="Keep DIR/<job>.preview.png up to date meanwhile."),
+    click.option("--previews", is_flag=True, help="Follow, and show in the terminal how the pictures come about."),
+    click.option("--previews-to", type=_FOLDER, metavar="DIR", help="Follow, and keep DIR/<job>.preview.png fresh."),
 )
 
 _SENDING = (
