@@ -6,16 +6,19 @@ import io
 import json
 import struct
 import zlib
+from pathlib import Path
 
 import pytest
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
 from farm import keys
+from farm.cli.looking import AT_ONCE, Looking
 from farm.client import FarmClient
 from farm.errors import ObjectDamaged, ObjectMissing
 from farm.previews import Preview
 from tests.ledgers import BATCH, job
+from tests.waiting import eventually
 
 JOB = job().id
 
@@ -131,3 +134,31 @@ def test_cancelling_a_job_removes_its_preview(client: FarmClient, running: str) 
 
     with pytest.raises(ObjectMissing):
         client.storage.get(keys.preview(running))
+
+
+def test_so_many_are_looked_at_and_the_running_ones_first(client: FarmClient) -> None:
+    jobs = [job(index) for index in range(AT_ONCE + 5)]
+    client.ledger.create(BATCH, jobs)
+    assert client.ledger.claim(jobs[-1].id, "w1")
+    client.ledger.cancel(jobs[0].id)
+    looking = Looking(client, None)
+    list(looking.following(client.ledger.get_many([one.id for one in jobs])))
+
+    looked_at = looking._worth_a_look()
+
+    assert looked_at == [jobs[-1].id, *(one.id for one in jobs[1:AT_ONCE])]
+
+
+def test_what_keeps_previews_from_being_had_is_told_at_the_end_and_ends_nothing(
+    client: FarmClient, running: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    client.storage.put(keys.preview(running), preview().to_png(), "image/png")
+    folder = tmp_path / "removed meanwhile"
+    with Looking(client, folder) as looking:
+        followed = list(looking.following(client.ledger.get_many([running])))
+        eventually(lambda: looking.previews, "there is something to keep")
+        eventually(lambda: looking._trouble, "it cannot be kept")
+
+    assert [status.id for status in followed] == [running]
+    assert "previews were not up to date" in capsys.readouterr().err
+    assert not folder.exists()

@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import IO, Any
 
@@ -137,6 +138,11 @@ def picture_in(folder: Path, job: str) -> Image.Image | None:
     return None
 
 
+def shows_another(folder: Path, job: str, *, than: Image.Image) -> bool:
+    now = picture_in(folder, job)
+    return now is not None and now.tobytes() != than.tobytes()
+
+
 @pytest.mark.usefixtures("worker")
 def test_a_folder_has_the_newest_previews_while_jobs_run(
     client: FarmClient, submit: Submit, watching: Watch, tmp_path: Path
@@ -146,13 +152,9 @@ def test_a_folder_has_the_newest_previews_while_jobs_run(
     folder = tmp_path / "live"
 
     for job in jobs:
-        first = eventually(lambda: picture_in(folder, job), f"{job} is shown")  # noqa: B023
+        first = eventually(partial(picture_in, folder, job), f"{job} is shown")
         assert first.size == (64, 64)
-        changed = eventually(
-            lambda: (now := picture_in(folder, job)) and now.tobytes() != first.tobytes(),  # noqa: B023
-            f"{job} is shown anew",
-        )
-        assert changed
+        eventually(partial(shows_another, folder, job, than=first), f"{job} is shown anew")
     assert {path.name for path in folder.iterdir() if not path.name.startswith(".")} == {
         f"{job}.preview.png" for job in jobs
     }
