@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,6 +12,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from farm.errors import InvalidInput
 from farm.images import SPEC_KEY, decode
+from farm.metadata import read_text
 from farm.spec import JobSpec
 
 MAX_TILES = 1_000
@@ -86,8 +86,7 @@ def contact_sheet(tiles: Sequence[Tile], *, columns: int | None = None, labels: 
 
 
 def _spec_in(data: bytes) -> JobSpec | None:
-    with Image.open(io.BytesIO(data)) as opened:
-        text = getattr(opened, "text", {}).get(SPEC_KEY)
+    text = read_text(data, SPEC_KEY)
     try:
         return JobSpec.from_json(text) if text else None
     except InvalidInput:

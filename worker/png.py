@@ -14,6 +14,7 @@ from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
 from farm.images import SPEC_KEY
+from farm.metadata import read_text
 from farm.results import ModelUsed
 from farm.spec import JobSpec, SamplerName
 from worker.engine.request import Pixels
@@ -39,9 +40,7 @@ def encode_png(pixels: Pixels, spec: JobSpec, model: ModelUsed) -> bytes:
 
 def read_spec(data: bytes) -> JobSpec | None:
     """The spec that a PNG made by `encode_png` carries, or None. Raises `InvalidInput` if it is damaged."""
-    with Image.open(io.BytesIO(data), formats=("PNG",)) as picture:
-        picture.load()
-        text = picture.info.get(SPEC_KEY)
+    text = read_text(data, SPEC_KEY)
     return JobSpec.from_json(text) if text else None
 
 
