@@ -39,7 +39,7 @@ from farm.storage import Storage
 from worker import disk
 from worker.checkpoint import Checkpoint, Checkpoints
 from worker.crown import Crown
-from worker.diffusion import latents
+from worker.diffusion.fitting import fit
 from worker.engine.engine import Engine
 from worker.engine.request import (
     Cancelled,
@@ -285,7 +285,7 @@ class JobRunner:
         self.previews.let_go(claim.job)
 
     def _init_picture(self, holding: Holding, spec: JobSpec) -> Image.Image | None:
-        """The init image, cut to the size of the job here, so that the engine neither waits for it nor keeps more."""
+        """The init image at the size of the job, so that the engine neither waits for it nor keeps more."""
         reference = spec.start.image
         if reference is None:
             return None
@@ -300,7 +300,7 @@ class JobRunner:
         except ObjectTooLarge as error:
             raise InvalidInput(error.message, field="init") from error
         assert spec.width and spec.height, "the spec is resolved"
-        return latents.fit(images.decode(data, name=reference.key), spec.width, spec.height)
+        return fit(images.decode(data, name=reference.key), spec.width, spec.height, spec.start.fit)
 
     def hand_back(self, claim: Claim) -> None:
         """Give a job in hand back to the queue, with no blame. Tries once."""
