@@ -141,6 +141,12 @@ def resolve(spec: JobSpec, model: LoadedModel) -> JobSpec:
     return resolved
 
 
+def latent_shape(spec: JobSpec, model: LoadedModel) -> tuple[int, int, int]:
+    """[channels, height, width] of the latents of a resolved spec."""
+    assert spec.width and spec.height, "the spec is resolved"
+    return model.unet.config["in_channels"], spec.height // model.vae_factor, spec.width // model.vae_factor
+
+
 def _own_size(spec: JobSpec, model: LoadedModel) -> tuple[int, int] | None:
     """The size of a job that takes its init picture's shape; None if it does not, or nothing is known of that."""
     image = spec.start.image
