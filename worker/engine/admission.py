@@ -1,13 +1,14 @@
 """Who gets rows of the next forward pass: by priority, then by arrival. Plain Python, no tensors.
 
-Rows can share a forward only within a group (one model, one latent size). Among the groups that hold the
-most urgent jobs, the one served longest ago goes first, so that groups of equal urgency take turns and none
-starves. A more urgent job takes rows at the next step; the one it displaces waits in place with its state.
+Rows can share a forward only within a group (one model, one latent size). Groups of equal urgency share the device's
+time, not its turns: the one that has had the least of it goes first (stride scheduling, Waldspurger 1995), so that
+a few steps of small pictures do not each wait for a step of an enormous one. A more urgent job takes rows at the next
+step; the one it displaces waits in place with its state.
 """
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Sequence
+from collections.abc import Collection, Hashable, Sequence
 from dataclasses import dataclass, field
 
 
@@ -24,20 +25,29 @@ class Candidate:
 
 @dataclass
 class Admission:
-    """Chooses at every tick. Remembers only when each group was last served."""
+    """Chooses at every tick. Remembers only how many seconds each group has had."""
 
-    _tick: int = 0
-    _served: dict[Hashable, int] = field(default_factory=dict)
+    _spent: dict[Hashable, float] = field(default_factory=dict)
+
+    def meet(self, groups: Collection[Hashable]) -> None:
+        """These groups have jobs in flight. One that is new has had as much as the one that had the least."""
+        known = {group: spent for group, spent in self._spent.items() if group in groups}
+        least = min(known.values(), default=0.0)
+        self._spent = {group: known.get(group, least) for group in groups}
+
+    def charge(self, group: Hashable, seconds: float) -> None:
+        """A group has had the device for so long."""
+        self._spent[group] = self.spent(group) + seconds
+
+    def spent(self, group: Hashable) -> float:
+        """Seconds that a group has had the device, counted from where others were when it came."""
+        return self._spent.get(group, 0.0)
 
     def choose(self, candidates: Sequence[Candidate], max_rows: int) -> list[str]:
         """The ids to advance by a step: all of one group, filling at most `max_rows` rows (but at least one job)."""
         if not candidates:
             return []
         group = self._next_group(candidates)
-        self._tick += 1
-        present = {candidate.group for candidate in candidates}
-        self._served = {known: tick for known, tick in self._served.items() if known in present}
-        self._served[group] = self._tick
         chosen: list[str] = []
         free = max_rows
         for candidate in sorted((c for c in candidates if c.group == group), key=_urgency):
@@ -49,7 +59,7 @@ class Admission:
     def _next_group(self, candidates: Sequence[Candidate]) -> Hashable:
         highest = max(candidate.priority for candidate in candidates)
         urgent = [candidate for candidate in candidates if candidate.priority == highest]
-        return min(urgent, key=lambda c: (self._served.get(c.group, 0), c.arrival)).group
+        return min(urgent, key=lambda c: (self.spent(c.group), c.arrival)).group
 
 
 def _urgency(candidate: Candidate) -> tuple[int, int]:

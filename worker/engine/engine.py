@@ -5,6 +5,9 @@
 Jobs come and go at step boundaries. Each tick advances as many jobs of one group as there are rows for, and
 then decodes at most one chunk of finished ones, so that decoding never holds up those still in flight.
 An error in one job fails that job alone.
+
+A step of an enormous picture can take a minute. Others whose steps are short take their turns in the midst of it,
+between two of its operators (see `turns`).
 """
 
 from __future__ import annotations
@@ -17,6 +20,7 @@ import time
 import traceback
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Future
+from contextlib import AbstractContextManager
 from itertools import accumulate
 from pathlib import Path
 from typing import Literal
@@ -26,13 +30,13 @@ from torch import Tensor
 
 from farm.errors import FarmError, RenderError
 from worker.diffusion.losses import Losses
-from worker.engine.admission import Admission
 from worker.engine.decoding import Decoder
 from worker.engine.finite import Checks
-from worker.engine.flight import Flight, board
+from worker.engine.flight import Flight, board, group_of
 from worker.engine.memory import Budget, FreeBytes, RowCaps, release
 from worker.engine.request import Cancelled, Pixels, Rendered, RenderRequest, StepRecord, Suspended
 from worker.engine.rows import Step, advance
+from worker.engine.turns import LONGEST_SECONDS, SHORT_SECONDS, NotWanted, Turn, Turns
 from worker.models.appetite import is_out_of_memory
 
 _log = logging.getLogger(__name__)
@@ -66,7 +70,6 @@ class Engine:
         self._padded_rows = max_rows if deterministic else None
         self._snapshot_seconds = snapshot_seconds
         self._inbox: queue.SimpleQueue[_Message] = queue.SimpleQueue()
-        self._admission = Admission()
         self._flying: dict[str, Flight] = {}
         self._landing: list[Flight] = []
         self._arrivals = 0
@@ -75,6 +78,7 @@ class Engine:
         self._budget = Budget(free)
         self._decoder = Decoder(self._budget, 1 if deterministic else decode_chunk, whole=deterministic)
         self._unchecked: Checks | None = None
+        self._turns = Turns()
         self._busy_since: float | None = None
         self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
 
@@ -134,7 +138,7 @@ class Engine:
             self._read_messages()
             self._drop_late()
             self._tick()
-            self._retire()
+            self._retire(self._landing)
 
     def _read_messages(self) -> None:
         """Take in what other threads sent; with nothing to render, wait for it."""
@@ -143,6 +147,9 @@ class Engine:
             message = self._inbox.get()
             self._note_progress()
             message()
+        self._read_what_has_come()
+
+    def _read_what_has_come(self) -> None:
         while not self._inbox.empty():
             self._note_progress()
             self._inbox.get()()
@@ -157,7 +164,8 @@ class Engine:
     def _board(self, request: RenderRequest, future: Future[Rendered]) -> None:
         self._arrivals += 1
         try:
-            self._flying[request.id] = board(request, self._losses, self._arrivals, future)
+            with self._turns.taken(group_of(request), request.priority, between=self._let_cut_in):
+                self._flying[request.id] = board(request, self._losses, self._arrivals, future)
         except Exception as error:  # whatever it is, it is this job's alone
             future.set_exception(_as_farm_error(error, f"preparing job {request.id}"))
 
@@ -186,26 +194,72 @@ class Engine:
 
     def _tick(self) -> None:
         """Advance the jobs that get rows by one step."""
-        candidates = [flight.candidate for flight in self._flying.values()]
-        flights = [self._flying[job] for job in self._admission.choose(candidates, self._max_rows)]
+        self._caps.keep_only({flight.group for flight in self._flying.values()})
+        self._meet_all()
+        self._step_of(self._flying.values(), seconds=LONGEST_SECONDS)
+
+    def _step_of(self, candidates: Iterable[Flight], *, seconds: float) -> None:
+        """Advance those of the jobs that get rows by one step, which is to take so long at the most."""
+        flights = [self._flying[job] for job in self._turns.choose(candidates, self._max_rows)]
         if not flights:
             return
         self._note_progress()
-        flights = _within(self._cap(flights[0]), flights)
-        try:
-            fitted = self._go_on_alone(flights[0]) if len(flights) == 1 else self._go_on(flights)
-        except Exception as error:
-            self._one_by_one(flights, error)
-        else:
+        flights = _within(self._rows(flights[0], seconds), flights)
+        with self._turn_of(flights) as turn:
+            try:
+                fitted = self._go_on_alone(flights[0]) if len(flights) == 1 else self._go_on(flights)
+            except Exception as error:
+                self._one_by_one(flights, error)
+                return
             if fitted:
-                self._caps.fitted(flights[0].group, most=self._max_rows)
+                self._caps.fitted(turn.group, most=self._max_rows)
+                self._turns.took(turn, sum(flight.rows for flight in flights))
+
+    def _rows(self, flight: Flight, seconds: float) -> int:
+        """How many rows of a job's group to take together: as memory allows and, but of a deterministic worker, time.
+
+        Before a group's first step nobody knows, and one job is taken.
+        """
+        if self._padded_rows is not None:
+            return self._cap(flight)
+        return min(self._cap(flight), self._turns.rows_in(seconds, flight) or flight.rows)
 
     def _cap(self, flight: Flight) -> int:
         """How many rows of a job's group to take together, by what is known of memory."""
-        self._caps.keep_only({flight.group for flight in self._flying.values()})
         if self._padded_rows is not None:
             return self._caps.of(flight.group) or self._max_rows
         return self._budget.rows(flight.request.model, flight.x.shape, self._caps.of(flight.group) or self._max_rows)
+
+    # Taking turns
+
+    def _turn_of(self, flights: Sequence[Flight]) -> AbstractContextManager[Turn]:
+        """The device is theirs during the block. If that may be long, it ends early when nobody wants it any more."""
+
+        def between(turn: Turn) -> None:
+            self._read_what_has_come()
+            self._drop_late()
+            if self._stopping or not any(map(_is_wanted, flights)):
+                raise NotWanted
+            self._let_cut_in(turn)
+
+        priority = max(flight.request.priority for flight in flights)
+        # Whether it is done in parts must not depend on how quick the machine is: parts may have other last bits.
+        is_large = flights[0].is_large
+        may_be_long = is_large or not self._turns.is_short(flights[0])
+        return self._turns.taken(
+            flights[0].group, priority, between=between if may_be_long else None, in_parts=is_large
+        )
+
+    def _let_cut_in(self, turn: Turn) -> None:
+        """In the midst of a long turn: live, and let those go first who do."""
+        self._note_progress()
+        self._meet_all()
+        while first := self._turns.first(self._flying.values(), turn):
+            self._step_of(first, seconds=SHORT_SECONDS)
+            self._retire([flight for flight in self._landing if self._turns.may_cut_in(flight)])
+
+    def _meet_all(self) -> None:
+        self._turns.meet((*self._flying.values(), *self._landing))
 
     def _one_by_one(self, flights: Sequence[Flight], error: Exception) -> None:
         """After a step failed for several jobs together, find out which of them cannot do it alone."""
@@ -213,7 +267,7 @@ class Engine:
             release(error)
             self._caps.ran_out(flights[0].group, sum(flight.rows for flight in flights))
             _log.warning("out of memory in a step of %d jobs: taking fewer together for a while", len(flights))
-        for flight in flights:
+        for flight in self._still_flying(flights):
             self._note_progress()
             self._go_on_alone(flight)
 
@@ -294,21 +348,21 @@ class Engine:
         for index, pixels in zip(looked_at, _previews(flights, looked_at, step), strict=False):
             flights[index].request.observer.on_preview(flights[index].position + 1, pixels)
 
-    def _retire(self) -> None:
+    def _retire(self, landed: Sequence[Flight]) -> None:
         """Decode one chunk of finished jobs, all of one group."""
-        if not self._landing:
+        if not landed:
             return
         self._note_progress()
-        group = self._landing[0].group
-        together = self._decoder.together(self._landing[0])
-        chunk = [flight for flight in self._landing if flight.group == group][:together]
-        try:
-            pixels = self._decoder.pixels(chunk[0], torch.stack([flight.x for flight in chunk]))
-        except Exception as error:
-            self._retire_one_by_one(chunk, error)
-            return
-        for flight, picture in zip(chunk, pixels, strict=True):
-            self._finish(flight, picture)
+        together = self._decoder.together(landed[0])
+        chunk = [flight for flight in landed if flight.group == landed[0].group][:together]
+        with self._turn_of(chunk):
+            try:
+                pixels = self._decoder.pixels(chunk[0], torch.stack([flight.x for flight in chunk]))
+            except Exception as error:
+                self._retire_one_by_one(chunk, error)
+                return
+            for flight, picture in zip(chunk, pixels, strict=True):
+                self._finish(flight, picture)
 
     def _retire_one_by_one(self, chunk: Sequence[Flight], error: Exception) -> None:
         if len(chunk) == 1:
@@ -336,16 +390,25 @@ class Engine:
         self._fail(flight, _as_farm_error(error, f"decoding job {flight.id}"))
 
     def _finish(self, flight: Flight, picture: Tensor) -> None:
+        if not _is_wanted(flight):
+            return
         self._landing.remove(flight)
         now = time.monotonic()
         timings = {"render": flight.landed - flight.boarded, "decode": now - flight.landed}
         flight.future.set_result(Rendered(picture.cpu().numpy(), flight.warnings, timings))
 
     def _fail(self, flight: Flight, error: Exception) -> None:
+        if not _is_wanted(flight):
+            return
         self._flying.pop(flight.id, None)
         if flight in self._landing:
             self._landing.remove(flight)
         flight.future.set_exception(error)
+
+
+def _is_wanted(flight: Flight) -> bool:
+    """Whether anybody waits for the job."""
+    return not flight.future.done()
 
 
 def _within(cap: int, flights: Sequence[Flight]) -> list[Flight]:

@@ -65,8 +65,12 @@ class Flight:
 
     @property
     def group(self) -> Hashable:
-        """What rows of one forward pass must share: the model (and with it the dtype) and the latent size."""
-        return id(self.request.model), tuple(self.x.shape)
+        return group_of(self.request)
+
+    @property
+    def is_large(self) -> bool:
+        """Whether a step may take long, by the picture's size."""
+        return self.request.model.is_large(self.x.shape)
 
     @property
     def rows(self) -> int:
@@ -145,6 +149,11 @@ class Flight:
         self.noise.restore(snapshot.noise)
         self.position = snapshot.position
         self.boarded -= snapshot.seconds
+
+
+def group_of(request: RenderRequest) -> Hashable:
+    """What rows of one forward pass must share: the model (and with it the dtype) and the latent size."""
+    return id(request.model), latent_shape(request.spec, request.model)
 
 
 def board(request: RenderRequest, losses: Losses, arrival: int, future: Future[Rendered]) -> Flight:

@@ -87,6 +87,10 @@ class LoadedModel:
             return module
         return self.unet if self.traced is None else self.traced
 
+    def is_large(self, shape: Sequence[int]) -> bool:
+        """Whether latents [..., h, w] are of a picture beyond the model's own size that may take long."""
+        return shape[-2] * shape[-1] > max(self.latent_shape[-2] * self.latent_shape[-1], _LARGE)
+
     def predict(self, rows: Tensor, timesteps: Tensor, texts: Tensor) -> Tensor:
         """The UNet's output [N, 4, h, w], in the model's dtype.
 
@@ -96,12 +100,16 @@ class LoadedModel:
         rows = rows.to(self.dtype)
         if self.compiled is not None and self.compiled.fits(rows):
             return self.compiled(rows, timesteps, texts)
-        if self.traced is not None and self.traced.fits(rows, texts):
+        # A recording is one long operator, in the midst of which nobody else can have a turn.
+        if self.traced is not None and not self.is_large(rows.shape) and self.traced.fits(rows, texts):
             done: Tensor = self.traced(rows, timesteps, texts)
             return done
         out: Tensor = self.unet(laid_out(rows), timesteps, encoder_hidden_states=texts).sample
         return out
 
+
+_LARGE = 64 * 64
+"""Latent pixels: of 512×512 at a factor of 8. A step of fewer takes moderate time on anything."""
 
 Compile = Callable[[LoadedModel], CompiledUNet | None]
 

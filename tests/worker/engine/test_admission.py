@@ -44,13 +44,50 @@ def test_one_forward_never_mixes_groups() -> None:
     assert chosen == ["a1", "a2"]
 
 
-def test_groups_of_equal_urgency_take_turns() -> None:
-    admission = Admission()
+def served(admission: Admission, waiting: list[Candidate], seconds: dict[str, float], turns: int) -> list[str]:
+    """Which job goes at each turn, if a turn of each group takes so long."""
+    admission.meet({candidate.group for candidate in waiting})
+    order = []
+    for _ in range(turns):
+        [first, *_] = admission.choose(waiting, 64)
+        group = next(candidate.group for candidate in waiting if candidate.id == first)
+        admission.charge(group, seconds[first])
+        order.append(first)
+    return order
+
+
+def test_groups_of_equal_urgency_and_pace_take_turns() -> None:
     waiting = [job("a", arrival=1), job("b", group="b", arrival=2), job("c", group="c", arrival=3)]
 
-    served = [admission.choose(waiting, 64)[0] for _ in range(6)]
+    assert served(Admission(), waiting, {"a": 1, "b": 1, "c": 1}, 6) == ["a", "b", "c", "a", "b", "c"]
 
-    assert served == ["a", "b", "c", "a", "b", "c"]
+
+def test_groups_share_the_time_not_the_turns() -> None:
+    waiting = [job("slow", arrival=1), job("quick", group="b", arrival=2)]
+
+    order = served(Admission(), waiting, {"slow": 10.0, "quick": 0.5}, 42)
+
+    assert order.count("slow") == 2
+    assert order[:21] == ["slow", *["quick"] * 20]
+
+
+def test_who_comes_later_has_no_time_to_catch_up_on() -> None:
+    admission = Admission()
+    early, late = job("early", arrival=1), job("late", group="b", arrival=2)
+    served(admission, [early], {"early": 1.0}, 1_000)
+
+    order = served(admission, [early, late], {"early": 1.0, "late": 1.0}, 6)
+
+    assert order == ["early", "late", "early", "late", "early", "late"]
+
+
+def test_who_was_away_has_saved_nothing() -> None:
+    admission = Admission()
+    one, other = job("one", arrival=1), job("other", group="b", arrival=2)
+    served(admission, [one, other], {"one": 1.0, "other": 1.0}, 2)
+    served(admission, [one], {"one": 1.0}, 100)
+
+    assert served(admission, [one, other], {"one": 1.0, "other": 1.0}, 4).count("one") == 2
 
 
 def test_a_group_with_an_urgent_job_goes_before_a_crowded_one() -> None:

@@ -1,0 +1,60 @@
+"""A beat between the operators of one long computation: a sign of life, and a place where others can take a turn.
+
+A picture of 2,048 pixels a side can keep a CPU for minutes in one step. Without beats nobody could tell that from a
+hanging kernel, and everybody else would wait.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+from torch.overrides import TorchFunctionMode
+
+_OPERATIONS = 2e10
+"""Of a part of attention: a third of a second of two CPU cores."""
+_STRIDE = 64
+
+
+@contextmanager
+def beats(between: Callable[[], None], *, in_parts: bool) -> Iterator[None]:
+    """Call `between` before every operator that Python calls in the block, and with `in_parts` amid long attention too.
+
+    What `between` computes has no beats of its own unless it asks for them. It may raise, which ends the block.
+    Recorded and compiled modules are one operator each, and so is a backward pass.
+    """
+    with _Beats(between, in_parts):
+        yield
+
+
+class _Beats(TorchFunctionMode):
+    def __init__(self, between: Callable[[], None], in_parts: bool) -> None:
+        super().__init__()
+        self._between = between
+        self._in_parts = in_parts
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self._between()  # a mode is not active while it handles an operator
+        if self._in_parts and func is F.scaled_dot_product_attention:
+            return self._attention(*args, **(kwargs or {}))
+        return func(*args, **(kwargs or {}))
+
+    def _attention(self, query: Tensor, key: Tensor, value: Tensor, *more: Any, **options: Any) -> Tensor:
+        """Attention [..., tokens, width], for some of the queries after the other: none depends on another.
+
+        In how many parts is said by the shapes alone, so that a job's bytes do not depend on anything else.
+        """
+        for_one = 4 * key.shape[-2] * query.numel() / query.shape[-2]
+        length = _STRIDE * max(1, int(_OPERATIONS / for_one) // _STRIDE)
+        is_plain = not more and options.get("attn_mask") is None and not options.get("is_causal", False)
+        if query.shape[-2] <= length or not is_plain:
+            return F.scaled_dot_product_attention(query, key, value, *more, **options)
+        parts = []
+        for part in query.split(length, dim=-2):
+            self._between()
+            parts.append(F.scaled_dot_product_attention(part, key, value, **options))
+        return torch.cat(parts, dim=-2)
