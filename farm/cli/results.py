@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import click
 
 from farm.cli.naming import jobs_argument
-from farm.cli.output import json_option, note, one_line, plural, print_json
+from farm.cli.output import json_option, note, plural, print_json, say
 from farm.cli.progress import NOT_ALL_DONE, follow, tell_warnings
 from farm.client import FarmClient
 from farm.errors import InvalidInput, WrongState
@@ -93,7 +93,7 @@ def sheet(names: tuple[str, ...], out: Path, columns: int | None, labels: bool, 
         page.save(out)
     except OSError as error:
         raise InvalidInput(f"{out} cannot be written: {error.strerror}", field="--out") from error
-    click.echo(f"{out}  {plural(len(tiles), 'picture')}, {page.width}×{page.height} pixels")
+    say(f"{out}  {plural(len(tiles), 'picture')}, {page.width}×{page.height} pixels")
 
 
 def _awaited(farm: FarmClient, jobs: Sequence[str], *, quiet: bool) -> Sequence[JobStatus]:
@@ -105,7 +105,7 @@ def _awaited(farm: FarmClient, jobs: Sequence[str], *, quiet: bool) -> Sequence[
 
 def _name_unfinished(statuses: Sequence[JobStatus]) -> None:
     for status in statuses[:_NAMED_UNFINISHED]:
-        why = f": {one_line(status.error.message)}" if status.error else ""
+        why = f": {status.error.message}" if status.error else ""
         note(f"farm: {status.id} is {status.state}{why}")
     if len(statuses) > _NAMED_UNFINISHED:
         note(f"farm: and {plural(len(statuses) - _NAMED_UNFINISHED, 'job')} more")

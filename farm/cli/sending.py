@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from farm.cli.folders import make_folder
-from farm.cli.output import inert, note, plural, print_json
+from farm.cli.output import note, plural, print_json, say
 from farm.request import JobRequest
 
 if TYPE_CHECKING:
@@ -52,15 +51,13 @@ def _tell(submission: Submission, options: Mapping[str, Any], *, follows: bool) 
     seeds = [spec.seed for spec in submission.specs]
     if options["as_json"]:
         told = {"batch": submission.batch, "jobs": submission.jobs, "seeds": seeds, "warnings": submission.warnings}
-        click.echo(
-            inert(json.dumps(told, ensure_ascii=False))
-        )  # one line: the changes that --wait prints follow as lines
+        print_json(told, indent=None)  # the changes that --wait prints follow as lines
     else:
-        click.echo(f"{submission.batch}  {_described(submission.specs)}")
+        say(f"{submission.batch}  {_described(submission.specs)}")
     for warning in submission.warnings:
         note(f"warning: {warning}")
     if not (options["as_json"] or follows):
-        note(f"  follow  farm watch {submission.batch}\n  fetch   farm fetch {submission.batch} --out renders")
+        note(f"  follow  farm watch {submission.batch}", f"  fetch   farm fetch {submission.batch} --out renders")
 
 
 def _described(specs: Sequence[JobSpec]) -> str:

@@ -26,6 +26,7 @@ from farm.stack.lock import HomeLock
 from farm.stack.orphans import Guard
 from farm.stack.plan import Plan, worker_programs
 from farm.stack.process import Child, Program
+from farm.words import log_to_stderr
 
 _log = logging.getLogger(__name__)
 
@@ -185,7 +186,7 @@ def main() -> int:
     parser.add_argument("--ready-fd", type=int, required=True)
     options = parser.parse_args()
 
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
+    log_to_stderr(logging.INFO, "%(asctime)s %(levelname)s %(message)s")
     with os.fdopen(options.ready_fd, "w") as starter:
         try:
             plan = Plan(

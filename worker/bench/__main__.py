@@ -6,7 +6,6 @@ import json
 import logging
 import os
 import platform
-import sys
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
@@ -15,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from farm.errors import FarmError
+from farm.words import log_to_stderr
 from worker.runtime import settle
 
 if TYPE_CHECKING:
@@ -52,7 +52,7 @@ def main(
     On a CPU the bundled model is used; on a GPU random weights of Stable Diffusion 1.4's shape.
     """
     settle()
-    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
+    log_to_stderr(logging.INFO, "%(message)s")
     from diffusers.utils.logging import disable_progress_bar as silence_diffusers
     from transformers.utils.logging import disable_progress_bar as silence_transformers
     from transformers.utils.logging import set_verbosity_error
