@@ -16,6 +16,7 @@ from typing import Any
 import click
 
 from farm import __version__
+from farm.cli import streams
 from farm.cli.lazy import LazyCommand, LazyGroup
 from farm.cli.output import JSON_WANTED, note
 from farm.errors import FarmError
@@ -106,7 +107,9 @@ def farm() -> None:
 
 def main() -> None:
     """Run the command line."""
-    farm(prog_name="farm")
+    streams.settle()
+    with streams.written():
+        farm(prog_name="farm")
 
 
 def _tell(error: FarmError, *, as_json: bool) -> None:

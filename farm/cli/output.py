@@ -35,8 +35,8 @@ def json_option(command: F) -> F:
 
 def print_json(value: Any, *, indent: int | None = 2) -> None:
     """One JSON document on stdout; on one line if `indent` is None. All ASCII unless stdout is UTF-8, as JSON is."""
-    in_utf8 = (getattr(sys.stdout, "encoding", None) or "utf-8").lower().replace("-", "").startswith("utf8")
-    click.echo(inert(json.dumps(value, indent=indent, ensure_ascii=not in_utf8)))
+    in_utf8 = (sys.stdout.encoding or "utf-8").lower().replace("-", "") == "utf8"
+    click.echo(inert(json.dumps(value, indent=indent, ensure_ascii=not in_utf8)), file=sys.stdout)
 
 
 def note(*lines: str) -> None:
@@ -46,7 +46,7 @@ def note(*lines: str) -> None:
 
 def say(*lines: str, err: bool = False) -> None:
     """Lines that may hold the words of a stranger: none of them makes a line of its own, or steers the terminal."""
-    click.echo("\n".join(map(one_line, lines)), err=err)
+    click.echo("\n".join(map(one_line, lines)), file=sys.stderr if err else sys.stdout)  # as it is encoded
 
 
 def console() -> Console:

@@ -187,7 +187,7 @@ def main() -> int:
     options = parser.parse_args()
 
     log_to_stderr(logging.INFO, "%(asctime)s %(levelname)s %(message)s")
-    with os.fdopen(options.ready_fd, "w") as starter:
+    with os.fdopen(options.ready_fd, "w", encoding="utf-8") as starter:
         try:
             plan = Plan(
                 home=options.home,

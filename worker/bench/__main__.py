@@ -146,8 +146,8 @@ def _write(found: dict[str, Any], out: Path | None, *, plots: bool) -> None:
         return
     out.mkdir(parents=True, exist_ok=True)
     name = "whole" if "whole" in found else "bench"
-    (out / f"{name}.json").write_text(json.dumps(found, indent=1) + "\n")
-    (out / f"{name}.md").write_text(text + "\n")
+    (out / f"{name}.json").write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+    (out / f"{name}.md").write_text(text + "\n", encoding="utf-8")
     if plots:
         draw(found, out)
 
