@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -23,6 +23,7 @@ _FOLDER = click.Path(path_type=Path, file_okay=False)
 _FILE = click.Path(path_type=Path, dir_okay=False)
 _PICTURE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
 _NAMED_UNFINISHED = 5
+_NAMED_SIGNS = 10
 
 
 @click.command(
@@ -80,6 +81,7 @@ def fetch(names: tuple[str, ...], out: Path, everything: bool, overwrite: bool, 
 @click.option("--overwrite", is_flag=True, help="Replace FILE if it is there.")
 def sheet(names: tuple[str, ...], out: Path, columns: int | None, labels: bool, overwrite: bool) -> None:
     """Make one labelled sheet of many pictures: of jobs, batches, or files."""
+    from farm.lettering import Lettering
     from farm.sheet import contact_sheet
 
     if out.suffix.lower() != ".png":
@@ -87,13 +89,24 @@ def sheet(names: tuple[str, ...], out: Path, columns: int | None, labels: bool, 
     if out.exists() and not overwrite:
         raise InvalidInput(f"{out} is there already", field="--out", hint="add --overwrite to replace it")
     tiles = list(_tiles(names))
-    page = contact_sheet(tiles, columns=columns, labels=labels)
+    lettering = Lettering()
+    page = contact_sheet(tiles, columns=columns, labels=labels, lettering=lettering)
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
         page.save(out)
     except OSError as error:
         raise InvalidInput(f"{out} cannot be written: {error.strerror}", field="--out") from error
     say(f"{out}  {plural(len(tiles), 'picture')}, {page.width}×{page.height} pixels")
+    _tell_missing(lettering.missing)
+
+
+def _tell_missing(signs: Collection[str]) -> None:
+    if signs:
+        some = " ".join(sorted(signs)[:_NAMED_SIGNS])
+        note(
+            f"warning: no font here has {plural(len(signs), 'sign')} of the captions, such as {some}",
+            "  install fonts of these scripts, such as the packages fonts-noto-core and fonts-noto-cjk of Debian",
+        )
 
 
 def _awaited(farm: FarmClient, jobs: Sequence[str], *, quiet: bool) -> Sequence[JobStatus]:

@@ -379,3 +379,11 @@ def test_commands_losses_and_samplers_are_completed() -> None:
     assert completed("submit", "guided", "x", "--loss", "s") == ["saturation", "symmetry", "sharpness"]
     assert completed("submit", "guided", "x", "--sampler", "euler") == ["euler", "euler_a"]
     assert completed("watch", "0") == []
+
+
+def test_a_sheet_names_the_signs_that_no_font_has(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr("farm.fonts._folders", tuple)
+    Image.new("RGB", (8, 8)).save(tmp_path / "水獺.png")
+    result = run("sheet", str(tmp_path / "水獺.png"), "--out", str(tmp_path / "sheet.png"))
+    assert result.stderr.splitlines()[0] == "warning: no font here has 2 signs of the captions, such as 水 獺"
+    assert result.exit_code == 0
