@@ -10,6 +10,7 @@ import click
 
 from farm.cli.output import note, plural, say
 from farm.cli.progress import exit_unless_done, show
+from farm.places import check_folder
 
 if TYPE_CHECKING:
     from farm.demo import Timings
@@ -41,6 +42,7 @@ def demo(keep: bool, out: Path) -> None:
     from farm import settings, stack
     from farm.client import FarmClient
 
+    check_folder(out, option="--out")
     home, timings = settings.home(), demonstration.Timings()
     was_running = stack.status(home) is not None
     say(f"using the farm in {home}" if was_running else f"starting a farm in {home}")

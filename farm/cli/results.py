@@ -14,6 +14,7 @@ from farm.cli.output import json_option, note, plural, print_json, say
 from farm.cli.progress import NOT_ALL_DONE, follow, tell_warnings
 from farm.client import FarmClient
 from farm.errors import InvalidInput, WrongState
+from farm.places import check_file, check_folder, replacing
 
 if TYPE_CHECKING:
     from farm.jobs import JobStatus
@@ -48,6 +49,7 @@ def fetch(names: tuple[str, ...], out: Path, everything: bool, overwrite: bool, 
     """
     from farm.cli import fetching
 
+    check_folder(out, option="--out")
     with FarmClient.connect() as farm:
         jobs = farm.resolve(names)
         statuses = _awaited(farm, jobs, quiet=as_json) if wait else farm.status(jobs)
@@ -88,14 +90,12 @@ def sheet(names: tuple[str, ...], out: Path, columns: int | None, labels: bool, 
         raise InvalidInput(f"{out} does not end in .png", field="--out")
     if out.exists() and not overwrite:
         raise InvalidInput(f"{out} is there already", field="--out", hint="add --overwrite to replace it")
+    check_file(out, option="--out")
     tiles = list(_tiles(names))
     lettering = Lettering()
     page = contact_sheet(tiles, columns=columns, labels=labels, lettering=lettering)
-    try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        page.save(out)
-    except OSError as error:
-        raise InvalidInput(f"{out} cannot be written: {error.strerror}", field="--out") from error
+    with replacing(out, option="--out") as unfinished:
+        page.save(unfinished, "PNG")
     say(f"{out}  {plural(len(tiles), 'picture')}, {page.width}×{page.height} pixels")
     _tell_missing(lettering.missing)
 

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from farm.cli.folders import make_folder
 from farm.cli.output import note, plural, print_json, say
+from farm.places import check_folder
 from farm.request import JobRequest
 
 if TYPE_CHECKING:
@@ -24,18 +24,18 @@ def send(requests: Sequence[JobRequest], options: Mapping[str, Any]) -> None:
         return print_json({"jobs": [_planned(job) for job in dry_run(requests)]})
     from farm.client import FarmClient
 
+    follows = _follows(options)
     with FarmClient.connect() as farm:
-        follows = _prepare_to_follow(options)
         submission = farm.submit(requests)
         _tell(submission, options, follows=follows)
         if follows:
             _see_through(farm, submission, options)
 
 
-def _prepare_to_follow(options: Mapping[str, Any]) -> bool:
-    """Whether the jobs are to be followed; then what that needs is there before anything is submitted."""
+def _follows(options: Mapping[str, Any]) -> bool:
+    """Whether the jobs are to be followed. Raises `InvalidInput` if their pictures could not be kept or shown then."""
     if options["out"]:
-        make_folder(options["out"], option="--out")
+        check_folder(options["out"], option="--out")
     if options["previews"] or options["previews_to"]:
         from farm.cli import looking
 

@@ -5,12 +5,17 @@ from __future__ import annotations
 import io
 import json
 import logging
+import re
+import subprocess
+import sys
 import time
+from pathlib import Path
 
 import pytest
 
 from farm.words import LogFormatter, inert, one_line
 
+ROOT = Path(__file__).parents[2]
 STEERING = [
     *("\x00", "\x07", "\b", "\t", "\n", "\r", "\x1b", "\x7f", "\x85", "\x9b"),
     *("\u00ad", "\u061c", "\u180e", "\u200b", "\u200e", "\u2028", "\u202e", "\u2060", "\u2064", "\u2066", "\ufeff"),
@@ -83,3 +88,20 @@ def test_a_traceback_follows_indented_and_inert() -> None:
 def test_the_stack_of_a_record_too() -> None:
     record = logging.LogRecord("x", logging.INFO, __file__, 1, "here", None, None, sinfo="Stack\nERROR forged")
     assert LogFormatter().format(record) == "here\n    Stack\n    ERROR forged"
+
+
+def test_every_process_logs_by_this_formatter() -> None:
+    sources = [path for package in ("farm", "worker") for path in (ROOT / package).rglob("*.py")]
+    other = {f"logging.{name}" for name in ("basicConfig", "StreamHandler", "FileHandler", "Formatter")}
+    found = [path.name for path in sources if other & set(re.findall(r"[\w.]+", path.read_text(encoding="utf-8")))]
+    assert len(sources) > 100
+    assert [name for name in found if name != "words.py"] == []
+
+
+def test_a_process_that_logs_to_stderr_writes_inert_lines() -> None:
+    script = (
+        "import logging; from farm.words import log_to_stderr; log_to_stderr(logging.INFO, '%(levelname)s %(message)s');"
+        r"logging.getLogger('any').info('job %s', 'x\x1b[2J\nERROR all is lost'); logging.getLogger('any').debug('no')"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, encoding="utf-8", check=True, timeout=60)
+    assert done.stderr == "INFO job x [2J ERROR all is lost\n"
