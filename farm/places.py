@@ -19,25 +19,16 @@ _PROBE = bytes(65_536)
 def check_folder(folder: Path, *, option: str) -> None:
     """Raise `InvalidInput` unless files can be put into the folder. It need not be there, and is not made here."""
     try:
-        if _is_there(folder):
-            _write_into(folder)
-            return
+        _try_folder(folder)
     except OSError as error:
-        raise InvalidInput(f"{folder} cannot be written to: {_reason(error)}", field=option) from error
-    try:
-        nearest = next(parent for parent in folder.parents if _is_there(parent))
-        with tempfile.TemporaryDirectory(dir=nearest) as like_it:
-            like_all_of_it = Path(like_it) / folder.relative_to(nearest)
-            like_all_of_it.mkdir(parents=True)
-            _write_into(like_all_of_it)
-    except OSError as error:
-        raise InvalidInput(f"{folder} cannot be made: {_reason(error)}", field=option) from error
+        what = "written to" if _is_folder(folder) else "made"
+        raise InvalidInput(f"{folder} cannot be {what}: {_reason(error)}", field=option) from error
 
 
 def check_file(file: Path, *, option: str) -> None:
-    """Raise `InvalidInput` unless the file can be written, or written anew."""
-    check_folder(file.parent, option=option)
+    """Raise `InvalidInput` unless the file can be written, or written anew. Neither is done here."""
     try:
+        _try_folder(file.parent)
         if not _is_there(file):
             return
         if not stat.S_ISREG(file.stat().st_mode):
@@ -64,6 +55,17 @@ def replacing(file: Path, *, option: str) -> Iterator[Path]:
         raise InvalidInput(f"{file} cannot be written: {_reason(error)}", field=option) from error
 
 
+def _try_folder(folder: Path) -> None:
+    """Write in the folder, or make one like it beside the first of its parents that is missing."""
+    if _is_there(folder):
+        return _write_into(folder)
+    nearest = next(parent for parent in folder.parents if _is_there(parent))
+    with tempfile.TemporaryDirectory(dir=nearest) as beside:
+        like_it = Path(beside) / folder.relative_to(nearest)
+        like_it.mkdir(parents=True)
+        _write_into(like_it)
+
+
 def _is_there(path: Path) -> bool:
     """Whether anything has this name. Raises `OSError` when that cannot be known."""
     try:
@@ -71,6 +73,13 @@ def _is_there(path: Path) -> bool:
     except (FileNotFoundError, NotADirectoryError):  # of the latter, the file that is in the way is there
         return False
     return True
+
+
+def _is_folder(path: Path) -> bool:
+    try:
+        return path.is_dir()
+    except OSError:  # a name that is too long, or a parent that may not be looked into
+        return False
 
 
 def _write_into(folder: Path) -> None:

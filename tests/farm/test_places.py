@@ -164,7 +164,7 @@ def test_a_sheet_has_a_place_before_its_pictures_are_read(folder: Path) -> None:
     sheet = folder / "file" / "sheet.png"
     done = CliRunner().invoke(farm, ["sheet", "0kz3", "--out", str(sheet)])
     assert done.exit_code == 2
-    assert done.stderr == f"farm: --out: {sheet.parent} cannot be written to: Not a directory\n"
+    assert done.stderr == f"farm: --out: {sheet} cannot be written: Not a directory\n"
 
 
 def test_a_sheet_that_cannot_be_written_leaves_the_old_one(folder: Path) -> None:

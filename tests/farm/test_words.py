@@ -100,7 +100,7 @@ def test_every_process_logs_by_this_formatter() -> None:
 
 def test_a_process_that_logs_to_stderr_writes_inert_lines() -> None:
     script = (
-        "import logging; from farm.words import log_to_stderr; log_to_stderr(logging.INFO, '%(levelname)s %(message)s');"
+        "import logging; from farm import words; words.log_to_stderr(logging.INFO, '%(levelname)s %(message)s');"
         r"logging.getLogger('any').info('job %s', 'x\x1b[2J\nERROR all is lost'); logging.getLogger('any').debug('no')"
     )
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, encoding="utf-8", check=True, timeout=60)
