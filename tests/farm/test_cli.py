@@ -15,6 +15,7 @@ from click.testing import CliRunner, Result
 from PIL import Image
 
 from farm.cli.main import SECTIONS, farm
+from farm.errors import StackError
 from farm.images import MAX_BYTES
 from tests.pictures import enormous_png
 
@@ -387,3 +388,20 @@ def test_a_sheet_names_the_signs_that_no_font_has(monkeypatch: pytest.MonkeyPatc
     result = run("sheet", str(tmp_path / "水獺.png"), "--out", str(tmp_path / "sheet.png"))
     assert result.stderr.splitlines()[0] == "warning: no font here has 2 signs of the captions, such as 水 獺"
     assert result.exit_code == 0
+
+
+def test_the_end_of_a_log_in_an_error_is_shown_indented(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object) -> None:
+        raise StackError("redis did not start; the end of redis.log:\nfarm: all is well\x1b[2J\nbye", hint="try again")
+
+    monkeypatch.setattr("farm.stack.stop", fail)
+    assert run("down").stderr.splitlines() == [
+        "farm: redis did not start; the end of redis.log:",
+        "    farm: all is well [2J",
+        "    bye",
+        "  try again",
+    ]
+
+
+def test_a_mistake_with_escape_codes_in_it_is_inert() -> None:
+    assert "\x1b" not in run("list", "--limit", "\x1b[2J").stderr
