@@ -149,7 +149,7 @@ def test_a_batch_file_is_expanded() -> None:
 
 def test_many_jobs_want_a_yes(tmp_path: Path) -> None:
     file = tmp_path / "many.json"
-    file.write_text(json.dumps({"jobs": [{"prompt": "x", "product": {"seed": list(range(11))}}]}))
+    file.write_text(json.dumps({"jobs": [{"prompt": "x", "product": {"seed": list(range(11))}}]}), encoding="utf-8")
     refused = run("submit", "batch", str(file), "--max-jobs", "10", "--dry-run")
     assert refused.exit_code == 2
     assert refused.stderr == f"farm: {file}: makes 11 jobs, more than 10\n  add --yes if they are meant\n"

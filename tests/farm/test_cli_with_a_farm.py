@@ -245,9 +245,9 @@ def test_nothing_is_submitted_whose_pictures_have_no_place(client: FarmClient) -
 def test_an_unknown_loss_in_a_batch_file_is_known_by_its_entry(client: FarmClient) -> None:
     announced = {"name": "stripes", "help": "", "arguments": [], "default_scale": 1.0}
     client.ledger.announce(a_worker(losses=(announced,)))
-    Path("jobs.yaml").write_text("jobs:\n- {prompt: x, losses: [{name: stripes}]}\n")
+    Path("jobs.yaml").write_text("jobs:\n- {prompt: x, losses: [{name: stripes}]}\n", encoding="utf-8")
     run("submit", "batch", "jobs.yaml")
-    Path("jobs.yaml").write_text("jobs:\n- prompt: x\n- {prompt: x, losses: [{name: strips}]}\n")
+    Path("jobs.yaml").write_text("jobs:\n- prompt: x\n- {prompt: x, losses: [{name: strips}]}\n", encoding="utf-8")
     result = run("submit", "batch", "jobs.yaml", code=2)
     assert result.stderr == ("farm: jobs.yaml: job 2: loss: there is no loss 'strips'\n  did you mean 'stripes'?\n")
 
@@ -288,7 +288,7 @@ def test_ctrl_c_leaves_the_jobs_and_says_so(client: FarmClient) -> None:
     command = [sys.executable, "-u", "-m", "farm.cli.main", "watch", batch]
     environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
     with subprocess.Popen(
-        command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, encoding="utf-8"
     ) as watching:
         assert watching.stdout is not None
         assert watching.stdout.readline().endswith("queued\n")  # it watches now

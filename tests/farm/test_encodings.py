@@ -28,7 +28,12 @@ def unsaid(source: str) -> Iterator[int]:
         modes = [argument.value for argument in call.args if isinstance(argument, ast.Constant)] + [given.get("mode")]
         binary = any(isinstance(mode, str) and "b" in mode and len(mode) <= 3 for mode in modes)
         opens = name in ("open", "fdopen") and (owner not in NOT_OF_TEXT or name == "fdopen") and not binary
-        if opens or name in ("read_text", "write_text") or given.get("text") or given.get("universal_newlines"):
+        if (
+            opens
+            or name in ("read_text", "write_text")
+            or given.get("text") is True
+            or given.get("universal_newlines") is True
+        ):
             yield call.lineno
 
 
@@ -52,7 +57,7 @@ def test_what_does_not_say_it_is_found(source: str) -> None:
     "source",
     [
         *("path.read_text(encoding='utf-8')", "path.open('rb')", "path.open('r+b')", "os.open('x', 0)"),
-        *("Image.open('x')", "subprocess.run(['ls'])", "open('x', encoding='utf-8')"),
+        *("Image.open('x')", "subprocess.run(['ls'])", "Prompt(text='x')", "open('x', encoding='utf-8')"),
     ],
 )
 def test_and_what_does_is_not(source: str) -> None:

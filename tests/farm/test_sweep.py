@@ -24,7 +24,7 @@ def one(**entry: Any) -> dict[str, Any]:
 
 
 def test_the_example_makes_ten_jobs() -> None:
-    document = parse(EXAMPLE.read_text())
+    document = parse(EXAMPLE.read_text(encoding="utf-8"))
     requests = expand(document)
     assert count(document) == len(requests) == 10
     assert [(r.sampler, r.guidance) for r in requests[:6]] == [
@@ -36,7 +36,7 @@ def test_the_example_makes_ten_jobs() -> None:
 
 
 def test_json_is_read_as_yaml_is() -> None:
-    document = parse(EXAMPLE.read_text())
+    document = parse(EXAMPLE.read_text(encoding="utf-8"))
     assert expand(parse(json.dumps(document))) == expand(document)
     assert expand(parse(json.dumps(document, indent="\t"))) == expand(document)
 
@@ -170,7 +170,9 @@ def test_text_that_is_no_document_is_refused(text: str, message: str) -> None:
 def test_deep_nesting_is_refused(text: str) -> None:
     """In a process of its own: composing it would overflow the stack of C, and end the process."""
     program = f"from farm.sweep import parse; parse({text})"
-    answer = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, timeout=60)
+    answer = subprocess.run(
+        [sys.executable, "-c", program], cwd=ROOT, capture_output=True, encoding="utf-8", timeout=60
+    )
     assert answer.returncode == 1
     assert "InvalidInput: line 1: is nested more than 100 deep" in answer.stderr
 
