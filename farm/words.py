@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import logging
 import re
 
 # They stay where they hold an emoji together, or letters of a script that needs them, such as Persian's.
@@ -23,28 +22,6 @@ def inert(document: str) -> str:
     return _NOT_PLAIN_JSON.sub(_escaped, document)
 
 
-class LogFormatter(logging.Formatter):
-    """One inert line a record; a traceback follows indented, so that none of its lines looks like a record."""
-
-    def format(self, record: logging.LogRecord) -> str:
-        record.message = record.getMessage()
-        if self.usesTime():
-            record.asctime = self.formatTime(record, self.datefmt)
-        lines = [one_line(self.formatMessage(record))]
-        if record.exc_info:
-            lines += _indented(self.formatException(record.exc_info))
-        if record.stack_info:
-            lines += _indented(self.formatStack(record.stack_info))
-        return "\n".join(lines)
-
-
-def log_to_stderr(level: int, form: str) -> None:
-    """Configure logging for this process: to stderr, each record in the `form` of `logging`, by `LogFormatter`."""
-    handler = logging.StreamHandler()
-    handler.setFormatter(LogFormatter(form))
-    logging.basicConfig(level=level, handlers=[handler])
-
-
 def _harmless(found: re.Match[str]) -> str:
     sign = found[0]
     if sign in _JOINERS:
@@ -60,7 +37,3 @@ def _joins(found: re.Match[str]) -> bool:
 
 def _escaped(found: re.Match[str]) -> str:
     return found[0] if found[0].isprintable() else json.dumps(found[0])[1:-1]
-
-
-def _indented(text: str) -> list[str]:
-    return [f"    {one_line(line)}" for line in text.splitlines()]

@@ -9,7 +9,8 @@ import click
 
 from farm import access, settings
 from farm.errors import FarmError, InvalidInput
-from farm.words import log_to_stderr, one_line
+from farm.loglines import log_to_stderr
+from farm.words import one_line
 from worker.runtime import importing, settle
 
 _MAX_NAME = 100

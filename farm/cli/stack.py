@@ -114,6 +114,6 @@ def _tell_json(checks: list[Check]) -> None:
 def _log_to_terminal() -> None:
     import logging
 
-    from farm.words import log_to_stderr
+    from farm.loglines import log_to_stderr
 
     log_to_stderr(logging.WARNING, "%(message)s")

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import TextIO
 
 from farm.errors import FarmError
+from farm.loglines import log_to_stderr
 from farm.settings import Settings
 from farm.stack import credentials, logs, readiness, servers, state
 from farm.stack.layout import Layout
@@ -26,7 +27,6 @@ from farm.stack.lock import HomeLock
 from farm.stack.orphans import Guard
 from farm.stack.plan import Plan, worker_programs
 from farm.stack.process import Child, Program
-from farm.words import log_to_stderr
 
 _log = logging.getLogger(__name__)
 

@@ -13,7 +13,8 @@ from pathlib import Path
 
 import pytest
 
-from farm.words import LogFormatter, inert, one_line
+from farm.loglines import LogFormatter
+from farm.words import inert, one_line
 
 ROOT = Path(__file__).parents[2]
 STEERING = [
@@ -95,12 +96,12 @@ def test_every_process_logs_by_this_formatter() -> None:
     other = {f"logging.{name}" for name in ("basicConfig", "StreamHandler", "FileHandler", "Formatter")}
     found = [path.name for path in sources if other & set(re.findall(r"[\w.]+", path.read_text(encoding="utf-8")))]
     assert len(sources) > 100
-    assert [name for name in found if name != "words.py"] == []
+    assert [name for name in found if name != "loglines.py"] == []
 
 
 def test_a_process_that_logs_to_stderr_writes_inert_lines() -> None:
     script = (
-        "import logging; from farm import words; words.log_to_stderr(logging.INFO, '%(levelname)s %(message)s');"
+        "import logging; from farm import loglines; loglines.log_to_stderr(logging.INFO, '%(levelname)s %(message)s');"
         r"logging.getLogger('any').info('job %s', 'x\x1b[2J\nERROR all is lost'); logging.getLogger('any').debug('no')"
     )
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, encoding="utf-8", check=True, timeout=60)

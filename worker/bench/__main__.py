@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from farm.errors import FarmError
-from farm.words import log_to_stderr
+from farm.loglines import log_to_stderr
 from worker.runtime import settle
 
 if TYPE_CHECKING:
