@@ -258,7 +258,9 @@ def _draw(page: Image.Image, run: Run, left: float, baseline: float, size: int, 
     drawn = Image.new("RGBA", (width, height))
     pen = ImageDraw.Draw(drawn)
     pen.text((-box[0], -box[1]), text, fill=colour, font=font, anchor="ls", direction=direction, embedded_color=True)
-    small = drawn.resize((max(1, round(scale * width)), max(1, round(scale * height))), Image.Resampling.LANCZOS)
+    small = drawn.resize(
+        (max(1, round(scale * width)), max(1, round(scale * height))), Image.Resampling.LANCZOS, reducing_gap=2.0
+    )
     page.paste(small, (round(left + scale * box[0]), round(baseline + scale * box[1])), small)
 
 

@@ -77,6 +77,8 @@ class Columns:
             lines.append(row[self._names.index(first)])
             for name in others:
                 cell = row[self._names.index(name)]
+                if isinstance(cell, Text) and not cell.plain:
+                    continue
                 said = Text(f"{name}: ", style="dim") if self._header else Text()
                 lines.append(Padding(said + cell if isinstance(cell, Text) else cell, (0, 0, 0, _GAP)))
         return Group(*lines)

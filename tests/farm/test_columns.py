@@ -34,7 +34,7 @@ def a_job(index: int, state: State) -> JobStatus:
         worker="w1",
         model="emoji",
         priority=5,
-        submitted=datetime.now(UTC) - timedelta(minutes=59, seconds=1),
+        submitted=datetime.now(UTC) - timedelta(hours=23),
         started=None,
         finished=None,
         error=None,
@@ -72,7 +72,7 @@ def test_jobs_are_listed_with_what_the_width_has_room_for(width: int, names: str
     for row, job in zip(rows, JOBS, strict=True):
         assert row.split()[:3] == [job.id, job.state, "18/30"]
     if "age" in names:
-        assert all("59 min" in row for row in rows)
+        assert all("23 h" in row for row in rows)
     if "model" in names:
         assert all("emoji" in row for row in rows)
     if "prompt" in names:  # it has all that the others leave

@@ -6,6 +6,7 @@ import json
 import logging
 import os
 import platform
+import sys
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
@@ -141,7 +142,7 @@ def _write(found: dict[str, Any], out: Path | None, *, plots: bool) -> None:
     from worker.bench.report import backlog, tables
 
     text = backlog("whole jobs, lms", found["whole"]) if "whole" in found else tables(found)
-    click.echo(text)
+    _tell(text)
     if out is None:
         return
     out.mkdir(parents=True, exist_ok=True)
@@ -150,6 +151,15 @@ def _write(found: dict[str, Any], out: Path | None, *, plots: bool) -> None:
     (out / f"{name}.md").write_text(text + "\n", encoding="utf-8")
     if plots:
         draw(found, out)
+
+
+def _tell(text: str) -> None:
+    if not sys.stdout.isatty():
+        return click.echo(text)
+    from farm.cli.output import console
+    from worker.bench.shown import shown
+
+    console().print(shown(text))
 
 
 if __name__ == "__main__":
