@@ -11,9 +11,11 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import ExifTags, Image, UnidentifiedImageError
 
+from farm.colour import to_srgb
 from farm.errors import InvalidInput
+from farm.metadata import strip
 
 SPEC_KEY = "render-farm"
 """The PNG text in which workers write a picture's spec."""
@@ -21,16 +23,29 @@ SPEC_KEY = "render-farm"
 MAX_BYTES = 32 * 2**20
 MAX_PIXELS = 40_000_000
 _FORMATS = ("PNG", "JPEG", "WEBP")
+_PNG_DEPTH = 24
+"""Where a PNG says how many bits a sample has."""
+_TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+"""What makes a picture upright, by its EXIF orientation."""
 
 
 @dataclass(frozen=True)
 class InitImage:
-    """The bytes of a checked PNG, JPEG or WebP file."""
+    """The bytes of a checked PNG, JPEG or WebP file, its size in pixels as one looks at it, and what to know of it."""
 
     data: bytes
     extension: str
     width: int
     height: int
+    warnings: tuple[str, ...] = ()
 
     @property
     def sha256(self) -> str:
@@ -57,27 +72,35 @@ def read_init(path: Path) -> InitImage:
 
 def check_init(data: bytes, *, name: str) -> InitImage:
     """Check bytes said to be an image, decoding all of them. Raises `InvalidInput` naming `name`."""
-    picture = decode(data, name=name)
-    return InitImage(data, _extension(data), *picture.size)
+    picture, fault = _decoded(data, name)
+    warnings = (f"the colour profile of {name} {fault}: its colours are taken for sRGB",) if fault else ()
+    return InitImage(data, _extension(data), *picture.size, warnings)
 
 
 def decode(data: bytes, *, name: str) -> Image.Image:
-    """The RGB picture in `data`, upright by its EXIF tag, transparency over white; of an animation, its first frame.
+    """The picture in `data` in sRGB, upright by its EXIF tag, over white; of an animation, the first frame.
 
     Raises `InvalidInput` for more than 32 MiB or 40 megapixels, an unknown format or a broken file.
-    The size is checked from the header, before any pixel is decoded.
+    The size is checked from the header, before any pixel is decoded. What else the file holds is not looked at.
     """
+    return _decoded(data, name)[0]
+
+
+def _decoded(data: bytes, name: str) -> tuple[Image.Image, str | None]:
+    """The picture, and what is wrong with its colour profile."""
     if len(data) > MAX_BYTES:
         raise InvalidInput(f"{name} is larger than {MAX_BYTES // 2**20} MiB", field="init")
+    file = strip(data)
     try:
-        with without_warnings(), _opened(data, name) as opened:
-            upright = ImageOps.exif_transpose(opened)
-            return _over_white(upright)
+        with without_warnings(), _opened(file.data, name) as opened:
+            opened.load()
+            picture, fault = to_srgb(opened, file.profile or opened.info.get("icc_profile"))
+            return _upright(picture, opened), file.profile_fault or fault
     except InvalidInput:
         raise
     except UnidentifiedImageError as error:
         raise InvalidInput(f"{name} is not a PNG, JPEG or WebP image", field="init") from error
-    except Exception as error:  # what a decoder, or a reader of EXIF, makes of hostile bytes
+    except Exception as error:  # what a decoder makes of hostile bytes
         raise InvalidInput(f"{name} is damaged: {error!s:.200}", field="init") from error
 
 
@@ -90,7 +113,22 @@ def _opened(data: bytes, name: str) -> Image.Image:
         raise InvalidInput(f"{name} has over {2 * (Image.MAX_IMAGE_PIXELS or 0):,} {too_many}", field="init") from error
     if opened.width * opened.height > MAX_PIXELS:
         raise InvalidInput(f"{name} has {opened.width}×{opened.height} {too_many}", field="init")
+    _scale_transparency(opened, data)
     return opened
+
+
+def _scale_transparency(opened: Image.Image, data: bytes) -> None:
+    """Bring a PNG's transparent grey or colour to 8 bits, as Pillow brings its pixels and not this value."""
+    transparent = opened.info.get("transparency")
+    if opened.format != "PNG" or opened.mode not in ("L", "RGB") or transparent is None:
+        return
+    depth = data[_PNG_DEPTH]
+
+    def to_8_bits(value: int) -> int:
+        return value >> 8 if depth == 16 else min(value, 2**depth - 1) * 255 // (2**depth - 1)
+
+    is_grey = isinstance(transparent, int)
+    opened.info["transparency"] = to_8_bits(transparent) if is_grey else tuple(map(to_8_bits, transparent))
 
 
 @contextmanager
@@ -101,15 +139,15 @@ def without_warnings() -> Iterator[None]:
         yield
 
 
-def _over_white(picture: Image.Image) -> Image.Image:
-    if not picture.has_transparency_data:
-        return picture.convert("RGB")
-    with_alpha = picture.convert("RGBA")
-    white = Image.new("RGBA", with_alpha.size, "white")
-    return Image.alpha_composite(white, with_alpha).convert("RGB")
+def _upright(picture: Image.Image, opened: Image.Image) -> Image.Image:
+    """The picture turned as the EXIF of the file says; as it is where that cannot be read."""
+    try:
+        turn = _TURNS.get(opened.getexif().get(ExifTags.Base.Orientation, 1))
+    except Exception:  # EXIF can be anything, and none of it is worth losing a picture for
+        return picture
+    return picture if turn is None else picture.transpose(turn)
 
 
 def _extension(data: bytes) -> str:
-    with without_warnings(), Image.open(io.BytesIO(data), formats=_FORMATS) as opened:
-        # Phones write JPEG files that hold a second picture, which Pillow calls MPO.
-        return {"MPO": "jpeg"}.get(str(opened.format), str(opened.format).lower())
+    """Of a picture that was read: which of the formats it is."""
+    return "png" if data.startswith(b"\x89PNG") else "jpeg" if data.startswith(b"\xff\xd8") else "webp"

@@ -30,14 +30,18 @@ def plan(
     jobs: list[NewJob] = []
     for request in requests:
         image = images.get(request.init) if request.init else None
-        reference = (
-            InitReference.model_validate({"sha256": image.sha256, "extension": image.extension}) if image else None
-        )
+        reference = reference_to(image) if image else None
         for spec in request.specs(reference, default_model=default_model, declarations=declarations):
             jobs.append(NewJob(keys.job_in_batch(batch, len(jobs)), spec, request.priority, request.labels))
     if not jobs:
         raise InvalidInput("there is nothing to submit")
     return jobs
+
+
+def reference_to(image: InitImage) -> InitReference:
+    """How specs name an init image."""
+    fields = {name: getattr(image, name) for name in InitReference.model_fields}
+    return InitReference.model_validate(fields)
 
 
 def dry_run(requests: Sequence[JobRequest]) -> Sequence[NewJob]:

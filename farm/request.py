@@ -8,12 +8,21 @@ connection is opened.
 from __future__ import annotations
 
 import math
+import re
 import secrets
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated, Any, Self
 
-from pydantic import Field, PlainValidator, StringConstraints, ValidationError, field_validator, model_validator
+from pydantic import (
+    BeforeValidator,
+    Field,
+    PlainValidator,
+    StringConstraints,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 
 from farm.errors import InvalidInput
 from farm.losses import BUILTIN, LossDeclaration, find
@@ -25,6 +34,7 @@ from farm.spec import (
     MAX_WEIGHT,
     Conditioning,
     Every,
+    Fit,
     Guidance,
     InitReference,
     JobSpec,
@@ -48,33 +58,69 @@ from farm.spec import (
     WeightedPrompt,
     Wire,
     invalid,
+    quoted,
     start_step_of_strength,
 )
 
 DEFAULT_STEPS = 30
 DEFAULT_PRIORITY = 5
 MAX_COUNT = 10_000
+RANDOM_SEED = -1
+"""What other tools take for "any seed"."""
+
+
+# All but tabs and the ends of lines; no picture is made of them, and a terminal acts on some.
+_CONTROL_CHARACTERS = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f]")
+
+
+def _clean(value: Any) -> Any:
+    """Text without control characters, lines ending as one does here. Raises `ValueError` if it is not text.
+
+    Half characters are what Python makes of bytes that are not UTF-8, and JSON of half an emoji.
+    """
+    if isinstance(value, (int, float)):
+        raise ValueError(f'{quoted(value)} is a number, and should be text; write "{quoted(value)}" if it is meant')
+    if not isinstance(value, str):
+        raise ValueError(f"{quoted(value)} should be text")
+    try:
+        value.encode()
+    except UnicodeEncodeError as error:
+        raise ValueError(f"{quoted(value)} is not UTF-8 text from character {error.start + 1} on") from error
+    return _CONTROL_CHARACTERS.sub(" ", value.replace("\r\n", "\n").replace("\r", "\n"))
 
 
 def _as_prompts(value: Any) -> tuple[str, ...]:
     """One prompt, or several, as a tuple."""
-    prompts = (value,) if isinstance(value, str) else value
-    if not isinstance(prompts, (tuple, list)):
-        raise ValueError(f"{prompts!r:.60} should be text, or a list of texts")
+    prompts = tuple(value) if isinstance(value, (tuple, list)) else (value,)
     if not 1 <= len(prompts) <= MAX_PROMPTS:
         raise ValueError(f"there are {len(prompts)}; there must be 1 to {MAX_PROMPTS}")
     for prompt in prompts:
-        if not isinstance(prompt, str):
-            raise ValueError(f"{prompt!r:.60} should be text")
-        if len(prompt) > MAX_PROMPT_CHARACTERS:
+        if isinstance(prompt, str) and len(prompt) > MAX_PROMPT_CHARACTERS:
             raise ValueError(f"{prompt!r:.60}… has {len(prompt):,} characters, more than {MAX_PROMPT_CHARACTERS:,}")
-    return tuple(prompts)
+    return tuple(_clean(prompt) for prompt in prompts)
+
+
+def _as_labels(value: Any) -> Any:
+    """Labels, the values of which may be written as numbers."""
+    if not isinstance(value, dict):
+        return value
+    return {name: _clean(_as_written(text)) for name, text in value.items()}
+
+
+def _as_written(value: Any) -> Any:
+    """A number or a truth as the text that stands for it in a batch file."""
+    if isinstance(value, bool):
+        return str(value).lower()
+    return str(value) if isinstance(value, (int, float)) else value
+
+
+Written = Annotated[PromptText, BeforeValidator(_clean)]
 
 
 class MixTerm(Wire):
     """A further prompt and its share of the mix, 0 < weight < 1."""
 
-    prompt: PromptText
+    prompt: Written
     weight: Annotated[float, Field(gt=0, lt=1)]
 
 
@@ -95,15 +141,16 @@ class JobRequest(Wire):
     weights: tuple[float, ...] | None = None
     mix: Annotated[float, Field(ge=0, le=1)] | None = None
     mix_with: Annotated[tuple[MixTerm, ...], Field(max_length=MAX_PROMPTS - 1)] = ()
-    negative: PromptText = ""
+    negative: Written = ""
     init: Path | None = None
     start_step: Annotated[int, Field(ge=0)] | None = None
     strength: float | None = None
+    fit: Fit | None = None
     losses: Annotated[tuple[LossRequest, ...], Field(max_length=MAX_LOSSES)] = ()
     guidance: Scale | None = None
     sampler: SamplerName = "lms"
     steps: Steps = DEFAULT_STEPS
-    seed: Seed | None = None
+    seed: Annotated[Seed | None, BeforeValidator(lambda seed: None if seed == RANDOM_SEED else seed)] = None
     count: Annotated[int, Field(ge=1, le=MAX_COUNT)] = 1
     width: Side | None = None
     height: Side | None = None
@@ -118,6 +165,19 @@ class JobRequest(Wire):
     def prompts(self) -> tuple[str, ...]:
         """The prompts, also when there is one only."""
         return (self.prompt,) if isinstance(self.prompt, str) else self.prompt
+
+    @model_validator(mode="before")
+    @classmethod
+    def _null_is_left_out(cls, fields: Any) -> Any:
+        """A field without a value, as YAML has it for `negative:`, is one that was not given."""
+        return (
+            {name: value for name, value in fields.items() if value is not None} if isinstance(fields, dict) else fields
+        )
+
+    @field_validator("labels", mode="before")
+    @classmethod
+    def _labels_are_text(cls, value: Any) -> Any:
+        return _as_labels(value)
 
     @field_validator("init", mode="before")
     @classmethod
@@ -144,6 +204,10 @@ class JobRequest(Wire):
             raise ValueError("guided needs a loss: give --loss NAME ('farm losses' lists them)")
         if self.init is None and (self.start_step is not None or self.strength is not None):
             raise ValueError("--start-step and --strength need an init image: give --init FILE")
+        if self.init is None and self.fit is not None:
+            raise ValueError("--fit needs an init image: give --init FILE")
+        if self.fit == "init" and (self.width is not None or self.height is not None):
+            raise ValueError("--fit init takes the size from the picture: leave out --width and --height")
         if self.start_step is not None and self.strength is not None:
             raise ValueError("give --start-step or --strength, not both")
         if self.mix is not None and self.weights is not None:
@@ -205,12 +269,13 @@ class JobRequest(Wire):
     def _start(self, init: InitReference | None) -> Start:
         if self.init is None:
             return Start()
+        fit = self.fit or "crop"
         if self.start_step is not None:
             if self.start_step >= self.steps:
                 raise InvalidInput(f"{self.start_step} leaves none of the {self.steps} steps to do", field="start_step")
-            return Start(image=init, step=self.start_step)
+            return Start(image=init, step=self.start_step, fit=fit)
         strength = 0.75 if self.strength is None else self.strength
-        return Start(image=init, step=start_step_of_strength(strength, self.steps))
+        return Start(image=init, step=start_step_of_strength(strength, self.steps), fit=fit)
 
     def _loss_terms(self, declarations: tuple[LossDeclaration, ...]) -> tuple[LossTerm, ...]:
         return tuple(_loss_term(wanted, declarations) for wanted in self.losses)

@@ -13,6 +13,7 @@ from PIL import Image
 from farm.errors import InvalidInput
 from farm.images import SPEC_KEY, decode, without_warnings
 from farm.lettering import Lettering, Line
+from farm.metadata import read_text, strip
 from farm.spec import JobSpec
 
 MAX_TILES = 1_000
@@ -105,8 +106,7 @@ def contact_sheet(
 
 
 def _spec_in(data: bytes) -> JobSpec | None:
-    with Image.open(io.BytesIO(data)) as opened:
-        text = getattr(opened, "text", {}).get(SPEC_KEY)
+    text = read_text(data, SPEC_KEY)
     try:
         return JobSpec.from_json(text) if text else None
     except InvalidInput:
@@ -122,7 +122,7 @@ def _fitted(picture: Image.Image) -> Image.Image:
 
 def _check_sides(data: bytes, name: str) -> None:
     try:
-        with without_warnings(), Image.open(io.BytesIO(data)) as opened:
+        with without_warnings(), Image.open(io.BytesIO(strip(data).data)) as opened:
             width, height = opened.size
     except Exception:  # whatever it is, `decode` says so
         return

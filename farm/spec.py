@@ -37,10 +37,12 @@ MAX_LABELS = 16
 
 Mode = Literal["txt2img", "img2img", "mix", "guided"]
 SamplerName = Literal["lms", "euler", "euler_a", "ddim", "dpmpp_2m"]
+Fit = Literal["crop", "pad", "stretch", "init"]
 TraceLevel = Literal["none", "numbers", "frames", "video"]
 
 MODES: tuple[Mode, ...] = get_args(Mode)
 SAMPLERS: tuple[SamplerName, ...] = get_args(SamplerName)
+FITS: tuple[Fit, ...] = get_args(Fit)
 TRACE_LEVELS: tuple[TraceLevel, ...] = get_args(TraceLevel)
 
 PromptText = Annotated[str, StringConstraints(max_length=MAX_PROMPT_CHARACTERS)]
@@ -55,6 +57,7 @@ def _names_a_model(value: str) -> str:
 
 ModelName = Annotated[str, AfterValidator(_names_a_model)]
 Side = Annotated[int, Field(ge=MIN_SIDE, le=MAX_SIDE, multiple_of=8)]
+PictureSide = Annotated[int, Field(ge=1, le=2**31)]
 Steps = Annotated[int, Field(ge=1, le=MAX_STEPS)]
 Seed = Annotated[int, Field(ge=0, le=MAX_SEED)]
 Scale = Annotated[float, Field(ge=0, le=MAX_GUIDANCE)]
@@ -82,7 +85,8 @@ class Wire(BaseModel):
     def _true_is_not_one(cls, value: Any) -> Any:
         for part in value.values() if isinstance(value, dict) else value if isinstance(value, list) else (value,):
             if isinstance(part, bool):
-                raise ValueError(f"{str(part).lower()} is neither a number nor text")
+                word = str(part).lower()
+                raise ValueError(f'{word} is neither a number nor text; for the word write "{word}"')
         return value
 
 
@@ -101,10 +105,12 @@ class Conditioning(Wire):
 
 
 class InitReference(Wire):
-    """An init image in the bucket, by content."""
+    """An init image in the bucket, by content; and how large it is, in pixels, as one looks at it."""
 
     sha256: Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
     extension: Literal["png", "jpeg", "webp"]
+    width: PictureSide | None = None
+    height: PictureSide | None = None
 
     @property
     def key(self) -> str:
@@ -112,10 +118,14 @@ class InitReference(Wire):
 
 
 class Start(Wire):
-    """Where the loop starts: at step 0 from noise, or at `step` from an encoded image."""
+    """Where the loop starts: at step 0 from noise, or at `step` from an encoded image.
+
+    `fit` says what becomes of an image of another shape than the job's; with `init` the job takes the image's shape.
+    """
 
     image: InitReference | None = None
     step: Annotated[int, Field(ge=0, lt=MAX_STEPS)] = 0
+    fit: Fit = "crop"
 
     @model_validator(mode="after")
     def _noise_starts_at_zero(self) -> Self:

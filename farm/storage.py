@@ -6,6 +6,8 @@ who may finish a job.
 
 from __future__ import annotations
 
+import contextlib
+import os
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -14,11 +16,28 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from botocore.exceptions import BotoCoreError, ClientError, NoCredentialsError, SSLError
+from botocore.exceptions import (
+    BotoCoreError,
+    ClientError,
+    ConfigParseError,
+    InvalidRegionError,
+    NoCredentialsError,
+    ParamValidationError,
+    ProfileNotFound,
+    SSLError,
+)
 
-from farm.errors import ObjectMissing, ObjectTooLarge, StorageError
+from farm.errors import InvalidInput, ObjectMissing, ObjectTooLarge, StorageError
 from farm.settings import Settings
 
+DEFAULT_REGION = "us-east-1"
+# Of each variable of boto3: its name in files, in the environment, its value without either, and a conversion.
+_NOTHING_OF_THE_USERS = {
+    "profile": (None, None, None, None),
+    "config_file": (None, None, os.devnull, None),
+    "credentials_file": (None, None, os.devnull, None),
+    "region": (None, None, DEFAULT_REGION, None),
+}
 _MISSING = {"404", "NoSuchKey", "NotFound"}
 _NO_BUCKET = {"NoSuchBucket"}
 _DENIED = {"403", "AccessDenied", "InvalidAccessKeyId", "SignatureDoesNotMatch", "Forbidden"}
@@ -34,7 +53,10 @@ class StoredObject:
 
 
 class Storage:
-    """One farm's bucket. Methods raise `StorageError`, and `ObjectMissing` where there is no such object."""
+    """One farm's bucket. Methods raise `StorageError`, and `ObjectMissing` where there is no such object.
+
+    To make one raises `InvalidInput` where boto3's own variables and files make no sense.
+    """
 
     def __init__(self, settings: Settings) -> None:
         self.bucket = settings.s3_bucket
@@ -103,8 +125,12 @@ class Storage:
             with self._doing("look for", ""):
                 self._client.head_bucket(Bucket=self.bucket)
         except ObjectMissing:
-            with self._doing("create", ""):
-                self._client.create_bucket(Bucket=self.bucket)
+            region = self._client.meta.region_name
+            where = {} if region == DEFAULT_REGION else {"LocationConstraint": region}
+            with self._doing("create", ""), contextlib.suppress(self._client.exceptions.BucketAlreadyOwnedByYou):
+                self._client.create_bucket(
+                    Bucket=self.bucket, **({"CreateBucketConfiguration": where} if where else {})
+                )
 
     @contextmanager
     def _doing(self, action: str, key: str) -> Iterator[None]:
@@ -121,9 +147,11 @@ class Storage:
             raise StorageError(
                 f"could not {what}: {error}", hint="name the authority that signed its certificate: AWS_CA_BUNDLE=FILE"
             ) from error
+        except ParamValidationError as error:
+            raise StorageError(f"could not {what}: {_line_of(error)}", hint="is FARM_S3_BUCKET right?") from error
         except BotoCoreError as error:
             raise StorageError(
-                f"could not {what}: {error}", hint="is the server running? 'farm doctor' looks closer"
+                f"could not {what}: {_line_of(error)}", hint="is the server running? 'farm doctor' looks closer"
             ) from error
 
 
@@ -142,15 +170,65 @@ def _named(what: str, error: ClientError) -> StorageError:
     return StorageError(f"could not {what}: {error}")
 
 
-def _client(settings: Settings, endpoint: str | None) -> Any:
+def _line_of(error: Exception) -> str:
+    return " ".join(str(error).split())
+
+
+def authority(settings: Settings) -> str | None:
+    """The file with the authority that signed the S3 server's certificate; None for the system's.
+
+    Raises `InvalidInput` if there is no such file.
+    """
+    with _blaming_the_environment():
+        named: str | None = _session(settings)._session.get_config_variable("ca_bundle")
+    if named is not None and not Path(named).exists():
+        raise InvalidInput(f"there is no file {named}", field="AWS_CA_BUNDLE")
+    return named
+
+
+def _session(settings: Settings) -> Any:
+    """boto3's session. The local farm's has nothing of the user's profiles, regions and files."""
     import boto3
+    import botocore.session
+
+    core = botocore.session.Session(session_vars=_NOTHING_OF_THE_USERS if settings.local else None)
+    return boto3.session.Session(botocore_session=core)
+
+
+@contextmanager
+def _blaming_the_environment() -> Iterator[None]:
+    """What boto3 raises as it puts itself together is due to a variable or a file, which is named."""
+    try:
+        yield
+    except ProfileNotFound as error:
+        raise InvalidInput(
+            f"{_line_of(error)}", field="AWS_PROFILE", hint="'aws configure list-profiles' shows them"
+        ) from error
+    except ConfigParseError as error:
+        raise InvalidInput(_line_of(error), field="AWS_CONFIG_FILE", hint="mend or remove that file") from error
+    except InvalidRegionError as error:
+        raise InvalidInput(_line_of(error), field="AWS_REGION", hint="such as eu-central-1") from error
+    except BotoCoreError as error:
+        raise InvalidInput(f"the S3 client cannot be set up: {_line_of(error)}") from error
+    except ValueError as error:  # of an endpoint
+        hint = "a host's name has no underscore; use its address, or another name"
+        raise InvalidInput(_line_of(error), field="FARM_S3_ENDPOINT", hint=hint) from error
+
+
+def _client(settings: Settings, endpoint: str | None) -> Any:
+    authority(settings)
+    with _blaming_the_environment():
+        return _made_client(settings, endpoint)
+
+
+def _made_client(settings: Settings, endpoint: str | None) -> Any:
     from botocore.config import Config
 
-    session = boto3.session.Session()
+    session = _session(settings)
     return session.client(
         "s3",
         endpoint_url=endpoint,
-        region_name=session.region_name or "us-east-1",
+        region_name=session.region_name or DEFAULT_REGION,
         aws_access_key_id=settings.s3_access_key,
         aws_secret_access_key=settings.s3_secret_key,
         config=Config(

@@ -7,14 +7,12 @@
         product: {sampler: [lms, euler], steps: [20, 30]}  # every combination: 4
 
 makes 2 × 4 = 8 jobs. A field may be a dotted path into lists and mappings, such as `losses.0.scale`. Jobs
-are counted before any is built, and aliases before any is followed, so that a file of a few bytes cannot ask for a
-billion.
+are counted before any is built, so that a file of a few bytes cannot ask for a billion.
 """
 
 from __future__ import annotations
 
 import copy
-import dataclasses
 import difflib
 import itertools
 import math
@@ -22,47 +20,21 @@ import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from farm.errors import InvalidInput
 from farm.request import MAX_COUNT, JobRequest
 from farm.spec import quoted
 
-if TYPE_CHECKING:
-    from yaml.events import Event
-
-MAX_FILE_BYTES = 2 * 2**20
 MAX_JOBS = 100_000
-MAX_DEPTH = 100
-MAX_WRITTEN_OUT = 16 * 2**20
-"""Characters of a file with every alias replaced by what it stands for, in which a value counts for 8 more."""
 MAX_AXES = 64
 MAX_VALUES = 1_000
 """More values than any job can have, counting those in lists and mappings."""
-_VALUE = 8
 _INDEX = re.compile(r"[0-9]{1,4}")
 _EXPANSIONS = ("zip", "product")
 
 # One choice sets some fields; an axis is the list of its choices; a job is one choice of every axis.
 Choice = Mapping[str, Any]
-
-
-def parse(text: str) -> Any:
-    """The document in YAML or JSON `text`. Raises `InvalidInput` naming the line at fault."""
-    import yaml
-
-    if len(text.encode()) > MAX_FILE_BYTES:
-        raise InvalidInput(f"is larger than {MAX_FILE_BYTES // 2**20} MiB")
-    loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
-    try:
-        _examine(yaml.parse(text, Loader=loader))
-        return yaml.load(text, Loader=loader)  # noqa: S506 - it is a safe one
-    except yaml.MarkedYAMLError as error:
-        mark = error.problem_mark
-        where = f"line {mark.line + 1}, column {mark.column + 1}: " if mark else ""
-        raise InvalidInput(f"{where}{error.problem or error.context or 'is not YAML'}") from error
-    except (yaml.YAMLError, ValueError) as error:
-        raise InvalidInput(f"is not YAML or JSON: {error}") from error
 
 
 def count(document: Any) -> int:
@@ -96,73 +68,6 @@ def expand(
         requests += made
     _refuse_more(limit, sum(request.count for request in requests))
     return requests
-
-
-@dataclasses.dataclass
-class _Level:
-    """A list or mapping that is being read; in a mapping, keys and values take turns.
-
-    `size` and `height` (the levels in it, itself included) are those of what was read so far, written out.
-    """
-
-    is_mapping: bool
-    anchor: str | None
-    size: int = _VALUE
-    height: int = 1
-    keys: set[str] = dataclasses.field(default_factory=set)
-    key_is_next: bool = True
-
-
-def _examine(events: Iterable[Event]) -> None:
-    """Refuse keys given twice, of which YAML keeps the last, and what would not fit onto the stack or into memory.
-
-    Composing and merging (`<<`) recurse, and follow aliases of aliases, which double with each line. Reading events
-    does neither, and the measures of what an alias stands for are known without following it.
-    """
-    from yaml.events import AliasEvent, CollectionEndEvent, CollectionStartEvent, MappingStartEvent, NodeEvent
-
-    levels = [_Level(is_mapping=False, anchor=None)]
-    anchored: dict[str, tuple[int, int]] = {}
-    for event in events:
-        if isinstance(event, NodeEvent) and levels[-1].is_mapping:
-            _take_turn(levels[-1], event)
-        if isinstance(event, AliasEvent) and any(level.anchor == event.anchor for level in levels):
-            raise InvalidInput(f"{_line(event)}{quoted(event.anchor)} is part of itself")
-        if isinstance(event, CollectionStartEvent):
-            levels.append(_Level(isinstance(event, MappingStartEvent), event.anchor))
-        ended = levels.pop() if isinstance(event, CollectionEndEvent) else None
-        size, height = (ended.size, ended.height) if ended else _measures(event, anchored)
-        if anchor := ended.anchor if ended else getattr(event, "anchor", None):
-            anchored[anchor] = size, height
-        levels[-1].size += size
-        levels[-1].height = max(levels[-1].height, height + 1)
-        if len(levels) - 1 + height > MAX_DEPTH:
-            raise InvalidInput(f"{_line(event)}is nested more than {MAX_DEPTH} deep")
-        if levels[-1].size > MAX_WRITTEN_OUT:
-            raise InvalidInput(f"{_line(event)}is too large with all its aliases written out")
-
-
-def _measures(event: Event, anchored: Mapping[str, tuple[int, int]]) -> tuple[int, int]:
-    """The size and height, written out, of the value that an event is; 0 where it is none, or none yet."""
-    from yaml.events import AliasEvent, ScalarEvent
-
-    if isinstance(event, AliasEvent):
-        return anchored.get(event.anchor or "", (0, 0))  # one that stands for nothing is told by the composer
-    return (len(event.value) + _VALUE, 0) if isinstance(event, ScalarEvent) else (0, 0)
-
-
-def _take_turn(mapping: _Level, event: Event) -> None:
-    from yaml.events import ScalarEvent
-
-    if mapping.key_is_next and isinstance(event, ScalarEvent):
-        if event.value in mapping.keys:
-            raise InvalidInput(f"{_line(event)}{event.value!r:.60} is there twice")
-        mapping.keys.add(event.value)
-    mapping.key_is_next = not mapping.key_is_next
-
-
-def _line(event: Event) -> str:
-    return f"line {event.start_mark.line + 1}: " if event.start_mark else ""
 
 
 def _refuse_more(limit: int, number: int) -> None:
@@ -228,11 +133,14 @@ def _pictures(fields: Mapping[str, Any], axes: Iterable[list[Choice]]) -> int:
 
 def _whole_count(value: Any) -> int:
     """A `count` as a number that can be summed; one below 1 is refused when its request is made."""
-    if not isinstance(value, int) or isinstance(value, bool):
+    if value is None:
+        return 1
+    is_whole = isinstance(value, int) or (isinstance(value, float) and value.is_integer())
+    if not is_whole or isinstance(value, bool):
         raise InvalidInput(f"{quoted(value)} is not a whole number", field="count")
     if value > MAX_COUNT:
         raise InvalidInput(f"{quoted(value)} is more than {MAX_COUNT:,}", field="count")
-    return max(value, 1)
+    return max(int(value), 1)
 
 
 def _request(fields: Mapping[str, Any], choices: Iterable[Choice], folder: Path) -> JobRequest:

@@ -11,7 +11,7 @@ import json
 import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -27,7 +27,11 @@ from farm.records import Attempt, Claim
 from farm.results import ModelUsed
 from farm.spec import JobSpec
 from farm.storage import Storage
+from worker.diffusion.noise import NoiseStream
+from worker.diffusion.solvers import HISTORY
 from worker.engine.request import Snapshot
+from worker.models.components import first_line
+from worker.trace import check_so_far
 
 _log = logging.getLogger(__name__)
 
@@ -36,6 +40,9 @@ MAX_BYTES = 256 * 2**20
 
 _VERSION = 1
 _TRACE = "trace:"
+_MAX_SECONDS = 365 * 24 * 3600.0
+
+Number = TypeVar("Number", int, float)
 
 
 @dataclass(frozen=True)
@@ -65,26 +72,32 @@ def pack(checkpoint: Checkpoint, job: str, spec: JobSpec, model: ModelUsed) -> b
     )
 
 
-def unpack(data: bytes, job: str, spec: JobSpec, model: ModelUsed) -> Checkpoint:
-    """The checkpoint in `data`. Raises `Unusable` unless it is one of this job, rendered as `spec` by `model`."""
+def unpack(data: bytes, job: str, spec: JobSpec, model: ModelUsed, shape: tuple[int, ...]) -> Checkpoint:
+    """The checkpoint in `data`, every part of which was looked at: a job that goes on from it fails for none.
+
+    `spec` is resolved and `shape` [4, h, w] that of the job's latents. Raises `Unusable` unless it is a checkpoint of
+    this job, rendered as `spec` by `model`.
+    """
     try:
         tensors = load_tensors(data)
         about = json.loads(_as_bytes(tensors["about"]))
         identity = _identity(job, spec, model)
         if {name: about.get(name) for name in identity} != identity:
             raise Unusable("it is of another job, model or version")
+        files = {name.removeprefix(_TRACE): _as_bytes(t) for name, t in tensors.items() if name.startswith(_TRACE)}
+        check_so_far(files, spec)
         return Checkpoint(
             Snapshot(
-                position=int(about["position"]),
-                x=_finite(tensors["x"]),
-                history=_finite(tensors["history"]),
-                noise=_as_bytes(tensors["noise"]),
-                seconds=max(0.0, float(about["seconds"])),
+                position=_within(about["position"], 1, spec.steps_to_do - 1),
+                x=_latents(tensors["x"], shape),
+                history=_latents(tensors["history"], (HISTORY, *shape)),
+                noise=_stream(_as_bytes(tensors["noise"])),
+                seconds=_within(about["seconds"], 0.0, _MAX_SECONDS),
             ),
-            {name.removeprefix(_TRACE): _as_bytes(t) for name, t in tensors.items() if name.startswith(_TRACE)},
+            files,
         )
-    except (SafetensorError, KeyError, ValueError, TypeError, AttributeError, RecursionError) as error:
-        raise Unusable(f"it cannot be read: {type(error).__name__}: {error}") from error
+    except (SafetensorError, KeyError, ValueError, TypeError, AttributeError, RecursionError, RuntimeError) as error:
+        raise Unusable(f"it cannot be read: {type(error).__name__}: {first_line(error)}") from error
 
 
 class Checkpoints:
@@ -116,13 +129,13 @@ class Checkpoints:
         _log.info("job %s is checkpointed at step %d", claim.job, step)
         return True
 
-    def load(self, claim: Claim, spec: JobSpec, model: ModelUsed) -> Checkpoint | None:
-        """What an earlier attempt left to go on from, or None to start at the beginning."""
+    def load(self, claim: Claim, spec: JobSpec, model: ModelUsed, shape: tuple[int, ...]) -> Checkpoint | None:
+        """What an earlier attempt left to go on from, or None to start at the beginning. See `unpack`."""
         if claim.checkpoint is None:
             return None
         key = keys.checkpoint(claim.job, claim.checkpoint)
         try:
-            found = unpack(self._storage.get(key, limit=MAX_BYTES), claim.job, spec, model)
+            found = unpack(self._storage.get(key, limit=MAX_BYTES), claim.job, spec, model, shape)
         except FarmError as error:
             _log.warning("job %s starts over, for %s cannot be used: %s", claim.job, key, error)
             return None
@@ -162,7 +175,24 @@ def _as_bytes(tensor: Tensor) -> bytes:
     return tensor.to(torch.uint8).numpy().tobytes()
 
 
-def _finite(tensor: Tensor) -> Tensor:
+def _latents(tensor: Tensor, shape: tuple[int, ...]) -> Tensor:
+    if tensor.shape != shape:
+        raise Unusable(f"its latents are of {tuple(tensor.shape)}, not of {shape}")
     if tensor.dtype != torch.float32 or not bool(torch.isfinite(tensor).all()):
         raise Unusable("its latents are not finite numbers in float32")
     return tensor
+
+
+def _stream(state: bytes) -> bytes:
+    """Where a random stream is. Raises `RuntimeError` if none could go on from there."""
+    stream = NoiseStream(seed=0)
+    stream.restore(state)
+    if not bool(torch.isfinite(stream.draw((4,))).all()):  # it holds a number that was drawn and not yet given
+        raise Unusable("its random stream gives no finite numbers")
+    return state
+
+
+def _within(value: Number, least: Number, most: Number) -> Number:
+    if type(value) is not type(least) or not least <= value <= most:
+        raise Unusable(f"it says {value!r:.40} where {least} to {most} can be")
+    return value

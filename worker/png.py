@@ -1,7 +1,10 @@
 """PNG files that say how they were made: A1111's `parameters` text for other tools, and the whole spec as JSON.
 
 The text follows what A1111's `parse_generation_parameters` reads: the prompt, a line `Negative prompt: …`, and
-a last line of `Name: value` pairs, with values that hold a comma or colon quoted as JSON strings.
+a last line of `Name: value` pairs, with values that hold a comma or colon quoted as JSON strings. It knows no escapes,
+so a prompt that itself says `Negative prompt:` says it there with a space that does not break, and a line of it that
+begins with `Steps:` is joined to the one before. Readers then give back what was meant, and an encoder reads the same:
+to it every space is one.
 Nothing in the file depends on when, where or in what company the job ran, so equal pixels make equal files.
 """
 
@@ -9,11 +12,13 @@ from __future__ import annotations
 
 import io
 import json
+import re
 
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
 from farm.images import SPEC_KEY
+from farm.metadata import read_text
 from farm.results import ModelUsed
 from farm.spec import JobSpec, SamplerName
 from worker.engine.request import Pixels
@@ -25,6 +30,10 @@ _SAMPLER_NAMES: dict[SamplerName, str] = {
     "ddim": "DDIM",
     "dpmpp_2m": "DPM++ 2M",
 }
+
+
+_CONTROL_CHARACTERS = re.compile(r"[\x00-\x09\x0b-\x1f\x7f-\x9f]")  # all but the ends of lines
+_BEFORE_STEPS = re.compile(r"\n *(?=Steps:)")
 
 
 def encode_png(pixels: Pixels, spec: JobSpec, model: ModelUsed) -> bytes:
@@ -39,17 +48,15 @@ def encode_png(pixels: Pixels, spec: JobSpec, model: ModelUsed) -> bytes:
 
 def read_spec(data: bytes) -> JobSpec | None:
     """The spec that a PNG made by `encode_png` carries, or None. Raises `InvalidInput` if it is damaged."""
-    with Image.open(io.BytesIO(data), formats=("PNG",)) as picture:
-        picture.load()
-        text = picture.info.get(SPEC_KEY)
+    text = read_text(data, SPEC_KEY)
     return JobSpec.from_json(text) if text else None
 
 
 def parameters_text(spec: JobSpec, model: ModelUsed) -> str:
     """The description in A1111's form. A mix is written in its `prompt :weight AND …` notation."""
-    lines = [_prompt(spec)]
+    lines = [_readable(_prompt(spec))]
     if spec.conditioning.negative:
-        lines.append(f"Negative prompt: {spec.conditioning.negative}")
+        lines.append(f"Negative prompt: {_readable(spec.conditioning.negative)}")
     lines.append(", ".join(f"{name}: {_quoted(value)}" for name, value in _settings(spec, model).items()))
     return "\n".join(lines)
 
@@ -61,6 +68,13 @@ def _prompt(spec: JobSpec) -> str:
     return " AND ".join(f"{prompt.text} :{prompt.weight:g}" for prompt in prompts)
 
 
+def _readable(text: str) -> str:
+    """Text in which no reader takes a word for the end of the prompt, and nothing that a terminal acts on."""
+    inert = _CONTROL_CHARACTERS.sub(" ", text)
+    joined = _BEFORE_STEPS.sub(" ", inert)
+    return joined.replace("Negative prompt:", "Negative\N{NO-BREAK SPACE}prompt:")
+
+
 def _settings(spec: JobSpec, model: ModelUsed) -> dict[str, str]:
     settings = {
         "Steps": str(spec.steps),
@@ -69,6 +83,7 @@ def _settings(spec: JobSpec, model: ModelUsed) -> dict[str, str]:
         "Seed": str(spec.seed),
         "Size": f"{spec.width}x{spec.height}",
         "Model": model.name,
+        "RNG": "CPU",  # readers take the noise for a GPU's unless told
     }
     if spec.start.image is not None:
         settings["Denoising strength"] = f"{spec.steps_to_do / spec.steps:.4g}"

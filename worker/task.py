@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import json
 import logging
 import queue
@@ -39,7 +40,7 @@ from farm.storage import Storage
 from worker import disk
 from worker.checkpoint import Checkpoint, Checkpoints
 from worker.crown import Crown
-from worker.diffusion import latents
+from worker.diffusion.fitting import fit
 from worker.engine.engine import Engine
 from worker.engine.request import (
     Cancelled,
@@ -49,6 +50,7 @@ from worker.engine.request import (
     Snapshot,
     StepRecord,
     Suspended,
+    latent_shape,
     resolve,
 )
 from worker.finished import Artifact, Finished
@@ -200,7 +202,7 @@ class JobRunner:
             loaded = time.monotonic()
             spec = resolve(spec, model)
             used = ModelUsed(name=model.name, source=model.source, revision=model.revision)
-            checkpoint = self.checkpoints.load(claim, spec, used)
+            checkpoint = self.checkpoints.load(claim, spec, used, latent_shape(spec, model))
             with TraceWriter(folder, spec.trace.level, checkpoint.trace if checkpoint else None) as trace:
 
                 def save(snapshot: Snapshot) -> None:
@@ -285,7 +287,7 @@ class JobRunner:
         self.previews.let_go(claim.job)
 
     def _init_picture(self, holding: Holding, spec: JobSpec) -> Image.Image | None:
-        """The init image, cut to the size of the job here, so that the engine neither waits for it nor keeps more."""
+        """The init image at the size of the job, so that the engine neither waits for it nor keeps more."""
         reference = spec.start.image
         if reference is None:
             return None
@@ -299,8 +301,14 @@ class JobRunner:
             raise InvalidInput(f"the init image {reference.key} is not in the bucket", field="init") from error
         except ObjectTooLarge as error:
             raise InvalidInput(error.message, field="init") from error
+        if hashlib.sha256(data).hexdigest() != reference.sha256:
+            raise InvalidInput(
+                f"{reference.key} in the bucket is not the picture that was put there",
+                field="init",
+                hint="remove that object, and submit the job again",
+            )
         assert spec.width and spec.height, "the spec is resolved"
-        return latents.fit(images.decode(data, name=reference.key), spec.width, spec.height)
+        return fit(images.decode(data, name=reference.key), spec.width, spec.height, spec.start.fit)
 
     def hand_back(self, claim: Claim) -> None:
         """Give a job in hand back to the queue, with no blame. Tries once."""

@@ -5,6 +5,7 @@ Written by the thread that waits for the job, so that the engine never waits for
 
 from __future__ import annotations
 
+import io
 import json
 import re
 from collections.abc import Iterator, Mapping
@@ -16,8 +17,7 @@ from typing import Any, Self
 import numpy as np
 from PIL import Image
 
-from farm import images
-from farm.spec import TraceLevel
+from farm.spec import JobSpec, TraceLevel
 from worker.engine.request import Pixels, StepRecord
 from worker.finished import Artifact
 
@@ -27,13 +27,53 @@ _CONSTANT_RATE_FACTOR = "18"  # of x264: visually lossless
 
 
 _NUMBERS = "trace.jsonl"
+_MAX_LINE = 4_096
 _FRAME = re.compile(r"trace/(\d{4})\.jpeg")
+
+
+def check_so_far(files: Mapping[str, bytes], spec: JobSpec) -> None:
+    """Raise `ValueError` unless `files` are what `TraceWriter.so_far` can have given for a job.
+
+    They were in the bucket, where others may have put them. A frame's size is looked at before its pixels.
+    """
+    assert spec.width and spec.height, "the spec is resolved"
+    wanted = {"none": (), "numbers": (_NUMBERS,)}.get(spec.trace.level)
+    for name, data in files.items():
+        frame = _FRAME.fullmatch(name)
+        if (wanted is not None and name not in wanted) or (name != _NUMBERS and frame is None):
+            raise ValueError(f"a job with the trace '{spec.trace.level}' keeps no {name!r:.40}")
+        if frame is None:
+            _check_numbers(data, spec)
+        else:
+            if not spec.start.step <= int(frame[1]) < spec.steps:
+                raise ValueError(f"{name} is of no step of the job")
+            _check_frame(data, (2 * spec.width, spec.height))
+
+
+def _check_numbers(data: bytes, spec: JobSpec) -> None:
+    lines = data.splitlines()
+    if len(lines) > spec.steps_to_do or any(len(line) > _MAX_LINE for line in lines):
+        raise ValueError(f"{_NUMBERS} is longer than a trace of {spec.steps_to_do} steps")
+    if not all(isinstance(json.loads(line), dict) for line in lines):
+        raise ValueError(f"{_NUMBERS} has a line that is no JSON object")
+
+
+def _check_frame(data: bytes, size: tuple[int, int]) -> None:
+    try:
+        with Image.open(io.BytesIO(data), formats=("JPEG",)) as picture:
+            is_one = picture.size == size and picture.mode == "RGB"
+            if is_one:
+                picture.load()
+    except Exception as error:  # what a decoder makes of hostile bytes
+        raise ValueError(f"a frame is damaged: {error!s:.100}") from error
+    if not is_one:
+        raise ValueError(f"a frame is not a picture of {size[0]}×{size[1]} in colour")
 
 
 class TraceWriter:
     """Writes one attempt's trace into an empty folder. Use it as a context manager: leaving closes the files.
 
-    `so_far` are the files of an earlier attempt that this one goes on from, as that attempt's `so_far()` gave them.
+    `so_far` are the files of an earlier attempt that this one goes on from, checked by `check_so_far`.
     The video shows the frames as the JPEG files have them, so it is the same whether it was made in one go or not.
     """
 
@@ -88,7 +128,6 @@ class TraceWriter:
         if self._lines is not None and name == _NUMBERS:
             self._lines.write(data)
         elif self._lines is not None and (match := _FRAME.fullmatch(name)):
-            images.decode(data, name=name)  # it was in the bucket, where others may have put it
             path = self._frame_path(int(match[1]))
             path.write_bytes(data)
             self._add_frame(path)

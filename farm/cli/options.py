@@ -16,7 +16,7 @@ from farm.cli.output import json_option
 from farm.errors import InvalidInput
 from farm.losses import BUILTIN
 from farm.request import DEFAULT_PRIORITY, DEFAULT_STEPS, JobRequest
-from farm.spec import SAMPLERS, TRACE_LEVELS, Mode
+from farm.spec import FITS, SAMPLERS, TRACE_LEVELS, Mode
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -41,6 +41,11 @@ _REQUEST = (
     click.option("--init", type=_FILE, metavar="FILE", help="Start from this PNG, JPEG or WebP picture."),
     click.option("--start-step", type=int, metavar="K", help="With --init: skip the first K steps."),
     click.option("--strength", type=float, metavar="S", help="With --init: redo this share of the steps.  [0.75]"),
+    click.option(
+        "--fit",
+        type=click.Choice(FITS),
+        help="With --init of another shape: crop it, pad it, stretch it, or give the job its shape.  [crop]",
+    ),
     click.option("--mix-with", multiple=True, metavar="PROMPT:WEIGHT", help="Mix in a prompt with this share, 0 to 1."),
     click.option(
         "--loss",
@@ -101,7 +106,7 @@ def request(mode: Mode, prompts: Sequence[str], options: Mapping[str, Any], **mo
     """The request that a submit command's options make. Raises `InvalidInput`."""
     named = (
         *("negative", "steps", "guidance", "seed", "count", "width", "height", "sampler", "model", "init"),
-        *("start_step", "strength", "trace", "trace_every", "priority", "time_limit"),
+        *("start_step", "strength", "fit", "trace", "trace_every", "priority", "time_limit"),
     )
     fields: dict[str, Any] = {name: options[name] for name in named}
     fields |= {

@@ -51,7 +51,7 @@ def txt2img(prompt: str, **options: Any) -> None:
     epilog="""\b
     Examples:
       farm submit img2img "a green apple" --init apple.png --start-step 12 --steps 30
-      farm submit img2img "the same in oil" --init photo.jpeg --strength 0.6
+      farm submit img2img "the same in oil" --init photo.jpeg --strength 0.6 --fit init
     """
 )
 @click.argument("prompt")
@@ -114,10 +114,10 @@ def guided(prompt: str, **options: Any) -> None:
             losses.0.scale: [0, 50, 100, 200]
 
     \b
-    Fields: mode prompt weights mix mix_with negative init start_step strength losses guidance sampler
-    steps seed count width height model priority trace trace_every time_limit labels. `zip` takes its
-    lists in step, `product` every combination; with both, every pair of the two. A dotted name reaches
-    into lists and mappings. A relative `init` is looked for beside the file.
+    Fields: mode prompt weights mix mix_with negative init start_step strength fit losses guidance
+    sampler steps seed count width height model priority trace trace_every time_limit labels. `zip` takes
+    its lists in step, `product` every combination; with both, every pair of the two. A dotted name
+    reaches into lists and mappings. A relative `init` is looked for beside the file.
 
     \b
     Examples:
@@ -132,12 +132,12 @@ def guided(prompt: str, **options: Any) -> None:
 @sending_options
 def batch(file: Path, yes: bool, max_jobs: int, **options: Any) -> None:
     """The jobs that a YAML or JSON FILE describes (- for stdin)."""
-    from farm import sweep
+    from farm import documents, sweep
 
     from_stdin = str(file) == STDIN
     source = "stdin" if from_stdin else str(file)
     with _naming(source):
-        document = sweep.parse(_read(file))
+        document = documents.parse(_read(file), is_json=file.suffix.lower() == ".json")
         number = sweep.count(document)
         if max_jobs < number <= sweep.MAX_JOBS and not yes:
             raise InvalidInput(f"makes {number:,} jobs, more than {max_jobs:,}", hint="add --yes if they are meant")
@@ -176,7 +176,7 @@ def _entry_check(*, dry_run: bool) -> Callable[[Sequence[JobRequest]], object]:
 
 def _read(file: Path) -> str:
     """The text of a batch file, or of stdin. Raises `InvalidInput` when it cannot be read, or is too large."""
-    from farm.sweep import MAX_FILE_BYTES
+    from farm.documents import MAX_FILE_BYTES
 
     try:
         with click.open_file(str(file), "rb") as stream:

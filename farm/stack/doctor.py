@@ -6,7 +6,7 @@ import shutil
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from farm import settings as farm_settings
 from farm.errors import FarmError, NotConfigured
@@ -86,7 +86,7 @@ def _farm(home: Path, settings: Settings) -> Check:
 
 
 def _bucket(settings: Settings) -> Check:
-    from farm.storage import Storage
+    from farm.storage import Storage, authority
 
     storage, began = Storage(settings), time.monotonic()
     content = str(time.time_ns()).encode()
@@ -97,7 +97,7 @@ def _bucket(settings: Settings) -> Check:
             return fail("bucket", f"{where} gives back other bytes than were put", mend="is a cache in between?")
         if PROBE_KEY not in [found.key for found in storage.list(PROBE_KEY)]:
             return fail("bucket", f"{where} does not list what was put", mend="allow s3:ListBucket")
-        trouble = _cannot_open(storage.presign(PROBE_KEY), content)
+        trouble = _cannot_open(storage.presign(PROBE_KEY), content, authority(settings))
     finally:
         storage.delete(PROBE_KEY)
     if trouble:
@@ -107,15 +107,14 @@ def _bucket(settings: Settings) -> Check:
     return ok("bucket", f"{where}: put, get, list, presign, delete in {took:.0f} ms")
 
 
-def _cannot_open(link: str, content: bytes) -> str | None:
+def _cannot_open(link: str, content: bytes, authority: str | None) -> str | None:
     from botocore.awsrequest import AWSRequest
     from botocore.exceptions import HTTPClientError
     from botocore.httpsession import URLLib3Session
-    from botocore.session import get_session
 
-    authority = get_session().get_config_variable("ca_bundle")
+    verify: Any = authority or True  # its types know no file
     try:
-        answer = URLLib3Session(verify=authority or True, timeout=10).send(AWSRequest("GET", link).prepare())
+        answer = URLLib3Session(verify=verify, timeout=10).send(AWSRequest("GET", link).prepare())
     except HTTPClientError as error:
         return str(error)
     if answer.status_code != 200:

@@ -21,6 +21,7 @@ def unsaid(source: str) -> Iterator[int]:
             continue
         function = call.func
         name = function.attr if isinstance(function, ast.Attribute) else getattr(function, "id", "")
+        is_method = isinstance(function, ast.Attribute)
         owner = getattr(function.value, "id", "") if isinstance(function, ast.Attribute) else None
         given = {
             keyword.arg: keyword.value.value for keyword in call.keywords if isinstance(keyword.value, ast.Constant)
@@ -30,7 +31,7 @@ def unsaid(source: str) -> Iterator[int]:
         opens = name in ("open", "fdopen") and (owner not in NOT_OF_TEXT or name == "fdopen") and not binary
         if (
             opens
-            or name in ("read_text", "write_text")
+            or (is_method and name in ("read_text", "write_text"))
             or given.get("text") is True
             or given.get("universal_newlines") is True
         ):
@@ -57,7 +58,13 @@ def test_what_does_not_say_it_is_found(source: str) -> None:
     "source",
     [
         *("path.read_text(encoding='utf-8')", "path.open('rb')", "path.open('r+b')", "os.open('x', 0)"),
-        *("Image.open('x')", "subprocess.run(['ls'])", "Prompt(text='x')", "open('x', encoding='utf-8')"),
+        *(
+            "Image.open('x')",
+            "read_text(data, 'key')",
+            "subprocess.run(['ls'])",
+            "Prompt(text='x')",
+            "open('x', encoding='utf-8')",
+        ),
     ],
 )
 def test_and_what_does_is_not(source: str) -> None:

@@ -23,9 +23,16 @@ def specs(**fields: Any) -> list[JobSpec]:
 
 WRONG = [
     ({"prompt": ()}, "prompt: there are 0; there must be 1 to 16"),
-    ({"prompt": 7}, "prompt: 7 should be text, or a list of texts"),
-    ({"prompt": ("x", 7)}, "prompt: 7 should be text"),
-    ({"prompt": True}, "prompt: true is neither a number nor text"),
+    ({"prompt": 7}, 'prompt: 7 is a number, and should be text; write "7" if it is meant'),
+    ({"prompt": ("x", 2.5)}, 'prompt: 2.5 is a number, and should be text; write "2.5" if it is meant'),
+    ({"prompt": {"a": "b"}}, "prompt: {'a': 'b'} should be text"),
+    ({"prompt": None}, "prompt: field required"),
+    ({"prompt": "an \udcff otter"}, "prompt: 'an \\udcff otter' is not UTF-8 text from character 4 on"),
+    ({"negative": "\ud83e"}, "negative: '\\ud83e' is not UTF-8 text from character 1 on"),
+    ({"negative": 7}, 'negative: 7 is a number, and should be text; write "7" if it is meant'),
+    ({"labels": {"a": "\ud83e"}}, "labels: '\\ud83e' is not UTF-8 text from character 1 on"),
+    ({"labels": {"a": ["b"]}}, "labels: ['b'] should be text"),
+    ({"prompt": True}, 'prompt: true is neither a number nor text; for the word write "true"'),
     ({"prompt": "x" * 4_001}, "prompt: 'xxx"),
     ({"prompt": ("x",) * 17}, "prompt: there are 17; there must be 1 to 16"),
     ({"negative": "x" * 4_001}, "negative: 'xxx"),
@@ -40,7 +47,7 @@ WRONG = [
     ({"guidance": INFINITY}, "guidance: inf: input should be a finite number"),
     ({"guidance": -1}, "guidance: -1: input should be greater than or equal to 0"),
     ({"guidance": 1e9}, "guidance: 1000000000.0: input should be less than or equal to 100"),
-    ({"seed": -1}, "seed: -1: input should be greater than or equal to 0"),
+    ({"seed": -2}, "seed: -2: input should be greater than or equal to 0"),
     ({"seed": 2**63}, "seed: 9223372036854775808: input should be less than or equal to 9223372036854775807"),
     ({"seed": 2**63 - 1, "count": 2}, "seed: 9223372036854775807 + 2 goes beyond 9223372036854775807"),
     ({"count": 0}, "count: 0: input should be greater than or equal to 1"),
@@ -73,6 +80,9 @@ WRONG = [
     ({"mode": "img2img"}, "img2img needs an init image: give --init FILE"),
     ({"mode": "mix"}, "mix needs at least two prompts"),
     ({"mode": "guided"}, "guided needs a loss: give --loss NAME ('farm losses' lists them)"),
+    ({"fit": "pad"}, "--fit needs an init image: give --init FILE"),
+    ({"init": "a.png", "fit": "zoom"}, "fit: 'zoom': input should be 'crop', 'pad', 'stretch' or 'init'"),
+    ({"init": "a.png", "fit": "init", "width": 512}, "--fit init takes the size from the picture: leave out --width"),
     ({"start_step": 3}, "--start-step and --strength need an init image: give --init FILE"),
     ({"init": "a.png", "start_step": 3, "strength": 0.5}, "give --start-step or --strength, not both"),
     ({"init": "a.png", "start_step": -1}, "start_step: -1: input should be greater than or equal to 0"),
@@ -123,6 +133,30 @@ def test_wrong_input_is_refused_with_a_message(fields: dict[str, Any], message: 
 def test_a_prompt_may_be_given_bare() -> None:
     assert JobRequest(prompt="an otter").prompts == ("an otter",)
     assert JobRequest(prompt="an otter") == JobRequest(prompt=("an otter",))
+
+
+def test_text_is_cleaned_of_what_no_picture_is_made_of() -> None:
+    (spec,) = specs(prompt="a\0b\x1b[31mc\x7f\x9bd\te\nf\r\ng\rh 🦦", negative="\x07x", labels={"a": "b\0c"})
+    assert spec.prompt == "a b [31mc  d\te\nf\ng\nh 🦦"
+    assert spec.conditioning.negative == " x"
+    assert JobRequest.parse({"prompt": "x", "labels": {"a": "b\0c"}}).labels == {"a": "b c"}
+    (mixed,) = specs(mix_with=({"prompt": "a\0b", "weight": 0.5},))
+    assert mixed.conditioning.prompts[1].text == "a b"
+
+
+def test_a_field_without_a_value_is_left_out() -> None:
+    fields = dict.fromkeys(set(JobRequest.model_fields) - {"prompt"})
+    assert JobRequest.parse({"prompt": "x", **fields}) == JobRequest(prompt="x")
+
+
+def test_labels_may_be_numbers() -> None:
+    request = JobRequest.parse({"prompt": "x", "labels": {"take": 1, "strength": 0.5, "final": True}})
+    assert request.labels == {"take": "1", "strength": "0.5", "final": "true"}
+
+
+def test_minus_one_is_any_seed() -> None:
+    assert JobRequest.parse({"prompt": "x", "seed": -1}) == JobRequest.parse({"prompt": "x"})
+    assert specs(seed=-1)[0].seed != specs(seed=-1)[0].seed
 
 
 def test_near_misses_are_named() -> None:

@@ -10,9 +10,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from farm.documents import parse
 from farm.errors import InvalidInput
 from farm.request import JobRequest
-from farm.sweep import count, expand, parse
+from farm.sweep import count, expand
 from tests.fuzzing import anything, bounded_memory, fuzz, spoilt, words
 
 MOST = 500

@@ -16,6 +16,7 @@ from farm.errors import InvalidInput
 from farm.images import MAX_BYTES, MAX_PIXELS, InitImage, check_init, decode
 from farm.sheet import tile_of
 from tests.fuzzing import bounded_memory, fuzz
+from tests.pictures import DISPLAY_P3_PRIMARIES, grey_profile, rgb_profile, srgb_to_linear
 
 
 @pytest.fixture(autouse=True)
@@ -73,6 +74,7 @@ SEEDS = (
     encoded("TIFF"),
     encoded("BMP"),
 )
+PROFILES = (rgb_profile(DISPLAY_P3_PRIMARIES, srgb_to_linear), grey_profile(srgb_to_linear))
 changes = st.lists(
     st.tuples(
         st.one_of(st.integers(0, 120), st.integers(0, 5_000)),
@@ -131,6 +133,13 @@ def mended(data: bytes) -> bytes:
 @given(st.sampled_from(SEEDS[:5]), changes)
 def test_spoilt_pngs_with_right_checksums(seed: bytes, how: list[tuple[int, bytes, str]]) -> None:
     checked(mended(spoil(seed, how)))
+
+
+@fuzz(300)
+@given(st.sampled_from(PROFILES), changes)
+def test_spoilt_colour_profiles(profile: bytes, how: list[tuple[int, bytes, str]]) -> None:
+    """Read or passed over, never a reason to lose the picture."""
+    assert checked(encoded("PNG", icc_profile=spoil(profile, how)))
 
 
 @fuzz(300)

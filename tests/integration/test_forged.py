@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import base64
+import hashlib
+import io
 import json
 import pickle
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
+from PIL import Image
 
 from farm import keys
 from farm.client import FarmClient
@@ -367,3 +371,21 @@ def test_a_message_that_was_lost_is_sent_again(
     [status] = finish([job])
 
     assert status.state == "done"
+
+
+def test_another_picture_under_an_init_pictures_name_is_not_rendered(
+    client: FarmClient, submit: Callable[..., list[str]], finish: Callable[..., list[JobStatus]], tmp_path: Path
+) -> None:
+    theirs = io.BytesIO()
+    Image.new("RGB", (64, 64), "red").save(theirs, "PNG")
+    path = tmp_path / "mine.png"
+    Image.effect_noise((64, 64), 90).convert("RGB").save(path)
+    key = keys.init_image(hashlib.sha256(path.read_bytes()).hexdigest(), "png")
+    client.storage.put(key, theirs.getvalue(), "image/png")
+
+    [status] = finish(submit(mode="img2img", init=path))
+
+    assert status.state == "failed"
+    assert status.error is not None
+    assert status.error.kind == "invalid"
+    assert f"{key} in the bucket is not the picture that was put there" in status.error.message

@@ -63,6 +63,31 @@ def test_a_job_comes_back_as_a_picture(name: str, shell: Shell, picture: Path, t
     assert (spec.mode, spec.seed, spec.model) == (command[0], 7, "tiny")
 
 
+@pytest.mark.parametrize(
+    ("fit", "size", "said"),
+    [
+        ((), (64, 64), "50% of the init picture's width was cut off to make 192×96 fit 64×64"),
+        (("--fit", "pad"), (64, 64), None),
+        (("--fit", "stretch", "--width", "72"), (72, 64), None),
+        (("--fit", "init"), (64, 64), "50% of the init picture's width was cut off to make 192×96 fit 64×64"),
+    ],
+)
+def test_an_init_picture_of_another_shape(
+    fit: tuple[str, ...], size: tuple[int, int], said: str | None, shell: Shell, tmp_path: Path
+) -> None:
+    """The model's pictures have 64×64 pixels, and no side may be shorter: so even a job of its shape is a square."""
+    Image.new("RGB", (192, 96), "teal").save(tmp_path / "wide.png")
+    answer = shell(
+        *["submit", "img2img", "a cat", "--init", str(tmp_path / "wide.png"), "--model", "tiny", "--steps", "4"],
+        *[*fit, "--out", str(tmp_path / "out")],
+    )
+    [picture] = (tmp_path / "out").glob("*.png")
+    with Image.open(picture) as image:
+        assert image.size == size
+    assert ("was cut off" in answer.stderr) == (said is not None)
+    assert (said or "") in answer.stderr
+
+
 def test_the_bucket_holds_what_the_result_names(client: FarmClient, submit: Any, finish: Any) -> None:
     [job] = submit(trace="frames", steps=4)
     [status] = finish([job])

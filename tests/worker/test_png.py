@@ -7,7 +7,9 @@ import re
 from typing import Any
 
 import numpy as np
+import pytest
 from PIL import Image
+from sd_parsers import ParserManager
 
 from farm.results import ModelUsed
 from farm.spec import JobSpec
@@ -25,9 +27,32 @@ def parsed(text: str) -> tuple[str, str, dict[str, str]]:
     """Prompt, negative prompt and settings, by the rules that A1111 and its readers follow."""
     *lines, last = text.strip().split("\n")
     settings = dict(re.findall(r'\s*(\w[\w \-/]+):\s*("(?:\\.|[^\\"])+"|[^,]*)(?:,|$)', last))
-    at = next((n for n, line in enumerate(lines) if line.startswith("Negative prompt: ")), len(lines))
-    negative = "\n".join(lines[at:]).removeprefix("Negative prompt: ")
-    return "\n".join(lines[:at]), negative, settings
+    assert len(settings) >= 3, "else the last line is one of the prompt"
+    parts: dict[bool, list[str]] = {False: [], True: []}
+    is_negative = False
+    for line in map(str.strip, lines):
+        is_negative = is_negative or line.startswith("Negative prompt:")
+        parts[is_negative].append(line.removeprefix("Negative prompt:").strip() if is_negative else line)
+    return "\n".join(parts[False]), "\n".join(parts[True]), settings
+
+
+def parsed_by_first_marks(text: str) -> tuple[str, str]:
+    """Prompt and negative prompt, by readers that look for the first of each mark, as sd-prompt-reader does."""
+    end = text.find("\nSteps:")
+    if "Negative prompt:" not in text:
+        return text[:end].strip(), ""
+    at = text.find("\nNegative prompt:")
+    return text[:at].strip(), text[at + len("\nNegative prompt:") : end].strip()
+
+
+def parsed_by_sd_parsers(data: bytes) -> tuple[str, str, str, str | None]:
+    """Prompt, negative prompt, seed and model's hash, as another project reads a picture."""
+    found = ParserManager().parse(io.BytesIO(data))
+    assert found is not None
+    [sampler] = found.samplers
+    prompts, negatives = (" ".join(p.value for p in some) for some in (sampler.prompts, sampler.negative_prompts))
+    assert sampler.model is not None
+    return prompts, negatives, sampler.parameters["seed"], sampler.model.hash
 
 
 def test_the_text_is_read_back_by_a1111s_rules() -> None:
@@ -41,7 +66,53 @@ def test_the_text_is_read_back_by_a1111s_rules() -> None:
         "Seed": "32",
         "Size": "64x64",
         "Model": "emoji",
+        "RNG": "CPU",
     }
+
+
+TRICKY = [
+    ("a cat", ""),
+    ("a cat\nand a dog", "blurry\ndark"),
+    ("Negative prompt: a cat", ""),
+    ("a cat\nNegative prompt: a dog\nNegative prompt: a fox", "Negative prompt: dark"),
+    ("a sign that says Negative prompt: no dogs", "blurry"),
+    ("Steps: 20, Sampler: Euler, CFG scale: 7, Seed: 1", ""),
+    ("a cat\nSteps: 20, Sampler: Euler, CFG scale: 7, Seed: 1", "dark\n  Steps: 20, Sampler: Euler, Seed: 1"),
+    ("a cat\n\n\n  Steps: 20", "Steps: 3"),
+    ("", "blurry"),
+    ("", ""),
+    ("a cat, Size: 1x1, Seed: 8", "Sampler: x"),
+]
+
+
+@pytest.mark.parametrize(("prompt", "negative"), TRICKY)
+def test_every_reader_gives_back_what_was_meant(prompt: str, negative: str) -> None:
+    spec = resolved(prompt=prompt, negative=negative, seed=32)
+    text = parameters_text(spec, MODEL)
+    pixels = np.zeros((64, 64, 3), dtype=np.uint8)
+    meant = " ".join(prompt.split()), " ".join(negative.split())
+
+    by_a1111, by_marks = parsed(text), parsed_by_first_marks(text)
+    by_sd_parsers = parsed_by_sd_parsers(encode_png(pixels, spec, MODEL))
+
+    for read in (by_a1111[:2], by_marks, by_sd_parsers[:2]):
+        assert tuple(" ".join(words.split()) for words in read) == meant
+    assert by_a1111[2]["Seed"] == by_sd_parsers[2] == "32"
+
+
+def test_no_control_character_is_written() -> None:
+    """None comes from a person, for requests are cleaned of them; a spec that came another way is."""
+    spec = resolved()
+    forged = spec.conditioning.prompts[0].model_copy(update={"text": "a\0\x1b[2Jcat\x9b"})
+    spec = spec.model_copy(update={"conditioning": spec.conditioning.model_copy(update={"prompts": (forged,)})})
+    assert parsed(parameters_text(spec, MODEL))[0] == "a  [2Jcat"
+    data = encode_png(np.zeros((64, 64, 3), dtype=np.uint8), spec, MODEL)
+    assert b"\x1b" not in data.split(b"IDAT")[0]
+
+
+def test_a_long_prompt_of_nothing_is_written_at_once() -> None:
+    for prompt in ("\n" * 4_000, "\n " * 2_000, "\n" + " " * 3_999):
+        assert parsed(parameters_text(resolved(prompt=prompt), MODEL))[0] == ""
 
 
 def test_a_mix_is_written_with_its_weights() -> None:

@@ -11,25 +11,22 @@ from typing import Any
 import numpy as np
 import torch
 from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
-from PIL import Image, ImageOps
+from PIL import Image
 from torch import Tensor
 
+from farm.spec import Fit
+from worker.diffusion.fitting import fit
 from worker.diffusion.losses import WeightedLoss
 from worker.diffusion.noise import NoiseStream
 
 
-def image_tensor(picture: Image.Image, width: int, height: int) -> Tensor:
-    """`picture` as an image [1, 3, height, width] from 0 to 1, resized by Lanczos and cropped about its centre to fit.
+def image_tensor(picture: Image.Image, width: int, height: int, how: Fit = "crop") -> Tensor:
+    """`picture` as an image [1, 3, height, width] from 0 to 1, made to `fit`.
 
     A picture that has the size already keeps every pixel.
     """
-    pixels = np.asarray(fit(picture, width, height), dtype=np.float32) / 255
+    pixels = np.asarray(fit(picture, width, height, how), dtype=np.float32) / 255
     return torch.from_numpy(pixels).permute(2, 0, 1)[None]
-
-
-def fit(picture: Image.Image, width: int, height: int) -> Image.Image:
-    """`picture` in RGB, resized by Lanczos and cropped about its centre; untouched if it has the size already."""
-    return ImageOps.fit(picture.convert("RGB"), (width, height), method=Image.Resampling.LANCZOS)
 
 
 @torch.no_grad()

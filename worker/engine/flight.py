@@ -15,13 +15,14 @@ from torch import Tensor
 from farm.errors import InvalidInput
 from farm.spec import JobSpec
 from worker.diffusion import latents
+from worker.diffusion.fitting import cut_off
 from worker.diffusion.guidance import needs_unconditional
 from worker.diffusion.losses import Losses, WeightedLoss
 from worker.diffusion.noise import NoiseStream
 from worker.diffusion.schedules import read_schedule
 from worker.diffusion.solvers import HISTORY, Column, Plan, plan
 from worker.engine.admission import Candidate
-from worker.engine.request import Rendered, RenderRequest, Snapshot
+from worker.engine.request import Rendered, RenderRequest, Snapshot, latent_shape
 
 
 @dataclass(eq=False)
@@ -175,6 +176,7 @@ def board(request: RenderRequest, losses: Losses, arrival: int, future: Future[R
             *_cut_words("the prompt", conditioned.cut),
             *_cut_words("the negative prompt", negative.cut),
             *_idle_losses(spec),
+            *filter(None, (cut_off(spec),)),
         ),
     )
     if request.resume is not None:
@@ -186,9 +188,8 @@ def _first_latents(request: RenderRequest, steps: Plan, noise: NoiseStream) -> T
     spec, model = request.spec, request.model
     assert spec.width and spec.height
     if request.picture is None:  # or it was encoded by an earlier attempt
-        shape = (1, model.unet.config["in_channels"], spec.height // model.vae_factor, spec.width // model.vae_factor)
-        return (steps.init_scale * noise.draw(shape))[0].to(model.device)
-    image = latents.image_tensor(request.picture, spec.width, spec.height)
+        return (steps.init_scale * noise.draw((1, *latent_shape(spec, model))))[0].to(model.device)
+    image = latents.image_tensor(request.picture, spec.width, spec.height, spec.start.fit)
     encoded = latents.encode(model.vae, image, noise)
     fresh = noise.draw(tuple(encoded.shape)).to(encoded.device)
     return (steps.start_alpha * encoded + steps.start_sigma * fresh)[0]

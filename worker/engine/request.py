@@ -13,6 +13,7 @@ from torch import Tensor
 
 from farm.errors import InvalidInput
 from farm.spec import JobSpec
+from worker.diffusion.fitting import own_size
 from worker.models.loader import LoadedModel
 
 Pixels = NDArray[np.uint8]
@@ -121,10 +122,11 @@ class Suspended(Exception):
 
 def resolve(spec: JobSpec, model: LoadedModel) -> JobSpec:
     """`spec` with the size and guidance scale it left to the model. Raises `InvalidInput` if the model refuses it."""
+    width, height = _own_size(spec, model) or (model.default_width, model.default_height)
     resolved = spec.model_copy(
         update={
-            "width": spec.width or model.default_width,
-            "height": spec.height or model.default_height,
+            "width": spec.width or width,
+            "height": spec.height or height,
             "guidance": spec.guidance.model_copy(
                 update={"scale": model.default_guidance if spec.guidance.scale is None else spec.guidance.scale}
             ),
@@ -137,3 +139,18 @@ def resolve(spec: JobSpec, model: LoadedModel) -> JobSpec:
                 field=side,
             )
     return resolved
+
+
+def latent_shape(spec: JobSpec, model: LoadedModel) -> tuple[int, int, int]:
+    """[channels, height, width] of the latents of a resolved spec."""
+    assert spec.width and spec.height, "the spec is resolved"
+    return model.unet.config["in_channels"], spec.height // model.vae_factor, spec.width // model.vae_factor
+
+
+def _own_size(spec: JobSpec, model: LoadedModel) -> tuple[int, int] | None:
+    """The size of a job that takes its init picture's shape; None if it does not, or nothing is known of that."""
+    image = spec.start.image
+    if spec.start.fit != "init" or image is None or image.width is None or image.height is None:
+        return None
+    most = model.default_width * model.default_height
+    return own_size(image.width, image.height, most=most, multiple=max(8, model.vae_factor))

@@ -348,6 +348,29 @@ def test_sizes_and_guidance_left_open_are_the_models_own(model: LoadedModel) -> 
     assert (spec.width, spec.height, spec.guidance.scale) == (64, 64, model.default_guidance)
 
 
+@pytest.mark.parametrize(
+    ("picture", "size"), [((600, 300), (64, 64)), ((64, 64), (64, 64)), (None, (64, 64)), ((90, 90), (64, 64))]
+)
+def test_a_job_takes_the_shape_of_its_picture_within_the_models_pixels(
+    model: LoadedModel, picture: tuple[int, int] | None, size: tuple[int, int]
+) -> None:
+    large = replace(model, default_width=128, default_height=128)
+    spec = spec_of(from_image=True, fit="init")
+    known = {"width": picture[0], "height": picture[1]} if picture else {}
+    image = spec.start.image.model_copy(update=known) if spec.start.image else None
+    spec = spec.model_copy(update={"start": spec.start.model_copy(update={"image": image})})
+
+    ours, theirs = resolve(spec, model), resolve(spec, large)
+
+    assert (ours.width, ours.height) == size
+    assert (theirs.width, theirs.height) == {
+        (600, 300): (184, 88),
+        (64, 64): (64, 64),
+        None: (128, 128),
+        (90, 90): (88, 88),
+    }[picture]
+
+
 class _Sample:
     def __init__(self, sample: torch.Tensor) -> None:
         self.sample = sample
