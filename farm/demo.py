@@ -17,6 +17,7 @@ from farm import stack
 from farm.client import FarmClient
 from farm.fetch import IMAGE, Fetched
 from farm.jobs import JobStatus
+from farm.places import replacing
 from farm.request import JobRequest, LossRequest
 from farm.settings import Settings
 from farm.sheet import contact_sheet, tile_of
@@ -98,11 +99,12 @@ def fetch_all(farm: FarmClient, jobs: Sequence[str], out: Path) -> list[Fetched]
 
 
 def write_sheet(files: Sequence[Fetched], out: Path) -> Path:
-    """Lay the fetched pictures out on `out/sheet.png`, over one of an earlier demonstration."""
+    """Lay the fetched pictures out on `out/sheet.png`, over one of an earlier demonstration. Raises `InvalidInput`."""
     pictures = [file.path for file in files if file.name == IMAGE]
     tiles = [tile_of(path.read_bytes(), name=path.name) for path in pictures]
     path = out / SHEET
-    contact_sheet(tiles, columns=4).save(path)
+    with replacing(path, option="--out") as unfinished:
+        contact_sheet(tiles, columns=4).save(unfinished, "PNG")
     return path
 
 

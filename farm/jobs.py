@@ -14,6 +14,7 @@ from farm import keys
 from farm.errors import InvalidInput, LedgerUnavailable
 from farm.losses import LossDeclaration
 from farm.spec import ModelName, quoted
+from farm.words import one_line
 
 State = Literal["queued", "running", "done", "failed", "cancelled"]
 STATES: tuple[State, ...] = get_args(State)
@@ -27,7 +28,7 @@ def _printable(text: str) -> str:
 
 
 def _on_one_line(text: str) -> str:
-    return "".join(sign if sign.isprintable() else " " for sign in text)[:500]
+    return one_line(text[:500])
 
 
 Words = Annotated[str, StringConstraints(min_length=1, max_length=200), AfterValidator(_printable)]

@@ -73,7 +73,9 @@ class Ledger:
             retry=Retry(ExponentialBackoff(cap=1.0, base=0.1), retries=3),
         )
         self._prefix = prefix
-        self._script = self.redis.register_script(resources.files("farm").joinpath("ledger.lua").read_text())
+        self._script = self.redis.register_script(
+            resources.files("farm").joinpath("ledger.lua").read_text(encoding="utf-8")
+        )
 
     def close(self) -> None:
         self.redis.close()

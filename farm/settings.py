@@ -88,7 +88,7 @@ def load_local(farm_home: Path) -> Settings | None:
     """The running local farm of `farm_home`, or None when none is recorded there."""
     file = state_file(farm_home)
     try:
-        state: dict[str, str] = json.loads(file.read_text())
+        state: dict[str, str] = json.loads(file.read_text(encoding="utf-8"))
         return Settings(
             redis_url=state["redis_url"],
             s3_bucket=state["s3_bucket"],

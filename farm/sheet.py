@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+import io
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cache
 from pathlib import Path
 
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image
 
 from farm.errors import InvalidInput
-from farm.images import SPEC_KEY, decode
-from farm.metadata import read_text
+from farm.images import SPEC_KEY, decode, without_warnings
+from farm.lettering import Lettering, Line
+from farm.metadata import read_text, strip
 from farm.spec import JobSpec
 
 MAX_TILES = 1_000
@@ -22,9 +23,11 @@ _MARGIN = 40
 _PAPER, _INK, _FAINT = (250, 249, 246), (34, 34, 38), (128, 126, 122)
 _TITLE_SIZE, _DETAIL_SIZE = 17, 13
 _LEADING = 1.35
-_MOST_TITLE_LINES = 3
-
-Font = ImageFont.FreeTypeFont | ImageFont.ImageFont
+_MOST_TITLE_LINES, _MOST_DETAIL_LINES = 3, 2
+_LONGEST_SIDE = 65_535
+"""Of a picture, in pixels, and of any JPEG: to read so many rows as a PNG could have takes more than its pixels do."""
+_REDUCING_GAP = 3.0
+"""A larger picture is halved, thirded… to this times a tile's size first, which takes no time and shows in no pixel."""
 
 
 @dataclass(frozen=True)
@@ -36,11 +39,25 @@ class Tile:
     detail: str = ""
 
 
+@dataclass(frozen=True)
+class Caption:
+    """The lines beneath a picture."""
+
+    title: Sequence[Line] = ()
+    detail: Sequence[Line] = ()
+
+    @property
+    def height(self) -> int:
+        """In pixels, with the space above it."""
+        return round(_LEADING * (len(self.title) * _TITLE_SIZE + len(self.detail) * _DETAIL_SIZE) + _TITLE_SIZE * 0.6)
+
+
 def tile_of(data: bytes, *, name: str) -> Tile:
     """The tile of an image file, captioned by the spec that a worker wrote into it, else by `name`.
 
-    Raises `InvalidInput` if the bytes are no image.
+    Raises `InvalidInput` if the bytes are no image, or one with a side of more than 65,535 pixels.
     """
+    _check_sides(data, name)
     picture = _fitted(decode(data, name=name))
     spec = _spec_in(data)
     return Tile(picture, title=spec.prompt, detail=describe(spec)) if spec else Tile(picture, title=Path(name).name)
@@ -53,34 +70,37 @@ def describe(spec: JobSpec) -> str:
     return " · ".join(parts)
 
 
-def contact_sheet(tiles: Sequence[Tile], *, columns: int | None = None, labels: bool = True) -> Image.Image:
+def contact_sheet(
+    tiles: Sequence[Tile], *, columns: int | None = None, labels: bool = True, lettering: Lettering | None = None
+) -> Image.Image:
     """The tiles in rows of `columns` (by default, about as wide as high).
 
+    The `lettering`, by default of this machine's fonts, keeps what signs of the captions it could not write.
     Raises `InvalidInput` for no tiles, or over 1,000.
     """
     if not 1 <= len(tiles) <= MAX_TILES:
         raise InvalidInput(f"a sheet takes 1 to {MAX_TILES:,} pictures, not {len(tiles):,}")
     columns = min(columns or math.ceil(math.sqrt(len(tiles) * 1.4)), len(tiles))
+    lettering = lettering or Lettering()
     rows = [tiles[start : start + columns] for start in range(0, len(tiles), columns)]
     pictures = [[_fitted(tile.picture) for tile in row] for row in rows]
+    captions = [[_caption(tile, lettering) if labels else Caption() for tile in row] for row in rows]
     heights = [
-        max(picture.height for picture in row) + (max(map(_caption_height, captions)) if labels else 0)
-        for row, captions in zip(pictures, rows, strict=True)
+        max(picture.height for picture in row) + (max(caption.height for caption in beneath) if labels else 0)
+        for row, beneath in zip(pictures, captions, strict=True)
     ]
     page = Image.new(
         "RGB",
         (2 * _MARGIN + columns * _TILE + (columns - 1) * _GAP, 2 * _MARGIN + sum(heights) + (len(rows) - 1) * _GAP),
         _PAPER,
     )
-    draw = ImageDraw.Draw(page)
     top = _MARGIN
-    for row, captions, height in zip(pictures, rows, heights, strict=True):
+    for row, beneath, height in zip(pictures, captions, heights, strict=True):
         highest = max(picture.height for picture in row)
-        for column, (picture, tile) in enumerate(zip(row, captions, strict=True)):
+        for column, (picture, caption) in enumerate(zip(row, beneath, strict=True)):
             left = _MARGIN + column * (_TILE + _GAP)
             page.paste(picture, (left + (_TILE - picture.width) // 2, top + highest - picture.height))
-            if labels:
-                _write_caption(draw, tile, left, top + highest)
+            _write_caption(page, caption, lettering, left, top + highest)
         top += height + _GAP
     return page
 
@@ -97,47 +117,30 @@ def _fitted(picture: Image.Image) -> Image.Image:
     """As large as a tile allows, its proportions kept."""
     scale = min(_TILE / picture.width, _TILE / picture.height)
     size = (max(1, round(picture.width * scale)), max(1, round(picture.height * scale)))
-    return picture.convert("RGB").resize(size, Image.Resampling.LANCZOS)
+    return picture.convert("RGB").resize(size, Image.Resampling.LANCZOS, reducing_gap=_REDUCING_GAP)
 
 
-def _caption_height(tile: Tile) -> int:
-    titles = len(_wrapped(tile.title, _font(_TITLE_SIZE), _MOST_TITLE_LINES))
-    details = len(_wrapped(tile.detail, _font(_DETAIL_SIZE), 2))
-    return round(_LEADING * (titles * _TITLE_SIZE + details * _DETAIL_SIZE) + _TITLE_SIZE * 0.6)
+def _check_sides(data: bytes, name: str) -> None:
+    try:
+        with without_warnings(), Image.open(io.BytesIO(strip(data).data)) as opened:
+            width, height = opened.size
+    except Exception:  # whatever it is, `decode` says so
+        return
+    if max(width, height) > _LONGEST_SIDE:
+        raise InvalidInput(f"{name} has {width}×{height} pixels; a sheet takes sides of up to {_LONGEST_SIDE:,}")
 
 
-def _write_caption(draw: ImageDraw.ImageDraw, tile: Tile, left: int, bottom: int) -> None:
+def _caption(tile: Tile, lettering: Lettering) -> Caption:
+    return Caption(
+        lettering.lines(tile.title, _TITLE_SIZE, width=_TILE, most=_MOST_TITLE_LINES),
+        lettering.lines(tile.detail, _DETAIL_SIZE, width=_TILE, most=_MOST_DETAIL_LINES),
+    )
+
+
+def _write_caption(page: Image.Image, caption: Caption, lettering: Lettering, left: int, bottom: int) -> None:
     top = bottom + _TITLE_SIZE * 0.5
-    for text, size, colour, most in (
-        (tile.title, _TITLE_SIZE, _INK, _MOST_TITLE_LINES),
-        (tile.detail, _DETAIL_SIZE, _FAINT, 2),
-    ):
-        for line in _wrapped(text, _font(size), most):
-            draw.text((left, top), line, fill=colour, font=_font(size))
+    for lines, size, colour in ((caption.title, _TITLE_SIZE, _INK), (caption.detail, _DETAIL_SIZE, _FAINT)):
+        for line in lines:
+            begin = left if line.rightwards else left + _TILE - line.width
+            lettering.draw(page, line, begin, top, size, colour)
             top += size * _LEADING
-
-
-def _wrapped(text: str, font: Font, most: int) -> list[str]:
-    """The text in lines that a tile is wide enough for; what is beyond `most` lines ends in an ellipsis."""
-    lines: list[str] = []
-    words = text.split()
-    while words and len(lines) < most:
-        fitting = len(words)
-        while fitting > 1 and font.getlength(" ".join(words[:fitting])) > _TILE:
-            fitting -= 1
-        lines.append(" ".join(words[:fitting]))
-        words = words[fitting:]
-    if words:
-        lines[-1] += " …"
-    return [_cut(line, font) for line in lines]
-
-
-def _cut(line: str, font: Font) -> str:
-    while font.getlength(line) > _TILE:
-        line = line.rstrip(" …")[:-1] + "…"
-    return line
-
-
-@cache
-def _font(size: int) -> Font:
-    return ImageFont.load_default(size)

@@ -33,7 +33,7 @@ def bounded_memory() -> Iterator[None]:
     if sys.platform != "linux":
         yield
         return
-    with open("/proc/self/statm") as statm:  # noqa: PTH123 - before anything can fail
+    with open("/proc/self/statm", encoding="utf-8") as statm:  # noqa: PTH123 - before anything can fail
         now = int(statm.read().split()[0]) * resource.getpagesize()
     soft, hard = resource.getrlimit(resource.RLIMIT_AS)
     resource.setrlimit(resource.RLIMIT_AS, (now + _MEMORY_BYTES, hard))

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import logging
-import sys
 import warnings
 
 import click
 
 from farm import access, settings
 from farm.errors import FarmError, InvalidInput
+from farm.loglines import log_to_stderr
+from farm.words import one_line
 from worker.runtime import importing, settle
 
 _MAX_NAME = 100
@@ -40,7 +41,7 @@ def main(
 ) -> None:
     """Take jobs off the farm's queues and render them."""
     settle()
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)-7s %(message)s", stream=sys.stderr)
+    log_to_stderr(logging.INFO, "%(asctime)s %(levelname)-7s %(message)s")
     for chatty in ("celery", "kombu", "httpx", "httpx2", "huggingface_hub"):
         logging.getLogger(chatty).setLevel(logging.WARNING)
     # Celery warns of root because of pickled messages, which are never accepted here.
@@ -53,7 +54,7 @@ def main(
         with importing():
             from worker.app import DEFAULT_MODELS, Options, start  # imports torch, which takes seconds
 
-        _silence_progress_bars()
+        _quiet_libraries()
         start(
             Options(
                 models=models or DEFAULT_MODELS,
@@ -68,9 +69,9 @@ def main(
             )
         )
     except FarmError as error:
-        click.echo(f"farm worker: {error.message}", err=True)
+        click.echo(one_line(f"farm worker: {error.message}"), err=True)
         if error.hint:
-            click.echo(f"  {error.hint}", err=True)
+            click.echo(one_line(f"  {error.hint}"), err=True)
         raise SystemExit(error.exit_code) from error
     except KeyboardInterrupt:
         raise SystemExit(130) from None
@@ -82,13 +83,15 @@ def _check_name(name: str | None) -> None:
         raise InvalidInput(f"is not 1 to {_MAX_NAME} printable characters", field="--name")
 
 
-def _silence_progress_bars() -> None:
-    """Loading bars are for terminals; a worker writes a log."""
-    from diffusers.utils.logging import disable_progress_bar as silence_diffusers
-    from transformers.utils.logging import disable_progress_bar as silence_transformers
+def _quiet_libraries() -> None:
+    """Loading bars are for terminals; a worker writes a log, and the libraries' own records go into that too."""
+    from diffusers.utils import logging as diffusers
+    from transformers.utils import logging as transformers
 
-    silence_diffusers()
-    silence_transformers()
+    for library in (diffusers, transformers):
+        library.disable_progress_bar()
+        library.disable_default_handler()
+        library.enable_propagation()
 
 
 if __name__ == "__main__":

@@ -30,7 +30,7 @@ class BlackBox:
         self._file: IO[str] | None = None
         try:
             folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-            self._file = self._path.open("w")
+            self._file = self._path.open("w", encoding="utf-8")
             fcntl.flock(self._file, fcntl.LOCK_EX)
         except OSError as error:
             _log.warning("a crash of this worker will leave no trace: %s", error)
@@ -56,7 +56,7 @@ def left_behind(folder: Path) -> Iterator[tuple[str, str]]:
     """Each dead worker's name and how it ended, as what follows the name in a sentence. Each is told once."""
     for path in sorted(folder.glob(f"*{_SUFFIX}")):
         try:
-            with path.open() as file:
+            with path.open(encoding="utf-8", errors="replace") as file:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 lines = [line.strip() for line in file.read(20_000).splitlines() if line.strip()]
                 path.unlink()

@@ -11,18 +11,18 @@ from dataclasses import dataclass
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
 from rich.progress_bar import ProgressBar
-from rich.table import Table
 from rich.text import Text
 
-from farm.cli.output import one_line
+from farm.cli.columns import Columns
 from farm.cli.progress import tally
 from farm.cli.style import STYLES
 from farm.cli.thumbnails import LINES, Thumbnail, how_many, row
 from farm.jobs import JobStatus, State
 from farm.previews import Preview
+from farm.words import one_line
 
 _URGENCY: dict[State, int] = {"running": 0, "failed": 1, "queued": 2, "cancelled": 3, "done": 4}
-_BAR_WIDTH = 24
+_BAR_WIDTH, _SHORT_BAR_WIDTH, _WIDE = 24, 10, 100
 _LINES_BELOW = 3
 
 
@@ -76,12 +76,14 @@ class Bars:
             statuses = list(self._latest.values())
         pictures = self._pictures()
         shown = _most_interesting(statuses, room=max(1, self._room() - (LINES if pictures else 0)))
-        rows = Table.grid(padding=(0, 2, 0, 0), expand=True)
-        for _ in range(5):
-            rows.add_column(no_wrap=True)
-        rows.add_column(no_wrap=True, overflow="ellipsis", ratio=1)
+        rows = Columns(
+            *("job", "bar", "step", "state", "pace", "prompt"),
+            elastic="prompt",
+            dropped=("prompt", "pace", "bar", "step"),
+            header=False,
+        )
         for status in shown:
-            rows.add_row(*self._row(status))
+            rows.add(*self._row(status))
         if all(status.is_over for status in statuses):
             return Group(rows)  # the last picture stays; what is printed after it sums up
         return Group(rows, *pictures, Text(self._summary(statuses, shown)))
@@ -108,7 +110,7 @@ class Bars:
         rate = pace.steps_per_second if pace and status.state == "running" else None
         return (
             Text(status.id),
-            _bar(status, style),
+            _bar(status, style, _BAR_WIDTH if self._console.width >= _WIDE else _SHORT_BAR_WIDTH),
             Text(f"{status.step:>{len(str(status.steps))}}/{status.steps}", style=style),
             Text(status.state, style=style),
             Text(f"{rate:5.1f} steps/s" if rate else "", style="dim"),
@@ -121,9 +123,9 @@ class Bars:
         return f"{tally(statuses)}   {elapsed:.0f} s" + (f"   and {unseen:,} more not shown" if unseen else "")
 
 
-def _bar(status: JobStatus, style: str) -> ProgressBar:
+def _bar(status: JobStatus, style: str, width: int) -> ProgressBar:
     return ProgressBar(
-        status.steps, status.step, width=_BAR_WIDTH, style="bright_black", complete_style=style, finished_style=style
+        status.steps, status.step, width=width, style="bright_black", complete_style=style, finished_style=style
     )
 
 

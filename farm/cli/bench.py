@@ -9,6 +9,7 @@ from pathlib import Path
 import click
 
 from farm.cli.worker import check_installed
+from farm.places import check_folder
 
 
 @click.command(
@@ -37,6 +38,8 @@ def bench(whole: bool, no_plots: bool, **options: object) -> None:
     No farm is needed. The plots need matplotlib, which the extra 'bench' brings.
     """
     check_installed()
+    if isinstance(out := options["out"], Path):
+        check_folder(out, option="--out")
     given = [text for name, value in options.items() if value is not None for text in (f"--{name}", str(value))]
     sys.stdout.flush()
     given += ["--whole"] if whole else []

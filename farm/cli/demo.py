@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING
 
 import click
 
-from farm.cli.output import note, plural
+from farm.cli.output import note, plural, say
 from farm.cli.progress import exit_unless_done, show
+from farm.places import check_folder
 
 if TYPE_CHECKING:
     from farm.demo import Timings
@@ -41,17 +42,18 @@ def demo(keep: bool, out: Path) -> None:
     from farm import settings, stack
     from farm.client import FarmClient
 
+    check_folder(out, option="--out")
     home, timings = settings.home(), demonstration.Timings()
     was_running = stack.status(home) is not None
-    click.echo(f"using the farm in {home}" if was_running else f"starting a farm in {home}")
+    say(f"using the farm in {home}" if was_running else f"starting a farm in {home}")
     with demonstration.local_farm(home, timings, keep=keep) as where, FarmClient(where) as farm:
         with timings.of("submission"):
             submission = farm.submit(demonstration.requests())
-        click.echo(f"{submission.batch}  {plural(len(submission.jobs), 'job')}")
+        say(f"{submission.batch}  {plural(len(submission.jobs), 'job')}")
         try:
             statuses = show(demonstration.timed_watch(farm, submission.jobs, timings), submission.jobs)
         except KeyboardInterrupt:
-            note("\nstopping")
+            note("", "stopping")
             farm.cancel([submission.batch])  # else the next farm of this home would take the jobs up again
             raise
         with timings.of("fetch"):
@@ -60,17 +62,13 @@ def demo(keep: bool, out: Path) -> None:
             sheet = demonstration.write_sheet(files, out) if files else None
     _tell(files, sheet, out, timings)
     if was_running or keep:
-        click.echo('\nThe farm runs on: farm submit txt2img "a red apple" --wait --out renders; farm down stops it.')
+        say("", 'The farm runs on: farm submit txt2img "a red apple" --wait --out renders; farm down stops it.')
     exit_unless_done(statuses)
 
 
 def _tell(files: Sequence[Fetched], sheet: Path | None, out: Path, timings: Timings) -> None:
-    click.echo()
-    for label, path in _places(files, sheet, out):
-        click.echo(f"  {label:<9}{path}")
-    click.echo()
-    for part, seconds in timings.seconds.items():
-        click.echo(f"  {part:<22}{seconds:6.1f} s")
+    say("", *(f"  {label:<9}{path}" for label, path in _places(files, sheet, out)))
+    say("", *(f"  {part:<22}{seconds:6.1f} s" for part, seconds in timings.seconds.items()))
 
 
 def _places(files: Sequence[Fetched], sheet: Path | None, out: Path) -> Sequence[tuple[str, Path]]:

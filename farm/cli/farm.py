@@ -8,13 +8,16 @@ from typing import TYPE_CHECKING
 
 import click
 
-from farm.cli.output import age, cell, console, json_option, note, print_json, table
+from farm.cli.output import age, console, json_option, note, print_json
 from farm.errors import LedgerUnavailable, NotConfigured
 from farm.losses import BUILTIN, LossDeclaration
+from farm.words import one_line
 
 if TYPE_CHECKING:
-    from rich.table import Table
+    from rich.text import Text
 
+    from farm.cli.columns import Columns
+    from farm.client import ModelService
     from farm.jobs import WorkerInfo
 
 _WORKER_STYLES = {"starting": "dim", "ready": "green", "draining": "yellow"}
@@ -42,20 +45,7 @@ def workers(as_json: bool) -> None:
         return print_json([worker.model_dump(mode="json") for worker in live])
     if not live:
         return note("no live workers; start one with 'farm worker'")
-    right = ("jobs", "done", "img/min", "up")
-    rows = table("worker", "state", "device", "jobs", "done", "img/min", "up", "models", right=right, elastic="models")
-    for worker in live:
-        rows.add_row(
-            cell(worker.id),
-            _state(worker),
-            cell(worker.device),
-            f"{worker.jobs}/{worker.slots}",
-            f"{worker.done:,}",
-            "–" if worker.images_per_minute is None else f"{worker.images_per_minute:.1f}",
-            age(worker.started),
-            ", ".join(f"{name}*" if name in worker.warm else name for name in worker.models),
-        )
-    console().print(rows)
+    console().print(_table_of_workers(live))
     if any(worker.warm for worker in live):
         note("* in memory")
     for worker in live:
@@ -63,10 +53,47 @@ def workers(as_json: bool) -> None:
             note(f"{worker.id} takes no jobs: {worker.paused}")
 
 
-def _state(worker: WorkerInfo) -> str:
+def _table_of_models(known: Sequence[ModelService]) -> Columns:
+    from rich.text import Text
+
+    from farm.cli.columns import Columns
+
+    rows = Columns("model", "waiting", "workers", right=("waiting",), elastic="workers", wrapped=True)
+    for model in known:
+        rows.add(model.name, f"{model.waiting:,}", ", ".join(model.workers) or Text("none", style="yellow"))
+    return rows
+
+
+def _table_of_workers(live: Sequence[WorkerInfo]) -> Columns:
+    from farm.cli.columns import Columns
+
+    rows = Columns(
+        *("worker", "state", "device", "jobs", "done", "img/min", "up", "models"),
+        right=("jobs", "done", "img/min", "up"),
+        elastic="models",
+        wrapped=True,
+        dropped=("up", "img/min", "done", "device", "models", "jobs"),
+    )
+    for worker in live:
+        rows.add(
+            worker.id,
+            _state(worker),
+            worker.device,
+            f"{worker.jobs}/{worker.slots}",
+            f"{worker.done:,}",
+            "–" if worker.images_per_minute is None else f"{worker.images_per_minute:.1f}",
+            age(worker.started),
+            ", ".join(f"{name}*" if name in worker.warm else name for name in worker.models),
+        )
+    return rows
+
+
+def _state(worker: WorkerInfo) -> Text:
+    from rich.text import Text
+
     if worker.paused and worker.state == "ready":
-        return "[yellow]paused[/]"
-    return f"[{_WORKER_STYLES[worker.state]}]{worker.state}[/]"
+        return Text("paused", style="yellow")
+    return Text(worker.state, style=_WORKER_STYLES[worker.state])
 
 
 @click.command(
@@ -90,10 +117,7 @@ def models(as_json: bool) -> None:
         return print_json([asdict(model) for model in known])
     if not known:
         return note("no live worker serves a model, and no job waits for one")
-    rows = table("model", "waiting", "workers", right=("waiting",), elastic="workers")
-    for model in known:
-        rows.add_row(cell(model.name), f"{model.waiting:,}", cell(", ".join(model.workers)) or "[yellow]none[/]")
-    console().print(rows)
+    console().print(_table_of_models(known))
 
 
 @click.command(
@@ -113,7 +137,7 @@ def losses(as_json: bool) -> None:
     known = known_losses()
     if as_json:
         return print_json([asdict(loss) for loss in known])
-    console().print(_table_of(known))
+    console().print(_table_of_losses(known))
 
 
 def known_losses() -> Sequence[LossDeclaration]:
@@ -130,12 +154,22 @@ def known_losses() -> Sequence[LossDeclaration]:
         return BUILTIN
 
 
-def _table_of(known: Sequence[LossDeclaration]) -> Table:
-    columns = ("loss", "argument", "default", "range", "scale", "meaning")
-    rows = table(*columns, right=("default", "scale"), elastic="meaning")
+def _table_of_losses(known: Sequence[LossDeclaration]) -> Columns:
+    from rich.text import Text
+
+    from farm.cli.columns import Columns
+
+    rows = Columns(
+        *("loss", "argument", "default", "range", "scale", "meaning"),
+        right=("default", "scale"),
+        elastic="meaning",
+        wrapped=True,
+        dropped=("range", "scale", "meaning"),
+    )
     for loss in known:
-        rows.add_row(f"[bold]{loss.name}[/]", "", "", "", f"{loss.default_scale:g}", cell(loss.help))
+        rows.add(Text(loss.name, style="bold"), "", "", "", f"{loss.default_scale:g}", loss.help)
         for argument in loss.arguments:
             limits = f"{argument.minimum:g} to {argument.maximum:g}"
-            rows.add_row("", argument.name, f"{argument.default:g}", limits, "", f"[dim]{cell(argument.help)}[/]")
+            meaning = Text(one_line(argument.help), style="dim")
+            rows.add("", argument.name, f"{argument.default:g}", limits, "", meaning)
     return rows

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -11,7 +11,7 @@ import click
 
 from farm.cli.naming import jobs_argument
 from farm.cli.options import looking_options
-from farm.cli.output import age, cell, console, json_option, note, one_line, plural, print_json, table
+from farm.cli.output import age, console, json_option, note, plural, print_json, say
 from farm.cli.progress import exit_unless_done, follow
 from farm.cli.style import STYLES
 from farm.client import FarmClient
@@ -20,6 +20,8 @@ from farm.jobs import STATES, TERMINAL, JobStatus, State
 
 if TYPE_CHECKING:
     from datetime import datetime
+
+    from farm.cli.columns import Columns
 
 _CANCEL_PAGE = 500
 
@@ -46,19 +48,8 @@ def list_jobs(state: State | None, limit: int, page: int, as_json: bool) -> None
         counts = None if as_json else farm.ledger.counts()
     if counts is None:
         return print_json([status.model_dump(mode="json") for status in statuses])
-    rows = table("job", "state", "step", "age", "model", "prompt", right=("step", "age"), elastic="prompt")
-    for status in statuses:
-        rows.add_row(
-            status.id,
-            f"[{STYLES[status.state]}]{status.state}[/]",
-            f"{status.step}/{status.steps}",
-            age(status.submitted),
-            status.model,
-            cell(status.prompt),
-        )
     if statuses:
-        rows.columns[0].min_width = max(len(status.id) for status in statuses)  # one types it, so it is shown whole
-        console().print(rows)
+        console().print(_table_of(statuses))
     note("  ".join(f"{number:,} {name}" for name, number in counts.items() if number) or "no jobs yet")
 
 
@@ -82,7 +73,8 @@ def status(names: tuple[str, ...], as_json: bool) -> None:
     if as_json:
         return print_json([status.model_dump(mode="json") for status in statuses])
     for position, status in enumerate(statuses):
-        click.echo(("\n" if position else "") + "\n".join(_details(status)))
+        click.echo(("\n" if position else "") + click.style(status.id, bold=True), nl=False)
+        say(*_details(status))
 
 
 @click.command(
@@ -143,7 +135,7 @@ def cancel(names: tuple[str, ...], everything: bool, yes: bool, as_json: bool) -
     if before:
         _tell_cancelled(before)
     else:
-        click.echo("nothing to cancel: no job is queued or running")
+        say("nothing to cancel: no job is queued or running")
 
 
 @click.command(
@@ -164,7 +156,24 @@ def retry(names: tuple[str, ...], as_json: bool) -> None:
         again = farm.retry(names)
     if as_json:
         return print_json(again)
-    click.echo(f"{plural(len(again), 'job')} queued again")
+    say(f"{plural(len(again), 'job')} queued again")
+
+
+def _table_of(statuses: Sequence[JobStatus]) -> Columns:
+    from rich.text import Text
+
+    from farm.cli.columns import Columns
+
+    rows = Columns(
+        *("job", "state", "step", "age", "model", "prompt"),
+        right=("step", "age"),
+        elastic="prompt",
+        dropped=("model", "age", "prompt", "step"),
+    )
+    for status in statuses:
+        state = Text(status.state, style=STYLES[status.state])
+        rows.add(status.id, state, f"{status.step}/{status.steps}", age(status.submitted), status.model, status.prompt)
+    return rows
 
 
 def _cancel_all(farm: FarmClient) -> Iterator[tuple[str, State]]:
@@ -179,12 +188,12 @@ def _tell_cancelled(before: dict[str, State]) -> None:
     rest = ", ".join(f"{number:,} {state}" for state, number in over.items())
     if not cancelled and set(over) - {"cancelled"}:
         raise WrongState(f"nothing to cancel: {rest} already")
-    click.echo(f"{plural(cancelled, 'job')} cancelled" + (f" ({rest} already)" if rest else ""))
+    say(f"{plural(cancelled, 'job')} cancelled" + (f" ({rest} already)" if rest else ""))
 
 
 def _details(status: JobStatus) -> Iterator[str]:
-    yield click.style(status.id, bold=True) + f"  {status.state}"
-    yield f"  prompt     {one_line(status.prompt)}"
+    yield f"  {status.state}"
+    yield f"  prompt     {status.prompt}"
     yield f"  model      {status.model} · priority {status.priority}"
     yield f"  step       {status.step} of {status.steps}"
     if status.attempt:
@@ -196,13 +205,13 @@ def _details(status: JobStatus) -> Iterator[str]:
         took = f", after {(status.finished - status.started).total_seconds():.1f} s" if status.started else ""
         yield f"  finished   {_moment(status.finished)}{took}"
     if status.labels:
-        yield f"  labels     {one_line(' '.join(f'{key}={value}' for key, value in status.labels.items()))}"
+        yield f"  labels     {' '.join(f'{key}={value}' for key, value in status.labels.items())}"
     if status.error:
-        yield f"  error      {one_line(f'{status.error.kind}: {status.error.message}')}"
+        yield f"  error      {status.error.kind}: {status.error.message}"
     for warning in status.warnings:
-        yield f"  warning    {one_line(warning)}"
+        yield f"  warning    {warning}"
     if status.result:
-        yield f"  result     {one_line(status.result)}"
+        yield f"  result     {status.result}"
 
 
 def _moment(when: datetime) -> str:

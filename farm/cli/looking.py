@@ -6,7 +6,6 @@ A preview that cannot be had never ends the following: what was in the way is to
 from __future__ import annotations
 
 import contextlib
-import os
 import sys
 import threading
 from collections.abc import Iterable, Iterator, Mapping
@@ -14,10 +13,10 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
-from farm.cli.folders import make_folder
 from farm.cli.output import note
 from farm.errors import FarmError, InvalidInput
 from farm.jobs import JobStatus
+from farm.places import check_folder, replacing
 from farm.previews import Preview
 
 if TYPE_CHECKING:
@@ -26,6 +25,7 @@ if TYPE_CHECKING:
 AT_ONCE = 16
 """So many jobs are looked at, the running ones first: a batch may be of thousands."""
 _EVERY_SECONDS = 0.5
+_OPTION = "--previews-to"
 _AS_FILES = "--previews-to DIR keeps them as files"
 _PATIENCE_SECONDS = 1.0
 
@@ -103,13 +103,13 @@ class Looking:
 
 
 def check(previews: bool, previews_to: Path | None, *, as_json: bool) -> None:
-    """Make the folder of the previews, if there is one. Raises `InvalidInput` if previews cannot be shown as asked."""
+    """Raise `InvalidInput` if previews cannot be shown or kept as asked."""
     if previews and as_json:
         raise InvalidInput("pictures are not JSON", field="--previews", hint=_AS_FILES)
     if previews and not _draws_colors():
         raise InvalidInput("pictures need a terminal with colours", field="--previews", hint=_AS_FILES)
     if previews_to is not None:
-        make_folder(previews_to, option="--previews-to")
+        check_folder(previews_to, option=_OPTION)
 
 
 def _draws_colors() -> bool:
@@ -125,9 +125,5 @@ def _file(folder: Path, job: str) -> Path:
 
 def _write(preview: Preview, path: Path) -> None:
     """Replace a file whole: an image viewer may be reading it."""
-    unfinished = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
+    with replacing(path, option=_OPTION) as unfinished:
         preview.enlarged().save(unfinished, "PNG")
-        unfinished.replace(path)
-    finally:
-        unfinished.unlink(missing_ok=True)

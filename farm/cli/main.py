@@ -6,6 +6,7 @@ Exit codes: 0 done; 1 it could not be done; 2 the input is not acceptable; 3 som
 
 from __future__ import annotations
 
+import io
 import json
 import sys
 from collections.abc import Callable, Sequence
@@ -15,6 +16,7 @@ from typing import Any
 import click
 
 from farm import __version__
+from farm.cli import streams
 from farm.cli.lazy import LazyCommand, LazyGroup
 from farm.cli.output import JSON_WANTED, note
 from farm.errors import FarmError
@@ -73,10 +75,12 @@ class FarmCommand(LazyGroup):
         except click.ClickException as error:
             if "--json" in arguments:  # the options may not have been understood as far as that
                 _tell_program(type(error).__name__, error.format_message(), None)
-            error.show()
+            shown = io.StringIO()
+            error.show(shown)
+            note(*shown.getvalue().splitlines())
             sys.exit(error.exit_code)
         except click.Abort:
-            click.echo("farm: interrupted", err=True)
+            note("farm: interrupted")
             sys.exit(INTERRUPTED)
 
 
@@ -103,13 +107,16 @@ def farm() -> None:
 
 def main() -> None:
     """Run the command line."""
-    farm(prog_name="farm")
+    streams.settle()
+    with streams.written():
+        farm(prog_name="farm")
 
 
 def _tell(error: FarmError, *, as_json: bool) -> None:
     if as_json:
         _tell_program(type(error).__name__, error.message, error.hint)
-    note(f"farm: {error.message}")
+    first, *more = error.message.split("\n")  # the end of a log
+    note(f"farm: {first}", *(f"    {line}" for line in more))
     if error.hint:
         note(f"  {error.hint}")
 

@@ -8,8 +8,8 @@ from typing import Any, TypeVar
 import click
 from click.shell_completion import CompletionItem
 
-from farm.cli.output import one_line
 from farm.errors import FarmError
+from farm.words import one_line
 
 F = TypeVar("F", bound=Callable[..., Any])
 _OFFERED = 50

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 import sys
 from collections.abc import Callable
 from datetime import UTC, datetime
@@ -11,14 +10,13 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
+from farm.words import inert, one_line
+
 if TYPE_CHECKING:
     from rich.console import Console
-    from rich.table import Table
 
 JSON_WANTED = "farm.json"
 _PIPE_WIDTH = 200
-# Control characters of Latin-1, marks that turn the direction of a line, and halves of characters.
-_ACTED_ON = re.compile("[\x7f-\x9f\u200b-\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -35,24 +33,20 @@ def json_option(command: F) -> F:
     )(command)
 
 
-def print_json(value: Any) -> None:
-    """One JSON document on stdout."""
-    click.echo(inert(json.dumps(value, indent=2, ensure_ascii=False)))
+def print_json(value: Any, *, indent: int | None = 2) -> None:
+    """One JSON document on stdout; on one line if `indent` is None. All ASCII unless stdout is UTF-8, as JSON is."""
+    in_utf8 = (sys.stdout.encoding or "utf-8").lower().replace("-", "") == "utf8"
+    click.echo(inert(json.dumps(value, indent=indent, ensure_ascii=not in_utf8)), file=sys.stdout)
 
 
-def inert(document: str) -> str:
-    """JSON with what a terminal acts on escaped; JSON itself escapes only a part of that."""
-    return _ACTED_ON.sub(lambda sign: f"\\u{ord(sign[0]):04x}", document)
-
-
-def note(text: str) -> None:
+def note(*lines: str) -> None:
     """Lines for people, on stderr, so that stdout stays what was asked for."""
-    say(text, err=True)
+    say(*lines, err=True)
 
 
-def say(text: str, *, err: bool = False) -> None:
-    """Lines that may hold the words of a stranger, with nothing in them that a terminal would act on."""
-    click.echo("\n".join(map(one_line, text.split("\n"))), err=err)
+def say(*lines: str, err: bool = False) -> None:
+    """Lines that may hold the words of a stranger: none of them makes a line of its own, or steers the terminal."""
+    click.echo("\n".join(map(one_line, lines)), file=sys.stderr if err else sys.stdout)  # as it is encoded
 
 
 def console() -> Console:
@@ -60,35 +54,6 @@ def console() -> Console:
     from rich.console import Console
 
     return Console(highlight=False, width=None if sys.stdout.isatty() else _PIPE_WIDTH)
-
-
-def table(*columns: str, right: tuple[str, ...] = (), elastic: str | None = None) -> Table:
-    """A table without lines. The `elastic` column gives way when the terminal is narrow; the others never wrap."""
-    from rich.table import Table
-
-    made = Table(box=None, pad_edge=False, header_style="dim", padding=(0, 2, 0, 0))
-    for name in columns:
-        made.add_column(
-            name,
-            justify="right" if name in right else "left",
-            no_wrap=True,
-            overflow="ellipsis",
-            ratio=1 if name == elastic else None,
-            min_width=None if name == elastic else len(name),
-        )
-    return made
-
-
-def one_line(text: str) -> str:
-    """Text of a stranger on one line, with nothing in it that a terminal would act on."""
-    return "".join(sign if sign.isprintable() else " " for sign in text)
-
-
-def cell(text: str) -> str:
-    """`one_line` for a table, where brackets would be taken for styles."""
-    from rich.markup import escape
-
-    return escape(one_line(text))
 
 
 def age(since: datetime) -> str:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Protocol
 
 import click
 
-from farm.cli.output import inert, note, one_line, plural
+from farm.cli.output import note, plural, print_json, say
 from farm.jobs import STATES, JobStatus
 
 if TYPE_CHECKING:
@@ -94,7 +94,7 @@ def tell_warnings(statuses: Iterable[JobStatus]) -> None:
     """Say what the jobs were warned of, such as words cut off a prompt; each warning once."""
     warnings = Counter(warning for status in statuses for warning in status.warnings)
     for warning, number in warnings.items():
-        note(f"  warning: {one_line(warning)}" + (f" ({plural(number, 'job')})" if number > 1 else ""))
+        note(f"  warning: {warning}" + (f" ({plural(number, 'job')})" if number > 1 else ""))
 
 
 def short_names(jobs: Sequence[str]) -> str:
@@ -106,7 +106,7 @@ class JsonLines:
     """One JSON object a change."""
 
     def show(self, status: JobStatus) -> None:
-        click.echo(inert(status.model_dump_json()))
+        print_json(status.model_dump(mode="json"), indent=None)
 
     def showing(self) -> AbstractContextManager[object]:
         return nullcontext()
@@ -122,7 +122,7 @@ class Lines:
         quarter = 4 * status.step // status.steps if status.state == "running" else 0
         if self._said.get(status.id) != (status.state, quarter):
             self._said[status.id] = (status.state, quarter)
-            click.echo(f"{status.id}  {status.state}" + (f"  {status.step}/{status.steps}" if quarter else ""))
+            say(f"{status.id}  {status.state}" + (f"  {status.step}/{status.steps}" if quarter else ""))
 
     def showing(self) -> AbstractContextManager[object]:
         return nullcontext()
@@ -140,8 +140,8 @@ def _view(as_json: bool, previews: Callable[[], Mapping[str, Preview]]) -> View:
 
 def _say_goodbye(jobs: Sequence[str]) -> None:
     go_on = "the job goes on" if len(jobs) == 1 else f"the {plural(len(jobs), 'job')} go on"
-    note(f"\nfarm: not watching any more; {go_on}")
-    note(f"  follow  farm watch {short_names(jobs)}\n  cancel  farm cancel {short_names(jobs)}")
+    note("", f"farm: not watching any more; {go_on}")
+    note(f"  follow  farm watch {short_names(jobs)}", f"  cancel  farm cancel {short_names(jobs)}")
 
 
 def _conclude(statuses: Sequence[JobStatus], seconds: float) -> None:
@@ -149,4 +149,4 @@ def _conclude(statuses: Sequence[JobStatus], seconds: float) -> None:
     tell_warnings(statuses)
     for status in statuses:
         if status.error:
-            note(f"  {status.id} failed: {one_line(status.error.message)}")
+            note(f"  {status.id} failed: {status.error.message}")

@@ -6,7 +6,7 @@ from dataclasses import asdict
 
 import click
 
-from farm.cli.output import json_option, note, plural, print_json
+from farm.cli.output import json_option, note, plural, print_json, say
 
 
 @click.command(
@@ -31,7 +31,7 @@ def recover(as_json: bool) -> None:
         found = rebuild(farm)
     if as_json:
         return print_json(asdict(found))
-    click.echo(
+    say(
         f"{found.batches:,} {'batch' if found.batches == 1 else 'batches'}: {found.done:,} done, "
         f"{plural(found.queued, 'job')} queued"
     )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -10,10 +10,11 @@ from typing import TYPE_CHECKING
 import click
 
 from farm.cli.naming import jobs_argument
-from farm.cli.output import json_option, note, one_line, plural, print_json
+from farm.cli.output import json_option, note, plural, print_json, say
 from farm.cli.progress import NOT_ALL_DONE, follow, tell_warnings
 from farm.client import FarmClient
 from farm.errors import InvalidInput, WrongState
+from farm.places import check_file, check_folder, replacing
 
 if TYPE_CHECKING:
     from farm.jobs import JobStatus
@@ -23,6 +24,7 @@ _FOLDER = click.Path(path_type=Path, file_okay=False)
 _FILE = click.Path(path_type=Path, dir_okay=False)
 _PICTURE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
 _NAMED_UNFINISHED = 5
+_NAMED_SIGNS = 10
 
 
 @click.command(
@@ -47,6 +49,7 @@ def fetch(names: tuple[str, ...], out: Path, everything: bool, overwrite: bool, 
     """
     from farm.cli import fetching
 
+    check_folder(out, option="--out")
     with FarmClient.connect() as farm:
         jobs = farm.resolve(names)
         statuses = _awaited(farm, jobs, quiet=as_json) if wait else farm.status(jobs)
@@ -80,20 +83,30 @@ def fetch(names: tuple[str, ...], out: Path, everything: bool, overwrite: bool, 
 @click.option("--overwrite", is_flag=True, help="Replace FILE if it is there.")
 def sheet(names: tuple[str, ...], out: Path, columns: int | None, labels: bool, overwrite: bool) -> None:
     """Make one labelled sheet of many pictures: of jobs, batches, or files."""
+    from farm.lettering import Lettering
     from farm.sheet import contact_sheet
 
     if out.suffix.lower() != ".png":
         raise InvalidInput(f"{out} does not end in .png", field="--out")
     if out.exists() and not overwrite:
         raise InvalidInput(f"{out} is there already", field="--out", hint="add --overwrite to replace it")
+    check_file(out, option="--out")
     tiles = list(_tiles(names))
-    page = contact_sheet(tiles, columns=columns, labels=labels)
-    try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        page.save(out)
-    except OSError as error:
-        raise InvalidInput(f"{out} cannot be written: {error.strerror}", field="--out") from error
-    click.echo(f"{out}  {plural(len(tiles), 'picture')}, {page.width}×{page.height} pixels")
+    lettering = Lettering()
+    page = contact_sheet(tiles, columns=columns, labels=labels, lettering=lettering)
+    with replacing(out, option="--out") as unfinished:
+        page.save(unfinished, "PNG")
+    say(f"{out}  {plural(len(tiles), 'picture')}, {page.width}×{page.height} pixels")
+    _tell_missing(lettering.missing)
+
+
+def _tell_missing(signs: Collection[str]) -> None:
+    if signs:
+        some = " ".join(sorted(signs)[:_NAMED_SIGNS])
+        note(
+            f"warning: no font here has {plural(len(signs), 'sign')} of the captions, such as {some}",
+            "  install fonts of these scripts, such as the packages fonts-noto-core and fonts-noto-cjk of Debian",
+        )
 
 
 def _awaited(farm: FarmClient, jobs: Sequence[str], *, quiet: bool) -> Sequence[JobStatus]:
@@ -105,7 +118,7 @@ def _awaited(farm: FarmClient, jobs: Sequence[str], *, quiet: bool) -> Sequence[
 
 def _name_unfinished(statuses: Sequence[JobStatus]) -> None:
     for status in statuses[:_NAMED_UNFINISHED]:
-        why = f": {one_line(status.error.message)}" if status.error else ""
+        why = f": {status.error.message}" if status.error else ""
         note(f"farm: {status.id} is {status.state}{why}")
     if len(statuses) > _NAMED_UNFINISHED:
         note(f"farm: and {plural(len(statuses) - _NAMED_UNFINISHED, 'job')} more")

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from farm.cli.folders import make_folder
-from farm.cli.output import inert, note, plural, print_json
+from farm.cli.output import note, plural, print_json, say
+from farm.places import check_folder
 from farm.request import JobRequest
 
 if TYPE_CHECKING:
@@ -25,18 +24,18 @@ def send(requests: Sequence[JobRequest], options: Mapping[str, Any]) -> None:
         return print_json({"jobs": [_planned(job) for job in dry_run(requests)]})
     from farm.client import FarmClient
 
+    follows = _follows(options)
     with FarmClient.connect() as farm:
-        follows = _prepare_to_follow(options)
         submission = farm.submit(requests)
         _tell(submission, options, follows=follows)
         if follows:
             _see_through(farm, submission, options)
 
 
-def _prepare_to_follow(options: Mapping[str, Any]) -> bool:
-    """Whether the jobs are to be followed; then what that needs is there before anything is submitted."""
+def _follows(options: Mapping[str, Any]) -> bool:
+    """Whether the jobs are to be followed. Raises `InvalidInput` if their pictures could not be kept or shown then."""
     if options["out"]:
-        make_folder(options["out"], option="--out")
+        check_folder(options["out"], option="--out")
     if options["previews"] or options["previews_to"]:
         from farm.cli import looking
 
@@ -52,15 +51,13 @@ def _tell(submission: Submission, options: Mapping[str, Any], *, follows: bool) 
     seeds = [spec.seed for spec in submission.specs]
     if options["as_json"]:
         told = {"batch": submission.batch, "jobs": submission.jobs, "seeds": seeds, "warnings": submission.warnings}
-        click.echo(
-            inert(json.dumps(told, ensure_ascii=False))
-        )  # one line: the changes that --wait prints follow as lines
+        print_json(told, indent=None)  # the changes that --wait prints follow as lines
     else:
-        click.echo(f"{submission.batch}  {_described(submission.specs)}")
+        say(f"{submission.batch}  {_described(submission.specs)}")
     for warning in submission.warnings:
         note(f"warning: {warning}")
     if not (options["as_json"] or follows):
-        note(f"  follow  farm watch {submission.batch}\n  fetch   farm fetch {submission.batch} --out renders")
+        note(f"  follow  farm watch {submission.batch}", f"  fetch   farm fetch {submission.batch} --out renders")
 
 
 def _described(specs: Sequence[JobSpec]) -> str:

@@ -43,7 +43,7 @@ def up(workers: int, models: tuple[str, ...], detach: bool) -> None:
         _tell_ready(home, started, f"{workers}, starting" if workers else "0", began, ending="Ctrl-C")
 
     stack.up(home, workers, models, ready=ready)
-    click.echo("stopped")
+    say("stopped")
 
 
 @click.command()
@@ -53,7 +53,7 @@ def down(timeout: float) -> None:
     from farm import settings, stack
 
     home = settings.home()
-    click.echo("stopped" if stack.stop(home, timeout) else f"no farm is running in {home}")
+    say("stopped" if stack.stop(home, timeout) else f"no farm is running in {home}")
 
 
 @click.command()
@@ -75,7 +75,7 @@ def doctor(context: click.Context, as_json: bool) -> None:
     if as_json:
         _tell_json(checks)
     elif failed:
-        click.echo(f"{failed} of {len(checks)} checks failed")
+        say(f"{failed} of {len(checks)} checks failed")
     context.exit(1 if failed else 0)
 
 
@@ -84,14 +84,14 @@ def _tell_ready(home: Path, settings: Settings, workers: str, began: float, *, e
 
     from farm.stack.layout import Layout
 
-    click.echo(f"The farm is ready in {time.monotonic() - began:.1f} s.")
-    click.echo(f"  Redis    {settings.redis_address}")
-    click.echo(f"  S3       {settings.s3_endpoint}, bucket {settings.s3_bucket}")
-    click.echo(f"  workers  {workers}")
-    click.echo(f"  home     {home}")
-    click.echo(f"  logs     {Layout(home).logs}")
-    click.echo('Next: farm submit txt2img "a watercolor painting of an otter" --wait')
-    click.echo(f"      farm doctor looks it over, {ending} stops it")
+    say(f"The farm is ready in {time.monotonic() - began:.1f} s.")
+    say(f"  Redis    {settings.redis_address}")
+    say(f"  S3       {settings.s3_endpoint}, bucket {settings.s3_bucket}")
+    say(f"  workers  {workers}")
+    say(f"  home     {home}")
+    say(f"  logs     {Layout(home).logs}")
+    say('Next: farm submit txt2img "a watercolor painting of an otter" --wait')
+    say(f"      farm doctor looks it over, {ending} stops it")
     if os.environ.get("FARM_REDIS_URL"):
         note("FARM_REDIS_URL is set: other commands talk to that farm, and not to this one")
 
@@ -114,4 +114,6 @@ def _tell_json(checks: list[Check]) -> None:
 def _log_to_terminal() -> None:
     import logging
 
-    logging.basicConfig(level=logging.WARNING, format="%(message)s")
+    from farm.loglines import log_to_stderr
+
+    log_to_stderr(logging.WARNING, "%(message)s")

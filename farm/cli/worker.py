@@ -89,7 +89,8 @@ def _visible_gpus() -> int:
         answer = subprocess.run(
             [sys.executable, "-P", "-c", _COUNT_GPUS],
             capture_output=True,
-            text=True,
+            encoding="utf-8",
+            errors="replace",
             timeout=_COUNT_PATIENCE,
             check=True,
         )

@@ -78,7 +78,7 @@ def start_detached(
         os.close(writing)
     # Somebody must take note of its end, or it would stay a zombie that looks alive.
     threading.Thread(target=process.wait, daemon=True).start()
-    with os.fdopen(reading) as news:
+    with os.fdopen(reading, encoding="utf-8") as news:
         try:
             _wait_ready(news, layout, began, timeout)
         except BaseException:

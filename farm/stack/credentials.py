@@ -71,7 +71,7 @@ def is_free(port: int) -> bool:
 
 def _read(path: Path) -> Credentials | None:
     try:
-        return Credentials(**json.loads(path.read_text()))
+        return Credentials(**json.loads(path.read_text(encoding="utf-8")))
     except FileNotFoundError:
         return None
     except (ValueError, TypeError) as error:

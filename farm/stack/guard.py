@@ -67,7 +67,9 @@ def lives(group: int) -> bool:
 def is_zombie(pid: int) -> bool:
     """Whether a dead process waits for its parent to look. In a container that parent may never do so."""
     try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(") ")[2].startswith("Z")
+        return (
+            Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace").rpartition(") ")[2].startswith("Z")
+        )
     except OSError:  # not Linux, or gone
         return False
 

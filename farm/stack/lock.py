@@ -51,7 +51,7 @@ def is_held(path: Path) -> bool:
 def holder(path: Path) -> int | None:
     """The process id of the supervisor that holds the lock, or None while there is no living one."""
     try:
-        pid = int(path.read_text())
+        pid = int(path.read_text(encoding="utf-8"))
     except (FileNotFoundError, ValueError):
         return None
     return pid if _lives(pid) and is_held(path) else None

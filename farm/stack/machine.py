@@ -47,7 +47,11 @@ def device() -> Check:
     mend = "pip install torch again, in the build for this machine's driver"
     try:
         answer = subprocess.run(
-            [sys.executable, "-P", "-c", _ASK_TORCH], capture_output=True, text=True, timeout=_PATIENCE
+            [sys.executable, "-P", "-c", _ASK_TORCH],
+            capture_output=True,
+            encoding="utf-8",
+            errors="replace",
+            timeout=_PATIENCE,
         )
     except subprocess.TimeoutExpired:
         return fail("device", f"torch does not load within {_PATIENCE:g} s", mend="does 'nvidia-smi' answer?")

@@ -65,7 +65,7 @@ def write(layout: Layout, settings: Settings, status: FarmStatus) -> None:
 def read(layout: Layout) -> FarmStatus | None:
     """What `farm.json` says, or None without one. Says nothing about whether that farm still lives."""
     try:
-        state: dict[str, Any] = json.loads(layout.state.read_text())
+        state: dict[str, Any] = json.loads(layout.state.read_text(encoding="utf-8"))
     except FileNotFoundError:
         return None
     return FarmStatus(

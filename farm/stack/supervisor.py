@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import TextIO
 
 from farm.errors import FarmError
+from farm.loglines import log_to_stderr
 from farm.settings import Settings
 from farm.stack import credentials, logs, readiness, servers, state
 from farm.stack.layout import Layout
@@ -185,8 +186,8 @@ def main() -> int:
     parser.add_argument("--ready-fd", type=int, required=True)
     options = parser.parse_args()
 
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
-    with os.fdopen(options.ready_fd, "w") as starter:
+    log_to_stderr(logging.INFO, "%(asctime)s %(levelname)s %(message)s")
+    with os.fdopen(options.ready_fd, "w", encoding="utf-8") as starter:
         try:
             plan = Plan(
                 home=options.home,

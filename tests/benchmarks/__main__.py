@@ -35,13 +35,13 @@ def main(parts: tuple[str, ...], seconds: float, repeats: int, jobs: int, held: 
         command = [sys.executable, "-m", "worker.bench", "--out", str(out), "--seconds", str(seconds)]
         subprocess.run([*command, "--repeats", str(repeats)], check=True)
     file = out / "farm.json"
-    found: dict[str, Any] = json.loads(file.read_text()) if file.is_file() else {}
+    found: dict[str, Any] = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
     for part in PARTS[1:]:
         if part in wanted:
             click.echo(f"measuring: {part}", err=True)
             found["load"] = f"{os.getloadavg()[0]:.1f}"
             found[part] = _measured(part, found, out, jobs=jobs, held=held)
-            file.write_text(json.dumps(found, indent=1) + "\n")
+            file.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
     if out == RESULTS:
         rewrite(HERE / "deploy", out)
         (out / "bench.md").unlink(missing_ok=True)  # its tables are in the pages now
@@ -52,7 +52,7 @@ def _measured(part: str, found: dict[str, Any], out: Path, *, jobs: int, held: i
         case "start":
             return whole_farm.cold_start()
         case "saturation":
-            return _saturation(found, json.loads((out / "bench.json").read_text()))
+            return _saturation(found, json.loads((out / "bench.json").read_text(encoding="utf-8")))
         case "overhead":
             with local_farm(workers=1) as farm:
                 return whole_farm.overhead(farm)

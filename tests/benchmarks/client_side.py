@@ -24,7 +24,7 @@ def submission(farm: LocalFarm, *, jobs: int) -> dict[str, Any]:
     )
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "jobs.yaml"
-        file.write_text(f"defaults: {{model: emoji}}\njobs:\n{entries}")
+        file.write_text(f"defaults: {{model: emoji}}\njobs:\n{entries}", encoding="utf-8")
         return {"jobs": jobs, **farm.shell("submit", "batch", str(file), "--yes", "--json")}
 
 

@@ -48,7 +48,7 @@ def local_farm(*, workers: int = 0) -> Iterator[LocalFarm]:
 def process(command: Sequence[str], environment: dict[str, str]) -> dict[str, float]:
     """Run a command to its end. Returns its seconds by the clock and on the CPU."""
     before, began = _children(), time.perf_counter()
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=_PATIENCE)
+    done = subprocess.run(command, env=environment, capture_output=True, encoding="utf-8", timeout=_PATIENCE)
     if done.returncode:
         raise SystemExit(f"{' '.join(command)} ended with {done.returncode}:\n{done.stdout}\n{done.stderr}")
     return {"seconds": time.perf_counter() - began, "cpu_seconds": _children() - before}

@@ -82,7 +82,7 @@ def _ratio(over: list[float], under: list[float]) -> dict[str, float]:
 def _engine_alone(farm: LocalFarm, jobs: int) -> float:
     steps = [_steps(number) for number in range(jobs + 2 * _SLOTS)]
     command = [sys.executable, "-c", _ALONE, json.dumps(steps)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=_PATIENCE, env=_one_thread(farm))
+    done = subprocess.run(command, capture_output=True, encoding="utf-8", timeout=_PATIENCE, env=_one_thread(farm))
     if done.returncode:
         raise SystemExit(done.stderr)
     return _rate(json.loads(done.stdout.splitlines()[-1]), _SLOTS)

@@ -25,17 +25,17 @@ def rewrite(pages: Path, results: Path) -> None:
 
 
 def _read(file: Path) -> dict[str, Any]:
-    found: dict[str, Any] = json.loads(file.read_text()) if file.is_file() else {}
+    found: dict[str, Any] = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
     return found
 
 
 def _put(page: Path, name: str, text: str) -> None:
     begin, end = f"<!-- measured: {name} -->", f"<!-- end: {name} -->"
-    content = page.read_text()
+    content = page.read_text(encoding="utf-8")
     pattern = re.compile(f"{re.escape(begin)}.*?{re.escape(end)}", re.DOTALL)
     if not pattern.search(content):
         raise SystemExit(f"{page} has no {begin}")
-    page.write_text(pattern.sub(lambda _: f"{begin}\n\n{text}\n\n{end}", content))
+    page.write_text(pattern.sub(lambda _: f"{begin}\n\n{text}\n\n{end}", content), encoding="utf-8")
 
 
 def _farm(found: dict[str, Any]) -> list[str]:

@@ -54,7 +54,7 @@ print(json.dumps(stages))
 def cold_start() -> dict[str, Any]:
     """Seconds by the clock and on the CPU of each part of a worker's start, up to its second image."""
     command = [sys.executable, "-c", _STAGES, str(time.time())]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=_LONGEST_WAIT, env=os.environ)
+    done = subprocess.run(command, capture_output=True, encoding="utf-8", timeout=_LONGEST_WAIT, env=os.environ)
     if done.returncode:
         raise SystemExit(done.stderr)
     stages = json.loads(done.stdout.splitlines()[-1])

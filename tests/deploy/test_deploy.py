@@ -29,8 +29,8 @@ from worker.models import kernels
 
 ROOT = Path(__file__).parents[2]
 DEPLOY = ROOT / "deploy"
-COMPOSE = (ROOT / "docker-compose.yml").read_text()
-ENV_EXAMPLE = (DEPLOY / "env.example").read_text()
+COMPOSE = (ROOT / "docker-compose.yml").read_text(encoding="utf-8")
+ENV_EXAMPLE = (DEPLOY / "env.example").read_text(encoding="utf-8")
 DOCKERFILES = ("farm.Dockerfile", "worker.Dockerfile")
 
 SECRETS = {"FARM_REDIS_PASSWORD": "geheim1", "AWS_ACCESS_KEY_ID": "geheim2", "AWS_SECRET_ACCESS_KEY": "geheim3"}
@@ -64,14 +64,20 @@ def services(environment: Mapping[str, str] = SECRETS) -> dict[str, Any]:
 
 def constrained(package: str) -> str:
     """The version of a package in constraints.txt, without a post-release."""
-    match = re.search(rf"^{package}==([\d.]+?)(\.post\d+)?$", (ROOT / "constraints.txt").read_text(), re.MULTILINE)
+    match = re.search(
+        rf"^{package}==([\d.]+?)(\.post\d+)?$", (ROOT / "constraints.txt").read_text(encoding="utf-8"), re.MULTILINE
+    )
     assert match, package
     return match[1]
 
 
 def instructions(dockerfile: str) -> list[tuple[str, str]]:
     """The instructions of a Dockerfile with their arguments, comments left out and continued lines joined."""
-    lines = [line for line in (DEPLOY / dockerfile).read_text().splitlines() if not line.lstrip().startswith("#")]
+    lines = [
+        line
+        for line in (DEPLOY / dockerfile).read_text(encoding="utf-8").splitlines()
+        if not line.lstrip().startswith("#")
+    ]
     whole = re.sub(r"\\\n\s*", " ", "\n".join(lines)).splitlines()
     return [(name.upper(), rest.strip()) for name, _, rest in (line.partition(" ") for line in whole if line.strip())]
 
@@ -195,7 +201,9 @@ def test_profiles() -> None:
 
 def test_s3_has_only_options_that_it_knows_and_one_open_door() -> None:
     command: list[str] = services()["s3"]["command"]
-    usage = subprocess.run([find_weed(), "help", command[0]], capture_output=True, text=True, timeout=30, check=False)
+    usage = subprocess.run(
+        [find_weed(), "help", command[0]], capture_output=True, encoding="utf-8", timeout=30, check=False
+    )
     known = re.findall(r"^  (-\S+)", usage.stdout + usage.stderr, re.MULTILINE)
     assert {option.partition("=")[0] for option in command[1:]} <= set(known)
     assert "-ip.bind=127.0.0.1" in command
@@ -207,7 +215,7 @@ def redis_server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Pa
     """A server with the configuration of the compose file, on a socket: named relative to its folder, to be short."""
     monkeypatch.chdir(tmp_path)
     configuration: str = yaml.safe_load(interpolated(COMPOSE, SECRETS))["configs"]["redis"]["content"]
-    (tmp_path / "redis.conf").write_text(configuration)
+    (tmp_path / "redis.conf").write_text(configuration, encoding="utf-8")
     command = [find_redis(), "redis.conf", "--port", "0", "--unixsocket", "redis.sock"]
     with running(command, until=tmp_path / "redis.sock"):
         yield Path("redis.sock")
@@ -247,14 +255,14 @@ def test_the_command_in_the_example_makes_secrets_once(tmp_path: Path) -> None:
     (command,) = re.findall(r"^#\s+(\(umask .*)$", ENV_EXAMPLE, re.MULTILINE)
     subprocess.run(["sh", "-c", command], cwd=tmp_path, check=True)
     made = tmp_path / ".env"
-    values = dict(line.split("=") for line in made.read_text().splitlines())
+    values = dict(line.split("=") for line in made.read_text(encoding="utf-8").splitlines())
     assert set(values) == set(SECRETS)
     assert all(re.fullmatch(r"[0-9a-f]{40}", value) for value in values.values())
     assert len(set(values.values())) == len(values)
     assert made.stat().st_mode & 0o077 == 0
-    before = made.read_text()
+    before = made.read_text(encoding="utf-8")
     assert subprocess.run(["sh", "-c", command], cwd=tmp_path, stderr=subprocess.DEVNULL, check=False).returncode
-    assert made.read_text() == before
+    assert made.read_text(encoding="utf-8") == before
 
 
 # The images
@@ -281,7 +289,9 @@ def test_images_run_as_an_ordinary_user_and_are_watched(dockerfile: str) -> None
 
 @pytest.mark.parametrize("dockerfile", DOCKERFILES)
 def test_images_copy_what_there_is_and_nothing_else_is_sent(dockerfile: str) -> None:
-    patterns = [line for line in (ROOT / ".dockerignore").read_text().splitlines() if line and line[0] != "#"]
+    patterns = [
+        line for line in (ROOT / ".dockerignore").read_text(encoding="utf-8").splitlines() if line and line[0] != "#"
+    ]
     assert patterns[0] == "*"
     for line in arguments(dockerfile, "COPY"):
         for source in line.split()[:-1]:
@@ -290,7 +300,7 @@ def test_images_copy_what_there_is_and_nothing_else_is_sent(dockerfile: str) -> 
 
 
 def test_entry_points() -> None:
-    scripts = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["scripts"]
+    scripts = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]["scripts"]
     assert [json.loads(line) for line in arguments("farm.Dockerfile", "ENTRYPOINT")] == [["farm"]]
     assert "farm" in scripts
     assert [json.loads(line) for line in arguments("worker.Dockerfile", "ENTRYPOINT")] == [["farm", "worker"]]
@@ -331,6 +341,6 @@ def test_a_worker_is_healthy_when_the_ledger_knows_it(listing: str, code: int) -
     (check,) = arguments("worker.Dockerfile", "HEALTHCHECK")
     assert check.endswith(f"CMD farm workers --json | python /usr/local/lib/{script.name}")
     done = subprocess.run(
-        [sys.executable, str(script)], input=listing, capture_output=True, text=True, timeout=30, check=False
+        [sys.executable, str(script)], input=listing, capture_output=True, encoding="utf-8", timeout=30, check=False
     )
     assert (done.returncode, done.stderr) == (code, "")

@@ -15,6 +15,7 @@ from click.testing import CliRunner, Result
 from PIL import Image
 
 from farm.cli.main import SECTIONS, farm
+from farm.errors import StackError
 from farm.images import MAX_BYTES
 from tests.pictures import enormous_png
 
@@ -148,7 +149,7 @@ def test_a_batch_file_is_expanded() -> None:
 
 def test_many_jobs_want_a_yes(tmp_path: Path) -> None:
     file = tmp_path / "many.json"
-    file.write_text(json.dumps({"jobs": [{"prompt": "x", "product": {"seed": list(range(11))}}]}))
+    file.write_text(json.dumps({"jobs": [{"prompt": "x", "product": {"seed": list(range(11))}}]}), encoding="utf-8")
     refused = run("submit", "batch", str(file), "--max-jobs", "10", "--dry-run")
     assert refused.exit_code == 2
     assert refused.stderr == f"farm: {file}: makes 11 jobs, more than 10\n  add --yes if they are meant\n"
@@ -386,3 +387,28 @@ def test_commands_losses_and_samplers_are_completed() -> None:
     assert completed("submit", "guided", "x", "--loss", "s") == ["saturation", "symmetry", "sharpness"]
     assert completed("submit", "guided", "x", "--sampler", "euler") == ["euler", "euler_a"]
     assert completed("watch", "0") == []
+
+
+def test_a_sheet_names_the_signs_that_no_font_has(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr("farm.fonts._folders", tuple)
+    Image.new("RGB", (8, 8)).save(tmp_path / "水獺.png")
+    result = run("sheet", str(tmp_path / "水獺.png"), "--out", str(tmp_path / "sheet.png"))
+    assert result.stderr.splitlines()[0] == "warning: no font here has 2 signs of the captions, such as 水 獺"
+    assert result.exit_code == 0
+
+
+def test_the_end_of_a_log_in_an_error_is_shown_indented(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object) -> None:
+        raise StackError("redis did not start; the end of redis.log:\nfarm: all is well\x1b[2J\nbye", hint="try again")
+
+    monkeypatch.setattr("farm.stack.stop", fail)
+    assert run("down").stderr.splitlines() == [
+        "farm: redis did not start; the end of redis.log:",
+        "    farm: all is well [2J",
+        "    bye",
+        "  try again",
+    ]
+
+
+def test_a_mistake_with_escape_codes_in_it_is_inert() -> None:
+    assert "\x1b" not in run("list", "--limit", "\x1b[2J").stderr

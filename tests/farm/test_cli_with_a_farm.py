@@ -137,6 +137,31 @@ def test_a_narrow_terminal_shows_whole_ids(monkeypatch: pytest.MonkeyPatch) -> N
     assert max(map(len, listed.splitlines())) <= 40
 
 
+@pytest.mark.parametrize("encoding", ["latin-1", "gbk"])
+def test_a_prompt_that_the_terminal_cannot_show_is_listed_all_the_same(encoding: str) -> None:
+    submitted = json.loads(run("submit", "txt2img", "水獺 é", "--json").stdout)
+    locale = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0", "PYTHONIOENCODING": encoding}
+    command = [sys.executable, "-m", "farm", "list"]
+    done = subprocess.run(command, env=os.environ | locale, capture_output=True, timeout=60)
+    assert (done.returncode, done.stderr.decode(encoding).splitlines()) == (0, ["1 queued"])
+    shown = done.stdout.decode(encoding)
+    assert submitted["jobs"][0] in shown
+    assert "水獺 é".encode(encoding, "replace").decode(encoding) in shown
+
+
+def test_the_words_of_an_error_forge_no_line(client: FarmClient) -> None:
+    _, (job,) = submitted()
+    claim = client.ledger.claim(job, "w1")
+    assert claim is not None
+    error = json.dumps({"kind": "nan", "message": "lost\nfarm: all is well\x1b[2J"})
+    assert client.ledger.finish(claim, "w1", "failed", {"error": error})
+    for command, code in (("status", 0), ("watch", 3), ("fetch", 3)):
+        result = run(command, job, code=code)
+        said = result.stdout + result.stderr
+        assert "lost farm: all is well [2J" in said
+        assert not any(line.startswith("farm: all is well") for line in said.splitlines())
+
+
 def test_a_done_job_cannot_be_cancelled(client: FarmClient) -> None:
     _, (job,) = submitted()
     render(client, job)
@@ -220,9 +245,9 @@ def test_nothing_is_submitted_whose_pictures_have_no_place(client: FarmClient) -
 def test_an_unknown_loss_in_a_batch_file_is_known_by_its_entry(client: FarmClient) -> None:
     announced = {"name": "stripes", "help": "", "arguments": [], "default_scale": 1.0}
     client.ledger.announce(a_worker(losses=(announced,)))
-    Path("jobs.yaml").write_text("jobs:\n- {prompt: x, losses: [{name: stripes}]}\n")
+    Path("jobs.yaml").write_text("jobs:\n- {prompt: x, losses: [{name: stripes}]}\n", encoding="utf-8")
     run("submit", "batch", "jobs.yaml")
-    Path("jobs.yaml").write_text("jobs:\n- prompt: x\n- {prompt: x, losses: [{name: strips}]}\n")
+    Path("jobs.yaml").write_text("jobs:\n- prompt: x\n- {prompt: x, losses: [{name: strips}]}\n", encoding="utf-8")
     result = run("submit", "batch", "jobs.yaml", code=2)
     assert result.stderr == ("farm: jobs.yaml: job 2: loss: there is no loss 'strips'\n  did you mean 'stripes'?\n")
 
@@ -263,7 +288,7 @@ def test_ctrl_c_leaves_the_jobs_and_says_so(client: FarmClient) -> None:
     command = [sys.executable, "-u", "-m", "farm.cli.main", "watch", batch]
     environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
     with subprocess.Popen(
-        command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, encoding="utf-8"
     ) as watching:
         assert watching.stdout is not None
         assert watching.stdout.readline().endswith("queued\n")  # it watches now

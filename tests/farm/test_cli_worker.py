@@ -73,7 +73,7 @@ worker._COMMAND = (sys.executable, "-u", "-c", {script!r})
 farm(["worker", "--name", "host", "--slots", "2"], prog_name="farm")
 """
     command = [sys.executable, "-c", program]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=ROOT, start_new_session=True)
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, encoding="utf-8", cwd=ROOT, start_new_session=True)
     try:
         yield process
     finally:
@@ -104,7 +104,7 @@ def test_a_worker_that_ends_unasked_takes_the_others_along() -> None:
     with start_on_gpus(SAY_AND_WAIT, gpus=2) as process:
         assert process.stdout is not None
         [process.stdout.readline() for _ in range(2)]
-        children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+        children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text(encoding="utf-8").split()
         os.kill(int(children[1]), signal.SIGKILL)
         process.communicate(timeout=30)
     assert process.returncode == 128 + signal.SIGKILL

@@ -171,10 +171,10 @@ def test_another_file_is_not_overwritten_unless_meant(rendered: Rendering, tmp_p
 def test_another_result_is_not_overwritten_either(rendered: Rendering, tmp_path: Path) -> None:
     description = tmp_path / rendered.job / "result.json"
     description.parent.mkdir()
-    description.write_text("mine")
+    description.write_text("mine", encoding="utf-8")
     with pytest.raises(FetchRefused, match="exists and is another file"):
         list(fetch(rendered, tmp_path, everything=True))
-    assert description.read_text() == "mine"
+    assert description.read_text(encoding="utf-8") == "mine"
 
 
 def test_a_folder_that_cannot_be_written_is_said(rendered: Rendering, tmp_path: Path) -> None:

@@ -85,6 +85,6 @@ def farm(*arguments: str, home: Path, folder: Path) -> str:
     environment = {name: value for name, value in os.environ.items() if not name.startswith("FARM_")}
     environment |= {"FARM_HOME": str(home), "PYTHONPATH": str(ROOT)}
     command = [sys.executable, "-m", "farm.cli.main", *arguments]
-    answer = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True)
+    answer = subprocess.run(command, cwd=folder, env=environment, capture_output=True, encoding="utf-8")
     assert answer.returncode == 0, answer.stdout + answer.stderr
     return answer.stdout

@@ -14,7 +14,9 @@ NOT_FOR_HELP = ("torch", "boto3", "botocore", "celery", "redis", "pydantic", "ri
 def loaded_after(code: str, packages: tuple[str, ...]) -> list[str]:
     """Which of the packages a fresh interpreter has imported once it ran `code`."""
     program = f"{code}\nimport sys\nprint(*[name for name in {packages!r} if name in sys.modules], file=sys.stderr)"
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60, check=True)
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, encoding="utf-8", timeout=60, check=True
+    )
     return done.stderr.split()
 
 

@@ -66,7 +66,7 @@ def test_tls_is_said_in_the_address_to_all_who_connect(tmp_path: Path) -> None:
     """kombu would take an address without these for one of no TLS."""
     files = {name: tmp_path / f"a {name}.pem" for name in ("ca", "cert", "key")}
     for file in files.values():
-        file.write_text("")
+        file.write_text("", encoding="utf-8")
     named = {f"FARM_REDIS_{name.upper()}": str(file) for name, file in files.items()}
     url = settings.load({"FARM_REDIS_URL": "rediss://:secret@host/1", **named}).redis_url
     for part in (Connection(url).ssl, redis.connection.parse_url(url)):
@@ -90,7 +90,7 @@ def test_a_certificate_without_tls_is_refused(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("text", ["", "{", "[]", "null", '{"redis_url": "redis://:topsecret@host"}', "[" * 100_000])
 def test_a_damaged_state_of_the_local_farm_is_told(tmp_path: Path, text: str) -> None:
-    (tmp_path / "farm.json").write_text(text)
+    (tmp_path / "farm.json").write_text(text, encoding="utf-8")
     with pytest.raises(NotConfigured, match=r"farm\.json cannot be read") as caught:
         settings.load({"FARM_HOME": str(tmp_path)})
     assert "topsecret" not in str(caught.value)

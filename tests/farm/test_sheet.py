@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import io
+import time
 
 import pytest
-from PIL import Image
+from PIL import Image, ImageOps
 from PIL.PngImagePlugin import PngInfo
 
 from farm.errors import InvalidInput
+from farm.fonts import Fonts
 from farm.images import SPEC_KEY
+from farm.lettering import Lettering
 from farm.sheet import Tile, contact_sheet, tile_of
+from tests.farm.test_lettering import DEJAVU
 from tests.ledgers import job
 
 
@@ -55,3 +59,35 @@ def test_a_long_word_stays_in_its_column() -> None:
 def test_none_and_too_many_are_refused(number: int) -> None:
     with pytest.raises(InvalidInput, match="a sheet takes 1 to 1,000 pictures"):
         contact_sheet([Tile(Image.new("RGB", (8, 8)))] * number)
+
+
+def test_a_caption_read_from_the_right_ends_there() -> None:
+    page = contact_sheet([Tile(Image.new("RGB", (256, 8), "teal"), title="אב")], lettering=Lettering(Fonts([DEJAVU])))
+    beneath = ImageOps.invert(page.crop((40, 60, 296, page.height)).convert("L")).point(
+        lambda value: 255 * (value > 60)
+    )
+    left, _, right, _ = beneath.getbbox() or (0, 0, 0, 0)
+    assert left > 200 and right > 250
+
+
+@pytest.mark.parametrize("size", [(1, 60_000), (60_000, 1), (6_000, 6_000)])
+def test_a_picture_of_any_shape_takes_no_time(size: tuple[int, int]) -> None:
+    tile = Tile(Image.new("RGB", size, "teal"))
+    began = time.process_time()
+    page = contact_sheet([tile])
+    assert time.process_time() - began < 1
+    assert page.getpixel((40 + 127, 40)) == (0, 128, 128)
+
+
+@pytest.mark.parametrize("size", [(1, 70_000), (70_000, 1)])
+def test_a_side_that_takes_memory_to_read_is_refused_unread(size: tuple[int, int]) -> None:
+    with pytest.raises(InvalidInput, match="a sheet takes sides of up to 65,535"):
+        tile_of(png(size=size), name="x.png")
+
+
+def test_signs_that_no_font_has_are_told_to_the_caller() -> None:
+    lettering = Lettering(Fonts([]))
+    contact_sheet([Tile(Image.new("RGB", (8, 8)), "水獺", "é")], lettering=lettering)
+    assert lettering.missing == {"水", "獺", "é"}
+    contact_sheet([Tile(Image.new("RGB", (8, 8)), "字")], labels=False, lettering=lettering)
+    assert "字" not in lettering.missing

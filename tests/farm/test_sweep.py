@@ -22,7 +22,7 @@ def one(**entry: Any) -> dict[str, Any]:
 
 
 def test_the_example_makes_ten_jobs() -> None:
-    document = parse(EXAMPLE.read_text())
+    document = parse(EXAMPLE.read_text(encoding="utf-8"))
     requests = expand(document)
     assert count(document) == len(requests) == 10
     assert [(r.sampler, r.guidance) for r in requests[:6]] == [
@@ -34,7 +34,7 @@ def test_the_example_makes_ten_jobs() -> None:
 
 
 def test_json_is_read_as_yaml_is() -> None:
-    document = parse(EXAMPLE.read_text())
+    document = parse(EXAMPLE.read_text(encoding="utf-8"))
     assert expand(parse(json.dumps(document))) == expand(document)
     assert expand(parse(json.dumps(document, indent="\t"))) == expand(document)
 

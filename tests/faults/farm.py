@@ -99,7 +99,7 @@ class FaultyFarm:
         """What `farm …` prints when run as a person would."""
         command = [sys.executable, "-m", "farm", *arguments]
         done = subprocess.run(
-            command, env=self.environment, cwd=PACKAGES, capture_output=True, text=True, timeout=120, check=False
+            command, env=self.environment, cwd=PACKAGES, capture_output=True, encoding="utf-8", timeout=120, check=False
         )
         assert done.returncode == 0, f"exit {done.returncode}\n{done.stdout}\n{done.stderr}"
         return done.stdout

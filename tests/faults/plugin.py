@@ -53,9 +53,9 @@ def install(folder: Path) -> Path:
     """Put the distribution into `folder`, which is to be on PYTHONPATH, and return it."""
     described = folder / "misbehaving_losses-1.0.dist-info"
     described.mkdir(parents=True)
-    (folder / "misbehaving.py").write_text(_MODULE)
-    (described / "METADATA").write_text(_METADATA)
-    (described / "entry_points.txt").write_text(_ENTRY_POINTS)
+    (folder / "misbehaving.py").write_text(_MODULE, encoding="utf-8")
+    (described / "METADATA").write_text(_METADATA, encoding="utf-8")
+    (described / "entry_points.txt").write_text(_ENTRY_POINTS, encoding="utf-8")
     return folder
 
 

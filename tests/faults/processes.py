@@ -22,7 +22,7 @@ def working_in(folder: Path) -> list[str]:
             is_there = (process / "cwd").readlink().is_relative_to(folder)
             is_for_it = f"FARM_HOME={folder}\0".encode() in (process / "environ").read_bytes()
             if (is_there or is_for_it) and lives(int(process.name)):
-                found.append((process / "cmdline").read_text().replace("\0", " "))
+                found.append((process / "cmdline").read_text(encoding="utf-8").replace("\0", " "))
     return found
 
 
@@ -70,7 +70,7 @@ class Process:
 
     @property
     def last_words(self) -> str:
-        return self.log.read_text(errors="replace")[-4000:]
+        return self.log.read_text(errors="replace", encoding="utf-8")[-4000:]
 
     def start(self) -> None:
         assert not self.is_running, f"{self.name} runs already"

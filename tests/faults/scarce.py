@@ -34,7 +34,7 @@ def main(directory: Path) -> None:
     logging.getLogger("worker.engine.engine").addHandler(handler)
     engine.start()
     engine.submit(a_job("warm-up", model, side=256)).result()
-    limit = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize() + SPARE
+    limit = int(Path("/proc/self/statm").read_text(encoding="utf-8").split()[0]) * resource.getpagesize() + SPARE
     resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
     futures = {f"small {n}": engine.submit(a_job(f"small {n}", model, side=256)) for n in range(32)}
     futures["large"] = engine.submit(a_job("large", model, side=1024, steps=1, guidance=1))

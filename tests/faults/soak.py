@@ -302,7 +302,7 @@ def _evidence(farm: FaultyFarm) -> Path:
     for fault in sorted(farm.faults, key=lambda fault: fault.began):
         seconds = (fault.ended or fault.began) - fault.began
         lines.append(f"{datetime.fromtimestamp(fault.began)} {seconds:6.1f} s {fault.kind} {fault.worker or ''}")
-    (folder / "faults.txt").write_text("\n".join(lines) + "\n")
+    (folder / "faults.txt").write_text("\n".join(lines) + "\n", encoding="utf-8")
     return folder
 
 
@@ -326,7 +326,7 @@ def main() -> int:
         return 130
     print(report)
     if options.json:
-        options.json.write_text(json.dumps(asdict(report), indent=2) + "\n")
+        options.json.write_text(json.dumps(asdict(report), indent=2) + "\n", encoding="utf-8")
     return 1 if report.complaints else 0
 
 

@@ -100,14 +100,14 @@ def test_a_picture_that_waits_outlives_its_worker_and_is_not_rendered_again(farm
         [job] = farm.submit(model="survivor", trace="frames", **paced(0.1))
         eventually(lambda: spooled(farm) == [job], "the picture waits on disk", within=120)
         farm.kill(worker)
-        rendered = (farm.flags / "paces").read_text().count("\n")
+        rendered = (farm.flags / "paces").read_text(encoding="utf-8").count("\n")
         gate.mood = "well"
     farm.start(worker)
 
     [done] = farm.until_over([job])
 
     assert (done.state, done.attempt) == ("done", 2)
-    assert (farm.flags / "paces").read_text().count("\n") == rendered, "not a step of it was done again"
+    assert (farm.flags / "paces").read_text(encoding="utf-8").count("\n") == rendered, "not a step of it was done again"
     assert len(farm.client.result(job).objects) > 5, "its trace has come too"
     eventually(lambda: not spooled(farm), "nothing waits on disk any more")
     farm.retire(worker)

@@ -78,13 +78,13 @@ def test_a_job_in_mid_step_takes_no_further_one(farm: FaultyFarm, worker: Proces
     [job] = farm.submit(steps=100, **paced(2.0))
     farm.until_running([job])
     time.sleep(chance.uniform(0, 2))
-    begun = paces.read_text().count("\n")
+    begun = paces.read_text(encoding="utf-8").count("\n")
 
     assert cancel(farm, job) == {job: "running"}
 
     assert farm.statuses([job])[0].state == "cancelled", "at once, for all who ask"
     until_idle(farm, worker)
-    assert paces.read_text().count("\n") - begun <= 1
+    assert paces.read_text(encoding="utf-8").count("\n") - begun <= 1
 
 
 def test_a_job_at_its_finish(farm: FaultyFarm, worker: Process) -> None:

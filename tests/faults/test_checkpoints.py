@@ -24,7 +24,10 @@ def in_bucket(farm: FaultyFarm, job: str) -> list[str]:
 def until_checkpointed(worker: Process, *jobs: str) -> None:
     """Wait until the bucket has a checkpoint of each job, and the ledger names it."""
     for job in jobs:
-        eventually(lambda job=job: f"job {job} is checkpointed" in worker.log.read_text(), f"{job} is checkpointed")
+        eventually(
+            lambda job=job: f"job {job} is checkpointed" in worker.log.read_text(encoding="utf-8"),
+            f"{job} is checkpointed",
+        )
 
 
 @pytest.fixture
@@ -81,7 +84,7 @@ def test_a_short_job_is_not_checkpointed(farm: FaultyFarm, two: tuple[Process, P
     jobs = farm.submit(model="kept", count=5, steps=3)
     farm.until_over(jobs)
 
-    assert not [job for job in jobs if f"{job} is checkpointed" in victim.log.read_text()]
+    assert not [job for job in jobs if f"{job} is checkpointed" in victim.log.read_text(encoding="utf-8")]
     farm.retire(victim)
 
 
@@ -105,8 +108,8 @@ def test_a_job_whose_checkpoint_cannot_be_used_starts_over(
     over = farm.until_over([job, other])
 
     assert {(status.state, status.attempt) for status in over} == {("done", 2)}
-    assert f"job {job} starts over" in heir.log.read_text()
-    assert f"job {other} goes on from step" in heir.log.read_text()
+    assert f"job {job} starts over" in heir.log.read_text(encoding="utf-8")
+    assert f"job {other} goes on from step" in heir.log.read_text(encoding="utf-8")
     farm.retire(heir)
 
 

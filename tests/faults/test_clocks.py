@@ -55,7 +55,7 @@ time_t time(time_t *to) {
 def clock(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A library that, loaded first, shifts a process' clock by `$FAULT_CLOCK_SHIFT` seconds."""
     folder = tmp_path_factory.mktemp("clock")
-    (folder / "clock.c").write_text(_CLOCK)
+    (folder / "clock.c").write_text(_CLOCK, encoding="utf-8")
     compiler = shutil.which("cc") or "gcc"
     subprocess.run([compiler, "-shared", "-fPIC", "-o", "clock.so", "clock.c", "-ldl"], cwd=folder, check=True)
     return folder / "clock.so"

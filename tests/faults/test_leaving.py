@@ -73,12 +73,12 @@ def test_a_job_goes_on_elsewhere_from_its_step_and_ends_with_the_same_bytes(
     assert (left.state, left.attempt) == ("queued", 1)
     assert 0 < left.step < left.steps, "the ledger says how far it has got"
     assert checkpoints(farm, job) == [keys.checkpoint(job, 1)]
-    steps_before = (farm.flags / "paces").read_text().count("\n")
+    steps_before = (farm.flags / "paces").read_text(encoding="utf-8").count("\n")
     farm.start(heir)
     [done] = farm.until_over([job])
 
     assert (done.state, done.attempt) == ("done", 2)
-    steps_after = (farm.flags / "paces").read_text().count("\n")
+    steps_after = (farm.flags / "paces").read_text(encoding="utf-8").count("\n")
     assert steps_after - steps_before == left.steps - left.step, "no step was done twice"
     assert objects(farm, job) == objects(farm, undisturbed)
     assert checkpoints(farm, job) == []

@@ -17,7 +17,7 @@ def test_a_batch_that_does_not_fit_is_made_smaller_and_only_a_job_that_cannot_fi
         [sys.executable, "-m", "tests.faults.scarce", str(model)],
         env={**os.environ, "OMP_NUM_THREADS": "1"},
         capture_output=True,
-        text=True,
+        encoding="utf-8",
         timeout=300,
         check=False,
     )

@@ -138,7 +138,7 @@ def test_a_hung_engine_ends_its_worker_and_the_jobs_move(supervised: Supervised,
         lambda: (one := child(supervised, name)).restarts == 1 and one.runs and one, "it is started again"
     )
     assert back.last_exit == EXIT_HUNG
-    assert "the engine made no progress" in back.log.read_text()
+    assert "the engine made no progress" in back.log.read_text(encoding="utf-8")
     assert heir != hung
     assert {one.state for one in supervised.until_over(companions)} == {"done"}
     supervised.audited()
@@ -218,6 +218,6 @@ def test_down_during_a_restart_ends_everything(tmp_path: Path) -> None:
 
         assert stack.status(farm.home) is None
         eventually(lambda: not working_in(farm.home), "nothing is left")
-        assert "Traceback" not in farm.layout.log("supervisor").read_text()
+        assert "Traceback" not in farm.layout.log("supervisor").read_text(encoding="utf-8")
     finally:
         end(farm)

@@ -39,7 +39,7 @@ class Worker:
     log: Path
 
     def is_ready(self, client: FarmClient) -> bool:
-        assert self.process.poll() is None, f"{self.name} ended:\n{self.log.read_text()[-4000:]}"
+        assert self.process.poll() is None, f"{self.name} ended:\n{self.log.read_text(encoding='utf-8')[-4000:]}"
         return any(w.id.startswith(f"{self.name}-") and w.state == "ready" for w in client.workers())
 
     def kill(self) -> None:
@@ -133,7 +133,7 @@ def shell(environment: dict[str, str], tmp_path: Path) -> Callable[..., subproce
             env={**environment, **variables},
             cwd=tmp_path,
             capture_output=True,
-            text=True,
+            encoding="utf-8",
             timeout=120,
         )
         assert done.returncode == code, f"exit {done.returncode}\n{done.stdout}\n{done.stderr}"
@@ -183,4 +183,4 @@ def finish(client: FarmClient) -> Callable[[list[str]], list[JobStatus]]:
 
 
 def trace_numbers(path: Path) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in path.read_text().splitlines()]
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]

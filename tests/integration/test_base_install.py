@@ -34,12 +34,14 @@ def base_python(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_the_base_install_submits_and_fetches(base_python: Path, environment: dict[str, str], tmp_path: Path) -> None:
     def run(*arguments: str) -> str:
         command = [base_python, "-I", "-m", "farm", *arguments]
-        done = subprocess.run(command, env=environment, cwd=tmp_path, capture_output=True, text=True, timeout=120)
+        done = subprocess.run(
+            command, env=environment, cwd=tmp_path, capture_output=True, encoding="utf-8", timeout=120
+        )
         assert done.returncode == 0, done.stderr
         return done.stdout
 
     without_torch = "import importlib.util as u; print([n for n in ('torch', 'diffusers', 'av') if u.find_spec(n)])"
-    assert subprocess.check_output([base_python, "-c", without_torch], text=True) == "[]\n"
+    assert subprocess.check_output([base_python, "-c", without_torch], encoding="utf-8") == "[]\n"
 
     [job] = json.loads(run("submit", "txt2img", "a cat", "--model", "tiny", "--steps", "3", "--json"))["jobs"]
     run("fetch", job, "--wait", "--out", "renders")
@@ -50,7 +52,7 @@ def test_the_base_install_submits_and_fetches(base_python: Path, environment: di
 
 def test_the_base_install_says_what_a_worker_needs(base_python: Path, environment: dict[str, str]) -> None:
     done = subprocess.run(
-        [base_python, "-I", "-m", "farm", "worker"], env=environment, capture_output=True, text=True, timeout=60
+        [base_python, "-I", "-m", "farm", "worker"], env=environment, capture_output=True, encoding="utf-8", timeout=60
     )
 
     assert done.returncode == 1

@@ -66,7 +66,7 @@ def test_a_worker_drops_them_and_works_on(
             pipeline.lpush(queue, entry)
         pipeline.execute()
         eventually(lambda: depth(redis, "tiny") == 0, "every entry is taken")
-        assert worker.process.poll() is None, worker.log.read_text()[-4_000:]
+        assert worker.process.poll() is None, worker.log.read_text(encoding="utf-8")[-4_000:]
 
     before = client.ledger.counts()
     put()
@@ -75,4 +75,4 @@ def test_a_worker_drops_them_and_works_on(
     assert status.state == "done"
     assert worker.process.poll() is None
     assert client.ledger.counts()["done"] == before["done"] + 1
-    assert "Traceback" not in worker.log.read_text()
+    assert "Traceback" not in worker.log.read_text(encoding="utf-8")

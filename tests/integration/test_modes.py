@@ -147,7 +147,8 @@ def test_a_batch_file_makes_its_jobs(shell: Shell, tmp_path: Path) -> None:
           - mode: mix
             prompt: [a cat, an otter]
             zip: {mix: [0.2, 0.8], seed: [8, 9]}
-        """
+        """,
+        encoding="utf-8",
     )
     answer = json.loads(shell("submit", "batch", "batch.yaml", "--wait", "--json").stdout.splitlines()[0])
 

@@ -118,7 +118,7 @@ def watching(environment: dict[str, str], tmp_path: Path) -> Iterator[Watch]:
             cwd=tmp_path,
             stdout=stdout,
             stderr=subprocess.PIPE,
-            text=True,
+            encoding="utf-8",
         )
         started.append(process)
         return process

@@ -48,7 +48,7 @@ class Watched:
             env=self.environment | variables,
             cwd=self.home,
             capture_output=True,
-            text=True,
+            encoding="utf-8",
             timeout=180,
         )
         self.said += [done.stdout, done.stderr]
@@ -95,7 +95,10 @@ def test_no_secret_is_told_anywhere(watched: Watched) -> None:
         "records of Redis": "\n".join(records),
         "objects": "\n".join(objects),
         "output": "\n".join(watched.said),
-        **{f"log of {log.stem}": log.read_text(errors="replace") for log in Layout(watched.home).logs.iterdir()},
+        **{
+            f"log of {log.stem}": log.read_text(errors="replace", encoding="utf-8")
+            for log in Layout(watched.home).logs.iterdir()
+        },
     }
     assert all(looked_at.values()), [name for name, text in looked_at.items() if not text]
     found = [(name, secret) for name, text in looked_at.items() for secret in ALL if secret in text]
@@ -175,7 +178,7 @@ def command_lines() -> Iterator[set[str]]:
         while not over.is_set():
             for process in Path("/proc").glob("[0-9]*/cmdline"):
                 with contextlib.suppress(OSError):  # it has ended
-                    seen.add(process.read_text(errors="replace"))
+                    seen.add(process.read_text(errors="replace", encoding="utf-8"))
             over.wait(0.2)
 
     thread = threading.Thread(target=look)

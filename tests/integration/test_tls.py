@@ -54,7 +54,7 @@ class SecureFarm:
             env=self.environment | variables,
             cwd=self.folder,
             capture_output=True,
-            text=True,
+            encoding="utf-8",
             timeout=120,
         )
 
@@ -89,7 +89,7 @@ def secure(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path) -> Iterat
     layout.create()
     drawn = credentials.load(layout.credentials)
     redis, s3 = servers.redis_program(layout, drawn), servers.s3_program(layout, drawn)
-    with (layout.s3 / "mini.options").open("a") as options:
+    with (layout.s3 / "mini.options").open("a", encoding="utf-8") as options:
         options.write(f"s3.cert.file={folder / 'server.pem'}\ns3.key.file={folder / 'server.key'}\n")
     plain = servers.settings_for(drawn)
     with ExitStack() as stack:
@@ -145,8 +145,8 @@ def worker(secure: SecureFarm) -> Iterator[Worker]:
     worker = Worker("secure", process, log)
 
     def is_ready() -> bool:
-        assert process.poll() is None, log.read_text()[-4_000:]
-        return "ready on cpu" in log.read_text()
+        assert process.poll() is None, log.read_text(encoding="utf-8")[-4_000:]
+        return "ready on cpu" in log.read_text(encoding="utf-8")
 
     try:
         eventually(is_ready, "the worker is ready")
@@ -164,7 +164,7 @@ def test_a_whole_job_goes_over_tls(secure: SecureFarm) -> None:
     [job] = json.loads(told.stdout.splitlines()[0])["jobs"]
     with Image.open(secure.folder / "pictures" / f"{job}.png") as picture:
         assert picture.size == (64, 64)
-    assert secure.redis_password not in (secure.folder / "worker.log").read_text()
+    assert secure.redis_password not in (secure.folder / "worker.log").read_text(encoding="utf-8")
 
 
 @pytest.mark.usefixtures("worker")

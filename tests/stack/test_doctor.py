@@ -145,7 +145,7 @@ class Bare:
             probe.bind(("127.0.0.1", 0))
             port = probe.getsockname()[1]
         lines = (f"port {port}", f"dir {self.folder}", 'save ""', *configuration)
-        (self.folder / "redis.conf").write_text("\n".join(lines))
+        (self.folder / "redis.conf").write_text("\n".join(lines), encoding="utf-8")
         command = [servers.find_redis(), str(self.folder / "redis.conf")]
         self.started.append(subprocess.Popen(command, stdout=subprocess.DEVNULL))
         eventually(lambda: _listens(port), "Redis listens")
@@ -204,7 +204,7 @@ def test_no_farm_and_a_dead_one(running: Running, tmp_path: Path, asks_torch: No
     assert checks["farm"]["detail"] == "no farm found"
     assert {checks[name]["verdict"] for name in ("device", "packages")} <= {"ok", "warn"}
 
-    (tmp_path / "farm.json").write_text(running[0].layout.state.read_text())
+    (tmp_path / "farm.json").write_text(running[0].layout.state.read_text(encoding="utf-8"), encoding="utf-8")
     code, checks = examine({"FARM_HOME": str(tmp_path)})
     assert code == 1
     assert "is not running" in checks["farm"]["detail"]
@@ -217,7 +217,7 @@ def test_a_missing_package_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_torch_is_asked_away_from_the_users_folder(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """A torch.py of theirs is not torch."""
-    (tmp_path / "torch.py").write_text("raise SystemExit('the wrong torch')")
+    (tmp_path / "torch.py").write_text("raise SystemExit('the wrong torch')", encoding="utf-8")
     monkeypatch.chdir(tmp_path)
     asked = "from importlib.util import find_spec; print(find_spec('torch').origin); raise SystemExit(1)"
     monkeypatch.setattr(machine, "_ASK_TORCH", asked)

@@ -50,7 +50,7 @@ def in_foreground(farm: Farm) -> Iterator[Foreground]:
 
     def start(worker: str) -> subprocess.Popen[str]:
         command, environment = [sys.executable, "-c", FOREGROUND, worker], {**os.environ, "FARM_HOME": str(farm.home)}
-        shells.append(subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True))
+        shells.append(subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, encoding="utf-8"))
         assert shells[-1].stdout is not None
         assert "ready in" in shells[-1].stdout.readline()
         return shells[-1]
@@ -92,13 +92,13 @@ def test_a_worker_that_does_not_end_is_killed_and_the_servers_last(farm: Farm) -
     pids = farm.pids()
     assert stack.stop(farm.home)
     assert not any(map(lives, [pids["local-1"], pids["redis"], pids["s3"]]))
-    assert "local-1 did not end within 1 s and is killed" in farm.layout.log("supervisor").read_text()
+    assert "local-1 did not end within 1 s and is killed" in farm.layout.log("supervisor").read_text(encoding="utf-8")
 
 
 def test_a_server_that_cannot_start_shows_its_log(farm: Farm) -> None:
     farm.layout.create()
     broken = farm.layout.redis / "appendonlydir"
-    broken.write_text("not a folder")
+    broken.write_text("not a folder", encoding="utf-8")
     with pytest.raises(StackError, match=r"redis did not start.*the end of .*redis.log:\n(.|\n)*appendonlydir"):
         farm.start()
     assert stack.status(farm.home) is None
@@ -131,7 +131,7 @@ def test_the_quoted_log_is_of_this_start(farm: Farm) -> None:
 
 def test_a_log_that_was_trimmed_is_quoted_from_its_beginning(tmp_path: Path) -> None:
     log = tmp_path / "x.log"
-    log.write_text("before\nafter\n")
+    log.write_text("before\nafter\n", encoding="utf-8")
     assert logs.tail(log, since=len("before\n")) == "after"
     assert logs.tail(log, since=1_000) == "before\nafter"
 
@@ -185,7 +185,7 @@ def test_logs_are_bounded(tmp_path: Path) -> None:
         assert log.stat().st_size == 90
         logs.trim(log, limit=50)
         writer.write(b"new line\n")
-    assert log.read_text() == "new line\n"
-    assert logs.older(log).read_text() == "old line\n" * 10
+    assert log.read_text(encoding="utf-8") == "new line\n"
+    assert logs.older(log).read_text(encoding="utf-8") == "old line\n" * 10
     assert logs.tail(log) == "new line"
     assert logs.tail(tmp_path / "none") == ""

@@ -118,7 +118,7 @@ def test_what_a_power_cut_left_is_not_a_running_farm(new_farm: Callable[[str], F
     gone = servers.settings_for(credentials.load(farm.layout.credentials))
 
     state.write(farm.layout, gone, left)
-    farm.layout.lock.write_text(str(os.getpid()))
+    farm.layout.lock.write_text(str(os.getpid()), encoding="utf-8")
     assert stack.status(farm.home) is None
     assert not stack.stop(farm.home)
     assert not farm.layout.state.exists()
@@ -159,13 +159,13 @@ def _ports(farm: Farm) -> list[int]:
 
 
 def _log(farm: Farm, name: str) -> list[str]:
-    return farm.layout.log(name).read_text().splitlines()
+    return farm.layout.log(name).read_text(encoding="utf-8").splitlines()
 
 
 def _guard_of(supervisor: int) -> int | None:
     if sys.platform != "linux":
         pytest.skip("reads /proc")
-    for child in Path(f"/proc/{supervisor}/task/{supervisor}/children").read_text().split():
-        if "guard.py" in Path(f"/proc/{child}/cmdline").read_text():
+    for child in Path(f"/proc/{supervisor}/task/{supervisor}/children").read_text(encoding="utf-8").split():
+        if "guard.py" in Path(f"/proc/{child}/cmdline").read_text(encoding="utf-8"):
             return int(child)
     return None

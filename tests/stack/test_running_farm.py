@@ -88,10 +88,10 @@ def test_wrong_passwords_are_refused(running: Running) -> None:
 @linux_only
 def test_no_secret_is_in_the_process_list(running: Running) -> None:
     farm, settings = running
-    kept = json.loads(farm.layout.credentials.read_text())
+    kept = json.loads(farm.layout.credentials.read_text(encoding="utf-8"))
     secrets = [text for name, text in kept.items() if name != "ports"] + [settings.redis_url]
     for pid in farm.pids().values():
-        shown = Path(f"/proc/{pid}/cmdline").read_text()
+        shown = Path(f"/proc/{pid}/cmdline").read_text(encoding="utf-8")
         assert not [secret for secret in secrets if secret in shown]
 
 
@@ -105,9 +105,9 @@ def test_secrets_are_readable_by_their_owner_only(running: Running) -> None:
 
 def test_secrets_are_not_shown(running: Running) -> None:
     farm, settings = running
-    kept = json.loads(farm.layout.credentials.read_text())
+    kept = json.loads(farm.layout.credentials.read_text(encoding="utf-8"))
     for log in farm.layout.logs.iterdir():
-        text = log.read_text(errors="replace")
+        text = log.read_text(errors="replace", encoding="utf-8")
         assert kept["redis_password"] not in text
         assert kept["s3_secret_key"] not in text
         assert kept["internal_key"] not in text
@@ -119,7 +119,7 @@ def test_workers_are_told_who_and_where_they_are(running: Running) -> None:
     for name in ("local-1", "local-2"):
         file = farm.home / f"{name}.json"
         eventually(file.exists, f"{name} has started")
-        told = json.loads(file.read_text())
+        told = json.loads(file.read_text(encoding="utf-8"))
         assert told["arguments"] == ["--name", name, "--model", "emoji=/dev/null"]
         assert told["environment"]["FARM_HOME"] == str(farm.home)
         assert not [variable for variable in told["environment"] if variable.startswith(("FARM_REDIS", "FARM_S3"))]
@@ -143,7 +143,7 @@ def _listening(pid: int) -> list[tuple[str, int]]:
     }
     found = []
     for table in ("tcp", "tcp6"):
-        for line in Path(f"/proc/{pid}/net/{table}").read_text().splitlines()[1:]:
+        for line in Path(f"/proc/{pid}/net/{table}").read_text(encoding="utf-8").splitlines()[1:]:
             _, local, _, state, *rest = line.split()
             if state == "0A" and f"socket:[{rest[5]}]" in sockets:
                 address, port = local.split(":")

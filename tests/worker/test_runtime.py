@@ -30,7 +30,7 @@ PAGES_OF_ONE_ARRAY = 64_000_000 // 4096
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="only the GNU C library is told")
 def test_twenty_arrays_one_after_the_other_take_the_pages_of_few() -> None:
-    done = subprocess.run([sys.executable, "-c", CHURN], capture_output=True, text=True, timeout=120)
+    done = subprocess.run([sys.executable, "-c", CHURN], capture_output=True, encoding="utf-8", timeout=120)
 
     assert done.returncode == 0, done.stderr
     assert int(done.stdout) < 8 * PAGES_OF_ONE_ARRAY
@@ -70,7 +70,7 @@ print(gc.get_freeze_count(), gc.get_count()[0])
 
 
 def test_what_was_imported_is_never_looked_through_for_garbage() -> None:
-    done = subprocess.run([sys.executable, "-c", IMPORTING], capture_output=True, text=True, timeout=120)
+    done = subprocess.run([sys.executable, "-c", IMPORTING], capture_output=True, encoding="utf-8", timeout=120)
 
     assert done.returncode == 0, done.stderr
     frozen, left = map(int, done.stdout.split())
@@ -94,7 +94,9 @@ print(time.process_time() - began)
 def test_threads_that_wait_for_long_take_no_core() -> None:
     """With `ACTIVE` alone they would spin all the time."""
     environment = {name: value for name, value in os.environ.items() if name not in NAMES}
-    done = subprocess.run([sys.executable, "-c", IDLE], capture_output=True, text=True, timeout=120, env=environment)
+    done = subprocess.run(
+        [sys.executable, "-c", IDLE], capture_output=True, encoding="utf-8", timeout=120, env=environment
+    )
 
     assert done.returncode == 0, done.stderr
     assert float(done.stdout) < 0.5

@@ -42,7 +42,7 @@ def test_numbers_are_one_line_a_step(tmp_path: Path) -> None:
     files = write(tmp_path, "numbers", frames=False)
 
     assert list(files) == ["trace.jsonl"]
-    lines = [json.loads(line) for line in files["trace.jsonl"].read_text().splitlines()]
+    lines = [json.loads(line) for line in files["trace.jsonl"].read_text(encoding="utf-8").splitlines()]
     assert [line["step"] for line in lines] == [0, 1, 2, 3]
     assert lines[1] == {"step": 1, "timestep": 899.0, "sigma": 9.0, "norms": {"x": 1.5}, "losses": {"blue": 0.25}}
 

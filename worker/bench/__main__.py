@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from farm.errors import FarmError
+from farm.loglines import log_to_stderr
 from worker.runtime import settle
 
 if TYPE_CHECKING:
@@ -52,7 +53,7 @@ def main(
     On a CPU the bundled model is used; on a GPU random weights of Stable Diffusion 1.4's shape.
     """
     settle()
-    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
+    log_to_stderr(logging.INFO, "%(message)s")
     from diffusers.utils.logging import disable_progress_bar as silence_diffusers
     from transformers.utils.logging import disable_progress_bar as silence_transformers
     from transformers.utils.logging import set_verbosity_error
@@ -141,15 +142,24 @@ def _write(found: dict[str, Any], out: Path | None, *, plots: bool) -> None:
     from worker.bench.report import backlog, tables
 
     text = backlog("whole jobs, lms", found["whole"]) if "whole" in found else tables(found)
-    click.echo(text)
+    _tell(text)
     if out is None:
         return
     out.mkdir(parents=True, exist_ok=True)
     name = "whole" if "whole" in found else "bench"
-    (out / f"{name}.json").write_text(json.dumps(found, indent=1) + "\n")
-    (out / f"{name}.md").write_text(text + "\n")
+    (out / f"{name}.json").write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+    (out / f"{name}.md").write_text(text + "\n", encoding="utf-8")
     if plots:
         draw(found, out)
+
+
+def _tell(text: str) -> None:
+    if not sys.stdout.isatty():
+        return click.echo(text)
+    from farm.cli.output import console
+    from worker.bench.shown import shown
+
+    console().print(shown(text))
 
 
 if __name__ == "__main__":

@@ -171,7 +171,7 @@ def _forget_peak() -> None:
     if torch.cuda.is_available():
         torch.cuda.reset_peak_memory_stats()
     elif _CLEAR.exists():
-        _CLEAR.write_text(_RESET_PEAK)
+        _CLEAR.write_text(_RESET_PEAK, encoding="utf-8")
 
 
 def _peak_bytes() -> int | None:
@@ -179,6 +179,6 @@ def _peak_bytes() -> int | None:
     if torch.cuda.is_available():
         return torch.cuda.max_memory_allocated()
     if _CLEAR.exists():
-        line = next(line for line in _STATUS.read_text().splitlines() if line.startswith("VmHWM"))
+        line = next(line for line in _STATUS.read_text(encoding="utf-8").splitlines() if line.startswith("VmHWM"))
         return int(line.split()[1]) * 1024
     return None

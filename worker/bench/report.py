@@ -104,7 +104,7 @@ def _latency(figures: Figures) -> str:
         "p95, s",
         "p99, s",
         "first step p50, s",
-        "p95, s",
+        "first step p95, s",
         "the engine's p95 over this one's",
     )
     return (

@@ -48,7 +48,7 @@ class PreviewMap:
 def read_preview_map(path: Path) -> PreviewMap:
     """The map that `PreviewMap.to_json` wrote to `path`. Raises `ModelError` if it is malformed."""
     try:
-        content = json.loads(path.read_text())
+        content = json.loads(path.read_text(encoding="utf-8"))
         kernel, bias = torch.tensor(content["kernel"]).float(), torch.tensor(content["bias"]).float()
     except (OSError, ValueError, TypeError, KeyError, RuntimeError, RecursionError) as error:
         raise ModelError(

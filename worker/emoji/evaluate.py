@@ -261,7 +261,7 @@ def known_subjects(model: Path) -> list[Subject]:
     path = model / "training.json"
     if not path.is_file():
         return list(CORE_SUBJECTS)
-    return [SUBJECTS[name] for name in json.loads(path.read_text())["subjects"]]
+    return [SUBJECTS[name] for name in json.loads(path.read_text(encoding="utf-8"))["subjects"]]
 
 
 def on_color(subject: Subject, color: str) -> str:
@@ -282,7 +282,7 @@ def table(measures: Sequence[Measure]) -> str:
 def write_measures(measures: Sequence[Measure], path: Path) -> None:
     """Write the measures as JSON, by name, each with its verdict."""
     numbers = {measure.name: asdict(measure) | {"passed": measure.passed} for measure in measures}
-    path.write_text(json.dumps(numbers, indent=2) + "\n")
+    path.write_text(json.dumps(numbers, indent=2) + "\n", encoding="utf-8")
 
 
 def _share(flags: Iterable[bool]) -> float:

@@ -99,7 +99,7 @@ class Stage(Generic[Module]):
     def _report(self, losses: dict[str, Tensor]) -> None:
         entry: dict[str, float | int] = {name: round(float(loss.detach()), 5) for name, loss in losses.items()}
         entry |= {"step": self.step, "seconds": round(self.seconds, 1), "progress": round(self.progress, 4)}
-        with (self.directory / f"{self.name}.jsonl").open("a") as log:
+        with (self.directory / f"{self.name}.jsonl").open("a", encoding="utf-8") as log:
             log.write(json.dumps(entry) + "\n")
         shown = " ".join(f"{name} {value:.4f}" for name, value in entry.items() if name in losses)
         speed = f"{self.seconds / self.step:.3f} s/step"

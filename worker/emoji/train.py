@@ -67,7 +67,7 @@ def train(settings: Settings, out: Path, device: torch.device) -> Path:
 
     def save(denoiser: Denoiser) -> None:
         save_model(model, autoencoder, denoiser, tokenizer)
-        (model / "preview.json").write_text(preview.to_json() + "\n")
+        (model / "preview.json").write_text(preview.to_json() + "\n", encoding="utf-8")
         sheet(draw(load(model), SAMPLE_CAPTIONS), columns=8).save(out / "samples.png")
 
     train_denoiser(settings, out, text_encoder, tokenizer, latents * SCALING_FACTOR, device, save)
@@ -95,7 +95,7 @@ def refine(finished: Path, out: Path, settings: Settings, device: torch.device) 
 
     scaled = latents * SCALING_FACTOR
     stage.run(denoising_losses(stage, parts.tokenizer, scaled, scenes(settings), settings, device), save)
-    before = json.loads((finished / "training.json").read_text())
+    before = json.loads((finished / "training.json").read_text(encoding="utf-8"))
     write_json(model / "training.json", record(settings, out, device) | {"before": before})
     return model
 
@@ -162,12 +162,12 @@ def save_model(model: Path, autoencoder: AutoencoderKL, denoiser: Denoiser, toke
     StableDiffusionPipeline(**parts, requires_safety_checker=False).save_pretrained(model)
     # transformers would load the text encoder in the type it was saved in, which a CPU cannot mix with float32
     config = model / "text_encoder" / "config.json"
-    write_json(config, json.loads(config.read_text()) | {"dtype": "float32"})
+    write_json(config, json.loads(config.read_text(encoding="utf-8")) | {"dtype": "float32"})
 
 
 def record(settings: Settings, out: Path, device: torch.device) -> dict[str, object]:
     """What made these weights: settings, machine, versions, and the last losses of each stage."""
-    logs = {path.stem: path.read_text().splitlines() for path in sorted(out.glob("*.jsonl"))}
+    logs = {path.stem: path.read_text(encoding="utf-8").splitlines() for path in sorted(out.glob("*.jsonl"))}
     on_cuda = device.type == "cuda"
     return {
         "settings": dataclasses.asdict(settings),
@@ -181,7 +181,7 @@ def record(settings: Settings, out: Path, device: torch.device) -> dict[str, obj
 
 def write_json(path: Path, content: object) -> None:
     """Write readable JSON, ending in a newline."""
-    path.write_text(json.dumps(content, indent=2) + "\n")
+    path.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
 
 
 def _stage(name: str, module: Module, plan: Plan, settings: Settings, out: Path, device: torch.device) -> Stage[Module]:
@@ -225,7 +225,7 @@ def main() -> None:
         path = options.refine / "training.json"
         if not path.is_file():
             parser.error(f"--refine: there is no training.json in {options.refine}; name a finished model's directory")
-        numbers = json.loads(path.read_text())["settings"]
+        numbers = json.loads(path.read_text(encoding="utf-8"))["settings"]
         settings = dataclasses.replace(refined(numbers, **minutes), seed=options.seed)
         print(f"the model is in {refine(options.refine, options.out, settings, device)}")
         return

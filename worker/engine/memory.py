@@ -63,7 +63,7 @@ def free_bytes(device: torch.device) -> int | None:
         return torch.cuda.mem_get_info(device)[0] + unused
     if device.type != "cpu" or not _MEMINFO.exists():
         return None
-    lines = (line.split() for line in _MEMINFO.read_text().splitlines())
+    lines = (line.split() for line in _MEMINFO.read_text(encoding="utf-8").splitlines())
     available = next((1024 * int(words[1]) for words in lines if words[0] == "MemAvailable:"), None)
     limits = [limit for limit in (available, _left_to_container()) if limit is not None]
     return min(limits, default=None)
@@ -73,7 +73,8 @@ def _left_to_container() -> int | None:
     """What a container's limit leaves, if there is one (control groups, version 2)."""
     try:
         most, now, details = (
-            (_CONTROL_GROUP / name).read_text().strip() for name in ("memory.max", "memory.current", "memory.stat")
+            (_CONTROL_GROUP / name).read_text(encoding="utf-8").strip()
+            for name in ("memory.max", "memory.current", "memory.stat")
         )
     except OSError:
         return None

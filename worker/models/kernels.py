@@ -139,7 +139,7 @@ def _identity(model: LoadedModel, numbers: Sequence[int]) -> str:
 def _device(device: torch.device) -> list[str]:
     if device.type == "cuda":
         return [torch.cuda.get_device_name(device), str(torch.cuda.get_device_capability(device))]
-    said = _CPUINFO.read_text().splitlines() if _CPUINFO.exists() else []
+    said = _CPUINFO.read_text(encoding="utf-8").splitlines() if _CPUINFO.exists() else []
     return [platform.machine(), *sorted({line for line in said if line.startswith(("model name", "flags"))})]
 
 

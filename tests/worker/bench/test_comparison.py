@@ -36,7 +36,7 @@ def test_figures_tables_and_plots(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     assert found["not_run"], "what a CPU cannot show is named"
     for text in (f"| {PIPELINE} |", "Poisson arrivals", "Alike jobs"):
         assert text in tables(found)
-    assert all(path.read_text().startswith("<?xml") for path in draw(found, tmp_path))
+    assert all(path.read_text(encoding="utf-8").startswith("<?xml") for path in draw(found, tmp_path))
 
 
 def test_a_backlog_of_whole_jobs(tmp_path: Path) -> None:

@@ -58,7 +58,7 @@ def test_the_fit_is_deterministic_and_survives_its_file(tiny_model: LoadedModel,
     preview = fit_preview_map(tiny_model.vae)
     assert torch.equal(preview.kernel, fit_preview_map(tiny_model.vae).kernel)
     path = tmp_path / "preview.json"
-    path.write_text(preview.to_json())
+    path.write_text(preview.to_json(), encoding="utf-8")
     read = read_preview_map(path)
     assert torch.equal(read.kernel, preview.kernel)
     assert torch.equal(read.bias, preview.bias)
@@ -75,6 +75,6 @@ MALFORMED = (
 @pytest.mark.parametrize("text", MALFORMED, ids=range(len(MALFORMED)))
 def test_a_malformed_map_is_refused(tmp_path: Path, text: str) -> None:
     path = tmp_path / "preview.json"
-    path.write_text(text)
+    path.write_text(text, encoding="utf-8")
     with pytest.raises(ModelError, match="is not a preview map"):
         read_preview_map(path)

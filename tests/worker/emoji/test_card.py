@@ -18,7 +18,7 @@ def test_a_card_is_made_of_a_model_alone(micro_run: Path, tmp_path: Path) -> Non
     model = tmp_path / "model"
     shutil.copytree(micro_run / "model", model)
     measures = make_card(model, Effort(seeds=1, scenes=2, pairs=2, mixes=2, reconstructions=12))
-    numbers = json.loads((model / "evaluation.json").read_text())
+    numbers = json.loads((model / "evaluation.json").read_text(encoding="utf-8"))
     assert list(numbers) == [measure.name for measure in measures]
     width, height = _size(model / "modes.png")
     assert width == 8 * 64

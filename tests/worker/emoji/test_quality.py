@@ -31,7 +31,7 @@ def _floating(path: Path, names: list[str]) -> list[str]:
 
 
 def test_the_weights_say_how_they_were_made() -> None:
-    record = json.loads((WEIGHTS / "training.json").read_text())
+    record = json.loads((WEIGHTS / "training.json").read_text(encoding="utf-8"))
     assert {"settings", "subjects", "device", "versions", "losses"} <= set(record)
     assert (WEIGHTS / "README.md").is_file()
     assert (WEIGHTS / "NOTICE").is_file()
@@ -45,7 +45,7 @@ def test_the_table_names_what_is_missed() -> None:
 
 @needs_font
 def test_the_model_still_draws_what_its_card_claims() -> None:
-    claimed = json.loads((WEIGHTS / "evaluation.json").read_text())
+    claimed = json.loads((WEIGHTS / "evaluation.json").read_text(encoding="utf-8"))
     measures = Evaluation(WEIGHTS, QUICK).run()
     # The time a picture takes is the one measure with an upper bound: it says more of the machine than of the model.
     missed = [

@@ -132,8 +132,8 @@ def test_a_training_leaves_a_pipeline_that_draws(micro_run: Path) -> None:
     pipeline.set_progress_bar_config(disable=True)
     picture = pipeline("a banana", num_inference_steps=2, height=128, width=128).images[0]
     assert picture.size == (128, 128)
-    assert set(json.loads((model / "preview.json").read_text())) == {"kernel", "bias"}
-    record = json.loads((model / "training.json").read_text())
+    assert set(json.loads((model / "preview.json").read_text(encoding="utf-8"))) == {"kernel", "bias"}
+    record = json.loads((model / "training.json").read_text(encoding="utf-8"))
     assert record["subjects"] == ["red apple", "green apple", "banana"]
     assert record["losses"]["denoiser"][-1]["step"] == micro().denoiser.steps
 
@@ -151,7 +151,7 @@ def test_a_refinement_keeps_the_autoencoder_and_ends_as_if_it_had_not_been_inter
     micro_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     finished = micro_run / "model"
-    numbers = json.loads((finished / "training.json").read_text())["settings"]
+    numbers = json.loads((finished / "training.json").read_text(encoding="utf-8"))["settings"]
     settings = dataclasses.replace(refined(numbers), autocast=False, mixes=0.5)
     whole = refine(finished, tmp_path / "whole", settings, CPU)
     with monkeypatch.context() as patched:
@@ -169,8 +169,8 @@ def test_a_refinement_keeps_the_autoencoder_and_ends_as_if_it_had_not_been_inter
         assert weights(whole, part) != weights(finished, part)
         assert weights(parts, part) == weights(whole, part)
         config = Path(part) / "config.json"
-        assert (whole / config).read_text() == (finished / config).read_text()
-    record = json.loads((whole / "training.json").read_text())
+        assert (whole / config).read_text(encoding="utf-8") == (finished / config).read_text(encoding="utf-8")
+    record = json.loads((whole / "training.json").read_text(encoding="utf-8"))
     assert record["settings"]["mixes"] == 0.5
     assert record["before"]["settings"]["mixes"] == 0
     assert draw(load(whole), ["a banana in a top hat"], steps=2)[0].size == (128, 128)

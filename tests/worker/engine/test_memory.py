@@ -160,9 +160,9 @@ def test_a_containers_limit_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPat
         "memory.current": "3000",
         "memory.stat": "anon 1\ninactive_file 500",
     }.items():
-        (tmp_path / name).write_text(text + "\n")
+        (tmp_path / name).write_text(text + "\n", encoding="utf-8")
 
     assert free_bytes(CPU) == 2500
 
-    (tmp_path / "memory.max").write_text("max\n")
+    (tmp_path / "memory.max").write_text("max\n", encoding="utf-8")
     assert (free_bytes(CPU) or 0) > 2500

@@ -44,7 +44,7 @@ def test_a_prefix_of_nothing_is_told(servers: Settings, url: str, tmp_path: Path
 
 
 def test_a_file_where_a_folder_should_be_is_told(servers: Settings, url: str, tmp_path: Path) -> None:
-    (tmp_path / "unet").write_text("in the way")
+    (tmp_path / "unet").write_text("in the way", encoding="utf-8")
     with pytest.raises(ModelError, match="cannot be kept in"):
         bucket_fetcher(servers)(url, tmp_path)
 

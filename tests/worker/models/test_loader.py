@@ -76,9 +76,9 @@ def test_the_tiny_model_is_the_same_every_time(built: Path, tmp_path: Path) -> N
 
 
 def test_a_model_says_what_suits_it(loader: ModelLoader, model: Path) -> None:
-    (model / "farm.json").write_text('{"guidance": 4.0}')
+    (model / "farm.json").write_text('{"guidance": 4.0}', encoding="utf-8")
     preview = PreviewMap(torch.ones(3, 4, 3, 3), torch.zeros(3))
-    (model / "preview.json").write_text(preview.to_json())
+    (model / "preview.json").write_text(preview.to_json(), encoding="utf-8")
     loaded = loader.load("tiny", LocalDirectory(model))
     assert loaded.default_guidance == 4.0
     assert torch.equal(loaded.preview.kernel, preview.kernel)
@@ -92,7 +92,7 @@ def test_a_half_precision_model_is_computed_in_float32_on_a_cpu(loader: ModelLoa
 
 
 def write_config(path: Path, **changes: Any) -> None:
-    path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
+    path.write_text(json.dumps({**json.loads(path.read_text(encoding="utf-8")), **changes}), encoding="utf-8")
 
 
 def empty(model: Path) -> None:
@@ -123,8 +123,8 @@ def endless(model: Path) -> None:
 
 SPOILT: dict[str, tuple[Callable[[Path], Any], str]] = {
     "empty": (empty, r"'tiny' has no .*model_index\.json .*diffusers' layout"),
-    "index is no JSON": (lambda m: (m / "model_index.json").write_text("{"), "cannot be read"),
-    "index is a list": (lambda m: (m / "model_index.json").write_text("[]"), "is not a JSON object"),
+    "index is no JSON": (lambda m: (m / "model_index.json").write_text("{", encoding="utf-8"), "cannot be read"),
+    "index is a list": (lambda m: (m / "model_index.json").write_text("[]", encoding="utf-8"), "is not a JSON object"),
     "no scheduler": (lambda m: shutil.rmtree(m / "scheduler"), r"has no .*scheduler_config\.json"),
     "no vae": (lambda m: shutil.rmtree(m / "vae"), r"has no .*vae/config\.json"),
     "pickled": (pickle_weights, r"only pickled weights in .*vae \(diffusion_pytorch_model\.bin\), which can run code"),
@@ -151,23 +151,40 @@ SPOILT: dict[str, tuple[Callable[[Path], Any], str]] = {
         lambda m: write_config(m / "model_index.json", text_encoder=None),
         "the text_encoder of the model 'tiny' is missing",
     ),
-    "farm.json": (lambda m: (m / "farm.json").write_text('{"guidance": "high"}'), r"farm\.json is malformed"),
-    "no number": (lambda m: (m / "farm.json").write_text('{"guidance": NaN}'), r"a guidance of nan is not from 0"),
-    "preview.json": (lambda m: (m / "preview.json").write_text("{}"), r"preview\.json is not a preview map"),
+    "farm.json": (
+        lambda m: (m / "farm.json").write_text('{"guidance": "high"}', encoding="utf-8"),
+        r"farm\.json is malformed",
+    ),
+    "no number": (
+        lambda m: (m / "farm.json").write_text('{"guidance": NaN}', encoding="utf-8"),
+        r"a guidance of nan is not from 0",
+    ),
+    "preview.json": (
+        lambda m: (m / "preview.json").write_text("{}", encoding="utf-8"),
+        r"preview\.json is not a preview map",
+    ),
     "another model's preview": (
-        lambda m: (m / "preview.json").write_text(PreviewMap(torch.ones(3, 3, 3, 3), torch.zeros(3)).to_json()),
+        lambda m: (m / "preview.json").write_text(
+            PreviewMap(torch.ones(3, 3, 3, 3), torch.zeros(3)).to_json(), encoding="utf-8"
+        ),
         r"preview\.json is not a preview map of this model",
     ),
     "a preview of no numbers": (
         lambda m: (m / "preview.json").write_text(
-            PreviewMap(torch.full((3, 4, 3, 3), torch.nan), torch.zeros(3)).to_json()
+            PreviewMap(torch.full((3, 4, 3, 3), torch.nan), torch.zeros(3)).to_json(), encoding="utf-8"
         ),
         r"preview\.json is not a preview map",
     ),
-    "nested without end": (lambda m: (m / "unet" / "config.json").write_text("[" * 200_000), "nested too deeply"),
-    "nested guidance": (lambda m: (m / "farm.json").write_text('{"guidance": ' + "[" * 200_000), "nested too deeply"),
+    "nested without end": (
+        lambda m: (m / "unet" / "config.json").write_text("[" * 200_000, encoding="utf-8"),
+        "nested too deeply",
+    ),
+    "nested guidance": (
+        lambda m: (m / "farm.json").write_text('{"guidance": ' + "[" * 200_000, encoding="utf-8"),
+        "nested too deeply",
+    ),
     "an enormous guidance": (
-        lambda m: (m / "farm.json").write_text('{"guidance": 1' + "0" * 400 + "}"),
+        lambda m: (m / "farm.json").write_text('{"guidance": 1' + "0" * 400 + "}", encoding="utf-8"),
         r"farm\.json is malformed",
     ),
     "a configuration without end": (endless, r"config\.json of the model 'tiny' cannot be read: .*more than 4 MiB"),
@@ -241,7 +258,9 @@ ASKING_FOR_CODE: dict[str, Callable[[Path], Any]] = {
         m / "text_encoder" / "config.json", _attn_implementation="evil/kernel"
     ),
     "quantization": lambda m: write_config(m / "unet" / "config.json", quantization_config={"quant_method": "evil"}),
-    "adapter": lambda m: (m / "text_encoder" / "adapter_config.json").write_text('{"peft_type": "LORA"}'),
+    "adapter": lambda m: (m / "text_encoder" / "adapter_config.json").write_text(
+        '{"peft_type": "LORA"}', encoding="utf-8"
+    ),
 }
 
 
@@ -249,7 +268,7 @@ ASKING_FOR_CODE: dict[str, Callable[[Path], Any]] = {
 def test_a_model_that_asks_for_code_is_refused(loader: ModelLoader, model: Path, tmp_path: Path, case: str) -> None:
     mark = tmp_path / "ran"
     for folder in (model, *(folder for folder in model.iterdir() if folder.is_dir())):
-        (folder / "evil.py").write_text(f"import os\nos.mkdir({str(mark)!r})\nclass Evil: ...\n")
+        (folder / "evil.py").write_text(f"import os\nos.mkdir({str(mark)!r})\nclass Evil: ...\n", encoding="utf-8")
     ASKING_FOR_CODE[case](model)
     with pytest.raises(ModelError, match=r"asks for .*, which is not loaded here"):
         loader.load("tiny", LocalDirectory(model))
@@ -287,7 +306,7 @@ def test_a_checkpoints_configuration_cannot_import_a_module(
     loader: ModelLoader, built: Path, model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, component: str
 ) -> None:
     mark = tmp_path / "ran"
-    (tmp_path / "evil.py").write_text(f"import os\nos.mkdir({str(mark)!r})\nclass Evil: ...\n")
+    (tmp_path / "evil.py").write_text(f"import os\nos.mkdir({str(mark)!r})\nclass Evil: ...\n", encoding="utf-8")
     monkeypatch.syspath_prepend(tmp_path)
     file = write_original_checkpoint(built, tmp_path / "one.safetensors")
     write_config(model / "model_index.json", **{component: ["evil", "Evil"]})
@@ -402,6 +421,6 @@ def test_an_incomplete_checkpoint_is_refused(
 
 def test_what_is_no_checkpoint_is_refused(loader: ModelLoader, built: Path, tmp_path: Path) -> None:
     file = tmp_path / "text.safetensors"
-    file.write_text("not weights at all")
+    file.write_text("not weights at all", encoding="utf-8")
     with pytest.raises(ModelError, match=r"text\.safetensors cannot be loaded"):
         loader.load("one", SingleFile(file, built))
