@@ -22,6 +22,8 @@ SPEC_KEY = "render-farm"
 
 MAX_BYTES = 32 * 2**20
 MAX_PIXELS = 40_000_000
+MAX_SIDE = 65_535
+"""Of a picture, in pixels, and of any JPEG: to read so many rows as a PNG could have takes more than its pixels do."""
 _FORMATS = ("PNG", "JPEG", "WEBP")
 _PNG_DEPTH = 24
 """Where a PNG says how many bits a sample has."""
@@ -80,7 +82,7 @@ def check_init(data: bytes, *, name: str) -> InitImage:
 def decode(data: bytes, *, name: str) -> Image.Image:
     """The picture in `data` in sRGB, upright by its EXIF tag, over white; of an animation, the first frame.
 
-    Raises `InvalidInput` for more than 32 MiB or 40 megapixels, an unknown format or a broken file.
+    Raises `InvalidInput` for more than 32 MiB, 40 megapixels or 65,535 a side, an unknown format or a broken file.
     The size is checked from the header, before any pixel is decoded. What else the file holds is not looked at.
     """
     return _decoded(data, name)[0]
@@ -113,6 +115,9 @@ def _opened(data: bytes, name: str) -> Image.Image:
         raise InvalidInput(f"{name} has over {2 * (Image.MAX_IMAGE_PIXELS or 0):,} {too_many}", field="init") from error
     if opened.width * opened.height > MAX_PIXELS:
         raise InvalidInput(f"{name} has {opened.width}×{opened.height} {too_many}", field="init")
+    if max(opened.size) > MAX_SIDE:
+        long = f"{opened.width}×{opened.height} pixels, and a side may have {MAX_SIDE:,}"
+        raise InvalidInput(f"{name} has {long}", field="init")
     _scale_transparency(opened, data)
     return opened
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -11,9 +10,9 @@ from pathlib import Path
 from PIL import Image
 
 from farm.errors import InvalidInput
-from farm.images import SPEC_KEY, decode, without_warnings
+from farm.images import SPEC_KEY, decode
 from farm.lettering import Lettering, Line
-from farm.metadata import read_text, strip
+from farm.metadata import read_text
 from farm.spec import JobSpec
 
 MAX_TILES = 1_000
@@ -24,8 +23,6 @@ _PAPER, _INK, _FAINT = (250, 249, 246), (34, 34, 38), (128, 126, 122)
 _TITLE_SIZE, _DETAIL_SIZE = 17, 13
 _LEADING = 1.35
 _MOST_TITLE_LINES, _MOST_DETAIL_LINES = 3, 2
-_LONGEST_SIDE = 65_535
-"""Of a picture, in pixels, and of any JPEG: to read so many rows as a PNG could have takes more than its pixels do."""
 _REDUCING_GAP = 3.0
 """A larger picture is halved, thirded… to this times a tile's size first, which takes no time and shows in no pixel."""
 
@@ -55,9 +52,8 @@ class Caption:
 def tile_of(data: bytes, *, name: str) -> Tile:
     """The tile of an image file, captioned by the spec that a worker wrote into it, else by `name`.
 
-    Raises `InvalidInput` if the bytes are no image, or one with a side of more than 65,535 pixels.
+    Raises `InvalidInput` if the bytes are no image.
     """
-    _check_sides(data, name)
     picture = _fitted(decode(data, name=name))
     spec = _spec_in(data)
     return Tile(picture, title=spec.prompt, detail=describe(spec)) if spec else Tile(picture, title=Path(name).name)
@@ -118,16 +114,6 @@ def _fitted(picture: Image.Image) -> Image.Image:
     scale = min(_TILE / picture.width, _TILE / picture.height)
     size = (max(1, round(picture.width * scale)), max(1, round(picture.height * scale)))
     return picture.convert("RGB").resize(size, Image.Resampling.LANCZOS, reducing_gap=_REDUCING_GAP)
-
-
-def _check_sides(data: bytes, name: str) -> None:
-    try:
-        with without_warnings(), Image.open(io.BytesIO(strip(data).data)) as opened:
-            width, height = opened.size
-    except Exception:  # whatever it is, `decode` says so
-        return
-    if max(width, height) > _LONGEST_SIDE:
-        raise InvalidInput(f"{name} has {width}×{height} pixels; a sheet takes sides of up to {_LONGEST_SIDE:,}")
 
 
 def _caption(tile: Tile, lettering: Lettering) -> Caption:
