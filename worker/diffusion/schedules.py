@@ -117,6 +117,11 @@ def _fresh(written: str, sampler: SamplerName) -> Any:
     config = json.loads(written)
     if config.get("use_flow_sigmas") or "FlowMatch" in str(config.get("_class_name")):
         raise ModelError("the model is trained by flow matching", hint="use a model of Stable Diffusion 1 or 2")
+    betas, levels = config.get("trained_betas"), config.get("num_train_timesteps", 1_000)
+    if betas is not None and len(betas) != levels:
+        raise ModelError(
+            f"the model's scheduler_config.json has {len(betas):,} trained_betas for {levels:,} noise levels"
+        )
     for key, values in _NONLINEAR.get(sampler, {}).items():
         if config.get(key) in values:
             raise ModelError(
@@ -167,7 +172,7 @@ def _ddim_levels(scheduler: Any, timesteps: Floats) -> tuple[Floats, Floats, Flo
     if here.max() >= len(products):
         raise _too_many(len(timesteps), "ddim")
     product = products[here]
-    product_next = np.where(there >= 0, products[there], float(scheduler.final_alpha_cumprod))
+    product_next = np.where(there >= 0, products[np.maximum(there, 0)], float(scheduler.final_alpha_cumprod))
     return np.sqrt(product), np.sqrt(1 - product), np.sqrt(product_next), np.sqrt(1 - product_next)
 
 
