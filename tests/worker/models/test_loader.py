@@ -17,6 +17,7 @@ from farm.errors import InvalidInput, ModelError, StorageError
 from tests.tiny import LMS_CONFIG, PNDM_CONFIG, build_tiny_model
 from tests.worker.models.original_layout import write_original_checkpoint
 from worker.diffusion.preview import PreviewMap
+from worker.diffusion.schedules import read_schedule
 from worker.models import loader as loader_module
 from worker.models.device import place
 from worker.models.loader import ModelLoader
@@ -235,6 +236,18 @@ SPOILT: dict[str, tuple[Callable[[Path], Any], str]] = {
         lambda m: write_config(m / "scheduler" / "scheduler_config.json", num_train_timesteps=10**12),
         "trained on 1000000000000 noise levels",
     ),
+    "another prediction": (
+        lambda m: write_config(m / "scheduler" / "scheduler_config.json", prediction_type="sample"),
+        "the model 'tiny' cannot be sampled: the model predicts 'sample'",
+    ),
+    "a schedule of words": (
+        lambda m: write_config(m / "scheduler" / "scheduler_config.json", beta_end="big"),
+        r"the model 'tiny' cannot be sampled: the model's scheduler_config\.json makes no schedule for 'lms'",
+    ),
+    "levels that are true": (
+        lambda m: write_config(m / "scheduler" / "scheduler_config.json", num_train_timesteps=True),
+        "trained on True noise levels",
+    ),
     "no scaling": (lambda m: write_config(m / "vae" / "config.json", scaling_factor="x"), "the scaling_factor 'x'"),
     "an architecture that is a number": (
         lambda m: write_config(m / "text_encoder" / "config.json", architectures=5),
@@ -290,6 +303,24 @@ def test_a_spoilt_model_is_refused(loader: ModelLoader, model: Path, case: str) 
     spoil(model)
     with pytest.raises(ModelError, match=message):
         loader.load("tiny", LocalDirectory(model))
+
+
+def test_a_sampler_that_cannot_follow_the_schedule_is_told(
+    loader: ModelLoader, model: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    write_config(model / "scheduler" / "scheduler_config.json", interpolation_type="cubic", thresholding=True)
+    loaded = loader.load("tiny", LocalDirectory(model))
+    warned = {record.getMessage().split(" will fail")[0] for record in caplog.records}
+    expected = {f"jobs of the model 'tiny' with the sampler '{name}'" for name in ("euler", "ddim", "dpmpp_2m")}
+    assert expected == {words for words in warned if words.startswith("jobs of the model")}
+    assert read_schedule(loaded.scheduler_config, "lms", 20).steps == 20
+    with pytest.raises(ModelError, match="asks 'ddim' for thresholding: true"):
+        read_schedule(loaded.scheduler_config, "ddim", 20)
+
+
+def test_an_offset_is_set_right_as_diffusers_pipelines_do(loader: ModelLoader, model: Path) -> None:
+    write_config(model / "scheduler" / "scheduler_config.json", steps_offset=0)
+    assert loader.load("tiny", LocalDirectory(model)).scheduler_config["steps_offset"] == 1
 
 
 def test_a_model_that_has_no_room_to_render_says_so(
