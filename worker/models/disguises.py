@@ -12,6 +12,7 @@ CONVERT = "if you trust it, load it with diffusers elsewhere and save it with sa
 _LFS = b"version https://git-lfs.github.com/spec/"
 _ZIP, _PICKLE = b"PK\x03\x04", b"\x80"
 _PAGES = (b"<!doctype", b"<html", b"<?xml")
+_HEADER = 8  # bytes of safetensors that say how long the JSON after them is
 _LOOK_AT = 512
 
 
@@ -37,10 +38,10 @@ def recognised(path: Path) -> tuple[str, str] | None:
         return "it is a pointer of Git LFS, not the file itself", "'git lfs pull' in its repository fetches the file"
     if beginning.lstrip().lower().startswith(_PAGES):
         return "it is a web page, not the file itself", "download the file, not the page that shows it"
-    if beginning.startswith(_ZIP) or (beginning[:1] == _PICKLE and beginning[1:2] in (b"\x02", b"\x03", b"\x04")):
+    if beginning.startswith(_ZIP) or (beginning.startswith(_PICKLE) and beginning[_HEADER : _HEADER + 1] != b"{"):
         return "it is pickled whatever its name says, and so could run code", CONVERT
     if path.suffix.lower() == WEIGHTS:
         size = path.stat().st_size
-        if size < 8 or int.from_bytes(beginning[:8], "little") > size:
+        if size < _HEADER or int.from_bytes(beginning[:_HEADER], "little") > size:
             return f"it is cut short or damaged, with {size:,} bytes", "fetch it again"
     return None

@@ -247,7 +247,7 @@ def _check_samplers(name: str, scheduler_config: Mapping[str, Any]) -> None:
 def _check_finite(name: str, component: str, module: torch.nn.Module) -> None:
     """Raise `ModelError` if a weight is not a number, or too large for the precision in which it is computed with."""
     for key, weight in module.named_parameters():
-        if weight.numel() and not all(bound.isfinite() for bound in torch.aminmax(weight)):
+        if not weight.isfinite().all():
             raise ModelError(
                 f"the {component} of the model '{name}' has weights that are no finite numbers, in {key}",
                 hint="the file is damaged, or was made by a training or a merge that went wrong",

@@ -4,8 +4,13 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Callable
+from functools import reduce
 from pathlib import Path
 from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
 
 from tests.tiny import PNDM_CONFIG
 
@@ -56,7 +61,23 @@ def publish(model: Path, directory: Path, release: str) -> Path:
     _write(directory / "model_index.json", index)
     _write(directory / "scheduler" / "scheduler_config.json", schedule)
     _write_slow_tokenizer(directory / "tokenizer")
+    _write_old_names(directory)
     return directory
+
+
+def _write_old_names(directory: Path) -> None:
+    """Weights under the names of 2022, which the libraries still know."""
+    vae = directory / "vae" / "diffusion_pytorch_model.safetensors"
+    old = {"to_q": "query", "to_k": "key", "to_v": "value", "to_out.0": "proj_attn"}
+    _rename(vae, lambda key: reduce(lambda name, pair: name.replace(*pair), old.items(), key))
+    encoder = directory / "text_encoder" / "model.safetensors"
+    _rename(encoder, lambda key: f"text_model.{key.removeprefix('text_model.')}")
+    weights = load_file(encoder)
+    save_file({**weights, "text_model.embeddings.position_ids": torch.arange(77)[None]}, encoder, {"format": "pt"})
+
+
+def _rename(path: Path, rename: Callable[[str], str]) -> None:
+    save_file({rename(key): value for key, value in load_file(path).items()}, path, {"format": "pt"})
 
 
 def _write_slow_tokenizer(directory: Path) -> None:

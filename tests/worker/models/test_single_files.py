@@ -254,6 +254,14 @@ def test_what_is_no_file_of_weights_is_told(built: Path, tmp_path: Path, text: s
         read_checkpoint("one", file, built)
 
 
+def test_a_long_header_is_not_taken_for_a_pickle(built: Path, tmp_path: Path) -> None:
+    """Its first bytes say 640, as a pickle's may."""
+    file = tmp_path / "odd.safetensors"
+    file.write_bytes((640).to_bytes(8, "little") + b"{" + b"x" * 700)
+    with pytest.raises(ModelError, match=r"odd\.safetensors cannot be loaded: (?!it is pickled)"):
+        read_checkpoint("one", file, built)
+
+
 def test_a_checkpoint_cut_short_is_told(built: Path, checkpoint: Path, tmp_path: Path) -> None:
     file = tmp_path / "half.safetensors"
     file.write_bytes(checkpoint.read_bytes()[: checkpoint.stat().st_size // 2])
