@@ -84,7 +84,8 @@ def _read(config: str, sampler: SamplerName, steps: int) -> Schedule:
     except FarmError:
         raise
     except Exception as error:
-        raise ModelError(f"the model's scheduler_config.json makes no schedule for '{sampler}': {error}") from error
+        said = " ".join(str(error).split())[:300] or type(error).__name__
+        raise ModelError(f"the model's scheduler_config.json makes no schedule for '{sampler}': {said}") from error
 
 
 def _followed(config: str, sampler: SamplerName, steps: int) -> Schedule:
