@@ -56,8 +56,9 @@ class ModelService:
             raise self._none()
 
     def _refuse(self, name: str, error: FarmError) -> None:
-        _log.error("the model '%s' is not served: %s", name, error)
-        self._errors[name] = error
+        _log.error("the model '%s' is not served: %s", name, str(error))
+        # The error itself would hold on to what was loaded when it came up.
+        self._errors[name] = type(error)(error.message, hint=error.hint)
 
     def _none(self) -> FarmError:
         errors = list(self._errors.values())

@@ -11,6 +11,8 @@ from huggingface_hub.errors import CachedRepoTreeNotFoundError, LocalEntryNotFou
 
 from farm.errors import ModelError
 from tests.tiny import build_tiny_model
+from tests.worker.models.original_layout import write_original_checkpoint
+from tests.worker.models.published import publish
 from worker.models import hub
 from worker.models.device import place
 from worker.models.loader import ModelLoader
@@ -90,6 +92,25 @@ def test_what_is_in_the_cache_is_enough(loader: ModelLoader, fake: FakeHub) -> N
     fake.files = None
     assert loader.load("mine", Hub("owner/name", "abc123")).name == "mine"
     assert len(fake.asked) == 1
+
+
+def test_a_cache_of_exactly_these_files_serves_without_a_network(
+    loader: ModelLoader, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By the hub's own library: a single file with the default configuration, and a whole model."""
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    built = build_tiny_model(tmp_path / "built")
+    file = write_original_checkpoint(built, tmp_path / "one.safetensors")
+    snapshots = tmp_path / "hub" / "models--CompVis--stable-diffusion-v1-4" / "snapshots"
+    snapshots.mkdir(parents=True)
+    snapshot = publish(built, snapshots / STABLE_DIFFUSION_1_4.revision, "1.4")
+    assert loader.load("sd14", STABLE_DIFFUSION_1_4).revision == STABLE_DIFFUSION_1_4.revision
+    for path in snapshot.rglob("*.safetensors"):
+        path.unlink()
+    assert loader.load("one", SingleFile(file, None)).name == "one"
+    with pytest.raises(ModelError, match=r"the model 'sd14' has no \.safetensors weights in .*unet"):
+        loader.load("sd14", STABLE_DIFFUSION_1_4)
 
 
 def test_one_precision_of_each_component_is_downloaded() -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+import weakref
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +16,7 @@ from worker.models.registry import LocalDirectory, ModelRegistry, Source
 from worker.models.service import ModelService
 
 
-@dataclass
+@dataclass(eq=False)
 class FakeModel:
     size: int = 1
 
@@ -64,10 +66,26 @@ def test_one_that_cannot_be_loaded_keeps_no_other_from_being_served(
     assert "the model 'bad' is not served: the model 'bad' is broken (mend it)" in caplog.text
 
 
+def test_what_was_loaded_of_a_refused_model_is_freed() -> None:
+    loaded: list[weakref.ref[FakeModel]] = []
+
+    def load(name: str, _: Source) -> FakeModel:
+        model = FakeModel()
+        loaded.append(weakref.ref(model))
+        if name == "bad":
+            raise ModelError("it is broken")
+        return model
+
+    registry = ModelRegistry({name: LocalDirectory(Path(name)) for name in ("bad", "good")})
+    served = ModelService(registry.names, ModelPool(registry, 100, load), ask_bucket=answers)
+    served.load()
+    gc.collect()
+    assert [model() is None for model in loaded] == [True, False]
+
+
 def test_without_any_there_is_nothing_to_do() -> None:
-    with pytest.raises(ModelError) as one:
+    with pytest.raises(ModelError, match=r"^the model 'bad' is broken \(mend it\)$"):
         service({"bad": BROKEN})[0].load()
-    assert one.value is BROKEN
     with pytest.raises(ModelError, match=r"the model 'bad' is broken \(mend it\); no such file \(a worker needs one"):
         service({"bad": BROKEN, "worse": ModelError("no such file")})[0].load()
 
