@@ -283,9 +283,13 @@ class FarmClient:
 
 def _warnings(jobs: Sequence[NewJob], workers: Sequence[WorkerInfo]) -> tuple[str, ...]:
     served = {name for worker in workers for name in worker.models}
+    refused = {name: f"{worker.id}: {why}" for worker in workers for name, why in worker.refused.items()}
     missing = sorted({job.spec.model for job in jobs} - served)
     return tuple(
-        f"no live worker serves the model '{name}'; its jobs wait until one does"
-        f" (farm worker --model {name}{'' if name in keys.BUILT_IN_MODELS else '=SOURCE'})"
+        f"no live worker serves the model '{name}'; its jobs wait until one does ({refused.get(name) or _how(name)})"
         for name in missing
     )
+
+
+def _how(name: str) -> str:
+    return f"farm worker --model {name}{'' if name in keys.BUILT_IN_MODELS else '=SOURCE'}"

@@ -31,6 +31,9 @@ def _on_one_line(text: str) -> str:
     return one_line(text[:500])
 
 
+Reason = Annotated[str, AfterValidator(_on_one_line)]
+
+
 Words = Annotated[str, StringConstraints(min_length=1, max_length=200), AfterValidator(_printable)]
 Number = Annotated[int, Field(ge=0, lt=2**53)]
 
@@ -132,7 +135,9 @@ class WorkerInfo(BaseModel):
     warm: ModelNames = ()
     slots: Number
     jobs: Number
-    paused: Annotated[str, AfterValidator(_on_one_line)] | None = None
+    refused: Annotated[dict[ModelName, Reason], Field(max_length=1_000)] = {}
+    """Models that it was given and cannot serve, and why not."""
+    paused: Reason | None = None
     """Why it takes no jobs now, if it does not."""
     losses: Annotated[tuple[LossDeclaration, ...], Field(max_length=1_000)] = ()
     version: Words

@@ -23,6 +23,10 @@ MAX_ATTEMPT = 999_999_999
 BUILT_IN_MODELS = ("emoji", "sd14")
 """Models that every worker knows by name alone; any other needs a source."""
 
+WEIGHTS = ".safetensors"
+PICKLED_WEIGHTS = (".bin", ".ckpt", ".pt", ".pth")
+"""How files of weights end: those that are read, and those that could run code and never are. In whatever case."""
+
 IMAGE_EXTENSIONS = ("png", "jpeg", "webp")
 
 

@@ -45,6 +45,7 @@ from worker.models.kernels import Kernels, secret_of
 from worker.models.loader import Compile, LoadedModel, ModelLoader
 from worker.models.pool import ModelPool
 from worker.models.registry import ModelRegistry
+from worker.models.service import ModelService
 from worker.patience import Patience
 from worker.previews import Previews
 from worker.publish import Publisher, package_versions
@@ -90,7 +91,7 @@ class Worker:
         self._on_gpu = self._placement.device.type != "cpu"
         self._device = _device_name(self._placement)
         self.id = f"{options.name or socket.gethostname()}-{secrets.token_hex(2)}"
-        self._registry = ModelRegistry.from_options(options.models)
+        registry = ModelRegistry.from_options(options.models)
         self._losses: Losses = load_losses()
         self._state: Literal["starting", "ready", "draining"] = "starting"
         self._started = datetime.now(UTC)
@@ -110,8 +111,9 @@ class Worker:
             compile=self._compile_at_start(rows) if options.compile and self._on_gpu else None,
         )
         self._pool: ModelPool[LoadedModel] = ModelPool(
-            self._registry, _model_budget(self._placement), loader.load, on_drop=self._free_memory
+            registry, _model_budget(self._placement), loader.load, on_drop=self._free_memory
         )
+        self._served = ModelService(registry.names, self._pool, ask_bucket=self._storage.ensure_bucket)
         self._engine = Engine(
             self._losses,
             max_rows=rows,
@@ -140,7 +142,7 @@ class Worker:
             storage=self._storage,
             keeper=self._keeper,
             models=self._pool,
-            served=frozenset(self._registry.names),
+            served=self._served,
             engine=self._engine,
             publisher=Publisher(self._storage, worker=self.id, device=self._device),
             crown=crown,
@@ -167,10 +169,7 @@ class Worker:
             self._storage.ensure_bucket()
             self._keeper.start()
             try:
-                for name in self._registry.names:
-                    _log.info("loading the model '%s'", name)
-                    with self._pool.using(name):
-                        pass
+                self._served.load()
                 self._engine.start()
                 self._previews.start()
                 self._reaper.start()
@@ -209,7 +208,7 @@ class Worker:
             hostname=f"{self.id}@{socket.gethostname()}",
             pool_cls="threads",
             concurrency=self._slots,
-            queues=[queue_name(name) for name in self._registry.names],
+            queues=[queue_name(name) for name in self._served.names],
             without_gossip=True,
             without_mingle=True,
             without_heartbeat=True,
@@ -222,7 +221,7 @@ class Worker:
                 signal.signal(number, self._on_signal)
             self._state = "ready"
             self._announce()
-            _log.info("ready on %s: %s, %d slots", self._device, ", ".join(self._registry.names), self._slots)
+            _log.info("ready on %s: %s, %d slots", self._device, ", ".join(self._served.names), self._slots)
 
         worker_ready.connect(on_ready, weak=False)
         consumer.start()
@@ -276,7 +275,8 @@ class Worker:
             pid=os.getpid(),
             device=self._device,
             state=self._state,
-            models=self._registry.names,
+            models=self._served.names,
+            refused=self._served.refused,
             warm=self._pool.warm,
             slots=self._slots,
             jobs=len(self._keeper.held),

@@ -30,7 +30,7 @@ from farm.storage import Storage
 from worker.diffusion.noise import NoiseStream
 from worker.diffusion.solvers import HISTORY
 from worker.engine.request import Snapshot
-from worker.models.components import first_line
+from worker.models.disguises import first_line
 from worker.trace import check_so_far
 
 _log = logging.getLogger(__name__)

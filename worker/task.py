@@ -10,7 +10,7 @@ import queue
 import threading
 import time
 from collections import Counter, deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Container, Iterator
 from concurrent.futures import Future
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -85,7 +85,7 @@ class JobRunner:
     storage: Storage
     keeper: LeaseKeeper
     models: ModelPool[LoadedModel]
-    served: frozenset[str]
+    served: Container[str]
     engine: Engine
     publisher: Publisher
     crown: Crown

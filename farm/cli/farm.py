@@ -34,8 +34,9 @@ _WORKER_STYLES = {"starting": "dim", "ready": "green", "draining": "yellow"}
 def workers(as_json: bool) -> None:
     """List the live workers.
 
-    With --json: a list of {id, host, pid, device, state, models, warm, slots, jobs, paused, losses, version, started,
-    done, images_per_minute}; `paused` is null, or why the worker takes no jobs now.
+    With --json: a list of {id, host, pid, device, state, models, warm, slots, jobs, refused, paused, losses, version,
+    started, done, images_per_minute}; `refused` says of models why they are not served, and `paused` is null, or why
+    the worker takes no jobs now.
     """
     from farm.client import FarmClient
 
@@ -51,6 +52,8 @@ def workers(as_json: bool) -> None:
     for worker in live:
         if worker.paused and worker.state == "ready":
             note(f"{worker.id} takes no jobs: {worker.paused}")
+        for model, reason in worker.refused.items():
+            note(f"{worker.id} does not serve {model}: {reason}")
 
 
 def _table_of_models(known: Sequence[ModelService]) -> Columns:

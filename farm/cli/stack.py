@@ -35,6 +35,7 @@ def up(workers: int, models: tuple[str, ...], detach: bool) -> None:
         started = stack.start_detached(home, workers, models)
         loading = "" if stack.wait_for_workers(home, started) else ", still loading"
         _tell_ready(home, started, f"{workers}{loading}", began, ending="farm down")
+        _tell_refused(started)
         return
     _log_to_terminal()
 
@@ -94,6 +95,17 @@ def _tell_ready(home: Path, settings: Settings, workers: str, began: float, *, e
     say(f"      farm doctor looks it over, {ending} stops it")
     if os.environ.get("FARM_REDIS_URL"):
         note("FARM_REDIS_URL is set: other commands talk to that farm, and not to this one")
+
+
+def _tell_refused(settings: Settings) -> None:
+    from contextlib import closing
+
+    from farm.ledger import Ledger
+
+    with closing(Ledger(settings)) as ledger:
+        for worker in ledger.workers():
+            for model, reason in worker.refused.items():
+                note(f"{worker.id} does not serve {model}: {reason}")
 
 
 def _tell(check: Check) -> None:

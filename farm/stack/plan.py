@@ -11,7 +11,7 @@ from pathlib import Path
 
 import farm
 from farm.errors import InvalidInput
-from farm.keys import BUILT_IN_MODELS, model_name
+from farm.keys import BUILT_IN_MODELS, PICKLED_WEIGHTS, WEIGHTS, model_name
 from farm.stack.layout import Layout
 from farm.stack.process import Program
 
@@ -108,10 +108,16 @@ def _check_model(model: str) -> None:
     for path in filter(_means_a_path, source.split("#config=")):
         if _here(path) is None:
             raise InvalidInput(f"{name!r} comes from {path}, which is not there", field="--model")
+        if path.lower().endswith(PICKLED_WEIGHTS):
+            hint = "if you trust it, save it as .safetensors"
+            raise InvalidInput(
+                f"{name!r} comes from {path}, which is pickled and could run code", field="--model", hint=hint
+            )
 
 
 def _means_a_path(source: str) -> bool:
-    return source.startswith(("/", "./", "../", "~")) or (source.endswith(".safetensors") and "://" not in source)
+    is_file = source.lower().endswith((WEIGHTS, *PICKLED_WEIGHTS)) and "://" not in source
+    return is_file or source.startswith(("/", "./", "../", "~"))
 
 
 def _from_anywhere(model: str) -> str:
@@ -129,4 +135,4 @@ def _here(source: str) -> Path | None:
         path = Path(source).expanduser()
     except RuntimeError:  # ~nobody
         return None
-    return path.resolve() if path.exists() else None
+    return path.absolute() if path.exists() else None  # not where a link leads: its name says how it is read

@@ -74,14 +74,17 @@ def test_a_model_that_vanishes_is_still_served_from_memory(farm: FaultyFarm, tmp
     farm.retire(worker)
 
 
-def test_a_worker_whose_model_is_damaged_says_so_and_does_not_start(farm: FaultyFarm, tmp_path: Path) -> None:
+def test_a_worker_whose_model_is_damaged_says_so_and_serves_the_others(farm: FaultyFarm, tmp_path: Path) -> None:
     folder = build_tiny_model(tmp_path / "model")
     weights = folder / "unet" / "diffusion_pytorch_model.safetensors"
     weights.write_bytes(weights.read_bytes()[:5000])
     worker = farm.worker("damaged", "--model", f"damaged={folder}", model="whole")
+    farm.start(worker)
 
-    worker.start()
-
-    assert worker.wait(120) == 1
-    assert "farm worker: the model 'damaged'" in worker.last_words
+    info = farm.info(worker)
+    assert info is not None
+    assert info.models == ("whole",)
+    assert f"{weights} cannot be loaded: it is cut short or damaged" in info.refused["damaged"]
+    assert {status.state for status in farm.until_over(farm.submit(model="whole"))} == {"done"}
     assert "Traceback" not in worker.last_words
+    farm.retire(worker)

@@ -28,7 +28,7 @@ time.sleep(600)
 
 WRONG_MODELS = (
     *("bad/x", "bad/x=a/b@c", "mine", "mine=/no/where", "mine=./no", "mine=~nobody here/x"),
-    "mine=no.safetensors",
+    *("mine=no.safetensors", "mine=no.SAFETENSORS", "mine=no.ckpt"),
 )
 
 Foreground = Callable[[str], subprocess.Popen[str]]
@@ -144,6 +144,13 @@ def test_what_cannot_be_started_is_refused(tmp_path: Path, workers: int, models:
         plan.Plan(tmp_path, workers, models)
 
 
+def test_a_pickled_model_is_told_for_what_it_is(tmp_path: Path) -> None:
+    file = tmp_path / "old.CKPT"
+    file.touch()
+    with pytest.raises(InvalidInput, match=r"--model: 'old' comes from .*old\.CKPT, which is pickled .*\.safetensors"):
+        plan.Plan(tmp_path, 1, (f"old={file}",))
+
+
 def test_the_models_known_by_name_are_those_of_the_worker() -> None:
     assert set(keys.BUILT_IN_MODELS) == set(registry.BUILT_IN)
 
@@ -165,8 +172,11 @@ def test_workers_share_the_cores(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 def test_models_here_are_named_absolutely(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "mine").mkdir()
     monkeypatch.chdir(tmp_path)
-    (tmp_path / "a.safetensors").touch()
+    (tmp_path / "blob").touch()
+    for name in ("a.safetensors", "B.SAFETENSORS"):  # as the hub's cache keeps files
+        (tmp_path / name).symlink_to(tmp_path / "blob")
     given = ("mine=./mine", "hub=some/model@1", "one=a.safetensors#config=mine", "emoji", "s3=s3://a/b.safetensors")
+    assert plan.Plan(tmp_path, 1, ("two=B.SAFETENSORS",)).resolved_models() == [f"two={tmp_path / 'B.SAFETENSORS'}"]
     assert plan.Plan(tmp_path, 1, given).resolved_models() == [
         f"mine={tmp_path / 'mine'}",
         "hub=some/model@1",

@@ -61,11 +61,19 @@ def read_preview_map(path: Path) -> PreviewMap:
 
 
 def fit_preview_map(vae: AutoencoderKL) -> PreviewMap:
-    """The map for an autoencoder, from what it makes of pictures of coloured shapes. Deterministic."""
+    """The map for an autoencoder, from what it makes of pictures of coloured shapes. Deterministic.
+
+    Raises `ModelError` if it makes of them what are no numbers.
+    """
     pictures = np.stack([np.asarray(picture, dtype=np.float32) / 255 for picture in _pictures()])
     with torch.no_grad():
         latents = encode_mean(vae, torch.from_numpy(pictures).permute(0, 3, 1, 2))
-        return fit(latents.cpu(), decode(vae, latents).clamp(0, 1).cpu())
+        decoded = decode(vae, latents)
+    if not (latents.isfinite().all() and decoded.isfinite().all()):
+        raise ModelError(
+            "the model's autoencoder makes of pictures what are no numbers", hint="its weights are damaged"
+        )
+    return fit(latents.cpu(), decoded.clamp(0, 1).cpu())
 
 
 def fit(latents: Tensor, images: Tensor) -> PreviewMap:

@@ -21,9 +21,9 @@ from diffusers import (
     LMSDiscreteScheduler,
 )
 
-from farm.errors import InvalidInput, ModelError
-from farm.spec import SamplerName
-from worker.diffusion.solvers import Floats, Prediction, Schedule
+from farm.errors import FarmError, InvalidInput, ModelError
+from farm.spec import SAMPLERS, SamplerName
+from worker.diffusion.solvers import Floats, Prediction, Schedule, plan
 
 _CLASSES: dict[SamplerName, Any] = {
     "lms": LMSDiscreteScheduler,
@@ -34,27 +34,61 @@ _CLASSES: dict[SamplerName, Any] = {
 }
 
 _OVERRIDES: dict[SamplerName, dict[str, Any]] = {
-    "ddim": {"clip_sample": False, "thresholding": False},
+    "ddim": {"clip_sample": False},  # as diffusers' pipelines of Stable Diffusion do
     "dpmpp_2m": {
         "algorithm_type": "dpmsolver++",
         "solver_order": 2,
         "solver_type": "midpoint",
-        "thresholding": False,
     },
 }
+
+_NONLINEAR: dict[SamplerName, dict[str, tuple[Any, ...]]] = {
+    "ddim": {"thresholding": (True,)},
+    "dpmpp_2m": {"thresholding": (True,), "variance_type": ("learned", "learned_range")},
+}
+"""What diffusers' classes do besides linear combinations, where a model's configuration asks for it."""
+
+_TRIED_STEPS = (1, 2, 20, 30)
 
 
 def read_schedule(config: Mapping[str, Any], sampler: SamplerName, steps: int) -> Schedule:
     """The schedule of `steps` steps of `sampler` for a model with this `scheduler_config.json`. Memoised.
 
-    Raises `ModelError` if the model is not trained on ε or v, or its configuration makes no schedule, and
-    `InvalidInput` if there are more steps than the model has distinct noise levels for.
+    Raises `ModelError` if the model is not trained on ε or v, or its configuration makes no schedule that can be
+    followed as diffusers does, and `InvalidInput` if there are more steps than the model has distinct noise levels for.
     """
     return _read(json.dumps(dict(config), sort_keys=True), sampler, steps)
 
 
+def unusable(config: Mapping[str, Any]) -> dict[SamplerName, FarmError]:
+    """The samplers that cannot follow the schedule of a model with this `scheduler_config.json`, and why not."""
+    found: dict[SamplerName, FarmError] = {}
+    for sampler in SAMPLERS:
+        errors: list[FarmError] = []
+        for steps in _TRIED_STEPS:
+            try:
+                read_schedule(config, sampler, steps)
+            except (ModelError, InvalidInput) as error:
+                errors.append(error)
+        if len(errors) == len(_TRIED_STEPS):
+            found[sampler] = next((error for error in errors if isinstance(error, ModelError)), errors[0])
+    return found
+
+
 @lru_cache(maxsize=256)
 def _read(config: str, sampler: SamplerName, steps: int) -> Schedule:
+    """What a configuration says in a wrong way comes up anywhere in diffusers, as errors of all kinds."""
+    try:
+        with np.errstate(all="ignore"):
+            return _followed(config, sampler, steps)
+    except FarmError:
+        raise
+    except Exception as error:
+        said = " ".join(str(error).split())[:300] or type(error).__name__
+        raise ModelError(f"the model's scheduler_config.json makes no schedule for '{sampler}': {said}") from error
+
+
+def _followed(config: str, sampler: SamplerName, steps: int) -> Schedule:
     scheduler = _scheduler(config, sampler, steps)
     timesteps = _float64(scheduler.timesteps)
     if sampler == "ddim":
@@ -73,6 +107,8 @@ def _read(config: str, sampler: SamplerName, steps: int) -> Schedule:
         first_order_end=sampler == "dpmpp_2m" and _first_order_end(scheduler, steps),
     )
     _check(schedule, steps)
+    if not np.isfinite(plan(schedule).table).all():
+        raise ValueError("its steps are no finite numbers")
     return schedule
 
 
@@ -82,19 +118,31 @@ def _fresh(written: str, sampler: SamplerName) -> Any:
     config = json.loads(written)
     if config.get("use_flow_sigmas") or "FlowMatch" in str(config.get("_class_name")):
         raise ModelError("the model is trained by flow matching", hint="use a model of Stable Diffusion 1 or 2")
-    return _CLASSES[sampler].from_config(config, **_OVERRIDES.get(sampler, {}))
+    betas, levels = config.get("trained_betas"), config.get("num_train_timesteps", 1_000)
+    if betas is not None and len(betas) != levels:
+        raise ModelError(
+            f"the model's scheduler_config.json has {len(betas):,} trained_betas for {levels:,} noise levels"
+        )
+    for key, values in _NONLINEAR.get(sampler, {}).items():
+        if config.get(key) in values:
+            raise ModelError(
+                f"the model's scheduler_config.json asks '{sampler}' for {key}: {json.dumps(config[key])}",
+                hint="latents of Stable Diffusion must not have it; another sampler does not know of it",
+            )
+    scheduler = _CLASSES[sampler].from_config(config, **_OVERRIDES.get(sampler, {}))
+    if sampler == "lms" and config.get("rescale_betas_zero_snr"):
+        # diffusers' LMS knows nothing of it, and would begin with noise that the model never saw.
+        scheduler.alphas_cumprod = _fresh(written, "euler").alphas_cumprod
+    return scheduler
 
 
 def _scheduler(config: str, sampler: SamplerName, steps: int) -> Any:
     """diffusers' scheduler with its timesteps set."""
-    try:
-        scheduler = copy.copy(_fresh(config, sampler))
-        trained_on = int(scheduler.config.num_train_timesteps)
-        if not 1 <= steps <= trained_on:
-            raise InvalidInput(f"{steps} is not within 1 and the {trained_on} steps of the model", field="steps")
-        scheduler.set_timesteps(steps)
-    except (TypeError, ValueError, NotImplementedError) as error:
-        raise ModelError(f"the model's scheduler_config.json makes no schedule for '{sampler}': {error}") from error
+    scheduler = copy.copy(_fresh(config, sampler))
+    trained_on = int(scheduler.config.num_train_timesteps)
+    if not 1 <= steps <= trained_on:
+        raise InvalidInput(f"{steps} is not within 1 and the {trained_on} steps of the model", field="steps")
+    scheduler.set_timesteps(steps)
     return scheduler
 
 
@@ -108,8 +156,8 @@ def _prediction(scheduler: Any) -> Prediction:
 
 
 def _sigma_levels(scheduler: Any, *, preserving: bool) -> tuple[Floats, Floats, Floats, Floats]:
-    """Levels of the classes that list their VE sigmas, the final one included."""
-    sigmas = _float64(scheduler.sigmas)
+    """Levels of the classes that list their VE sigmas, the final one included; some list more than they step along."""
+    sigmas = _float64(scheduler.sigmas)[: len(scheduler.timesteps) + 1]
     alpha = 1 / np.sqrt(sigmas**2 + 1) if preserving else np.ones_like(sigmas)
     sigma = sigmas * alpha
     return alpha[:-1], sigma[:-1], alpha[1:], sigma[1:]
@@ -120,10 +168,12 @@ def _ddim_levels(scheduler: Any, timesteps: Floats) -> tuple[Floats, Floats, Flo
     products = _float64(scheduler.alphas_cumprod)
     here = timesteps.astype(np.int64)
     there = here - scheduler.config.num_train_timesteps // scheduler.num_inference_steps
+    if here.min() < 0:
+        raise ValueError("it has timesteps before the first")
     if here.max() >= len(products):
         raise _too_many(len(timesteps), "ddim")
     product = products[here]
-    product_next = np.where(there >= 0, products[there], float(scheduler.final_alpha_cumprod))
+    product_next = np.where(there >= 0, products[np.maximum(there, 0)], float(scheduler.final_alpha_cumprod))
     return np.sqrt(product), np.sqrt(1 - product), np.sqrt(product_next), np.sqrt(1 - product_next)
 
 
@@ -136,6 +186,9 @@ def _first_order_end(scheduler: Any, steps: int) -> bool:
 
 def _check(schedule: Schedule, steps: int) -> None:
     """Refuse what no solver can step along: missing or repeated noise levels, or ε read off no signal at all."""
+    levels = np.concatenate([schedule.sigma, schedule.sigma_next, schedule.alpha, schedule.alpha_next])
+    if not np.isfinite([*levels, *schedule.timesteps, schedule.init_scale]).all() or np.any(schedule.sigma <= 0):
+        raise ModelError(f"the model's scheduler_config.json makes no noise levels for '{schedule.sampler}'")
     if schedule.steps != steps or np.any(np.diff(schedule.sigma_ve) >= 0):
         raise _too_many(steps, schedule.sampler)
     if schedule.prediction == "epsilon" and np.any(schedule.alpha == 0.0):

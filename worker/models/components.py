@@ -6,26 +6,25 @@ would silently be random.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
 from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
 from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
-from safetensors import safe_open
-from transformers import CLIPTextModel, CLIPTokenizer
+from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
 from farm.errors import ModelError
-from worker.models import layout
+from worker.models import layout, weights
 from worker.models.device import Placement
+from worker.models.disguises import first_line
+from worker.models.original import read_original
+from worker.models.staging import staged
+from worker.models.weights import Weights
 
-_ORIGINAL_PREFIXES = {
-    "unet": "model.diffusion_model.",
-    "vae": "first_stage_model.",
-    "text_encoder": "cond_stage_model.",
-}
+_CLASSES: Mapping[str, Any] = {"unet": UNet2DConditionModel, "vae": AutoencoderKL, "text_encoder": CLIPTextModel}
 
 
 @dataclass(frozen=True)
@@ -42,17 +41,23 @@ class Components:
 def read_directory(name: str, directory: Path, placement: Placement) -> Components:
     """The parts in a directory of diffusers' layout. Raises `ModelError` if it is another layout or incomplete."""
     scheduler_config = layout.check(name, directory)
+    found = {part: weights.find(name, directory / part, stem) for part, stem in weights.STEMS.items()}
     dtype, vae_dtype = placement.dtype, placement.vae_dtype
     try:
-        return Components(
-            unet=_pretrained(UNet2DConditionModel, directory / "unet", torch_dtype=dtype, low_cpu_mem_usage=False),
-            vae=_pretrained(AutoencoderKL, directory / "vae", torch_dtype=vae_dtype, low_cpu_mem_usage=False),
-            text_encoder=_pretrained(
-                CLIPTextModel, directory / "text_encoder", dtype=dtype, attn_implementation="sdpa"
-            ),
-            tokenizer=CLIPTokenizer.from_pretrained(directory / "tokenizer", local_files_only=True),
-            scheduler_config=scheduler_config,
-        )
+        with staged(name, directory, found) as stage:
+            for part, files in found.items():
+                _check_count(stage / part, files)
+            return Components(
+                unet=_pretrained(UNet2DConditionModel, stage / "unet", torch_dtype=dtype, low_cpu_mem_usage=False),
+                vae=_pretrained(AutoencoderKL, stage / "vae", torch_dtype=vae_dtype, low_cpu_mem_usage=False),
+                text_encoder=_pretrained(
+                    CLIPTextModel, stage / "text_encoder", dtype=dtype, attn_implementation="sdpa"
+                ),
+                tokenizer=_tokenizer(stage),
+                scheduler_config=scheduler_config,
+            )
+    except ModelError:
+        raise
     except Exception as error:  # what the libraries make of files that are not as they should be
         raise ModelError(f"the model '{name}' in {directory} cannot be loaded: {first_line(error)}") from error
 
@@ -60,35 +65,47 @@ def read_directory(name: str, directory: Path, placement: Placement) -> Componen
 def read_checkpoint(name: str, path: Path, config: Path) -> Components:
     """The parts in one file with the original key names, put together as the model in the directory `config` is.
 
-    Raises `ModelError` if the checkpoint is damaged, incomplete or of another architecture than `config`.
+    Raises `ModelError` if the file is anything else, damaged or incomplete, or of another architecture than `config`.
     """
-    from diffusers import StableDiffusionPipeline  # slow to import, and rarely needed
-
-    layout.check_no_code(name, config)
+    scheduler_config = layout.check(name, config)
+    original = read_original(name, path, config)
     try:
-        pipeline: Any = StableDiffusionPipeline.from_single_file(
-            str(path), config=str(config), local_files_only=True, safety_checker=None, low_cpu_mem_usage=False
-        )
-        _check_complete(path, pipeline)
+        with staged(name, config, {}) as stage:
+            modules = {part: _empty(stage / part) for part in _CLASSES}
+            for part, module in modules.items():
+                original.fill(part, module)
+            return Components(
+                **modules, tokenizer=_tokenizer(stage), scheduler_config={**scheduler_config, **original.prediction}
+            )
+    except ModelError:
+        raise
     except Exception as error:  # as above
         raise ModelError(
             f"the checkpoint {path} cannot be loaded: {first_line(error)}",
             hint=f"if it is of another architecture, name a local model like it: {name}={path}#config=DIRECTORY",
         ) from error
-    scheduler_config = dict(pipeline.scheduler.config)
-    layout.check_schedule(name, scheduler_config)
-    return Components(
-        unet=pipeline.unet,
-        vae=pipeline.vae,
-        text_encoder=pipeline.text_encoder,
-        tokenizer=pipeline.tokenizer,
-        scheduler_config=scheduler_config,
-    )
 
 
-def first_line(error: Exception) -> str:
-    """What an error says, as one line."""
-    return (str(error) or type(error).__name__).strip().splitlines()[0]
+def _tokenizer(stage: Path) -> CLIPTokenizer:
+    tokenizer: CLIPTokenizer = CLIPTokenizer.from_pretrained(stage / "tokenizer", local_files_only=True)
+    return tokenizer
+
+
+def _empty(directory: Path) -> Any:
+    """A component made by its configuration, with weights that mean nothing."""
+    component = _CLASSES[directory.name]
+    if component is CLIPTextModel:
+        config = CLIPTextConfig.from_pretrained(directory, local_files_only=True)
+        return CLIPTextModel._from_config(config, attn_implementation="sdpa")
+    return component.from_config(component.load_config(directory, local_files_only=True))
+
+
+def _check_count(directory: Path, files: Weights) -> None:
+    """Raise `ValueError` if files hold not even half of a component, before memory is taken for all of it."""
+    with torch.device("meta"):
+        needed = sum(parameter.numel() for parameter in _empty(directory).parameters())
+    if 2 * (held := files.count()) < needed:
+        raise ValueError(f"it has {held:,} of the {needed:,} weights of the {directory.name}")
 
 
 def _pretrained(component: Any, directory: Path, **options: Any) -> Any:
@@ -99,18 +116,3 @@ def _pretrained(component: Any, directory: Path, **options: Any) -> Any:
     if missing:
         raise ValueError(f"{directory.name} lacks {len(missing)} weights, such as {missing[0]}")
     return module
-
-
-def _check_complete(path: Path, pipeline: Any) -> None:
-    """diffusers does not say which weights a checkpoint lacks; their total count does."""
-    with safe_open(path, framework="pt") as checkpoint:
-        sizes = {
-            key: math.prod(checkpoint.get_slice(key).get_shape())
-            for key in checkpoint.keys()  # noqa: SIM118  # it is no mapping
-            if not key.endswith("position_ids")
-        }
-    for component, prefix in _ORIGINAL_PREFIXES.items():
-        held = sum(size for key, size in sizes.items() if key.startswith(prefix))
-        needed = sum(parameter.numel() for parameter in getattr(pipeline, component).parameters())
-        if held < needed:
-            raise ValueError(f"it has {held:,} of the {needed:,} weights of the {component}")

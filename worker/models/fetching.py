@@ -10,9 +10,9 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from farm.errors import ModelError
+from farm.keys import PICKLED_WEIGHTS
 from farm.settings import Settings
 from farm.storage import Storage
-from worker.models.layout import PICKLED
 
 _MAX_OBJECTS = 10_000
 
@@ -31,7 +31,7 @@ def bucket_fetcher(where: Settings) -> Callable[[str, Path], None]:
         objects = [
             stored
             for stored in itertools.islice(storage.list(prefix), _MAX_OBJECTS)
-            if not stored.key.endswith(("/", *PICKLED))
+            if not stored.key.lower().endswith(("/", *PICKLED_WEIGHTS))
         ]
         if not objects:
             raise ModelError(f"{url} holds no objects", hint="it should hold model_index.json, unet/, vae/, …")

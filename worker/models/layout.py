@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from farm.errors import ModelError
 from farm.spec import MAX_GUIDANCE, MAX_SIDE, MIN_SIDE
+from worker.models.bounds import check_numbers
+from worker.models.disguises import recognised
 
 COMPONENTS = {
     "unet": "UNet2DConditionModel",
@@ -18,7 +20,6 @@ COMPONENTS = {
     "tokenizer": "CLIPTokenizer",
 }
 WITH_WEIGHTS = ("unet", "vae", "text_encoder")
-PICKLED = (".bin", ".ckpt", ".pt", ".pth")
 FETCHING_CODE = ("auto_map", "attn_implementation", "_attn_implementation", "quantization_config")
 """Keys by which a configuration asks the libraries for code of others, or for packages that are not needed here."""
 ADAPTER = "adapter_config.json"
@@ -27,6 +28,7 @@ _LIBRARIES: Sequence[list[str | None]] = ([], [None], ["diffusers"], ["transform
 DEFAULT_GUIDANCE = 7.5
 _MAX_JSON_BYTES = 4 * 2**20
 _MAX_TRAINING_STEPS = 100_000
+_FEWEST_TOKENS = 3  # both marks, and one between them
 
 
 def read_guidance(directory: Path) -> float:
@@ -47,23 +49,24 @@ def read_guidance(directory: Path) -> float:
 
 
 def check(name: str, directory: Path) -> Mapping[str, Any]:
-    """The configuration of the scheduler of the model in `directory`.
+    """The configuration of the scheduler of the model in `directory`, as diffusers' pipelines read it.
 
-    Raises `ModelError` unless it holds exactly the expected classes, with safetensors weights and no code.
+    Raises `ModelError` unless its configurations are of exactly the expected classes, within bounds, and without code.
+    What it has besides, such as a safety checker, is never loaded.
     """
-    index = _read_json(name, directory / "model_index.json")
+    index = read_json(name, directory / "model_index.json")
     for component, expected in COMPONENTS.items():
         _check_class(name, component, expected, index.get(component))
-    scheduler = _read_json(name, directory / "scheduler" / "scheduler_config.json")
+    scheduler = read_json(name, directory / "scheduler" / "scheduler_config.json")
     check_schedule(name, scheduler)
     for component in WITH_WEIGHTS:
-        config = _read_json(name, directory / component / "config.json")
+        config = read_json(name, directory / component / "config.json")
         architectures = config.get("architectures")
         only = architectures[0] if isinstance(architectures, list) and architectures else None
         _check_class(name, component, COMPONENTS[component], ["", config.get("_class_name") or only])
-        _check_weights(name, directory / component)
+        check_numbers(name, component, config)
     check_no_code(name, directory)
-    return scheduler
+    return {**scheduler, "steps_offset": 1}
 
 
 def check_no_code(name: str, directory: Path) -> None:
@@ -71,14 +74,14 @@ def check_no_code(name: str, directory: Path) -> None:
 
     diffusers imports whatever module `model_index.json` names for a part.
     """
-    for component, named in _read_json(name, directory / "model_index.json").items():
+    for component, named in read_json(name, directory / "model_index.json").items():
         if isinstance(named, list) and named[:1] not in _LIBRARIES:
             raise ModelError(
                 f"the {component} of the model '{name}' is of {named[0]!r:.60}, and no model may bring code",
                 hint=_ONLY_SD,
             )
     for path in sorted(directory.glob("*/*config.json")):
-        asked = [key for key in FETCHING_CODE if key in _read_json(name, path)]
+        asked = [key for key in FETCHING_CODE if key in read_json(name, path)]
         if asked or path.name == ADAPTER:
             what = asked[0] if asked else "an adapter"
             raise ModelError(
@@ -90,7 +93,7 @@ def check_no_code(name: str, directory: Path) -> None:
 def check_schedule(name: str, scheduler: Mapping[str, Any]) -> None:
     """Raise `ModelError` unless the model was trained on a number of noise levels that fits into memory."""
     levels = scheduler.get("num_train_timesteps", 1_000)
-    if not isinstance(levels, int) or not 1 <= levels <= _MAX_TRAINING_STEPS:
+    if not isinstance(levels, int) or isinstance(levels, bool) or not 1 <= levels <= _MAX_TRAINING_STEPS:
         raise ModelError(f"the model '{name}' says that it was trained on {levels!r:.40} noise levels")
 
 
@@ -121,6 +124,20 @@ def check_configs(name: str, unet: Any, vae: Any, text_encoder: Any) -> None:
         )
 
 
+def check_vocabulary(name: str, ids: Collection[int], longest: Any, text_encoder: Any) -> None:
+    """Raise `ModelError` unless the text encoder knows every token, by the `ids` of the tokenizer, and few others."""
+    size = text_encoder.vocab_size
+    if not 2 * len(ids) >= size or not 0 <= min(ids) <= max(ids) < size:
+        raise ModelError(
+            f"the tokenizer of the model '{name}' has {len(ids):,} tokens, the highest number {max(ids):,}, "
+            f"and its text encoder knows {size:,}",
+            hint="they belong to different models, or files of the tokenizer are missing",
+        )
+    shortest = min(longest, text_encoder.max_position_embeddings) if isinstance(longest, int) else 0
+    if shortest < _FEWEST_TOKENS:
+        raise ModelError(f"the tokenizer of the model '{name}' has a model_max_length of {longest!r:.40}")
+
+
 _ONLY_SD = "use a text-to-image model of Stable Diffusion 1 or 2"
 
 
@@ -134,19 +151,8 @@ def _check_class(name: str, component: str, expected: str, found: Any) -> None:
         )
 
 
-def _check_weights(name: str, directory: Path) -> None:
-    if any(directory.glob("*.safetensors")):
-        return
-    pickled = sorted(path.name for path in directory.iterdir() if path.suffix in PICKLED)
-    if pickled:
-        raise ModelError(
-            f"the model '{name}' has only pickled weights in {directory} ({pickled[0]}), which can run code",
-            hint="load it with diffusers where you trust it, and save it again with save_pretrained",
-        )
-    raise ModelError(f"the model '{name}' has no .safetensors weights in {directory}")
-
-
-def _read_json(name: str, path: Path) -> dict[str, Any]:
+def read_json(name: str, path: Path) -> dict[str, Any]:
+    """The object in a configuration of the model `name`. Raises `ModelError` if there is none."""
     try:
         content = _json(path)
     except FileNotFoundError as error:
@@ -154,7 +160,8 @@ def _read_json(name: str, path: Path) -> dict[str, Any]:
             f"the model '{name}' has no {path}", hint="a model is a directory in diffusers' layout"
         ) from error
     except (OSError, ValueError) as error:
-        raise ModelError(f"{path} of the model '{name}' cannot be read: {error}") from error
+        what, hint = recognised(path) or (str(error), None)
+        raise ModelError(f"{path} of the model '{name}' cannot be read: {what}", hint=hint) from error
     if not isinstance(content, dict):
         raise ModelError(f"{path} of the model '{name}' is not a JSON object")
     return content

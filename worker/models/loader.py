@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 import shutil
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
@@ -13,31 +14,26 @@ from typing import Any
 import torch
 from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
 from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
-from huggingface_hub import snapshot_download
-from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 from torch import Tensor
 from transformers import CLIPTextModel, CLIPTokenizer
 
 from farm.errors import ModelError
+from farm.spec import SAMPLERS
+from worker.diffusion import schedules
 from worker.diffusion.conditioning import PromptEncoder
 from worker.diffusion.preview import PreviewMap, fit_preview_map, read_preview_map
 from worker.diffusion.text_memory import TextMemory, remember_text
 from worker.models import layout
 from worker.models.appetite import Appetite, appetite_of
 from worker.models.compiled import CompiledUNet, laid_out
-from worker.models.components import Components, first_line, read_checkpoint, read_directory
+from worker.models.components import Components, read_checkpoint, read_directory
 from worker.models.device import Placement
-from worker.models.registry import (
-    HUB_CONFIG_FILES,
-    HUB_FILES,
-    STABLE_DIFFUSION_1_4,
-    Bucket,
-    Hub,
-    LocalDirectory,
-    SingleFile,
-    Source,
-)
+from worker.models.disguises import first_line
+from worker.models.hub import download, download_configuration
+from worker.models.registry import STABLE_DIFFUSION_1_4, Bucket, Hub, LocalDirectory, SingleFile, Source
 from worker.models.traced import TracedUNet, traced
+
+_log = logging.getLogger(__name__)
 
 FetchPrefix = Callable[[str, Path], None]
 """Downloads every object below an `s3://BUCKET/PREFIX` into a directory. Raises `StorageError`."""
@@ -146,13 +142,13 @@ class ModelLoader:
             case LocalDirectory(path):
                 return self._from_directory(name, source, path)
             case Hub(revision=revision):
-                directory = _download(source, HUB_FILES, instead=f"{name}=DIRECTORY")
+                directory = download(source, instead=f"{name}=DIRECTORY")
                 return self._from_directory(name, source, directory, revision=revision)
             case Bucket(url):
                 return self._from_directory(name, source, self._fetched(name, url))
             case SingleFile(path, config):
-                config = config or _download(
-                    STABLE_DIFFUSION_1_4, HUB_CONFIG_FILES, instead=f"{name}={path}#config=DIRECTORY"
+                config = config or download_configuration(
+                    STABLE_DIFFUSION_1_4, instead=f"{name}={path}#config=DIRECTORY"
                 )
                 return self._settle(name, source, read_checkpoint(name, path, config), config)
 
@@ -167,6 +163,11 @@ class ModelLoader:
     ) -> LoadedModel:
         """Put the parts on the device. What suits the model is said by files in `directory`."""
         layout.check_configs(name, parts.unet.config, parts.vae.config, parts.text_encoder.config)
+        tokenizer = parts.tokenizer
+        layout.check_vocabulary(
+            name, tokenizer.get_vocab().values(), tokenizer.model_max_length, parts.text_encoder.config
+        )
+        _check_samplers(name, parts.scheduler_config)
         try:
             where = self._placement
             self._place(parts.unet, where.dtype, channels_last=where.channels_last)
@@ -176,6 +177,8 @@ class ModelLoader:
             raise ModelError(
                 f"the model '{name}' does not fit on {self._placement.device}: {first_line(error)}"
             ) from error
+        for component in ("unet", "vae", "text_encoder"):
+            _check_finite(name, component, getattr(parts, component))
         guidance = layout.read_guidance(directory)
         preview_file = directory / "preview.json"
         preview = read_preview_map(preview_file) if preview_file.is_file() else fit_preview_map(parts.vae)
@@ -239,15 +242,24 @@ def _publish(partial: Path, directory: Path) -> Path:
     return directory
 
 
-def _download(source: Hub, files: Sequence[str], *, instead: str) -> Path:
-    """The local snapshot of a hub model's `files`."""
-    try:
-        return Path(snapshot_download(source.repository, revision=source.revision, allow_patterns=list(files)))
-    except (OSError, HfHubHTTPError, HFValidationError) as error:
-        raise ModelError(
-            f"{source.repository}@{source.revision} cannot be downloaded from the hub: {first_line(error)}",
-            hint=f"check the network, or give a local model: {instead}",
-        ) from error
+def _check_samplers(name: str, scheduler_config: Mapping[str, Any]) -> None:
+    """Raise `ModelError` if no sampler can follow the model's schedule, and warn of each that cannot."""
+    unusable = schedules.unusable(scheduler_config)
+    if len(unusable) == len(SAMPLERS):
+        reason = next(iter(unusable.values()))
+        raise ModelError(f"the model '{name}' cannot be sampled: {reason.message}", hint=reason.hint)
+    for sampler, reason in unusable.items():
+        _log.warning("jobs of the model '%s' with the sampler '%s' will fail: %s", name, sampler, reason)
+
+
+def _check_finite(name: str, component: str, module: torch.nn.Module) -> None:
+    """Raise `ModelError` if a weight is not a number, or too large for the precision in which it is computed with."""
+    for key, weight in module.named_parameters():
+        if not weight.isfinite().all():
+            raise ModelError(
+                f"the {component} of the model '{name}' has weights that are no finite numbers, in {key}",
+                hint="the file is damaged, or was made by a training or a merge that went wrong",
+            )
 
 
 def _bytes_of(module: torch.nn.Module) -> int:

@@ -17,27 +17,23 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from farm.errors import InvalidInput, ModelError
-from farm.keys import model_name
+from farm.keys import PICKLED_WEIGHTS, WEIGHTS, model_name
+from worker.models.disguises import CONVERT
 
-HUB_FILES = (
+HUB_CONFIG_FILES = (
     "model_index.json",
     "scheduler/scheduler_config.json",
     "text_encoder/config.json",
-    "text_encoder/model.safetensors",
     "tokenizer/merges.txt",
     "tokenizer/special_tokens_map.json",
     "tokenizer/tokenizer.json",
     "tokenizer/tokenizer_config.json",
     "tokenizer/vocab.json",
     "unet/config.json",
-    "unet/diffusion_pytorch_model.safetensors",
     "vae/config.json",
-    "vae/diffusion_pytorch_model.safetensors",
 )
-"""What is downloaded of a hub model: exactly what is loaded, so neither pickled weights nor a safety checker."""
-
-HUB_CONFIG_FILES = tuple(name for name in HUB_FILES if not name.endswith(".safetensors"))
-"""How a hub model is put together, without its weights."""
+"""How a hub model is put together. Besides these only the weights that are loaded are downloaded: no pickled ones, none
+in a second precision, and no safety checker."""
 
 _BUCKET = re.compile(r"s3://[^/\s]+/[^\s]+")
 _HUB = re.compile(r"(?P<repository>[\w.-]+/[\w.-]+)(@(?P<revision>[\w./-]+))?")
@@ -134,8 +130,14 @@ def parse_source(text: str) -> Source:
     if text.startswith("s3://"):
         return _bucket(text)
     path, _, config = text.partition("#config=")
-    if path.endswith(".safetensors"):
+    if path.lower().endswith(WEIGHTS):
         return _single_file(path, config)
+    if path.lower().endswith(PICKLED_WEIGHTS):
+        raise InvalidInput(
+            f"'{path}' is pickled, which can run code, and is never opened",
+            field="model",
+            hint=f"{CONVERT}, or as one .safetensors file",
+        )
     if text and not text.startswith("hub:") and Path(text).expanduser().is_dir():
         return LocalDirectory(Path(text).expanduser().resolve())
     return _hub(text)

@@ -23,7 +23,7 @@ from torch import Tensor, nn
 
 from worker.models.appetite import is_out_of_memory
 from worker.models.compiled import filled_up
-from worker.models.components import first_line
+from worker.models.disguises import first_line
 
 if TYPE_CHECKING:
     from worker.models.loader import LoadedModel

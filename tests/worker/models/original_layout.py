@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
+from typing import Literal
 
+import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+TextEncoder = Literal["clip", "bare", "open_clip"]
 Renames = tuple[tuple[str, str], ...]
 
 _UNET: Renames = (
@@ -50,19 +53,51 @@ _VAE: Renames = (
 )
 
 
-def write_original_checkpoint(model: Path, file: Path) -> Path:
-    """Write the weights of the tiny model in `model` to `file` and return it."""
+_OPEN_CLIP: Renames = (
+    (r"^embeddings\.position_embedding\.weight", "positional_embedding"),
+    (r"^embeddings\.token_embedding", "token_embedding"),
+    (r"^final_layer_norm", "ln_final"),
+    (r"^encoder\.layers", "transformer.resblocks"),
+    (r"layer_norm(\d)", r"ln_\1"),
+    (r"self_attn", "attn"),
+    (r"mlp\.fc1", "mlp.c_fc"),
+    (r"mlp\.fc2", "mlp.c_proj"),
+)
+
+
+def write_original_checkpoint(model: Path, file: Path, *, text_encoder: TextEncoder = "clip") -> Path:
+    """Write the weights of the tiny model in `model` to `file` and return it.
+
+    The text encoder as Stable Diffusion 1 has it (`clip`), as NovelAI's release does (`bare`), or as Stable Diffusion 2
+    does (`open_clip`).
+    """
     unet = load_file(model / "unet" / "diffusion_pytorch_model.safetensors")
     vae = load_file(model / "vae" / "diffusion_pytorch_model.safetensors")
-    text_encoder = load_file(model / "text_encoder" / "model.safetensors")
+    encoder = {
+        key.removeprefix("text_model."): value
+        for key, value in load_file(model / "text_encoder" / "model.safetensors").items()
+    }
     weights = {f"model.diffusion_model.{_rename(key, _UNET)}": value for key, value in unet.items()}
     weights |= {f"first_stage_model.{_vae_key(key)}": _as_convolution(key, value) for key, value in vae.items()}
-    weights |= {
-        f"cond_stage_model.transformer.text_model.{key.removeprefix('text_model.')}": value
-        for key, value in text_encoder.items()
-    }
+    if text_encoder == "open_clip":
+        weights |= {f"cond_stage_model.model.{key}": value for key, value in _open_clip(encoder).items()}
+    else:
+        inside = "text_model." if text_encoder == "clip" else ""
+        weights |= {f"cond_stage_model.transformer.{inside}{key}": value for key, value in encoder.items()}
     save_file(weights, file)
     return file
+
+
+def _open_clip(encoder: dict[str, Tensor]) -> dict[str, Tensor]:
+    """OpenCLIP's names; the three projections of an attention are one tensor there."""
+    weights: dict[str, Tensor] = {}
+    for key, value in encoder.items():
+        if match := re.fullmatch(r"(.*self_attn)\.q_proj\.(weight|bias)", key):
+            parts = [encoder[f"{match[1]}.{which}_proj.{match[2]}"] for which in "qkv"]
+            weights[_rename(f"{match[1]}.in_proj_{match[2]}", _OPEN_CLIP)] = torch.cat(parts)
+        elif not re.search(r"self_attn\.[kv]_proj", key):
+            weights[_rename(key, _OPEN_CLIP)] = value
+    return weights
 
 
 def _rename(key: str, renames: Renames) -> str:

@@ -1,0 +1,88 @@
+"""A worker that was given a model which cannot be loaded, among others or alone."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import save_file
+
+from farm.client import FarmClient
+from farm.jobs import JobStatus
+from farm.request import JobRequest
+from tests.integration.conftest import Launcher
+
+
+def test_the_others_are_served(
+    launch: Launcher,
+    client: FarmClient,
+    shell: Callable[..., subprocess.CompletedProcess[str]],
+    finish: Callable[[list[str]], list[JobStatus]],
+    tmp_path: Path,
+) -> None:
+    bad = tmp_path / "bad"
+    bad.mkdir()
+    worker = launch("picky", "--model", f"broken={bad}", model="whole")
+    (info,) = [info for info in client.workers() if info.id.startswith("picky-")]
+    assert (info.models, info.warm) == (("whole",), ("whole",))
+    assert info.refused.keys() == {"broken"}
+    assert "the model 'broken' has no" in info.refused["broken"]
+    assert "the model 'broken' is not served: the model 'broken' has no" in worker.log.read_text()
+
+    submission = client.submit([request("broken"), request("whole")])
+    waiting, done = submission.jobs
+    assert finish([done])[0].state == "done"
+    assert client.ledger.get(waiting).state == "queued"
+    (warning,) = submission.warnings
+    assert f"no live worker serves the model 'broken'; its jobs wait until one does ({info.id}: the model" in warning
+
+    assert f"{info.id} does not serve broken: the model" in " ".join(shell("workers").stderr.split())
+    (told,) = [told for told in json.loads(shell("workers", "--json").stdout) if told["id"] == info.id]
+    assert told["refused"] == info.refused
+    checks: list[dict[str, Any]] = json.loads(shell("doctor", "--json").stdout)["checks"]
+    (check,) = [check for check in checks if check["name"] == "workers"]
+    assert check["verdict"] == "warn"
+    assert f"{info.id} does not serve broken" in check["detail"]
+    client.cancel([waiting])
+
+
+def test_a_local_farm_comes_up_with_the_others(
+    shell: Callable[..., subprocess.CompletedProcess[str]], tiny_model: Path, tmp_path: Path
+) -> None:
+    file = tmp_path / "adapter.safetensors"
+    save_file({"lora_unet_mid_block_attentions_0_proj_in.lora_down.weight": torch.zeros(1)}, file)
+    models = ("--model", f"good={tiny_model}", "--model", f"bad={file}#config={tiny_model}")
+    elsewhere = str(tmp_path / "home")
+    try:
+        told = shell("up", "--detach", *models, FARM_HOME=elsewhere)
+        (worker,) = json.loads(shell("workers", "--json", FARM_HOME=elsewhere).stdout)
+    finally:
+        shell("down", FARM_HOME=elsewhere)
+    assert (worker["state"], worker["models"]) == ("ready", ["good"])
+    assert "is a LoRA, not a checkpoint that can be loaded" in worker["refused"]["bad"]
+    assert f"{worker['id']} does not serve bad: " in " ".join(told.stderr.split())
+
+
+def test_a_worker_without_any_ends_with_one_line(environment: dict[str, str], tmp_path: Path) -> None:
+    file = tmp_path / "page.safetensors"
+    file.write_text("<html>")
+    source = f"page={file}#config={tmp_path}"
+    done = subprocess.run(
+        [sys.executable, "-m", "worker", "--device", "cpu", "--model", source],
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert done.returncode == 1
+    assert "Traceback" not in done.stderr
+    assert "farm worker: the model 'page' has no" in done.stderr
+
+
+def request(model: str) -> JobRequest:
+    return JobRequest.parse({"prompt": "a cat", "model": model, "steps": 2, "seed": 1})

@@ -1,0 +1,144 @@
+"""What is asked of the hub, and what is said when it does not answer."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+from huggingface_hub.errors import CachedRepoTreeNotFoundError, LocalEntryNotFoundError
+
+from farm.errors import ModelError
+from tests.tiny import build_tiny_model
+from tests.worker.models.original_layout import write_original_checkpoint
+from tests.worker.models.published import publish
+from worker.models import hub
+from worker.models.device import place
+from worker.models.loader import ModelLoader
+from worker.models.registry import BUILT_IN, HUB_CONFIG_FILES, STABLE_DIFFUSION_1_4, Hub, SingleFile
+
+SD_1_5 = [
+    *HUB_CONFIG_FILES,
+    "v1-5-pruned.safetensors",
+    "v1-5-pruned.ckpt",
+    *(
+        f"{folder}/{stem}{ending}"
+        for folder, stem in (
+            ("safety_checker", "model"),
+            ("text_encoder", "model"),
+            ("unet", "diffusion_pytorch_model"),
+            ("vae", "diffusion_pytorch_model"),
+        )
+        for ending in (".safetensors", ".fp16.safetensors", ".bin", ".fp16.bin")
+    ),
+    "unet/diffusion_pytorch_model.non_ema.safetensors",
+]
+WHOLE = [
+    "text_encoder/model.safetensors",
+    "unet/diffusion_pytorch_model.safetensors",
+    "vae/diffusion_pytorch_model.safetensors",
+]
+
+
+@dataclass(frozen=True)
+class File:
+    path: str
+
+
+@dataclass
+class FakeHub:
+    """Has these files, or no list of them; notes what is asked for."""
+
+    directory: Path
+    files: list[str] | None
+    asked: list[tuple[str, dict[str, Any]]] = field(default_factory=list)
+
+    def snapshot_download(self, repository: str, **options: Any) -> str:
+        self.asked.append((repository, options))
+        return str(self.directory)
+
+    def get_cached_repo_tree(self, repository: str, **options: Any) -> list[File]:
+        assert self.asked, "the list is there once something was downloaded"
+        if self.files is None:
+            raise CachedRepoTreeNotFoundError(f"{repository} {options}")
+        return [File(path) for path in self.files]
+
+
+@pytest.fixture
+def fake(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> FakeHub:
+    found = FakeHub(build_tiny_model(tmp_path / "model"), SD_1_5)
+    monkeypatch.setattr(hub, "snapshot_download", found.snapshot_download)
+    monkeypatch.setattr(hub, "get_cached_repo_tree", found.get_cached_repo_tree)
+    return found
+
+
+@pytest.fixture
+def loader(tmp_path: Path) -> ModelLoader:
+    return ModelLoader(place("cpu"), cache=tmp_path / "cache")
+
+
+def test_a_hub_model_is_asked_for_by_revision_and_files(loader: ModelLoader, fake: FakeHub) -> None:
+    loaded = loader.load("mine", Hub("owner/name", "abc123"))
+    assert (loaded.source, loaded.revision) == ("hub:owner/name@abc123", "abc123")
+    assert [repository for repository, _ in fake.asked] == ["owner/name"] * 2
+    assert {options["revision"] for _, options in fake.asked} == {"abc123"}
+    assert fake.asked[0][1]["allow_patterns"] == list(HUB_CONFIG_FILES)
+    assert sorted(fake.asked[1][1]["allow_patterns"]) == sorted([*HUB_CONFIG_FILES, *WHOLE])
+
+
+def test_what_is_in_the_cache_is_enough(loader: ModelLoader, fake: FakeHub) -> None:
+    """Filled by hand, it has no list of what the hub has."""
+    fake.files = None
+    assert loader.load("mine", Hub("owner/name", "abc123")).name == "mine"
+    assert len(fake.asked) == 1
+
+
+def test_a_cache_of_exactly_these_files_serves_without_a_network(
+    loader: ModelLoader, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By the hub's own library: a single file with the default configuration, and a whole model."""
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    built = build_tiny_model(tmp_path / "built")
+    file = write_original_checkpoint(built, tmp_path / "one.safetensors")
+    snapshots = tmp_path / "hub" / "models--CompVis--stable-diffusion-v1-4" / "snapshots"
+    snapshots.mkdir(parents=True)
+    snapshot = publish(built, snapshots / STABLE_DIFFUSION_1_4.revision, "1.4")
+    assert loader.load("sd14", STABLE_DIFFUSION_1_4).revision == STABLE_DIFFUSION_1_4.revision
+    for path in snapshot.rglob("*.safetensors"):
+        path.unlink()
+    assert loader.load("one", SingleFile(file, None)).name == "one"
+    with pytest.raises(ModelError, match=r"the model 'sd14' has no \.safetensors weights in .*unet"):
+        loader.load("sd14", STABLE_DIFFUSION_1_4)
+
+
+def test_one_precision_of_each_component_is_downloaded() -> None:
+    assert sorted(hub.weights_among(SD_1_5)) == sorted(WHOLE)
+    half = [file for file in SD_1_5 if file not in WHOLE]
+    assert sorted(hub.weights_among(half)) == [file.replace(".safetensors", ".fp16.safetensors") for file in WHOLE]
+    shards = [
+        "unet/diffusion_pytorch_model.safetensors.index.json",
+        "unet/diffusion_pytorch_model-00001-of-00002.safetensors",
+        "unet/diffusion_pytorch_model-00002-of-00002.safetensors",
+    ]
+    assert set(hub.weights_among([*half, *shards])) >= set(shards)
+
+
+def test_the_hub_is_asked_for_texts_alone_besides() -> None:
+    assert all(name.endswith((".json", ".txt")) for name in HUB_CONFIG_FILES)
+    assert not any("safety" in name or "feature" in name for name in HUB_CONFIG_FILES)
+    sd14 = BUILT_IN["sd14"]
+    assert isinstance(sd14, Hub)
+    assert len(sd14.revision) == 40
+
+
+def test_without_a_network_the_hub_is_named(loader: ModelLoader, monkeypatch: pytest.MonkeyPatch) -> None:
+    def snapshot_download(*_args: Any, **_options: Any) -> str:
+        raise LocalEntryNotFoundError("Cannot find an appropriate cached snapshot folder\nand more")
+
+    monkeypatch.setattr(hub, "snapshot_download", snapshot_download)
+    with pytest.raises(ModelError, match=r"v1-4@133a\w* cannot be downloaded .*snapshot folder \(.*sd14=DIRECTORY\)"):
+        loader.load("sd14", STABLE_DIFFUSION_1_4)
+    with pytest.raises(ModelError, match=r"cannot be downloaded .*mine=/m\.safetensors#config=DIRECTORY"):
+        loader.load("mine", SingleFile(Path("/m.safetensors"), None))

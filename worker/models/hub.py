@@ -1,0 +1,51 @@
+"""Models of the Hugging Face hub: downloading exactly what is loaded of them, once."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from pathlib import Path
+
+from huggingface_hub import get_cached_repo_tree, snapshot_download
+from huggingface_hub.errors import CachedRepoTreeNotFoundError
+
+from farm.errors import ModelError
+from worker.models.disguises import first_line
+from worker.models.registry import HUB_CONFIG_FILES, Hub
+from worker.models.weights import STEMS, chosen
+
+
+def download(source: Hub, *, instead: str) -> Path:
+    """The local snapshot of all that is loaded of a hub model. `instead` is what to use where there is no network.
+
+    Raises `ModelError` if it is neither in the cache nor on the hub.
+    """
+    directory = download_configuration(source, instead=instead)
+    try:
+        files = [file.path for file in get_cached_repo_tree(source.repository, revision=source.revision)]
+    except CachedRepoTreeNotFoundError:  # nor is there a network: what is in the cache is all there is
+        return directory
+    return _snapshot(source, (*HUB_CONFIG_FILES, *weights_among(files)), instead)
+
+
+def download_configuration(source: Hub, *, instead: str) -> Path:
+    """The same of how a hub model is put together, without its weights."""
+    return _snapshot(source, HUB_CONFIG_FILES, instead)
+
+
+def weights_among(files: Collection[str]) -> list[str]:
+    """Of a repository's files the weights that are loaded, in one precision each."""
+    found: list[str] = []
+    for component, stem in STEMS.items():
+        names = {file.removeprefix(f"{component}/") for file in files if file.startswith(f"{component}/")}
+        found += [f"{component}/{name}" for name in chosen(names, stem)]
+    return found
+
+
+def _snapshot(source: Hub, files: Sequence[str], instead: str) -> Path:
+    try:
+        return Path(snapshot_download(source.repository, revision=source.revision, allow_patterns=list(files)))
+    except Exception as error:  # those of its HTTP client are no OSErrors, and other ones in each of its releases
+        raise ModelError(
+            f"{source.repository}@{source.revision} cannot be downloaded from the hub: {first_line(error)}",
+            hint=f"check the network, or give a local model: {instead}",
+        ) from error
