@@ -28,13 +28,14 @@ class ResultObject(BaseModel):
 
 
 class ModelUsed(BaseModel):
-    """Which weights made the picture."""
+    """Which weights made the picture. `sha256` is that of a single file, where the weights are one."""
 
     model_config = ConfigDict(frozen=True)
 
     name: str
     source: str
     revision: str | None
+    sha256: str | None = None
 
 
 class JobResult(BaseModel):

@@ -32,6 +32,8 @@ _SAMPLER_NAMES: dict[SamplerName, str] = {
 }
 
 
+_MODEL_HASH = 10
+"""Digits of a checkpoint's SHA-256 by which A1111 and the sites where models are shared know it."""
 _CONTROL_CHARACTERS = re.compile(r"[\x00-\x09\x0b-\x1f\x7f-\x9f]")  # all but the ends of lines
 _BEFORE_STEPS = re.compile(r"\n *(?=Steps:)")
 
@@ -82,6 +84,7 @@ def _settings(spec: JobSpec, model: ModelUsed) -> dict[str, str]:
         "CFG scale": f"{spec.guidance.scale:g}",
         "Seed": str(spec.seed),
         "Size": f"{spec.width}x{spec.height}",
+        **({"Model hash": model.sha256[:_MODEL_HASH]} if model.sha256 else {}),
         "Model": model.name,
         "RNG": "CPU",  # readers take the noise for a GPU's unless told
     }

@@ -201,7 +201,7 @@ class JobRunner:
         with self.models.using(spec.model) as model:
             loaded = time.monotonic()
             spec = resolve(spec, model)
-            used = ModelUsed(name=model.name, source=model.source, revision=model.revision)
+            used = ModelUsed(name=model.name, source=model.source, revision=model.revision, sha256=model.sha256)
             checkpoint = self.checkpoints.load(claim, spec, used, latent_shape(spec, model))
             with TraceWriter(folder, spec.trace.level, checkpoint.trace if checkpoint else None) as trace:
 

@@ -100,6 +100,13 @@ def test_every_reader_gives_back_what_was_meant(prompt: str, negative: str) -> N
     assert by_a1111[2]["Seed"] == by_sd_parsers[2] == "32"
 
 
+def test_a_single_files_model_has_the_hash_that_sites_know_it_by() -> None:
+    used = ModelUsed(name="mine", source="/models/mine.safetensors", revision=None, sha256="0123456789abcdef" * 4)
+    assert parsed(parameters_text(resolved(), used))[2]["Model hash"] == "0123456789"
+    assert parsed_by_sd_parsers(encode_png(np.zeros((64, 64, 3), dtype=np.uint8), resolved(), used))[3] == "0123456789"
+    assert "Model hash" not in parsed(parameters_text(resolved(), MODEL))[2]
+
+
 def test_no_control_character_is_written() -> None:
     """None comes from a person, for requests are cleaned of them; a spec that came another way is."""
     spec = resolved()

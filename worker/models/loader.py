@@ -7,6 +7,7 @@ import logging
 import shutil
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -63,6 +64,8 @@ class LoadedModel:
     default_guidance: float
     size: int
     """Bytes of all parameters and buffers."""
+    sha256: str | None = None
+    """Of the file that it was loaded from, if it is one."""
     appetite: Appetite | None = None
     """What forwards and decodes take besides; None: not measured."""
     traced: TracedUNet | None = field(default=None, repr=False)
@@ -150,7 +153,10 @@ class ModelLoader:
                 config = config or download_configuration(
                     STABLE_DIFFUSION_1_4, instead=f"{name}={path}#config=DIRECTORY"
                 )
-                return self._settle(name, source, read_checkpoint(name, path, config), config)
+                with ThreadPoolExecutor(1) as pool:  # as long as its weights are read and converted
+                    sha256 = pool.submit(_sha256_of, path)
+                    model = self._settle(name, source, read_checkpoint(name, path, config), config)
+                    return replace(model, sha256=sha256.result())
 
     def _from_directory(
         self, name: str, source: Source, directory: Path, *, revision: str | None = None
@@ -260,6 +266,11 @@ def _check_finite(name: str, component: str, module: torch.nn.Module) -> None:
                 f"the {component} of the model '{name}' has weights that are no finite numbers, in {key}",
                 hint="the file is damaged, or was made by a training or a merge that went wrong",
             )
+
+
+def _sha256_of(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _bytes_of(module: torch.nn.Module) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import logging
 import shutil
@@ -27,7 +28,7 @@ from worker.models import loader as loader_module
 from worker.models.components import Components, read_checkpoint, read_directory
 from worker.models.device import place
 from worker.models.loader import ModelLoader
-from worker.models.registry import HUB_CONFIG_FILES, SingleFile, parse_source
+from worker.models.registry import HUB_CONFIG_FILES, LocalDirectory, SingleFile, parse_source
 
 UNET = "model.diffusion_model."
 CLIP = "cond_stage_model.transformer.text_model."
@@ -70,7 +71,10 @@ def test_a_checkpoint_is_the_same_model_as_its_folder(loader: ModelLoader, built
     for sampler in SAMPLERS:
         left, right = (read_schedule(parts.scheduler_config, sampler, 20) for parts in (loaded, expected))
         np.testing.assert_array_equal(plan(left).table, plan(right).table)
-    assert loader.load("one", SingleFile(checkpoint, built)).latent_shape == (4, 8, 8)
+    model = loader.load("one", SingleFile(checkpoint, built))
+    assert model.latent_shape == (4, 8, 8)
+    assert model.sha256 == hashlib.sha256(checkpoint.read_bytes()).hexdigest()
+    assert loader.load("tiny", LocalDirectory(built)).sha256 is None
 
 
 @pytest.mark.parametrize("release", RELEASES)
