@@ -6,9 +6,9 @@ import os
 import sys
 from pathlib import Path
 
-from farm import stack
+from farm import lock, stack
 from farm.settings import Settings
-from farm.stack import credentials, lock, servers
+from farm.stack import credentials, servers
 from farm.stack.layout import Layout
 from tests.waiting import eventually
 

@@ -14,10 +14,10 @@ from urllib.parse import urlsplit
 import pytest
 import redis
 
-from farm import stack
+from farm import lock, stack
 from farm.errors import StackError, StorageError
 from farm.settings import Settings, load_local
-from farm.stack import credentials, lock, servers, state
+from farm.stack import credentials, servers, state
 from farm.storage import Storage
 from tests.stack.farms import Farm, lives
 from tests.waiting import eventually
