@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import json
+import socket
 import stat
 import sys
 from dataclasses import replace
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import pytest
 import redis
 
 from farm import settings as farm_settings
 from farm import stack
+from farm.client import FarmClient
 from farm.errors import StackError, StorageError
+from farm.request import JobRequest
 from farm.settings import Settings
 from farm.storage import Storage
 from tests.stack.doors import doors_of
@@ -34,8 +38,28 @@ def test_every_command_finds_it_by_its_home(running: Running) -> None:
 def test_redis_keeps_what_it_is_told(running: Running) -> None:
     client = redis.Redis.from_url(running[1].redis_url, decode_responses=True)
     wanted = {"appendonly": "yes", "appendfsync": "everysec", "maxmemory-policy": "noeviction", "save": ""}
+    wanted |= {"timeout": "60", "tcp-keepalive": "30"}
     assert {name: client.config_get(name)[name] for name in wanted} == wanted
     client.close()
+
+
+def test_whoever_says_nothing_loses_the_connection_and_our_clients_do_not_mind(running: Running) -> None:
+    _, settings = running
+    job = JobRequest(prompt="x", model="sd14")
+    with (
+        redis.Redis.from_url(settings.redis_url) as watching,
+        FarmClient(settings) as client,
+        socket.create_connection(("127.0.0.1", urlsplit(settings.redis_url).port or 0), timeout=20) as idle,
+    ):
+        first = client.submit([job])
+        watching.config_set("timeout", 1)
+        try:
+            eventually(lambda: len(watching.client_list()) == 1, "all but the one that looks are idle and closed")
+            assert idle.recv(1) == b""
+        finally:
+            watching.config_set("timeout", 60)
+        second = client.submit([job])
+        client.cancel([first.batch, second.batch])
 
 
 def test_the_bucket_works(running: Running) -> None:
