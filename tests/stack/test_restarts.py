@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import socket
@@ -166,6 +167,7 @@ def _guard_of(supervisor: int) -> int | None:
     if sys.platform != "linux":
         pytest.skip("reads /proc")
     for child in Path(f"/proc/{supervisor}/task/{supervisor}/children").read_text().split():
-        if "guard.py" in Path(f"/proc/{child}/cmdline").read_text():
-            return int(child)
+        with contextlib.suppress(FileNotFoundError, ProcessLookupError):  # it has just ended
+            if "guard.py" in Path(f"/proc/{child}/cmdline").read_text():
+                return int(child)
     return None
