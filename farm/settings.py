@@ -63,16 +63,13 @@ def home(environment: Mapping[str, str] = os.environ) -> Path:
     """
     named = environment.get("FARM_HOME")
     try:
+        found = Path(named or platformdirs.user_data_dir("render-farm"))
+        if named or found.is_absolute():
+            return found.expanduser().resolve()
+    except (OSError, RuntimeError) as error:  # RuntimeError: no such user, or links that lead in a circle
         if named:
-            return Path(named).expanduser().resolve()
-        default = Path(platformdirs.user_data_dir("render-farm"))
-        if default.is_absolute():
-            return default.resolve()
-    except (OSError, RuntimeError) as error:  # RuntimeError: ~nobody, or links that lead in a circle
-        reason = (error.strerror if isinstance(error, OSError) else None) or str(error)
-        raise HomeRefused(
-            f"the farm's home {named or 'folder'} cannot be found: {reason}", hint="correct FARM_HOME"
-        ) from error
+            reason = (error.strerror if isinstance(error, OSError) else None) or str(error)
+            raise HomeRefused(f"the farm's home {named} cannot be found: {reason}", hint="correct FARM_HOME") from error
     raise HomeRefused("this user has no home folder, and so no place for a farm", hint="set FARM_HOME to a folder")
 
 
