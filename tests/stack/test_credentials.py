@@ -2,18 +2,25 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
+import ssl
+import threading
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from typing import Any
 
 import pytest
+import trustme
 
 from farm import stack
 from farm.errors import StackError
-from farm.stack import certificates, credentials, servers
+from farm.stack import certificates, credentials, readiness, servers, strangers
 from tests.stack.farms import Farm
+from tests.tls import tls_in_front_of
 
 NOBODY = 65534
 root_only = pytest.mark.skipif(os.geteuid() != 0, reason="gives files to another user")
@@ -126,3 +133,32 @@ def _inner(farm: Farm) -> list[int]:
     kept = credentials.kept(farm.layout.credentials)
     assert kept is not None
     return servers.inner_ports(kept)
+
+
+def test_a_server_that_lets_strangers_in_is_found_out(tmp_path: Path) -> None:
+    """One without certificates, one that asks for none of its callers, one of a stranger's, and one as it should be."""
+    certificates.make(tmp_path)
+    authority, own = (
+        tmp_path / certificates.AUTHORITY,
+        (tmp_path / certificates.CERTIFICATE, tmp_path / certificates.KEY),
+    )
+    careless, careful, strange = (ssl.create_default_context(ssl.Purpose.CLIENT_AUTH) for _ in range(3))
+    for context in (careless, careful):
+        context.load_cert_chain(*own)
+    careful.verify_mode = ssl.CERT_REQUIRED
+    careful.load_verify_locations(authority)
+    trustme.CA().issue_cert("127.0.0.1").configure_cert(strange)
+    with HTTPServer(("127.0.0.1", 0), BaseHTTPRequestHandler) as server, ExitStack() as stack:
+        thread = threading.Thread(target=server.serve_forever, args=(0.02,))
+        thread.start()
+        stack.callback(thread.join)
+        stack.callback(server.shutdown)
+        plain = server.server_address[1]
+        without, shut, anothers = (
+            stack.enter_context(tls_in_front_of(plain, context)) for context in (careless, careful, strange)
+        )
+        assert not strangers.lets_in(shut, authority)
+        for port in (plain, without, anothers):
+            assert strangers.lets_in(port, authority)
+            with pytest.raises(StackError, match=f"s3 would let every user of this machine in, at port {port}"):
+                asyncio.run(readiness._shut("s3", [shut, port], authority))
