@@ -15,7 +15,7 @@ import sys
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 
-_PATIENCE = 1.0
+_PATIENCE = 2.0
 _PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + b"\x00\x00\x00\x04\x00\x00\x00\x00\x00"
 """How gRPC begins: HTTP/2's preface and empty settings. Whoever speaks it answers with its own settings."""
 
@@ -76,9 +76,10 @@ def main() -> None:
             with connected(kind, address, port) as connection:
                 yield name, asked(connection, question)
         for how, context in contexts.items():
-            for name, question in (("GET /", http("GET", "/")), ("gRPC", _PREFACE)):
-                with connected(kind, address, port) as connection, contextlib.suppress(OSError):
-                    yield f"{name} by {how}", asked(context.wrap_socket(connection), question)
+            with contextlib.suppress(OSError):  # no TLS is spoken there
+                for name, question in (("GET /", http("GET", "/")), ("gRPC", _PREFACE)):
+                    with connected(kind, address, port) as connection:
+                        yield f"{name} by {how}", asked(context.wrap_socket(connection), question)
 
     def all_of(door: tuple[str, str, int]) -> list[tuple[str | int, str, str]]:
         kind, address, port = door
