@@ -15,6 +15,7 @@
     ├── ModelError               a model is unknown or cannot be loaded
     ├── RenderError              one job cannot be rendered; carries a stable `kind`
     └── StackError               the local farm cannot be started or stopped
+        └── HomeRefused          its folder cannot be used, or others can write to it
 
 A message says what was being done and to what; a hint says what to try. Anything that is not a
 `FarmError` is a bug of ours and keeps its traceback.
@@ -102,3 +103,7 @@ class RenderError(FarmError):
 
 class StackError(FarmError):
     """The local farm's servers cannot be started, found or stopped."""
+
+
+class HomeRefused(StackError):
+    """The local farm's folder cannot be used: it is another user's, or others can write to it or replace it."""

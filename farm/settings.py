@@ -26,7 +26,8 @@ from urllib.parse import parse_qsl, urlencode, urlsplit
 
 import platformdirs
 
-from farm.errors import InvalidInput, NotConfigured
+from farm import homes, lock
+from farm.errors import HomeRefused, InvalidInput, NotConfigured
 
 DEFAULT_BUCKET = "farm"
 _TLS_FILES = {"FARM_REDIS_CA": "ssl_ca_certs", "FARM_REDIS_CERT": "ssl_certfile", "FARM_REDIS_KEY": "ssl_keyfile"}
@@ -56,9 +57,20 @@ class Settings:
 
 
 def home(environment: Mapping[str, str] = os.environ) -> Path:
-    """The local farm's folder: `$FARM_HOME`, or `render-farm` in the platform's data directory."""
+    """The local farm's folder: `$FARM_HOME`, or `render-farm` in the platform's data directory.
+
+    Raises `HomeRefused` where there is none. Says nothing about whether it is there and fit to be used.
+    """
     named = environment.get("FARM_HOME")
-    return Path(named).expanduser().resolve() if named else Path(platformdirs.user_data_dir("render-farm"))
+    try:
+        found = Path(named or platformdirs.user_data_dir("render-farm"))
+        if named or found.is_absolute():
+            return found.expanduser().resolve()
+    except (OSError, RuntimeError) as error:  # RuntimeError: no such user, or links that lead in a circle
+        if named:
+            reason = (error.strerror if isinstance(error, OSError) else None) or str(error)
+            raise HomeRefused(f"the farm's home {named} cannot be found: {reason}", hint="correct FARM_HOME") from error
+    raise HomeRefused("this user has no home folder, and so no place for a farm", hint="set FARM_HOME to a folder")
 
 
 def state_file(farm_home: Path) -> Path:
@@ -66,10 +78,16 @@ def state_file(farm_home: Path) -> Path:
     return farm_home / "farm.json"
 
 
+def lock_file(farm_home: Path) -> Path:
+    """The file that a running local farm holds locked, with its supervisor's process id inside."""
+    return farm_home / "farm.lock"
+
+
 def load(environment: Mapping[str, str] = os.environ) -> Settings:
     """The farm that commands talk to: the environment's servers if named, else the local farm.
 
-    Raises `NotConfigured` when there is neither, `InvalidInput` when a variable is malformed.
+    Raises `NotConfigured` when there is neither, `InvalidInput` when a variable is malformed, and `HomeRefused` when
+    others can write to the local farm's folder.
     """
     if environment.get("FARM_REDIS_URL"):
         return _from_environment(environment)
@@ -85,8 +103,18 @@ def load(environment: Mapping[str, str] = os.environ) -> Settings:
 
 
 def load_local(farm_home: Path) -> Settings | None:
-    """The running local farm of `farm_home`, or None when none is recorded there."""
+    """The running local farm of `farm_home`, or None when none is recorded there.
+
+    What a farm that was killed left behind is not used: whoever has its ports now would be told its passwords.
+    Raises `NotConfigured` for that, and `HomeRefused` as `homes.check` does.
+    """
+    homes.check(farm_home)
     file = state_file(farm_home)
+    if file.exists() and lock.holder(lock_file(farm_home)) is None:
+        raise NotConfigured(
+            f"the local farm in {farm_home} is not running; its last one was killed",
+            hint="'farm up --detach' starts it again; its data is kept",
+        )
     try:
         state: dict[str, str] = json.loads(file.read_text(encoding="utf-8"))
         return Settings(

@@ -14,7 +14,6 @@ from contextlib import closing
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import partial
-from pathlib import Path
 from types import FrameType
 from typing import Any, Literal, NoReturn
 
@@ -36,6 +35,7 @@ from worker.diffusion.losses import Losses, load_losses
 from worker.engine.engine import Engine
 from worker.engine.memory import free_bytes
 from worker.engine.rows import CAREFUL_CPU_ROWS, ROWS
+from worker.home import settle_home
 from worker.intake import Intake
 from worker.lease import LeaseKeeper
 from worker.models.compiled import numbers_of_rows
@@ -98,6 +98,8 @@ class Worker:
         self._leaving = threading.Event()
         self._intake = Intake()
         self._settings = where
+        self._home = settle_home()
+        self._crashes = self._home / "crashes"
         self._ledger = Ledger(where)
         self._storage = Storage(where)
         self._queue = Queue(where)
@@ -106,7 +108,7 @@ class Worker:
         rows = options.rows or (CAREFUL_CPU_ROWS if options.deterministic and not self._on_gpu else ROWS)
         loader = ModelLoader(
             self._placement,
-            cache=settings.home() / "models",
+            cache=self._home / "models",
             fetch=bucket_fetcher(where),
             compile=self._compile_at_start(rows) if options.compile and self._on_gpu else None,
         )
@@ -121,8 +123,8 @@ class Worker:
             snapshot_seconds=options.checkpoint_seconds,
             free=partial(free_bytes, self._placement.device),
         )
-        self._black_box = BlackBox(_crashes(), self.id)
-        self._spool = Spool(settings.home() / "spool")
+        self._black_box = BlackBox(self._crashes, self.id)
+        self._spool = Spool(self._home / "spool")
         self._previews = Previews(self._storage)
         self._keeper = LeaseKeeper(
             self._ledger,
@@ -157,7 +159,7 @@ class Worker:
     def _compile_at_start(self, rows: int) -> Compile:
         """Compile models until the worker is ready: from then on jobs would wait for it."""
         numbers = (rows,) if self._options.deterministic else numbers_of_rows(rows)
-        kernels = Kernels(settings.home() / "kernels", self._storage, numbers, secret_of())
+        kernels = Kernels(self._home / "kernels", self._storage, numbers, secret_of())
         return lambda model: kernels.compile(model) if self._state == "starting" else None
 
     def run(self) -> None:
@@ -183,7 +185,7 @@ class Worker:
     def _tell_of_the_dead(self) -> None:
         """Pass on how earlier workers of this machine ended, and forget what their spool holds for nobody."""
         try:
-            for worker, how in left_behind(_crashes()):
+            for worker, how in left_behind(self._crashes):
                 _log.warning("the worker %s %s", worker, how)
                 self._ledger.note_death(worker, how)
             self._spool.sweep(self._is_over)
@@ -327,10 +329,6 @@ def start(options: Options) -> None:
 
 def _leave_logging_alone(**_: Any) -> None:
     """A receiver of this signal keeps Celery from configuring logging itself."""
-
-
-def _crashes() -> Path:
-    return settings.home() / "crashes"
 
 
 def _model_budget(placement: Placement) -> int:

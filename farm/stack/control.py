@@ -16,9 +16,10 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
+from farm import homes, lock
 from farm.errors import StackError
 from farm.settings import Settings, load_local
-from farm.stack import lock, logs, state
+from farm.stack import logs, state
 from farm.stack.layout import Layout
 from farm.stack.plan import PACKAGES, WORKER_COMMAND, WORKER_PREFIX, Plan
 from farm.stack.process import how_ended
@@ -95,8 +96,9 @@ def stop(home: Path, timeout: float = _STOP_PATIENCE) -> bool:
     """Stop the farm of `home`; False if none was running.
 
     After `timeout` seconds the supervisor is killed, and its children with it. Raises `StackError` when even that
-    does not help, or the farm is another user's.
+    does not help, or the farm is another user's, and `HomeRefused`.
     """
+    homes.check(home)
     layout = Layout(home)
     if not lock.is_held(layout.lock):
         layout.state.unlink(missing_ok=True)
@@ -110,7 +112,8 @@ def stop(home: Path, timeout: float = _STOP_PATIENCE) -> bool:
 
 
 def status(home: Path) -> state.FarmStatus | None:
-    """The running farm of `home`, or None: also when a dead one left its `farm.json` behind."""
+    """The running farm of `home`, or None: also when a dead one left its `farm.json` behind. Raises `HomeRefused`."""
+    homes.check(home)
     layout = Layout(home)
     return state.read(layout) if lock.holder(layout.lock) is not None else None
 

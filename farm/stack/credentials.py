@@ -1,17 +1,21 @@
 """The generated passwords and ports of a local farm: made once, kept across restarts.
 
-Ports are kept as well, so that a presigned link or a notebook's connection outlives `farm down` and `farm up`;
-one that somebody else took meanwhile is replaced.
+The ports of Redis and S3 are kept as well, so that a presigned link or a notebook's connection outlives `farm down`
+and `farm up`; one that somebody else took meanwhile is replaced. Ports by which SeaweedFS's parts call one another are
+drawn anew at each start: it names sockets in /tmp after them, and nobody shall know the next farm's names before it.
 """
 
 from __future__ import annotations
 
 import json
+import os
+import re
 import secrets
 import socket
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 from farm.errors import StackError
 from farm.stack.layout import write_json
@@ -23,7 +27,13 @@ _PORTS = range(22_000, 30_000)
 _ADMIN_PORTS = range(20_000, 22_000)
 _ADMIN_GRPC = 10_000
 _TRIES = 200
-NAMES = ("redis", *(f"{part}{kind}" for part in ("s3", "master", "volume", "filer") for kind in ("", "_grpc")))
+_KEPT = ("redis", "s3", "master", "volume", "filer")
+_DRAWN = ("s3_grpc", "master_grpc", "volume_grpc", "filer_grpc")
+_SECRETS = ("redis_password", "s3_access_key", "s3_secret_key", "internal_key")
+# They are written into the servers' configurations, where a space or the end of a line would begin something else.
+_SECRET = re.compile(r"[A-Za-z0-9_-]{16,128}")
+# The place is SeaweedFS's choice, not ours.
+_SOCKETS = tuple(f"/tmp/seaweedfs-{part}-grpc-{{}}.sock" for part in ("master", "volume", "filer", "s3", "admin"))  # noqa: S108
 
 
 @dataclass(frozen=True)
@@ -42,23 +52,41 @@ def load(path: Path) -> Credentials:
 
     Raises `StackError` when the file is damaged or no port is free.
     """
-    kept = _read(path)
-    if kept is None:
-        kept = Credentials(
-            redis_password=secrets.token_urlsafe(24),
-            s3_access_key=secrets.token_hex(10).upper(),
-            s3_secret_key=secrets.token_urlsafe(30),
-            internal_key=secrets.token_urlsafe(30),
-            ports={},
-        )
-    credentials = replace(kept, ports=_free_ports(kept.ports))
-    if credentials != _read(path):
-        write_json(path, asdict(credentials))
+    found = kept(path) or Credentials(
+        redis_password=secrets.token_urlsafe(24),
+        s3_access_key=secrets.token_hex(10).upper(),
+        s3_secret_key=secrets.token_urlsafe(30),
+        internal_key=secrets.token_urlsafe(30),
+        ports={},
+    )
+    credentials = replace(found, ports=_free_ports(found.ports))
+    write_json(path, asdict(credentials))
     return credentials
 
 
+def kept(path: Path) -> Credentials | None:
+    """The credentials as they were last written to `path`, or None. Raises `StackError` when the file is damaged."""
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError, RecursionError) as error:
+        raise _damaged(path, f"it cannot be read ({type(error).__name__})") from None
+    if not isinstance(found, dict) or found.keys() != {*_SECRETS, "ports"}:
+        raise _damaged(path, f"it does not hold {', '.join(_SECRETS)} and ports, and nothing else")
+    for name in _SECRETS:
+        if not isinstance(found[name], str) or not _SECRET.fullmatch(found[name]):
+            raise _damaged(path, f"{name} is not 16 to 128 letters, digits, '-' and '_'")  # never quoted
+    if not isinstance(found["ports"], dict) or not all(map(_can_be_port, found["ports"].values())):
+        raise _damaged(path, "a port is not a number from 1024 to 65535")
+    return Credentials(**found)
+
+
 def is_free(port: int) -> bool:
-    """Whether a server could listen on the port of 127.0.0.1 now."""
+    """Whether a server could listen on the port of 127.0.0.1 now, and on SeaweedFS's sockets that are named after it.
+
+    What others have put in the place of such a socket would be spoken to, and cannot be removed.
+    """
     with socket.socket() as probe:
         # As the servers do: a port is not taken because an old connection to it lingers in TIME_WAIT.
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -66,27 +94,41 @@ def is_free(port: int) -> bool:
             probe.bind(("127.0.0.1", port))
         except OSError:
             return False
-    return True
+    return not any(map(is_anothers, sockets(port)))
 
 
-def _read(path: Path) -> Credentials | None:
+def sockets(port: int) -> Iterator[Path]:
+    """The sockets that SeaweedFS may name after a port."""
+    return (Path(name.format(port)) for name in _SOCKETS)
+
+
+def is_anothers(path: Path) -> bool:
+    """Whether something that lies in a folder for all belongs to another user."""
     try:
-        return Credentials(**json.loads(path.read_text(encoding="utf-8")))
+        return path.lstat().st_uid != os.geteuid()
     except FileNotFoundError:
-        return None
-    except (ValueError, TypeError) as error:
-        raise StackError(
-            f"{path} is damaged: {error}", hint="remove it; the farm's data stays, its passwords are made anew"
-        ) from error
+        return False
 
 
-def _free_ports(kept: dict[str, int]) -> dict[str, int]:
+def _can_be_port(found: Any) -> bool:
+    return type(found) is int and 1024 <= found <= 65535
+
+
+def _damaged(path: Path, what: str) -> StackError:
+    return StackError(
+        f"{path} is damaged: {what}", hint="remove it; the farm's data stays, its passwords are made anew"
+    )
+
+
+def _free_ports(known: dict[str, int]) -> dict[str, int]:
     ports: dict[str, int] = {}
-    for name in NAMES:
-        port = kept.get(name)
-        ports[name] = port if port is not None and is_free(port) else _draw(_PORTS, ports.values())
-    admin = kept.get("admin")
-    ports["admin"] = admin if admin is not None and _serves_admin(admin) else _draw(_ADMIN_PORTS, (), _serves_admin)
+    for name in _KEPT:
+        port = known.get(name)
+        fits = port is not None and port not in ports.values() and is_free(port)
+        ports[name] = port if port is not None and fits else _draw(_PORTS, ports.values())
+    for name in _DRAWN:
+        ports[name] = _draw(_PORTS, ports.values())
+    ports["admin"] = _draw(_ADMIN_PORTS, ports.values(), _serves_admin)
     ports["admin_grpc"] = ports["admin"] + _ADMIN_GRPC
     return ports
 

@@ -8,8 +8,9 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from farm import homes
 from farm import settings as farm_settings
-from farm.errors import FarmError, NotConfigured
+from farm.errors import FarmError, HomeRefused, NotConfigured
 from farm.keys import BUILT_IN_MODELS
 from farm.settings import Settings
 from farm.stack import control
@@ -29,7 +30,6 @@ _READ_ONLY_SHARE = 0.01
 
 def examine() -> Iterator[Check]:
     """Every check, as it is made. A check that cannot be made is a failed one; none raises `FarmError`."""
-    home = farm_settings.home()
     try:
         settings = farm_settings.load()
     except NotConfigured as error:
@@ -37,17 +37,17 @@ def examine() -> Iterator[Check]:
     except FarmError as error:
         yield fail("farm", error.message, mend=error.hint or "correct the variable")
     else:
-        yield from _servers(home, settings)
+        yield from _servers(settings)
     yield device()
     yield packages()
-    yield _disk(home)
+    yield from _home()
 
 
-def _servers(home: Path, settings: Settings) -> Iterator[Check]:
+def _servers(settings: Settings) -> Iterator[Check]:
     from farm.ledger import Ledger
     from farm.stack import redis_checks
 
-    yield _farm(home, settings)
+    yield _guarded("farm", lambda: _farm(settings))
     redis = list(redis_checks.examine(settings))
     yield from redis
     yield _guarded("bucket", lambda: _bucket(settings))
@@ -66,13 +66,13 @@ def _guarded(name: str, check: Callable[[], Check]) -> Check:
         return fail(name, error.message, mend=error.hint)
 
 
-def _farm(home: Path, settings: Settings) -> Check:
+def _farm(settings: Settings) -> Check:
     if not settings.local:
         return ok("farm", f"servers named by the environment: Redis {settings.redis_address}")
+    home = farm_settings.home()
     status = control.status(home)
     if status is None:
-        mend = "'farm up' starts it again; its data is kept"
-        return fail("farm", f"the local farm in {home} is not running; its last one was killed", mend=mend)
+        return fail("farm", f"the local farm in {home} was stopped meanwhile", mend="'farm up' starts it again")
     for child in status.children:
         if child.given_up:
             mend = f"see {child.log}, then 'farm down' and 'farm up'"
@@ -155,6 +155,17 @@ def _models(ledger: Ledger) -> Check:
         mend = f"serve it: 'farm worker --model {wanted}', or cancel the jobs"
         return warn("models", f"jobs wait for {', '.join(starved)}, which no live worker serves", mend=mend)
     return ok("models", f"served: {', '.join(sorted(served)) or 'none'}")
+
+
+def _home() -> Iterator[Check]:
+    """Workers keep things there whosever the servers are; without one they render all the same."""
+    try:
+        home = farm_settings.home()
+        homes.check(home)
+    except HomeRefused as error:
+        yield warn("home", error.message, mend=error.hint)
+    else:
+        yield _disk(home)
 
 
 def _disk(home: Path) -> Check:

@@ -16,8 +16,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from farm import settings
-from farm.errors import StackError
+from farm import homes, settings
+from farm.errors import HomeRefused
 
 
 @dataclass(frozen=True)
@@ -32,7 +32,7 @@ class Layout:
 
     @property
     def lock(self) -> Path:
-        return self.home / "farm.lock"
+        return settings.lock_file(self.home)
 
     @property
     def credentials(self) -> Path:
@@ -54,15 +54,15 @@ class Layout:
         return self.logs / f"{process}.log"
 
     def create(self) -> None:
-        """Make the folders, open to their owner only. Raises `StackError` where that cannot be done."""
-        try:
-            for folder in (self.home, self.redis, self.s3, self.logs):
-                folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        except OSError as error:
-            raise StackError(
-                f"the farm's home {self.home} cannot be used: {error.strerror}",
-                hint="set FARM_HOME to a folder that you can write to",
-            ) from error
+        """Make the folders, open to their owner only. Raises `HomeRefused` where that cannot be done."""
+        homes.prepare(self.home)
+        for folder in (self.redis, self.s3, self.logs):
+            try:
+                homes.make(folder)
+            except OSError as error:
+                raise HomeRefused(
+                    f"{folder} cannot be made: {error.strerror}", hint="set FARM_HOME to a folder that you can write to"
+                ) from error
 
 
 def write_private(path: Path, text: str) -> None:

@@ -39,6 +39,10 @@ class Program:
     grace: float
     ports: tuple[int, ...] = ()
     hopeless: frozenset[int] = frozenset()
+    umask: int = -1
+    """What the files and sockets that it makes shall not be open to; -1 is as for us."""
+    refuse: Callable[[], None] | None = None
+    """Called before each start. Raises `StackError` if it must not be started now."""
 
 
 class Child:
@@ -61,7 +65,9 @@ class Child:
         return self._process.pid if self._process else None
 
     async def start(self) -> None:
-        """Start the process. Raises `StackError` when the operating system refuses."""
+        """Start the process. Raises `StackError` when the operating system or the program's `refuse` does."""
+        if self.program.refuse is not None:
+            self.program.refuse()
         self.program.log.touch(mode=0o600)
         logs.trim(self.program.log)
         if self.log_began is None:
@@ -77,6 +83,7 @@ class Child:
                     env=self.program.environment,
                     # Its own group, so that it can be ended with all its children, and a Ctrl-C reaches us alone.
                     start_new_session=True,
+                    umask=self.program.umask,
                 )
         except OSError as error:
             raise StackError(f"{self.program.name} cannot be started: {error}") from error

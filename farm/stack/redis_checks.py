@@ -1,4 +1,4 @@
-"""What `farm doctor` asks of Redis: does it answer, keep what it is told, and keep strangers out?"""
+"""What `farm doctor` asks of Redis: does it answer, keep what it is told, keep strangers out, and have room?"""
 
 from __future__ import annotations
 
@@ -17,6 +17,12 @@ from farm.stack.verdict import Check, fail, ok, warn
 # The Redis of the oldest supported Linux distributions; the ledger's scripts need nothing newer.
 _OLDEST = (6, 0)
 _TIMEOUT = 5.0
+_CROWDED = 0.8
+"""The share of its connections from which on Redis is said to be near its limit."""
+_FULL = "max number of clients reached"
+_MEND_CROWD = (
+    "redis-cli CLIENT LIST shows whose they are; in redis.conf 'timeout 60' ends idle ones, 'maxclients' is the limit"
+)
 
 
 def examine(settings: Settings) -> Iterator[Check]:
@@ -33,14 +39,33 @@ def examine(settings: Settings) -> Iterator[Check]:
             yield fail("redis", meaning.message, mend=meaning.hint)
             return
         mend = f"see {'logs/redis.log in the home' if settings.local else 'that it runs, and the firewall between'}"
+        if _FULL in str(error):
+            mend = _MEND_CROWD
         yield fail("redis", f"Redis at {settings.redis_address} does not answer: {error}", mend=mend)
     else:
         yield _version(settings, server)
         yield _setting(client, "appendonly", "yes", "it forgets the last minutes of the ledger in a crash")
         yield _setting(client, "maxmemory-policy", "noeviction", "it may drop jobs when its memory is full")
         yield _access(client, settings)
+        yield _connections(client)
     finally:
         client.close()
+
+
+def _connections(client: redis.Redis) -> Check:
+    """Beyond the limit Redis turns everybody away, workers too."""
+    try:
+        told: dict[str, Any] = client.info("clients")
+        limit: Any = (
+            told.get("maxclients") or client.config_get("maxclients")["maxclients"]
+        )  # Redis 6 has it there alone
+    except (redis.RedisError, KeyError) as error:
+        return warn("redis connections", f"cannot be counted ({error})", mend="see the server's own figures")
+    taken, most = int(told["connected_clients"]), int(limit)
+    detail = f"{taken:,} of {most:,} taken"
+    if taken < _CROWDED * most:
+        return ok("redis connections", detail)
+    return warn("redis connections", f"{detail}: beyond that nobody gets in", mend=_MEND_CROWD)
 
 
 def _version(settings: Settings, server: dict[str, Any]) -> Check:

@@ -1,7 +1,9 @@
 """The farm's two servers: a Redis and an S3 server, as programs with their configuration.
 
-Everything listens on 127.0.0.1 and asks for a password. No secret is on a command line, and no path either: each
-server runs in its own folder and names its files relative to it, so a home may be long or hold spaces and commas.
+Everything listens on 127.0.0.1, where every user of the machine may knock: Redis and S3 ask for a password, and the
+parts behind the S3 server for a certificate that no one else has (see `certificates.py`; `readiness.py` tries them).
+No secret is on a command line, and no path either: each server runs in its own folder and names its files relative
+to it, so a home may be long or hold spaces and commas.
 """
 
 from __future__ import annotations
@@ -12,12 +14,15 @@ import os
 import shutil
 import sys
 from collections.abc import Iterable
+from functools import partial
 from pathlib import Path
+from typing import Any
 from urllib.parse import quote
 
 from farm.errors import StackError
 from farm.settings import DEFAULT_BUCKET, Settings
-from farm.stack.credentials import Credentials
+from farm.stack import certificates
+from farm.stack.credentials import Credentials, is_anothers, sockets
 from farm.stack.layout import Layout, write_private
 from farm.stack.process import Program
 
@@ -34,6 +39,11 @@ appendfsync everysec
 save ""
 # A full Redis refuses writes; it never forgets a job to make room.
 maxmemory-policy noeviction
+# Whoever opens connections and says nothing, as any user of this machine can, takes places from others for a minute
+# at most. Clients that wait for something are not meant by it, and redis-py opens another connection for an idle one.
+maxclients 10000
+timeout 60
+tcp-keepalive 30
 """
 
 # `weed mini` starts its parts one after the other and is ready in half a second; `weed server` starts them at
@@ -67,18 +77,18 @@ admin.ui=false
 webdav=false
 """
 
-# The parts behind the S3 server (master, volume, filer) answer over HTTP as well, and trust whoever can reach them
-# unless a key is set. Files in the working directory also hide those of /etc/seaweedfs and ~/.seaweedfs.
-_S3_SECURITY = """\
-[jwt.signing]
-key = "{key}"
-[jwt.signing.read]
-key = "{key}"
-[jwt.filer_signing]
-key = "{key}"
-[jwt.filer_signing.read]
-key = "{key}"
-"""
+# The parts behind the S3 server (master, volume, filer, admin) answer over gRPC and HTTP as well, and do what they are
+# asked by whoever reaches them, unless each is given certificates and the authority that its callers must show one of.
+# Keys alone would not do: the master signs for everybody. Files in the working directory also hide those of
+# /etc/seaweedfs and ~/.seaweedfs.
+_SIGNED = ("jwt.signing", "jwt.signing.read", "jwt.filer_signing", "jwt.filer_signing.read")
+_CERTIFIED = (
+    *(f"grpc.{part}" for part in ("client", "master", "volume", "filer", "s3", "admin", "worker")),
+    *(f"https.{part}" for part in ("client", "master", "volume", "filer", "admin")),
+)
+
+# Sockets and files of the servers are for this user alone, whatever the umask of who starts them.
+_UMASK = 0o077
 
 _S3_FILER = """\
 [leveldb2]
@@ -111,6 +121,7 @@ def redis_program(layout: Layout, credentials: Credentials) -> Program:
         log=layout.log("redis"),
         environment=_bare_environment(),
         ports=(credentials.ports["redis"],),
+        umask=_UMASK,
         grace=10.0,
     )
 
@@ -124,26 +135,60 @@ def s3_program(layout: Layout, credentials: Credentials) -> Program:
     }
     write_private(layout.s3 / "identities.json", json.dumps({"identities": [identity]}))
     write_private(layout.s3 / "mini.options", _S3_OPTIONS.format(**credentials.ports))
-    write_private(layout.s3 / "security.toml", _S3_SECURITY.format(key=credentials.internal_key))
+    write_private(layout.s3 / "security.toml", _security(credentials.internal_key))
+    certificates.make(layout.s3)
     write_private(layout.s3 / "filer.toml", _S3_FILER)
     (layout.s3 / "data").mkdir(mode=0o700, exist_ok=True)
+    ports = tuple(port for name, port in credentials.ports.items() if name != "redis")
     return Program(
         name="s3",
         command=(find_weed(), "-logtostderr=true", "mini", "-options=mini.options"),
         directory=layout.s3,
         log=layout.log("s3"),
         environment=_bare_environment(),
-        ports=tuple(port for name, port in credentials.ports.items() if name != "redis"),
+        ports=ports,
+        umask=_UMASK,
+        refuse=partial(refuse_strange_sockets, ports),
         # It answers SIGTERM in about a second, or else waits 15 s for its own internal connections to end. An object
         # is with the kernel before its PUT is answered, so a kill loses nothing.
         grace=5.0,
     )
 
 
+def inner_ports(credentials: Credentials) -> list[int]:
+    """The ports by which the parts of the S3 server speak to one another, and to nobody else."""
+    return [port for name, port in credentials.ports.items() if name not in ("redis", "s3")]
+
+
+def _security(key: str) -> str:
+    """SeaweedFS's `security.toml`. Strings and truths are written in TOML as they are in JSON."""
+    own = {"ca": certificates.AUTHORITY, "cert": certificates.CERTIFICATE, "key": certificates.KEY}
+    sections: dict[str, dict[str, Any]] = {name: {"key": key} for name in _SIGNED}
+    sections |= {"grpc": {"ca": certificates.AUTHORITY}, **{name: dict(own) for name in _CERTIFIED}}
+    sections["https.client"]["enabled"] = True
+    return "".join(
+        f"[{name}]\n" + "".join(f"{option} = {json.dumps(value)}\n" for option, value in options.items())
+        for name, options in sections.items()
+    )
+
+
+def refuse_strange_sockets(ports: Iterable[int]) -> None:
+    """Raises `StackError` where another user has put something in the place of one of SeaweedFS's sockets.
+
+    It would not replace it, and speak to it instead: in vain, for the certificate is wrong.
+    """
+    for port in ports:
+        if strange := next(filter(is_anothers, sockets(port)), None):
+            raise StackError(
+                f"{strange} belongs to another user, and the S3 server cannot start",
+                hint="'farm down' and 'farm up' choose another name; see who puts it there",
+            )
+
+
 def clear_sockets(ports: Iterable[int]) -> None:
     """Remove the sockets that SeaweedFS leaves in /tmp, each named after a port; only once it has ended."""
     for port in ports:
-        for left in Path("/tmp").glob(f"seaweedfs-*-{port}.sock"):  # noqa: S108 - its choice, not ours
+        for left in sockets(port):
             with contextlib.suppress(OSError):
                 left.unlink()
 

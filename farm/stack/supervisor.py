@@ -19,11 +19,12 @@ from pathlib import Path
 from typing import TextIO
 
 from farm.errors import FarmError
+from farm.lock import HomeLock
 from farm.loglines import log_to_stderr
 from farm.settings import Settings
 from farm.stack import credentials, logs, readiness, servers, state
+from farm.stack.certificates import AUTHORITY
 from farm.stack.layout import Layout
-from farm.stack.lock import HomeLock
 from farm.stack.orphans import Guard
 from farm.stack.plan import Plan, worker_programs
 from farm.stack.process import Child, Program
@@ -106,6 +107,9 @@ class Supervisor:
                 _log.error("%s cannot be trimmed: %s", log, error)
 
     async def _start_servers(self, guard: Guard) -> Settings:
+        if left := credentials.kept(self._layout.credentials):
+            # By a supervisor that was killed, and guarded its home until all its children were gone.
+            servers.clear_sockets(filter(credentials.is_free, left.ports.values()))
         for start in range(1, _STARTS + 1):
             drawn = credentials.load(self._layout.credentials)
             settings = servers.settings_for(drawn)
@@ -116,6 +120,7 @@ class Supervisor:
                 await s3.start()
                 await readiness.redis_ready(redis, settings)
                 await readiness.s3_ready(s3, settings)
+                await readiness.strangers_refused(s3, servers.inner_ports(drawn), self._layout.s3 / AUTHORITY)
             except readiness.ServerExited:
                 await self._stop_children()
                 self._children.clear()

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import socket
 from collections.abc import Callable
 from importlib import resources
 from pathlib import Path
@@ -14,6 +16,7 @@ from click.shell_completion import BashComplete
 from click.testing import CliRunner, Result
 from PIL import Image
 
+from farm import homes
 from farm.cli.main import SECTIONS, farm
 from farm.errors import StackError
 from farm.images import MAX_BYTES
@@ -339,6 +342,43 @@ def test_without_a_farm_one_line_says_what_to_do(arguments: tuple[str, ...]) -> 
         "farm: no farm found\n"
         "  start one on this machine with 'farm up --detach', or set FARM_REDIS_URL and FARM_S3_ENDPOINT\n"
     )
+
+
+@pytest.mark.parametrize("command", [("list",), ("up", "--detach"), ("up",), ("down",), ("demo",), ("recover",)])
+@pytest.mark.parametrize("home", ["file", "file/home", "open", "circle", "~nobody of that name"])
+def test_a_home_that_cannot_be_used_is_one_line(
+    command: tuple[str, ...], home: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("FARM_HOME", home)
+    Path("file").touch()
+    Path("open").mkdir()
+    Path("open").chmod(0o777)
+    Path("circle").symlink_to("circle")
+    result = run(*command, "--out", "renders") if command == ("demo",) else run(*command)
+    assert result.exit_code == 1
+    line, hint = result.stderr.splitlines()
+    assert line.startswith("farm: ")
+    assert hint.startswith("  ")
+
+
+def test_what_a_killed_farm_left_is_used_by_no_command(tmp_path: Path) -> None:
+    """Somebody else may have its ports by now. The supervisor that is named lives, as an unrelated process may."""
+    home = tmp_path / "no farm"
+    homes.make(home)
+    with socket.create_server(("127.0.0.1", 0)) as thief:
+        url = f"redis://:topsecret@127.0.0.1:{thief.getsockname()[1]}/0"
+        state = {"redis_url": url, "s3_bucket": "farm", "s3_endpoint": "http://127.0.0.1:1"}
+        (home / "farm.json").write_text(json.dumps(state | {"s3_access_key": "key", "s3_secret_key": "topsecret"}))
+        (home / "farm.lock").write_text(str(os.getpid()))
+        for command in (("list",), ("status", "0kz3"), ("watch", "0kz3"), ("workers",), ("recover",), ("doctor",)):
+            result = run(*command)
+            assert result.exit_code == 1
+            assert "is not running" in result.stdout + result.stderr
+            assert "farm up --detach" in result.stdout + result.stderr
+        thief.setblocking(False)
+        with pytest.raises(BlockingIOError):  # nobody has come
+            thief.accept()
 
 
 def test_errors_are_json_where_json_is_wanted() -> None:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import ssl
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -10,7 +13,8 @@ import redis
 from kombu import Connection
 
 from farm import settings
-from farm.errors import InvalidInput, NotConfigured
+from farm.errors import HomeRefused, InvalidInput, NotConfigured
+from farm.lock import HomeLock
 
 REDIS = "redis://:secret@host:6380/2"
 
@@ -91,6 +95,67 @@ def test_a_certificate_without_tls_is_refused(tmp_path: Path) -> None:
 @pytest.mark.parametrize("text", ["", "{", "[]", "null", '{"redis_url": "redis://:topsecret@host"}', "[" * 100_000])
 def test_a_damaged_state_of_the_local_farm_is_told(tmp_path: Path, text: str) -> None:
     (tmp_path / "farm.json").write_text(text, encoding="utf-8")
-    with pytest.raises(NotConfigured, match=r"farm\.json cannot be read") as caught:
+    with running(tmp_path), pytest.raises(NotConfigured, match=r"farm\.json cannot be read") as caught:
         settings.load({"FARM_HOME": str(tmp_path)})
     assert "topsecret" not in str(caught.value)
+
+
+STATE = {
+    "redis_url": "redis://:topsecret@127.0.0.1:1/0",
+    "s3_bucket": "farm",
+    "s3_endpoint": "http://127.0.0.1:2",
+    "s3_access_key": "key",
+    "s3_secret_key": "secret",
+}
+
+
+@contextmanager
+def running(home: Path) -> Iterator[None]:
+    """As if this process were the supervisor of the home's farm."""
+    lock = HomeLock(settings.lock_file(home))
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def test_what_a_killed_farm_left_is_used_by_nobody(tmp_path: Path) -> None:
+    """Whoever has its ports by now would be sent its passwords."""
+    settings.state_file(tmp_path).write_text(json.dumps(STATE))
+    with running(tmp_path):
+        assert settings.load({"FARM_HOME": str(tmp_path)}).redis_url == STATE["redis_url"]
+    with pytest.raises(NotConfigured, match="is not running") as caught:
+        settings.load({"FARM_HOME": str(tmp_path)})
+    assert "farm up --detach" in str(caught.value)
+    settings.lock_file(tmp_path).unlink()
+    with pytest.raises(NotConfigured, match="is not running"):
+        settings.load({"FARM_HOME": str(tmp_path)})
+
+
+def test_a_farm_that_others_can_change_is_not_used(tmp_path: Path) -> None:
+    settings.state_file(tmp_path).write_text(json.dumps(STATE))
+    with running(tmp_path):
+        settings.state_file(tmp_path).chmod(0o666)
+        with pytest.raises(HomeRefused, match=r"farm\.json can be written by other users"):
+            settings.load({"FARM_HOME": str(tmp_path)})
+
+
+@pytest.mark.parametrize("name", ["~nobody of that name", "circle"])
+def test_a_home_that_cannot_be_found_is_told(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("circle").symlink_to("circle")
+    with pytest.raises(HomeRefused, match=r"the farm's home .* cannot be"):
+        settings.load({"FARM_HOME": name})
+
+
+def test_a_user_without_a_home_is_told_to_name_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without HOME and an entry in the list of users. Releases of platformdirs differ."""
+
+    def raising(_: str) -> str:
+        raise RuntimeError("could not determine the home directory")
+
+    for answer in (raising, lambda _: "~/.local/share/render-farm"):
+        monkeypatch.setattr(settings.platformdirs, "user_data_dir", answer)
+        with pytest.raises(HomeRefused, match="has no home folder") as caught:
+            settings.home({})
+        assert caught.value.hint == "set FARM_HOME to a folder"

@@ -60,7 +60,7 @@ def test_a_worker_does_without_a_home_that_can_be_written(farm: FaultyFarm, tmp_
     over = farm.until_over(farm.submit(model="homeless", count=2, trace="frames"))
 
     assert {status.state for status in over} == {"done"}
-    assert "a crash of this worker will leave no trace" in worker.last_words
+    assert "what this worker keeps is lost when it ends: the farm's home" in worker.last_words
     farm.retire(worker)
 
 

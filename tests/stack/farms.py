@@ -6,9 +6,9 @@ import os
 import sys
 from pathlib import Path
 
-from farm import stack
+from farm import lock, stack
 from farm.settings import Settings
-from farm.stack import credentials, lock, servers
+from farm.stack import credentials, servers
 from farm.stack.layout import Layout
 from tests.waiting import eventually
 
@@ -70,5 +70,5 @@ def end(farm: Farm) -> None:
     stack.stop(farm.home, timeout=0)
     assert not lock.is_held(farm.layout.lock)
     eventually(lambda: not any(map(lives, pids)), "every process is gone")
-    if farm.layout.credentials.exists():
-        servers.clear_sockets(credentials.load(farm.layout.credentials).ports.values())
+    if kept := credentials.kept(farm.layout.credentials):
+        servers.clear_sockets(kept.ports.values())

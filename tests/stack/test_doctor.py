@@ -6,6 +6,7 @@ import json
 import socket
 import subprocess
 from collections.abc import Iterator
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -191,6 +192,27 @@ def test_a_redis_with_a_password_on_loopback_is_well(running: Running, tmp_path:
     assert checks["redis access"] == {"name": "redis access", "verdict": "ok", "detail": "asks for a password"} | {
         "mend": None
     }
+
+
+def test_a_redis_that_is_nearly_full_is_warned_of(running: Running, tmp_path: Path, bare_redis: Bare) -> None:
+    address = bare_redis("bind 127.0.0.1", "requirepass long", "maxclients 20")
+    port = int(address.removeprefix("127.0.0.1:").removesuffix("/0"))
+    environment = {**_environment(running[1]), "FARM_HOME": str(tmp_path)}
+    environment["FARM_REDIS_URL"] = f"redis://:long@{address}"
+    with ExitStack() as idle:
+        for _ in range(16):
+            idle.enter_context(socket.create_connection(("127.0.0.1", port)))
+        _, checks = examine(environment)
+        assert checks["redis connections"]["verdict"] == "warn"
+        assert "of 20 taken: beyond that nobody gets in" in checks["redis connections"]["detail"]
+        assert "timeout 60" in checks["redis connections"]["mend"]
+
+        for _ in range(4):
+            idle.enter_context(socket.create_connection(("127.0.0.1", port)))
+        code, checks = examine(environment)
+        assert code == 1
+        assert "max number of clients reached" in checks["redis"]["detail"]
+        assert "timeout 60" in checks["redis"]["mend"]
 
 
 def _listens(port: int) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import socket
@@ -14,10 +15,10 @@ from urllib.parse import urlsplit
 import pytest
 import redis
 
-from farm import stack
+from farm import lock, stack
 from farm.errors import StackError, StorageError
 from farm.settings import Settings, load_local
-from farm.stack import credentials, lock, servers, state
+from farm.stack import credentials, servers, state
 from farm.storage import Storage
 from tests.stack.farms import Farm, lives
 from tests.waiting import eventually
@@ -166,6 +167,7 @@ def _guard_of(supervisor: int) -> int | None:
     if sys.platform != "linux":
         pytest.skip("reads /proc")
     for child in Path(f"/proc/{supervisor}/task/{supervisor}/children").read_text(encoding="utf-8").split():
-        if "guard.py" in Path(f"/proc/{child}/cmdline").read_text(encoding="utf-8"):
-            return int(child)
+        with contextlib.suppress(FileNotFoundError, ProcessLookupError):  # it has just ended
+            if "guard.py" in Path(f"/proc/{child}/cmdline").read_text(encoding="utf-8"):
+                return int(child)
     return None

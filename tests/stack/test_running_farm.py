@@ -3,19 +3,24 @@
 from __future__ import annotations
 
 import json
+import socket
 import stat
 import sys
 from dataclasses import replace
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import pytest
 import redis
 
 from farm import settings as farm_settings
 from farm import stack
+from farm.client import FarmClient
 from farm.errors import StackError, StorageError
+from farm.request import JobRequest
 from farm.settings import Settings
 from farm.storage import Storage
+from tests.stack.doors import doors_of
 from tests.stack.farms import Farm
 from tests.waiting import eventually
 
@@ -33,8 +38,28 @@ def test_every_command_finds_it_by_its_home(running: Running) -> None:
 def test_redis_keeps_what_it_is_told(running: Running) -> None:
     client = redis.Redis.from_url(running[1].redis_url, decode_responses=True)
     wanted = {"appendonly": "yes", "appendfsync": "everysec", "maxmemory-policy": "noeviction", "save": ""}
+    wanted |= {"timeout": "60", "tcp-keepalive": "30"}
     assert {name: client.config_get(name)[name] for name in wanted} == wanted
     client.close()
+
+
+def test_whoever_says_nothing_loses_the_connection_and_our_clients_do_not_mind(running: Running) -> None:
+    _, settings = running
+    job = JobRequest(prompt="x", model="sd14")
+    with (
+        redis.Redis.from_url(settings.redis_url) as watching,
+        FarmClient(settings) as client,
+        socket.create_connection(("127.0.0.1", urlsplit(settings.redis_url).port or 0), timeout=20) as idle,
+    ):
+        first = client.submit([job])
+        watching.config_set("timeout", 1)
+        try:
+            eventually(lambda: len(watching.client_list()) == 1, "all but the one that looks are idle and closed")
+            assert idle.recv(1) == b""
+        finally:
+            watching.config_set("timeout", 60)
+        second = client.submit([job])
+        client.cancel([first.batch, second.batch])
 
 
 def test_the_bucket_works(running: Running) -> None:
@@ -47,29 +72,9 @@ def test_the_bucket_works(running: Running) -> None:
 
 @linux_only
 def test_nothing_listens_beyond_this_machine(running: Running) -> None:
-    farm, _ = running
-    listening = _listening(farm.pid("redis")) + _listening(farm.pid("s3"))
+    listening = [door for door in doors_of(running[0].status.pid) if door.kind != "unix"]
     assert len(listening) >= 2
-    assert {address for address, _ in listening} == {"127.0.0.1"}
-
-
-@linux_only
-def test_no_other_door_leads_into_the_bucket(running: Running) -> None:
-    """SeaweedFS's inner parts answer over HTTP as well, and must refuse."""
-    from botocore.awsrequest import AWSRequest
-    from botocore.httpsession import URLLib3Session
-
-    farm, settings = running
-    Storage(settings).put("secret", b"the secret bytes", "text/plain")
-    for address, port in _listening(farm.pid("s3")):
-        for path in ("buckets/farm/secret", "farm/secret", "buckets/farm/?limit=10", "dir/status", "", "1,01"):
-            try:
-                answer = URLLib3Session(timeout=2).send(AWSRequest("GET", f"http://{address}:{port}/{path}").prepare())
-            except Exception:
-                continue
-            assert b"the secret bytes" not in answer.content
-            assert b'"secret"' not in answer.content
-            assert answer.status_code != 200 or path in ("", "dir/status"), f"{port}/{path}: {answer.status_code}"
+    assert {(door.kind, door.address) for door in listening} == {("tcp", "127.0.0.1")}
 
 
 def test_wrong_passwords_are_refused(running: Running) -> None:
@@ -99,7 +104,7 @@ def test_secrets_are_readable_by_their_owner_only(running: Running) -> None:
     farm, _ = running
     assert stat.S_IMODE(farm.home.stat().st_mode) == 0o700
     files = [farm.layout.state, farm.layout.credentials, farm.layout.redis / "redis.conf"]
-    files += [farm.layout.s3 / name for name in ("identities.json", "security.toml")]
+    files += [farm.layout.s3 / name for name in ("identities.json", "security.toml", "inner.key")]
     assert {stat.S_IMODE(file.stat().st_mode) for file in files} == {0o600}
 
 
@@ -132,21 +137,3 @@ def test_a_second_farm_in_its_home_is_refused(running: Running) -> None:
     with pytest.raises(StackError, match="already running"):
         stack.up(farm.home, 0)
     assert farm_settings.load_local(farm.home) == settings
-
-
-def _listening(pid: int) -> list[tuple[str, int]]:
-    """The addresses and ports on which a process listens, from /proc."""
-    sockets = {
-        link.readlink().name
-        for link in Path(f"/proc/{pid}/fd").iterdir()
-        if link.is_symlink() and "socket:" in str(link.readlink())
-    }
-    found = []
-    for table in ("tcp", "tcp6"):
-        for line in Path(f"/proc/{pid}/net/{table}").read_text(encoding="utf-8").splitlines()[1:]:
-            _, local, _, state, *rest = line.split()
-            if state == "0A" and f"socket:[{rest[5]}]" in sockets:
-                address, port = local.split(":")
-                numbers = [int(address[at : at + 2], 16) for at in (6, 4, 2, 0)]
-                found.append((".".join(map(str, numbers)) if table == "tcp" else address, int(port, 16)))
-    return found

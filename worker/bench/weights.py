@@ -11,6 +11,7 @@ from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
 from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
 from transformers import CLIPTextConfig, CLIPTextModel
 
+from farm import homes
 from farm.settings import home
 from worker.models.registry import BUILT_IN, LocalDirectory
 
@@ -19,7 +20,7 @@ def random_stable_diffusion() -> Path:
     """The model's directory, made at the first call and kept in the farm's home: 4 GB in float32."""
     directory = home() / "models" / "random-sd14"
     if not directory.is_dir():
-        directory.parent.mkdir(parents=True, exist_ok=True)
+        homes.make(directory.parent)
         with tempfile.TemporaryDirectory(dir=directory.parent) as partial:
             build(Path(partial) / "model")
             (Path(partial) / "model").rename(directory)

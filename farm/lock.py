@@ -1,6 +1,6 @@
 """One supervisor a home: a lock that the kernel releases when its last holder dies, however it dies.
 
-The guard (see `guard.py`) inherits the open file, so the home stays locked until the children of a killed
+The guard (see `farm/stack/guard.py`) inherits the open file, so the home stays locked until the children of a killed
 supervisor are gone too: two Redis servers never write to one folder.
 """
 
