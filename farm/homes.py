@@ -86,7 +86,9 @@ def _check_own(path: Path) -> None:
 def _check_above(home: Path) -> None:
     for folder in home.parents:
         found = folder.stat()
-        if found.st_uid not in (_ROOT, os.geteuid()):
+        # Root may be at work in a user's folder, as in a container with the user's clone mounted: who owns that can put
+        # another home there, but no home that belongs to root.
+        if found.st_uid not in (_ROOT, os.geteuid()) and os.geteuid() != _ROOT:
             raise HomeRefused(
                 f"the farm's home {home} is in a folder of another user ({_name(found.st_uid)}'s {folder}), "
                 "who can put another in its place",

@@ -95,8 +95,14 @@ def test_one_that_others_could_replace_is_refused(home: Path) -> None:
 
 
 @root_only
-def test_one_in_anothers_folder_is_refused(home: Path) -> None:
+def test_one_in_anothers_folder_is_refused_but_to_root(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Root may work in a user's clone. Anybody else trusts root alone with the folders above."""
     os.chown(home.parent, NOBODY, -1)
+    homes.check(home)
+    someone = 12_345
+    for path in (home, *home.rglob("*")):
+        os.chown(path, someone, -1)
+    monkeypatch.setattr(os, "geteuid", lambda: someone)
     with pytest.raises(HomeRefused, match="is in a folder of another user"):
         homes.check(home)
 
