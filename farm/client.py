@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -135,7 +135,7 @@ class FarmClient:
             batch,
             jobs=tuple(job.id for job in jobs),
             specs=tuple(job.spec for job in jobs),
-            warnings=(*_warnings(jobs, workers), *unpublished),
+            warnings=(*_of_pictures(images), *_warnings(jobs, workers), *unpublished),
         )
 
     def _publish(self, waiting: Iterable[Waiting]) -> tuple[str, ...]:
@@ -279,6 +279,10 @@ class FarmClient:
     def losses(self) -> Sequence[LossDeclaration]:
         """The built-in losses and those that live workers announce."""
         return known_losses(self.ledger.workers())
+
+
+def _of_pictures(images: Mapping[Path, InitImage]) -> Iterator[str]:
+    return (warning for image in images.values() for warning in image.warnings)
 
 
 def _warnings(jobs: Sequence[NewJob], workers: Sequence[WorkerInfo]) -> tuple[str, ...]:

@@ -71,6 +71,18 @@ def test_an_init_image_is_stored_once_by_its_content(client: FarmClient, tmp_pat
     assert client.storage.get(first.key) == (tmp_path / "a.png").read_bytes()
 
 
+def test_what_is_wrong_with_an_init_image_is_told_once(client: FarmClient, tmp_path: Path) -> None:
+    path = tmp_path / "a.png"
+    Image.new("RGB", (64, 32), "teal").save(path, icc_profile=b"nonsense")
+    submission = client.submit([otter(init=str(path), strength=0.5), otter(init=str(path), strength=0.7)])
+
+    told = [warning for warning in submission.warnings if "profile" in warning]
+    assert told == [f"the colour profile of {path} is damaged: its colours are taken for sRGB"]
+    image = client.ledger.spec(submission.jobs[0]).start.image
+    assert image is not None
+    assert (image.width, image.height) == (64, 32)
+
+
 @pytest.mark.parametrize(
     "request_",
     [
