@@ -10,7 +10,9 @@ import click
 from farm import access, settings
 from farm.errors import FarmError, InvalidInput
 from farm.loglines import log_to_stderr
+from farm.spec import MAX_SIDE, MAX_STEPS, MIN_SIDE
 from farm.words import one_line
+from worker.limits import Limits
 from worker.runtime import importing, settle
 
 _MAX_NAME = 100
@@ -28,6 +30,11 @@ _MAX_NAME = 100
 @click.option(
     "--checkpoint-seconds", type=click.FloatRange(0), default=60.0, help="Checkpoint long jobs so often; 0: never."
 )
+@click.option(
+    "--max-side", type=click.IntRange(MIN_SIDE, MAX_SIDE), help="Refuse pictures with a longer side, in pixels."
+)
+@click.option("--max-steps", type=click.IntRange(1, MAX_STEPS), help="Refuse jobs of more steps.")
+@click.option("--max-seconds", type=click.FloatRange(0, min_open=True), help="Fail jobs that take longer to render.")
 def main(
     name: str | None,
     device: str | None,
@@ -38,6 +45,9 @@ def main(
     compile: bool,
     grace: float,
     checkpoint_seconds: float,
+    max_side: int | None,
+    max_steps: int | None,
+    max_seconds: float | None,
 ) -> None:
     """Take jobs off the farm's queues and render them."""
     settle()
@@ -66,6 +76,7 @@ def main(
                 compile=compile,
                 grace=grace,
                 checkpoint_seconds=checkpoint_seconds,
+                limits=Limits(max_side, max_steps, max_seconds),
             )
         )
     except FarmError as error:

@@ -11,7 +11,7 @@ import socket
 import threading
 from collections.abc import Sequence
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import partial
 from types import FrameType
@@ -38,6 +38,7 @@ from worker.engine.rows import CAREFUL_CPU_ROWS, ROWS
 from worker.home import settle_home
 from worker.intake import Intake
 from worker.lease import LeaseKeeper
+from worker.limits import Limits
 from worker.models.compiled import numbers_of_rows
 from worker.models.device import Placement, place
 from worker.models.fetching import bucket_fetcher
@@ -80,6 +81,7 @@ class Options:
     grace: float = 25.0
     checkpoint_seconds: float = 60.0
     stall_seconds: float | None = None
+    limits: Limits = field(default_factory=Limits)
 
 
 class Worker:
@@ -154,6 +156,7 @@ class Worker:
             intake=self._intake,
             patience=Patience(self._intake, self._leaving),
             leaving=self._leaving,
+            limits=options.limits,
         )
 
     def _compile_at_start(self, rows: int) -> Compile:

@@ -56,6 +56,7 @@ from worker.engine.request import (
 from worker.finished import Artifact, Finished
 from worker.intake import Intake
 from worker.lease import Holding, LeaseKeeper
+from worker.limits import Limits
 from worker.models.loader import LoadedModel
 from worker.models.pool import ModelPool
 from worker.patience import PATIENCE_SECONDS, HandBack, Lost, Patience
@@ -95,9 +96,12 @@ class JobRunner:
     intake: Intake
     patience: Patience
     leaving: threading.Event
+    limits: Limits
     done: int = 0
     _recent: deque[float] = field(default_factory=lambda: deque(maxlen=1_000))
     _disk_refusals: Counter[str] = field(default_factory=Counter)
+    _alone: str | None = None
+    """The job that has this worker for itself."""
 
     @property
     def images_per_minute(self) -> float:
@@ -133,7 +137,11 @@ class JobRunner:
         with self.intake.alone(f"job {job} outlived two workers, so it gets this one for itself") as is_alone:
             if is_alone:
                 _log.warning("job %s outlived two workers: rendering it with no others", job)
-                self._work_on(self._claim(job, alone=True), job)
+                self._alone = job
+                try:
+                    self._work_on(self._claim(job, alone=True), job)
+                finally:
+                    self._alone = None
             else:
                 self._put_back(job)
 
@@ -201,6 +209,7 @@ class JobRunner:
         with self.models.using(spec.model) as model:
             loaded = time.monotonic()
             spec = resolve(spec, model)
+            self.limits.check(spec, self.worker)
             used = ModelUsed(name=model.name, source=model.source, revision=model.revision, sha256=model.sha256)
             checkpoint = self.checkpoints.load(claim, spec, used, latent_shape(spec, model))
             with TraceWriter(folder, spec.trace.level, checkpoint.trace if checkpoint else None) as trace:
@@ -210,7 +219,7 @@ class JobRunner:
 
                 request = RenderRequest(
                     id=engine_id(claim),
-                    spec=spec,
+                    spec=self.limits.timed(spec, alone=claim.job == self._alone),
                     model=model,
                     priority=claim.priority,
                     picture=None if checkpoint else self._init_picture(holding, spec),

@@ -14,6 +14,7 @@ import click
 
 from farm.cli.parsing import Seconds
 from farm.errors import FarmError
+from farm.spec import MAX_SIDE, MAX_STEPS, MIN_SIDE
 
 # -P: not the user's folder but only what is installed can be imported, whatever files lie there.
 _COMMAND = (sys.executable, "-P", "-m", "worker")
@@ -42,6 +43,11 @@ _COUNT_PATIENCE = 120.0
 @click.option(
     "--checkpoint-seconds", type=Seconds(), metavar="S", help="Checkpoint long jobs so often; 0: never.  [default: 60]"
 )
+@click.option(
+    "--max-side", type=click.IntRange(MIN_SIDE, MAX_SIDE), metavar="N", help="Refuse pictures with a longer side."
+)
+@click.option("--max-steps", type=click.IntRange(1, MAX_STEPS), metavar="N", help="Refuse jobs of more steps.")
+@click.option("--max-seconds", type=Seconds(), metavar="S", help="Fail jobs that take longer to render.")
 def worker(
     device: str | None,
     models: tuple[str, ...],
@@ -52,6 +58,9 @@ def worker(
     compile: bool,
     grace: float | None,
     checkpoint_seconds: float | None,
+    max_side: int | None,
+    max_steps: int | None,
+    max_seconds: float | None,
 ) -> None:
     """Render on this machine: take jobs off the farm's queues until Ctrl-C.
 
@@ -59,7 +68,10 @@ def worker(
     """
     check_installed()
     options = [argument for model in models for argument in ("--model", model)]
-    numbers = {"--slots": slots, "--rows": rows, "--grace": grace, "--checkpoint-seconds": checkpoint_seconds}
+    numbers = {
+        **{"--slots": slots, "--rows": rows, "--grace": grace, "--checkpoint-seconds": checkpoint_seconds},
+        **{"--max-side": max_side, "--max-steps": max_steps, "--max-seconds": max_seconds},
+    }
     for option, value in numbers.items():
         options += [option, str(value)] if value is not None else []
     options += ["--deterministic"] if deterministic else []

@@ -1,0 +1,31 @@
+"""A worker whose operator bounds what jobs may ask for."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from farm.jobs import JobStatus
+from tests.integration.conftest import Launcher
+
+
+def test_jobs_beyond_a_workers_limits_fail_with_the_reason(
+    launch: Launcher, submit: Callable[..., list[str]], finish: Callable[[list[str]], list[JobStatus]]
+) -> None:
+    limits = ("--max-side", "64", "--max-steps", "200", "--max-seconds", "0.5")
+    launch("bounded", *limits, model="bounded")
+    jobs = [
+        *submit(model="bounded", steps=2),
+        *submit(model="bounded", width=72),
+        *submit(model="bounded", steps=201),
+        *submit(model="bounded", steps=200, losses=[{"name": "blue", "every": 1}]),
+    ]
+
+    small, wide, long, slow = finish(jobs)
+
+    assert small.state == "done", small.error
+    told: dict[str, Any] = {one.id: (one.error.kind, one.error.message) for one in (wide, long, slow) if one.error}
+    assert told[wide.id][0] == told[long.id][0] == "limit"
+    assert "72 pixels a side" in told[wide.id][1]
+    assert "201 steps" in told[long.id][1]
+    assert told[slow.id][0] == "timeout"
