@@ -32,13 +32,15 @@ class Crown:
 
     def give_where_missing(self) -> None:
         """Do it for jobs whose workers should have done it by now."""
-        for job in self._ledger.uncrowned(older_than=_MISSING_SECONDS):
-            sealed = self._ledger.get(job).result
-            if sealed is not None:
-                try:
-                    self._write(job, self._storage.get(sealed))
-                except StorageError as error:
-                    _log.warning("the result of job %s cannot be copied: %s", job, error)
+        for job, sealed in self._ledger.uncrowned(older_than=_MISSING_SECONDS).items():
+            if not sealed.startswith(keys.job_prefix(job)):
+                _log.warning("job %s has a result that is not its own", job)
+                self._ledger.crowned(job)
+                continue
+            try:
+                self._write(job, self._storage.get(sealed))
+            except StorageError as error:
+                _log.warning("the result of job %s cannot be copied: %s", job, error)
 
     def _write(self, job: str, data: bytes) -> None:
         try:

@@ -1,4 +1,5 @@
-"""Finding what was lost: jobs whose worker fell silent, and jobs whose message never reached a worker.
+"""Finding what was lost: jobs whose worker fell silent, jobs whose message never reached a worker, and records and
+indexes that were damaged.
 
 Every worker runs a reaper; a lapsing lock in Redis lets one at a time work. Nobody is declared dead for an
 outage of Redis itself: after one, workers get the time to renew before anything is reaped.
@@ -15,6 +16,7 @@ from farm.errors import InvalidInput, LedgerUnavailable
 from farm.jobs import Waiting
 from farm.ledger import LEASE_SECONDS, Ledger
 from farm.queue import Queue, depth
+from farm.records import Cursor
 from worker.messages import jobs_named
 
 _log = logging.getLogger(__name__)
@@ -45,6 +47,8 @@ class Reaper:
         self._also = also
         self._chore: threading.Thread | None = None
         self._looked: dict[str, float] = {}
+        self._cursor = Cursor()
+        self._told: set[str] = set()
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name="reaper", daemon=True)
 
@@ -61,8 +65,9 @@ class Reaper:
             try:
                 if self._ledger.try_lock("reaper", self._worker, seconds=3 * PERIOD_SECONDS):
                     self.reap(patience=RENEWAL_SECONDS)
-                    self.reconcile()
+                    self.look_over()
                     self._see_to_the_rest()
+                    self.reconcile()
                 else:
                     self._ledger.reap(limit=0, patience=RENEWAL_SECONDS)
                 unreachable = False
@@ -92,6 +97,14 @@ class Reaper:
         for job in reaped:
             _log.warning("the lease of job %s lapsed: it is %s", job.job, job.state)
         self._queue.publish(Waiting(job.job, job.model, job.priority) for job in reaped if job.state == "queued")
+
+    def look_over(self) -> None:
+        """Look at some more records, and tell of those that cannot be read. Raises `LedgerUnavailable`."""
+        self._cursor = self._ledger.look_over(self._cursor)
+        quarantined = self._ledger.quarantined()
+        for job in sorted(quarantined.keys() - self._told):
+            _log.warning("job %s is in quarantine: %s; 'farm recover' makes it anew", job, quarantined[job])
+        self._told = set(quarantined)
 
     def reconcile(self) -> None:
         """Publish again what the ledger has queued and the queues have lost. Raises `LedgerUnavailable`."""

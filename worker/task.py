@@ -117,11 +117,16 @@ class JobRunner:
             _log.warning("job %s was not claimed, and will be offered again: %s", job, error)
 
     def _claim(self, job: str, *, alone: bool = False) -> Claim | None:
-        """Claim a job. While the ledger does not answer, ask again: it may have granted the claim, and nobody knows."""
+        """Claim a job, or another that waits if it does not.
+
+        While the ledger does not answer, ask again: it may have granted the claim, and nobody knows.
+        """
         token, give_up = new_token(), time.monotonic() + PATIENCE_SECONDS
         while True:
             try:
-                return self.ledger.claim(job, self.worker, token=token, alone=alone)
+                return self.ledger.claim(
+                    job, self.worker, token=token, alone=alone, instead=() if alone else self.served
+                )
             except LedgerUnavailable:
                 if time.monotonic() > give_up or self.leaving.wait(1.0):
                     raise

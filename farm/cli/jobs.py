@@ -21,8 +21,6 @@ from farm.jobs import STATES, TERMINAL, JobStatus, State
 if TYPE_CHECKING:
     from datetime import datetime
 
-_CANCEL_PAGE = 500
-
 
 @click.command(
     epilog="""\b
@@ -42,8 +40,11 @@ def list_jobs(state: State | None, limit: int, page: int, as_json: bool) -> None
     With --json: a list of what 'farm status --json' prints.
     """
     with FarmClient.connect() as farm:
-        statuses = farm.list(state=state, limit=limit, offset=(page - 1) * limit)
+        jobs = farm.ledger.newest(state=state, limit=limit, offset=(page - 1) * limit)
+        statuses = farm.ledger.get_many(jobs)
         counts = None if as_json else farm.ledger.counts()
+        quarantined = {} if as_json else farm.ledger.quarantined()
+    _tell_unreadable(len(jobs) - len(statuses))
     if counts is None:
         return print_json([status.model_dump(mode="json") for status in statuses])
     rows = table("job", "state", "step", "age", "model", "prompt", right=("step", "age"), elastic="prompt")
@@ -59,7 +60,10 @@ def list_jobs(state: State | None, limit: int, page: int, as_json: bool) -> None
     if statuses:
         rows.columns[0].min_width = max(len(status.id) for status in statuses)  # one types it, so it is shown whole
         console().print(rows)
-    note("  ".join(f"{number:,} {name}" for name, number in counts.items() if number) or "no jobs yet")
+    totals = [f"{number:,} {name}" for name, number in counts.items() if number]
+    if quarantined:
+        totals.append(f"{len(quarantined):,} in quarantine ('farm recover' makes them anew)")
+    note("  ".join(totals) or "no jobs yet")
 
 
 @click.command(
@@ -78,7 +82,9 @@ def status(names: tuple[str, ...], as_json: bool) -> None:
     finished, error: {kind, message}, result, prompt, labels, warnings}; times are UTC, what is not yet known is null.
     """
     with FarmClient.connect() as farm:
-        statuses = farm.status(names)
+        jobs = farm.resolve(names)
+        statuses = farm.ledger.get_many(jobs)
+    _tell_unreadable(len(jobs) - len(statuses))
     if as_json:
         return print_json([status.model_dump(mode="json") for status in statuses])
     for position, status in enumerate(statuses):
@@ -135,7 +141,7 @@ def cancel(names: tuple[str, ...], everything: bool, yes: bool, as_json: bool) -
             number = counts["queued"] + counts["running"]
             if number and not yes and not click.confirm(f"Cancel {plural(number, 'job')} of this farm?", err=True):
                 raise click.exceptions.Exit(1)
-            before = dict(_cancel_all(farm))
+            before = farm.cancel_all()
         else:
             before = farm.cancel(names)
     if as_json:
@@ -167,10 +173,9 @@ def retry(names: tuple[str, ...], as_json: bool) -> None:
     click.echo(f"{plural(len(again), 'job')} queued again")
 
 
-def _cancel_all(farm: FarmClient) -> Iterator[tuple[str, State]]:
-    for state in ("queued", "running"):
-        while page := farm.list(state=state, limit=_CANCEL_PAGE):
-            yield from farm.cancel(status.id for status in page).items()
+def _tell_unreadable(number: int) -> None:
+    if number:
+        note(f"{plural(number, 'job')} not shown, whose record is gone or damaged ('farm recover' makes it anew)")
 
 
 def _tell_cancelled(before: dict[str, State]) -> None:

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 PROBE_KEY = "probes/doctor"
 _GIGABYTE = 1_000_000_000
+_UNWATCHED_SECONDS = 30.0
 _TIGHT = 5 * _GIGABYTE
 # SeaweedFS takes no more objects when less than this share of its disk is free.
 _READ_ONLY_SHARE = 0.01
@@ -55,6 +56,7 @@ def _servers(home: Path, settings: Settings) -> Iterator[Check]:
         return
     ledger = Ledger(settings)
     yield _guarded("jobs", lambda: _jobs(ledger, settings))
+    yield _guarded("reaper", lambda: _reaper(ledger))
     yield _guarded("workers", lambda: _workers(ledger))
     yield _guarded("models", lambda: _models(ledger))
 
@@ -130,7 +132,26 @@ def _jobs(ledger: Ledger, settings: Settings) -> Check:
     if not any(counts.values()) and next(Storage(settings).list("batches/"), None):
         mend = "was Redis lost? 'farm recover' rebuilds the ledger from the bucket"
         return warn("jobs", "the bucket holds batches, and the ledger knows no job", mend=mend)
+    if quarantined := ledger.quarantined():
+        job, why = next(iter(sorted(quarantined.items())))
+        detail = f"{len(quarantined):,} in quarantine, such as {job}: {why}"
+        return warn("jobs", detail, mend="'farm recover' makes them anew; and who else writes to this Redis?")
     return ok("jobs", ", ".join(f"{count:,} {state}" for state, count in counts.items() if count) or "none yet")
+
+
+def _reaper(ledger: Ledger) -> Check:
+    """Whether somebody looks for the jobs of the dead; where no worker lives, nobody has to."""
+    watched = ledger.watched()
+    if not any(worker.state == "ready" for worker in ledger.workers()):
+        return ok("reaper", "no worker is ready, so none looks for lost jobs")
+    mend = "see the log of each worker for what keeps it from reaping, and start it again"
+    if watched.ago is None or watched.ago > _UNWATCHED_SECONDS:
+        since = "has ever come by" if watched.ago is None else f"has come by for {watched.ago:.0f} s"
+        return fail("reaper", f"workers live, and none {since} to look for lost jobs", mend=mend)
+    if watched.overdue:
+        detail = f"the leases of {watched.overdue:,} jobs lapsed over a minute ago, and nobody takes them back"
+        return fail("reaper", detail, mend=mend)
+    return ok("reaper", "lost jobs are looked for")
 
 
 def _workers(ledger: Ledger) -> Check:

@@ -55,6 +55,7 @@ def test_a_local_farm_is_well(running: Running) -> None:
     farm, settings = running
     ledger = Ledger(settings)
     ledger.announce(a_worker("local-1"))
+    ledger.reap(limit=0)
     code, checks = examine({"FARM_HOME": str(farm.home)})
     ledger.depart("local-1")
     ledger.close()
