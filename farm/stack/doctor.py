@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 
 PROBE_KEY = "probes/doctor"
 _GIGABYTE = 1_000_000_000
+_CLOCK_SECONDS = 60.0
+_SKEW_SECONDS = 900.0
 _UNWATCHED_SECONDS = 30.0
 _TIGHT = 5 * _GIGABYTE
 # SeaweedFS takes no more objects when less than this share of its disk is free.
@@ -52,6 +54,7 @@ def _servers(home: Path, settings: Settings) -> Iterator[Check]:
     redis = list(redis_checks.examine(settings))
     yield from redis
     yield _guarded("bucket", lambda: _bucket(settings))
+    yield _guarded("clock", lambda: _clock(settings))
     if any(check.verdict == "fail" for check in redis):
         return
     ledger = Ledger(settings)
@@ -107,6 +110,20 @@ def _bucket(settings: Settings) -> Check:
         return warn("bucket", f"{where}: works, but a presigned link does not open: {trouble}", mend=mend)
     took = (time.monotonic() - began) * 1000
     return ok("bucket", f"{where}: put, get, list, presign, delete in {took:.0f} ms")
+
+
+def _clock(settings: Settings) -> Check:
+    """Only signatures mind: the server refuses those that are made 15 minutes too early or too late."""
+    from farm.storage import Storage
+
+    offset = Storage(settings).clock_offset()
+    if offset is None:
+        return ok("clock", "the S3 server does not tell the time")
+    if abs(offset) < _CLOCK_SECONDS:
+        return ok("clock", "agrees with the S3 server's")
+    detail = f"this machine's is {abs(offset):,.0f} s {'behind' if offset > 0 else 'ahead of'} the S3 server's"
+    mend = "set it, best by NTP: from 900 s on the server refuses everything"
+    return (fail if abs(offset) >= _SKEW_SECONDS else warn)("clock", detail, mend=mend)
 
 
 def _cannot_open(link: str, content: bytes) -> str | None:
