@@ -152,6 +152,7 @@ class FarmClient:
             manifest = read_manifest(self.storage, batch)
         except ObjectMissing:
             return None
+        self.storage.delete(keys.forgotten(batch))  # whoever submits it again wants all of it
         return [NewJob(job.id, job.spec, job.priority, job.labels) for job in manifest.jobs]
 
     def _store(self, batch: str, jobs: Sequence[NewJob], images: dict[Path, InitImage]) -> None:
@@ -252,7 +253,7 @@ class FarmClient:
 
     def retry(self, names: Iterable[str]) -> Sequence[str]:
         """Queue failed and cancelled jobs again. Raises `WrongState` if none of them is one."""
-        before = {job: self.ledger.retry(job) for job in self.resolve(names)}
+        before = {status.id: self.ledger.retry(status.id) for status in self.ledger.get_many(self.resolve(names))}
         again = [job for job, state in before.items() if state in ("failed", "cancelled")]
         if not again:
             states = ", ".join(sorted(set(before.values())))

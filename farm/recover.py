@@ -20,6 +20,7 @@ from farm import keys
 from farm.client import FarmClient
 from farm.errors import InvalidInput, ObjectDamaged, ObjectMissing, ObjectTooLarge
 from farm.fetch import read_result
+from farm.forget import forgotten_of
 from farm.jobs import Waiting
 from farm.manifest import read_manifest
 from farm.records import NewJob, Restored
@@ -87,7 +88,12 @@ class _Left:
 def _jobs(farm: FarmClient, batch: str) -> list[NewJob]:
     manifest = read_manifest(farm.storage, batch)
     left = _left(farm, batch)
-    return [_job(farm, NewJob(job.id, job.spec, job.priority, job.labels), left[job.id]) for job in manifest.jobs]
+    forgotten = forgotten_of(farm.storage, batch)
+    return [
+        _job(farm, NewJob(job.id, job.spec, job.priority, job.labels), left[job.id])
+        for job in manifest.jobs
+        if job.id not in forgotten
+    ]
 
 
 def _left(farm: FarmClient, batch: str) -> dict[str, _Left]:

@@ -10,9 +10,9 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
-from farm.errors import InvalidInput, LedgerUnavailable
+from farm.errors import InvalidInput, LedgerUnavailable, StorageError
 from farm.jobs import Waiting
 from farm.ledger import LEASE_SECONDS, Ledger
 from farm.queue import Queue, depth
@@ -35,12 +35,12 @@ FORGOTTEN_SECONDS = 600.0
 
 
 class Reaper:
-    """Runs in the background until stopped. `also` is one more chore for the reaper that has the lock.
+    """Runs in the background until stopped. `also` are more chores for the reaper that has the lock.
 
-    It has a thread of its own, for it may wait for a bucket, and lapsed leases must not.
+    They have a thread of their own, for they may wait for a bucket, and lapsed leases must not.
     """
 
-    def __init__(self, ledger: Ledger, queue: Queue, worker: str, *, also: Callable[[], None] = lambda: None) -> None:
+    def __init__(self, ledger: Ledger, queue: Queue, worker: str, *, also: Sequence[Callable[[], None]] = ()) -> None:
         self._ledger = ledger
         self._queue = queue
         self._worker = worker
@@ -84,12 +84,13 @@ class Reaper:
             self._chore.start()
 
     def _do_the_rest(self) -> None:
-        try:
-            self._also()
-        except LedgerUnavailable as error:
-            _log.warning("a chore is put off: %s", error)
-        except Exception:  # as above
-            _log.error("a chore failed", exc_info=True)
+        for chore in self._also:
+            try:
+                chore()
+            except (LedgerUnavailable, StorageError) as error:
+                _log.warning("a chore is put off: %s", error)
+            except Exception:  # as above
+                _log.error("a chore failed", exc_info=True)
 
     def reap(self, *, patience: float = 0.0) -> None:
         """Queue jobs again whose lease lapsed. Raises `LedgerUnavailable`."""

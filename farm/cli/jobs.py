@@ -11,7 +11,7 @@ import click
 
 from farm.cli.naming import jobs_argument
 from farm.cli.options import looking_options
-from farm.cli.output import age, cell, console, json_option, note, one_line, plural, print_json, table
+from farm.cli.output import age, cell, console, json_option, note, note_unreadable, one_line, plural, print_json, table
 from farm.cli.progress import exit_unless_done, follow
 from farm.cli.style import STYLES
 from farm.client import FarmClient
@@ -44,7 +44,7 @@ def list_jobs(state: State | None, limit: int, page: int, as_json: bool) -> None
         statuses = farm.ledger.get_many(jobs)
         counts = None if as_json else farm.ledger.counts()
         quarantined = {} if as_json else farm.ledger.quarantined()
-    _tell_unreadable(len(jobs) - len(statuses))
+    note_unreadable(len(jobs) - len(statuses))
     if counts is None:
         return print_json([status.model_dump(mode="json") for status in statuses])
     rows = table("job", "state", "step", "age", "model", "prompt", right=("step", "age"), elastic="prompt")
@@ -84,7 +84,7 @@ def status(names: tuple[str, ...], as_json: bool) -> None:
     with FarmClient.connect() as farm:
         jobs = farm.resolve(names)
         statuses = farm.ledger.get_many(jobs)
-    _tell_unreadable(len(jobs) - len(statuses))
+    note_unreadable(len(jobs) - len(statuses))
     if as_json:
         return print_json([status.model_dump(mode="json") for status in statuses])
     for position, status in enumerate(statuses):
@@ -114,6 +114,7 @@ def watch(names: tuple[str, ...], previews: bool, previews_to: Path | None, as_j
         looking.check(previews, previews_to, as_json=as_json)
     with FarmClient.connect() as farm:
         jobs = farm.resolve(names)
+        note_unreadable(len(jobs) - len(farm.ledger.get_many(jobs)))
         exit_unless_done(follow(farm, jobs, as_json=as_json, previews=previews, previews_to=previews_to))
 
 
@@ -171,11 +172,6 @@ def retry(names: tuple[str, ...], as_json: bool) -> None:
     if as_json:
         return print_json(again)
     click.echo(f"{plural(len(again), 'job')} queued again")
-
-
-def _tell_unreadable(number: int) -> None:
-    if number:
-        note(f"{plural(number, 'job')} not shown, whose record is gone or damaged ('farm recover' makes it anew)")
 
 
 def _tell_cancelled(before: dict[str, State]) -> None:

@@ -50,6 +50,12 @@ def note(text: str) -> None:
     say(text, err=True)
 
 
+def note_unreadable(number: int) -> None:
+    """Tell of so many jobs that were asked for, and whose record is gone or damaged."""
+    if number:
+        note(f"{plural(number, 'job')} not shown, whose record is gone or damaged ('farm recover' makes it anew)")
+
+
 def say(text: str, *, err: bool = False) -> None:
     """Lines that may hold the words of a stranger, with nothing in them that a terminal would act on."""
     click.echo("\n".join(map(one_line, text.split("\n"))), err=err)
