@@ -31,7 +31,7 @@ from farm.losses import LossDeclaration
 from farm.manifest import read_manifest, written_manifest
 from farm.planning import check, default_model, known_losses, plan
 from farm.previews import Preview, look_at
-from farm.queue import Queue
+from farm.queue import Queue, lists
 from farm.records import NewJob
 from farm.request import JobRequest
 from farm.results import JobResult
@@ -152,6 +152,7 @@ class FarmClient:
             manifest = read_manifest(self.storage, batch)
         except ObjectMissing:
             return None
+        self.storage.delete(keys.forgotten(batch))  # whoever submits it again wants all of it
         return [NewJob(job.id, job.spec, job.priority, job.labels) for job in manifest.jobs]
 
     def _store(self, batch: str, jobs: Sequence[NewJob], images: dict[Path, InitImage]) -> None:
@@ -173,17 +174,18 @@ class FarmClient:
         return list(dict.fromkeys(job for name in names for job in self.ledger.resolve(name)))
 
     def list(self, *, state: State | None = None, limit: int = 50, offset: int = 0) -> Sequence[JobStatus]:
-        """The newest jobs first."""
+        """The newest jobs first: those of a page whose record is there."""
         return self.ledger.page(state=state, limit=limit, offset=offset)
 
     def status(self, names: Iterable[str]) -> Sequence[JobStatus]:
-        """The status of each job meant by `names`."""
+        """The status of each job meant by `names` whose record is there."""
         return self.ledger.get_many(self.resolve(names))
 
     def watch(self, jobs: Sequence[str]) -> Iterator[JobStatus]:
         """Every status of the jobs as it changes, from what it is now until all of them are over.
 
-        An outage of Redis of up to half a minute is waited out. Raises `JobNotFound`, `LedgerUnavailable`.
+        A job whose record is lost on the way is not followed any further. An outage of Redis of up to half a
+        minute is waited out. Raises `JobNotFound`, `LedgerUnavailable`.
         """
         cursor = self.ledger.now()
         latest = {status.id: status for status in self.ledger.get_many(jobs)}
@@ -198,6 +200,8 @@ class FarmClient:
                 if silent >= _RESYNCHRONISE_AFTER_SILENT_READS:  # what the bounded stream dropped is read again
                     changed, silent = [job for job, status in latest.items() if not status.is_over], 0
                 statuses = self.ledger.get_many(changed)
+                for job in set(changed) - {status.id for status in statuses}:
+                    del latest[job]
             except LedgerUnavailable:
                 if time.monotonic() - answered > _OUTAGE_SECONDS:
                     raise
@@ -220,8 +224,25 @@ class FarmClient:
         return look_at(self.ledger, self.storage, jobs)
 
     def cancel(self, names: Iterable[str]) -> dict[str, State]:
-        """Cancel queued and running jobs. Returns the state each job was in."""
-        cancelled = {job: self.ledger.cancel(job) for job in self.resolve(names)}
+        """Cancel queued and running jobs. Returns the state each job was in. What has no record is left out."""
+        return self._cancel(self.resolve(names))
+
+    def cancel_all(self) -> dict[str, State]:
+        """Cancel every queued and running job of the farm. Returns the state each job was in."""
+        before: dict[str, State] = {}
+        states: tuple[State, ...] = ("queued", "running")
+        for state in states:
+            left = 1
+            while left:
+                jobs, left = self.ledger.first(state)
+                before |= self._cancel(jobs)
+                left -= len(jobs)
+        return before
+
+    def _cancel(self, jobs: Sequence[str]) -> dict[str, State]:
+        cancelled = self.ledger.cancel_many(jobs)
+        for model in {one.model for one in cancelled.values() if one.before == "queued"}:
+            self.ledger.clear(model, lists(model))
         for job, one in cancelled.items():
             with contextlib.suppress(StorageError):  # what is left in the bucket does no harm
                 if one.checkpoint is not None:
@@ -232,7 +253,7 @@ class FarmClient:
 
     def retry(self, names: Iterable[str]) -> Sequence[str]:
         """Queue failed and cancelled jobs again. Raises `WrongState` if none of them is one."""
-        before = {job: self.ledger.retry(job) for job in self.resolve(names)}
+        before = {status.id: self.ledger.retry(status.id) for status in self.ledger.get_many(self.resolve(names))}
         again = [job for job, state in before.items() if state in ("failed", "cancelled")]
         if not again:
             states = ", ".join(sorted(set(before.values())))

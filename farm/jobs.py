@@ -78,10 +78,7 @@ class JobStatus(BaseModel):
         try:
             return cls._read(job, record)
         except (InvalidInput, KeyError, TypeError, ValueError, ArithmeticError, OSError, RecursionError) as error:
-            raise LedgerUnavailable(
-                f"the record of job {quoted(job)} is damaged ({type(error).__name__})",
-                hint="who else writes to this Redis? 'farm recover' brings back a record that was deleted",
-            ) from error
+            raise damaged(job, type(error).__name__) from error
 
     @classmethod
     def _read(cls, job: str, record: Mapping[str, str]) -> JobStatus:
@@ -144,6 +141,14 @@ class WorkerInfo(BaseModel):
     started: AwareDatetime
     done: Number = 0
     images_per_minute: float | None = None
+
+
+def damaged(job: str, why: str) -> LedgerUnavailable:
+    """The error to raise for a record that cannot be read."""
+    return LedgerUnavailable(
+        f"the record of job {quoted(job)} is damaged ({why})",
+        hint="who else writes to this Redis? 'farm recover' makes it anew from the bucket",
+    )
 
 
 def state_of(text: str) -> State:

@@ -94,6 +94,11 @@ def batch_manifest(batch: str) -> str:
     return f"batches/{batch_id(batch)}.json"
 
 
+def forgotten(batch: str) -> str:
+    """Which jobs of a batch were forgotten, and are not to be brought back."""
+    return f"forgotten/{batch_id(batch)}.json"
+
+
 def job_prefix(job: str) -> str:
     return f"jobs/{job_id(job)}/"
 

@@ -1,12 +1,15 @@
-"""The ledger: the truth about every job, in Redis. Every change of state is one Lua operation of `ledger.lua`.
+"""The ledger: the truth about every job, in Redis. Whatever is written is one Lua operation of `ledger.lua`.
 
 {prefix}:job:<id>          hash: the job's record
 {prefix}:jobs              sorted set: every job by submission time
 {prefix}:batch:<id>        sorted set: a batch's jobs by index;  {prefix}:batches: batches by time
 {prefix}:state:<state>     sorted set: jobs by the time they entered the state
 {prefix}:waiting:<model>   sorted set: queued jobs by the time their message was last published
+{prefix}:turn:<model>      sorted set: queued jobs by whose turn it is: priority, then submission
 {prefix}:leases            sorted set: running jobs by the time their lease lapses
 {prefix}:uncrowned         sorted set: done jobs by their end, until their result is where the bucket alone tells of it
+{prefix}:quarantine        hash: jobs whose record cannot be read, and why; `farm recover` makes them anew
+{prefix}:grant:<token>     the job that a claim was granted in place of another, lapsing by itself
 {prefix}:events            stream: what `farm watch` follows;  {prefix}:control: cancellations for workers
 {prefix}:reaped            hash: when a reaper last came by, and from when on reaping is fair
 {prefix}:worker:<id>       a live worker's description, lapsing by itself
@@ -27,17 +30,20 @@ from redis.retry import Retry
 
 from farm import keys
 from farm.access import unavailable
-from farm.errors import JobNotFound
-from farm.jobs import STATES, JobStatus, State, Waiting, WorkerInfo
+from farm.errors import FarmError, JobNotFound, LedgerUnavailable
+from farm.jobs import STATES, JobStatus, State, Waiting, WorkerInfo, damaged
 from farm.records import (
     Attempt,
     Cancelled,
     Claim,
+    Cursor,
     Event,
     NewJob,
     Reaped,
     Renewed,
+    Restored,
     Suspect,
+    Watched,
     as_record,
     attempt_of,
     new_token,
@@ -51,8 +57,9 @@ from farm.spec import JobSpec
 PREFIX = "farm"
 LEASE_SECONDS = 15.0
 MAX_DEATHS = 3
-_CREATE_CHUNK = 500
+_CHUNK = 500
 _WORKER_TTL_MS = 15_000
+_OVERDUE_SECONDS = 60
 _DEATH_TTL_MS = 30 * 24 * 3600 * 1000
 _MAX_DEATH_CHARACTERS = 4_000
 
@@ -69,6 +76,7 @@ class Ledger:
             socket_connect_timeout=5,
             socket_keepalive=True,
             health_check_interval=25,
+            encoding_errors="replace",  # one record of stray bytes must not hide the others
             # Its default sleeps for up to ten seconds between two tries: too long for a lease that is to be renewed.
             retry=Retry(ExponentialBackoff(cap=1.0, base=0.1), retries=3),
         )
@@ -84,10 +92,19 @@ class Ledger:
 
     def create(self, batch: str, jobs: Sequence[NewJob]) -> list[str]:
         """Record new jobs as queued. Known ids are left as they are. Returns the ids that are queued now."""
-        queued: list[str] = []
-        for chunk in _in_groups(jobs, _CREATE_CHUNK):
-            queued += self._run("create", json.dumps([as_record(batch, job) for job in chunk]))
-        return queued
+        return list(self.restore(batch, jobs).queued)
+
+    def restore(self, batch: str, jobs: Sequence[NewJob], *, damaged: Collection[str] = ()) -> Restored:
+        """Record jobs that are missing or only in part there; put the indexes of the others right.
+
+        Records of the jobs in `damaged` are made anew, whatever they are.
+        """
+        restored = Restored()
+        for chunk in _in_groups(jobs, _CHUNK):
+            records = [as_record(batch, job) | {"damaged": job.id in damaged} for job in chunk]
+            queued, anew, indexed = self._run("create", json.dumps(records))
+            restored += Restored(frozenset(queued), int(anew), int(indexed))
+        return restored
 
     def claim(
         self,
@@ -96,22 +113,26 @@ class Ledger:
         *,
         token: str | None = None,
         alone: bool = False,
+        instead: Collection[str] = (),
         lease: float = LEASE_SECONDS,
         deaths: int = MAX_DEATHS,
     ) -> Claim | None:
         """Take a queued job for `lease` seconds, or None if it is not queued (any more).
 
+        Then the next job that waits for one of the models in `instead` is taken, if there is one.
+
         A claim whose answer was lost can be sent again with its `token`, which is new for each claim.
         `alone` says that the worker has no other job. Raises `Suspect` for a job that only such a one may have: one
         whose lease lapsed `deaths` − 1 times.
         """
-        answer = self._run("claim", job, worker, token or new_token(), _milliseconds(lease), deaths, int(alone))
+        others = json.dumps(sorted(instead)) if instead else "[]"
+        answer = self._run("claim", job, worker, token or new_token(), _milliseconds(lease), deaths, int(alone), others)
         if answer[0] == "suspect":
             raise Suspect(job)
         if answer[0] != "claimed":
             return None
-        attempt, spec, priority, checkpoint = answer[1:]
-        return Claim(job, int(attempt), spec, int(priority), attempt_of(checkpoint))
+        taken, attempt, spec, priority, checkpoint = answer[1:]
+        return Claim(taken, int(attempt), spec, int(priority), attempt_of(checkpoint))
 
     def checkpoint(self, claim: Claim, worker: str, step: int) -> bool:
         """Note that `step` steps of a running job are safe in the bucket. False if it is not held any more."""
@@ -138,15 +159,15 @@ class Ledger:
 
     def crowned(self, job: str) -> None:
         """Note that a done job's own `result.json` has been written."""
-        with self._talking():
-            self.redis.zrem(self._key("uncrowned"), job)
+        self._run("crowned", job)
 
-    def uncrowned(self, *, older_than: float, limit: int = 100) -> list[str]:
-        """Jobs that were done over `older_than` seconds ago, and whose worker has not come to write that file."""
-        with self._talking():
-            seconds, _ = self.redis.time()
-            oldest = 1000 * seconds - _milliseconds(older_than)
-            return list(self.redis.zrangebyscore(self._key("uncrowned"), "-inf", oldest, start=0, num=limit))
+    def uncrowned(self, *, older_than: float, limit: int = 100) -> dict[str, str]:
+        """Jobs done over `older_than` seconds ago whose worker has not come to write that file: their results' keys.
+
+        Each is named again only after as long.
+        """
+        found = self._run("uncrowned", _milliseconds(older_than), limit)
+        return dict(zip(found[::2], found[1::2], strict=True))
 
     def release(self, claim: Claim, worker: str) -> bool:
         """Hand a running job back to the queue, with no blame. False if it was not held any more."""
@@ -162,13 +183,52 @@ class Ledger:
         return [Reaped(job, model, int(priority), state) for job, model, priority, state in _in_groups(reaped, 4)]
 
     def cancel(self, job: str) -> Cancelled:
-        """Cancel a queued or running job. Raises `JobNotFound`."""
-        state, checkpoint, looked_at = self._run("cancel", job)
-        return Cancelled(self._previous(job, state), attempt_of(checkpoint), bool(looked_at))
+        """Cancel a queued or running job. Raises `JobNotFound`, `LedgerUnavailable` if its record is damaged."""
+        (told,) = self._cancel([job])
+        self._previous(job, told[1])
+        return _cancelled(told)
+
+    def cancel_many(self, jobs: Sequence[str]) -> dict[str, Cancelled]:
+        """Cancel those of the jobs that are queued or running. What has no record, or a damaged one, is left out."""
+        told = (one for chunk in _in_groups(jobs, _CHUNK) for one in self._cancel(chunk))
+        return {one[0]: _cancelled(one) for one in told if one[1] in STATES}
+
+    def _cancel(self, jobs: Sequence[str]) -> Iterable[Sequence[Any]]:
+        return _in_groups(self._run("cancel", json.dumps(list(jobs))), 5)
+
+    def first(self, state: State, *, limit: int = _CHUNK) -> tuple[list[str], int]:
+        """The jobs that have been in a state for the longest, and how many there are (about, where indexes lie)."""
+        jobs, number = self._run("first", state, limit)
+        return list(jobs), int(number)
+
+    def clear(self, model: str, queues: Sequence[str]) -> None:
+        """Drop the messages of a model's `queues`, which are Redis lists, if no job waits for it."""
+        self._run("clear", model, *queues)
 
     def retry(self, job: str) -> State:
         """Queue a failed or cancelled job again. Returns the state it was in. Raises `JobNotFound`."""
         return self._previous(job, self._run("retry", job))
+
+    def forget(self, jobs: Sequence[str]) -> list[str]:
+        """Remove every trace of the jobs, but of those that are queued or running. Returns those that are gone now."""
+        return [job for chunk in _in_groups(jobs, _CHUNK) for job in self._run("forget", json.dumps(list(chunk)))]
+
+    def expired(self, states: Collection[State], *, older_than: float, limit: int = _CHUNK) -> list[str]:
+        """Jobs that have been in one of the `states`, all of them final, for over `older_than` seconds."""
+        return list(self._run("expired", json.dumps(list(states)), _milliseconds(older_than), limit))
+
+    def look_over(self, cursor: Cursor, *, number: int = 100) -> Cursor:
+        """Look at the next `number` records: indexes are put right, and what cannot be read goes into quarantine.
+
+        Returns where to go on; begin with `Cursor()`. It never ends.
+        """
+        with self._talking():
+            scanned, found = self.redis.scan(cursor.scanned, match=self._key("job", "*"), count=number)
+            indexed = self._zrange("jobs", cursor.rank, cursor.rank + number - 1)
+        start = len(self._key("job", ""))
+        jobs = dict.fromkeys([name[start:] for name in found] + indexed)
+        self._run("look_over", json.dumps([job for job in jobs if keys.is_job_id(job)]))
+        return Cursor(int(scanned), cursor.rank + len(indexed) if indexed else 0)
 
     def republish(self, model: str, *, older_than: float, but: Collection[str] = (), limit: int = 500) -> list[Waiting]:
         """Queued jobs of `model` whose message was published over `older_than` seconds ago; counted as published.
@@ -181,20 +241,42 @@ class Ledger:
     # Reading
 
     def get(self, job: str) -> JobStatus:
-        """One job. Raises `JobNotFound`."""
-        return self.get_many([job])[0]
+        """One job. Raises `JobNotFound`, `LedgerUnavailable` if its record is damaged."""
+        ((_, status),) = self._read([job])
+        if isinstance(status, FarmError):
+            raise status
+        return status
 
     def get_many(self, jobs: Sequence[str]) -> list[JobStatus]:
-        """Jobs in the order asked for. Raises `JobNotFound` naming the first that is missing."""
-        with self._talking():
-            pipeline = self.redis.pipeline(transaction=False)
-            for job in jobs:
-                pipeline.hgetall(self._key("job", job))
-            records = pipeline.execute()
-        for job, record in zip(jobs, records, strict=True):
-            if not record:
-                raise JobNotFound(f"there is no job {job}", hint="'farm list' shows the jobs of this farm")
-        return [self._with_crash(JobStatus.from_record(job, record)) for job, record in zip(jobs, records, strict=True)]
+        """Those of the jobs whose record is there and can be read, in the order asked for."""
+        return [status for _, status in self._read(jobs) if isinstance(status, JobStatus)]
+
+    def damaged(self, jobs: Sequence[str]) -> set[str]:
+        """Those of the jobs that have a record which cannot be read."""
+        return {job for job, status in self._read(jobs) if isinstance(status, LedgerUnavailable)}
+
+    def _read(self, jobs: Sequence[str]) -> Iterator[tuple[str, JobStatus | FarmError]]:
+        """Each job with its status, or what is wrong with it."""
+        for chunk in _in_groups(jobs, _CHUNK):
+            with self._talking():
+                pipeline = self.redis.pipeline(transaction=False)
+                for job in chunk:
+                    pipeline.hgetall(self._key("job", job))
+                records = pipeline.execute(raise_on_error=False)
+            for job, record in zip(chunk, records, strict=True):
+                yield job, self._status(job, record)
+
+    def _status(self, job: str, record: Any) -> JobStatus | FarmError:
+        if isinstance(record, redis.ResponseError) and "WRONGTYPE" in str(record):
+            return damaged(job, "it is no hash")
+        if isinstance(record, Exception):
+            raise unavailable(self.address, record) from record
+        if not record:
+            return JobNotFound(f"there is no job {job}", hint="'farm list' shows the jobs of this farm")
+        try:
+            return self._with_crash(JobStatus.from_record(job, record))
+        except LedgerUnavailable as error:
+            return error
 
     def _with_crash(self, status: JobStatus) -> JobStatus:
         """A job that brought its workers down, with how the last of them ended: known only after the verdict."""
@@ -216,15 +298,27 @@ class Ledger:
         return JobSpec.from_json(text)
 
     def page(self, *, state: State | None = None, limit: int = 50, offset: int = 0) -> list[JobStatus]:
-        """The newest jobs first, of one state or all: `limit` of them from `offset`."""
-        index = self._key("state", state) if state else self._key("jobs")
+        """The jobs of `newest` whose record can be read."""
+        return self.get_many(self.newest(state=state, limit=limit, offset=offset))
+
+    def newest(self, *, state: State | None = None, limit: int = 50, offset: int = 0) -> list[str]:
+        """The ids of the newest jobs first, of one state or all: `limit` of them from `offset`."""
         with self._talking():
-            return self.get_many(self.redis.zrevrange(index, offset, offset + limit - 1))
+            index = self._key("state", state) if state else self._key("jobs")
+            return list(self.redis.zrevrange(index, offset, offset + limit - 1))
 
     def batch(self, batch: str) -> list[str]:
         """The ids of a batch's jobs, by index; empty for an unknown batch."""
+        return self._zrange(f"batch:{batch}", 0, -1)
+
+    def quarantined(self) -> dict[str, str]:
+        """Jobs whose record cannot be read, and why."""
         with self._talking():
-            return list(self.redis.zrange(self._key("batch", batch), 0, -1))
+            return dict(self.redis.hgetall(self._key("quarantine")))
+
+    def _zrange(self, name: str, start: int, stop: int) -> list[str]:
+        with self._talking():
+            return list(self.redis.zrange(self._key(name), start, stop))
 
     def resolve(self, name: str) -> list[str]:
         """The job ids that a job id, a batch id or a unique beginning of one means. Raises `JobNotFound`."""
@@ -287,18 +381,15 @@ class Ledger:
 
     def announce(self, worker: WorkerInfo) -> None:
         """Say that a worker lives; the record lapses after 15 s unless renewed."""
-        with self._talking():
-            self.redis.set(self._key("worker", worker.id), worker.model_dump_json(), px=_WORKER_TTL_MS)
+        self._run("note", "worker", worker.id, worker.model_dump_json(), _WORKER_TTL_MS)
 
     def depart(self, worker: str) -> None:
         """Say that a worker is gone."""
-        with self._talking():
-            self.redis.delete(self._key("worker", worker))
+        self._run("depart", worker)
 
     def note_death(self, worker: str, how: str) -> None:
         """Record how a worker's process came to its end: what follows the worker's name in a sentence."""
-        with self._talking():
-            self.redis.set(self._key("death", worker), how[-_MAX_DEATH_CHARACTERS:], px=_DEATH_TTL_MS)
+        self._run("note", "death", worker, how[-_MAX_DEATH_CHARACTERS:], _DEATH_TTL_MS)
 
     def workers(self) -> list[WorkerInfo]:
         """The workers that live now, by id."""
@@ -309,14 +400,15 @@ class Ledger:
 
     def try_lock(self, name: str, holder: str, *, seconds: float) -> bool:
         """Hold a lapsing lock, so that one of many does a chore. True if `holder` has it now."""
-        key = self._key("lock", name)
+        return bool(self._run("lock", name, holder, _milliseconds(seconds)))
+
+    def watched(self) -> Watched:
+        """Whether somebody looks for the jobs of the dead."""
         with self._talking():
-            if self.redis.set(key, holder, nx=True, px=_milliseconds(seconds)):
-                return True
-            if self.redis.get(key) != holder:
-                return False
-            self.redis.pexpire(key, _milliseconds(seconds))
-            return True
+            seconds, _ = self.redis.time()
+            last = self.redis.hget(self._key("reaped"), "last") or ""
+            overdue = self.redis.zcount(self._key("leases"), "-inf", 1000 * (seconds - _OVERDUE_SECONDS))
+        return Watched(seconds - int(last) / 1000 if last.isdecimal() else None, int(overdue))
 
     # Plumbing
 
@@ -337,6 +429,8 @@ class Ledger:
     def _previous(self, job: str, state: Any) -> State:
         if state == "missing":
             raise JobNotFound(f"there is no job {job}", hint="'farm list' shows the jobs of this farm")
+        if state == "damaged":
+            raise damaged(job, "it is in quarantine")
         previous: State = state
         return previous
 
@@ -360,3 +454,8 @@ def _in_groups(items: Sequence[Any], size: int) -> Iterator[Sequence[Any]]:
 
 def _milliseconds(seconds: float) -> int:
     return round(seconds * 1000)
+
+
+def _cancelled(told: Sequence[Any]) -> Cancelled:
+    _, state, model, checkpoint, looked_at = told
+    return Cancelled(state, model, attempt_of(checkpoint), bool(looked_at))

@@ -50,6 +50,7 @@ def celery_app(settings: Settings) -> Celery:
         worker_cancel_long_running_tasks_on_connection_loss=False,
         broker_connection_retry_on_startup=True,
         broker_connection_max_retries=None,
+        broker_channel_error_retry=True,
         broker_transport_options={
             "priority_steps": list(range(_LEVELS)),
             "queue_order_strategy": "priority",
@@ -99,7 +100,7 @@ def depth(connection: Any, model: str) -> int:
     from redis import RedisError
 
     pipeline = connection.pipeline(transaction=False)
-    for name in _lists(model):
+    for name in lists(model):
         pipeline.llen(name)
     try:
         return sum(pipeline.execute())
@@ -112,7 +113,7 @@ def entries(connection: Any, model: str) -> list[str]:
     from redis import RedisError
 
     pipeline = connection.pipeline(transaction=False)
-    for name in _lists(model):
+    for name in lists(model):
         pipeline.lrange(name, 0, -1)
     try:
         return [entry for found in pipeline.execute() for entry in found]
@@ -120,7 +121,7 @@ def entries(connection: Any, model: str) -> list[str]:
         raise LedgerUnavailable(f"the queue {queue_name(model)} cannot be read: {error}") from error
 
 
-def _lists(model: str) -> list[str]:
+def lists(model: str) -> list[str]:
     """The Redis lists of a model's queue, the most urgent first."""
     name = queue_name(model)
     return [f"{name}{_PRIORITY_SEPARATOR}{level}" if level else name for level in range(_LEVELS)]

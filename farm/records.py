@@ -63,6 +63,7 @@ class Cancelled:
     """The state that a job was in when it was cancelled, and what is of no more use."""
 
     before: State
+    model: str
     checkpoint: int | None
     """The attempt that left a checkpoint."""
     was_looked_at: bool
@@ -77,6 +78,36 @@ class Reaped:
     model: str
     priority: int
     state: State
+
+
+@dataclass(frozen=True)
+class Restored:
+    """What became of jobs that were to be in the ledger."""
+
+    queued: frozenset[str] = frozenset()
+    anew: int = 0
+    """Records of which a part was there."""
+    indexed: int = 0
+    """Whole records that an index did not have."""
+
+    def __add__(self, other: Restored) -> Restored:
+        return Restored(self.queued | other.queued, self.anew + other.anew, self.indexed + other.indexed)
+
+
+@dataclass(frozen=True)
+class Cursor:
+    """How far the records have been looked over: as Redis scans them, and as the index of all jobs names them."""
+
+    scanned: int = 0
+    rank: int = 0
+
+
+@dataclass(frozen=True)
+class Watched:
+    """How many seconds ago a reaper came by (None: never), and how many leases lapsed long ago for nothing."""
+
+    ago: float | None
+    overdue: int
 
 
 @dataclass(frozen=True)
@@ -138,4 +169,5 @@ def read_worker(record: str) -> WorkerInfo | None:
 
 def attempt_of(checkpoint: str) -> int | None:
     """The attempt in `<attempt>:<step>`, or None where there is no checkpoint."""
-    return int(checkpoint.partition(":")[0]) if checkpoint else None
+    attempt = checkpoint.partition(":")[0]
+    return int(attempt) if attempt.isdecimal() else None

@@ -1,7 +1,8 @@
 """Rebuilding the ledger from the bucket, after Redis was lost.
 
 The bucket holds every spec that was submitted and every result that was made. Jobs with a complete result are
-recorded as done, all others are queued. Jobs that the ledger knows are left alone, so recovering twice is harmless.
+recorded as done, all others are queued. Jobs that the ledger knows are left alone, so recovering twice is harmless;
+but a record of which only a part is left, or that cannot be read, is made anew, and indexes are put right.
 That a job had failed or was cancelled is not in the bucket: it is queued again.
 
 Attempts that were under way when Redis was lost may still be writing, and have left nothing that tells their
@@ -19,9 +20,10 @@ from farm import keys
 from farm.client import FarmClient
 from farm.errors import InvalidInput, ObjectDamaged, ObjectMissing, ObjectTooLarge
 from farm.fetch import read_result
+from farm.forget import forgotten_of
 from farm.jobs import Waiting
 from farm.manifest import read_manifest
-from farm.records import NewJob
+from farm.records import NewJob, Restored
 from farm.results import JobResult
 
 _MANIFEST = re.compile(r"batches/([^/]+)\.json")
@@ -31,12 +33,19 @@ _GENERATION = 100
 
 @dataclass(frozen=True)
 class Recovery:
-    """What was found: batches, jobs of them that are done, jobs that are queued, and manifests that are damaged."""
+    """What was found: batches, jobs of them that are done, jobs that are queued, and manifests that are damaged.
+
+    `anew` records were there in part or damaged, `indexed` whole ones were missing in an index. `unexplained` jobs are
+    in the ledger's quarantine still: no manifest of the bucket has them.
+    """
 
     batches: int
     done: int
     queued: int
     damaged: tuple[str, ...]
+    anew: int = 0
+    indexed: int = 0
+    unexplained: tuple[str, ...] = ()
 
 
 def recover(farm: FarmClient) -> Recovery:
@@ -44,7 +53,8 @@ def recover(farm: FarmClient) -> Recovery:
 
     Raises `LedgerUnavailable`, `StorageError`.
     """
-    batches = done = queued = 0
+    batches = done = 0
+    restored = Restored()
     damaged: list[str] = []
     for stored in farm.storage.list("batches/"):
         match = _MANIFEST.fullmatch(stored.key)
@@ -55,12 +65,14 @@ def recover(farm: FarmClient) -> Recovery:
         except (InvalidInput, ObjectTooLarge):
             damaged.append(stored.key)
             continue
-        waiting = set(farm.ledger.create(match[1], jobs))
-        farm.queue.publish(Waiting(job.id, job.spec.model, job.priority) for job in jobs if job.id in waiting)
+        unreadable = farm.ledger.damaged([job.id for job in jobs])
+        found = farm.ledger.restore(match[1], jobs, damaged=unreadable)
+        farm.queue.publish(Waiting(job.id, job.spec.model, job.priority) for job in jobs if job.id in found.queued)
         batches += 1
         done += sum(job.result is not None for job in jobs)
-        queued += len(waiting)
-    return Recovery(batches, done, queued, tuple(damaged))
+        restored += found
+    left = tuple(sorted(farm.ledger.quarantined()))
+    return Recovery(batches, done, len(restored.queued), tuple(damaged), restored.anew, restored.indexed, left)
 
 
 @dataclass
@@ -76,7 +88,12 @@ class _Left:
 def _jobs(farm: FarmClient, batch: str) -> list[NewJob]:
     manifest = read_manifest(farm.storage, batch)
     left = _left(farm, batch)
-    return [_job(farm, NewJob(job.id, job.spec, job.priority, job.labels), left[job.id]) for job in manifest.jobs]
+    forgotten = forgotten_of(farm.storage, batch)
+    return [
+        _job(farm, NewJob(job.id, job.spec, job.priority, job.labels), left[job.id])
+        for job in manifest.jobs
+        if job.id not in forgotten
+    ]
 
 
 def _left(farm: FarmClient, batch: str) -> dict[str, _Left]:

@@ -9,9 +9,11 @@ from __future__ import annotations
 import contextlib
 import os
 import shutil
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from email.utils import parsedate_to_datetime
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -131,6 +133,20 @@ class Storage:
                 self._client.create_bucket(
                     Bucket=self.bucket, **({"CreateBucketConfiguration": where} if where else {})
                 )
+
+    def clock_offset(self) -> float | None:
+        """By how many seconds the server's clock is ahead of this machine's, to about a second; None if it does not
+        say. It refuses signatures that are 15 minutes off."""
+        try:
+            with self._doing("look for", ""):
+                answer = self._client.head_bucket(Bucket=self.bucket)
+        except StorageError as error:
+            answer = getattr(error.__cause__, "response", {})
+        date = answer.get("ResponseMetadata", {}).get("HTTPHeaders", {}).get("date")
+        try:
+            return parsedate_to_datetime(date).timestamp() - time.time()
+        except (TypeError, ValueError):
+            return None
 
     @contextmanager
     def _doing(self, action: str, key: str) -> Iterator[None]:

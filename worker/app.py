@@ -20,7 +20,7 @@ from typing import Any, Literal, NoReturn
 import torch
 
 from farm import settings
-from farm.errors import FarmError, InvalidInput, JobNotFound, LedgerUnavailable
+from farm.errors import FarmError, InvalidInput, LedgerUnavailable
 from farm.jobs import WorkerInfo
 from farm.ledger import Ledger
 from farm.queue import TASK, Queue, celery_app, queue_name
@@ -51,6 +51,7 @@ from worker.patience import Patience
 from worker.previews import Previews
 from worker.publish import Publisher, package_versions
 from worker.reaper import Reaper
+from worker.retention import Retention
 from worker.spool import Spool
 from worker.task import JobRunner, engine_id
 
@@ -138,7 +139,8 @@ class Worker:
             on_hang=self._on_hang,
         )
         crown = Crown(self._storage, self._ledger)
-        self._reaper = Reaper(self._ledger, self._queue, self.id, also=crown.give_where_missing)
+        retention = Retention(self._ledger, self._storage)
+        self._reaper = Reaper(self._ledger, self._queue, self.id, also=(crown.give_where_missing, retention.see_to_it))
         self._runner = JobRunner(
             worker=self.id,
             ledger=self._ledger,
@@ -196,10 +198,7 @@ class Worker:
             _log.warning("nothing is told of earlier workers: %s", error)
 
     def _is_over(self, job: str) -> bool:
-        try:
-            return self._ledger.get(job).is_over
-        except JobNotFound:
-            return False  # the ledger may be about to be recovered
+        return any(status.is_over for status in self._ledger.get_many([job]))  # what is gone may be recovered
 
     def _consume(self) -> None:
         """Run Celery's consumer on this thread until a signal asks it to end and the jobs in hand are dealt with."""

@@ -10,6 +10,7 @@ import logging
 
 from farm import keys
 from farm.errors import FarmError, StorageError
+from farm.fetch import read_result
 from farm.ledger import Ledger
 from farm.results import JobResult
 from farm.storage import Storage
@@ -32,13 +33,16 @@ class Crown:
 
     def give_where_missing(self) -> None:
         """Do it for jobs whose workers should have done it by now."""
-        for job in self._ledger.uncrowned(older_than=_MISSING_SECONDS):
-            sealed = self._ledger.get(job).result
-            if sealed is not None:
-                try:
-                    self._write(job, self._storage.get(sealed))
-                except StorageError as error:
-                    _log.warning("the result of job %s cannot be copied: %s", job, error)
+        for job, sealed in self._ledger.uncrowned(older_than=_MISSING_SECONDS).items():
+            try:
+                result = read_result(self._storage, sealed)
+                if (result.job, sealed) != (job, keys.attempt_result(job, result.attempt)):
+                    _log.warning("job %s has a result that is not its own: %s", job, sealed)
+                    self._ledger.crowned(job)
+                    continue
+                self._write(job, result.to_json())
+            except StorageError as error:
+                _log.warning("the result of job %s cannot be copied: %s", job, error)
 
     def _write(self, job: str, data: bytes) -> None:
         try:

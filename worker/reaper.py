@@ -1,4 +1,5 @@
-"""Finding what was lost: jobs whose worker fell silent, and jobs whose message never reached a worker.
+"""Finding what was lost: jobs whose worker fell silent, jobs whose message never reached a worker, and records and
+indexes that were damaged.
 
 Every worker runs a reaper; a lapsing lock in Redis lets one at a time work. Nobody is declared dead for an
 outage of Redis itself: after one, workers get the time to renew before anything is reaped.
@@ -9,12 +10,13 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
-from farm.errors import InvalidInput, LedgerUnavailable
+from farm.errors import InvalidInput, LedgerUnavailable, StorageError
 from farm.jobs import Waiting
 from farm.ledger import LEASE_SECONDS, Ledger
 from farm.queue import Queue, depth
+from farm.records import Cursor
 from worker.messages import jobs_named
 
 _log = logging.getLogger(__name__)
@@ -33,18 +35,20 @@ FORGOTTEN_SECONDS = 600.0
 
 
 class Reaper:
-    """Runs in the background until stopped. `also` is one more chore for the reaper that has the lock.
+    """Runs in the background until stopped. `also` are more chores for the reaper that has the lock.
 
-    It has a thread of its own, for it may wait for a bucket, and lapsed leases must not.
+    They have a thread of their own, for they may wait for a bucket, and lapsed leases must not.
     """
 
-    def __init__(self, ledger: Ledger, queue: Queue, worker: str, *, also: Callable[[], None] = lambda: None) -> None:
+    def __init__(self, ledger: Ledger, queue: Queue, worker: str, *, also: Sequence[Callable[[], None]] = ()) -> None:
         self._ledger = ledger
         self._queue = queue
         self._worker = worker
         self._also = also
         self._chore: threading.Thread | None = None
         self._looked: dict[str, float] = {}
+        self._cursor = Cursor()
+        self._told: set[str] = set()
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name="reaper", daemon=True)
 
@@ -61,8 +65,9 @@ class Reaper:
             try:
                 if self._ledger.try_lock("reaper", self._worker, seconds=3 * PERIOD_SECONDS):
                     self.reap(patience=RENEWAL_SECONDS)
-                    self.reconcile()
+                    self.look_over()
                     self._see_to_the_rest()
+                    self.reconcile()
                 else:
                     self._ledger.reap(limit=0, patience=RENEWAL_SECONDS)
                 unreachable = False
@@ -79,12 +84,13 @@ class Reaper:
             self._chore.start()
 
     def _do_the_rest(self) -> None:
-        try:
-            self._also()
-        except LedgerUnavailable as error:
-            _log.warning("a chore is put off: %s", error)
-        except Exception:  # as above
-            _log.error("a chore failed", exc_info=True)
+        for chore in self._also:
+            try:
+                chore()
+            except (LedgerUnavailable, StorageError) as error:
+                _log.warning("a chore is put off: %s", error)
+            except Exception:  # as above
+                _log.error("a chore failed", exc_info=True)
 
     def reap(self, *, patience: float = 0.0) -> None:
         """Queue jobs again whose lease lapsed. Raises `LedgerUnavailable`."""
@@ -92,6 +98,14 @@ class Reaper:
         for job in reaped:
             _log.warning("the lease of job %s lapsed: it is %s", job.job, job.state)
         self._queue.publish(Waiting(job.job, job.model, job.priority) for job in reaped if job.state == "queued")
+
+    def look_over(self) -> None:
+        """Look at some more records, and tell of those that cannot be read. Raises `LedgerUnavailable`."""
+        self._cursor = self._ledger.look_over(self._cursor)
+        quarantined = self._ledger.quarantined()
+        for job in sorted(quarantined.keys() - self._told):
+            _log.warning("job %s is in quarantine: %s; 'farm recover' makes it anew", job, quarantined[job])
+        self._told = set(quarantined)
 
     def reconcile(self) -> None:
         """Publish again what the ledger has queued and the queues have lost. Raises `LedgerUnavailable`."""

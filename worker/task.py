@@ -10,7 +10,7 @@ import queue
 import threading
 import time
 from collections import Counter, deque
-from collections.abc import Callable, Container, Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -59,6 +59,7 @@ from worker.lease import Holding, LeaseKeeper
 from worker.limits import Limits
 from worker.models.loader import LoadedModel
 from worker.models.pool import ModelPool
+from worker.models.service import ModelService
 from worker.patience import PATIENCE_SECONDS, HandBack, Lost, Patience
 from worker.png import encode_png
 from worker.previews import Previews
@@ -86,7 +87,7 @@ class JobRunner:
     storage: Storage
     keeper: LeaseKeeper
     models: ModelPool[LoadedModel]
-    served: Container[str]
+    served: ModelService
     engine: Engine
     publisher: Publisher
     crown: Crown
@@ -123,11 +124,16 @@ class JobRunner:
             _log.warning("job %s was not claimed, and will be offered again: %s", job, error)
 
     def _claim(self, job: str, *, alone: bool = False) -> Claim | None:
-        """Claim a job. While the ledger does not answer, ask again: it may have granted the claim, and nobody knows."""
+        """Claim a job, or another that waits if it does not.
+
+        While the ledger does not answer, ask again: it may have granted the claim, and nobody knows.
+        """
         token, give_up = new_token(), time.monotonic() + PATIENCE_SECONDS
         while True:
             try:
-                return self.ledger.claim(job, self.worker, token=token, alone=alone)
+                return self.ledger.claim(
+                    job, self.worker, token=token, alone=alone, instead=() if alone else self.served.names
+                )
             except LedgerUnavailable:
                 if time.monotonic() > give_up or self.leaving.wait(1.0):
                     raise

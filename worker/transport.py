@@ -8,16 +8,25 @@ job, and then a plain message of our own making is delivered in its place; or it
 from __future__ import annotations
 
 import logging
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from queue import Empty
 from typing import Any
 
 from kombu import transport
 from kombu.transport import redis
+from redis.exceptions import ResponseError
 
 from worker.intake import Intake
 from worker.messages import job_named_by, wake_up
 
 _log = logging.getLogger(__name__)
+
+_PROBE = "farm:probe:queue"
+_PROBE_MS = 5_000
+_RETRY_SECONDS = 1.0
 
 
 def install(intake: Intake) -> None:
@@ -28,7 +37,7 @@ def install(intake: Intake) -> None:
         def can_consume(self) -> bool:
             return intake.is_open and bool(super().can_consume())  # type: ignore[no-untyped-call]
 
-    channel = type("Channel", (CarefulChannel,), {"QoS": QoS})
+    channel = type("Channel", (CarefulChannel,), {"QoS": QoS, "intake": intake})
     with_intake = type("Transport", (CarefulTransport,), {"Channel": channel})
     aliases: dict[str, Any] = transport.TRANSPORT_ALIASES  # kombu calls what is no name
     for scheme in ("redis", "rediss"):
@@ -36,15 +45,45 @@ def install(intake: Intake) -> None:
 
 
 class CarefulChannel(redis.Channel):
-    """Survives entries of the queue that are no message at all, and queues that are none."""
+    """Survives entries of the queue that are no message at all, queues that are none, and a Redis that takes no
+    writes: one that became a replica, or whose disk or memory is full. kombu ends at what it answers then."""
+
+    intake: Intake
+
+    def wait_until_writable(self, refusal: ResponseError | None = None) -> None:
+        """Return once Redis takes writes: it is asked at once, or after a while if it has just refused. Raises a
+        connection error of redis-py if it goes away meanwhile, which Celery waits out."""
+        if refusal is None and (refusal := self._refusal()) is None:
+            return
+        with self._told(refusal):
+            while True:
+                time.sleep(_RETRY_SECONDS)
+                if self._refusal() is None:
+                    return
+
+    def _refusal(self) -> ResponseError | None:
+        try:
+            with self.conn_or_acquire() as client:
+                client.set(_PROBE, "", px=_PROBE_MS)
+        except ResponseError as error:
+            return error
+        return None
+
+    @contextmanager
+    def _told(self, refusal: ResponseError) -> Iterator[None]:
+        _log.warning("Redis refuses what the queue needs: %s; waiting until it does not", refusal)
+        with self.intake.paused(f"Redis refuses: {refusal}"):
+            yield
+        _log.info("Redis takes writes again")
 
     def _brpop_read(self, **options: Any) -> Any:
         try:
             return super()._brpop_read(**options)  # type: ignore[no-untyped-call]
         except self.ResponseError as error:
             if not str(error).startswith("WRONGTYPE"):
-                raise
-            self._remove_what_is_no_queue()
+                self.wait_until_writable(error)
+            else:
+                self._remove_what_is_no_queue()
             raise Empty from error
         except (Empty, *self.connection_errors):
             raise
@@ -66,6 +105,15 @@ class CarefulTransport(redis.Transport):
     """Delivers a message of our own making for each that names a job, and nothing for others."""
 
     Channel = CarefulChannel
+
+    def establish_connection(self) -> Any:
+        """For the consumer, which is the main thread, a connection to a Redis that takes writes: kombu writes as soon
+        as it has one. Others who publish are told at once."""
+        established = super().establish_connection()  # type: ignore[no-untyped-call]
+        if threading.current_thread() is threading.main_thread():
+            for channel in self._avail_channels:
+                channel.wait_until_writable()
+        return established
 
     def _deliver(self, message: object, queue: str) -> None:
         job = job_named_by(message)

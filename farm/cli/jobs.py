@@ -11,7 +11,7 @@ import click
 
 from farm.cli.naming import jobs_argument
 from farm.cli.options import looking_options
-from farm.cli.output import age, console, json_option, note, plural, print_json, say
+from farm.cli.output import age, console, json_option, note, note_unreadable, plural, print_json, say
 from farm.cli.progress import exit_unless_done, follow
 from farm.cli.style import STYLES
 from farm.client import FarmClient
@@ -22,8 +22,6 @@ if TYPE_CHECKING:
     from datetime import datetime
 
     from farm.cli.columns import Columns
-
-_CANCEL_PAGE = 500
 
 
 @click.command(
@@ -44,13 +42,19 @@ def list_jobs(state: State | None, limit: int, page: int, as_json: bool) -> None
     With --json: a list of what 'farm status --json' prints.
     """
     with FarmClient.connect() as farm:
-        statuses = farm.list(state=state, limit=limit, offset=(page - 1) * limit)
+        jobs = farm.ledger.newest(state=state, limit=limit, offset=(page - 1) * limit)
+        statuses = farm.ledger.get_many(jobs)
         counts = None if as_json else farm.ledger.counts()
+        quarantined = {} if as_json else farm.ledger.quarantined()
+    note_unreadable(len(jobs) - len(statuses))
     if counts is None:
         return print_json([status.model_dump(mode="json") for status in statuses])
     if statuses:
         console().print(_table_of(statuses))
-    note("  ".join(f"{number:,} {name}" for name, number in counts.items() if number) or "no jobs yet")
+    totals = [f"{number:,} {name}" for name, number in counts.items() if number]
+    if quarantined:
+        totals.append(f"{len(quarantined):,} in quarantine ('farm recover' makes them anew)")
+    note("  ".join(totals) or "no jobs yet")
 
 
 @click.command(
@@ -69,7 +73,9 @@ def status(names: tuple[str, ...], as_json: bool) -> None:
     finished, error: {kind, message}, result, prompt, labels, warnings}; times are UTC, what is not yet known is null.
     """
     with FarmClient.connect() as farm:
-        statuses = farm.status(names)
+        jobs = farm.resolve(names)
+        statuses = farm.ledger.get_many(jobs)
+    note_unreadable(len(jobs) - len(statuses))
     if as_json:
         return print_json([status.model_dump(mode="json") for status in statuses])
     for position, status in enumerate(statuses):
@@ -100,6 +106,7 @@ def watch(names: tuple[str, ...], previews: bool, previews_to: Path | None, as_j
         looking.check(previews, previews_to, as_json=as_json)
     with FarmClient.connect() as farm:
         jobs = farm.resolve(names)
+        note_unreadable(len(jobs) - len(farm.ledger.get_many(jobs)))
         exit_unless_done(follow(farm, jobs, as_json=as_json, previews=previews, previews_to=previews_to))
 
 
@@ -127,7 +134,7 @@ def cancel(names: tuple[str, ...], everything: bool, yes: bool, as_json: bool) -
             number = counts["queued"] + counts["running"]
             if number and not yes and not click.confirm(f"Cancel {plural(number, 'job')} of this farm?", err=True):
                 raise click.exceptions.Exit(1)
-            before = dict(_cancel_all(farm))
+            before = farm.cancel_all()
         else:
             before = farm.cancel(names)
     if as_json:
@@ -174,12 +181,6 @@ def _table_of(statuses: Sequence[JobStatus]) -> Columns:
         state = Text(status.state, style=STYLES[status.state])
         rows.add(status.id, state, f"{status.step}/{status.steps}", age(status.submitted), status.model, status.prompt)
     return rows
-
-
-def _cancel_all(farm: FarmClient) -> Iterator[tuple[str, State]]:
-    for state in ("queued", "running"):
-        while page := farm.list(state=state, limit=_CANCEL_PAGE):
-            yield from farm.cancel(status.id for status in page).items()
 
 
 def _tell_cancelled(before: dict[str, State]) -> None:

@@ -33,6 +33,7 @@ SECTIONS = {
         "watch": LazyCommand("farm.cli.jobs:watch", "Follow jobs until they are over."),
         "cancel": LazyCommand("farm.cli.jobs:cancel", "Cancel queued and running jobs."),
         "retry": LazyCommand("farm.cli.jobs:retry", "Queue failed and cancelled jobs again."),
+        "forget": LazyCommand("farm.cli.forgetting:forget", "Forget jobs that are over."),
     },
     "Fetch": {
         "fetch": LazyCommand("farm.cli.results:fetch", "Bring pictures and traces here, checked."),

@@ -44,6 +44,12 @@ def note(*lines: str) -> None:
     say(*lines, err=True)
 
 
+def note_unreadable(number: int) -> None:
+    """Tell of so many jobs that were asked for, and whose record is gone or damaged."""
+    if number:
+        note(f"{plural(number, 'job')} not shown, whose record is gone or damaged ('farm recover' makes it anew)")
+
+
 def say(*lines: str, err: bool = False) -> None:
     """Lines that may hold the words of a stranger: none of them makes a line of its own, or steers the terminal."""
     click.echo("\n".join(map(one_line, lines)), file=sys.stderr if err else sys.stdout)  # as it is encoded

@@ -72,7 +72,7 @@ def show(
         for status in changes:
             latest[status.id] = status
             view.show(status)
-    statuses = [latest[job] for job in jobs]
+    statuses = [latest[job] for job in jobs if job in latest]
     if not as_json:
         _conclude(statuses, time.monotonic() - started)
     return statuses

@@ -21,8 +21,8 @@ def recover(as_json: bool) -> None:
     """Rebuild the ledger from the bucket, after Redis was lost.
 
     Jobs with a result are recorded as done, all others are queued again: also those that had failed or were
-    cancelled, which the bucket does not know. Jobs that the ledger has are left alone. With --json: {batches, done,
-    queued, damaged}.
+    cancelled, which the bucket does not know. Jobs that the ledger has are left alone; damaged records are made anew,
+    and indexes put right. With --json: {batches, done, queued, damaged, anew, indexed, unexplained}.
     """
     from farm.client import FarmClient
     from farm.recover import recover as rebuild
@@ -35,5 +35,11 @@ def recover(as_json: bool) -> None:
         f"{found.batches:,} {'batch' if found.batches == 1 else 'batches'}: {found.done:,} done, "
         f"{plural(found.queued, 'job')} queued"
     )
+    if found.anew:
+        note(f"{plural(found.anew, 'record')} of which a part was lost or damaged: made anew")
+    if found.indexed:
+        note(f"{plural(found.indexed, 'job')} that an index did not have: put right")
+    for job in found.unexplained:
+        note(f"warning: job {job} stays in quarantine: no manifest in the bucket has it")
     for key in found.damaged:
         note(f"warning: {key} is damaged and was passed over")

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import click
 
 from farm.cli.naming import jobs_argument
-from farm.cli.output import json_option, note, plural, print_json, say
+from farm.cli.output import json_option, note, note_unreadable, plural, print_json, say
 from farm.cli.progress import NOT_ALL_DONE, follow, tell_warnings
 from farm.client import FarmClient
 from farm.errors import InvalidInput, WrongState
@@ -52,7 +52,8 @@ def fetch(names: tuple[str, ...], out: Path, everything: bool, overwrite: bool, 
     check_folder(out, option="--out")
     with FarmClient.connect() as farm:
         jobs = farm.resolve(names)
-        statuses = _awaited(farm, jobs, quiet=as_json) if wait else farm.status(jobs)
+        statuses = _awaited(farm, jobs, quiet=as_json) if wait else farm.ledger.get_many(jobs)
+        note_unreadable(len(jobs) - len(statuses))
         done = [status.id for status in statuses if status.state == "done"]
         haul = fetching.fetch_all(farm, done, out, everything=everything, overwrite=overwrite)
     if as_json:
@@ -113,7 +114,7 @@ def _awaited(farm: FarmClient, jobs: Sequence[str], *, quiet: bool) -> Sequence[
     if not quiet:
         return follow(farm, jobs)
     latest = {status.id: status for status in farm.watch(jobs)}
-    return [latest[job] for job in jobs]
+    return [latest[job] for job in jobs if job in latest]
 
 
 def _name_unfinished(statuses: Sequence[JobStatus]) -> None:

@@ -23,6 +23,9 @@ if TYPE_CHECKING:
 
 PROBE_KEY = "probes/doctor"
 _GIGABYTE = 1_000_000_000
+_CLOCK_SECONDS = 60.0
+_SKEW_SECONDS = 900.0
+_UNWATCHED_SECONDS = 30.0
 _TIGHT = 5 * _GIGABYTE
 # SeaweedFS takes no more objects when less than this share of its disk is free.
 _READ_ONLY_SHARE = 0.01
@@ -51,10 +54,12 @@ def _servers(settings: Settings) -> Iterator[Check]:
     redis = list(redis_checks.examine(settings))
     yield from redis
     yield _guarded("bucket", lambda: _bucket(settings))
+    yield _guarded("clock", lambda: _clock(settings))
     if any(check.verdict == "fail" for check in redis):
         return
     ledger = Ledger(settings)
     yield _guarded("jobs", lambda: _jobs(ledger, settings))
+    yield _guarded("reaper", lambda: _reaper(ledger))
     yield _guarded("workers", lambda: _workers(ledger))
     yield _guarded("models", lambda: _models(ledger))
 
@@ -107,6 +112,20 @@ def _bucket(settings: Settings) -> Check:
     return ok("bucket", f"{where}: put, get, list, presign, delete in {took:.0f} ms")
 
 
+def _clock(settings: Settings) -> Check:
+    """Only signatures mind: the server refuses those that are made 15 minutes too early or too late."""
+    from farm.storage import Storage
+
+    offset = Storage(settings).clock_offset()
+    if offset is None:
+        return ok("clock", "the S3 server does not tell the time")
+    if abs(offset) < _CLOCK_SECONDS:
+        return ok("clock", "agrees with the S3 server's")
+    detail = f"this machine's is {abs(offset):,.0f} s {'behind' if offset > 0 else 'ahead of'} the S3 server's"
+    mend = "set it, best by NTP: from 900 s on the server refuses everything"
+    return (fail if abs(offset) >= _SKEW_SECONDS else warn)("clock", detail, mend=mend)
+
+
 def _cannot_open(link: str, content: bytes, authority: str | None) -> str | None:
     from botocore.awsrequest import AWSRequest
     from botocore.exceptions import HTTPClientError
@@ -129,7 +148,26 @@ def _jobs(ledger: Ledger, settings: Settings) -> Check:
     if not any(counts.values()) and next(Storage(settings).list("batches/"), None):
         mend = "was Redis lost? 'farm recover' rebuilds the ledger from the bucket"
         return warn("jobs", "the bucket holds batches, and the ledger knows no job", mend=mend)
+    if quarantined := ledger.quarantined():
+        job, why = next(iter(sorted(quarantined.items())))
+        detail = f"{len(quarantined):,} in quarantine, such as {job}: {why}"
+        return warn("jobs", detail, mend="'farm recover' makes them anew; and who else writes to this Redis?")
     return ok("jobs", ", ".join(f"{count:,} {state}" for state, count in counts.items() if count) or "none yet")
+
+
+def _reaper(ledger: Ledger) -> Check:
+    """Whether somebody looks for the jobs of the dead; where no worker lives, nobody has to."""
+    watched = ledger.watched()
+    if not any(worker.state == "ready" for worker in ledger.workers()):
+        return ok("reaper", "no worker is ready, so none looks for lost jobs")
+    mend = "see the log of each worker for what keeps it from reaping, and start it again"
+    if watched.ago is None or watched.ago > _UNWATCHED_SECONDS:
+        since = "has ever come by" if watched.ago is None else f"has come by for {watched.ago:.0f} s"
+        return fail("reaper", f"workers live, and none {since} to look for lost jobs", mend=mend)
+    if watched.overdue:
+        detail = f"the leases of {watched.overdue:,} jobs lapsed over a minute ago, and nobody takes them back"
+        return fail("reaper", detail, mend=mend)
+    return ok("reaper", "lost jobs are looked for")
 
 
 def _workers(ledger: Ledger) -> Check:

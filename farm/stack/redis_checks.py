@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ipaddress
+import secrets
 from collections.abc import Iterator
 from typing import Any
 from urllib.parse import urlsplit
@@ -23,6 +24,7 @@ _FULL = "max number of clients reached"
 _MEND_CROWD = (
     "redis-cli CLIENT LIST shows whose they are; in redis.conf 'timeout 60' ends idle ones, 'maxclients' is the limit"
 )
+_PROBE_MS = 10_000
 
 
 def examine(settings: Settings) -> Iterator[Check]:
@@ -44,6 +46,8 @@ def examine(settings: Settings) -> Iterator[Check]:
         yield fail("redis", f"Redis at {settings.redis_address} does not answer: {error}", mend=mend)
     else:
         yield _version(settings, server)
+        yield _writes(client, settings)
+        yield from _survival(client, server)
         yield _setting(client, "appendonly", "yes", "it forgets the last minutes of the ledger in a crash")
         yield _setting(client, "maxmemory-policy", "noeviction", "it may drop jobs when its memory is full")
         yield _access(client, settings)
@@ -75,6 +79,52 @@ def _version(settings: Settings, server: dict[str, Any]) -> Check:
     if tuple(int(part) for part in version.split(".")[:2]) < _OLDEST:
         return warn("redis", f"{where} is older than 6.0", mend="upgrade it")
     return ok("redis", where)
+
+
+def _writes(client: redis.Redis, settings: Settings) -> Check:
+    """Whether it keeps what it is told now: a lapsing key of the doctor's own is written and read back."""
+    content, where = secrets.token_hex(8), f"Redis at {settings.redis_address}"
+    key = f"farm:probe:doctor:{content}"
+    try:
+        client.set(key, content, px=_PROBE_MS)
+        if client.get(key) != content:
+            return fail("redis writes", f"{where} does not give back what it was told", mend="is a proxy in between?")
+        client.delete(key)
+    except redis.exceptions.ReadOnlyError:
+        mend = "name the primary in FARM_REDIS_URL, or promote this one: redis-cli REPLICAOF NO ONE"
+        return fail("redis writes", f"{where} is {_role(client)}: it takes no writes", mend=mend)
+    except redis.RedisError as error:
+        mend = "see its log: a full disk and a full memory are the usual causes"
+        return fail("redis writes", f"{where} takes no writes: {error}", mend=mend)
+    return ok("redis writes", "what is written is read back")
+
+
+def _role(client: redis.Redis) -> str:
+    try:
+        told: dict[str, Any] = client.info("replication")
+    except redis.RedisError:
+        return "a replica"
+    return f"a replica of {told.get('master_host', '?')}:{told.get('master_port', '?')}"
+
+
+def _survival(client: redis.Redis, server: dict[str, Any]) -> Iterator[Check]:
+    """Redis 7 and 8 with the default user off drop what scripts wrote as they load the file they append to.
+
+    Where CONFIG and ACL are forbidden, nothing is said.
+    """
+    version = str(server.get("redis_version", ""))
+    if "valkey_version" in server or not version.startswith(("7.", "8.")) or _told(client, "appendonly") != "yes":
+        return
+    try:
+        user: Any = client.acl_getuser("default")
+    except redis.RedisError:
+        return
+    if user and "off" in user.get("flags", ()):
+        mend = (
+            "give the default user a strong password instead: ACL SETUSER default on resetpass '>PASSWORD' '~*' '+@all'"
+        )
+        detail = f"Redis {version} with 'user default off' forgets most of the ledger when it restarts"
+        yield warn("redis default user", detail, mend=mend)
 
 
 def _setting(client: redis.Redis, name: str, wanted: str, otherwise: str) -> Check:

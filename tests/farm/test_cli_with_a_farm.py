@@ -300,3 +300,17 @@ def test_ctrl_c_leaves_the_jobs_and_says_so(client: FarmClient) -> None:
     assert watching.returncode == 130
     assert f"the 2 jobs go on\n  follow  farm watch {batch}\n  cancel  farm cancel {batch}" in said
     assert client.ledger.counts()["queued"] == 2
+
+
+@pytest.mark.parametrize("command", [("list",), ("status", "BATCH"), ("fetch", "BATCH"), ("watch", "BATCH")])
+def test_a_deleted_record_hides_no_other(client: FarmClient, command: tuple[str, ...]) -> None:
+    batch, jobs = submitted(3)
+    render(client, jobs[1])
+    client.ledger.cancel(jobs[2])
+    client.ledger.redis.delete(f"farm:job:{jobs[0]}")
+
+    code = 0 if command[0] in ("list", "status") else 3
+    result = run(*(batch if word == "BATCH" else word for word in command), code=code)
+
+    assert jobs[2] in result.output
+    assert "1 job not shown, whose record is gone or damaged" in result.stderr

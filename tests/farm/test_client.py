@@ -212,3 +212,34 @@ def test_losses_and_models_are_known_without_workers(client: FarmClient) -> None
     client.submit([JobRequest(mode="guided", prompt=("x",), losses=(LossRequest(name="blue"),), model="mine")])
     assert [loss.name for loss in client.losses()][:2] == ["blue", "color"]
     assert [(model.name, model.workers, model.waiting) for model in client.models()] == [("mine", (), 1)]
+
+
+def test_cancelling_all_leaves_no_message_and_ends_where_indexes_lie(client: FarmClient) -> None:
+    jobs = client.submit([JobRequest(prompt="an otter", model="emoji", count=3)]).jobs
+    client.ledger.redis.hset(f"farm:job:{jobs[0]}", "state", "done")
+    client.ledger.redis.delete(f"farm:job:{jobs[1]}")
+
+    assert client.cancel_all() == {jobs[2]: "queued"}
+
+    assert depth(client.ledger.redis, "emoji") == 0
+    assert client.cancel_all() == {}
+
+
+def test_messages_stay_while_a_job_waits(client: FarmClient) -> None:
+    cancelled, waiting = (client.submit([JobRequest(prompt="an otter", model="emoji")]).jobs for _ in range(2))
+
+    client.cancel(cancelled)
+
+    assert depth(client.ledger.redis, "emoji") == 2
+    assert client.ledger.claim(cancelled[0], "w", instead=["emoji"]).job == waiting[0]  # type: ignore[union-attr]
+
+
+def test_following_ends_though_a_record_is_lost_on_the_way(client: FarmClient) -> None:
+    jobs = client.submit([JobRequest(prompt="an otter", model="emoji", count=2)]).jobs
+    statuses = client.watch(jobs)
+    assert {next(statuses).id, next(statuses).id} == set(jobs)
+    client.ledger.redis.delete(f"farm:job:{jobs[0]}")
+    client.ledger.redis.xadd("farm:events", {"job": jobs[0], "state": "queued"})
+    client.ledger.cancel(jobs[1])
+
+    assert [status.state for status in statuses] == ["cancelled"]

@@ -296,10 +296,13 @@ def test_a_forged_record_is_told_in_one_line(
     before = client.ledger.redis.hgetall(f"farm:job:{job}")
     client.ledger.redis.hset(f"farm:job:{job}", mapping=RECORDS[name])
 
-    for command in (["status", job], ["list"], ["fetch", job]):
+    for command in (["status", job], ["fetch", job]):
         told = shell(*command, code=1)
         assert told.stderr.startswith(f"farm: the record of job '{job}' is damaged")
         assert "\x1b" not in told.stdout + told.stderr
+    listed = shell("list")
+    assert listed.stderr.startswith("1 job not shown, whose record is gone or damaged")
+    assert "\x1b" not in listed.stdout + listed.stderr
     client.ledger.redis.delete(f"farm:job:{job}")
     client.ledger.redis.hset(f"farm:job:{job}", mapping=before)
 

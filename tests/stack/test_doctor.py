@@ -19,7 +19,7 @@ from farm.client import FarmClient
 from farm.ledger import Ledger
 from farm.request import JobRequest
 from farm.settings import Settings
-from farm.stack import machine, servers
+from farm.stack import machine, redis_checks, servers
 from farm.stack.verdict import ok
 from farm.storage import Storage
 from tests.ledgers import a_worker
@@ -56,6 +56,7 @@ def test_a_local_farm_is_well(running: Running) -> None:
     farm, settings = running
     ledger = Ledger(settings)
     ledger.announce(a_worker("local-1"))
+    ledger.reap(limit=0)
     code, checks = examine({"FARM_HOME": str(farm.home)})
     ledger.depart("local-1")
     ledger.close()
@@ -262,3 +263,76 @@ def _environment(settings: Settings) -> dict[str, str | None]:
         "AWS_ACCESS_KEY_ID": settings.s3_access_key,
         "AWS_SECRET_ACCESS_KEY": settings.s3_secret_key,
     }
+
+
+def test_a_redis_that_takes_no_writes_is_named(running: Running, tmp_path: Path) -> None:
+    farm, settings = running
+    ledger = Ledger(settings)
+    ledger.redis.replicaof("127.0.0.1", "1")
+    try:
+        code, checks = examine({"FARM_HOME": str(farm.home)})
+    finally:
+        ledger.redis.replicaof("NO", "ONE")
+        ledger.close()
+    assert code == 1
+    assert checks["redis writes"]["verdict"] == "fail"
+    assert "is a replica of 127.0.0.1:1" in checks["redis writes"]["detail"]
+
+
+def test_a_clock_that_the_s3_server_will_not_believe_is_told(running: Running, monkeypatch: pytest.MonkeyPatch) -> None:
+    offsets = {"ok": 3.0, "warn": -120.0, "fail": 1000.0}
+    for verdict, offset in offsets.items():
+        monkeypatch.setattr("farm.storage.Storage.clock_offset", lambda _, offset=offset: offset)
+        code, checks = examine({"FARM_HOME": str(running[0].home)})
+        assert checks["clock"]["verdict"] == verdict
+        assert code == int(verdict == "fail")
+    assert checks["clock"]["detail"] == "this machine's is 1,000 s behind the S3 server's"
+
+
+def test_the_s3_server_tells_the_time(running: Running) -> None:
+    offset = Storage(running[1]).clock_offset()
+    assert offset is not None and abs(offset) < 30
+
+
+def test_jobs_that_nobody_takes_back_are_told(running: Running) -> None:
+    farm, settings = running
+    ledger = Ledger(settings)
+    ledger.announce(a_worker("local-1"))
+    ledger.redis.hset("farm:reaped", "last", 1)
+    try:
+        code, checks = examine({"FARM_HOME": str(farm.home)})
+        assert (code, checks["reaper"]["verdict"]) == (1, "fail")
+        ledger.reap(limit=0)
+        ledger.redis.zadd("farm:leases", {"0" * 16 + "-0000": 1})
+        assert examine({"FARM_HOME": str(farm.home)})[1]["reaper"]["verdict"] == "fail"
+    finally:
+        ledger.redis.delete("farm:leases")
+        ledger.depart("local-1")
+        ledger.close()
+
+
+def test_quarantined_jobs_are_told(running: Running) -> None:
+    farm, settings = running
+    ledger = Ledger(settings)
+    ledger.redis.hset("farm:quarantine", "0" * 16 + "-0000", "it has no state")
+    _, checks = examine({"FARM_HOME": str(farm.home)})
+    ledger.redis.delete("farm:quarantine")
+    ledger.close()
+    assert checks["jobs"]["verdict"] == "warn"
+    assert "it has no state" in checks["jobs"]["detail"]
+
+
+@pytest.mark.parametrize(
+    ("version", "flags", "told"), [("7.0.15", ["off"], True), ("7.0.15", ["on"], False), ("6.2.1", ["off"], False)]
+)
+def test_a_default_user_that_costs_the_ledger_is_told(version: str, flags: list[str], told: bool) -> None:
+    class Client:
+        def config_get(self, name: str) -> dict[str, str]:
+            return {name: "yes"}
+
+        def acl_getuser(self, _: str) -> dict[str, list[str]]:
+            return {"flags": flags}
+
+    client: Any = Client()
+    checks = list(redis_checks._survival(client, {"redis_version": version}))
+    assert [check.verdict for check in checks] == ["warn"] * told

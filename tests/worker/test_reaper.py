@@ -189,7 +189,7 @@ def test_a_chore_that_hangs_holds_nothing_up(ledger: Ledger, queue: Queue, monke
         begun.set()
         answer.wait()
 
-    reaper = Reaper(ledger, queue, "w2", also=wait_for_the_bucket)
+    reaper = Reaper(ledger, queue, "w2", also=[wait_for_the_bucket])
     reaper.start()
     try:
         assert begun.wait(60)
