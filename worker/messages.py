@@ -10,6 +10,8 @@ from typing import Any
 from farm import keys
 from farm.queue import TASK, entries
 
+MAX_CHARACTERS = 65_536
+"""Of a message: ours have some hundred, and to parse one takes ten times its size."""
 _MAX_BODY_CHARACTERS = 4_096
 
 
@@ -58,6 +60,6 @@ def jobs_named(connection: Any, model: str) -> set[str]:
 
 def _parsed(entry: str) -> object:
     try:
-        return json.loads(entry)
+        return json.loads(entry) if len(entry) <= MAX_CHARACTERS else None
     except (ValueError, RecursionError):
         return None

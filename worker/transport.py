@@ -17,10 +17,11 @@ from typing import Any
 
 from kombu import transport
 from kombu.transport import redis
+from kombu.utils.json import loads
 from redis.exceptions import ResponseError
 
 from worker.intake import Intake
-from worker.messages import job_named_by, wake_up
+from worker.messages import MAX_CHARACTERS, job_named_by, wake_up
 
 _log = logging.getLogger(__name__)
 
@@ -37,11 +38,20 @@ def install(intake: Intake) -> None:
         def can_consume(self) -> bool:
             return intake.is_open and bool(super().can_consume())  # type: ignore[no-untyped-call]
 
+    kombus: Any = redis
+    kombus.loads = _bounded_loads
     channel = type("Channel", (CarefulChannel,), {"QoS": QoS, "intake": intake})
     with_intake = type("Transport", (CarefulTransport,), {"Channel": channel})
     aliases: dict[str, Any] = transport.TRANSPORT_ALIASES  # kombu calls what is no name
     for scheme in ("redis", "rediss"):
         aliases[scheme] = lambda: with_intake
+
+
+def _bounded_loads(entry: str | bytes) -> Any:
+    """kombu's `loads`, which reads the entries of a queue, for those of moderate length."""
+    if len(entry) > MAX_CHARACTERS:
+        raise ValueError(f"it has {len(entry):,} characters, more than {MAX_CHARACTERS:,}")
+    return loads(entry)
 
 
 class CarefulChannel(redis.Channel):

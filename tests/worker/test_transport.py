@@ -16,12 +16,14 @@ from kombu import Queue as Messages
 from kombu import transport as transports
 
 from farm.jobs import Waiting
+from farm.ledger import Ledger
 from farm.queue import Queue, queue_name
 from farm.settings import Settings
 from tests.ledgers import job
 from tests.waiting import eventually
 from worker import transport
 from worker.intake import Intake
+from worker.messages import MAX_CHARACTERS, jobs_named
 
 
 @pytest.fixture
@@ -112,3 +114,47 @@ def test_a_connection_to_a_replica_is_made_when_it_takes_writes(
 
     assert intake.is_open
     assert reasons[0] and "read only replica" in reasons[0]
+
+
+def test_a_long_message_is_dropped_unread(
+    servers: Settings, server: redis.Redis, intake: Intake, caplog: pytest.LogCaptureFixture
+) -> None:
+    """To read it would take ten times its size, which the worker would keep."""
+    queue = Queue(servers)
+    queue.publish([Waiting(job().id, "emoji", 5)])
+    queue.close()
+    [key] = server.keys(f"{queue_name('emoji')}*")
+    ours = server.lindex(key, 0)
+    assert isinstance(ours, bytes)
+    assert len(ours) < MAX_CHARACTERS // 20
+    server.rpush(key, ours[:-1] + b', "x": "' + b"x" * MAX_CHARACTERS + b'"}')  # the next to be taken
+
+    seen: list[Any] = []
+    options = {"priority_steps": list(range(10))}
+    with (
+        Connection(servers.redis_url, transport_options=options) as connection,
+        Consumer(
+            connection, [Messages(queue_name("emoji"))], callbacks=[lambda body, _: seen.append(body)], no_ack=True
+        ),
+    ):
+        give_up = time.monotonic() + 60
+        while not seen and time.monotonic() < give_up:
+            with contextlib.suppress(TimeoutError):
+                connection.drain_events(timeout=1)
+
+    assert [body[0] for body in seen] == [[job().id]]
+    assert "more than 65,536" in caplog.text
+    assert not server.exists(key)
+
+
+def test_a_long_message_names_no_job(servers: Settings, server: redis.Redis) -> None:
+    queue = Queue(servers)
+    queue.publish([Waiting(job().id, "emoji", 5)])
+    queue.close()
+    [key] = server.keys(f"{queue_name('emoji')}*")
+    ours = server.lindex(key, 0)
+    assert isinstance(ours, bytes)
+    with Ledger(servers).redis as connection:
+        assert jobs_named(connection, "emoji") == {job().id}
+        server.lset(key, 0, ours[:-1] + b', "x": "' + b"x" * MAX_CHARACTERS + b'"}')
+        assert jobs_named(connection, "emoji") == set()
