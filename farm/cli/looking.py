@@ -45,6 +45,9 @@ class Looking:
 
     def __enter__(self) -> Self:
         _ = self._farm.ledger, self._farm.storage  # made here, once, before threads ask for them
+        if self._folder is not None:
+            with contextlib.suppress(OSError):  # told with the first preview
+                self._folder.mkdir(parents=True, exist_ok=True)  # to be opened in a viewer before there is anything
         self._thread.start()
         return self
 

@@ -35,8 +35,11 @@ def json_option(command: F) -> F:
 
 def print_json(value: Any, *, indent: int | None = 2) -> None:
     """One JSON document on stdout; on one line if `indent` is None. All ASCII unless stdout is UTF-8, as JSON is."""
+    separators = (",", ":") if indent is None else None
     in_utf8 = (sys.stdout.encoding or "utf-8").lower().replace("-", "") == "utf8"
-    click.echo(inert(json.dumps(value, indent=indent, ensure_ascii=not in_utf8)), file=sys.stdout)
+    click.echo(
+        inert(json.dumps(value, indent=indent, separators=separators, ensure_ascii=not in_utf8)), file=sys.stdout
+    )
 
 
 def note(*lines: str) -> None:
