@@ -30,6 +30,7 @@ _VALUE = 8
 
 _TOO_DEEP = f"is nested more than {MAX_DEPTH} deep"
 _TOO_MANY_DIGITS = "has a number of thousands of digits"
+_UNQUOTED = ("mapping values are not allowed", "cannot start any token", "undefined alias", "did not find expected")
 _QUOTES = 'text that begins with a sign, or has ": " or " #" in it, goes into quotes'
 
 # https://yaml.org/spec/1.2.2/#103-core-schema, with the characters that each form can begin with.
@@ -113,13 +114,28 @@ def _parse_yaml(text: str) -> Any:
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark
         where = f"line {mark.line + 1}, column {mark.column + 1}: " if mark else ""
-        raise InvalidInput(f"{where}{error.problem or error.context or 'is not YAML'}", hint=_QUOTES) from error
+        problem = error.problem or error.context or "is not YAML"
+        if "another document" in problem:
+            raise InvalidInput(f"{where}a second document begins, and one is read", hint="leave out '---'") from error
+        raise InvalidInput(f"{where}{problem}", hint=_mend(problem, _line_at(text, mark))) from error
     except ReaderError as error:
         line = text.encode(errors="surrogatepass")[: error.position].count(b"\n") + 1
         code = error.character if isinstance(error.character, int) else ord(error.character)
         raise InvalidInput(f"line {line}: has the character U+{code:04X}, which is not YAML or JSON") from error
     except yaml.YAMLError as error:
         raise InvalidInput(f"is not YAML or JSON: {error}") from error
+
+
+def _line_at(text: str, mark: Any) -> str:
+    lines = text.splitlines()
+    return lines[mark.line] if mark and mark.line < len(lines) else ""
+
+
+def _mend(problem: str, line: str) -> str | None:
+    """What mends the usual faults of YAML."""
+    if "cannot start any token" in problem and line.lstrip(" ").startswith("\t"):
+        return "YAML is indented by spaces, not by tabs"
+    return _QUOTES if any(words in problem for words in _UNQUOTED) else None
 
 
 @cache

@@ -92,8 +92,8 @@ def _decoded(data: bytes, name: str) -> tuple[Image.Image, str | None]:
     """The picture, and what is wrong with its colour profile."""
     if len(data) > MAX_BYTES:
         raise InvalidInput(f"{name} is larger than {MAX_BYTES // 2**20} MiB", field="init")
-    file = strip(data)
     try:
+        file = strip(data)
         with without_warnings(), _opened(file.data, name) as opened:
             opened.load()
             picture, fault = to_srgb(opened, file.profile or opened.info.get("icc_profile"))

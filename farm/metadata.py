@@ -20,6 +20,7 @@ _MAX_EXIF_BYTES = 2**20
 
 _PNG = b"\x89PNG\r\n\x1a\n"
 _CHECKSUM = 4
+_DECODED = (b"IHDR", b"PLTE", b"tRNS", b"IDAT")
 _JPEG = b"\xff\xd8\xff"
 _START_OF_SCAN = 0xDA
 _ALONE = {0x01, *range(0xD0, 0xDA)}
@@ -40,7 +41,10 @@ class Stripped:
 
 
 def strip(data: bytes) -> Stripped:
-    """The picture in a PNG or JPEG file; other bytes, and what follows the first nonsense, as they are."""
+    """The picture in a PNG or JPEG file; other bytes, and what follows the first nonsense, as they are.
+
+    Raises `ValueError` if a part of a PNG's picture is not as its checksum says: decoders make garbage of it unasked.
+    """
     if data.startswith(_PNG):
         return _stripped_png(data)
     if data.startswith(_JPEG):
@@ -90,6 +94,8 @@ def _stripped_png(data: bytes) -> Stripped:
     kept = [_PNG]
     for chunk in _chunks(data):
         is_of_the_picture = chunk.kind[:1].isupper() or chunk.kind == b"tRNS"
+        if chunk.kind in _DECODED and not chunk.is_whole:
+            raise ValueError(f"a part of it ({chunk.kind.decode()}) is cut short, or was changed")
         if is_of_the_picture or (chunk.kind == b"eXIf" and chunk.is_whole and len(chunk.body) <= _MAX_EXIF_BYTES):
             kept.append(chunk.written)
         elif chunk.kind == b"iCCP":

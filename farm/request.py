@@ -104,7 +104,7 @@ def _as_labels(value: Any) -> Any:
     """Labels, the values of which may be written as numbers."""
     if not isinstance(value, dict):
         return value
-    return {name: _clean(_as_written(text)) for name, text in value.items()}
+    return {name: _clean(_as_written(text)) for name, text in value.items() if text is not None}
 
 
 def _as_written(value: Any) -> Any:

@@ -61,7 +61,12 @@ def tile_of(data: bytes, *, name: str) -> Tile:
 
 def describe(spec: JobSpec) -> str:
     """`mix · seed 7 · 30 steps · lms · blue x200`."""
-    parts = [spec.mode, f"seed {spec.seed}", f"{spec.steps_to_do} steps", spec.sampler]
+    parts = [
+        spec.mode,
+        f"seed {spec.seed}",
+        f"{spec.steps_to_do} step{'s' if spec.steps_to_do > 1 else ''}",
+        spec.sampler,
+    ]
     parts += [f"{loss.name} x{loss.scale:g}" for loss in spec.guidance.losses]
     return " · ".join(parts)
 

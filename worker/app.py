@@ -173,6 +173,7 @@ class Worker:
             _choose_deterministic_kernels()
         self._tell_of_the_dead()
         with closing(self._black_box):
+            signal.signal(signal.SIGTERM, _leave_before_it_is_ready)
             self._storage.ensure_bucket()
             self._keeper.start()
             try:
@@ -279,7 +280,7 @@ class Worker:
             pid=os.getpid(),
             device=self._device,
             state=self._state,
-            models=self._served.names,
+            models=self._served.loaded,
             refused=self._served.refused,
             warm=self._pool.warm,
             slots=self._slots,
@@ -317,6 +318,12 @@ class Worker:
     def _free_memory(self) -> None:
         if self._placement.device.type == "cuda":
             torch.cuda.empty_cache()
+
+
+def _leave_before_it_is_ready(*_: object) -> NoReturn:
+    """A handler for SIGTERM while models are loaded: there is nothing to hand back, and the process ends in order."""
+    _log.info("leaving before it is ready")
+    raise SystemExit(0)
 
 
 def start(options: Options) -> None:

@@ -6,7 +6,7 @@ import click
 
 from farm import keys
 from farm.cli.naming import jobs_argument
-from farm.cli.output import json_option, note, plural, print_json, say
+from farm.cli.output import confirmed, json_option, note, plural, print_json, say
 from farm.errors import InvalidInput, WrongState
 from farm.jobs import TERMINAL, State
 
@@ -64,7 +64,7 @@ def forget(
                 note(f"these are the oldest {_AT_ONCE:,}: run it again for the others")
         if jobs and not dry_run:
             what = plural(len(jobs), "job") + (" and delete what they made" if objects else "")
-            if not yes and not click.confirm(f"Forget {what}?", err=True):
+            if not yes and not confirmed(f"Forget {what}?"):
                 raise click.exceptions.Exit(1)
             jobs = forgetting.forget(farm.ledger, farm.storage, jobs, objects=objects)
     if as_json:

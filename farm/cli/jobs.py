@@ -11,7 +11,7 @@ import click
 
 from farm.cli.naming import jobs_argument
 from farm.cli.options import looking_options
-from farm.cli.output import age, console, json_option, note, note_unreadable, plural, print_json, say
+from farm.cli.output import age, confirmed, console, json_option, note, note_unreadable, plural, print_json, say
 from farm.cli.progress import exit_unless_done, follow
 from farm.cli.style import STYLES
 from farm.client import FarmClient
@@ -132,7 +132,7 @@ def cancel(names: tuple[str, ...], everything: bool, yes: bool, as_json: bool) -
         if everything:
             counts = farm.ledger.counts()
             number = counts["queued"] + counts["running"]
-            if number and not yes and not click.confirm(f"Cancel {plural(number, 'job')} of this farm?", err=True):
+            if number and not yes and not confirmed(f"Cancel {plural(number, 'job')} of this farm?"):
                 raise click.exceptions.Exit(1)
             before = farm.cancel_all()
         else:

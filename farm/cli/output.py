@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
+from farm.errors import InvalidInput
 from farm.words import inert, one_line
 
 if TYPE_CHECKING:
@@ -56,6 +57,17 @@ def note_unreadable(number: int) -> None:
 def say(*lines: str, err: bool = False) -> None:
     """Lines that may hold the words of a stranger: none of them makes a line of its own, or steers the terminal."""
     click.echo("\n".join(map(one_line, lines)), file=sys.stderr if err else sys.stdout)  # as it is encoded
+
+
+def confirmed(question: str) -> bool:
+    """Whether the person at the terminal says yes. Raises `InvalidInput` where there is none."""
+    try:
+        return click.confirm(question, err=True)
+    except click.Abort:
+        if sys.stdin.isatty():
+            raise
+        note("")
+        raise InvalidInput("there is nobody to ask", hint="add --yes if it is meant") from None
 
 
 def console() -> Console:

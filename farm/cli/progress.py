@@ -141,7 +141,8 @@ def _view(as_json: bool, previews: Callable[[], Mapping[str, Preview]]) -> View:
 def _say_goodbye(jobs: Sequence[str]) -> None:
     go_on = "the job goes on" if len(jobs) == 1 else f"the {plural(len(jobs), 'job')} go on"
     note("", f"farm: not watching any more; {go_on}")
-    note(f"  follow  farm watch {short_names(jobs)}", f"  cancel  farm cancel {short_names(jobs)}")
+    for what, command in (("follow", "watch"), ("fetch", "fetch"), ("cancel", "cancel")):
+        note(f"  {what:<8}farm {command} {short_names(jobs)}" + (" --out renders" if command == "fetch" else ""))
 
 
 def _conclude(statuses: Sequence[JobStatus], seconds: float) -> None:

@@ -95,6 +95,21 @@ def test_what_yaml_takes_for_a_sign_is_to_be_quoted() -> None:
     assert "goes into quotes" in (caught.value.hint or "")
 
 
+@pytest.mark.parametrize(
+    ("text", "message", "mend"),
+    [
+        ("jobs:\n\t- prompt: x\n", "line 2, column 1", "by spaces, not by tabs"),
+        ("a: 1\n---\nb: 2\n", "a second document begins, and one is read", "leave out '---'"),
+        ('a: "\\q"\n', "found unknown escape character", None),
+    ],
+)
+def test_other_faults_have_mends_of_their_own(text: str, message: str, mend: str | None) -> None:
+    with pytest.raises(InvalidInput) as caught:
+        parse(text)
+    assert message in caught.value.message
+    assert (mend or "None") in str(caught.value.hint)
+
+
 def test_what_is_meant_as_json_is_told_so() -> None:
     for is_json, text in ((True, "jobs: []"), (False, '{"jobs": [}'), (False, ' [["a"')):
         with pytest.raises(InvalidInput, match=r"line 1, column \d+: .*, as JSON"):

@@ -154,6 +154,18 @@ def test_what_else_a_png_holds_does_no_harm(what: str, before: bytes) -> None:
     assert decode(data, name="x").getpixel((0, 0)) == (0, 128, 128)
 
 
+@pytest.mark.parametrize("kind", [b"IHDR", b"IDAT"])
+def test_a_picture_that_was_changed_is_damaged(kind: bytes) -> None:
+    """Decoders make black of the rest, and say nothing."""
+    data = bytearray(encoded(Image.effect_noise((64, 48), 90)))
+    at = data.index(kind) + len(kind) + 2
+    data[at] ^= 0x10
+    with pytest.raises(
+        InvalidInput, match=rf"x is damaged: a part of it \({kind.decode()}\) is cut short, or was changed"
+    ):
+        check_init(bytes(data), name="x")
+
+
 def jpeg_segment(marker: int, body: bytes) -> bytes:
     return struct.pack(">BBH", 0xFF, marker, len(body) + 2) + body
 

@@ -32,6 +32,13 @@ WRONG = [
     ({"negative": 7}, 'negative: 7 is a number, and should be text; write "7" if it is meant'),
     ({"labels": {"a": "\ud83e"}}, "labels: '\\ud83e' is not UTF-8 text from character 1 on"),
     ({"labels": {"a": ["b"]}}, "labels: ['b'] should be text"),
+    ({"labels": ["a"]}, "labels: ['a'] should be a mapping of names to values"),
+    ({"mix_with": ["a bear:0.3"]}, "mix_with.0: 'a bear:0.3' should be a mapping of names to values"),
+    ({"losses": "blue"}, "losses: 'blue' should be a list"),
+    (
+        {"prompt": "a" * 70 + "\udcff"},
+        "prompt: 'aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa… is not UTF-8",
+    ),
     ({"prompt": True}, 'prompt: true is neither a number nor text; for the word write "true"'),
     ({"prompt": "x" * 4_001}, "prompt: 'xxx"),
     ({"prompt": ("x",) * 17}, "prompt: there are 17; there must be 1 to 16"),
@@ -150,7 +157,7 @@ def test_a_field_without_a_value_is_left_out() -> None:
 
 
 def test_labels_may_be_numbers() -> None:
-    request = JobRequest.parse({"prompt": "x", "labels": {"take": 1, "strength": 0.5, "final": True}})
+    request = JobRequest.parse({"prompt": "x", "labels": {"take": 1, "strength": 0.5, "final": True, "note": None}})
     assert request.labels == {"take": "1", "strength": "0.5", "final": "true"}
 
 

@@ -16,6 +16,7 @@ from farm.client import FarmClient
 from farm.jobs import JobStatus
 from farm.request import JobRequest
 from tests.integration.conftest import Launcher
+from tests.waiting import eventually
 
 
 def test_the_others_are_served(
@@ -81,8 +82,32 @@ def test_a_worker_without_any_ends_with_one_line(environment: dict[str, str], tm
     )
     assert done.returncode == 1
     assert "Traceback" not in done.stderr
-    assert "farm worker: the model 'page' has no" in done.stderr
+    assert "cannot be loaded: it is a web page, not the file itself" in done.stderr.splitlines()[-2]
 
 
 def request(model: str) -> JobRequest:
     return JobRequest.parse({"prompt": "a cat", "model": model, "steps": 2, "seed": 1})
+
+
+def test_a_worker_that_is_asked_to_leave_while_it_loads_leaves_in_order(
+    environment: dict[str, str], home: Path, client: FarmClient, tiny_model: Path, tmp_path: Path
+) -> None:
+    """And nobody is told afterwards that it was killed."""
+    models = [word for number in range(12) for word in ("--model", f"early{number}={tiny_model}")]
+    log = tmp_path / "early.log"
+    with log.open("wb") as output:
+        command = [sys.executable, "-m", "worker", "--name", "early", "--device", "cpu", *models]
+        process = subprocess.Popen(command, env=environment, stdout=output, stderr=subprocess.STDOUT)
+    try:
+        eventually(lambda: "loading the model 'early1'" in log.read_text(encoding="utf-8"), "the second is loaded")
+        starting = eventually(lambda: [w for w in client.workers() if w.id.startswith("early-")], "it is announced")
+        assert set(starting[0].models) < {f"early{number}" for number in range(12)}, "only what is loaded is served"
+        process.terminate()
+        assert process.wait(60) == 0
+    finally:
+        process.kill()
+        process.wait()
+
+    assert "leaving before it is ready" in log.read_text(encoding="utf-8")
+    assert not [path for path in (home / "crashes").iterdir() if path.name.startswith("early-")]
+    assert not [worker for worker in client.workers() if worker.id.startswith("early-")]

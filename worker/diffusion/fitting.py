@@ -11,6 +11,8 @@ from farm.spec import MAX_SIDE, MIN_SIDE, Fit, JobSpec
 
 _WORTH_TELLING = 0.01
 """The share of a side. Less is the rounding of sizes to what a model can draw."""
+_MOST_TOLD = 0.99
+"""Something is left of every picture."""
 _REDUCING_GAP = 3.0
 """A side a million times too long is averaged down to three times its new length first: the filter would need
 gigabytes for it."""
@@ -61,10 +63,10 @@ def cut_off(spec: JobSpec) -> str | None:
     side = max(lost, key=lambda name: lost[name])
     if lost[side] < _WORTH_TELLING:
         return None
-    others = "pad, stretch or init" if spec.start.fit == "crop" else "pad or stretch"
     return (
-        f"{lost[side]:.0%} of the init picture's {side} was cut off to make {image.width}×{image.height}"
-        f" fit {spec.width}×{spec.height} (--fit {others} shows all of it)"
+        f"{min(lost[side], _MOST_TOLD):.0%} of the init picture's {side} was cut off to make"
+        f" {image.width}×{image.height} fit {spec.width}×{spec.height} (--fit pad or stretch shows all of it"
+        + (", init gives the job its shape)" if spec.start.fit == "crop" else ")")
     )
 
 

@@ -18,8 +18,14 @@ _LOOK_AT = 512
 
 def unreadable(path: Path, error: Exception) -> ModelError:
     """The error of a file of weights or of a configuration that cannot be read: what it is, and what to do."""
-    what, hint = recognised(path) or (first_line(error), None)
+    what, hint = recognised(path) or _said(error)
     return ModelError(f"{path} cannot be loaded: {what}", hint=hint)
+
+
+def _said(error: Exception) -> tuple[str, str | None]:
+    if "incomplete metadata" in str(error) or "MetadataIncompleteBuffer" in str(error):
+        return "it is cut short: weights that its header names are not there", "fetch it again"
+    return first_line(error), None
 
 
 def first_line(error: Exception) -> str:

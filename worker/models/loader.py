@@ -31,8 +31,10 @@ from worker.models.components import Components, read_checkpoint, read_directory
 from worker.models.device import Placement
 from worker.models.disguises import first_line
 from worker.models.hub import download, download_configuration
+from worker.models.kinds import check_kind
 from worker.models.registry import STABLE_DIFFUSION_1_4, Bucket, Hub, LocalDirectory, SingleFile, Source
 from worker.models.traced import TracedUNet, traced
+from worker.models.weights import read_shapes
 
 _log = logging.getLogger(__name__)
 
@@ -150,6 +152,7 @@ class ModelLoader:
             case Bucket(url):
                 return self._from_directory(name, source, self._fetched(name, url))
             case SingleFile(path, config):
+                check_kind(path, read_shapes(path))  # before a hub is asked how to put together what is none
                 config = config or download_configuration(
                     STABLE_DIFFUSION_1_4, instead=f"{name}={path}#config=DIRECTORY"
                 )

@@ -21,12 +21,18 @@ class ModelService:
         self._pool = pool
         self._ask_bucket = ask_bucket
         self._errors: dict[str, FarmError] = {}
+        self._loaded: list[str] = []
 
     @property
     def names(self) -> tuple[str, ...]:
         """The models that are served, or that are still to be tried."""
         errors = dict(self._errors)
         return tuple(name for name in self._given if name not in errors)
+
+    @property
+    def loaded(self) -> tuple[str, ...]:
+        """Those that have been loaded: in the end, all that are served."""
+        return tuple(self._loaded)
 
     @property
     def refused(self) -> dict[str, str]:
@@ -46,7 +52,7 @@ class ModelService:
             _log.info("loading the model '%s'", name)
             try:
                 with self._pool.using(name):
-                    pass
+                    self._loaded.append(name)
             except ModelError as error:
                 self._refuse(name, error)
             except StorageError as error:

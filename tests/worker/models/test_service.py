@@ -49,8 +49,9 @@ def service(
 def test_all_are_served_if_all_can_be_loaded() -> None:
     served, pool = service({"a": None, "b": None})
     assert served.names == ("a", "b"), "before it is known"
+    assert served.loaded == ()
     served.load()
-    assert served.names == pool.warm == ("a", "b")
+    assert served.names == served.loaded == pool.warm == ("a", "b")
     assert served.refused == {}
 
 

@@ -279,3 +279,14 @@ def test_a_configuration_is_bounded_too(built: Path, checkpoint: Path, tmp_path:
     path.write_text(json.dumps({**json.loads(path.read_text()), "layers_per_block": 10**9}))
     with pytest.raises(ModelError, match="the unet of the model 'one' says layers_per_block = 1000000000"):
         read_checkpoint("one", checkpoint, config)
+
+
+def test_what_a_file_is_is_told_before_a_hub_is_asked(
+    loader: ModelLoader, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """So that it is told at once, and without a network."""
+    monkeypatch.setattr(loader_module, "download_configuration", lambda *_, **__: pytest.fail("the hub was asked"))
+    file = tmp_path / "adapter.safetensors"
+    save_file({"lora_unet_mid_block_attentions_0_proj_in.lora_down.weight": torch.zeros(1)}, file)
+    with pytest.raises(ModelError, match="is a LoRA"):
+        loader.load("lora", SingleFile(file, None))
