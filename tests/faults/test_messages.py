@@ -178,7 +178,9 @@ def test_jobs_that_no_message_could_be_sent_for_are_queued_all_the_same(
 
 def test_ten_thousand_jobs_are_listed_cancelled_and_drained(farm: FaultyFarm, chance: random.Random) -> None:
     jobs = farm.submit(model="crowd", count=MANY, steps=2)
-    assert farm.client.ledger.waiting("crowd") == len(messages(farm, "crowd")) == MANY
+    assert farm.client.ledger.waiting("crowd") == MANY
+    # A reaper that comes by while they are being published sends some of them another, which wakes nobody up in vain.
+    assert len(messages(farm, "crowd")) >= MANY
     newest = farm.client.list(state="queued", limit=50, offset=chance.randrange(MANY - 50))
     assert len({status.id for status in newest} & set(jobs)) == 50
 
