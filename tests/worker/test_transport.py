@@ -116,16 +116,22 @@ def test_a_connection_to_a_replica_is_made_when_it_takes_writes(
     assert reasons[0] and "read only replica" in reasons[0]
 
 
-def test_a_long_message_is_dropped_unread(
-    servers: Settings, server: redis.Redis, intake: Intake, caplog: pytest.LogCaptureFixture
-) -> None:
-    """To read it would take ten times its size, which the worker would keep."""
+def published(servers: Settings, server: redis.Redis) -> tuple[Any, bytes]:
+    """The list in which a message of ours waits, and that message."""
     queue = Queue(servers)
     queue.publish([Waiting(job().id, "emoji", 5)])
     queue.close()
     [key] = server.keys(f"{queue_name('emoji')}*")
     ours = server.lindex(key, 0)
     assert isinstance(ours, bytes)
+    return key, ours
+
+
+def test_a_long_message_is_dropped_unread(
+    servers: Settings, server: redis.Redis, intake: Intake, caplog: pytest.LogCaptureFixture
+) -> None:
+    """To read it would take ten times its size, which the worker would keep."""
+    key, ours = published(servers, server)
     assert len(ours) < MAX_CHARACTERS // 20
     server.rpush(key, ours[:-1] + b', "x": "' + b"x" * MAX_CHARACTERS + b'"}')  # the next to be taken
 
@@ -148,12 +154,7 @@ def test_a_long_message_is_dropped_unread(
 
 
 def test_a_long_message_names_no_job(servers: Settings, server: redis.Redis) -> None:
-    queue = Queue(servers)
-    queue.publish([Waiting(job().id, "emoji", 5)])
-    queue.close()
-    [key] = server.keys(f"{queue_name('emoji')}*")
-    ours = server.lindex(key, 0)
-    assert isinstance(ours, bytes)
+    key, ours = published(servers, server)
     with Ledger(servers).redis as connection:
         assert jobs_named(connection, "emoji") == {job().id}
         server.lset(key, 0, ours[:-1] + b', "x": "' + b"x" * MAX_CHARACTERS + b'"}')
