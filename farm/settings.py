@@ -19,6 +19,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -30,6 +31,9 @@ from farm import homes, lock
 from farm.errors import HomeRefused, InvalidInput, NotConfigured
 
 DEFAULT_BUCKET = "farm"
+_DATABASE = re.compile(r"/?|/[0-9]{1,4}")
+_OTHER_REDIS = ("unix", "redis+socket", "rediss+socket", "sentinel", "redis+sentinel", "rediss+sentinel")
+"""Addresses that redis-py, kombu or other tools know; one of them each."""
 _TLS_FILES = {"FARM_REDIS_CA": "ssl_ca_certs", "FARM_REDIS_CERT": "ssl_certfile", "FARM_REDIS_KEY": "ssl_keyfile"}
 """Variables that name a file for TLS, and how redis-py and kombu call it in an address."""
 
@@ -135,7 +139,7 @@ def load_local(farm_home: Path) -> Settings | None:
 def _from_environment(environment: Mapping[str, str]) -> Settings:
     endpoint = environment.get("FARM_S3_ENDPOINT") or None
     public_endpoint = environment.get("FARM_S3_PUBLIC_ENDPOINT") or None
-    _check_url(environment["FARM_REDIS_URL"], "FARM_REDIS_URL", schemes=("redis", "rediss"))
+    _check_redis_url(environment["FARM_REDIS_URL"])
     for name, url in (("FARM_S3_ENDPOINT", endpoint), ("FARM_S3_PUBLIC_ENDPOINT", public_endpoint)):
         if url:
             _check_url(url, name, schemes=("http", "https"))
@@ -174,6 +178,24 @@ def _with_tls(url: str, environment: Mapping[str, str]) -> str:
         if option in options and not Path(options[option]).is_file():
             raise InvalidInput(f"there is no file {options[option]}", field=variable)
     return parts._replace(query=urlencode({"ssl_cert_reqs": "required", **options})).geturl()
+
+
+def _check_redis_url(url: str) -> None:
+    """Raises `InvalidInput` that never quotes what may be a part of a password."""
+    scheme = url.partition(":")[0].lower()
+    if scheme in _OTHER_REDIS:
+        raise InvalidInput(
+            f"is {scheme}://, which the farm does not speak",
+            field="FARM_REDIS_URL",
+            hint="use redis:// or rediss:// with the host and port of the primary",
+        )
+    _check_url(url, "FARM_REDIS_URL", schemes=("redis", "rediss"))
+    if not _DATABASE.fullmatch(urlsplit(url).path):
+        raise InvalidInput(
+            "names no database: after the host comes a number, such as /0, or nothing",
+            field="FARM_REDIS_URL",
+            hint="percent-encode special characters of a password",
+        )
 
 
 def _check_url(url: str, variable: str, *, schemes: tuple[str, str]) -> None:

@@ -46,6 +46,10 @@ def test_no_farm_at_all_says_what_to_do(tmp_path: Path) -> None:
         ("FARM_REDIS_URL", "redis://:topsecret@host:70000"),
         ("FARM_REDIS_URL", "http://:topsecret@host"),
         ("FARM_REDIS_URL", "topsecret"),
+        ("FARM_REDIS_URL", "redis://host/topsecret"),
+        ("FARM_REDIS_URL", "redis://host/-1"),
+        ("FARM_REDIS_URL", "redis://host/0/1"),
+        ("FARM_REDIS_URL", "redis://user/x:topsecret@host/0"),
         ("FARM_S3_ENDPOINT", "ftp://topsecret@host"),
         ("FARM_S3_ENDPOINT", "http://topsecret:x/"),
         ("FARM_S3_PUBLIC_ENDPOINT", "topsecret"),
@@ -159,3 +163,15 @@ def test_a_user_without_a_home_is_told_to_name_one(monkeypatch: pytest.MonkeyPat
         with pytest.raises(HomeRefused, match="has no home folder") as caught:
             settings.home({})
         assert caught.value.hint == "set FARM_HOME to a folder"
+
+
+@pytest.mark.parametrize("scheme", ["unix", "sentinel", "redis+sentinel", "REDIS+SOCKET"])
+def test_other_ways_to_reach_redis_are_told_for_what_they_are(scheme: str) -> None:
+    with pytest.raises(InvalidInput, match=r"^FARM_REDIS_URL: is .*://, which the farm does not speak") as caught:
+        settings.load({"FARM_REDIS_URL": f"{scheme}:///tmp/redis.sock"})
+    assert "password" not in str(caught.value)
+
+
+@pytest.mark.parametrize("path", ["", "/", "/0", "/15"])
+def test_a_database_is_a_number_or_left_out(path: str) -> None:
+    assert settings.load({"FARM_REDIS_URL": f"redis://host{path}"}).redis_url == f"redis://host{path}"
