@@ -298,7 +298,10 @@ def test_ctrl_c_leaves_the_jobs_and_says_so(client: FarmClient) -> None:
         finally:
             watching.kill()
     assert watching.returncode == 130
-    assert f"the 2 jobs go on\n  follow  farm watch {batch}\n  cancel  farm cancel {batch}" in said
+    commands = (
+        f"  follow  farm watch {batch}\n  fetch   farm fetch {batch} --out renders\n  cancel  farm cancel {batch}\n"
+    )
+    assert f"the 2 jobs go on\n{commands}" in said
     assert client.ledger.counts()["queued"] == 2
 
 
