@@ -133,12 +133,16 @@ def test_the_hub_is_asked_for_texts_alone_besides() -> None:
     assert len(sd14.revision) == 40
 
 
-def test_without_a_network_the_hub_is_named(loader: ModelLoader, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_a_network_the_hub_is_named(
+    loader: ModelLoader, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = write_original_checkpoint(build_tiny_model(tmp_path / "model"), tmp_path / "m.safetensors")
+
     def snapshot_download(*_args: Any, **_options: Any) -> str:
         raise LocalEntryNotFoundError("Cannot find an appropriate cached snapshot folder\nand more")
 
     monkeypatch.setattr(hub, "snapshot_download", snapshot_download)
     with pytest.raises(ModelError, match=r"v1-4@133a\w* cannot be downloaded .*snapshot folder \(.*sd14=DIRECTORY\)"):
         loader.load("sd14", STABLE_DIFFUSION_1_4)
-    with pytest.raises(ModelError, match=r"cannot be downloaded .*mine=/m\.safetensors#config=DIRECTORY"):
-        loader.load("mine", SingleFile(Path("/m.safetensors"), None))
+    with pytest.raises(ModelError, match=r"cannot be downloaded .*mine=/.*m\.safetensors#config=DIRECTORY"):
+        loader.load("mine", SingleFile(file, None))
