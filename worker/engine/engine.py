@@ -256,7 +256,8 @@ class Engine:
         self._meet_all()
         while first := self._turns.first(self._flying.values(), turn):
             self._step_of(first, seconds=SHORT_SECONDS)
-            self._retire([flight for flight in self._landing if self._turns.may_cut_in(flight)])
+        while landed := [flight for flight in self._landing if self._turns.may_cut_in(flight)]:
+            self._retire(landed)
 
     def _meet_all(self) -> None:
         self._turns.meet((*self._flying.values(), *self._landing))
