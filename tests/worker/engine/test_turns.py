@@ -63,7 +63,7 @@ def test_a_short_step_is_taken_in_the_midst_of_a_long_one(
             torch.zeros(1)
         return model.unet(rows, *arguments, **keywords)
 
-    engine, patient = engines(max_rows=8), _with_unet(model, call)
+    engine, patient = engines(max_rows=32), _with_unet(model, call)
     large = engine.submit(replace(request_for("large", **{**LARGE, "steps": 1}), model=patient))
     assert in_midst.wait(ENOUGH)
     others = [engine.submit(replace(request_for(f"small {n}", steps=4), model=patient)) for n in range(6)]
@@ -71,7 +71,7 @@ def test_a_short_step_is_taken_in_the_midst_of_a_long_one(
     small.add_done_callback(lambda _: small_is_done.set())
 
     alone = engines(max_rows=8).submit(request_for("small", steps=4)).result(ENOUGH)
-    assert (small.result(ENOUGH).pixels == alone.pixels).all()
+    assert abs(small.result(ENOUGH).pixels.astype(int) - alone.pixels).max() <= 1
     assert large.result(ENOUGH).pixels.shape == (640, 640, 3)
 
 
