@@ -9,6 +9,7 @@ import json
 import logging
 import resource
 import sys
+from concurrent.futures import wait
 from pathlib import Path
 
 import torch
@@ -21,7 +22,7 @@ from worker.models.device import place
 from worker.models.loader import LoadedModel, ModelLoader
 from worker.models.registry import LocalDirectory
 
-SPARE = 48 * 2**20
+SPARE = 144 * 2**20
 
 
 def main(directory: Path) -> None:
@@ -37,8 +38,10 @@ def main(directory: Path) -> None:
     limit = int(Path("/proc/self/statm").read_text(encoding="utf-8").split()[0]) * resource.getpagesize() + SPARE
     resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
     futures = {f"small {n}": engine.submit(a_job(f"small {n}", model, side=256)) for n in range(32)}
+    wait(futures.values())
     futures["large"] = engine.submit(a_job("large", model, side=1024, steps=1, guidance=1))
-    futures["huge"] = engine.submit(a_job("huge", model, side=2048, steps=1, guidance=1))
+    futures["huge"] = engine.submit(a_job("huge", model, side=1024, width=2048, steps=1, guidance=1))
+    futures |= {f"beside {n}": engine.submit(a_job(f"beside {n}", model, side=256)) for n in range(4)}
     ends = {}
     for name, future in futures.items():
         error = future.exception()

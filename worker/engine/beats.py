@@ -10,7 +10,6 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
-import torch
 from torch import Tensor
 from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
@@ -53,8 +52,8 @@ class _Beats(TorchFunctionMode):
         is_plain = not more and options.get("attn_mask") is None and not options.get("is_causal", False)
         if query.shape[-2] <= length or not is_plain:
             return F.scaled_dot_product_attention(query, key, value, *more, **options)
-        parts = []
-        for part in query.split(length, dim=-2):
+        whole = query.new_empty((*query.shape[:-1], value.shape[-1]))  # not joined in the end: that takes twice the room
+        for part, out in zip(query.split(length, dim=-2), whole.split(length, dim=-2), strict=True):
             self._between()
-            parts.append(F.scaled_dot_product_attention(part, key, value, **options))
-        return torch.cat(parts, dim=-2)
+            out.copy_(F.scaled_dot_product_attention(part, key, value, **options))
+        return whole

@@ -21,6 +21,7 @@ import traceback
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Future
 from contextlib import AbstractContextManager
+from functools import partial
 from itertools import accumulate
 from pathlib import Path
 from typing import Literal
@@ -72,6 +73,7 @@ class Engine:
         self._inbox: queue.SimpleQueue[_Message] = queue.SimpleQueue()
         self._flying: dict[str, Flight] = {}
         self._landing: list[Flight] = []
+        self._put_off: dict[str, tuple[RenderRequest, Future[Rendered]]] = {}
         self._arrivals = 0
         self._stopping = False
         self._caps = RowCaps()
@@ -103,7 +105,9 @@ class Engine:
 
     def cancel_all(self) -> None:
         """Drop every job at the next step boundary."""
-        self._inbox.put(lambda: self._drop_many([*self._flying, *(flight.id for flight in self._landing)]))
+        self._inbox.put(
+            lambda: self._drop_many([*self._flying, *self._put_off, *(flight.id for flight in self._landing)])
+        )
 
     def suspend_all(self) -> None:
         """Let go of every job at the next step boundary: its future raises `Suspended`. Those that have had their last
@@ -135,6 +139,7 @@ class Engine:
 
     def _run(self) -> None:
         while not self._stopping:
+            self._send_put_off()
             self._read_messages()
             self._drop_late()
             self._tick()
@@ -161,13 +166,38 @@ class Engine:
     def _end(self) -> None:
         self._stopping = True
 
-    def _board(self, request: RenderRequest, future: Future[Rendered]) -> None:
+    def _board(self, request: RenderRequest, future: Future[Rendered], *, needs_all_room: bool = False) -> None:
         self._arrivals += 1
-        try:
-            with self._turns.taken(group_of(request), request.priority, between=self._let_cut_in):
+        between = self._live if needs_all_room else self._let_cut_in
+        with self._turns.taken(group_of(request), request.priority, between=between):
+            try:
                 self._flying[request.id] = board(request, self._losses, self._arrivals, future)
-        except Exception as error:  # whatever it is, it is this job's alone
-            future.set_exception(_as_farm_error(error, f"preparing job {request.id}"))
+            except Exception as error:  # whatever it is, it is this job's alone
+                if not self._lacks_others_room(error):
+                    future.set_exception(_as_farm_error(error, f"preparing job {request.id}"))
+                    return
+                self._put_off[request.id] = request, future
+
+    def _lacks_others_room(self, error: Exception) -> bool:
+        """Whether an error is for want of memory that others hold or held, around this turn or in its midst.
+
+        It says nothing of the job then.
+        """
+        if not (is_out_of_memory(error) and (self._turns.is_within_another or self._turns.was_shared)):
+            return False
+        release(error)
+        return True
+
+    def _wait_for_room(self, flight: Flight) -> None:
+        """A job comes again when the turns around this one are over, and then nobody cuts in."""
+        flight.needs_all_room = True
+        self._turns.put_off(flight.group)
+
+    def _send_put_off(self) -> None:
+        """Nobody holds memory any more: those for whom it did not do come again."""
+        put_off, self._put_off = self._put_off, {}
+        for request, future in put_off.values():
+            self._inbox.put(partial(self._board, request, future, needs_all_room=True))
 
     def _look_at(self, job: str) -> None:
         if job in self._flying:
@@ -178,6 +208,8 @@ class Engine:
 
     def _drop_many(self, jobs: Iterable[str]) -> None:
         dropped = set(jobs)
+        for job in dropped & self._put_off.keys():
+            self._put_off.pop(job)[1].set_exception(Cancelled(job))
         for flight in [f for f in (*self._flying.values(), *self._landing) if f.id in dropped]:
             self._fail(flight, Cancelled(flight.id))
 
@@ -236,11 +268,13 @@ class Engine:
         """The device is theirs during the block. If that may be long, it ends early when nobody wants it any more."""
 
         def between(turn: Turn) -> None:
+            self._live(turn)
             self._read_what_has_come()
             self._drop_late()
             if self._stopping or not any(map(_is_wanted, flights)):
                 raise NotWanted
-            self._let_cut_in(turn)
+            if not any(flight.needs_all_room for flight in flights):
+                self._let_cut_in(turn)
 
         priority = max(flight.request.priority for flight in flights)
         # Whether it is done in parts must not depend on how quick the machine is: parts may have other last bits.
@@ -249,6 +283,10 @@ class Engine:
         return self._turns.taken(
             flights[0].group, priority, between=between if may_be_long else None, in_parts=is_large
         )
+
+    def _live(self, _: Turn) -> None:
+        """In the midst of a long turn: it does not hang."""
+        self._note_progress()
 
     def _let_cut_in(self, turn: Turn) -> None:
         """In the midst of a long turn: live, and let those go first who do."""
@@ -279,7 +317,9 @@ class Engine:
         try:
             return self._go_on([flight], row_by_row=row_by_row)
         except Exception as error:
-            if row_by_row or not may_slice or not is_out_of_memory(error):
+            if self._lacks_others_room(error):
+                self._wait_for_room(flight)
+            elif row_by_row or not may_slice or not is_out_of_memory(error):
                 self._fail(flight, _as_farm_error(error, f"rendering job {flight.id}"))
             else:
                 release(error)
@@ -381,6 +421,9 @@ class Engine:
 
     def _land_alone(self, flight: Flight, error: Exception) -> None:
         """A picture could not be decoded though it was alone. If there was no room for it, there may be for tiles."""
+        if self._lacks_others_room(error):
+            self._wait_for_room(flight)
+            return
         if is_out_of_memory(error) and not self._decoder.whole:
             release(error)
             try:

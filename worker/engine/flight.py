@@ -53,6 +53,8 @@ class Flight:
     landed: float = 0.0
     is_looked_at: bool = False
     """Whether a preview is asked for."""
+    needs_all_room: bool = False
+    """Whether there was no room for others beside it, so that none may cut in."""
     _drawn: Tensor | None = None
 
     @property

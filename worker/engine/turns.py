@@ -41,6 +41,8 @@ class Turn:
     """Up to when its time is counted."""
     looked: float = field(default_factory=time.monotonic)
     """When it last looked whether somebody goes first."""
+    was_shared: bool = False
+    """Whether others have cut in."""
 
 
 class Turns:
@@ -50,6 +52,21 @@ class Turns:
         self._admission = Admission()
         self._paces = Paces()
         self._stack: list[Turn] = []
+        self._put_off: set[Hashable] = set()
+
+    @property
+    def is_within_another(self) -> bool:
+        """Whether the turn that is under way is taken in the midst of another's."""
+        return len(self._stack) > 1
+
+    @property
+    def was_shared(self) -> bool:
+        """Whether others have cut in on the turn that is under way."""
+        return self._stack[-1].was_shared
+
+    def put_off(self, group: Hashable) -> None:
+        """There is no room for the group beside what the turns around it hold: it waits for their end."""
+        self._put_off.add(group)
 
     def meet(self, flights: Iterable[Flight]) -> None:
         """These are all the jobs there are."""
@@ -85,6 +102,7 @@ class Turns:
         """
         if self._stack:
             self._charge()
+            self._stack[-1].was_shared = True
         turn = Turn(group, priority)
         look = partial(self._look, turn, between)
         self._stack.append(turn)
@@ -98,6 +116,8 @@ class Turns:
             self._stack.pop()
             if self._stack:
                 self._stack[-1].since = time.monotonic()
+            else:
+                self._put_off.clear()
 
     def first(self, flights: Iterable[Flight], turn: Turn) -> Sequence[Flight]:
         """The jobs that go before a turn that is under way."""
@@ -111,7 +131,8 @@ class Turns:
 
     def may_cut_in(self, flight: Flight) -> bool:
         """Whether a job can take a turn in the midst of those that are under way."""
-        return self.is_short(flight) and all(turn.group != flight.group for turn in self._stack)
+        others = {turn.group for turn in self._stack} | self._put_off
+        return self.is_short(flight) and flight.group not in others
 
     def _look(self, turn: Turn, between: Callable[[Turn], None] | None) -> None:
         if between and time.monotonic() - turn.looked >= _LOOK_SECONDS:
