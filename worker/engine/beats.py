@@ -52,7 +52,8 @@ class _Beats(TorchFunctionMode):
         is_plain = not more and options.get("attn_mask") is None and not options.get("is_causal", False)
         if query.shape[-2] <= length or not is_plain:
             return F.scaled_dot_product_attention(query, key, value, *more, **options)
-        whole = query.new_empty((*query.shape[:-1], value.shape[-1]))  # not joined in the end: that takes twice the room
+        # written in place: joining the parts in the end would take twice the room
+        whole = query.new_empty((*query.shape[:-1], value.shape[-1]))
         for part, out in zip(query.split(length, dim=-2), whole.split(length, dim=-2), strict=True):
             self._between()
             out.copy_(F.scaled_dot_product_attention(part, key, value, **options))
