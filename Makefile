@@ -3,6 +3,7 @@
 # make soak    MINUTES=10: mixed jobs under all faults at random, then the audit
 # make check   format, lint, types and import contracts
 # make bench   install, compare with diffusers, measure the farm, and rewrite the tables in deploy/ (15 minutes)
+# make gpu     OUT=gpu-record: prove the farm on this machine's GPU in eight minutes (deploy/GPU.md); without one, rehearse it
 # make clean   remove what the others made
 
 PYTHON ?= python3
@@ -10,8 +11,9 @@ VENV := .venv
 PIP := $(VENV)/bin/python -m pip --disable-pip-version-check install --quiet --constraint constraints.txt
 
 MINUTES ?= 10
+OUT ?= gpu-record
 
-.PHONY: demo test soak check format bench clean
+.PHONY: demo test soak check format bench gpu clean
 
 demo: $(VENV)/.farm
 	FARM_HOME="$${FARM_HOME:-$(CURDIR)/.farm}" $(VENV)/bin/farm demo
@@ -47,5 +49,8 @@ $(VENV)/.tools: $(VENV)/.farm
 bench: $(VENV)/.tools
 	$(VENV)/bin/python -m tests.benchmarks $(PARTS)
 
+gpu: $(VENV)/.tools
+	$(VENV)/bin/python -m tests.gpu --out $(OUT)
+
 clean:
-	rm -rf $(VENV) .farm renders .pytest_cache .mypy_cache .ruff_cache .hypothesis *.egg-info
+	rm -rf $(VENV) .farm renders gpu-record .pytest_cache .mypy_cache .ruff_cache .hypothesis *.egg-info

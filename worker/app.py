@@ -31,6 +31,7 @@ from worker import transport
 from worker.blackbox import BlackBox, left_behind
 from worker.checkpoint import Checkpoints
 from worker.crown import Crown
+from worker.diffusion.determinism import choose_deterministic_kernels
 from worker.diffusion.losses import Losses, load_losses
 from worker.engine.engine import Engine
 from worker.engine.memory import free_bytes
@@ -170,7 +171,7 @@ class Worker:
     def run(self) -> None:
         """Load the models, then work until SIGTERM or SIGINT. Raises `FarmError` if it cannot start."""
         if self._options.deterministic:
-            _choose_deterministic_kernels()
+            choose_deterministic_kernels()
         self._tell_of_the_dead()
         with closing(self._black_box):
             signal.signal(signal.SIGTERM, _leave_before_it_is_ready)
@@ -352,14 +353,3 @@ def _device_name(placement: Placement) -> str:
     if placement.device.type == "cuda":
         return torch.cuda.get_device_name(placement.device)
     return f"{placement.device.type} ({torch.get_num_threads()} threads)"
-
-
-def _choose_deterministic_kernels() -> None:
-    """On CUDA: no kernels chosen by timing them, one attention backend, and reproducible matrix products."""
-    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
-    torch.backends.cuda.enable_flash_sdp(False)
-    torch.backends.cuda.enable_mem_efficient_sdp(False)
-    torch.backends.cuda.enable_cudnn_sdp(False)
-    torch.backends.cudnn.benchmark = False
-    torch.backends.cudnn.deterministic = True
-    torch.use_deterministic_algorithms(True, warn_only=True)

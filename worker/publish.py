@@ -10,18 +10,19 @@ from collections.abc import Mapping
 from datetime import UTC, datetime
 from importlib.metadata import version
 
+import farm
 from farm import keys
 from farm.records import Claim
 from farm.results import JobResult, ResultObject
 from farm.storage import Storage
 from worker.finished import Artifact, Finished
 
-_REPORTED_PACKAGES = ("render-farm", "torch", "diffusers", "transformers")
+_REPORTED_PACKAGES = ("torch", "diffusers", "transformers")
 
 
 def package_versions() -> dict[str, str]:
     """The versions that decide what a picture looks like."""
-    return {name: version(name) for name in _REPORTED_PACKAGES}
+    return {"render-farm": farm.__version__, **{name: version(name) for name in _REPORTED_PACKAGES}}
 
 
 class Publisher:

@@ -56,7 +56,8 @@ _SCHEDULERS: dict[SamplerName, tuple[Any, dict[str, Any]]] = {
 class Pipelines:
     """diffusers' pipelines over one model's weights, loaded for them alone."""
 
-    def __init__(self, name: str, directory: Path, placement: Placement, *, compiled: bool = False) -> None:
+    def __init__(self, name: str, directory: Path, placement: Placement, *, compiled: str | None = None) -> None:
+        """`compiled` is a mode of `torch.compile`; None: not compiled."""
         parts = read_directory(name, directory, placement)
         self._config = dict(parts.scheduler_config)
         self._vae = parts.vae
@@ -79,7 +80,7 @@ class Pipelines:
             for module in modules:
                 module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch's stubs lack it
         if compiled:
-            compiled_unet: Any = torch.compile(parts.unet)
+            compiled_unet: Any = torch.compile(parts.unet, mode=compiled)
             self._from_noise.unet = self._from_picture.unet = compiled_unet
         self._losses = load_losses()
         self._schedulers: dict[tuple[SamplerName, bool], Any] = {}

@@ -72,7 +72,7 @@ class Comparison:
         self._placement = placement
         self._engines = Engines(model, options.rows, options.slots)
         self._pipelines = Pipelines(model.name, directory, placement)
-        self._compiled = Pipelines(model.name, directory, placement, compiled=True) if on_gpu else None
+        self._compiled = Pipelines(model.name, directory, placement, compiled="default") if on_gpu else None
         self._peak = peak_flops(placement.device, placement.dtype)
         embedding = model.prompts.encode("").embedding[0]
         self._row_flops = flops(lambda: costing.forward(model, embedding, 1))

@@ -44,7 +44,8 @@ class Job:
 def alike(model: LoadedModel, count: int, *, steps: int, sampler: SamplerName = "lms") -> list[Job]:
     """Jobs that differ in prompt and seed alone, under the model's own guidance."""
     return [
-        _job(model, number, {"prompt": prompt(number), "steps": steps, "sampler": sampler}) for number in range(count)
+        job(model, f"job {number}", {"prompt": prompt(number), "steps": steps, "sampler": sampler, "seed": number})
+        for number in range(count)
     ]
 
 
@@ -66,6 +67,7 @@ def unlike(
     for number in range(count):
         fields: dict[str, Any] = {
             "prompt": _prompt(draw),
+            "seed": number,
             "steps": round(share * draw.randint(SHORTEST, LONGEST)),
             "guidance": 1.0 if draw.random() < 0.1 else round(draw.uniform(1.5, 12.0), 2),
             "sampler": sampler or draw.choice(SAMPLERS),
@@ -79,7 +81,7 @@ def unlike(
                 fields |= {"mode": "guided", "losses": [{"name": "blue", "scale": 20.0, "every": 5}]}
             case 5:
                 fields |= {"trace": "frames", "trace_every": 10}
-        jobs.append(_job(model, number, fields))
+        jobs.append(job(model, f"job {number}", fields))
     return jobs
 
 
@@ -88,10 +90,11 @@ def rows(jobs: Sequence[Job]) -> int:
     return sum(job.all_rows for job in jobs)
 
 
-def _job(model: LoadedModel, number: int, fields: dict[str, Any]) -> Job:
-    request = JobRequest.parse({"seed": number, "guidance": None, **fields})
+def job(model: LoadedModel, name: str, fields: dict[str, Any]) -> Job:
+    """The job that the fields of a submission ask of a model, which may say its own guidance."""
+    request = JobRequest.parse({"guidance": None, **fields})
     spec = resolve(request.specs(_SOME_IMAGE, default_model=model.name)[0], model)
-    return Job(f"job {number}", spec, _picture(spec) if spec.start.image else None)
+    return Job(name, spec, _picture(spec) if spec.start.image else None)
 
 
 def _picture(spec: JobSpec) -> Image.Image:

@@ -15,6 +15,7 @@ from PIL import Image
 from torch import Tensor
 
 from farm.spec import Fit
+from worker.diffusion.determinism import reproducible_backward
 from worker.diffusion.fitting import fit
 from worker.diffusion.losses import WeightedLoss
 from worker.diffusion.noise import NoiseStream
@@ -88,7 +89,7 @@ def loss_gradient(
     job, its losses in the order of its terms. All jobs share one decode and one backward pass.
     Raises `RenderError('loss')` if a loss fails.
     """
-    with torch.enable_grad():
+    with torch.enable_grad(), reproducible_backward():
         x0 = x0.detach().requires_grad_()
         images = decode(vae, x0)
         values = torch.stack([term.evaluate(images[k : k + 1])[0] for k, job in enumerate(terms) for term in job])

@@ -1,0 +1,146 @@
+"""It is fast: forwards against the card's own peak, an unlike backlog against diffusers' pipelines, both compiled."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Sequence
+from dataclasses import replace
+from functools import partial
+
+import torch
+
+from tests.gpu.facts import Facts
+from tests.gpu.subjects import Subjects
+from worker.bench import costing, workloads
+from worker.bench.engines import Engines
+from worker.bench.idle import watched
+from worker.bench.measure import flops, measured, peak_flops, times
+from worker.bench.pipelines import Pipelines
+from worker.bench.workloads import Job
+from worker.models.compiled import compiled
+from worker.models.loader import LoadedModel
+
+ROWS = (2, 4, 8, 16, 32, 64, 128)
+_AGAINST_EAGER, _AGAINST_COMPILED = 3.0, 1.8
+_SHARE_OF_PEAK, _OVERHEAD = 0.5, 0.05
+_LONE, _SPREAD = 1.0, 1.1
+"""A lone job is no slower than the compiled pipeline's, but for a tenth, by which two runs of the same may differ."""
+
+
+def run(facts: Facts, subjects: Subjects) -> None:
+    if subjects.is_rehearsal:
+        torch.compiler.set_stance("force_eager")  # compiling takes a CPU minutes, and other tests do
+    bench = _Bench(facts, subjects)
+    facts.attempt("forwards", lambda: bench.forwards(bench.model, "eager"))
+    facts.attempt("a tick's overhead", bench.overhead)
+    facts.attempt("unlike backlog, eager", bench.backlog, seconds=10)
+    facts.attempt("compiling the engine", bench.compile_engine, seconds=60 if bench.on_gpu else 0)
+    facts.attempt("compiling the pipeline", bench.compile_pipeline, seconds=60 if bench.on_gpu else 0)
+    facts.attempt("unlike backlog, compiled", bench.compiled_backlog, seconds=10)
+    facts.attempt("a lone job", bench.lone_job)
+    facts.attempt("forwards, compiled", bench.compiled_forwards)
+
+
+class _Bench:
+    """The farm's engine and diffusers' pipelines over one model, each with weights of its own."""
+
+    def __init__(self, facts: Facts, subjects: Subjects) -> None:
+        self._facts = facts
+        self._subjects = subjects
+        self.on_gpu = not subjects.is_rehearsal
+        placement = subjects.placement(subjects.dtype)
+        self.model = subjects.load("shaped", placement)
+        self._make_pipelines = partial(Pipelines, "shaped", subjects.directory("shaped"), placement)
+        self._pipelines = self._make_pipelines()
+        self._peak = peak_flops(placement.device, placement.dtype)
+        embedding = self.model.prompts.encode("").embedding[0]
+        self._row_flops = flops(lambda: costing.forward(self.model, embedding, 1))
+        self._jobs = subjects.unlike(self.model, 24 if self.on_gpu else 3)
+        self._compiled: LoadedModel | None = None
+        self._compiled_pipelines: Pipelines | None = None
+        facts.figure("the card's peak", teraflops=self._peak / 1e12, row_gigaflop=self._row_flops / 1e9)
+
+    def forwards(self, model: LoadedModel, how: str) -> None:
+        """Milliseconds by rows, and the share of the peak that a full batch reaches."""
+        text = model.text_memory.of(model.prompts.encode(""))
+        shares = {}
+        for rows in ROWS if self.on_gpu else ROWS[:3]:
+            seconds = statistics.median(times(lambda rows=rows: costing.forward(model, text, rows)))  # type: ignore[misc]
+            shares[rows] = rows * self._row_flops / seconds / self._peak
+            self._facts.figure(f"{how}: forward of {rows} rows", ms=1e3 * seconds, share_of_peak=shares[rows])
+        self._asked(f"{how}: a full batch's share of the peak", max(shares.values()), at_least=_SHARE_OF_PEAK)
+
+    def overhead(self) -> None:
+        """What a tick takes beside the model's kernels, and how long the device has nothing of the model to do."""
+        slots = self._subjects.rows // 2
+        tick = costing.overhead_of_a_tick(self.model, jobs=slots)
+        self._asked("a tick's overhead", tick["share"], at_most=_OVERHEAD, ms=1e3 * tick["seconds"])
+        jobs = workloads.alike(self.model, slots, steps=self._subjects.steps, sampler="euler")
+        with watched(self.model) as idle:
+            Engines(self.model, self._subjects.rows, slots).mixed(jobs, time.monotonic)
+            self._facts.figure("share of the time in which nothing of the model runs", share=idle())
+
+    def backlog(self) -> None:
+        """Both as they are."""
+        self._compare("unlike backlog", self._pipelines, self.model, self._jobs, at_least=_AGAINST_EAGER)
+
+    def compile_engine(self) -> None:
+        began = time.monotonic()
+        unet = compiled(self.model, (2, self._subjects.rows))
+        if unet is None:
+            return self._facts.not_run("the engine, compiled", "torch.compile does not work here: see the log")
+        self._compiled = replace(self.model, compiled=unet)
+        self._facts.figure("compiling the engine", seconds=time.monotonic() - began)
+
+    def compile_pipeline(self) -> None:
+        began = time.monotonic()
+        pipelines = self._make_pipelines(compiled="max-autotune-no-cudagraphs" if self.on_gpu else "default")
+        pipelines.job_by_job(workloads.alike(self.model, 1, steps=2), time.monotonic, memoised=True)
+        self._compiled_pipelines = pipelines
+        self._facts.figure("compiling the pipeline", seconds=time.monotonic() - began)
+
+    def compiled_backlog(self) -> None:
+        self._compare_compiled("unlike backlog, compiled", self._jobs, at_least=_AGAINST_COMPILED)
+
+    def lone_job(self) -> None:
+        job = workloads.alike(self.model, 1, steps=2 * self._subjects.steps)
+        self._compare_compiled("a lone job, compiled", job, at_least=_LONE / _SPREAD)
+
+    def compiled_forwards(self) -> None:
+        if self._compiled:
+            self.forwards(self._compiled, "compiled")
+
+    def _compare_compiled(self, name: str, jobs: Sequence[Job], *, at_least: float) -> None:
+        if self._compiled and self._compiled_pipelines:
+            self._compare(name, self._compiled_pipelines, self._compiled, jobs, at_least=at_least)
+        else:
+            self._facts.not_run(name, "not both of them are compiled")
+
+    def _compare(
+        self, name: str, pipelines: Pipelines, model: LoadedModel, jobs: Sequence[Job], *, at_least: float
+    ) -> None:
+        """Diffusers' pipeline job by job and the engine, in turn: how many times as fast the engine is."""
+        engines = Engines(model, self._subjects.rows, self._subjects.rows // 2)
+        arms = [partial(pipelines.job_by_job, memoised=True), engines.mixed]
+        for arm in arms:
+            arm(jobs[:1], time.monotonic)  # what happens only once is not measured
+        runs = [[measured(partial(arm, jobs)).seconds for arm in arms] for _ in range(3 if self.on_gpu else 1)]
+        ratios = [pipeline / engine for pipeline, engine in runs]
+        self._asked(
+            f"{name}: times as fast as the pipeline",
+            statistics.median(ratios),
+            at_least=at_least,
+            spread=[min(ratios), max(ratios)],
+            seconds=runs,
+        )
+
+    def _asked(
+        self, name: str, value: float, *, at_least: float = 0.0, at_most: float = float("inf"), **more: object
+    ) -> None:
+        """A bound that is asked of a GPU; on a CPU the figure means nothing and is only shown."""
+        bounds = {"at_least": at_least} if at_least else {"at_most": at_most}
+        if self.on_gpu:
+            self._facts.check(name, at_least <= value <= at_most, value=value, **bounds, **more)
+        else:
+            self._facts.figure(name, value=value, **more)
