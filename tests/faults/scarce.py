@@ -22,7 +22,7 @@ from worker.models.device import place
 from worker.models.loader import LoadedModel, ModelLoader
 from worker.models.registry import LocalDirectory
 
-SPARE = 144 * 2**20
+SPARE = 68 * 2**20
 
 
 def main(directory: Path) -> None:
@@ -39,8 +39,8 @@ def main(directory: Path) -> None:
     resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
     futures = {f"small {n}": engine.submit(a_job(f"small {n}", model, side=256)) for n in range(32)}
     wait(futures.values())
-    futures["large"] = engine.submit(a_job("large", model, side=1024, steps=1, guidance=1))
-    futures["huge"] = engine.submit(a_job("huge", model, side=1024, width=2048, steps=1, guidance=1))
+    futures["large"] = engine.submit(a_job("large", model, side=512, width=640, steps=1, guidance=1))
+    futures["huge"] = engine.submit(a_job("huge", model, side=896, width=1280, steps=1, guidance=1))
     futures |= {f"beside {n}": engine.submit(a_job(f"beside {n}", model, side=256)) for n in range(4)}
     ends = {}
     for name, future in futures.items():
@@ -52,7 +52,7 @@ def main(directory: Path) -> None:
 
 
 def a_job(name: str, model: LoadedModel, *, side: int, **fields: float) -> RenderRequest:
-    request = JobRequest.parse({"prompt": "a cat", "seed": 1, "steps": 3, "width": side, "height": side, **fields})
+    request = JobRequest.parse({"prompt": "a cat", "seed": 1, "steps": 2, "width": side, "height": side, **fields})
     return RenderRequest(id=name, spec=resolve(request.specs(None, default_model="tiny")[0], model), model=model)
 
 

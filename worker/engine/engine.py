@@ -428,10 +428,10 @@ class Engine:
             release(error)
             try:
                 self._finish(flight, self._decoder.pixels(flight, flight.x[None], in_tiles=True)[0])
-                return
             except Exception as last_error:
-                error = last_error
-        self._fail(flight, _as_farm_error(error, f"decoding job {flight.id}"))
+                self._fail(flight, _as_farm_error(last_error, f"decoding job {flight.id}"))
+        else:
+            self._fail(flight, _as_farm_error(error, f"decoding job {flight.id}"))
 
     def _finish(self, flight: Flight, picture: Tensor) -> None:
         if not _is_wanted(flight):
@@ -489,6 +489,7 @@ def _as_farm_error(error: Exception, doing: str) -> Exception:
     if isinstance(error, (FarmError, Cancelled)):
         return error
     if is_out_of_memory(error):
+        release(error)
         hint = "use a smaller width and height, or fewer rows of a deterministic worker"
         return RenderError("memory", f"out of memory while {doing}", hint=hint)
     _log.error("unexpected error while %s", doing, exc_info=error)

@@ -74,10 +74,13 @@ def highest(call: Callable[[], Any], device: torch.device) -> int:
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether it is for want of memory. A CPU's allocator, and TorchScript for any, say so in words alone."""
+    """Whether it is for want of memory. A CPU's allocator, oneDNN, and TorchScript for any, say so in words alone.
+
+    oneDNN's words have other causes too, but not for a model that has rendered, as each has when it is loaded.
+    """
     if isinstance(error, (torch.OutOfMemoryError, MemoryError)):
         return True
-    return any(words in str(error) for words in ("can't allocate memory", "std::bad_alloc"))
+    return any(words in str(error) for words in ("can't allocate memory", "std::bad_alloc", "could not create a primitive"))
 
 
 class _Counting(TorchDispatchMode):
