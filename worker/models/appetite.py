@@ -80,7 +80,8 @@ def is_out_of_memory(error: BaseException) -> bool:
     """
     if isinstance(error, (torch.OutOfMemoryError, MemoryError)):
         return True
-    return any(words in str(error) for words in ("can't allocate memory", "std::bad_alloc", "could not create a primitive"))
+    said = str(error)
+    return any(words in said for words in ("can't allocate memory", "std::bad_alloc", "could not create a primitive"))
 
 
 class _Counting(TorchDispatchMode):
