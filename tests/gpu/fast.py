@@ -11,18 +11,22 @@ from functools import partial
 import torch
 
 from tests.gpu.facts import Facts
-from tests.gpu.subjects import Subjects
+from tests.gpu.subjects import Subjects, requests
+from tests.gpu.works import engine
 from worker.bench import costing, workloads
 from worker.bench.engines import Engines
 from worker.bench.idle import watched
 from worker.bench.measure import flops, measured, peak_flops, times
 from worker.bench.pipelines import Pipelines
 from worker.bench.workloads import Job
+from worker.engine.engine import Engine
 from worker.models.compiled import compiled
 from worker.models.loader import LoadedModel
 
+_LONGEST = 300.0
 ROWS = (2, 4, 8, 16, 32, 64, 128)
 _AGAINST_EAGER, _AGAINST_COMPILED = 3.0, 1.8
+_BESIDE_GIANTS = 3.0
 _SHARE_OF_PEAK, _OVERHEAD = 0.5, 0.05
 _LONE, _SPREAD = 1.0, 1.1
 """A lone job is no slower than the compiled pipeline's, but for a tenth, by which two runs of the same may differ."""
@@ -35,6 +39,7 @@ def run(facts: Facts, subjects: Subjects) -> None:
     facts.attempt("forwards", lambda: bench.forwards(bench.model, "eager"))
     facts.attempt("a tick's overhead", bench.overhead)
     facts.attempt("unlike backlog, eager", bench.backlog, seconds=10)
+    facts.attempt("beside giants", bench.beside_giants, seconds=10)
     facts.attempt("compiling the engine", bench.compile_engine, seconds=60 if bench.on_gpu else 0)
     facts.attempt("compiling the pipeline", bench.compile_pipeline, seconds=60 if bench.on_gpu else 0)
     facts.attempt("unlike backlog, compiled", bench.compiled_backlog, seconds=10)
@@ -84,6 +89,23 @@ class _Bench:
     def backlog(self) -> None:
         """Both as they are."""
         self._compare("unlike backlog", self._pipelines, self.model, self._jobs, at_least=_AGAINST_EAGER)
+
+    def beside_giants(self) -> None:
+        """How much longer short jobs take while the device has the largest pictures to render too."""
+        side = 2048 if self.on_gpu else 640
+        fields = {"prompt": "a cat", "seed": 1, "steps": 1000, "width": side, "height": side}
+        short = workloads.alike(self.model, 8, steps=4)
+        for count in (1, 16):
+            giants = [workloads.job(self.model, f"giant {number}", fields) for number in range(count)]
+            with engine(self._subjects.rows) as one:
+                _seconds(one, self.model, short)
+                alone = _seconds(one, self.model, short)
+                for request in requests(self.model, giants):
+                    one.submit(request)
+                beside = _seconds(one, self.model, short)
+                one.cancel_all()
+            name = f"eight jobs of 4 steps beside {count} of {side} pixels a side: times what they take alone"
+            self._asked(name, beside / alone, at_most=_BESIDE_GIANTS, seconds=[alone, beside])
 
     def compile_engine(self) -> None:
         began = time.monotonic()
@@ -144,3 +166,11 @@ class _Bench:
             self._facts.check(name, at_least <= value <= at_most, value=value, **bounds, **more)
         else:
             self._facts.figure(name, value=value, **more)
+
+
+def _seconds(one: Engine, model: LoadedModel, jobs: Sequence[Job]) -> float:
+    """How long an engine takes for jobs that come at once."""
+    began = time.monotonic()
+    for future in [one.submit(request) for request in requests(model, jobs)]:
+        future.result(_LONGEST)
+    return time.monotonic() - began

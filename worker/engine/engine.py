@@ -281,7 +281,11 @@ class Engine:
         is_large = flights[0].is_large
         may_be_long = is_large or not self._turns.is_short(flights[0])
         return self._turns.taken(
-            flights[0].group, priority, between=between if may_be_long else None, in_parts=is_large
+            flights[0].group,
+            priority,
+            between=between if may_be_long else None,
+            in_parts=is_large,
+            event=torch.cuda.Event if is_large and flights[0].request.model.device.type == "cuda" else None,
         )
 
     def _live(self, _: Turn) -> None:

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from functools import partial
 
 from worker.engine.admission import Admission
-from worker.engine.beats import beats
+from worker.engine.beats import Event, beats
 from worker.engine.flight import Flight
 from worker.engine.pace import Paces
 
@@ -93,7 +93,13 @@ class Turns:
 
     @contextmanager
     def taken(
-        self, group: Hashable, priority: int, *, between: Callable[[Turn], None] | None, in_parts: bool = False
+        self,
+        group: Hashable,
+        priority: int,
+        *,
+        between: Callable[[Turn], None] | None,
+        in_parts: bool = False,
+        event: Callable[[], Event] | None = None,
     ) -> Iterator[Turn]:
         """The group has the device during the block, and its time is counted, less that of those who cut in.
 
@@ -107,7 +113,7 @@ class Turns:
         look = partial(self._look, turn, between)
         self._stack.append(turn)
         try:
-            with nullcontext() if between is None else beats(look, in_parts=in_parts):
+            with nullcontext() if between is None else beats(look, in_parts=in_parts, event=event):
                 yield turn
         except NotWanted:
             pass

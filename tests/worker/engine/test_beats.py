@@ -56,3 +56,24 @@ def test_short_or_masked_attention_is_done_whole() -> None:
         F.scaled_dot_product_attention(long[..., :4, :], long, long, attn_mask=torch.ones(4, 9_000, dtype=torch.bool))
         F.scaled_dot_product_attention(short, short, short, is_causal=True)
     assert len(beaten) == 5  # the mask and a slice are operators too
+
+
+@pytest.mark.parametrize("operators", [5, 40])
+def test_the_host_stays_a_few_operators_ahead_of_the_device(operators: int) -> None:
+    recorded, waited_for = [], []
+
+    class Mark:
+        def record(self) -> None:
+            recorded.append(self)
+
+        def synchronize(self) -> None:
+            waited_for.append(self)
+
+    behind = []
+    with beats(lambda: behind.append(len(recorded) - len(waited_for)), in_parts=True, event=Mark):
+        for _ in range(operators):
+            torch.ones(1)
+
+    assert len(recorded) == operators
+    assert max(behind) == min(operators - 1, 8), "who comes in between waits for no more than these"
+    assert waited_for == recorded[: len(waited_for)], "the oldest first"
