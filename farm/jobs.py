@@ -12,6 +12,7 @@ from pydantic import AfterValidator, AwareDatetime, BaseModel, ConfigDict, Field
 
 from farm import keys
 from farm.errors import InvalidInput, LedgerUnavailable
+from farm.limits import Limits
 from farm.losses import LossDeclaration
 from farm.spec import ModelName, quoted
 from farm.words import one_line
@@ -137,6 +138,8 @@ class WorkerInfo(BaseModel):
     paused: Reason | None = None
     """Why it takes no jobs now, if it does not."""
     losses: Annotated[tuple[LossDeclaration, ...], Field(max_length=1_000)] = ()
+    limits: Limits = Limits()
+    """What its operator lets jobs ask for."""
     version: Words
     started: AwareDatetime
     done: Number = 0

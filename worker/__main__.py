@@ -9,10 +9,10 @@ import click
 
 from farm import access, settings
 from farm.errors import FarmError, InvalidInput
+from farm.limits import Limits
 from farm.loglines import log_to_stderr
 from farm.spec import MAX_SIDE, MAX_STEPS, MIN_SIDE
 from farm.words import one_line
-from worker.limits import Limits
 from worker.runtime import importing, settle
 
 _MAX_NAME = 100

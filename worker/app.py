@@ -23,6 +23,7 @@ from farm import settings
 from farm.errors import FarmError, InvalidInput, LedgerUnavailable
 from farm.jobs import WorkerInfo
 from farm.ledger import Ledger
+from farm.limits import Limits
 from farm.queue import TASK, Queue, celery_app, queue_name
 from farm.records import Claim
 from farm.settings import Settings
@@ -39,7 +40,6 @@ from worker.engine.rows import CAREFUL_CPU_ROWS, ROWS
 from worker.home import settle_home
 from worker.intake import Intake
 from worker.lease import LeaseKeeper
-from worker.limits import Limits
 from worker.models.compiled import numbers_of_rows
 from worker.models.device import Placement, place
 from worker.models.fetching import bucket_fetcher
@@ -288,6 +288,7 @@ class Worker:
             jobs=len(self._keeper.held),
             paused=self._intake.reason,
             losses=tuple(self._losses.declarations),
+            limits=self._options.limits,
             version=package_versions()["render-farm"],
             started=self._started,
             done=self._runner.done,

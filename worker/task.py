@@ -31,6 +31,7 @@ from farm.errors import (
 )
 from farm.jobs import Waiting
 from farm.ledger import Ledger
+from farm.limits import Limits
 from farm.previews import Preview
 from farm.queue import Queue
 from farm.records import Claim, Suspect, new_token
@@ -56,7 +57,6 @@ from worker.engine.request import (
 from worker.finished import Artifact, Finished
 from worker.intake import Intake
 from worker.lease import Holding, LeaseKeeper
-from worker.limits import Limits
 from worker.models.loader import LoadedModel
 from worker.models.pool import ModelPool
 from worker.models.service import ModelService

@@ -93,6 +93,13 @@ def variables(dockerfile: str) -> dict[str, str]:
 # The services
 
 
+@pytest.mark.parametrize("name", [*SERVERS, *OURS])
+def test_logs_are_bounded(name: str) -> None:
+    logging = services()[name]["logging"]
+    assert logging["driver"] == "json-file"
+    assert logging["options"] == {"max-size": "10m", "max-file": "5"}
+
+
 def test_the_services() -> None:
     assert set(services()) == {*SERVERS, *OURS}
 

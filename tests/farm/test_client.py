@@ -13,10 +13,12 @@ from PIL import Image
 from farm import keys
 from farm.client import FarmClient
 from farm.errors import FetchRefused, InvalidInput, LedgerUnavailable, WrongState
+from farm.limits import Limits
 from farm.manifest import read_manifest
 from farm.queue import depth
 from farm.request import JobRequest, LossRequest
 from tests.farm.rendering import Rendering, render
+from tests.ledgers import a_worker
 
 
 def otter(**fields: object) -> JobRequest:
@@ -39,6 +41,20 @@ def test_a_submission_is_in_the_ledger_the_queue_and_the_bucket(client: FarmClie
     assert [job.spec.seed for job in manifest.jobs] == [1, 2, 3, 1]
     assert manifest.jobs[0].labels == {"a": "b"}
     assert "no live worker serves the model 'other'" in submission.warnings[1]
+
+
+def test_jobs_that_every_worker_would_refuse_are_told(client: FarmClient) -> None:
+    for name, side in (("w1", 512), ("w2", 256)):
+        client.ledger.announce(a_worker(name, models=["emoji"], limits=Limits(side=side, steps=100)))
+
+    asked = [otter(width=768), otter(width=384), otter(), otter(steps=101, count=3), otter(width=768, model="other")]
+    warnings = client.submit(asked).warnings
+
+    assert list(warnings[1:]) == [
+        "a job that asks for 101 steps will fail: w1 does 100 at the most (--max-steps), nor does the other",
+        "a job that asks for 768 pixels a side will fail: w1 does 512 at the most (--max-side), nor does the other",
+    ]
+    assert len(warnings) == 3 and "no live worker serves the model 'other'" in warnings[0]
 
 
 def test_every_priority_has_its_own_list(client: FarmClient) -> None:

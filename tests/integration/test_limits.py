@@ -5,15 +5,22 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+from farm.client import FarmClient
 from farm.jobs import JobStatus
+from farm.limits import Limits
 from tests.integration.conftest import Launcher
 
 
 def test_jobs_beyond_a_workers_limits_fail_with_the_reason(
-    launch: Launcher, submit: Callable[..., list[str]], finish: Callable[[list[str]], list[JobStatus]]
+    client: FarmClient,
+    launch: Launcher,
+    submit: Callable[..., list[str]],
+    finish: Callable[[list[str]], list[JobStatus]],
 ) -> None:
     limits = ("--max-side", "64", "--max-steps", "200", "--max-seconds", "0.5")
     launch("bounded", *limits, model="bounded")
+    (told_of,) = [worker.limits for worker in client.workers() if "bounded" in worker.models]
+    assert told_of == Limits(side=64, steps=200, seconds=0.5)
     jobs = [
         *submit(model="bounded", steps=2),
         *submit(model="bounded", width=72),

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from farm.errors import RenderError
-from farm.spec import JobSpec
-from tests.worker.engine.conftest import spec_of
-from worker.limits import ALONE_SECONDS, Limits
+from farm.limits import ALONE_SECONDS, Limits
+from farm.request import JobRequest
+from farm.spec import InitReference, JobSpec
 
 
 def spec(**fields: Any) -> JobSpec:
-    return spec_of(**{"width": 512, "height": 256, **fields})
+    picture = {"init": Path("picture.png")} if fields.pop("from_image", False) else {}
+    request = JobRequest.parse({"prompt": "a cat", "seed": 1, "width": 512, "height": 256, **picture, **fields})
+    return request.specs(InitReference(sha256="0" * 64, extension="png"), default_model="emoji")[0]
 
 
 @pytest.mark.parametrize(
@@ -63,3 +66,13 @@ def test_what_is_within_passes(limits: Limits, fields: dict[str, Any]) -> None:
 )
 def test_the_shortest_time_counts(limits: Limits, asked: float | None, alone: bool, given: float | None) -> None:
     assert limits.timed(spec(time_limit=asked), alone=alone).time_limit == given
+
+
+def test_a_size_that_is_left_to_the_model_is_within() -> None:
+    assert Limits(side=64).excess(spec(width=None, height=None)) is None
+    assert Limits(side=64).excess(spec(width=None)) == ("256 pixels a side", "64", "--max-side")
+
+
+def test_limits_for_people() -> None:
+    assert str(Limits(side=1_024, seconds=90.5)) == "1,024 pixels a side, 90.5 s"
+    assert str(Limits()) == ""
