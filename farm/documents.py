@@ -145,11 +145,38 @@ def _loader() -> Any:
     class CoreLoader(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):  # type: ignore[misc]  # whichever there is
         yaml_implicit_resolvers: Mapping[str, Any] = {}
 
+        def construct_document(self, node: Any) -> Any:
+            _keep_labels_as_written(node)
+            return super().construct_document(node)
+
     for name, pattern, beginnings in _CORE_SCHEMA:
         CoreLoader.add_implicit_resolver(f"tag:yaml.org,2002:{name}", re.compile(f"^{pattern}$"), beginnings)
     CoreLoader.add_constructor("tag:yaml.org,2002:int", lambda _, node: _core_int(node.value))
     CoreLoader.add_constructor("tag:yaml.org,2002:float", lambda _, node: _core_float(node.value))
     return CoreLoader
+
+
+def _keep_labels_as_written(document: Any) -> None:
+    """Labels are text: `007` is not 7 there, nor `1e3` a thousand."""
+    import yaml
+
+    waiting, known = [document], set()
+    while waiting:
+        node = waiting.pop()
+        if id(node) in known or not isinstance(node, yaml.CollectionNode):
+            continue
+        known.add(id(node))  # an alias is the same node again
+        if isinstance(node, yaml.SequenceNode):
+            waiting += node.value
+            continue
+        waiting += [value for _, value in node.value]
+        labels = [value for key, value in node.value if key.value == "labels" and isinstance(value, yaml.MappingNode)]
+        for text in (part for mapping in labels for pair in mapping.value for part in pair):
+            if text.tag in _WRITTEN_AS_TEXT:
+                text.tag = "tag:yaml.org,2002:str"
+
+
+_WRITTEN_AS_TEXT = frozenset(f"tag:yaml.org,2002:{name}" for name in ("int", "float", "bool"))
 
 
 def _core_int(written: str) -> int:

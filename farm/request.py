@@ -100,6 +100,12 @@ def _as_prompts(value: Any) -> tuple[str, ...]:
     return tuple(_clean(prompt) for prompt in prompts)
 
 
+def _random_if_asked(seed: Any) -> Any:
+    if isinstance(seed, int) and seed < RANDOM_SEED:
+        raise ValueError(f"must be 0 to {MAX_SEED}, or {RANDOM_SEED} for a random one")
+    return None if seed == RANDOM_SEED else seed
+
+
 def _as_labels(value: Any) -> Any:
     """Labels, the values of which may be written as numbers."""
     if not isinstance(value, dict):
@@ -150,7 +156,7 @@ class JobRequest(Wire):
     guidance: Scale | None = None
     sampler: SamplerName = "lms"
     steps: Steps = DEFAULT_STEPS
-    seed: Annotated[Seed | None, BeforeValidator(lambda seed: None if seed == RANDOM_SEED else seed)] = None
+    seed: Annotated[Seed | None, BeforeValidator(_random_if_asked)] = None
     count: Annotated[int, Field(ge=1, le=MAX_COUNT)] = 1
     width: Side | None = None
     height: Side | None = None

@@ -23,6 +23,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 from urllib.parse import parse_qsl, urlencode, urlsplit
 
 import platformdirs
@@ -120,20 +121,20 @@ def load_local(farm_home: Path) -> Settings | None:
             hint="'farm up --detach' starts it again; its data is kept",
         )
     try:
-        state: dict[str, str] = json.loads(file.read_text(encoding="utf-8"))
-        return Settings(
-            redis_url=state["redis_url"],
-            s3_bucket=state["s3_bucket"],
-            s3_endpoint=state["s3_endpoint"],
-            s3_access_key=state["s3_access_key"],
-            s3_secret_key=state["s3_secret_key"],
-            local=True,
-        )
+        state: Any = json.loads(file.read_text(encoding="utf-8"))
     except FileNotFoundError:
         return None
-    except (OSError, ValueError, TypeError, KeyError, RecursionError) as error:  # never quoted: it holds passwords
+    except (OSError, ValueError, RecursionError) as error:  # never quoted: it holds passwords
         reason = type(error).__name__
-        raise NotConfigured(f"{file} cannot be read ({reason})", hint="'farm up' writes it anew") from None
+        raise NotConfigured(f"{file} cannot be read ({reason})", hint=_WRITTEN_ANEW) from None
+    known: dict[str, Any] = {name: state.get(name) if isinstance(state, dict) else None for name in _LOCAL}
+    if missing := [name for name, value in known.items() if not isinstance(value, str)]:
+        raise NotConfigured(f"{file} has no text for {', '.join(missing)}", hint=_WRITTEN_ANEW)
+    return Settings(**known, local=True)
+
+
+_LOCAL = ("redis_url", "s3_bucket", "s3_endpoint", "s3_access_key", "s3_secret_key")
+_WRITTEN_ANEW = "'farm up' writes it anew"
 
 
 def _from_environment(environment: Mapping[str, str]) -> Settings:

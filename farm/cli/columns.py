@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from rich.console import Console, ConsoleOptions, ConsoleRenderable, Group, RenderResult
 from rich.measure import Measurement
 from rich.padding import Padding
+from rich.segment import Segment
 from rich.table import Table
 from rich.text import Text
 
@@ -52,7 +53,10 @@ class Columns:
         widths = self._widths(console, options)
         kept = self._kept(widths, options.max_width)
         side_by_side = self._least(widths, kept) <= options.max_width
-        yield self._table(widths, kept, options.max_width) if side_by_side else self._list(kept)
+        drawn = self._table(widths, kept, options.max_width) if side_by_side else self._list(kept)
+        for line in console.render_lines(drawn, options, pad=False):
+            yield from _without_blanks_at_its_end(line)
+            yield Segment.line()
 
     def _table(self, widths: dict[str, int], kept: Sequence[str], width: int) -> Table:
         made = Table(box=None, pad_edge=False, header_style="dim", padding=(0, _GAP, 0, 0), show_header=self._header)
@@ -108,3 +112,14 @@ class Columns:
         """How many columns the elastic one, if it is kept, has at most."""
         others = sum(widths[name] + _GAP for name in kept if name != self._elastic)
         return min(widths.get(self._elastic or "", 0), width - others)
+
+
+def _without_blanks_at_its_end(line: Sequence[Segment]) -> Sequence[Segment]:
+    """Tables fill every cell up; who reads a pipe wants none of that."""
+    kept = list(line)
+    while kept and not kept[-1].text.strip():
+        kept.pop()
+    if kept:
+        text, style, control = kept[-1]
+        kept[-1] = Segment(text.rstrip(), style, control)
+    return kept

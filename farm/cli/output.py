@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 from collections.abc import Callable
 from datetime import UTC, datetime
@@ -71,10 +72,11 @@ def confirmed(question: str) -> bool:
 
 
 def console() -> Console:
-    """The terminal, or a wide plain page when stdout is a pipe or a file."""
+    """The terminal, or a plain page when stdout is a pipe or a file: of `COLUMNS`, if that is set, else a wide one."""
     from rich.console import Console
 
-    return Console(highlight=False, width=None if sys.stdout.isatty() else _PIPE_WIDTH)
+    is_told = os.environ.get("COLUMNS", "").isdecimal()
+    return Console(highlight=False, width=None if sys.stdout.isatty() or is_told else _PIPE_WIDTH)
 
 
 def age(since: datetime) -> str:

@@ -168,7 +168,10 @@ WRONG = [
     (("submit", "txt2img", "x", "--guidance", "nan"), "farm: --guidance: nan: input should be a finite number"),
     (("submit", "txt2img", "x", "--guidance", "1e400"), "farm: --guidance: inf: input should be a finite number"),
     (("submit", "txt2img", "x", "--width", "100"), "farm: --width: 100: input should be a multiple of 8"),
-    (("submit", "txt2img", "x", "--seed", "-2"), "farm: --seed: -2: input should be greater than or equal to 0"),
+    (
+        ("submit", "txt2img", "x", "--seed", "-2"),
+        "farm: --seed: must be 0 to 9223372036854775807, or -1 for a random one",
+    ),
     (("submit", "txt2img", "x\udcff"), "farm: PROMPT: 'x\\udcff' is not UTF-8 text from character 2 on"),
     (("submit", "mix", "x", "y\udcff"), "farm: PROMPT: 'y\\udcff' is not UTF-8 text from character 2 on"),
     (("submit", "txt2img", "x", "--negative", "\udcff"), "farm: --negative: '\\udcff' is not UTF-8 text"),

@@ -14,6 +14,7 @@ from rich.console import Console, RenderableType
 from farm.cli.bars import Bars
 from farm.cli.farm import _table_of_losses, _table_of_models, _table_of_workers
 from farm.cli.jobs import _table_of
+from farm.cli.output import console
 from farm.client import ModelService
 from farm.jobs import STATES, JobStatus, State
 from farm.losses import BUILTIN
@@ -52,7 +53,7 @@ def lines_of(table: RenderableType, width: int) -> list[str]:
     console = Console(file=io.StringIO(), width=width, height=40, highlight=False)
     with console.capture() as capture:
         console.print(table)
-    lines = [line.rstrip() for line in capture.get().splitlines()]
+    lines = capture.get().splitlines()
     assert max(map(cell_len, lines)) <= width
     return lines
 
@@ -83,6 +84,20 @@ def test_a_width_for_no_two_columns_has_one_below_the_other_and_nothing_cut() ->
     lines = lines_of(_table_of(JOBS[:1]), 24)
     assert lines == [JOBS[0].id, f"  state: {JOBS[0].state}"]
     assert "".join(lines_of(_table_of(JOBS[:1]), 12)[:2]) == JOBS[0].id
+
+
+@pytest.mark.parametrize("width", WIDTHS)
+def test_no_line_ends_in_blanks(width: int) -> None:
+    jobs = [JOBS[0].model_copy(update={"prompt": prompt}) for prompt in ("x", "a much longer prompt", "")]
+    assert not [line for line in lines_of(_table_of(jobs), width) if line != line.rstrip()]
+
+
+@pytest.mark.parametrize(("told", "width"), [("72", 72), (None, 200), ("wide", 200)])
+def test_a_pipe_has_the_width_that_it_is_told(monkeypatch: pytest.MonkeyPatch, told: str | None, width: int) -> None:
+    monkeypatch.delenv("COLUMNS", raising=False)
+    if told:
+        monkeypatch.setenv("COLUMNS", told)
+    assert console().width == width
 
 
 def test_short_cells_take_no_more_than_they_need() -> None:

@@ -153,3 +153,17 @@ def test_a_tower_of_aliases_is_refused(floor: str) -> None:
 def test_what_is_part_of_itself_is_refused() -> None:
     with pytest.raises(InvalidInput, match="line 2: 'a' is part of itself"):
         parse("jobs:\n- prompt: &a [x, *a]\n")
+
+
+def test_labels_keep_what_was_written() -> None:
+    text = """
+defaults: &all
+  labels: &kept {take: 007, exp: 1e3, hex: 0x10, ok: yes, true: TRUE, day: 2024-01-01, nothing: ~, 010: "5"}
+jobs: [{prompt: x, steps: 007}, {prompt: y, labels: *kept}]
+other: *all
+"""
+    written = {"take": "007", "exp": "1e3", "hex": "0x10", "ok": "yes", "true": "TRUE", "day": "2024-01-01"}
+    found = parse(text)
+
+    assert found["defaults"]["labels"] == {**written, "nothing": None, "010": "5"}
+    assert found["jobs"] == [{"prompt": "x", "steps": 7}, {"prompt": "y", "labels": found["defaults"]["labels"]}]

@@ -54,7 +54,7 @@ WRONG = [
     ({"guidance": INFINITY}, "guidance: inf: input should be a finite number"),
     ({"guidance": -1}, "guidance: -1: input should be greater than or equal to 0"),
     ({"guidance": 1e9}, "guidance: 1000000000.0: input should be less than or equal to 100"),
-    ({"seed": -2}, "seed: -2: input should be greater than or equal to 0"),
+    ({"seed": -2}, "seed: must be 0 to 9223372036854775807, or -1 for a random one"),
     ({"seed": 2**63}, "seed: 9223372036854775808: input should be less than or equal to 9223372036854775807"),
     ({"seed": 2**63 - 1, "count": 2}, "seed: 9223372036854775807 + 2 goes beyond 9223372036854775807"),
     ({"count": 0}, "count: 0: input should be greater than or equal to 1"),

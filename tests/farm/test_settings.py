@@ -96,10 +96,28 @@ def test_a_certificate_without_tls_is_refused(tmp_path: Path) -> None:
         settings.load({"FARM_REDIS_URL": REDIS, "FARM_REDIS_CA": str(tmp_path)})
 
 
-@pytest.mark.parametrize("text", ["", "{", "[]", "null", '{"redis_url": "redis://:topsecret@host"}', "[" * 100_000])
+@pytest.mark.parametrize("text", ["", "{", "[" * 100_000])
 def test_a_damaged_state_of_the_local_farm_is_told(tmp_path: Path, text: str) -> None:
     (tmp_path / "farm.json").write_text(text, encoding="utf-8")
     with running(tmp_path), pytest.raises(NotConfigured, match=r"farm\.json cannot be read") as caught:
+        settings.load({"FARM_HOME": str(tmp_path)})
+    assert "topsecret" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("text", "fields"),
+    [
+        ("[]", "redis_url, s3_bucket, s3_endpoint, s3_access_key, s3_secret_key"),
+        ("null", "redis_url, s3_bucket, s3_endpoint, s3_access_key, s3_secret_key"),
+        (
+            '{"redis_url": "redis://:topsecret@host", "s3_bucket": 7, "s3_endpoint": "x", "s3_access_key": ""}',
+            "s3_bucket, s3_secret_key",
+        ),
+    ],
+)
+def test_what_the_state_of_the_local_farm_lacks_is_named(tmp_path: Path, text: str, fields: str) -> None:
+    (tmp_path / "farm.json").write_text(text, encoding="utf-8")
+    with running(tmp_path), pytest.raises(NotConfigured, match=rf"farm\.json has no text for {fields} \(") as caught:
         settings.load({"FARM_HOME": str(tmp_path)})
     assert "topsecret" not in str(caught.value)
 
