@@ -28,10 +28,13 @@ def test_the_others_are_served(
 ) -> None:
     bad = tmp_path / "bad"
     bad.mkdir()
-    worker = launch("picky", "--model", f"broken={bad}", model="whole")
+    others = ("--model", f"lost={tmp_path / 'nowhere'}", "--model", "pickled=old.ckpt")
+    worker = launch("picky", "--model", f"broken={bad}", *others, model="whole")
     (info,) = [info for info in client.workers() if info.id.startswith("picky-")]
     assert (info.models, info.warm) == (("whole",), ("whole",))
-    assert info.refused.keys() == {"broken"}
+    assert info.refused.keys() == {"broken", "lost", "pickled"}
+    assert "is not a directory here" in info.refused["lost"] or "is no model source" in info.refused["lost"]
+    assert "is pickled, which can run code" in info.refused["pickled"]
     assert "the model 'broken' has no" in info.refused["broken"]
     assert "the model 'broken' is not served: the model 'broken' has no" in worker.log.read_text()
 

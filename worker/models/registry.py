@@ -86,16 +86,30 @@ BUILT_IN: Mapping[str, Source] = {
 class ModelRegistry:
     """The models that a worker can serve, by name."""
 
-    def __init__(self, sources: Mapping[str, Source] = BUILT_IN) -> None:
+    def __init__(self, sources: Mapping[str, Source | InvalidInput] = BUILT_IN) -> None:
+        """For a model that cannot be served, why not takes the place of its source."""
         self._sources = dict(sources)
 
     @classmethod
     def from_options(cls, options: Iterable[str]) -> ModelRegistry:
         """The models of `NAME=SOURCE` options; a bare NAME is a built-in one. Without options, the built-in ones.
 
-        Raises `InvalidInput` if an option is malformed or names what is not there.
+        A source that is none, or is not there, keeps only its own model from being served. Raises `InvalidInput` if
+        that goes for all of them, or if an option is malformed.
         """
-        sources = dict(parse_option(option) for option in options)
+        sources: dict[str, Source | InvalidInput] = {}
+        for option in options:
+            name, equals, source = option.partition("=")
+            if not equals:
+                sources |= [parse_option(option)]
+                continue
+            try:
+                sources[model_name(name)] = parse_source(source)
+            except InvalidInput as error:
+                sources[model_name(name)] = error
+        errors = [source for source in sources.values() if isinstance(source, InvalidInput)]
+        if errors and len(errors) == len(sources):
+            raise errors[0]
         return cls(sources or BUILT_IN)
 
     @property
@@ -103,9 +117,11 @@ class ModelRegistry:
         return tuple(self._sources)
 
     def source(self, name: str) -> Source:
-        """Where the model `name` comes from. Raises `ModelError` naming near matches and all known models."""
-        if name in self._sources:
-            return self._sources[name]
+        """Where the model `name` comes from. Raises `ModelError` saying why it has none, or what models there are."""
+        if (source := self._sources.get(name)) is not None:
+            if isinstance(source, InvalidInput):
+                raise ModelError(source.message, hint=source.hint)
+            return source
         near = difflib.get_close_matches(name, self._sources, n=1)
         hint = f"did you mean '{near[0]}'?" if near else f"this worker has: {', '.join(sorted(self._sources))}"
         raise ModelError(f"there is no model '{name}'", hint=hint)

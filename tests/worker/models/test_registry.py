@@ -76,6 +76,19 @@ def test_options_name_models() -> None:
     assert registry.source("sd14") == BUILT_IN["sd14"]
 
 
+def test_a_source_that_is_not_there_keeps_its_own_model_alone_from_being_served() -> None:
+    registry = ModelRegistry.from_options(["lost=/nowhere/at/all.safetensors", "sd14"])
+    assert registry.names == ("lost", "sd14")
+    assert registry.source("sd14") == BUILT_IN["sd14"]
+    with pytest.raises(ModelError, match=r"there is no file /nowhere/at/all\.safetensors"):
+        registry.source("lost")
+
+
+def test_a_worker_of_no_model_at_all_is_refused() -> None:
+    with pytest.raises(InvalidInput, match="is pickled"):
+        ModelRegistry.from_options(["one=old.ckpt", "two=/nowhere.safetensors"])
+
+
 def test_without_options_the_built_in_models_are_served() -> None:
     assert ModelRegistry.from_options([]).names == tuple(BUILT_IN)
 
