@@ -42,11 +42,12 @@ _TLS_FILES = {"FARM_REDIS_CA": "ssl_ca_certs", "FARM_REDIS_CERT": "ssl_certfile"
 class Settings:
     """Addresses of one farm's Redis and bucket. Secrets are kept out of `repr`.
 
-    `redis_url` says all that redis-py and kombu need, TLS included.
+    `redis_url` says all that redis-py and kombu need, TLS included. `s3_bucket_from` says who named the bucket.
     """
 
     redis_url: str = field(repr=False)
     s3_bucket: str = DEFAULT_BUCKET
+    s3_bucket_from: str = field(default="the default", compare=False)
     s3_endpoint: str | None = None
     s3_public_endpoint: str | None = None
     s3_access_key: str | None = field(default=None, repr=False)
@@ -124,6 +125,7 @@ def load_local(farm_home: Path) -> Settings | None:
         return Settings(
             redis_url=state["redis_url"],
             s3_bucket=state["s3_bucket"],
+            s3_bucket_from="of the local farm",
             s3_endpoint=state["s3_endpoint"],
             s3_access_key=state["s3_access_key"],
             s3_secret_key=state["s3_secret_key"],
@@ -146,6 +148,7 @@ def _from_environment(environment: Mapping[str, str]) -> Settings:
     return Settings(
         redis_url=_with_tls(environment["FARM_REDIS_URL"], environment),
         s3_bucket=environment.get("FARM_S3_BUCKET") or DEFAULT_BUCKET,
+        s3_bucket_from="from FARM_S3_BUCKET" if environment.get("FARM_S3_BUCKET") else "the default",
         s3_endpoint=endpoint,
         s3_public_endpoint=public_endpoint,
     )
