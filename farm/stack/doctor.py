@@ -161,9 +161,9 @@ def _tie(ledger: Ledger, settings: Settings) -> Check:
     from farm.storage import Storage
 
     if ledger.tie() is None:
-        return ok("ledger and bucket", "the ledger belongs to no bucket yet: the first worker or job decides")
+        return ok("ledger and bucket", "the ledger has no bucket yet: the first worker or job decides")
     told = tie.tie(ledger, Storage(settings))
-    return ok("ledger and bucket", f"the ledger belongs to the bucket '{told.bucket}'")
+    return ok("ledger and bucket", f"the bucket '{told.bucket}' is the ledger's own")
 
 
 def _jobs(ledger: Ledger, settings: Settings) -> Check:

@@ -311,9 +311,9 @@ def test_the_doctor_tells(client: FarmClient, wrong: Storage, monkeypatch: pytes
     assert "--adopt-bucket" in line["mend"]
     assert not is_there(wrong), "what was not this farm's was not tried"
     monkeypatch.setenv("FARM_S3_BUCKET", "farm")
-    assert _line()["detail"] == "the ledger belongs to the bucket 'farm'"
+    assert _line()["detail"] == "the bucket 'farm' is the ledger's own"
     client.ledger.redis.flushdb()
-    assert _line()["detail"].startswith("the ledger belongs to no bucket yet")
+    assert _line()["detail"].startswith("the ledger has no bucket yet")
     assert client.ledger.tie() is None
 
 
