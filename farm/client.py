@@ -21,7 +21,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Self
 
-from farm import keys, settings
+from farm import keys, settings, tie
 from farm.errors import LedgerUnavailable, ObjectMissing, StorageError, WrongState
 from farm.fetch import Fetched, fetch, read_result
 from farm.images import InitImage
@@ -68,6 +68,7 @@ class FarmClient:
 
     def __init__(self, where: Settings) -> None:
         self.settings = where
+        self._tied = self._checked = False
 
     @classmethod
     def connect(cls) -> FarmClient:
@@ -98,6 +99,21 @@ class FarmClient:
     def queue(self) -> Queue:
         return Queue(self.settings)
 
+    def check_bucket(self, *, only_to_read: bool = False) -> None:
+        """Make sure, once, that the bucket is the ledger's own.
+
+        A ledger that belongs to none is tied to it, unless it is `only_to_read`.
+        Raises `WrongBucket`, `LedgerUnavailable`, `StorageError`.
+        """
+        if self._tied or (only_to_read and self._checked):
+            return
+        if only_to_read:
+            tie.check(self.ledger, self.storage)
+            self._checked = True
+        else:
+            tie.tie(self.ledger, self.storage)
+            self._tied = True
+
     # Submitting
 
     def submit(self, requests: Iterable[JobRequest], *, batch: str | None = None) -> Submission:
@@ -106,7 +122,7 @@ class FarmClient:
         A submission whose answer was lost can be sent again under the same `batch` id: the batch stays as it was
         first stored, with its seeds, and only what is missing of it is queued. So does `farm recover`, and the error
         says so.
-        Raises `InvalidInput`, `LedgerUnavailable`, `StorageError`.
+        Raises `InvalidInput`, `WrongBucket`, `LedgerUnavailable`, `StorageError`.
         """
         requests = list(requests)
         images = check(requests)
@@ -148,6 +164,7 @@ class FarmClient:
 
     def _stored(self, batch: str) -> Sequence[NewJob] | None:
         """The jobs of a batch that was stored before, or None."""
+        self.check_bucket()
         try:
             manifest = read_manifest(self.storage, batch)
         except ObjectMissing:
@@ -158,6 +175,7 @@ class FarmClient:
     def _store(self, batch: str, jobs: Sequence[NewJob], images: dict[Path, InitImage]) -> None:
         """Put what the jobs need into the bucket: their init images, then the manifest with every spec."""
         written = written_manifest(batch, jobs)
+        self.check_bucket()
         for image in {image.sha256: image for image in images.values()}.values():
             self._upload(image)
         self.storage.put(keys.batch_manifest(batch), written, "application/json")
@@ -219,8 +237,9 @@ class FarmClient:
         """How jobs look that are being rendered, as far as there is something to see.
 
         Looking is what makes workers show it: ask again and again, about once a second.
-        Raises `LedgerUnavailable`, `StorageError`.
+        Raises `WrongBucket`, `LedgerUnavailable`, `StorageError`.
         """
+        self.check_bucket(only_to_read=True)
         return look_at(self.ledger, self.storage, jobs)
 
     def cancel(self, names: Iterable[str]) -> dict[str, State]:
@@ -265,10 +284,14 @@ class FarmClient:
     # Fetching
 
     def result(self, job: str) -> JobResult:
-        """The `result.json` of a finished job. Raises `JobNotFound`, `WrongState`, `ObjectMissing`, `StorageError`."""
+        """The `result.json` of a finished job.
+
+        Raises `JobNotFound`, `WrongState`, `WrongBucket`, `ObjectMissing`, `StorageError`.
+        """
         status = self.ledger.get(job)
         if status.result is None:
             raise WrongState(f"job {job} is {status.state}, so it has no result", hint=f"see 'farm status {job}'")
+        self.check_bucket(only_to_read=True)
         result = read_result(self.storage, status.result)
         if result.job != job:
             raise StorageError(f"{status.result} is the result of {result.job}, not of {job}")
@@ -277,7 +300,7 @@ class FarmClient:
     def fetch(self, job: str, out: Path, *, everything: bool = False, overwrite: bool = False) -> Iterator[Fetched]:
         """Bring a finished job's image (or everything it made) into `out`.
 
-        Raises `JobNotFound`, `WrongState`, `FetchRefused`, `ObjectMissing`.
+        Raises `JobNotFound`, `WrongState`, `WrongBucket`, `FetchRefused`, `ObjectMissing`.
         """
         return fetch(self.storage, self.result(job), out, everything=everything, overwrite=overwrite)
 

@@ -9,6 +9,7 @@
     │   ├── ObjectMissing        the bucket answers, and the object is not there
     │   ├── ObjectTooLarge       the object is larger than what is asked for can be
     │   └── ObjectDamaged        the object is not what its key says
+    ├── WrongBucket              the ledger belongs to another bucket than this one
     ├── JobNotFound              no job or batch has this id
     ├── WrongState               the job is not in a state in which this can be done
     ├── FetchRefused             a fetched object cannot be kept (checksum, other file)
@@ -75,6 +76,10 @@ class ObjectTooLarge(StorageError):
 
 class ObjectDamaged(StorageError):
     """The object's bytes are not what they should be."""
+
+
+class WrongBucket(FarmError):
+    """The ledger belongs to another bucket, or the one it belongs to was replaced."""
 
 
 class JobNotFound(FarmError):

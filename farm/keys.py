@@ -81,6 +81,9 @@ def model_name(text: str) -> str:
 
 # Objects in the bucket
 
+IDENTITY = "farm/identity.json"
+"""The bucket's own random id, by which a ledger knows it."""
+
 CHECKPOINT = "checkpoint.safetensors"
 
 

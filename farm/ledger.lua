@@ -604,6 +604,15 @@ end
 -- What is known of workers lapses by itself.
 function operations.note(kind, worker, text, duration) call('SET', index(kind .. ':' .. worker), text, 'PX', duration) end
 
+-- The bucket that the ledger belongs to, which is the first that it is given unless `anew` is 1.
+function operations.tie(name, id, anew)
+  local key = index('bucket')
+  if anew == '1' then redis.call('DEL', key) end
+  if redis.call('EXISTS', key) == 0 then redis.call('HSET', key, 'name', name, 'id', id) end
+  local name_there, id_there = unpack(redis.call('HMGET', key, 'name', 'id'))
+  return { name_there or '', id_there or '' }
+end
+
 function operations.depart(worker) redis.call('DEL', index('worker:' .. worker)) end
 
 return operations[ARGV[1]](unpack(ARGV, 2))

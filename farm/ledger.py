@@ -12,6 +12,7 @@
 {prefix}:grant:<token>     the job that a claim was granted in place of another, lapsing by itself
 {prefix}:events            stream: what `farm watch` follows;  {prefix}:control: cancellations for workers
 {prefix}:reaped            hash: when a reaper last came by, and from when on reaping is fair
+{prefix}:bucket            hash: the name and the id of the bucket that this ledger belongs to (`farm/tie.py`)
 {prefix}:worker:<id>       a live worker's description, lapsing by itself
 {prefix}:death:<worker>    how a worker's process came to its end, as it was found afterwards, lapsing after a month
 """
@@ -30,7 +31,7 @@ from redis.retry import Retry
 
 from farm import keys
 from farm.access import unavailable
-from farm.errors import FarmError, JobNotFound, LedgerUnavailable
+from farm.errors import FarmError, JobNotFound, LedgerUnavailable, WrongBucket
 from farm.jobs import STATES, JobStatus, State, Waiting, WorkerInfo, damaged
 from farm.records import (
     Attempt,
@@ -43,6 +44,7 @@ from farm.records import (
     Renewed,
     Restored,
     Suspect,
+    Tie,
     Watched,
     as_record,
     attempt_of,
@@ -409,6 +411,30 @@ class Ledger:
             last = self.redis.hget(self._key("reaped"), "last") or ""
             overdue = self.redis.zcount(self._key("leases"), "-inf", 1000 * (seconds - _OVERDUE_SECONDS))
         return Watched(seconds - int(last) / 1000 if last.isdecimal() else None, int(overdue))
+
+    # The bucket
+
+    def tie(self) -> Tie | None:
+        """The bucket that this ledger belongs to, or None yet. Raises `WrongBucket` if its note of that is damaged."""
+        try:
+            with self._talking():
+                name, id = self.redis.hmget(self._key("bucket"), "name", "id")
+                known = name is not None or bool(self.redis.exists(self._key("bucket")))
+        except LedgerUnavailable as error:
+            if "WRONGTYPE" not in str(error):
+                raise
+            name, id, known = None, None, True
+        if known and not (name and id):
+            raise WrongBucket(
+                f"the ledger at {self.address} has a damaged note of the bucket that it belongs to",
+                hint="make sure that FARM_S3_BUCKET is right, then: 'farm recover --adopt-bucket'",
+            )
+        return Tie(name, id) if known else None
+
+    def set_tie(self, tie: Tie, *, anew: bool = False) -> Tie:
+        """Tie this ledger to a bucket unless it belongs to one, or `anew`. Returns the one that it belongs to."""
+        name, id = self._run("tie", tie.bucket, tie.id, int(anew))
+        return Tie(name, id)
 
     # Plumbing
 

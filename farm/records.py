@@ -35,6 +35,14 @@ class NewJob:
 
 
 @dataclass(frozen=True)
+class Tie:
+    """The bucket that a ledger belongs to: its name, and the random id that it holds."""
+
+    bucket: str
+    id: str
+
+
+@dataclass(frozen=True)
 class Claim:
     """A granted claim: the fencing number of this attempt, and what to render."""
 

@@ -16,7 +16,7 @@ import re
 from collections import defaultdict
 from dataclasses import dataclass, field, replace
 
-from farm import keys
+from farm import keys, tie
 from farm.client import FarmClient
 from farm.errors import InvalidInput, ObjectDamaged, ObjectMissing, ObjectTooLarge
 from farm.fetch import read_result
@@ -48,11 +48,16 @@ class Recovery:
     unexplained: tuple[str, ...] = ()
 
 
-def recover(farm: FarmClient) -> Recovery:
+def recover(farm: FarmClient, *, adopt: bool = False) -> Recovery:
     """Record every job of every batch in the bucket that the ledger lacks, and publish those that are queued.
 
+    A ledger that belongs to another bucket is refused, unless it is to `adopt` this one: `WrongBucket`.
     Raises `LedgerUnavailable`, `StorageError`.
     """
+    if adopt:
+        tie.adopt(farm.ledger, farm.storage)
+    else:
+        tie.tie(farm.ledger, farm.storage, create=False)
     batches = done = 0
     restored = Restored()
     damaged: list[str] = []

@@ -43,11 +43,12 @@ _TLS_FILES = {"FARM_REDIS_CA": "ssl_ca_certs", "FARM_REDIS_CERT": "ssl_certfile"
 class Settings:
     """Addresses of one farm's Redis and bucket. Secrets are kept out of `repr`.
 
-    `redis_url` says all that redis-py and kombu need, TLS included.
+    `redis_url` says all that redis-py and kombu need, TLS included. `s3_bucket_from` says who named the bucket.
     """
 
     redis_url: str = field(repr=False)
     s3_bucket: str = DEFAULT_BUCKET
+    s3_bucket_from: str = field(default="the default", compare=False)
     s3_endpoint: str | None = None
     s3_public_endpoint: str | None = None
     s3_access_key: str | None = field(default=None, repr=False)
@@ -130,7 +131,7 @@ def load_local(farm_home: Path) -> Settings | None:
     known: dict[str, Any] = {name: state.get(name) if isinstance(state, dict) else None for name in _LOCAL}
     if missing := [name for name, value in known.items() if not isinstance(value, str)]:
         raise NotConfigured(f"{file} has no text for {', '.join(missing)}", hint=_WRITTEN_ANEW)
-    return Settings(**known, local=True)
+    return Settings(**known, s3_bucket_from="of the local farm", local=True)
 
 
 _LOCAL = ("redis_url", "s3_bucket", "s3_endpoint", "s3_access_key", "s3_secret_key")
@@ -147,6 +148,7 @@ def _from_environment(environment: Mapping[str, str]) -> Settings:
     return Settings(
         redis_url=_with_tls(environment["FARM_REDIS_URL"], environment),
         s3_bucket=environment.get("FARM_S3_BUCKET") or DEFAULT_BUCKET,
+        s3_bucket_from="from FARM_S3_BUCKET" if environment.get("FARM_S3_BUCKET") else "the default",
         s3_endpoint=endpoint,
         s3_public_endpoint=public_endpoint,
     )

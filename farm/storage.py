@@ -1,7 +1,7 @@
 """The bucket: init images, batch manifests, results and traces in any S3-compatible object storage.
 
-Nothing here relies on conditional writes, which servers implement differently; the ledger's fence decides
-who may finish a job.
+Nothing relies on conditional writes, which servers implement differently; the ledger's fence decides who may finish
+a job, and which id of a new bucket counts.
 """
 
 from __future__ import annotations
@@ -43,6 +43,8 @@ _NOTHING_OF_THE_USERS = {
 _MISSING = {"404", "NoSuchKey", "NotFound"}
 _NO_BUCKET = {"NoSuchBucket"}
 _DENIED = {"403", "AccessDenied", "InvalidAccessKeyId", "SignatureDoesNotMatch", "Forbidden"}
+_THERE_ALREADY = {"412", "PreconditionFailed", "ConditionalRequestConflict"}
+_UNKNOWN_CONDITION = {"501", "NotImplemented"}
 _FULL = {"507", "InsufficientStorage", "QuotaExceeded", "XMinioStorageFull"}
 
 
@@ -63,12 +65,26 @@ class Storage:
     def __init__(self, settings: Settings) -> None:
         self.bucket = settings.s3_bucket
         self.endpoint = settings.s3_endpoint or "AWS S3"
+        self.described = f"the bucket '{self.bucket}' ({settings.s3_bucket_from}) at {self.endpoint}"
         self._settings = settings
         self._client = _client(settings, settings.s3_endpoint)
 
     def put(self, key: str, data: bytes, content_type: str) -> None:
         with self._doing("put", key):
             self._client.put_object(Bucket=self.bucket, Key=key, Body=data, ContentType=content_type)
+
+    def put_new(self, key: str, data: bytes, content_type: str) -> None:
+        """Put an object unless there is one; a server that knows no such condition replaces it."""
+        asked = {"Bucket": self.bucket, "Key": key, "Body": data, "ContentType": content_type}
+        with self._doing("put", key):
+            try:
+                self._client.put_object(**asked, IfNoneMatch="*")
+            except ClientError as error:
+                code = error.response.get("Error", {}).get("Code")
+                if code in _UNKNOWN_CONDITION:
+                    self._client.put_object(**asked)
+                elif code not in _THERE_ALREADY:
+                    raise
 
     def get(self, key: str, *, limit: int | None = None) -> bytes:
         """The object's bytes. With `limit`, an object of more bytes is refused unread: `ObjectTooLarge`."""
@@ -121,11 +137,20 @@ class Storage:
             )
             return link
 
-    def ensure_bucket(self) -> None:
-        """Create the bucket unless it is there."""
+    def find_bucket(self) -> None:
+        """Raises `ObjectMissing` if the bucket is not there. Some servers would make it at the first put."""
         try:
             with self._doing("look for", ""):
                 self._client.head_bucket(Bucket=self.bucket)
+        except ObjectMissing as error:
+            raise ObjectMissing(
+                f"there is no bucket '{self.bucket}' at {self.endpoint}", hint="create it, or set FARM_S3_BUCKET"
+            ) from error
+
+    def ensure_bucket(self) -> None:
+        """Create the bucket unless it is there."""
+        try:
+            self.find_bucket()
         except ObjectMissing:
             region = self._client.meta.region_name
             where = {} if region == DEFAULT_REGION else {"LocationConstraint": region}

@@ -19,8 +19,8 @@ from typing import Any, Literal, NoReturn
 
 import torch
 
-from farm import settings
-from farm.errors import FarmError, InvalidInput, LedgerUnavailable
+from farm import settings, tie
+from farm.errors import FarmError, InvalidInput, LedgerRefused, LedgerUnavailable
 from farm.jobs import WorkerInfo
 from farm.ledger import Ledger
 from farm.limits import Limits
@@ -59,6 +59,7 @@ from worker.task import JobRunner, engine_id
 _log = logging.getLogger(__name__)
 
 DEFAULT_MODELS = ("emoji",)
+_RETRY_SECONDS = 1.0
 EXIT_HUNG = 75
 """The engine hung: a supervisor should start the worker again."""
 
@@ -119,7 +120,7 @@ class Worker:
         self._pool: ModelPool[LoadedModel] = ModelPool(
             registry, _model_budget(self._placement), loader.load, on_drop=self._free_memory
         )
-        self._served = ModelService(registry.names, self._pool, ask_bucket=self._storage.ensure_bucket)
+        self._served = ModelService(registry.names, self._pool, ask_bucket=self._storage.find_bucket)
         self._engine = Engine(
             self._losses,
             max_rows=rows,
@@ -175,7 +176,7 @@ class Worker:
         self._tell_of_the_dead()
         with closing(self._black_box):
             signal.signal(signal.SIGTERM, _leave_before_it_is_ready)
-            self._storage.ensure_bucket()
+            self._take_the_bucket()
             self._keeper.start()
             try:
                 self._served.load()
@@ -188,6 +189,21 @@ class Worker:
         self._previews.stop()
         self._reaper.stop()
         self._engine.stop()
+
+    def _take_the_bucket(self) -> None:
+        """Make sure that the bucket is the ledger's own, as soon as Redis answers. Raises `WrongBucket`."""
+        told = False
+        while True:
+            try:
+                tie.tie(self._ledger, self._storage)
+                return
+            except LedgerRefused:
+                raise
+            except LedgerUnavailable as error:
+                if not told:
+                    _log.warning("whose bucket this is cannot be asked yet: %s", error)
+                told = True
+                self._leaving.wait(_RETRY_SECONDS)
 
     def _tell_of_the_dead(self) -> None:
         """Pass on how earlier workers of this machine ended, and forget what their spool holds for nobody."""

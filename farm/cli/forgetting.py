@@ -66,6 +66,7 @@ def forget(
             what = plural(len(jobs), "job") + (" and delete what they made" if objects else "")
             if not yes and not confirmed(f"Forget {what}?"):
                 raise click.exceptions.Exit(1)
+            farm.check_bucket()
             jobs = forgetting.forget(farm.ledger, farm.storage, jobs, objects=objects)
     if as_json:
         return print_json(jobs)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from farm import homes
 from farm import settings as farm_settings
-from farm.errors import FarmError, HomeRefused, NotConfigured
+from farm.errors import FarmError, HomeRefused, NotConfigured, WrongBucket
 from farm.keys import BUILT_IN_MODELS
 from farm.settings import Settings
 from farm.stack import control
@@ -53,11 +53,11 @@ def _servers(settings: Settings) -> Iterator[Check]:
     yield _guarded("farm", lambda: _farm(settings))
     redis = list(redis_checks.examine(settings))
     yield from redis
-    yield _guarded("bucket", lambda: _bucket(settings))
+    ledger = None if any(check.verdict == "fail" for check in redis) else Ledger(settings)
+    yield from _of_the_bucket(settings, ledger)
     yield _guarded("clock", lambda: _clock(settings))
-    if any(check.verdict == "fail" for check in redis):
+    if ledger is None:
         return
-    ledger = Ledger(settings)
     yield _guarded("jobs", lambda: _jobs(ledger, settings))
     yield _guarded("reaper", lambda: _reaper(ledger))
     yield _guarded("workers", lambda: _workers(ledger))
@@ -88,6 +88,21 @@ def _farm(settings: Settings) -> Check:
         names = ", ".join(f"{child.name} ({child.restarts} times)" for child in restarted)
         return warn("farm", f"local, in {home}; had to restart {names}", mend=f"see the logs in {Layout(home).logs}")
     return ok("farm", f"local, in {home}: {', '.join(child.name for child in status.children)}")
+
+
+def _of_the_bucket(settings: Settings, ledger: Ledger | None) -> Iterator[Check]:
+    """Whether it is the ledger's, and works. Another is not tried: some servers make a bucket at the first put."""
+    if ledger is not None:
+        try:
+            tied = _tie(ledger, settings)
+        except WrongBucket as error:
+            yield fail("ledger and bucket", error.message, mend=error.hint)
+            return
+        except FarmError as error:
+            mend = "see what else is said of Redis and the bucket"
+            tied = warn("ledger and bucket", f"cannot be compared: {error.message}", mend=mend)
+        yield tied
+    yield _guarded("bucket", lambda: _bucket(settings))
 
 
 def _bucket(settings: Settings) -> Check:
@@ -139,6 +154,16 @@ def _cannot_open(link: str, content: bytes, authority: str | None) -> str | None
     if answer.status_code != 200:
         return f"HTTP status {answer.status_code}"
     return None if answer.content == content else "it shows other bytes"
+
+
+def _tie(ledger: Ledger, settings: Settings) -> Check:
+    from farm import tie
+    from farm.storage import Storage
+
+    if ledger.tie() is None:
+        return ok("ledger and bucket", "the ledger has no bucket yet: the first worker or job decides")
+    told = tie.tie(ledger, Storage(settings))
+    return ok("ledger and bucket", f"the bucket '{told.bucket}' is the ledger's own")
 
 
 def _jobs(ledger: Ledger, settings: Settings) -> Check:
