@@ -36,7 +36,7 @@ def run(facts: Facts, subjects: Subjects) -> None:
     if subjects.is_rehearsal:
         torch.compiler.set_stance("force_eager")  # compiling takes a CPU minutes, and other tests do
     bench = _Bench(facts, subjects)
-    facts.attempt("forwards", lambda: bench.forwards(bench.model, "eager"))
+    facts.attempt("forwards", lambda: bench.forwards(bench.model, "eager", ROWS if bench.on_gpu else ROWS[:3]))
     facts.attempt("a tick's overhead", bench.overhead)
     facts.attempt("unlike backlog, eager", bench.backlog, seconds=10)
     facts.attempt("beside giants", bench.beside_giants, seconds=10)
@@ -66,14 +66,19 @@ class _Bench:
         self._compiled_pipelines: Pipelines | None = None
         facts.figure("the card's peak", teraflops=self._peak / 1e12, row_gigaflop=self._row_flops / 1e9)
 
-    def forwards(self, model: LoadedModel, how: str) -> None:
+    def forwards(self, model: LoadedModel, how: str, numbers: Sequence[int]) -> None:
         """Milliseconds by rows, and the share of the peak that a full batch reaches."""
         text = model.text_memory.of(model.prompts.encode(""))
         shares = {}
-        for rows in ROWS if self.on_gpu else ROWS[:3]:
+        for rows in numbers:
             seconds = statistics.median(times(lambda rows=rows: costing.forward(model, text, rows)))  # type: ignore[misc]
             shares[rows] = rows * self._row_flops / seconds / self._peak
-            self._facts.figure(f"{how}: forward of {rows} rows", ms=1e3 * seconds, share_of_peak=shares[rows])
+            self._facts.figure(
+                f"{how}: forward of {rows} rows",
+                ms=1e3 * seconds,
+                rows_per_second=rows / seconds,
+                share_of_peak=shares[rows],
+            )
         self._asked(f"{how}: a full batch's share of the peak", max(shares.values()), at_least=_SHARE_OF_PEAK)
 
     def overhead(self) -> None:
@@ -131,7 +136,7 @@ class _Bench:
 
     def compiled_forwards(self) -> None:
         if self._compiled:
-            self.forwards(self._compiled, "compiled")
+            self.forwards(self._compiled, "compiled", (2, self._subjects.rows))
 
     def _compare_compiled(self, name: str, jobs: Sequence[Job], *, at_least: float) -> None:
         if self._compiled and self._compiled_pipelines:
@@ -154,6 +159,8 @@ class _Bench:
             statistics.median(ratios),
             at_least=at_least,
             spread=[min(ratios), max(ratios)],
+            images_per_second=[len(jobs) / statistics.median(seconds) for seconds in zip(*runs, strict=True)],
+            steps_per_second=sum(job.spec.steps_to_do for job in jobs) / statistics.median(run[1] for run in runs),
             seconds=runs,
         )
 
