@@ -16,6 +16,9 @@ from farm.settings import Settings
 # One thread for each process: processes that run side by side on few cores would wait for one another.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
+# Tables are drawn for a pipe's own width, whatever terminal the tests are started from.
+os.environ.pop("COLUMNS", None)
+
 # A shell's background job ignores Ctrl-C, and would hand that down to the processes under test.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
