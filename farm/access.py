@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import re
 import ssl
 from collections.abc import Iterator
+from dataclasses import dataclass
 
 import redis
 
@@ -11,6 +13,40 @@ from farm.errors import LedgerRefused, LedgerUnavailable
 from farm.settings import Settings
 
 _SECONDS = 5.0
+KEYS = "~farm*"
+"""The keys of a farm, as `ACL SETUSER` names them."""
+# From Redis 7 on it is said who lacks what, and of a script as well; Redis 6 says of a script nothing but that.
+_NO_COMMAND = re.compile(r"(?:User (\S+)|this user) has no permissions to run the '([^']+)' command")
+_NO_KEY = re.compile(r"permissions to access (a key|one of the keys)|can't access at least one of the keys")
+_IN_SCRIPT = re.compile(r"ACL failure in script|The user executing the script can't")
+
+
+@dataclass(frozen=True)
+class Lack:
+    """A right that Redis' access control denies: as `ACL SETUSER` grants it, where it is told which; and to whom."""
+
+    right: str | None
+    user: str = "USER"
+
+    @property
+    def mend(self) -> str:
+        rights = "deploy/OPERATIONS.md has the rights that a farm needs"
+        return f"grant it: ACL SETUSER {self.user} {self.right}; {rights}" if self.right else rights
+
+
+def lack(error: BaseException) -> Lack | None:
+    """What the user lacks to whom this error of redis-py or kombu came, or None if it tells of something else."""
+    return next((found for cause in _causes(error) if (found := _lack(cause))), None)
+
+
+def _lack(error: BaseException) -> Lack | None:
+    said = str(error)
+    denied = isinstance(error, redis.exceptions.NoPermissionError)
+    if not denied and not (isinstance(error, redis.ResponseError) and _IN_SCRIPT.search(said)):
+        return None
+    if told := _NO_COMMAND.search(said):
+        return Lack(f"+{told[2]}", told[1] or "USER")
+    return Lack(KEYS if _NO_KEY.search(said) else None)
 
 
 def unavailable(address: str, error: Exception) -> LedgerUnavailable:
@@ -18,8 +54,9 @@ def unavailable(address: str, error: Exception) -> LedgerUnavailable:
     causes = list(_causes(error))
     if any(isinstance(cause, redis.AuthenticationError) for cause in causes):
         return LedgerRefused(f"Redis at {address} refuses the password", hint="check FARM_REDIS_URL")
-    if any(isinstance(cause, redis.exceptions.NoPermissionError) for cause in causes):
-        return LedgerRefused(f"Redis at {address} forbids this user what a farm needs: {error}", hint="see its ACL")
+    if denied := lack(error):
+        what = denied.right or f"what a farm needs ({error})"
+        return LedgerRefused(f"Redis at {address} denies this user {what}", hint=denied.mend)
     if untrusted := next((cause for cause in causes if isinstance(cause, ssl.SSLCertVerificationError)), None):
         return LedgerRefused(
             f"the certificate of Redis at {address} is not trusted: {untrusted.verify_message}",

@@ -4,7 +4,7 @@
     ├── InvalidInput             an option, a file or a message is not acceptable     exit 2
     ├── NotConfigured            no farm is known: neither a local one nor servers
     ├── LedgerUnavailable        Redis does not answer, or answers with an error
-    │   └── LedgerRefused        Redis does not let us in, or its certificate is not to be trusted
+    │   └── LedgerRefused        Redis does not let us in, denies a right, or its certificate is not to be trusted
     ├── StorageError             the bucket does not answer, or refuses
     │   ├── ObjectMissing        the bucket answers, and the object is not there
     │   ├── ObjectTooLarge       the object is larger than what is asked for can be
@@ -59,7 +59,7 @@ class LedgerUnavailable(FarmError):
 
 
 class LedgerRefused(LedgerUnavailable):
-    """Redis refuses the password, or shows a certificate that is not trusted: waiting does not help."""
+    """Redis refuses the password, denies a right, or shows a certificate that is not trusted: waiting does not help."""
 
 
 class StorageError(FarmError):

@@ -50,6 +50,14 @@ local function number(text)
   if text and #text <= 15 and string.match(text, '^%d+$') then return tonumber(text) end
 end
 
+-- Whether a command failed for there being something of another kind. Whatever else is in its way, such as a right that
+-- the user lacks, says nothing of the data, and ends the operation.
+local function is_of_another_kind(answer)
+  local trouble = type(answer) == 'table' and answer.err
+  if trouble and not string.find(trouble, 'WRONGTYPE') then error(answer) end
+  return trouble
+end
+
 local function is_id(text) return string.match(text, '^[0-9a-z]+%-%d+$') ~= nil and #text <= 40 end
 
 local NAMES = {
@@ -68,7 +76,7 @@ end
 -- What a record says, its numbers as numbers; or nil, and what is wrong with it.
 local function read(id)
   local found = redis.pcall('HMGET', job_key(id), unpack(NAMES))
-  if found.err then return nil, 'its record is no hash' end
+  if is_of_another_kind(found) then return nil, 'its record is no hash' end
   local job, is_there = { id = id }, false
   for position, name in ipairs(NAMES) do
     if found[position] then
@@ -212,7 +220,7 @@ local operations = {}
 -- The last attempt that may have been made at a job, by what the bucket and what is left of its record say.
 local function last_attempt(job)
   local left = redis.pcall('HGET', job_key(job.id), 'attempt')
-  local before = type(left) == 'string' and number(left) or 0
+  local before = not is_of_another_kind(left) and left and number(left) or 0
   if before < job.attempt or before > 1e8 then return job.attempt end
   return before == 0 and 0 or GENERATION * (1 + math.floor(before / GENERATION))
 end

@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from farm.settings import Settings
 
 TASK = "farm.render"
+KEY_PREFIX = "farm:celery:"
+"""What the keys of Celery begin with: by its own names for them, other applications in this database share them."""
 _LEVELS = 10
 _PRIORITY_SEPARATOR = "\x06\x16"  # kombu's: the list of priority p > 0 is called queue + this + p
 
@@ -52,6 +54,7 @@ def celery_app(settings: Settings) -> Celery:
         broker_connection_max_retries=None,
         broker_channel_error_retry=True,
         broker_transport_options={
+            "global_keyprefix": KEY_PREFIX,
             "priority_steps": list(range(_LEVELS)),
             "queue_order_strategy": "priority",
             "socket_timeout": 30,
@@ -123,7 +126,7 @@ def entries(connection: Any, model: str) -> list[str]:
 
 def lists(model: str) -> list[str]:
     """The Redis lists of a model's queue, the most urgent first."""
-    name = queue_name(model)
+    name = f"{KEY_PREFIX}{queue_name(model)}"
     return [f"{name}{_PRIORITY_SEPARATOR}{level}" if level else name for level in range(_LEVELS)]
 
 

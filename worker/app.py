@@ -191,11 +191,15 @@ class Worker:
         self._engine.stop()
 
     def _take_the_bucket(self) -> None:
-        """Make sure that the bucket is the ledger's own, as soon as Redis answers. Raises `WrongBucket`."""
+        """Make sure that the bucket is the ledger's own, as soon as Redis answers.
+
+        Raises `WrongBucket`, and `LedgerRefused` if this worker may not even say in the ledger that it lives.
+        """
         told = False
         while True:
             try:
                 tie.tie(self._ledger, self._storage)
+                self._ledger.announce(self._describe())
                 return
             except LedgerRefused:
                 raise

@@ -22,6 +22,7 @@ from farm.errors import (
     FarmError,
     InvalidInput,
     JobNotFound,
+    LedgerRefused,
     LedgerUnavailable,
     ModelError,
     ObjectMissing,
@@ -126,7 +127,8 @@ class JobRunner:
     def _claim(self, job: str, *, alone: bool = False) -> Claim | None:
         """Claim a job, or another that waits if it does not.
 
-        While the ledger does not answer, ask again: it may have granted the claim, and nobody knows.
+        While the ledger does not answer, ask again: it may have granted the claim, and nobody knows. Raises
+        `LedgerRefused` if it says that this worker may not, and as time runs out `LedgerUnavailable`.
         """
         token, give_up = new_token(), time.monotonic() + PATIENCE_SECONDS
         while True:
@@ -134,6 +136,8 @@ class JobRunner:
                 return self.ledger.claim(
                     job, self.worker, token=token, alone=alone, instead=() if alone else self.served.names
                 )
+            except LedgerRefused:
+                raise
             except LedgerUnavailable:
                 if time.monotonic() > give_up or self.leaving.wait(1.0):
                     raise

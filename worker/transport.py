@@ -20,13 +20,15 @@ from kombu.transport import redis
 from kombu.utils.json import loads
 from redis.exceptions import ResponseError
 
+from farm.access import lack
 from worker.intake import Intake
 from worker.messages import MAX_CHARACTERS, job_named_by, wake_up
 
 _log = logging.getLogger(__name__)
 
-_PROBE = "farm:probe:queue"
+_PROBE, _PROBE_SET, _PROBE_LIST = "probe", "probe:set", "probe:list"
 _PROBE_MS = 5_000
+_MOMENT = 0.01
 _RETRY_SECONDS = 1.0
 
 
@@ -72,17 +74,22 @@ class CarefulChannel(redis.Channel):
                     return
 
     def _refusal(self) -> ResponseError | None:
+        """What Redis has against writing as kombu does, in a transaction, and against waiting for messages."""
         try:
             with self.conn_or_acquire() as client:
-                client.set(_PROBE, "", px=_PROBE_MS)
+                with client.pipeline() as pipeline:
+                    pipeline.set(_PROBE, "", px=_PROBE_MS).sadd(_PROBE_SET, "").delete(_PROBE_SET).execute()
+                client.brpop(_PROBE_LIST, timeout=_MOMENT)
         except ResponseError as error:
             return error
         return None
 
     @contextmanager
     def _told(self, refusal: ResponseError) -> Iterator[None]:
-        _log.warning("Redis refuses what the queue needs: %s; waiting until it does not", refusal)
-        with self.intake.paused(f"Redis refuses: {refusal}"):
+        denied = lack(refusal)
+        said = f"{refusal} ({denied.mend})" if denied else str(refusal)
+        _log.warning("Redis refuses what the queue needs: %s; waiting until it does not", said)
+        with self.intake.paused(f"Redis refuses: {said}"):
             yield
         _log.info("Redis takes writes again")
 
@@ -106,7 +113,10 @@ class CarefulChannel(redis.Channel):
         names = [self._q_for_pri(queue, level) for queue in self.active_queues for level in self.priority_steps]  # type: ignore[no-untyped-call]
         with self.conn_or_acquire() as client:
             for name in names:
-                if client.type(name) not in (b"list", b"none"):
+                if client.type(f"{self.global_keyprefix}{name}") not in (
+                    b"list",
+                    b"none",
+                ):  # kombu puts it before others
                     _log.warning("removed the queue %r, which was none", name)
                     client.delete(name)
 

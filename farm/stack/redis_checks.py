@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import ipaddress
 import secrets
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import urlsplit
 
 import redis
 
-from farm.access import unavailable
+from farm.access import KEYS, Lack, lack, unavailable
 from farm.errors import LedgerRefused
 from farm.settings import Settings
 from farm.stack.verdict import Check, fail, ok, warn
@@ -25,13 +26,17 @@ _MEND_CROWD = (
     "redis-cli CLIENT LIST shows whose they are; in redis.conf 'timeout 60' ends idle ones, 'maxclients' is the limit"
 )
 _PROBE_MS = 10_000
+_SETTINGS = (
+    ("appendonly", "yes", "it forgets the last minutes of the ledger in a crash"),
+    ("maxmemory-policy", "noeviction", "it may drop jobs when its memory is full"),
+)
 
 
 def examine(settings: Settings) -> Iterator[Check]:
-    """Reachability and version first; the other checks only where that one succeeds."""
+    """Reachability first; the other checks only where that one succeeds."""
     client = _client(settings.redis_url)
     try:
-        server: dict[str, Any] = client.info("server")
+        client.ping()
     except redis.AuthenticationError:
         mend = "put the right password into FARM_REDIS_URL: redis://:PASSWORD@HOST:PORT/0"
         yield fail("redis", f"Redis at {settings.redis_address} refuses the password", mend=mend)
@@ -45,34 +50,76 @@ def examine(settings: Settings) -> Iterator[Check]:
             mend = _MEND_CROWD
         yield fail("redis", f"Redis at {settings.redis_address} does not answer: {error}", mend=mend)
     else:
-        yield _version(settings, server)
+        questions = Questions(client)
+        yield _version(questions, settings)
         yield _writes(client, settings)
-        yield from _survival(client, server)
-        yield _setting(client, "appendonly", "yes", "it forgets the last minutes of the ledger in a crash")
-        yield _setting(client, "maxmemory-policy", "noeviction", "it may drop jobs when its memory is full")
-        yield _access(client, settings)
-        yield _connections(client)
+        yield from _survival(questions)
+        for name, wanted, otherwise in _SETTINGS:
+            yield from _setting(questions, name, wanted, otherwise)
+        yield _access(questions, settings)
+        yield from _connections(questions)
+        yield from questions.unanswered()
     finally:
         client.close()
 
 
-def _connections(client: redis.Redis) -> Check:
+@dataclass
+class Questions:
+    """What not everybody may ask: users with the least rights may not, and managed servers answer nobody."""
+
+    client: Any
+    refused: dict[str, None] = field(default_factory=dict)
+    unchecked: dict[str, None] = field(default_factory=dict)
+
+    def info(self, section: str, *, about: str = "") -> dict[str, Any]:
+        """Of the server's figures, those of a section; none if they are not told."""
+        return self._ask("INFO", self.client.info, section, about) or {}
+
+    def setting(self, name: str, *, about: str = "") -> str | None:
+        """A setting, or None if it is not told."""
+        found = self._ask("CONFIG GET", self.client.config_get, name, about) or {}
+        return str(found[name]) if name in found else None
+
+    def user(self, name: str) -> dict[str, Any]:
+        return self._ask("ACL GETUSER", self.client.acl_getuser, name, "") or {}
+
+    def _ask(self, command: str, ask: Callable[[str], Any], what: str, about: str) -> Any:
+        try:
+            return ask(what)
+        except redis.RedisError:
+            if about:
+                self.refused[command] = self.unchecked[about] = None
+            return None
+
+    def unanswered(self) -> Iterator[Check]:
+        """One line for all that was not told and that somebody should know."""
+        if self.unchecked:
+            wanted = ", ".join(f"{name} {wanted}" for name, wanted, _ in _SETTINGS if name in self.unchecked)
+            mend = f"see in the server's own settings: {wanted}" if wanted else "see the server's own figures"
+            asked, about = ", ".join(self.refused), ", ".join(self.unchecked)
+            yield warn("redis questions", f"may not ask {asked}: not checked: {about}", mend=mend)
+
+
+def _connections(questions: Questions) -> Iterator[Check]:
     """Beyond the limit Redis turns everybody away, workers too."""
-    try:
-        told: dict[str, Any] = client.info("clients")
-        limit: Any = (
-            told.get("maxclients") or client.config_get("maxclients")["maxclients"]
-        )  # Redis 6 has it there alone
-    except (redis.RedisError, KeyError) as error:
-        return warn("redis connections", f"cannot be counted ({error})", mend="see the server's own figures")
+    told = questions.info("clients", about="connections")
+    if "connected_clients" not in told:
+        return
+    limit = told.get("maxclients") or questions.setting("maxclients", about="connections")  # Redis 6 has it there alone
+    if limit is None:
+        return
     taken, most = int(told["connected_clients"]), int(limit)
     detail = f"{taken:,} of {most:,} taken"
     if taken < _CROWDED * most:
-        return ok("redis connections", detail)
-    return warn("redis connections", f"{detail}: beyond that nobody gets in", mend=_MEND_CROWD)
+        yield ok("redis connections", detail)
+    else:
+        yield warn("redis connections", f"{detail}: beyond that nobody gets in", mend=_MEND_CROWD)
 
 
-def _version(settings: Settings, server: dict[str, Any]) -> Check:
+def _version(questions: Questions, settings: Settings) -> Check:
+    server = questions.info("server", about="version")
+    if not server:
+        return ok("redis", f"answers at {settings.redis_address}")
     name = "Valkey" if "valkey_version" in server else "Redis"
     version = str(server.get("valkey_version") or server["redis_version"])
     where = f"{name} {version} at {settings.redis_address}"
@@ -94,32 +141,36 @@ def _writes(client: redis.Redis, settings: Settings) -> Check:
         mend = "name the primary in FARM_REDIS_URL, or promote this one: redis-cli REPLICAOF NO ONE"
         return fail("redis writes", f"{where} is {_role(client)}: it takes no writes", mend=mend)
     except redis.RedisError as error:
+        if denied := lack(error):
+            return _without_a_right(denied, where)
         mend = "see its log: a full disk and a full memory are the usual causes"
         return fail("redis writes", f"{where} takes no writes: {error}", mend=mend)
     return ok("redis writes", "what is written is read back")
 
 
+def _without_a_right(denied: Lack, where: str) -> Check:
+    """Some are to read only; but nobody does anything without the farm's keys."""
+    if denied.right == KEYS:
+        return fail("redis writes", f"{where} denies this user {KEYS}", mend=denied.mend)
+    mend = f"if this user is to read only, nothing; else {denied.mend}"
+    return warn("redis writes", f"not checked: this user lacks {denied.right}", mend=mend)
+
+
 def _role(client: redis.Redis) -> str:
-    try:
-        told: dict[str, Any] = client.info("replication")
-    except redis.RedisError:
-        return "a replica"
-    return f"a replica of {told.get('master_host', '?')}:{told.get('master_port', '?')}"
+    told = Questions(client).info("replication")
+    return f"a replica of {told.get('master_host', '?')}:{told.get('master_port', '?')}" if told else "a replica"
 
 
-def _survival(client: redis.Redis, server: dict[str, Any]) -> Iterator[Check]:
+def _survival(questions: Questions) -> Iterator[Check]:
     """Redis 7 and 8 with the default user off drop what scripts wrote as they load the file they append to.
 
-    Where CONFIG and ACL are forbidden, nothing is said.
+    Where INFO, CONFIG and ACL are forbidden, nothing is said.
     """
+    server = questions.info("server")
     version = str(server.get("redis_version", ""))
-    if "valkey_version" in server or not version.startswith(("7.", "8.")) or _told(client, "appendonly") != "yes":
+    if "valkey_version" in server or not version.startswith(("7.", "8.")) or questions.setting("appendonly") != "yes":
         return
-    try:
-        user: Any = client.acl_getuser("default")
-    except redis.RedisError:
-        return
-    if user and "off" in user.get("flags", ()):
+    if "off" in questions.user("default").get("flags", ()):
         mend = (
             "give the default user a strong password instead: ACL SETUSER default on resetpass '>PASSWORD' '~*' '+@all'"
         )
@@ -127,25 +178,20 @@ def _survival(client: redis.Redis, server: dict[str, Any]) -> Iterator[Check]:
         yield warn("redis default user", detail, mend=mend)
 
 
-def _setting(client: redis.Redis, name: str, wanted: str, otherwise: str) -> Check:
-    try:
-        found = client.config_get(name).get(name)
-    except redis.RedisError as error:
-        # Managed servers forbid CONFIG.
-        return warn(
-            f"redis {name}", f"cannot be read ({error})", mend=f"see in the server's settings that it is {wanted}"
-        )
+def _setting(questions: Questions, name: str, wanted: str, otherwise: str) -> Iterator[Check]:
+    found = questions.setting(name, about=name)
     if found == wanted:
-        return ok(f"redis {name}", wanted)
-    mend = f"set '{name} {wanted}' in redis.conf, or: redis-cli CONFIG SET {name} {wanted}"
-    return warn(f"redis {name}", f"{found}: {otherwise}", mend=mend)
+        yield ok(f"redis {name}", wanted)
+    elif found is not None:
+        mend = f"set '{name} {wanted}' in redis.conf, or: redis-cli CONFIG SET {name} {wanted}"
+        yield warn(f"redis {name}", f"{found}: {otherwise}", mend=mend)
 
 
-def _access(client: redis.Redis, settings: Settings) -> Check:
+def _access(questions: Questions, settings: Settings) -> Check:
     """Who gets in. Asked of as a stranger, without the password, and of its own settings where it tells them."""
     parts = urlsplit(settings.redis_url)
     ours_alone = _is_loopback(parts.hostname or "localhost")
-    bind, protected = _told(client, "bind"), _told(client, "protected-mode")
+    bind, protected = questions.setting("bind"), questions.setting("protected-mode")
     beyond = bind is not None and not all(map(_is_loopback, _addresses(bind)))
     if not _lets_in(parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl()):
         if ours_alone and beyond and parts.scheme == "redis":
@@ -166,14 +212,6 @@ def _lets_in(url: str) -> bool:
         return False
     finally:
         client.close()
-
-
-def _told(client: redis.Redis, name: str) -> str | None:
-    """A setting, or None where a managed server forbids CONFIG."""
-    try:
-        return str(client.config_get(name).get(name))
-    except redis.RedisError:
-        return None
 
 
 def _addresses(bind: str) -> list[str]:

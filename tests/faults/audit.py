@@ -23,6 +23,7 @@ from farm.errors import JobNotFound, StorageError
 from farm.fetch import read_result
 from farm.jobs import STATES, TERMINAL, JobStatus
 from farm.ledger import PREFIX
+from farm.queue import KEY_PREFIX
 from farm.storage import Storage
 from tests.faults.faults import Fault
 from tests.faults.history import Happening, History
@@ -164,7 +165,7 @@ def _indexes(client: FarmClient, statuses: dict[str, JobStatus]) -> Iterator[str
 def _messages(client: FarmClient, statuses: dict[str, JobStatus]) -> Iterator[str]:
     """Spare messages may be left, for they do no harm: but not one of a job that still waits for its end."""
     redis = client.ledger.redis
-    for queue in redis.scan_iter(f"{PREFIX}.*", _type="list"):
+    for queue in redis.scan_iter(f"{KEY_PREFIX}*", _type="list"):
         for message in redis.lrange(queue, 0, -1):
             job = job_named_by(json.loads(message))
             if job in statuses and statuses[job].state not in TERMINAL:

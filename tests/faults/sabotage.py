@@ -12,6 +12,7 @@ from typing import Literal
 
 from farm.errors import FarmError
 from farm.jobs import Waiting
+from farm.queue import KEY_PREFIX
 from tests.faults.farm import FaultyFarm
 from tests.faults.processes import Process
 
@@ -103,7 +104,7 @@ def repeat_messages(farm: FaultyFarm, chance: random.Random) -> None:
 def drop_messages(farm: FaultyFarm, chance: random.Random) -> None:
     """As by workers that die between a message and its claim."""
     redis = farm.client.ledger.redis
-    queues = list(redis.scan_iter("farm.*", _type="list"))
+    queues = list(redis.scan_iter(f"{KEY_PREFIX}*", _type="list"))
     if not queues:
         raise NothingToDo
     with farm.fault("messages dropped"):

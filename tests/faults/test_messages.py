@@ -15,6 +15,7 @@ from farm.client import FarmClient
 from farm.errors import LedgerUnavailable
 from farm.jobs import Waiting
 from farm.manifest import read_manifest
+from farm.queue import lists
 from farm.request import JobRequest
 from tests.faults.farm import FaultyFarm
 from tests.faults.plugin import paced
@@ -27,7 +28,7 @@ MANY = 10_000
 
 def queues(farm: FaultyFarm, model: str) -> list[str]:
     """The lists in Redis that hold a model's messages, one a priority."""
-    return list(farm.client.ledger.redis.scan_iter(f"farm.{model}*", _type="list"))
+    return list(farm.client.ledger.redis.scan_iter(f"{lists(model)[0]}*", _type="list"))
 
 
 def messages(farm: FaultyFarm, model: str) -> list[tuple[str, str]]:

@@ -17,12 +17,13 @@ from PIL import Image
 from farm import keys
 from farm.client import FarmClient
 from farm.jobs import JobStatus
-from farm.queue import TASK, queue_name
+from farm.queue import TASK, lists, queue_name
 from tests.integration.conftest import Worker
 from tests.ledgers import a_worker
 from tests.waiting import eventually
 
-QUEUE = queue_name("tiny")
+NAME = queue_name("tiny")
+QUEUE = lists("tiny")[0]
 
 BODIES: dict[str, Any] = {
     "no arguments": [[], {}, {}],
@@ -49,7 +50,7 @@ def put(
         "content-type": content_type,
         "headers": {"lang": "py", "task": task, "id": "forged", **headers},
         "properties": {
-            "delivery_info": {"exchange": "", "routing_key": QUEUE},
+            "delivery_info": {"exchange": "", "routing_key": NAME},
             "delivery_tag": "forged",
             "body_encoding": "base64",
         },
@@ -199,7 +200,7 @@ def test_a_queue_that_is_none_is_removed(
     client: FarmClient, submit: Callable[..., list[str]], the_worker_still_works: Callable[[], None]
 ) -> None:
     redis = client.ledger.redis
-    for queue in (QUEUE, f"{QUEUE}\x06\x164"):  # the second is that of the default priority
+    for queue in (QUEUE, lists("tiny")[4]):  # the second is that of the default priority
         redis.delete(queue)
         redis.set(queue, "no list")
 
@@ -213,7 +214,7 @@ def test_a_queue_that_is_none_is_removed(
 def test_a_submission_into_a_queue_that_is_none_is_queued_and_told_of_in_one_line(
     client: FarmClient, shell: Callable[..., Any]
 ) -> None:
-    queue = f"{queue_name('nobody-listens')}\x06\x164"
+    queue = lists("nobody-listens")[4]
     client.ledger.redis.set(queue, "no list")
 
     told = shell("submit", "txt2img", "x", "--model", "nobody-listens")
@@ -233,8 +234,7 @@ def test_a_model_that_cannot_be_one_does_not_hide_the_others(
     redis.sadd("farm:models", "../..", "\x1b[2J")
     redis.zadd("farm:waiting:../..", {"nothing": 0})
     [job] = submit()
-    for level in ("", *(f"\x06\x16{number}" for number in range(1, 10))):
-        redis.delete(f"{QUEUE}{level}")
+    redis.delete(*lists("tiny"))
 
     [status] = finish([job])
 

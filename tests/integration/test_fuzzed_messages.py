@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from farm import keys
 from farm.client import FarmClient
 from farm.jobs import JobStatus
-from farm.queue import TASK, depth, queue_name
+from farm.queue import TASK, depth, lists, queue_name
 from tests.fuzzing import anything, fuzz, spoilt, words
 from tests.integration.conftest import Worker
 from tests.waiting import eventually
@@ -22,7 +22,7 @@ from worker.messages import job_named_by, wake_up
 JOB = "0" * 16 + "-0000"
 """The id of no job."""
 QUEUE = queue_name("tiny")
-QUEUES = (QUEUE, *(f"{QUEUE}\x06\x16{level}" for level in range(1, 10)))
+QUEUES = lists("tiny")
 
 bodies = st.one_of(
     st.binary(max_size=60),

@@ -327,6 +327,9 @@ def test_quarantined_jobs_are_told(running: Running) -> None:
 )
 def test_a_default_user_that_costs_the_ledger_is_told(version: str, flags: list[str], told: bool) -> None:
     class Client:
+        def info(self, _: str) -> dict[str, str]:
+            return {"redis_version": version}
+
         def config_get(self, name: str) -> dict[str, str]:
             return {name: "yes"}
 
@@ -334,5 +337,5 @@ def test_a_default_user_that_costs_the_ledger_is_told(version: str, flags: list[
             return {"flags": flags}
 
     client: Any = Client()
-    checks = list(redis_checks._survival(client, {"redis_version": version}))
+    checks = list(redis_checks._survival(redis_checks.Questions(client)))
     assert [check.verdict for check in checks] == ["warn"] * told

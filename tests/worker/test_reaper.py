@@ -9,7 +9,7 @@ import pytest
 
 from farm.jobs import Waiting
 from farm.ledger import MAX_DEATHS, Ledger
-from farm.queue import Queue, depth
+from farm.queue import KEY_PREFIX, Queue, depth, lists
 from farm.settings import Settings
 from tests.ledgers import BATCH, job
 from tests.waiting import eventually
@@ -77,6 +77,21 @@ def test_a_job_whose_message_was_lost_is_published_again(
     assert depth(ledger.redis, "unheard") == 1
 
 
+def test_a_job_whose_message_lies_where_earlier_versions_put_it_is_published_again(
+    ledger: Ledger, queue: Queue, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They named the queue's lists as Celery does, without a prefix."""
+    monkeypatch.setattr("worker.reaper.UNCLAIMED_SECONDS", 0.0)
+    ledger.create(BATCH, [job(model="earlier")])
+    queue.publish([Waiting(job().id, "earlier", 5)])
+    current = lists("earlier")[4]
+    ledger.redis.rename(current, current.removeprefix(KEY_PREFIX))
+
+    Reaper(ledger, queue, "w").reconcile()
+
+    assert jobs_named(ledger.redis, "earlier") == {job().id}
+
+
 def test_a_job_whose_message_was_lost_from_a_queue_with_others_is_found_by_looking_through_it(
     ledger: Ledger, queue: Queue, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -84,7 +99,7 @@ def test_a_job_whose_message_was_lost_from_a_queue_with_others_is_found_by_looki
     ledger.create(BATCH, [job(index, model="holey", priority=index % 10) for index in range(12)])
     lost = job(7).id
     queue.publish(Waiting(job(index).id, "holey", index % 10) for index in range(12) if index != 7)
-    ledger.redis.lpush("farm.holey", "no message at all")
+    ledger.redis.lpush(lists("holey")[0], "no message at all")
     reaper = Reaper(ledger, queue, "w")
 
     reaper.reconcile()
@@ -120,7 +135,7 @@ def test_a_queue_that_cannot_be_read_does_not_hide_the_others(
 ) -> None:
     monkeypatch.setattr("worker.reaper.UNCLAIMED_SECONDS", 0.0)
     ledger.create(BATCH, [job(0, model="aaa"), job(1, model="zzz")])
-    ledger.redis.set("farm.aaa", "not a list")
+    ledger.redis.set(lists("aaa")[0], "not a list")
 
     Reaper(ledger, queue, "w").reconcile()
 

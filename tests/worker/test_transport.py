@@ -3,27 +3,31 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import logging
 import threading
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
+from urllib.parse import urlsplit
 
 import pytest
 import redis
-from kombu import Connection, Consumer
+from kombu import Consumer
 from kombu import Queue as Messages
 from kombu import transport as transports
 
+from farm.access import KEYS
 from farm.jobs import Waiting
 from farm.ledger import Ledger
-from farm.queue import Queue, queue_name
+from farm.queue import KEY_PREFIX, Queue, celery_app, lists, queue_name
 from farm.settings import Settings
 from tests.ledgers import job
 from tests.waiting import eventually
 from worker import transport
 from worker.intake import Intake
-from worker.messages import MAX_CHARACTERS, jobs_named
+from worker.messages import MAX_CHARACTERS, jobs_named, wake_up
 
 
 @pytest.fixture
@@ -43,6 +47,7 @@ def server(servers: Settings) -> Iterator[redis.Redis]:
     client.flushdb()
     yield client
     client.replicaof("NO", "ONE")
+    client.acl_deluser("lesser")
     client.close()
 
 
@@ -54,7 +59,7 @@ def test_a_redis_that_becomes_a_replica_is_waited_out_and_told_once(
     reasons: list[str | None] = []
 
     def blocked() -> bool:
-        return any(client["cmd"] == "brpop" for client in server.client_list())
+        return any("b" in client["flags"] for client in server.client_list())
 
     def fail_over_and_back() -> None:
         eventually(blocked, "the consumer waits for a message")
@@ -69,10 +74,9 @@ def test_a_redis_that_becomes_a_replica_is_waited_out_and_told_once(
 
     def consume() -> None:
         """Until a message came or the connection is lost, which Celery waits out."""
-        options = {"priority_steps": list(range(10))}
         messages = Messages(queue_name("emoji"))
         with (
-            Connection(servers.redis_url, transport_options=options) as connection,
+            celery_app(servers).connection() as connection,
             Consumer(connection, [messages], callbacks=[lambda body, _: seen.append(body)], no_ack=True),
             contextlib.suppress(TimeoutError, redis.ConnectionError),
         ):
@@ -108,7 +112,7 @@ def test_a_connection_to_a_replica_is_made_when_it_takes_writes(
 
     operator = threading.Thread(target=promote, daemon=True)
     operator.start()
-    with Connection(servers.redis_url) as connection:
+    with celery_app(servers).connection() as connection:
         connection.default_channel.queue_declare("farm.x")
     operator.join(60)
 
@@ -116,12 +120,90 @@ def test_a_connection_to_a_replica_is_made_when_it_takes_writes(
     assert reasons[0] and "read only replica" in reasons[0]
 
 
+def as_user(servers: Settings, server: redis.Redis, *rights: str) -> Settings:
+    """The settings of a user who may do everything to the farm's keys, but for `rights`, and nothing to others."""
+    everything = ("reset", "on", ">PASSWORD", "+@all", "-@dangerous", KEYS)
+    server.execute_command("ACL", "SETUSER", "lesser", *everything, *rights)
+    server.acl_log_reset()
+    parts = urlsplit(servers.redis_url)
+    host = parts.netloc.rpartition("@")[2]
+    return replace(servers, redis_url=parts._replace(netloc=f"lesser:PASSWORD@{host}").geturl())
+
+
+def test_a_right_that_is_denied_is_told_and_waited_for(
+    servers: Settings, server: redis.Redis, intake: Intake, caplog: pytest.LogCaptureFixture
+) -> None:
+    restricted = as_user(servers, server, "-brpop")
+
+    def grant() -> None:
+        eventually(lambda: not intake.is_open, "the intake is paused")
+        server.execute_command("ACL", "SETUSER", "lesser", "+brpop")
+
+    operator = threading.Thread(target=grant, daemon=True)
+    operator.start()
+    with celery_app(restricted).connection() as connection:
+        connection.default_channel.queue_declare("farm.x")
+    operator.join(60)
+
+    [line] = [entry.message for entry in caplog.records if entry.name == "worker.transport"]
+    assert "no permissions to run the 'brpop' command (grant it: ACL SETUSER lesser +brpop;" in line
+
+
+def test_what_another_application_has_not_acknowledged_is_left_to_it(
+    servers: Settings, server: redis.Redis, intake: Intake
+) -> None:
+    """By Celery's own names for its keys, applications in one database deliver each other's messages again."""
+    theirs = json.dumps([wake_up(job().id, "theirs"), "", "theirs"])
+    server.hset("unacked", "tag", theirs)
+    server.zadd("unacked_index", {"tag": 1})
+
+    with celery_app(servers).connection() as connection:
+        connection.default_channel.qos.restore_visible(interval=1)
+
+    assert server.hgetall("unacked") == {b"tag": theirs.encode()}
+    assert not server.exists("theirs")
+
+
+def test_redelivery_touches_no_keys_but_the_farms(servers: Settings, server: redis.Redis, intake: Intake) -> None:
+    restricted = as_user(servers, server)
+    queue = Queue(restricted)
+    queue.publish([Waiting(job().id, "emoji", 5)])
+    queue.close()
+    seen: list[Any] = []
+    index = f"{KEY_PREFIX}unacked_index"
+
+    def take(body: Any, message: Any) -> None:
+        seen.append(body)
+        if len(seen) == 2:
+            message.ack()
+
+    def drained(connection: Any, wanted: int) -> bool:
+        with contextlib.suppress(TimeoutError):
+            connection.drain_events(timeout=1)
+        return len(seen) >= wanted
+
+    with celery_app(restricted).connection() as connection:
+        channel = connection.default_channel
+        with Consumer(channel, [Messages(queue_name("emoji"))], callbacks=[take]):
+            eventually(lambda: drained(connection, 1), "it is delivered")
+            [tag] = server.zrange(index, 0, -1)
+            server.zadd(index, {tag: 1})  # as if it were long ago
+            channel.qos.restore_visible(interval=1)
+            eventually(lambda: drained(connection, 2), "it is delivered again")
+            channel.queue_purge(queue_name("emoji"))
+
+    assert [body[0] for body in seen] == [[job().id]] * 2
+    assert not server.exists(index)
+    assert all(key.startswith(KEY_PREFIX.encode()) for key in server.keys("*"))
+    assert server.acl_log() == []
+
+
 def published(servers: Settings, server: redis.Redis) -> tuple[Any, bytes]:
     """The list in which a message of ours waits, and that message."""
     queue = Queue(servers)
     queue.publish([Waiting(job().id, "emoji", 5)])
     queue.close()
-    [key] = server.keys(f"{queue_name('emoji')}*")
+    [key] = server.keys(f"{lists('emoji')[0]}*")
     ours = server.lindex(key, 0)
     assert isinstance(ours, bytes)
     return key, ours
@@ -136,9 +218,8 @@ def test_a_long_message_is_dropped_unread(
     server.rpush(key, ours[:-1] + b', "x": "' + b"x" * MAX_CHARACTERS + b'"}')  # the next to be taken
 
     seen: list[Any] = []
-    options = {"priority_steps": list(range(10))}
     with (
-        Connection(servers.redis_url, transport_options=options) as connection,
+        celery_app(servers).connection() as connection,
         Consumer(
             connection, [Messages(queue_name("emoji"))], callbacks=[lambda body, _: seen.append(body)], no_ack=True
         ),

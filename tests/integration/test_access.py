@@ -1,0 +1,178 @@
+"""Users of Redis who have the rights that deploy/OPERATIONS.md grants, and no others."""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import pytest
+import redis
+from click.testing import CliRunner
+
+from farm.cli.stack import doctor
+from farm.client import FarmClient
+from farm.errors import LedgerUnavailable
+from farm.recover import recover
+from farm.request import JobRequest
+from farm.settings import Settings
+from farm.stack.verdict import ok
+from tests.integration.conftest import LONG, Launcher, Worker
+from tests.integration.test_lifecycle import in_the_middle
+from tests.waiting import eventually
+
+DOCUMENT = Path(__file__).parents[2] / "deploy" / "OPERATIONS.md"
+GRANTS = dict(re.findall(r"^ACL SETUSER (farm-\w+) (.+)$", DOCUMENT.read_text(encoding="utf-8"), re.MULTILINE))
+REQUEST: dict[str, Any] = {"prompt": "a cat", "model": "rights", "steps": 5, "seed": 1}
+
+As = Callable[[str], Settings]
+"""The farm's settings with the name and password of a user of Redis."""
+
+
+@pytest.fixture
+def admin(where: Settings) -> Iterator[redis.Redis]:
+    """Makes the users of the document, and removes them."""
+    client = redis.Redis.from_url(where.redis_url, decode_responses=True)
+    for user, rights in GRANTS.items():
+        client.execute_command("ACL", "SETUSER", user, *rights.split())
+    client.acl_log_reset()
+    yield client
+    client.acl_deluser(*GRANTS)
+    client.close()
+
+
+@pytest.fixture
+def as_user(admin: redis.Redis, where: Settings) -> As:
+    def settings(user: str) -> Settings:
+        parts = urlsplit(where.redis_url)
+        host = parts.netloc.rpartition("@")[2]
+        return replace(where, redis_url=parts._replace(netloc=f"{user}:PASSWORD@{host}").geturl())
+
+    return settings
+
+
+@pytest.fixture
+def launch_as(
+    environment: dict[str, str], where: Settings, tiny_model: Path, tmp_path: Path, as_user: As
+) -> Iterator[Callable[[str], Worker]]:
+    own = {**environment, **named_by_the_environment(as_user("farm-worker"))}
+    launcher = Launcher(own, where, tiny_model, tmp_path)
+    yield lambda name: launcher(name, model="rights")
+    launcher.end()
+
+
+def named_by_the_environment(where: Settings) -> dict[str, str]:
+    return {
+        "FARM_REDIS_URL": where.redis_url,
+        "FARM_S3_ENDPOINT": where.s3_endpoint or "",
+        "FARM_S3_BUCKET": where.s3_bucket,
+        "AWS_ACCESS_KEY_ID": where.s3_access_key or "",
+        "AWS_SECRET_ACCESS_KEY": where.s3_secret_key or "",
+    }
+
+
+def denied(admin: redis.Redis) -> set[tuple[str, str]]:
+    """Who was denied what since this was last asked."""
+    entries: Any = admin.acl_log()
+    admin.acl_log_reset()
+    return {(entry["username"], entry["object"]) for entry in entries}
+
+
+def test_all_that_a_farm_does_is_done_with_the_rights_of_the_document(
+    admin: redis.Redis, where: Settings, as_user: As, launch_as: Callable[[str], Worker], tmp_path: Path
+) -> None:
+    admin.script_flush()  # as after a restart
+    with FarmClient(as_user("farm-client")) as client, FarmClient(as_user("farm-reader")) as reader:
+        queued, long, unwanted = (
+            client.submit([JobRequest.parse({**REQUEST, **fields})]).jobs[0] for fields in ({}, LONG, LONG)
+        )
+        client.cancel([unwanted])
+        with FarmClient(as_user("farm-worker")) as dead:
+            assert dead.ledger.claim(queued, "w1", lease=0.0)
+        launch_as("rightful")
+        assert [status.state for status in reader.watch([queued])][-1] == "done"
+        assert reader.ledger.get(queued).attempt == 2
+        in_the_middle(reader.ledger.get, long)
+        eventually(lambda: client.previews([long]), "there is a preview")
+        client.cancel([long])
+        client.retry([long])
+        in_the_middle(reader.ledger.get, long)
+        client.cancel_all()
+        assert [*reader.fetch(queued, tmp_path)]
+        assert reader.workers() and reader.models() is not None and reader.list() and reader.status([queued])
+        recover(client)
+        client.ledger.forget([queued])
+    assert denied(admin) == set()
+
+
+@pytest.mark.parametrize("user", GRANTS)
+def test_the_doctor_says_in_one_line_what_it_may_not_ask(
+    user: str, admin: redis.Redis, as_user: As, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    code, checks = examined(as_user(user), monkeypatch)
+
+    assert code == 0
+    assert checks["redis questions"]["detail"] == (
+        "may not ask INFO, CONFIG GET: not checked: version, appendonly, maxmemory-policy, connections"
+    )
+    assert ("redis writes" in checks and checks["redis writes"]["verdict"] == "warn") is (user == "farm-reader")
+    assert {what for _, what in denied(admin)} <= {"info", "config|get", "set"}
+
+
+@pytest.mark.parametrize("right", ["+scan", "+evalsha", "+zadd", "+lpush", "~farm*"])
+def test_a_client_that_lacks_a_right_is_told_which(right: str, admin: redis.Redis, as_user: As) -> None:
+    take_away(admin, "farm-client", right)
+    with FarmClient(as_user("farm-client")) as client:
+        try:
+            [said] = client.submit([JobRequest.parse({**REQUEST, "model": "nobodys"})]).warnings[1:]
+        except LedgerUnavailable as error:
+            said = str(error)
+    assert f"denies this user {right}" in said
+    assert f"ACL SETUSER {'USER' if right == '~farm*' else 'farm-client'} {right}" in said or "farm recover" in said
+
+
+def test_a_doctor_that_lacks_a_right_says_which(
+    admin: redis.Redis, as_user: As, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    take_away(admin, "farm-reader", "+zcard")
+    code, checks = examined(as_user("farm-reader"), monkeypatch)
+    assert code == 1
+    assert "denies this user +zcard" in checks["jobs"]["detail"]
+    assert checks["jobs"]["mend"].startswith("grant it: ACL SETUSER farm-reader +zcard;")
+
+    take_away(admin, "farm-client", "~farm*")
+    code, checks = examined(as_user("farm-client"), monkeypatch)
+    assert code == 1
+    assert "denies this user ~farm*" in checks["redis writes"]["detail"]
+
+
+def test_a_worker_that_lacks_a_right_ends_and_says_which(
+    admin: redis.Redis, as_user: As, environment: dict[str, str], client: FarmClient
+) -> None:
+    client.check_bucket()
+    take_away(admin, "farm-worker", "+evalsha")
+    own = {**environment, **named_by_the_environment(as_user("farm-worker"))}
+    command = [sys.executable, "-m", "worker", "--device", "cpu"]
+    ended = subprocess.run(command, env=own, capture_output=True, encoding="utf-8", timeout=120)
+    assert ended.returncode == 1
+    assert "farm worker: Redis at " in ended.stderr
+    assert "denies this user +evalsha\n  grant it: ACL SETUSER farm-worker +evalsha;" in ended.stderr
+    assert "Traceback" not in ended.stderr
+
+
+def take_away(admin: redis.Redis, user: str, right: str) -> None:
+    less = "resetkeys" if right.startswith("~") else right.replace("+", "-")
+    admin.execute_command("ACL", "SETUSER", user, *GRANTS[user].split(), less)
+
+
+def examined(where: Settings, monkeypatch: pytest.MonkeyPatch) -> tuple[int, Mapping[str, Mapping[str, Any]]]:
+    """The exit code of `farm doctor`, and what it found, by name."""
+    monkeypatch.setattr("farm.stack.doctor.device", lambda: ok("device", "not asked"))
+    result = CliRunner().invoke(doctor, ["--json"], env=named_by_the_environment(where))
+    return result.exit_code, {check["name"]: check for check in json.loads(result.stdout)["checks"]}
