@@ -54,7 +54,7 @@ end
 -- the user lacks, says nothing of the data, and ends the operation.
 local function is_of_another_kind(answer)
   local trouble = type(answer) == 'table' and answer.err
-  if trouble and not string.find(trouble, 'WRONGTYPE') then error(answer) end
+  if trouble and not string.find(trouble, 'WRONGTYPE') then error(trouble, 0) end
   return trouble
 end
 

@@ -28,7 +28,6 @@ _log = logging.getLogger(__name__)
 
 _PROBE, _PROBE_SET, _PROBE_LIST = "probe", "probe:set", "probe:list"
 _PROBE_MS = 5_000
-_MOMENT = 0.01
 _RETRY_SECONDS = 1.0
 
 
@@ -77,9 +76,9 @@ class CarefulChannel(redis.Channel):
         """What Redis has against writing as kombu does, in a transaction, and against waiting for messages."""
         try:
             with self.conn_or_acquire() as client:
-                with client.pipeline() as pipeline:
-                    pipeline.set(_PROBE, "", px=_PROBE_MS).sadd(_PROBE_SET, "").delete(_PROBE_SET).execute()
-                client.brpop(_PROBE_LIST, timeout=_MOMENT)
+                client.set(_PROBE, "", px=_PROBE_MS)
+                with client.pipeline() as pipeline:  # in which nothing waits
+                    pipeline.sadd(_PROBE_SET, "").delete(_PROBE_SET).brpop(_PROBE_LIST, timeout=1).execute()
         except ResponseError as error:
             return error
         return None
@@ -87,7 +86,7 @@ class CarefulChannel(redis.Channel):
     @contextmanager
     def _told(self, refusal: ResponseError) -> Iterator[None]:
         denied = lack(refusal)
-        said = f"{refusal} ({denied.mend})" if denied else str(refusal)
+        said = f"this user lacks {denied.right} ({denied.mend})" if denied and denied.right else str(refusal)
         _log.warning("Redis refuses what the queue needs: %s; waiting until it does not", said)
         with self.intake.paused(f"Redis refuses: {said}"):
             yield

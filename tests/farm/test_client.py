@@ -15,7 +15,7 @@ from farm.client import FarmClient
 from farm.errors import FetchRefused, InvalidInput, LedgerUnavailable, WrongState
 from farm.limits import Limits
 from farm.manifest import read_manifest
-from farm.queue import depth
+from farm.queue import depth, lists
 from farm.request import JobRequest, LossRequest
 from tests.farm.rendering import Rendering, render
 from tests.ledgers import a_worker
@@ -61,7 +61,7 @@ def test_every_priority_has_its_own_list(client: FarmClient) -> None:
     for priority in range(10):
         client.submit([otter(priority=priority)])
     assert depth(client.ledger.redis, "emoji") == 10
-    assert client.ledger.redis.llen("farm.emoji") == 1  # priority 9: what Celery calls 0
+    assert client.ledger.redis.llen(lists("emoji")[0]) == 1  # priority 9: what Celery calls 0
 
 
 def test_the_same_batch_submitted_twice_is_one(client: FarmClient) -> None:

@@ -8,13 +8,14 @@ from typing import Any
 
 import pytest
 
-from farm.errors import JobNotFound, LedgerUnavailable
+from farm.errors import JobNotFound, LedgerRefused, LedgerUnavailable
 from farm.jobs import STATES
 from farm.ledger import Ledger
 from farm.queue import Queue
 from farm.records import Cursor
 from farm.settings import Settings
 from tests.ledgers import BATCH, job
+from tests.users import lesser
 from worker.crown import Crown
 from worker.reaper import Reaper
 
@@ -41,6 +42,20 @@ def looked_over(ledger: Ledger) -> None:
     cursor = Cursor()
     for _ in range(1 + ledger.redis.dbsize() // 100):
         cursor = ledger.look_over(cursor, number=500)
+
+
+@pytest.mark.parametrize("command", ["hmget", "hget", "xadd", "zadd"])
+def test_a_right_that_a_user_lacks_is_told_and_quarantines_nothing(
+    ledger: Ledger, servers: Settings, command: str
+) -> None:
+    ledger.create(BATCH, [job()])
+    with lesser(servers, ledger.redis, "~*", f"-{command}") as settings:
+        theirs = Ledger(settings, prefix=ledger._prefix)
+        with pytest.raises(LedgerRefused, match=rf"denies this user \+{command} \(grant it: ACL SETUSER lesser \+"):
+            theirs.claim(job().id, "w")
+        theirs.close()
+
+    assert ledger.quarantined() == {}
 
 
 @pytest.mark.parametrize("name", NEEDED)

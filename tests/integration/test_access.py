@@ -7,10 +7,8 @@ import re
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
 
 import pytest
 import redis
@@ -25,14 +23,12 @@ from farm.settings import Settings
 from farm.stack.verdict import ok
 from tests.integration.conftest import LONG, Launcher, Worker
 from tests.integration.test_lifecycle import in_the_middle
+from tests.users import as_user
 from tests.waiting import eventually
 
 DOCUMENT = Path(__file__).parents[2] / "deploy" / "OPERATIONS.md"
 GRANTS = dict(re.findall(r"^ACL SETUSER (farm-\w+) (.+)$", DOCUMENT.read_text(encoding="utf-8"), re.MULTILINE))
 REQUEST: dict[str, Any] = {"prompt": "a cat", "model": "rights", "steps": 5, "seed": 1}
-
-As = Callable[[str], Settings]
-"""The farm's settings with the name and password of a user of Redis."""
 
 
 @pytest.fixture
@@ -48,20 +44,10 @@ def admin(where: Settings) -> Iterator[redis.Redis]:
 
 
 @pytest.fixture
-def as_user(admin: redis.Redis, where: Settings) -> As:
-    def settings(user: str) -> Settings:
-        parts = urlsplit(where.redis_url)
-        host = parts.netloc.rpartition("@")[2]
-        return replace(where, redis_url=parts._replace(netloc=f"{user}:PASSWORD@{host}").geturl())
-
-    return settings
-
-
-@pytest.fixture
 def launch_as(
-    environment: dict[str, str], where: Settings, tiny_model: Path, tmp_path: Path, as_user: As
+    environment: dict[str, str], where: Settings, tiny_model: Path, tmp_path: Path, admin: redis.Redis
 ) -> Iterator[Callable[[str], Worker]]:
-    own = {**environment, **named_by_the_environment(as_user("farm-worker"))}
+    own = {**environment, **named_by_the_environment(as_user(where, "farm-worker"))}
     launcher = Launcher(own, where, tiny_model, tmp_path)
     yield lambda name: launcher(name, model="rights")
     launcher.end()
@@ -85,15 +71,15 @@ def denied(admin: redis.Redis) -> set[tuple[str, str]]:
 
 
 def test_all_that_a_farm_does_is_done_with_the_rights_of_the_document(
-    admin: redis.Redis, where: Settings, as_user: As, launch_as: Callable[[str], Worker], tmp_path: Path
+    admin: redis.Redis, where: Settings, launch_as: Callable[[str], Worker], tmp_path: Path
 ) -> None:
     admin.script_flush()  # as after a restart
-    with FarmClient(as_user("farm-client")) as client, FarmClient(as_user("farm-reader")) as reader:
+    with FarmClient(as_user(where, "farm-client")) as client, FarmClient(as_user(where, "farm-reader")) as reader:
         queued, long, unwanted = (
             client.submit([JobRequest.parse({**REQUEST, **fields})]).jobs[0] for fields in ({}, LONG, LONG)
         )
         client.cancel([unwanted])
-        with FarmClient(as_user("farm-worker")) as dead:
+        with FarmClient(as_user(where, "farm-worker")) as dead:
             assert dead.ledger.claim(queued, "w1", lease=0.0)
         launch_as("rightful")
         assert [status.state for status in reader.watch([queued])][-1] == "done"
@@ -113,9 +99,9 @@ def test_all_that_a_farm_does_is_done_with_the_rights_of_the_document(
 
 @pytest.mark.parametrize("user", GRANTS)
 def test_the_doctor_says_in_one_line_what_it_may_not_ask(
-    user: str, admin: redis.Redis, as_user: As, monkeypatch: pytest.MonkeyPatch
+    user: str, admin: redis.Redis, where: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    code, checks = examined(as_user(user), monkeypatch)
+    code, checks = examined(as_user(where, user), monkeypatch)
 
     assert code == 0
     assert checks["redis questions"]["detail"] == (
@@ -126,9 +112,9 @@ def test_the_doctor_says_in_one_line_what_it_may_not_ask(
 
 
 @pytest.mark.parametrize("right", ["+scan", "+evalsha", "+zadd", "+lpush", "~farm*"])
-def test_a_client_that_lacks_a_right_is_told_which(right: str, admin: redis.Redis, as_user: As) -> None:
+def test_a_client_that_lacks_a_right_is_told_which(right: str, admin: redis.Redis, where: Settings) -> None:
     take_away(admin, "farm-client", right)
-    with FarmClient(as_user("farm-client")) as client:
+    with FarmClient(as_user(where, "farm-client")) as client:
         try:
             [said] = client.submit([JobRequest.parse({**REQUEST, "model": "nobodys"})]).warnings[1:]
         except LedgerUnavailable as error:
@@ -138,26 +124,26 @@ def test_a_client_that_lacks_a_right_is_told_which(right: str, admin: redis.Redi
 
 
 def test_a_doctor_that_lacks_a_right_says_which(
-    admin: redis.Redis, as_user: As, monkeypatch: pytest.MonkeyPatch
+    admin: redis.Redis, where: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     take_away(admin, "farm-reader", "+zcard")
-    code, checks = examined(as_user("farm-reader"), monkeypatch)
+    code, checks = examined(as_user(where, "farm-reader"), monkeypatch)
     assert code == 1
     assert "denies this user +zcard" in checks["jobs"]["detail"]
     assert checks["jobs"]["mend"].startswith("grant it: ACL SETUSER farm-reader +zcard;")
 
     take_away(admin, "farm-client", "~farm*")
-    code, checks = examined(as_user("farm-client"), monkeypatch)
+    code, checks = examined(as_user(where, "farm-client"), monkeypatch)
     assert code == 1
     assert "denies this user ~farm*" in checks["redis writes"]["detail"]
 
 
 def test_a_worker_that_lacks_a_right_ends_and_says_which(
-    admin: redis.Redis, as_user: As, environment: dict[str, str], client: FarmClient
+    admin: redis.Redis, where: Settings, environment: dict[str, str], client: FarmClient
 ) -> None:
     client.check_bucket()
     take_away(admin, "farm-worker", "+evalsha")
-    own = {**environment, **named_by_the_environment(as_user("farm-worker"))}
+    own = {**environment, **named_by_the_environment(as_user(where, "farm-worker"))}
     command = [sys.executable, "-m", "worker", "--device", "cpu"]
     ended = subprocess.run(command, env=own, capture_output=True, encoding="utf-8", timeout=120)
     assert ended.returncode == 1

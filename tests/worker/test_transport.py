@@ -8,9 +8,7 @@ import logging
 import threading
 import time
 from collections.abc import Iterator
-from dataclasses import replace
 from typing import Any
-from urllib.parse import urlsplit
 
 import pytest
 import redis
@@ -24,6 +22,7 @@ from farm.ledger import Ledger
 from farm.queue import KEY_PREFIX, Queue, celery_app, lists, queue_name
 from farm.settings import Settings
 from tests.ledgers import job
+from tests.users import lesser
 from tests.waiting import eventually
 from worker import transport
 from worker.intake import Intake
@@ -47,7 +46,6 @@ def server(servers: Settings) -> Iterator[redis.Redis]:
     client.flushdb()
     yield client
     client.replicaof("NO", "ONE")
-    client.acl_deluser("lesser")
     client.close()
 
 
@@ -120,33 +118,22 @@ def test_a_connection_to_a_replica_is_made_when_it_takes_writes(
     assert reasons[0] and "read only replica" in reasons[0]
 
 
-def as_user(servers: Settings, server: redis.Redis, *rights: str) -> Settings:
-    """The settings of a user who may do everything to the farm's keys, but for `rights`, and nothing to others."""
-    everything = ("reset", "on", ">PASSWORD", "+@all", "-@dangerous", KEYS)
-    server.execute_command("ACL", "SETUSER", "lesser", *everything, *rights)
-    server.acl_log_reset()
-    parts = urlsplit(servers.redis_url)
-    host = parts.netloc.rpartition("@")[2]
-    return replace(servers, redis_url=parts._replace(netloc=f"lesser:PASSWORD@{host}").geturl())
-
-
 def test_a_right_that_is_denied_is_told_and_waited_for(
     servers: Settings, server: redis.Redis, intake: Intake, caplog: pytest.LogCaptureFixture
 ) -> None:
-    restricted = as_user(servers, server, "-brpop")
-
     def grant() -> None:
         eventually(lambda: not intake.is_open, "the intake is paused")
         server.execute_command("ACL", "SETUSER", "lesser", "+brpop")
 
     operator = threading.Thread(target=grant, daemon=True)
-    operator.start()
-    with celery_app(restricted).connection() as connection:
-        connection.default_channel.queue_declare("farm.x")
-    operator.join(60)
+    with lesser(servers, server, KEYS, "-brpop") as settings:
+        operator.start()
+        with celery_app(settings).connection() as connection:
+            connection.default_channel.queue_declare("farm.x")
+        operator.join(60)
 
     [line] = [entry.message for entry in caplog.records if entry.name == "worker.transport"]
-    assert "no permissions to run the 'brpop' command (grant it: ACL SETUSER lesser +brpop;" in line
+    assert "Redis refuses what the queue needs: this user lacks +brpop (grant it: ACL SETUSER lesser +brpop;" in line
 
 
 def test_what_another_application_has_not_acknowledged_is_left_to_it(
@@ -165,10 +152,6 @@ def test_what_another_application_has_not_acknowledged_is_left_to_it(
 
 
 def test_redelivery_touches_no_keys_but_the_farms(servers: Settings, server: redis.Redis, intake: Intake) -> None:
-    restricted = as_user(servers, server)
-    queue = Queue(restricted)
-    queue.publish([Waiting(job().id, "emoji", 5)])
-    queue.close()
     seen: list[Any] = []
     index = f"{KEY_PREFIX}unacked_index"
 
@@ -182,7 +165,10 @@ def test_redelivery_touches_no_keys_but_the_farms(servers: Settings, server: red
             connection.drain_events(timeout=1)
         return len(seen) >= wanted
 
-    with celery_app(restricted).connection() as connection:
+    with lesser(servers, server, KEYS) as settings, celery_app(settings).connection() as connection:
+        queue = Queue(settings)
+        queue.publish([Waiting(job().id, "emoji", 5)])
+        queue.close()
         channel = connection.default_channel
         with Consumer(channel, [Messages(queue_name("emoji"))], callbacks=[take]):
             eventually(lambda: drained(connection, 1), "it is delivered")
