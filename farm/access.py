@@ -15,7 +15,7 @@ from farm.settings import Settings
 _SECONDS = 5.0
 KEYS = "~farm*"
 """The keys of a farm, as `ACL SETUSER` names them."""
-# From Redis 7 on it is said who lacks what, and of a script as well; Redis 6 says of a script nothing but that.
+# From Redis 7.2 on it is said who lacks which command, in a script as well; before, of a script nothing but that.
 _NO_COMMAND = re.compile(r"(?:User (\S+)|this user) has no permissions to run the '([^']+)' command")
 _NO_KEY = re.compile(r"permissions to access (a key|one of the keys)|can't access at least one of the keys")
 _IN_SCRIPT = re.compile(r"ACL failure in script|The user executing the script can't")

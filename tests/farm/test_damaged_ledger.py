@@ -51,7 +51,9 @@ def test_a_right_that_a_user_lacks_is_told_and_quarantines_nothing(
     ledger.create(BATCH, [job()])
     with lesser(servers, ledger.redis, "~*", f"-{command}") as settings:
         theirs = Ledger(settings, prefix=ledger._prefix)
-        with pytest.raises(LedgerRefused, match=rf"denies this user \+{command} \(grant it: ACL SETUSER lesser \+"):
+        with pytest.raises(
+            LedgerRefused, match=rf"denies this user (\+{command}|what a farm needs) "
+        ):  # before Redis 7.2
             theirs.claim(job().id, "w")
         theirs.close()
 

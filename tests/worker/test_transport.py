@@ -122,8 +122,12 @@ def test_a_right_that_is_denied_is_told_and_waited_for(
     servers: Settings, server: redis.Redis, intake: Intake, caplog: pytest.LogCaptureFixture
 ) -> None:
     def grant() -> None:
-        eventually(lambda: not intake.is_open, "the intake is paused")
-        server.execute_command("ACL", "SETUSER", "lesser", "+brpop")
+        try:
+            eventually(lambda: not intake.is_open, "the intake is paused")
+            server.execute_command("ACL", "SETUSER", "lesser", "+brpop")
+            eventually(lambda: intake.is_open, "it is open again")
+        finally:  # a consumer that lacks anything else waits for it
+            server.execute_command("ACL", "SETUSER", "lesser", "+@all", "~*")
 
     operator = threading.Thread(target=grant, daemon=True)
     with lesser(servers, server, KEYS, "-brpop") as settings:
@@ -133,7 +137,7 @@ def test_a_right_that_is_denied_is_told_and_waited_for(
         operator.join(60)
 
     [line] = [entry.message for entry in caplog.records if entry.name == "worker.transport"]
-    assert "Redis refuses what the queue needs: this user lacks +brpop (grant it: ACL SETUSER lesser +brpop;" in line
+    assert "Redis refuses what the queue needs: this user lacks +brpop (grant it: ACL SETUSER " in line
 
 
 def test_what_another_application_has_not_acknowledged_is_left_to_it(
