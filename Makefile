@@ -4,16 +4,27 @@
 # make check   format, lint, types and import contracts
 # make bench   install, compare with diffusers, measure the farm, and rewrite the tables in deploy/ (15 minutes)
 # make gpu     OUT=gpu-record: prove the farm on this machine's GPU in eight minutes (deploy/GPU.md); without one, rehearse it
+# make lock    after a change of constraints.txt or of the dependencies: write the hashes in requirements/ anew, from PyPI
 # make clean   remove what the others made
 
 PYTHON ?= python3
 VENV := .venv
-PIP := $(VENV)/bin/python -m pip --disable-pip-version-check install --quiet --constraint constraints.txt
+PIP := $(VENV)/bin/python -m pip --disable-pip-version-check install --quiet
+
+# torch has another build, with another hash, for each kind of GPU, and brings the libraries of that GPU with it: these
+# alone are installed by version, without hashes.
+BY_PLATFORM := torch triton cuda-bindings cuda-pathfinder cuda-toolkit nvidia-cublas nvidia-cuda-cupti \
+    nvidia-cuda-nvrtc nvidia-cuda-runtime nvidia-cudnn-cu13 nvidia-cufft nvidia-cufile nvidia-curand nvidia-cusolver \
+    nvidia-cusparse nvidia-cusparselt-cu13 nvidia-nccl-cu13 nvidia-nvjitlink nvidia-nvshmem-cu13 nvidia-nvtx
+# PyPI's own hashes of every file of each release, for all platforms, whatever index this machine uses.
+LOCK := $(VENV)/locking/bin/uv pip compile --quiet --no-config --universal --python-version 3.11 --no-build \
+    --default-index https://pypi.org/simple --generate-hashes --no-annotate --no-header --constraint constraints.txt \
+    $(addprefix --no-emit-package ,$(BY_PLATFORM)) pyproject.toml
 
 MINUTES ?= 10
 OUT ?= gpu-record
 
-.PHONY: demo test soak check format bench gpu clean
+.PHONY: demo test soak check format bench gpu lock clean
 
 demo: $(VENV)/.farm
 	FARM_HOME="$${FARM_HOME:-$(CURDIR)/.farm}" $(VENV)/bin/farm demo
@@ -35,15 +46,18 @@ format: $(VENV)/.tools
 	$(VENV)/bin/ruff check --fix .
 
 # The farm with everything a laptop needs: the client, the two servers and a worker.
-$(VENV)/.farm: pyproject.toml constraints.txt
+# What setuptools builds of this clone needs nothing that is not locked: hence no isolation, which would fetch unlocked tools.
+$(VENV)/.farm: pyproject.toml constraints.txt requirements/run.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed; say make PYTHON=python3.12 …")'
 	@echo "Installing into $(VENV): a few minutes the first time, with PyTorch the largest part."
 	test -x $(VENV)/bin/python || $(PYTHON) -m venv $(VENV)
-	$(PIP) --editable '.[local,worker]'
+	$(PIP) --require-hashes --requirement requirements/run.txt
+	$(PIP) --constraint constraints.txt torch
+	$(PIP) --no-deps --no-build-isolation --editable .
 	@touch $@
 
-$(VENV)/.tools: $(VENV)/.farm
-	$(PIP) --editable '.[local,worker,bench,test,check]'
+$(VENV)/.tools: $(VENV)/.farm requirements/tools.txt
+	$(PIP) --require-hashes --requirement requirements/tools.txt
 	@touch $@
 
 bench: $(VENV)/.tools
@@ -51,6 +65,12 @@ bench: $(VENV)/.tools
 
 gpu: $(VENV)/.tools
 	$(VENV)/bin/python -m tests.gpu --out $(OUT)
+
+lock:
+	test -x $(VENV)/locking/bin/uv || $(PYTHON) -m venv $(VENV)/locking
+	$(VENV)/locking/bin/python -m pip --disable-pip-version-check install --quiet uv==0.13.9
+	$(LOCK) --extra local --extra worker --output-file requirements/run.txt
+	$(LOCK) --all-extras --output-file requirements/tools.txt
 
 clean:
 	rm -rf $(VENV) .farm renders gpu-record .pytest_cache .mypy_cache .ruff_cache .hypothesis *.egg-info
