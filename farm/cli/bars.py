@@ -14,6 +14,7 @@ from rich.progress_bar import ProgressBar
 from rich.text import Text
 
 from farm.cli.columns import Columns
+from farm.cli.output import plural
 from farm.cli.progress import tally
 from farm.cli.style import STYLES
 from farm.cli.thumbnails import LINES, Thumbnail, how_many, row
@@ -74,7 +75,8 @@ class Bars:
     def _screen(self) -> Group:
         with self._lock:
             statuses = list(self._latest.values())
-        pictures = self._pictures()
+        previews = self._previews()
+        pictures = self._pictures(previews)
         shown = _most_interesting(statuses, room=max(1, self._room() - (LINES if pictures else 0)))
         rows = Columns(
             *("job", "bar", "step", "state", "pace", "prompt"),
@@ -86,14 +88,14 @@ class Bars:
             rows.add(*self._row(status))
         if all(status.is_over for status in statuses):
             return Group(rows)  # the last picture stays; what is printed after it sums up
-        return Group(rows, *pictures, Text(self._summary(statuses, shown)))
+        undrawn = len(previews) - (len(self._thumbnails) if pictures else 0)
+        return Group(rows, *pictures, Text(self._summary(statuses, shown, undrawn)))
 
     def _room(self) -> int:
         return self._console.height - _LINES_BELOW
 
-    def _pictures(self) -> list[RenderableType]:
+    def _pictures(self, previews: Mapping[str, Preview]) -> list[RenderableType]:
         """A row of thumbnails, if there is anything to show and room for it beside one bar."""
-        previews = self._previews()
         if not previews or self._room() <= LINES:
             return []
         some = [previews[job] for job in sorted(previews)[: how_many(self._console.width)]]
@@ -117,10 +119,13 @@ class Bars:
             Text(one_line(status.prompt), style="dim"),
         )
 
-    def _summary(self, statuses: list[JobStatus], shown: list[JobStatus]) -> str:
+    def _summary(self, statuses: list[JobStatus], shown: list[JobStatus], undrawn: int) -> str:
+        """How it goes, and how much of it there is no room for: bars of jobs, and previews."""
         elapsed = time.monotonic() - self._started
         unseen = len(statuses) - len(shown)
-        return f"{tally(statuses)}   {elapsed:.0f} s" + (f"   and {unseen:,} more not shown" if unseen else "")
+        no_room = f"   and {unseen:,} more not shown" if unseen else ""
+        no_room += f"   no room for {plural(undrawn, 'preview')}" if undrawn else ""
+        return f"{tally(statuses)}   {elapsed:.0f} s{no_room}"
 
 
 def _bar(status: JobStatus, style: str, width: int) -> ProgressBar:

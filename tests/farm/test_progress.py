@@ -105,6 +105,15 @@ def test_pictures_are_drawn_below_the_bars_as_many_as_fit_side_by_side() -> None
     assert "38;2;0;0;255" in bottom and "255;0;0" not in bottom
     captions = lines[len(running) + LINES - 1]
     assert running[0].id in captions and running[1].id in captions and running[2].id not in captions
+    assert lines[-1].endswith("   no room for 1 preview")
+
+
+def test_previews_are_counted_where_no_line_is_left_for_them(screen: Console) -> None:
+    running = [status(index, "running", 15) for index in range(3)]
+    bars = Bars(screen, previews=lambda: previews_of(*running))
+    for one in running:
+        bars.show(one)
+    assert drawn(bars, screen)[-1].endswith("   no room for 3 previews")
 
 
 @pytest.mark.parametrize(("size", "drawn"), [((8, 4), (COLUMNS, 8)), ((4, 8), (16, 16)), ((1, 64), (1, 16))])
