@@ -1,40 +1,38 @@
-"""Models kept in a bucket: downloading every object below a prefix."""
+"""Models kept in a bucket: downloading what is loaded of them."""
 
 from __future__ import annotations
 
 import itertools
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from pathlib import Path
 from urllib.parse import urlsplit
 
 from farm.errors import ModelError
-from farm.keys import PICKLED_WEIGHTS
+from farm.keys import WEIGHTS
 from farm.settings import Settings
-from farm.storage import Storage
+from farm.storage import Storage, StoredObject
+from worker.models.weights import STEMS, weights_among
 
 _MAX_OBJECTS = 10_000
+_TEXTS = (".json", "/merges.txt")
+"""How the names of configurations and vocabularies end."""
 
 
 def bucket_fetcher(where: Settings) -> Callable[[str, Path], None]:
-    """A function that downloads all of an `s3://BUCKET/PREFIX`, on the farm's S3 server, into a directory.
+    """A function that downloads what is loaded of an `s3://BUCKET/PREFIX`, on the farm's S3 server, into a directory.
 
-    It raises `StorageError`, and `ModelError` for a prefix without objects or with a key that leaves it.
+    It raises `StorageError`, and `ModelError` for a prefix without a model or with a key that leaves it.
     """
 
     def fetch(url: str, directory: Path) -> None:
         parts = urlsplit(url)
         prefix = parts.path.strip("/") + "/"
         storage = Storage(replace(where, s3_bucket=parts.netloc))
-        # An empty object whose name ends in a slash is how some tools show a folder. Pickled weights are never read.
-        objects = [
-            stored
-            for stored in itertools.islice(storage.list(prefix), _MAX_OBJECTS)
-            if not stored.key.lower().endswith(("/", *PICKLED_WEIGHTS))
-        ]
+        objects = _worth_fetching(itertools.islice(storage.list(prefix), _MAX_OBJECTS), prefix)
         if not objects:
-            raise ModelError(f"{url} holds no objects", hint="it should hold model_index.json, unet/, vae/, …")
+            raise ModelError(f"{url} holds nothing of a model", hint="it should hold model_index.json, unet/, vae/, …")
         free = shutil.disk_usage(directory).free
         if (size := sum(stored.size for stored in objects)) > free:
             raise ModelError(f"{url} has {size:,} bytes, and {directory} has room for {free:,}")
@@ -45,6 +43,21 @@ def bucket_fetcher(where: Settings) -> Callable[[str, Path], None]:
             raise ModelError(f"{url} cannot be kept in {directory}: {error}") from error
 
     return fetch
+
+
+def _worth_fetching(objects: Iterable[StoredObject], prefix: str) -> list[StoredObject]:
+    """Configurations, vocabularies, and weights in one precision each.
+
+    Of a component without weights that could be loaded, what there is in their place: the loader says what is wrong.
+    """
+    by_name = {stored.key.removeprefix(prefix): stored for stored in objects}
+    weights = set(weights_among(by_name))
+    lacking = tuple(f"{component}/" for component in STEMS.keys() - {name.partition("/")[0] for name in weights})
+    return [
+        stored
+        for name, stored in by_name.items()
+        if name in weights or name.endswith(_TEXTS) or (name.endswith(WEIGHTS) and name.startswith(lacking))
+    ]
 
 
 def _place(directory: Path, name: str) -> Path:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 from huggingface_hub import get_cached_repo_tree, snapshot_download
@@ -11,7 +11,7 @@ from huggingface_hub.errors import CachedRepoTreeNotFoundError
 from farm.errors import ModelError
 from worker.models.disguises import first_line
 from worker.models.registry import HUB_CONFIG_FILES, Hub
-from worker.models.weights import STEMS, chosen
+from worker.models.weights import weights_among
 
 
 def download(source: Hub, *, instead: str) -> Path:
@@ -30,15 +30,6 @@ def download(source: Hub, *, instead: str) -> Path:
 def download_configuration(source: Hub, *, instead: str) -> Path:
     """The same of how a hub model is put together, without its weights."""
     return _snapshot(source, HUB_CONFIG_FILES, instead)
-
-
-def weights_among(files: Collection[str]) -> list[str]:
-    """Of a repository's files the weights that are loaded, in one precision each."""
-    found: list[str] = []
-    for component, stem in STEMS.items():
-        names = {file.removeprefix(f"{component}/") for file in files if file.startswith(f"{component}/")}
-        found += [f"{component}/{name}" for name in chosen(names, stem)]
-    return found
 
 
 def _snapshot(source: Hub, files: Sequence[str], instead: str) -> Path:

@@ -58,6 +58,15 @@ def chosen(names: Collection[str], stem: str) -> tuple[str, ...]:
     return ()
 
 
+def weights_among(files: Collection[str]) -> list[str]:
+    """Of a model's files the weights that are loaded, in one precision each."""
+    found: list[str] = []
+    for component, stem in STEMS.items():
+        names = {file.removeprefix(f"{component}/") for file in files if file.startswith(f"{component}/")}
+        found += [f"{component}/{name}" for name in chosen(names, stem)]
+    return found
+
+
 def find(name: str, directory: Path, stem: str) -> Weights:
     """The weights in a component's folder of the model `name`.
 

@@ -38,8 +38,30 @@ def test_all_of_a_prefix_is_fetched_but_what_is_pickled(servers: Settings, url: 
     assert files(tmp_path) == {"model_index.json", "unet/config.json"}
 
 
+def test_weights_are_fetched_in_one_precision_and_nothing_that_is_not_loaded(
+    servers: Settings, url: str, tmp_path: Path
+) -> None:
+    """Of a component whose weights have names by which they cannot be loaded, those: they are named in the error."""
+    loaded = {
+        *("model_index.json", "unet/config.json", "tokenizer/merges.txt", "farm.json"),
+        *(
+            "unet/diffusion_pytorch_model.safetensors.index.json",
+            "unet/diffusion_pytorch_model-00001-of-00001.safetensors",
+        ),
+        *("text_encoder/model.fp16.safetensors", "vae/mine.safetensors"),
+    }
+    not_loaded = {
+        *("unet/diffusion_pytorch_model.fp16.safetensors", "unet/flax_model.msgpack", "v1-5-pruned.safetensors"),
+        *("safety_checker/model.safetensors", "README.md", "text_encoder/model.onnx", "samples/otter.png"),
+    }
+    for name in loaded | not_loaded:
+        Storage(servers).put(key(url, name), b"{}", "application/octet-stream")
+    bucket_fetcher(servers)(url, tmp_path)
+    assert files(tmp_path) == loaded
+
+
 def test_a_prefix_of_nothing_is_told(servers: Settings, url: str, tmp_path: Path) -> None:
-    with pytest.raises(ModelError, match="holds no objects"):
+    with pytest.raises(ModelError, match="holds nothing of a model"):
         bucket_fetcher(servers)(url + "-not", tmp_path)
 
 

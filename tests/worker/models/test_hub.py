@@ -17,6 +17,7 @@ from worker.models import hub
 from worker.models.device import place
 from worker.models.loader import ModelLoader
 from worker.models.registry import BUILT_IN, HUB_CONFIG_FILES, STABLE_DIFFUSION_1_4, Hub, SingleFile
+from worker.models.weights import weights_among
 
 SD_1_5 = [
     *HUB_CONFIG_FILES,
@@ -114,15 +115,15 @@ def test_a_cache_of_exactly_these_files_serves_without_a_network(
 
 
 def test_one_precision_of_each_component_is_downloaded() -> None:
-    assert sorted(hub.weights_among(SD_1_5)) == sorted(WHOLE)
+    assert sorted(weights_among(SD_1_5)) == sorted(WHOLE)
     half = [file for file in SD_1_5 if file not in WHOLE]
-    assert sorted(hub.weights_among(half)) == [file.replace(".safetensors", ".fp16.safetensors") for file in WHOLE]
+    assert sorted(weights_among(half)) == [file.replace(".safetensors", ".fp16.safetensors") for file in WHOLE]
     shards = [
         "unet/diffusion_pytorch_model.safetensors.index.json",
         "unet/diffusion_pytorch_model-00001-of-00002.safetensors",
         "unet/diffusion_pytorch_model-00002-of-00002.safetensors",
     ]
-    assert set(hub.weights_among([*half, *shards])) >= set(shards)
+    assert set(weights_among([*half, *shards])) >= set(shards)
 
 
 def test_the_hub_is_asked_for_texts_alone_besides() -> None:
