@@ -14,6 +14,7 @@
     ├── WrongState               the job is not in a state in which this can be done
     ├── FetchRefused             a fetched object cannot be kept (checksum, other file)
     ├── ModelError               a model is unknown or cannot be loaded
+    │   └── ModelUnavailable     the hub does not answer, or a disk is full: it may be had later
     ├── RenderError              one job cannot be rendered; carries a stable `kind`
     └── StackError               the local farm cannot be started or stopped
         └── HomeRefused          its folder cannot be used, or others can write to it
@@ -96,6 +97,10 @@ class FetchRefused(FarmError):
 
 class ModelError(FarmError):
     """A model is unknown, incomplete, unsafe to load, or not of Stable Diffusion's layout."""
+
+
+class ModelUnavailable(ModelError):
+    """A model cannot be had now, for a cause that can pass: a hub that does not answer, a disk without room."""
 
 
 class RenderError(FarmError):

@@ -247,12 +247,30 @@ class Worker:
                 signal.signal(number, self._on_signal)
             self._state = "ready"
             self._announce()
+            threading.Thread(
+                target=self._served.keep_trying,
+                args=(self._leaving, partial(self._serve_also, consumer)),
+                name="models-again",
+                daemon=True,
+            ).start()
             _log.info("ready on %s: %s, %d slots", self._device, ", ".join(self._served.names), self._slots)
 
         worker_ready.connect(on_ready, weak=False)
         consumer.start()
         if self._state != "draining":
             raise FarmError("the queue's consumer ended by itself", hint="what came before this in the log says why")
+
+    def _serve_also(self, consumer: Any, name: str) -> None:
+        """Consume the queue of a model that came late: at once, and whenever the consumer connects again."""
+        queues, queue = consumer.app.amqp.queues, queue_name(name)
+        queues.select_add(queues[queue])
+
+        def consume() -> None:
+            if consumer.consumer.task_consumer is not None:
+                consumer.consumer.add_task_queue(queue)
+
+        consumer.consumer.call_soon(consume)  # on the consumer's own thread
+        self._announce()
 
     def _on_signal(self, number: int, _: FrameType | None) -> None:
         """First signal: take nothing more, checkpoint and hand back what is in hand. Second: leave at once."""

@@ -15,6 +15,8 @@ from safetensors.torch import save_file
 from farm.client import FarmClient
 from farm.jobs import JobStatus
 from farm.request import JobRequest
+from farm.settings import Settings
+from farm.storage import Storage
 from tests.integration.conftest import Launcher
 from tests.waiting import eventually
 
@@ -53,6 +55,51 @@ def test_the_others_are_served(
     assert check["verdict"] == "warn"
     assert f"{info.id} does not serve broken" in check["detail"]
     client.cancel([waiting])
+
+
+_ON_A_FULL_DISK = """
+import pathlib, shutil, sys, types
+import worker.models.service as service
+from worker.__main__ import main
+
+full, measured = pathlib.Path(sys.argv.pop()), shutil.disk_usage
+shutil.disk_usage = lambda path: types.SimpleNamespace(free=0) if full.exists() else measured(path)
+service.FIRST_WAIT = service.LONGEST_WAIT = 0.2
+main()
+"""
+"""A worker that never waits long, on a disk that is full as long as the file exists that is its last argument."""
+
+
+def test_a_model_that_can_be_had_later_is_served_then(
+    client: FarmClient,
+    where: Settings,
+    environment: dict[str, str],
+    finish: Callable[[list[str]], list[JobStatus]],
+    tiny_model: Path,
+    tmp_path: Path,
+) -> None:
+    for file in (path for path in tiny_model.rglob("*") if path.is_file()):
+        Storage(where).put(f"models/late/{file.relative_to(tiny_model)}", file.read_bytes(), "application/octet-stream")
+    models = ("--model", f"early={tiny_model}", "--model", f"late=s3://{where.s3_bucket}/models/late")
+    full, log = tmp_path / "full", tmp_path / "patient.log"
+    full.touch()
+    command = [sys.executable, "-c", _ON_A_FULL_DISK, "--name", "patient", "--device", "cpu", *models, str(full)]
+    with log.open("wb") as output:
+        process = subprocess.Popen(command, env=environment, stdout=output, stderr=subprocess.STDOUT)
+    try:
+        eventually(lambda: _served_by("patient", client) == ("early",), "the first is served")
+        (job,) = client.submit([request("late")]).jobs
+        full.unlink()
+        assert finish([job])[0].state == "done"
+        eventually(lambda: _served_by("patient", client) == ("early", "late"), "the second is announced")
+    finally:
+        process.kill()
+        process.wait()
+    assert log.read_text(encoding="utf-8").count("the model 'late' is not served") == 1
+
+
+def _served_by(name: str, client: FarmClient) -> tuple[str, ...]:
+    return next((w.models for w in client.workers() if w.id.startswith(f"{name}-") and w.state == "ready"), ())
 
 
 def test_a_local_farm_comes_up_with_the_others(

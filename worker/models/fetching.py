@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import itertools
 import shutil
 from collections.abc import Callable, Iterable
@@ -9,13 +10,14 @@ from dataclasses import replace
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from farm.errors import ModelError
+from farm.errors import ModelError, ModelUnavailable
 from farm.keys import WEIGHTS
 from farm.settings import Settings
 from farm.storage import Storage, StoredObject
 from worker.models.weights import STEMS, weights_among
 
 _MAX_OBJECTS = 10_000
+_FULL = (errno.ENOSPC, errno.EDQUOT)
 _TEXTS = (".json", "/merges.txt")
 """How the names of configurations and vocabularies end."""
 
@@ -23,7 +25,8 @@ _TEXTS = (".json", "/merges.txt")
 def bucket_fetcher(where: Settings) -> Callable[[str, Path], None]:
     """A function that downloads what is loaded of an `s3://BUCKET/PREFIX`, on the farm's S3 server, into a directory.
 
-    It raises `StorageError`, and `ModelError` for a prefix without a model or with a key that leaves it.
+    It raises `StorageError`, `ModelUnavailable` where there is no room for it, and `ModelError` for a prefix without a
+    model or with a key that leaves it.
     """
 
     def fetch(url: str, directory: Path) -> None:
@@ -35,12 +38,14 @@ def bucket_fetcher(where: Settings) -> Callable[[str, Path], None]:
             raise ModelError(f"{url} holds nothing of a model", hint="it should hold model_index.json, unet/, vae/, …")
         free = shutil.disk_usage(directory).free
         if (size := sum(stored.size for stored in objects)) > free:
-            raise ModelError(f"{url} has {size:,} bytes, and {directory} has room for {free:,}")
+            raise ModelUnavailable(f"{url} has {size:,} bytes, and {directory} has room for {free:,}")
         try:
             for stored in objects:
                 storage.download(stored.key, _place(directory, stored.key.removeprefix(prefix)), limit=stored.size)
         except (OSError, ValueError) as error:
-            raise ModelError(f"{url} cannot be kept in {directory}: {error}") from error
+            is_full = isinstance(error, OSError) and error.errno in _FULL
+            kind = ModelUnavailable if is_full else ModelError
+            raise kind(f"{url} cannot be kept in {directory}: {error}") from error
 
     return fetch
 

@@ -6,18 +6,26 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from huggingface_hub import get_cached_repo_tree, snapshot_download
-from huggingface_hub.errors import CachedRepoTreeNotFoundError
+from huggingface_hub.errors import (
+    CachedRepoTreeNotFoundError,
+    HFValidationError,
+    RepositoryNotFoundError,
+    RevisionNotFoundError,
+)
 
-from farm.errors import ModelError
+from farm.errors import ModelError, ModelUnavailable
 from worker.models.disguises import first_line
 from worker.models.registry import HUB_CONFIG_FILES, Hub
 from worker.models.weights import weights_among
+
+_NOT_THERE = (RepositoryNotFoundError, RevisionNotFoundError, HFValidationError)
+"""What the hub says of models that it does not have, or not for us."""
 
 
 def download(source: Hub, *, instead: str) -> Path:
     """The local snapshot of all that is loaded of a hub model. `instead` is what to use where there is no network.
 
-    Raises `ModelError` if it is neither in the cache nor on the hub.
+    Raises `ModelError` if it is neither in the cache nor on the hub, and `ModelUnavailable` if the hub cannot be asked.
     """
     directory = download_configuration(source, instead=instead)
     try:
@@ -36,7 +44,8 @@ def _snapshot(source: Hub, files: Sequence[str], instead: str) -> Path:
     try:
         return Path(snapshot_download(source.repository, revision=source.revision, allow_patterns=list(files)))
     except Exception as error:  # those of its HTTP client are no OSErrors, and other ones in each of its releases
-        raise ModelError(
+        kind = ModelError if isinstance(error, _NOT_THERE) else ModelUnavailable
+        raise kind(
             f"{source.repository}@{source.revision} cannot be downloaded from the hub: {first_line(error)}",
             hint=f"check the network, or give a local model: {instead}",
         ) from error

@@ -3,17 +3,25 @@
 from __future__ import annotations
 
 import logging
+import threading
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from farm.errors import FarmError, ModelError, StorageError
+from farm.errors import FarmError, ModelError, ModelUnavailable, StorageError
 from worker.models.pool import ModelPool
 
 _log = logging.getLogger(__name__)
 
+FIRST_WAIT, LONGEST_WAIT = 60.0, 3_600.0
+"""Seconds until a model is tried again for the first time; then twice as many each time, up to an hour."""
+_CAN_PASS = (ModelUnavailable, StorageError)
+
 
 class ModelService:
-    """Loads all models once. One that cannot be loaded is refused, and keeps the others from nothing."""
+    """Loads all models. One that cannot be loaded is refused, and keeps the others from nothing.
+
+    If the cause can pass, it is tried again now and then, until it is served.
+    """
 
     def __init__(self, names: Sequence[str], pool: ModelPool[Any], *, ask_bucket: Callable[[], None]) -> None:
         """`ask_bucket` raises `StorageError` if the farm's own bucket does not answer."""
@@ -61,8 +69,40 @@ class ModelService:
         if not self.names:
             raise self._none()
 
+    def keep_trying(self, leaving: threading.Event, on_served: Callable[[str], None]) -> None:
+        """Try those again whose cause can pass, until none is left or the worker leaves; each that comes is told."""
+        wait = FIRST_WAIT
+        while self._may_come and not leaving.wait(wait):
+            for name in self._may_come:
+                if self._try_again(name):
+                    on_served(name)
+            wait = min(2 * wait, LONGEST_WAIT)
+
+    @property
+    def _may_come(self) -> tuple[str, ...]:
+        return tuple(name for name, error in dict(self._errors).items() if isinstance(error, _CAN_PASS))
+
+    def _try_again(self, name: str) -> bool:
+        """Whether the model is served now. It is told why not only where that is for good."""
+        try:
+            with self._pool.using(name):
+                self._loaded.append(name)
+        except _CAN_PASS as error:
+            self._note(name, error)
+            return False
+        except ModelError as error:
+            self._refuse(name, error)
+            return False
+        del self._errors[name]
+        _log.info("the model '%s' is served now", name)
+        return True
+
     def _refuse(self, name: str, error: FarmError) -> None:
-        _log.error("the model '%s' is not served: %s", name, str(error))
+        later = "; it is tried again from time to time" if isinstance(error, _CAN_PASS) else ""
+        _log.error("the model '%s' is not served: %s%s", name, str(error), later)
+        self._note(name, error)
+
+    def _note(self, name: str, error: FarmError) -> None:
         # The error itself would hold on to what was loaded when it came up.
         self._errors[name] = type(error)(error.message, hint=error.hint)
 

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import secrets
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
-from farm.errors import ModelError
+from farm.errors import ModelError, ModelUnavailable
 from farm.settings import Settings
 from farm.storage import Storage
 from worker.models.fetching import _place, bucket_fetcher
@@ -68,6 +69,14 @@ def test_a_prefix_of_nothing_is_told(servers: Settings, url: str, tmp_path: Path
 def test_a_file_where_a_folder_should_be_is_told(servers: Settings, url: str, tmp_path: Path) -> None:
     (tmp_path / "unet").write_text("in the way", encoding="utf-8")
     with pytest.raises(ModelError, match="cannot be kept in"):
+        bucket_fetcher(servers)(url, tmp_path)
+
+
+def test_a_disk_without_room_may_have_some_later(
+    servers: Settings, url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("shutil.disk_usage", lambda _: SimpleNamespace(free=3))
+    with pytest.raises(ModelUnavailable, match="has room for 3"):
         bucket_fetcher(servers)(url, tmp_path)
 
 

@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from huggingface_hub.errors import CachedRepoTreeNotFoundError, LocalEntryNotFoundError
+from huggingface_hub.errors import CachedRepoTreeNotFoundError, HFValidationError, LocalEntryNotFoundError
 
-from farm.errors import ModelError
+from farm.errors import ModelError, ModelUnavailable
 from tests.tiny import build_tiny_model
 from tests.worker.models.original_layout import write_original_checkpoint
 from tests.worker.models.published import publish
@@ -143,7 +143,19 @@ def test_without_a_network_the_hub_is_named(
         raise LocalEntryNotFoundError("Cannot find an appropriate cached snapshot folder\nand more")
 
     monkeypatch.setattr(hub, "snapshot_download", snapshot_download)
-    with pytest.raises(ModelError, match=r"v1-4@133a\w* cannot be downloaded .*snapshot folder \(.*sd14=DIRECTORY\)"):
+    with pytest.raises(
+        ModelUnavailable, match=r"v1-4@133a\w* cannot be downloaded .*snapshot folder \(.*sd14=DIRECTORY\)"
+    ):
         loader.load("sd14", STABLE_DIFFUSION_1_4)
-    with pytest.raises(ModelError, match=r"cannot be downloaded .*mine=/.*m\.safetensors#config=DIRECTORY"):
+    with pytest.raises(ModelUnavailable, match=r"cannot be downloaded .*mine=/.*m\.safetensors#config=DIRECTORY"):
         loader.load("mine", SingleFile(file, None))
+
+
+def test_what_the_hub_does_not_have_is_not_waited_for(loader: ModelLoader, monkeypatch: pytest.MonkeyPatch) -> None:
+    def snapshot_download(*_args: Any, **_options: Any) -> str:
+        raise HFValidationError("is no name of a repository")
+
+    monkeypatch.setattr(hub, "snapshot_download", snapshot_download)
+    with pytest.raises(ModelError, match="is no name of a repository") as raised:
+        loader.load("sd14", STABLE_DIFFUSION_1_4)
+    assert not isinstance(raised.value, ModelUnavailable)

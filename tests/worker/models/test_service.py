@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import threading
 import weakref
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -10,10 +11,10 @@ from pathlib import Path
 
 import pytest
 
-from farm.errors import ModelError, StorageError
+from farm.errors import FarmError, ModelError, ModelUnavailable, StorageError
 from worker.models.pool import ModelPool
 from worker.models.registry import LocalDirectory, ModelRegistry, Source
-from worker.models.service import ModelService
+from worker.models.service import FIRST_WAIT, LONGEST_WAIT, ModelService
 
 
 @dataclass(eq=False)
@@ -104,6 +105,54 @@ def test_a_bucket_that_refuses_alone_is_that_models_fault() -> None:
     served.load()
     assert served.names == ("good",)
     assert served.refused == {"far": "access denied"}
+
+
+class Clock(threading.Event):
+    """An event that is never set in so many waits, and notes how long each was asked for."""
+
+    def __init__(self, waits: int) -> None:
+        super().__init__()
+        self.left, self.asked = waits, list[float]()
+
+    def wait(self, timeout: float | None = None) -> bool:
+        assert timeout is not None
+        self.asked.append(timeout)
+        self.left -= 1
+        return self.left < 0
+
+
+@pytest.mark.parametrize("cause", [StorageError("no such bucket"), ModelUnavailable("the hub does not answer")])
+def test_a_model_is_tried_again_until_it_can_be_had(cause: FarmError, caplog: pytest.LogCaptureFixture) -> None:
+    models: dict[str, Exception | None] = {"good": None, "late": cause, "bad": BROKEN}
+    served, pool = service(models)
+    served.load()
+    assert f"the model 'late' is not served: {cause}; it is tried again from time to time" in caplog.text
+    said = len(caplog.records)
+    clock, came = Clock(waits=20), list[str]()
+
+    served.keep_trying(clock, came.append)
+    assert clock.asked[:3] == [FIRST_WAIT, 2 * FIRST_WAIT, 4 * FIRST_WAIT]
+    assert max(clock.asked) == clock.asked[-1] == LONGEST_WAIT
+    assert (served.names, came, len(caplog.records)) == (("good",), [], said), "told once"
+
+    models["late"] = None
+    served.keep_trying(Clock(waits=20), came.append)
+    assert came == ["late"]
+    assert served.names == pool.warm == ("good", "late")
+    assert served.loaded == ("good", "late")
+    assert served.refused.keys() == {"bad"}
+
+
+def test_a_model_that_came_and_is_malformed_is_not_tried_again(caplog: pytest.LogCaptureFixture) -> None:
+    models: dict[str, Exception | None] = {"good": None, "late": ModelUnavailable("the disk is full")}
+    served, _ = service(models)
+    served.load()
+    models["late"] = BROKEN
+    clock = Clock(waits=20)
+    served.keep_trying(clock, lambda _: None)
+    assert clock.asked == [FIRST_WAIT]
+    assert served.refused == {"late": str(BROKEN)}
+    assert caplog.messages[-1] == f"the model 'late' is not served: {BROKEN}"
 
 
 def test_a_bug_is_not_hidden() -> None:
