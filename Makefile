@@ -4,7 +4,8 @@
 # make check   format, lint, types and import contracts
 # make bench   install, compare with diffusers, measure the farm, and rewrite the tables in deploy/ (15 minutes)
 # make gpu     OUT=gpu-record: prove the farm on this machine's GPU in eight minutes (deploy/GPU.md); without one, rehearse it
-# make lock    after a change of constraints.txt or of the dependencies: write the hashes in requirements/ anew, from PyPI
+# make lock    after a change of constraints.txt or of the dependencies: write the hashes in deploy/requirements/ anew, from PyPI
+# make audit   ask PyPI's advisories about every package that is installed; needs a network
 # make clean   remove what the others made
 
 PYTHON ?= python3
@@ -24,7 +25,7 @@ LOCK := $(VENV)/locking/bin/uv pip compile --quiet --no-config --universal --pyt
 MINUTES ?= 10
 OUT ?= gpu-record
 
-.PHONY: demo test soak check format bench gpu lock clean
+.PHONY: demo test soak check format bench gpu lock audit clean
 
 demo: $(VENV)/.farm
 	FARM_HOME="$${FARM_HOME:-$(CURDIR)/.farm}" $(VENV)/bin/farm demo
@@ -47,17 +48,17 @@ format: $(VENV)/.tools
 
 # The farm with everything a laptop needs: the client, the two servers and a worker.
 # What setuptools builds of this clone needs nothing that is not locked: hence no isolation, which would fetch unlocked tools.
-$(VENV)/.farm: pyproject.toml constraints.txt requirements/run.txt
+$(VENV)/.farm: pyproject.toml constraints.txt deploy/requirements/run.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed; say make PYTHON=python3.12 …")'
 	@echo "Installing into $(VENV): a few minutes the first time, with PyTorch the largest part."
 	test -x $(VENV)/bin/python || $(PYTHON) -m venv $(VENV)
-	$(PIP) --require-hashes --requirement requirements/run.txt
+	$(PIP) --require-hashes --requirement deploy/requirements/run.txt
 	$(PIP) --constraint constraints.txt torch
 	$(PIP) --no-deps --no-build-isolation --editable .
 	@touch $@
 
-$(VENV)/.tools: $(VENV)/.farm requirements/tools.txt
-	$(PIP) --require-hashes --requirement requirements/tools.txt
+$(VENV)/.tools: $(VENV)/.farm deploy/requirements/tools.txt
+	$(PIP) --require-hashes --requirement deploy/requirements/tools.txt
 	@touch $@
 
 bench: $(VENV)/.tools
@@ -69,8 +70,14 @@ gpu: $(VENV)/.tools
 lock:
 	test -x $(VENV)/locking/bin/uv || $(PYTHON) -m venv $(VENV)/locking
 	$(VENV)/locking/bin/python -m pip --disable-pip-version-check install --quiet uv==0.13.9
-	$(LOCK) --extra local --extra worker --output-file requirements/run.txt
-	$(LOCK) --all-extras --output-file requirements/tools.txt
+	$(LOCK) --extra local --extra worker --output-file deploy/requirements/run.txt
+	$(LOCK) --all-extras --output-file deploy/requirements/tools.txt
+
+# Strict: a package that PyPI could not be asked about is not one without a fault.
+audit:
+	test -x $(VENV)/auditing/bin/pip-audit || $(PYTHON) -m venv $(VENV)/auditing
+	$(VENV)/auditing/bin/python -m pip --disable-pip-version-check install --quiet pip-audit==2.10.1
+	$(VENV)/auditing/bin/pip-audit --strict --disable-pip --no-deps --requirement constraints.txt
 
 clean:
 	rm -rf $(VENV) .farm renders gpu-record .pytest_cache .mypy_cache .ruff_cache .hypothesis *.egg-info

@@ -25,7 +25,7 @@ def constraints() -> dict[str, str]:
 
 def locked(name: str) -> dict[str, tuple[str, list[str]]]:
     """The version and the hashes of each package in a lock file."""
-    text = (ROOT / "requirements" / name).read_text(encoding="utf-8").replace("\\\n", " ")
+    text = (ROOT / "deploy" / "requirements" / name).read_text(encoding="utf-8").replace("\\\n", " ")
     found = {}
     for line in text.splitlines():
         match = re.match(r"([\w.-]+)==(\S+)", line)
@@ -57,4 +57,4 @@ def test_make_installs_only_torch_and_this_clone_without_hashes() -> None:
         "--constraint constraints.txt torch",
         "--no-deps --no-build-isolation --editable .",
     ]
-    assert {f"--require-hashes --requirement requirements/{name}" for name in LOCKS} <= set(installing)
+    assert {f"--require-hashes --requirement deploy/requirements/{name}" for name in LOCKS} <= set(installing)
