@@ -63,7 +63,8 @@ def main(
         _check_name(name)
         access.check(settings.load())  # before torch, for it takes seconds
         with importing():
-            from worker.app import DEFAULT_MODELS, Options, start  # imports torch, which takes seconds
+            from worker.app import start  # imports torch, which takes seconds
+            from worker.options import DEFAULT_MODELS, Options
 
         _quiet_libraries()
         start(

@@ -268,7 +268,7 @@ class FarmClient:
             with contextlib.suppress(StorageError):  # what is left in the bucket does no harm
                 if one.checkpoint is not None:
                     self.storage.delete(keys.checkpoint(job, one.checkpoint))
-                if one.was_looked_at:
+                if one.had_preview:
                     self.storage.delete(keys.preview(job))
         return {job: one.before for job, one in cancelled.items()}
 

@@ -14,16 +14,16 @@ from farm.bucket.storage import Storage
 from farm.errors import ObjectDamaged, ObjectMissing, ObjectTooLarge
 from farm.ledger.ledger import Ledger
 
-LOOK_SECONDS = 15.0
+SUBSCRIPTION_SECONDS = 15.0
 """For so long workers keep previews up after somebody looked."""
 
 
 def look_at(ledger: Ledger, storage: Storage, jobs: Sequence[str]) -> dict[str, Preview]:
-    """The previews that there are of `jobs`; more appear while one goes on looking, at least every `LOOK_SECONDS`.
+    """The previews that there are of `jobs`; more come while one asks again, at least every `SUBSCRIPTION_SECONDS`.
 
     Raises `LedgerUnavailable`, `StorageError`.
     """
-    running = ledger.look_at(jobs, seconds=LOOK_SECONDS)
+    running = ledger.subscribe_previews(jobs, seconds=SUBSCRIPTION_SECONDS)
     return {job: preview for job in running if (preview := _read(storage, job))}
 
 

@@ -87,7 +87,7 @@ class _Left:
     attempts: set[int] = field(default_factory=set)
     complete: set[int] = field(default_factory=set)
     checkpoints: set[int] = field(default_factory=set)
-    crowned: bool = False
+    promoted: bool = False
 
 
 def _jobs(farm: FarmClient, batch: str) -> list[NewJob]:
@@ -109,7 +109,7 @@ def _left(farm: FarmClient, batch: str) -> dict[str, _Left]:
             continue
         job, attempt, name = match.groups()
         if attempt is None:
-            left[job].crowned |= name == "result.json"
+            left[job].promoted |= name == "result.json"
             continue
         left[job].attempts.add(int(attempt))
         if name == "result.json":
@@ -133,11 +133,11 @@ def _winner(farm: FarmClient, job: str, left: _Left) -> int | None:
 
     One that was not seen is from now on.
     """
-    if left.crowned and len(left.complete) == 1:
+    if left.promoted and len(left.complete) == 1:
         return min(left.complete)
-    crowned = _result(farm, job, keys.result(job)) if left.crowned else None
-    if crowned and crowned.attempt in left.complete:
-        return crowned.attempt
+    promoted = _result(farm, job, keys.result(job)) if left.promoted else None
+    if promoted and promoted.attempt in left.complete:
+        return promoted.attempt
     for attempt in sorted(left.complete, reverse=True):
         result = _result(farm, job, keys.attempt_result(job, attempt))
         if result and result.attempt == attempt:

@@ -15,7 +15,7 @@ from farm.errors import StackError
 
 _POLL = 0.02
 # A probe (`is_held`) holds the lock for a moment, and a guard clears up for a few; neither is a running farm.
-_PATIENCE = 5.0
+_TIMEOUT_SECONDS = 5.0
 
 
 class HomeLock:
@@ -68,7 +68,7 @@ def wait_free(path: Path, *, timeout: float) -> bool:
 
 
 def _acquire(descriptor: int, path: Path) -> None:
-    deadline = time.monotonic() + _PATIENCE
+    deadline = time.monotonic() + _TIMEOUT_SECONDS
     refusals = 0
     while not _try(descriptor):
         refusals += 1

@@ -62,7 +62,7 @@ local function is_id(text) return string.match(text, '^[0-9a-z]+%-%d+$') ~= nil 
 
 local NAMES = {
   'state', 'batch', 'model', 'priority', 'steps', 'step', 'attempt', 'deaths', 'submitted', 'worker', 'token',
-  'checkpoint', 'looked_at', 'finished'
+  'checkpoint', 'previews_until', 'finished'
 }
 local NUMBERS = { 'priority', 'steps', 'step', 'attempt', 'deaths', 'submitted' }
 
@@ -109,7 +109,7 @@ end
 local function take_out(id)
   for _, state in ipairs(STATES) do call('ZREM', index('state:' .. state), id) end
   call('ZREM', index('leases'), id)
-  call('ZREM', index('uncrowned'), id)
+  call('ZREM', index('unpromoted'), id)
   for _, model in ipairs(call('SMEMBERS', index('models'))) do
     call('ZREM', index('waiting:' .. model), id)
     call('ZREM', index('turn:' .. model), id)
@@ -326,9 +326,9 @@ function operations.checkpoint(id, worker, attempt, step)
 end
 
 -- reports: JSON list of [id, attempt, step]. Renews what the worker still holds. Returns two flat lists, id, attempt, …:
--- what it lost, and what somebody looks at.
+-- what it lost, and what previews are wanted of.
 function operations.renew(worker, lease, reports)
-  local lost, looked_at = {}, {}
+  local lost, previewed = {}, {}
   local function add(list, id, attempt)
     list[#list + 1] = id
     list[#list + 1] = attempt
@@ -342,20 +342,20 @@ function operations.renew(worker, lease, reports)
         set(id, 'step', step)
         tell(id, 'state', 'running', 'step', step)
       end
-      if now < (number(job.looked_at) or 0) then add(looked_at, id, attempt) end
+      if now < (number(job.previews_until) or 0) then add(previewed, id, attempt) end
     else
       add(lost, id, attempt)
     end
   end
-  return { lost, looked_at }
+  return { lost, previewed }
 end
 
--- jobs: JSON list of ids. For `duration` ms from now somebody looks at those that are not over. Returns the running ones.
-function operations.look_at(jobs, duration)
+-- jobs: JSON list of ids. For `duration` ms from now previews are wanted of those that are not over. Returns the running ones.
+function operations.subscribe_previews(jobs, duration)
   local running = {}
   for _, id in ipairs(cjson.decode(jobs)) do
     local job = named(id)
-    if job and not OVER[job.state] then set(id, 'looked_at', now + duration) end
+    if job and not OVER[job.state] then set(id, 'previews_until', now + duration) end
     if job and job.state == 'running' then running[#running + 1] = id end
   end
   return running
@@ -369,7 +369,7 @@ function operations.finish(id, worker, attempt, state, ...)
     if state == 'done' then set(id, 'step', job.steps) end
     if select('#', ...) > 0 then set(id, ...) end
     forget_checkpoint(id)
-    if state == 'done' then call('ZADD', index('uncrowned'), now, id) end
+    if state == 'done' then call('ZADD', index('unpromoted'), now, id) end
     move(job, state)
     return { state, 1 }
   end
@@ -381,23 +381,23 @@ end
 
 -- Done jobs whose own result has been missing for `age` ms; each is named again only after as long. Returns a flat
 -- list: id, key of the attempt's result, …
-function operations.uncrowned(age, limit)
+function operations.unpromoted(age, limit)
   local found = {}
-  for _, id in ipairs(call('ZRANGEBYSCORE', index('uncrowned'), '-inf', now - age, 'LIMIT', 0, limit)) do
+  for _, id in ipairs(call('ZRANGEBYSCORE', index('unpromoted'), '-inf', now - age, 'LIMIT', 0, limit)) do
     local job = examined(id)
     local result = job and job.state == 'done' and field(id, 'result')
     if result then
-      call('ZADD', index('uncrowned'), now, id)
+      call('ZADD', index('unpromoted'), now, id)
       found[#found + 1] = id
       found[#found + 1] = result
     elseif job then
-      call('ZREM', index('uncrowned'), id)
+      call('ZREM', index('unpromoted'), id)
     end
   end
   return found
 end
 
-function operations.crowned(id) return call('ZREM', index('uncrowned'), id) end
+function operations.promoted(id) return call('ZREM', index('unpromoted'), id) end
 
 -- A worker that leaves hands a job back; this is nobody's fault and counts for nothing.
 function operations.release(id, worker, attempt)
@@ -407,17 +407,17 @@ function operations.release(id, worker, attempt)
   return 1
 end
 
--- Whether reapers have come by all the time for `patience` ms, each well before that was over again. If not, Redis
+-- Whether reapers have come by all the time for `window` ms, each well before that was over again. If not, Redis
 -- was away, or all of them were, and renewals may have been lost: nothing is reaped until the healthy have had
--- `patience` ms without another silence to renew in. Judged here, since a reaper's own request may be what Redis was
+-- `window` ms without another silence to renew in. Judged here, since a reaper's own request may be what Redis was
 -- too late to answer. What cannot be is taken for silence.
-local function was_watched(patience)
+local function was_watched(window)
   local watch = call('HMGET', index('reaped'), 'last', 'from')
   local last, from = number(watch[1]), number(watch[2])
   call('HSET', index('reaped'), 'last', now)
-  if patience == 0 then return true end
-  if not last or not from or now - last > patience * 2 / 3 or from > now + patience then
-    call('HSET', index('reaped'), 'from', now + patience)
+  if window == 0 then return true end
+  if not last or not from or now - last > window * 2 / 3 or from > now + window then
+    call('HSET', index('reaped'), 'from', now + window)
     return false
   end
   return now >= from
@@ -443,7 +443,7 @@ end
 
 -- Drops what is of another type than everybody expects who reads it.
 local function make_room()
-  for _, name in ipairs({ 'jobs', 'batches', 'leases', 'uncrowned' }) do call('ZCARD', index(name)) end
+  for _, name in ipairs({ 'jobs', 'batches', 'leases', 'unpromoted' }) do call('ZCARD', index(name)) end
   for _, name in ipairs(STATES) do call('ZCARD', index('state:' .. name)) end
   for _, name in ipairs({ 'events', 'control' }) do call('XLEN', index(name)) end
   for _, model in ipairs(call('SMEMBERS', index('models'))) do call('ZCARD', index('waiting:' .. model)) end
@@ -451,12 +451,12 @@ local function make_room()
 end
 
 -- Requeues jobs whose lease lapsed, `limit` at most; one that outlived `deaths` workers fails. Nothing is reaped
--- until reapers have watched for `patience` ms (0: none is needed).
+-- until reapers have watched for `window` ms (0: none is needed).
 -- Returns a flat list: id, model, priority, 'queued' | 'failed', …
-function operations.reap(limit, deaths, patience)
+function operations.reap(limit, deaths, window)
   local taken = {}
   make_room()
-  if not was_watched(tonumber(patience)) then return taken end
+  if not was_watched(tonumber(window)) then return taken end
   for _, id in ipairs(call('ZRANGEBYSCORE', index('leases'), '-inf', now, 'LIMIT', 0, limit)) do
     local job = examined(id)
     if job and job.state ~= 'running' then
@@ -504,7 +504,7 @@ function operations.cancel(jobs)
     local before = job and job.state or (why == GONE and 'missing' or 'damaged')
     if job and not OVER[before] then cancel(job) end
     job = job or {}
-    for _, value in ipairs({ id, before, job.model or '', job.checkpoint or '', job.looked_at and 1 or 0 }) do
+    for _, value in ipairs({ id, before, job.model or '', job.checkpoint or '', job.previews_until and 1 or 0 }) do
       told[#told + 1] = value
     end
   end

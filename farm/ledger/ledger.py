@@ -7,7 +7,7 @@
 {prefix}:waiting:<model>   sorted set: queued jobs by the time their message was last published
 {prefix}:turn:<model>      sorted set: queued jobs by whose turn it is: priority, then submission
 {prefix}:leases            sorted set: running jobs by the time their lease lapses
-{prefix}:uncrowned         sorted set: done jobs by their end, until their result is where the bucket alone tells of it
+{prefix}:unpromoted        sorted set: done jobs by their end, until their result is where the bucket alone tells of it
 {prefix}:quarantine        hash: jobs whose record cannot be read, and why; `farm recover` makes them anew
 {prefix}:grant:<token>     the job that a claim was granted in place of another, lapsing by itself
 {prefix}:events            stream: what `farm watch` follows;  {prefix}:control: cancellations for workers
@@ -143,15 +143,15 @@ class Ledger:
     def renew(self, worker: str, held: Iterable[tuple[str, int, int]], *, lease: float = LEASE_SECONDS) -> Renewed:
         """Renew the leases on `held` (job, attempt, step) and record their steps."""
         answer = self._run("renew", worker, _milliseconds(lease), json.dumps(list(held)))
-        lost, looked_at = (frozenset((job, int(n)) for job, n in _in_groups(told, 2)) for told in answer)
-        return Renewed(lost, looked_at)
+        lost, previewed = (frozenset((job, int(n)) for job, n in _in_groups(told, 2)) for told in answer)
+        return Renewed(lost, previewed)
 
-    def look_at(self, jobs: Sequence[str], *, seconds: float) -> list[str]:
-        """For so long somebody looks at those of the jobs that are not over. Returns the running ones.
+    def subscribe_previews(self, jobs: Sequence[str], *, seconds: float) -> list[str]:
+        """For so long previews are wanted of those of the jobs that are not over. Returns the running ones.
 
         Their workers hear of it as they renew.
         """
-        return list(self._run("look_at", json.dumps(list(jobs)), _milliseconds(seconds)))
+        return list(self._run("subscribe_previews", json.dumps(list(jobs)), _milliseconds(seconds)))
 
     def finish(self, claim: Claim, worker: str, state: State, fields: dict[str, str]) -> bool:
         """End a running job as `done` or `failed`. False if another holds it by now, or it was cancelled."""
@@ -159,29 +159,29 @@ class Ledger:
         answer = self._run("finish", claim.job, worker, claim.attempt, state, *pairs)
         return bool(answer[1])
 
-    def crowned(self, job: str) -> None:
+    def promoted(self, job: str) -> None:
         """Note that a done job's own `result.json` has been written."""
-        self._run("crowned", job)
+        self._run("promoted", job)
 
-    def uncrowned(self, *, older_than: float, limit: int = 100) -> dict[str, str]:
+    def unpromoted(self, *, older_than: float, limit: int = 100) -> dict[str, str]:
         """Jobs done over `older_than` seconds ago whose worker has not come to write that file: their results' keys.
 
         Each is named again only after as long.
         """
-        found = self._run("uncrowned", _milliseconds(older_than), limit)
+        found = self._run("unpromoted", _milliseconds(older_than), limit)
         return dict(zip(found[::2], found[1::2], strict=True))
 
     def release(self, claim: Claim, worker: str) -> bool:
         """Hand a running job back to the queue, with no blame. False if it was not held any more."""
         return bool(self._run("release", claim.job, worker, claim.attempt))
 
-    def reap(self, *, limit: int = 100, deaths: int = MAX_DEATHS, patience: float = 0.0) -> list[Reaped]:
+    def reap(self, *, limit: int = 100, deaths: int = MAX_DEATHS, window: float = 0.0) -> list[Reaped]:
         """Requeue jobs whose lease lapsed; fail those that outlived `deaths` workers.
 
-        With `patience`, call it more often than that (in seconds): after a silence of two thirds of it, which may have
-        been an outage of Redis, nothing is reaped for `patience`. `limit` 0 only says that somebody watches.
+        With `window`, call it more often than that (in seconds): after a silence of two thirds of it, which may have
+        been an outage of Redis, nothing is reaped for `window`. `limit` 0 only says that somebody watches.
         """
-        reaped = self._run("reap", limit, deaths, _milliseconds(patience))
+        reaped = self._run("reap", limit, deaths, _milliseconds(window))
         return [Reaped(job, model, int(priority), state) for job, model, priority, state in _in_groups(reaped, 4)]
 
     def cancel(self, job: str) -> Cancelled:
@@ -483,5 +483,5 @@ def _milliseconds(seconds: float) -> int:
 
 
 def _cancelled(told: Sequence[Any]) -> Cancelled:
-    _, state, model, checkpoint, looked_at = told
-    return Cancelled(state, model, attempt_of(checkpoint), bool(looked_at))
+    _, state, model, checkpoint, previewed = told
+    return Cancelled(state, model, attempt_of(checkpoint), bool(previewed))

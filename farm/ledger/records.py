@@ -60,10 +60,10 @@ class Suspect(Exception):
 
 @dataclass(frozen=True)
 class Renewed:
-    """What a worker hears as it renews its leases: the attempts it lost, and those that somebody looks at."""
+    """What a worker hears as it renews its leases: the attempts it lost, and those that previews are wanted of."""
 
     lost: frozenset[Attempt]
-    looked_at: frozenset[Attempt]
+    previewed: frozenset[Attempt]
 
 
 @dataclass(frozen=True)
@@ -74,7 +74,7 @@ class Cancelled:
     model: str
     checkpoint: int | None
     """The attempt that left a checkpoint."""
-    was_looked_at: bool
+    had_preview: bool
     """There may be a preview."""
 
 

@@ -21,17 +21,17 @@ from farm.host import homes, lock
 from farm.settings import Settings, load_local
 from farm.stack import logs, state
 from farm.stack.layout import Layout
-from farm.stack.plan import PACKAGES, WORKER_COMMAND, WORKER_PREFIX, Plan
+from farm.stack.plan import PACKAGES, WORKER_COMMAND, WORKER_PREFIX, FarmPlan
 from farm.stack.process import how_ended
 
 if TYPE_CHECKING:
     from farm.jobs.status import WorkerInfo
 
-_START_PATIENCE = 180.0
-_STOP_PATIENCE = 60.0
+_START_TIMEOUT_SECONDS = 180.0
+_STOP_TIMEOUT_SECONDS = 60.0
 _AFTER_KILL = 10.0
 _POLL = 0.02
-_WORKER_PATIENCE = 60.0
+_WORKER_TIMEOUT_SECONDS = 60.0
 _WORKER_POLL = 0.1
 
 
@@ -51,7 +51,7 @@ def up(
     """
     from farm.stack.supervisor import Supervisor
 
-    plan = Plan(home, workers, tuple(models), tuple(worker_command))
+    plan = FarmPlan(home, workers, tuple(models), tuple(worker_command))
     asyncio.run(Supervisor(plan, ready).run())
 
 
@@ -61,14 +61,14 @@ def start_detached(
     models: Sequence[str] = (),
     *,
     worker_command: Sequence[str] = WORKER_COMMAND,
-    worker_grace: float = Plan.worker_grace,
-    timeout: float = _START_PATIENCE,
+    worker_grace: float = FarmPlan.worker_grace,
+    timeout: float = _START_TIMEOUT_SECONDS,
 ) -> Settings:
     """Start the farm of `home` as a daemon and wait, up to `timeout` seconds, until its servers answer.
 
     Raises as `up` does; the `StackError` of a server that does not start shows the end of its log.
     """
-    plan = Plan(home, workers, tuple(models), tuple(worker_command), worker_grace)
+    plan = FarmPlan(home, workers, tuple(models), tuple(worker_command), worker_grace)
     layout = Layout(home)
     layout.create()
     began = logs.size(layout.log("supervisor"))
@@ -92,7 +92,7 @@ def start_detached(
     return settings
 
 
-def stop(home: Path, timeout: float = _STOP_PATIENCE) -> bool:
+def stop(home: Path, timeout: float = _STOP_TIMEOUT_SECONDS) -> bool:
     """Stop the farm of `home`; False if none was running.
 
     After `timeout` seconds the supervisor is killed, and its children with it. Raises `StackError` when even that
@@ -103,9 +103,9 @@ def stop(home: Path, timeout: float = _STOP_PATIENCE) -> bool:
     if not lock.is_held(layout.lock):
         layout.state.unlink(missing_ok=True)
         return False
-    for number, patience in ((signal.SIGTERM, timeout), (signal.SIGKILL, _AFTER_KILL)):
+    for number, seconds in ((signal.SIGTERM, timeout), (signal.SIGKILL, _AFTER_KILL)):
         _signal_holder(layout, number)
-        if lock.wait_free(layout.lock, timeout=patience):
+        if lock.wait_free(layout.lock, timeout=seconds):
             layout.state.unlink(missing_ok=True)
             return True
     raise StackError(f"the farm in {home} does not stop", hint=f"see {layout.log('supervisor')}")
@@ -118,7 +118,7 @@ def status(home: Path) -> state.FarmStatus | None:
     return state.read(layout) if lock.holder(layout.lock) is not None else None
 
 
-def wait_for_workers(home: Path, settings: Settings, timeout: float = _WORKER_PATIENCE) -> bool:
+def wait_for_workers(home: Path, settings: Settings, timeout: float = _WORKER_TIMEOUT_SECONDS) -> bool:
     """Wait until as many workers as the farm of `home` runs have said that they are ready.
 
     False after `timeout` seconds: they are still loading. Raises `StackError` when one ended instead, with the end
@@ -157,7 +157,7 @@ def _refuse_ended(farm: state.FarmStatus) -> None:
             )
 
 
-def _spawn(plan: Plan, layout: Layout, ready: int) -> subprocess.Popen[bytes]:
+def _spawn(plan: FarmPlan, layout: Layout, ready: int) -> subprocess.Popen[bytes]:
     command = [sys.executable, "-m", "farm.stack.supervisor", "--home", str(plan.home), "--ready-fd", str(ready)]
     command += ["--workers", str(plan.workers), "--worker-grace", str(plan.worker_grace)]
     command += [f"--model={model}" for model in plan.resolved_models()]

@@ -19,7 +19,7 @@ import time
 from collections.abc import Iterable
 from pathlib import Path
 
-_PATIENCE = 3.0
+_TIMEOUT_SECONDS = 3.0
 _POLL = 0.01
 
 
@@ -51,7 +51,7 @@ def groups_left(lines: Iterable[bytes]) -> set[int]:
 
 def wait_until_gone(groups: set[int]) -> None:
     """Wait a few seconds until no process of the groups is left. Then the farm's home is free (see `lock.py`)."""
-    deadline = time.monotonic() + _PATIENCE
+    deadline = time.monotonic() + _TIMEOUT_SECONDS
     while time.monotonic() < deadline and any(map(lives, groups)):
         time.sleep(_POLL)
 

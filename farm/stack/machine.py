@@ -27,7 +27,7 @@ print(json.dumps({
     "threads": torch.get_num_threads(),
 }))
 """
-_PATIENCE = 120.0
+_TIMEOUT_SECONDS = 120.0
 
 
 def packages() -> Check:
@@ -51,10 +51,10 @@ def device() -> Check:
             capture_output=True,
             encoding="utf-8",
             errors="replace",
-            timeout=_PATIENCE,
+            timeout=_TIMEOUT_SECONDS,
         )
     except subprocess.TimeoutExpired:
-        return fail("device", f"torch does not load within {_PATIENCE:g} s", mend="does 'nvidia-smi' answer?")
+        return fail("device", f"torch does not load within {_TIMEOUT_SECONDS:g} s", mend="does 'nvidia-smi' answer?")
     if answer.returncode != 0:
         last = (answer.stderr.strip().splitlines() or [f"exit status {answer.returncode}"])[-1]
         return fail("device", f"torch does not load: {last}", mend=mend)

@@ -25,10 +25,10 @@ PACKAGES = Path(farm.__file__).parent.parent
 
 
 @dataclass(frozen=True)
-class Plan:
+class FarmPlan:
     """A farm to start. `models` are `NAME` or `NAME=SOURCE`; `worker_command` gets `--name` and `--model` appended.
 
-    `worker_grace` is how long, in seconds, a worker may take to hand its jobs back: longer than its own patience.
+    `worker_grace` is how long, in seconds, a worker may take to hand its jobs back: longer than its own grace.
     """
 
     home: Path
@@ -49,7 +49,7 @@ class Plan:
         return [_from_anywhere(model) for model in self.models]
 
 
-def worker_programs(plan: Plan) -> list[Program]:
+def worker_programs(plan: FarmPlan) -> list[Program]:
     """The workers `local-1` … `local-N`, each talking to the local farm of the plan's home."""
     layout = Layout(plan.home)
     models = [argument for model in plan.resolved_models() for argument in ("--model", model)]
@@ -69,7 +69,7 @@ def worker_programs(plan: Plan) -> list[Program]:
     ]
 
 
-def _worker_environment(plan: Plan, environment: Mapping[str, str]) -> dict[str, str]:
+def _worker_environment(plan: FarmPlan, environment: Mapping[str, str]) -> dict[str, str]:
     kept = {
         name: value
         for name, value in environment.items()

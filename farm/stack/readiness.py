@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from farm.bucket.storage import Storage
 
 # Seconds. Loading a long append-only file, or many volumes, from a slow disk takes a while.
-_PATIENCE = 120.0
+_TIMEOUT_SECONDS = 120.0
 _POLL = 0.02
 _REFUSALS = 10.0
 
@@ -110,11 +110,11 @@ async def _before_exit(child: Child, readiness: Coroutine[Any, Any, None]) -> No
     program = child.program
     ready, ended = asyncio.create_task(readiness), asyncio.create_task(child.ended())
     try:
-        await asyncio.wait({ready, ended}, timeout=_PATIENCE, return_when=asyncio.FIRST_COMPLETED)
+        await asyncio.wait({ready, ended}, timeout=_TIMEOUT_SECONDS, return_when=asyncio.FIRST_COMPLETED)
         if ended.done():
             raise ServerExited(with_log(f"{program.name} did not start ({how_ended(ended.result())})", child))
         if not ready.done():
-            raise StackError(with_log(f"{program.name} is not ready after {_PATIENCE:g} s", child))
+            raise StackError(with_log(f"{program.name} is not ready after {_TIMEOUT_SECONDS:g} s", child))
         ready.result()
     finally:
         ready.cancel()

@@ -26,7 +26,7 @@ from farm.stack import credentials, logs, readiness, servers, state
 from farm.stack.certificates import AUTHORITY
 from farm.stack.layout import Layout
 from farm.stack.orphans import Guard
-from farm.stack.plan import Plan, worker_programs
+from farm.stack.plan import FarmPlan, worker_programs
 from farm.stack.process import Child, Program
 
 _log = logging.getLogger(__name__)
@@ -40,7 +40,7 @@ _TRIM_EVERY = 60.0
 class Supervisor:
     """One local farm, from `run` until a signal. `ready` is called once with its settings."""
 
-    def __init__(self, plan: Plan, ready: Callable[[Settings], None]) -> None:
+    def __init__(self, plan: FarmPlan, ready: Callable[[Settings], None]) -> None:
         self._plan = plan
         self._ready = ready
         self._layout = Layout(plan.home)
@@ -187,18 +187,18 @@ def main() -> int:
     parser.add_argument("--workers", type=int, default=1)
     parser.add_argument("--model", action="append", default=[])
     parser.add_argument("--worker-command", type=json.loads, default=None)
-    parser.add_argument("--worker-grace", type=float, default=Plan.worker_grace)
+    parser.add_argument("--worker-grace", type=float, default=FarmPlan.worker_grace)
     parser.add_argument("--ready-fd", type=int, required=True)
     options = parser.parse_args()
 
     log_to_stderr(logging.INFO, "%(asctime)s %(levelname)s %(message)s")
     with os.fdopen(options.ready_fd, "w", encoding="utf-8") as starter:
         try:
-            plan = Plan(
+            plan = FarmPlan(
                 home=options.home,
                 workers=options.workers,
                 models=tuple(options.model),
-                worker_command=tuple(options.worker_command or Plan.worker_command),
+                worker_command=tuple(options.worker_command or FarmPlan.worker_command),
                 worker_grace=options.worker_grace,
             )
             asyncio.run(Supervisor(plan, ready=lambda _: _tell(starter, error=None)).run())

@@ -29,7 +29,7 @@ _ALONE = f"""
 import json, sys, time
 from dataclasses import replace
 from pathlib import Path
-from worker.runtime import settle
+from worker.host.runtime import settle
 settle()
 import torch
 torch.set_num_threads(1)

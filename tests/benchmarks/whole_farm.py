@@ -23,7 +23,7 @@ stages = []
 def note(name):
     stages.append((name, time.time() - begun, time.process_time()))
 note("the interpreter")
-from worker.runtime import importing, settle
+from worker.host.runtime import importing, settle
 settle()
 with importing():
     import torch

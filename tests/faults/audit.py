@@ -98,9 +98,9 @@ def _has_one_result(
     if sum(happening.state == "done" and happening.why != "recovered" for happening in history) > 1:
         found.duplicated += 1
         found.complaints.append(f"{status.id}: was done more than once")
-    crowned = keys.result(status.id) in stored
+    promoted = keys.result(status.id) in stored
     if status.state != "done":
-        if crowned or status.result:
+        if promoted or status.result:
             found.duplicated += 1
             found.complaints.append(f"{status.id}: is {status.state} and has a result")
         return
@@ -108,7 +108,7 @@ def _has_one_result(
     if status.result != won:
         found.complaints.append(f"{status.id}: attempt {status.attempt} won, the ledger names {status.result}")
         return
-    if not crowned:
+    if not promoted:
         found.complaints.append(f"{status.id}: done, and has no result.json")
         return
     try:

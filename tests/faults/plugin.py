@@ -12,7 +12,7 @@ _MODULE = """
 import contextlib, os, signal, threading, time
 from pathlib import Path
 
-from farm.losses import Argument, LossDeclaration
+from farm.jobs.losses import Argument, LossDeclaration
 
 FLAGS = Path(os.environ["FAULT_FLAGS"])
 

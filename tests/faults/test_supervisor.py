@@ -30,13 +30,13 @@ from tests.faults.processes import working_in
 from tests.stack.farms import Farm, end, lives
 from tests.tiny import build_tiny_model
 from tests.waiting import eventually
-from worker.app import EXIT_HUNG
+from worker.engine.watchdog import EXIT_HUNG
 
 # A worker that calls four seconds without progress a hang: five minutes, on a CPU, are long for a test.
 IMPATIENT = """
 import functools
-from worker import app
-app.Options = functools.partial(app.Options, stall_seconds=4.0)
+from worker import options
+options.Options = functools.partial(options.Options, stall_seconds=4.0)
 from worker.__main__ import main
 main()
 """

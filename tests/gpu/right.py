@@ -19,8 +19,8 @@ from worker.bench.pipelines import Pipelines
 from worker.bench.workloads import Job
 from worker.diffusion.losses import load_losses
 from worker.engine.request import Pixels, RenderRequest
-from worker.engine.request_state import board
-from worker.engine.rows import advance
+from worker.engine.request_state import prepare
+from worker.engine.rows import run_step
 from worker.models.device import place
 from worker.models.model import LoadedModel
 
@@ -52,11 +52,11 @@ def _one_job(model: LoadedModel, steps: int, sampler: SamplerName) -> Job:
 
 def _latents(model: LoadedModel, job: Job) -> Tensor:
     """The last latents [4, h, w] of a job that is rendered alone, on the CPU."""
-    flight = board(RenderRequest(job.id, job.spec, model), load_losses(), 0, Future())
-    while not flight.is_done:
-        step = advance([flight], padded_rows=None, gradient_chunk=1)
-        flight.advance(step.x[0], step.history[0])
-    return flight.x.float().cpu()
+    state = prepare(RenderRequest(job.id, job.spec, model), load_losses(), 0, Future())
+    while not state.is_done:
+        step = run_step([state], padded_rows=None, gradient_chunk=1)
+        state.commit(step.x[0], step.history[0])
+    return state.x.float().cpu()
 
 
 def _bfloat16(facts: Facts, subjects: Subjects) -> None:

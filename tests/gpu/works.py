@@ -49,7 +49,7 @@ def _tried(facts: Facts, subjects: Subjects, kind: Kind, dtype: torch.dtype, nam
 def _memory(facts: Facts, model: LoadedModel, subjects: Subjects, name: str) -> None:
     """Whether a full batch takes what one row, measured as the model was loaded, said that it would."""
     assert model.memory
-    text = model.text_memory.of(model.prompts.encode(""))
+    text = model.cross_attention.of(model.prompts.encode(""))
     rows, pictures = subjects.rows, 4
     forward = highest(lambda: costing.forward(model, text, rows), model.device) / (rows * model.memory.row)
     decode = highest(lambda: costing.decode(model, pictures), model.device) / (pictures * model.memory.picture)
@@ -65,7 +65,7 @@ def _every_kind(facts: Facts, model: LoadedModel, subjects: Subjects, name: str)
     with engine(subjects.rows, snapshot_seconds=1e-3) as one:
         futures = {}
         for request, observer in zip(requests(model, jobs), noted, strict=True):
-            observer.ask = lambda one=one, job=request.id: one.look_at(job)  # type: ignore[misc]
+            observer.ask = lambda one=one, job=request.id: one.want_preview(job)  # type: ignore[misc]
             futures[request.id] = one.submit(replace(request, observer=observer))
         failed = {job: str(error) for job, future in futures.items() if (error := future.exception(_LONGEST))}
     flat = [job for job, future in futures.items() if job not in failed and not future.result().pixels.std()]

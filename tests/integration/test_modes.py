@@ -100,8 +100,8 @@ def test_the_bucket_holds_what_the_result_names(client: FarmClient, submit: Any,
         data = client.storage.get(stored.key)
         assert (hashlib.sha256(data).hexdigest(), len(data)) == (stored.sha256, stored.size)
         assert stored.key.startswith(f"jobs/{job}/{status.attempt}/")
-    crowned = JobResult.from_json(client.storage.get(keys.result(job)), key=keys.result(job))
-    assert crowned == result
+    promoted = JobResult.from_json(client.storage.get(keys.result(job)), key=keys.result(job))
+    assert promoted == result
     assert (result.spec.width, result.spec.height) == (64, 64)
 
 

@@ -91,7 +91,7 @@ def test_no_secret_is_told_anywhere(watched: Watched) -> None:
         fail_in_every_way(watched)
         records, objects = everything_stored(watched.where)
 
-    looked_at = {
+    previewed = {
         "command lines": "\n".join(commands),
         "records of Redis": "\n".join(records),
         "objects": "\n".join(objects),
@@ -101,8 +101,8 @@ def test_no_secret_is_told_anywhere(watched: Watched) -> None:
             for log in Layout(watched.home).logs.iterdir()
         },
     }
-    assert all(looked_at.values()), [name for name, text in looked_at.items() if not text]
-    found = [(name, secret) for name, text in looked_at.items() for secret in ALL if secret in text]
+    assert all(previewed.values()), [name for name, text in previewed.items() if not text]
+    found = [(name, secret) for name, text in previewed.items() for secret in ALL if secret in text]
     assert not found
 
 

@@ -37,7 +37,7 @@ Foreground = Callable[[str], subprocess.Popen[str]]
 FOREGROUND = """
 import functools, sys
 from farm import keys, stack
-from farm.cli.stack import up
+from farm.cli.commands.stack import up
 stack.up = functools.partial(stack.up, worker_command=(sys.executable, "-c", sys.argv.pop()))
 up(["--workers", "2"])
 """
@@ -141,14 +141,14 @@ def test_a_log_that_was_trimmed_is_quoted_from_its_beginning(tmp_path: Path) -> 
 )
 def test_what_cannot_be_started_is_refused(tmp_path: Path, workers: int, models: tuple[str, ...]) -> None:
     with pytest.raises(InvalidInput):
-        plan.Plan(tmp_path, workers, models)
+        plan.FarmPlan(tmp_path, workers, models)
 
 
 def test_a_pickled_model_is_told_for_what_it_is(tmp_path: Path) -> None:
     file = tmp_path / "old.CKPT"
     file.touch()
     with pytest.raises(InvalidInput, match=r"--model: 'old' comes from .*old\.CKPT, which is pickled .*\.safetensors"):
-        plan.Plan(tmp_path, 1, (f"old={file}",))
+        plan.FarmPlan(tmp_path, 1, (f"old={file}",))
 
 
 def test_the_models_known_by_name_are_those_of_the_worker() -> None:
@@ -161,12 +161,12 @@ def test_workers_share_the_cores(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     monkeypatch.setenv("FARM_S3_BUCKET", "elsewhere")
     monkeypatch.setattr(plan, "usable_cores", lambda: 8)
     monkeypatch.setattr(plan, "has_gpu", lambda: False)
-    environments = [program.environment for program in plan.worker_programs(plan.Plan(tmp_path, 3))]
+    environments = [program.environment for program in plan.worker_programs(plan.FarmPlan(tmp_path, 3))]
     assert [environment["OMP_NUM_THREADS"] for environment in environments] == ["2"] * 3
     assert not {"FARM_REDIS_URL", "FARM_S3_BUCKET"} & environments[0].keys()
 
     monkeypatch.setattr(plan, "has_gpu", lambda: True)
-    assert "OMP_NUM_THREADS" not in plan.worker_programs(plan.Plan(tmp_path, 3))[0].environment
+    assert "OMP_NUM_THREADS" not in plan.worker_programs(plan.FarmPlan(tmp_path, 3))[0].environment
 
 
 def test_models_here_are_named_absolutely(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -176,8 +176,8 @@ def test_models_here_are_named_absolutely(tmp_path: Path, monkeypatch: pytest.Mo
     for name in ("a.safetensors", "B.SAFETENSORS"):  # as the hub's cache keeps files
         (tmp_path / name).symlink_to(tmp_path / "blob")
     given = ("mine=./mine", "hub=some/model@1", "one=a.safetensors#config=mine", "emoji", "s3=s3://a/b.safetensors")
-    assert plan.Plan(tmp_path, 1, ("two=B.SAFETENSORS",)).resolved_models() == [f"two={tmp_path / 'B.SAFETENSORS'}"]
-    assert plan.Plan(tmp_path, 1, given).resolved_models() == [
+    assert plan.FarmPlan(tmp_path, 1, ("two=B.SAFETENSORS",)).resolved_models() == [f"two={tmp_path / 'B.SAFETENSORS'}"]
+    assert plan.FarmPlan(tmp_path, 1, given).resolved_models() == [
         f"mine={tmp_path / 'mine'}",
         "hub=some/model@1",
         f"one={tmp_path / 'a.safetensors'}#config={tmp_path / 'mine'}",

@@ -22,8 +22,8 @@ from worker.bench.replay import Arrival, Costs
 from worker.diffusion import latents
 from worker.diffusion.losses import Losses, load_losses
 from worker.engine.request import RenderRequest
-from worker.engine.request_state import Flight, board
-from worker.engine.rows import advance
+from worker.engine.request_state import RequestState, prepare
+from worker.engine.rows import run_step
 from worker.models.model import LoadedModel
 
 ROWS = (1, 2, 4, 8, 16, 32, 64)
@@ -49,7 +49,7 @@ def decode(model: LoadedModel, count: int) -> Tensor:
 def measure(model: LoadedModel, pipelines: Pipelines, rows: int) -> Costs:
     """The costs of this machine now."""
     text = model.prompts.encode("")
-    embedding, memory = text.embedding[0], model.text_memory.of(text)
+    embedding, memory = text.embedding[0], model.cross_attention.of(text)
     losses = load_losses()
     numbers = itertools.count()
     short, long = (_pipeline_seconds(model, pipelines, steps) for steps in (_SHORT, _LONG))
@@ -85,32 +85,32 @@ def overhead_of_a_tick(model: LoadedModel, *, jobs: int, ticks: int = 12) -> dic
     for _ in range(ticks):
         with metered(model) as meter:
             begun = time.perf_counter()
-            step = advance(together, padded_rows=None, gradient_chunk=4)
+            step = run_step(together, padded_rows=None, gradient_chunk=4)
             torch.isfinite(step.x).flatten(1).all(dim=1).tolist()
-            for index, flight in enumerate(together):
-                flight.advance(step.x[index], step.history[index])
+            for index, state in enumerate(together):
+                state.commit(step.x[index], step.history[index])
             whole = time.perf_counter() - begun
         overheads.append(whole - meter.seconds)
         shares.append((whole - meter.seconds) / whole)
     return {"jobs": len(together), "seconds": statistics.median(overheads), "share": statistics.median(shares)}
 
 
-def _board_new(model: LoadedModel, losses: Losses, number: int) -> Flight:
+def _board_new(model: LoadedModel, losses: Losses, number: int) -> RequestState:
     """A job with a prompt that was not seen before."""
     job = workloads.alike(model, 1, steps=30)[0]
     new = job.spec.conditioning.model_copy(update={"prompts": (WeightedPrompt(text=f"otter number {number}"),)})
     request = RenderRequest(job.id, job.spec.model_copy(update={"conditioning": new}), model)
-    return board(request, losses, 0, Future())
+    return prepare(request, losses, 0, Future())
 
 
-def _boarded(model: LoadedModel, count: int, *, steps: int) -> list[Flight]:
+def _boarded(model: LoadedModel, count: int, *, steps: int) -> list[RequestState]:
     """Jobs from noise, of every sampler, ready for their first step."""
     jobs = [
         workloads.alike(model, count, steps=steps, sampler=sampler)[number]
         for number, sampler in zip(range(count), SAMPLERS * count, strict=False)
     ]
     losses = load_losses()
-    return [board(RenderRequest(job.id, job.spec, model), losses, n, Future()) for n, job in enumerate(jobs)]
+    return [prepare(RenderRequest(job.id, job.spec, model), losses, n, Future()) for n, job in enumerate(jobs)]
 
 
 def latencies(costs: Costs, *, rows: int, slots: int) -> dict[str, Any]:

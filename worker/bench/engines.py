@@ -19,8 +19,8 @@ from worker.diffusion import latents
 from worker.diffusion.losses import load_losses
 from worker.engine.engine import Engine
 from worker.engine.request import Pixels, Rendered, RenderRequest, SilentObserver, StepRecord
-from worker.engine.request_state import Flight, board
-from worker.engine.rows import advance
+from worker.engine.request_state import RequestState, prepare
+from worker.engine.rows import run_step
 from worker.models.model import LoadedModel
 
 DECODE_CHUNK = 4
@@ -43,7 +43,7 @@ class Engines:
         """The engine, but rows are shared among jobs of equal guidance and sampler only."""
         separate: dict[tuple[float | None, SamplerName], LoadedModel] = {}
 
-        def model_of(job: Job) -> LoadedModel:  # a model of its own is a group of its own
+        def model_of(job: Job) -> LoadedModel:  # a model of its own is a batch key of its own
             kind = job.spec.guidance.scale, job.spec.sampler
             return separate.setdefault(kind, replace(self.model))
 
@@ -115,18 +115,18 @@ def padded(
 def _one_batch(model: LoadedModel, jobs: Sequence[Job], clock: Callable[[], float], rows: int) -> list[Served]:
     served = [Served(job.id) for job in jobs]
     losses = load_losses()
-    flights = [
-        board(RenderRequest(job.id, job.spec, model, picture=job.picture), losses, number, Future())
+    states = [
+        prepare(RenderRequest(job.id, job.spec, model, picture=job.picture), losses, number, Future())
         for number, job in enumerate(jobs)
     ]
     final: dict[str, torch.Tensor] = {}
-    for index in range(max(flight.plan.steps for flight in flights)):
-        for part in _parts(flights, rows):
+    for index in range(max(state.plan.steps for state in states)):
+        for part in _parts(states, rows):
             _step(part, final)
         if index == 0:
             for one in served:
                 one.first_step = clock()
-    pictures = torch.stack([final[flight.id] for flight in flights]).split(DECODE_CHUNK)
+    pictures = torch.stack([final[state.id] for state in states]).split(DECODE_CHUNK)
     with torch.no_grad():
         pixels = torch.cat([latents.to_pixels(latents.decode(model.vae, part)) for part in pictures]).cpu().numpy()
     for one, picture in zip(served, pixels, strict=True):
@@ -134,21 +134,21 @@ def _one_batch(model: LoadedModel, jobs: Sequence[Job], clock: Callable[[], floa
     return served
 
 
-def _step(flights: Sequence[Flight], final: dict[str, torch.Tensor]) -> None:
-    step = advance(flights, padded_rows=None, gradient_chunk=DECODE_CHUNK)
-    for index, flight in enumerate(flights):
-        if flight.id in final:
+def _step(states: Sequence[RequestState], final: dict[str, torch.Tensor]) -> None:
+    step = run_step(states, padded_rows=None, gradient_chunk=DECODE_CHUNK)
+    for index, state in enumerate(states):
+        if state.id in final:
             continue
-        if flight.position == flight.plan.steps - 1:
-            final[flight.id] = step.x[index]
+        if state.position == state.plan.steps - 1:
+            final[state.id] = step.x[index]
         else:
-            flight.advance(step.x[index], step.history[index])
+            state.commit(step.x[index], step.history[index])
 
 
-def _parts(flights: Sequence[Flight], rows: int) -> list[list[Flight]]:
-    parts: list[list[Flight]] = [[]]
-    for flight in flights:
-        if parts[-1] and sum(other.rows for other in parts[-1]) + flight.rows > rows:
+def _parts(states: Sequence[RequestState], rows: int) -> list[list[RequestState]]:
+    parts: list[list[RequestState]] = [[]]
+    for state in states:
+        if parts[-1] and sum(other.rows for other in parts[-1]) + state.rows > rows:
             parts.append([])
-        parts[-1].append(flight)
+        parts[-1].append(state)
     return parts

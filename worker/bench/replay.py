@@ -138,9 +138,9 @@ def engine(arrivals: Sequence[Arrival], costs: Costs, *, rows: int, slots: int, 
                 job.first_step = now
         landing.extend(job for job, done in flying if done == job.steps)
         flying = [(job, done) for job, done in flying if done < job.steps]
-        landed = [landing.popleft() for _ in range(min(chunk, len(landing)))]
-        now += costs.decode * len(landed)
-        for job in landed:
+        last_step_at = [landing.popleft() for _ in range(min(chunk, len(landing)))]
+        now += costs.decode * len(last_step_at)
+        for job in last_step_at:
             job.done = now
 
 

@@ -38,7 +38,7 @@ _CPUINFO = Path("/proc/cpuinfo")
 
 
 @dataclass
-class Kernels:
+class CompileCache:
     """Compiles models for some numbers of rows. What was compiled is below `folder`, and in `store` with a `secret`."""
 
     folder: Path

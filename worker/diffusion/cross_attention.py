@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from worker.diffusion.conditioning import Conditioned
 
 
-class Remembered(nn.Module):
+class CachedProjection(nn.Module):
     """A projection to keys or values. Given the memory of a prompt it finds its own part there; else it computes it."""
 
     def __init__(self, projection: nn.Linear, begin: int, total: int) -> None:
@@ -35,13 +35,13 @@ class Remembered(nn.Module):
 
 
 @dataclass(frozen=True)
-class TextMemory:
+class CrossAttentionCache:
     """The projections of one UNet, in the order in which a memory holds them. None: embeddings are used as such.
 
     Not safe for use from several threads at once.
     """
 
-    projections: tuple[Remembered, ...]
+    projections: tuple[CachedProjection, ...]
     _held: WeakKeyDictionary[Conditioned, ReferenceType[Tensor]] = field(
         default_factory=WeakKeyDictionary, repr=False, compare=False
     )
@@ -67,18 +67,18 @@ class TextMemory:
         return torch.cat([remembered.projection(embedding) for remembered in self.projections], dim=-1)
 
 
-def remember_text(unet: UNet2DConditionModel) -> TextMemory:
+def cache_cross_attention(unet: UNet2DConditionModel) -> CrossAttentionCache:
     """Let the cross-attention of `unet` take memories as well as embeddings."""
     layers = [module for module in unet.modules() if isinstance(module, Attention) and module.is_cross_attention]
     total = sum(layer.to_k.out_features + layer.to_v.out_features for layer in layers)
     if total == unet.config["cross_attention_dim"]:  # a memory could not be told from an embedding by its width
-        return TextMemory(())
-    projections: list[Remembered] = []
+        return CrossAttentionCache(())
+    projections: list[CachedProjection] = []
     begin = 0
     for layer in layers:
         for name in ("to_k", "to_v"):
-            remembered = Remembered(getattr(layer, name), begin, total)
+            remembered = CachedProjection(getattr(layer, name), begin, total)
             setattr(layer, name, remembered)
             projections.append(remembered)
             begin = remembered.mine.stop
-    return TextMemory(tuple(projections))
+    return CrossAttentionCache(tuple(projections))

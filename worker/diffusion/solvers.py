@@ -9,7 +9,7 @@ every step computes, with coefficients that depend only on the schedule and the 
     h      = h_x·x + h_out·out                                      what the solver remembers
     x_next = a·x + b0·h + b1·h₋₁ + b2·h₋₂ + b3·h₋₃ + noise·z        the step, z ~ N(0, 1)
 
-A `Plan` is the table of those coefficients, so that jobs with unlike samplers, schedules and start steps
+A `SamplingPlan` is the table of those coefficients, so that jobs with unlike samplers, schedules and start steps
 advance together: one row gathered for each job, one multiplication for each column. Nothing here
 needs torch.
 
@@ -40,8 +40,8 @@ Floats = NDArray[np.float64]
 Prediction = Literal["epsilon", "v_prediction"]
 
 
-class Column(IntEnum):
-    """The columns of `Plan.table`, in order."""
+class Coefficient(IntEnum):
+    """The columns of `SamplingPlan.table`, in order."""
 
     TIMESTEP = 0
     SIGMA = 1
@@ -89,7 +89,7 @@ class Schedule:
 
 
 @dataclass(frozen=True, eq=False)
-class Plan:
+class SamplingPlan:
     """The steps that one job does: every array has one entry for each of them. Compared by identity.
 
     `start_alpha` and `start_sigma` noise an encoded image to the level of the first step
@@ -131,7 +131,7 @@ class Plan:
 
     @cached_property
     def table(self) -> NDArray[np.float32]:
-        """[steps to do, len(Column)], float32: row k has the coefficients of the job's k-th step."""
+        """[steps to do, len(Coefficient)], float32: row k has the coefficients of the job's k-th step."""
         columns = [
             self.timestep,
             self.sigma,
@@ -149,7 +149,7 @@ class Plan:
 
 
 @lru_cache(maxsize=1024)
-def plan(schedule: Schedule, start: int = 0) -> Plan:
+def plan(schedule: Schedule, start: int = 0) -> SamplingPlan:
     """The steps from `start` to the end of `schedule`. Raises `InvalidInput` if that leaves no step."""
     if not 0 <= start < schedule.steps:
         raise InvalidInput(f"{start} is not a step of 0 to {schedule.steps - 1}", field="start.step")
@@ -161,7 +161,7 @@ def plan(schedule: Schedule, start: int = 0) -> Plan:
         h_x, h_out = (1 - schedule.alpha * x0_x) / schedule.sigma, -schedule.alpha * x0_out / schedule.sigma
     n = np.hypot(schedule.alpha, schedule.sigma)
     done = slice(start, None)
-    return Plan(
+    return SamplingPlan(
         schedule=schedule,
         start=start,
         timestep=schedule.timesteps[done],

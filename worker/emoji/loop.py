@@ -14,7 +14,7 @@ from typing import Any, Generic, TypeVar
 import torch
 from torch import Tensor, nn
 
-from worker.emoji.settings import Plan
+from worker.emoji.settings import StagePlan
 
 Module = TypeVar("Module", bound=nn.Module)
 
@@ -31,7 +31,7 @@ class Stage(Generic[Module]):
 
     name: str
     module: Module
-    plan: Plan
+    plan: StagePlan
     directory: Path
     seed: int
     device: torch.device

@@ -9,7 +9,7 @@ import torch
 
 
 @dataclass(frozen=True)
-class Plan:
+class StagePlan:
     """How long one stage trains, and how fast: it ends after ``steps`` or ``minutes``, whichever comes first.
 
     The learning rate rises over the first 3 % of the stage to ``learning_rate`` and falls to zero along half a cosine
@@ -34,12 +34,12 @@ class Settings:
     subjects: int
     pairs: float
     renders: int
-    autoencoder: Plan
+    autoencoder: StagePlan
     autoencoder_channels: tuple[int, int, int, int]
-    text: Plan
+    text: StagePlan
     text_width: int
     text_layers: int
-    denoiser: Plan
+    denoiser: StagePlan
     denoiser_channels: tuple[int, int, int]
     denoiser_layers: int
     autocast: bool
@@ -60,12 +60,12 @@ def on_cpu(minutes: float = 180.0) -> Settings:
         subjects=122,
         pairs=0.0,
         renders=18_000,
-        autoencoder=Plan(60_000, 0.36 * minutes, batch=12, learning_rate=1.5e-3, weight_decay=1e-3),
+        autoencoder=StagePlan(60_000, 0.36 * minutes, batch=12, learning_rate=1.5e-3, weight_decay=1e-3),
         autoencoder_channels=(32, 48, 96, 128),
-        text=Plan(500, 0.02 * minutes, batch=64, learning_rate=2e-3),
+        text=StagePlan(500, 0.02 * minutes, batch=64, learning_rate=2e-3),
         text_width=160,
         text_layers=2,
-        denoiser=Plan(60_000, 0.54 * minutes, batch=48, learning_rate=1.5e-3),
+        denoiser=StagePlan(60_000, 0.54 * minutes, batch=48, learning_rate=1.5e-3),
         denoiser_channels=(48, 96, 192),
         denoiser_layers=1,
         autocast=bf16_pays(torch.device("cpu")),
@@ -79,12 +79,12 @@ def on_cuda(minutes: float = 28.0) -> Settings:
         subjects=204,
         pairs=0.12,
         renders=60_000,
-        autoencoder=Plan(20_000, 0.25 * minutes, batch=64, learning_rate=1.5e-3, weight_decay=1e-3),
+        autoencoder=StagePlan(20_000, 0.25 * minutes, batch=64, learning_rate=1.5e-3, weight_decay=1e-3),
         autoencoder_channels=(32, 48, 96, 128),
-        text=Plan(800, 0.02 * minutes, batch=128, learning_rate=2e-3),
+        text=StagePlan(800, 0.02 * minutes, batch=128, learning_rate=2e-3),
         text_width=160,
         text_layers=2,
-        denoiser=Plan(60_000, 0.5 * minutes, batch=256, learning_rate=1.2e-3),
+        denoiser=StagePlan(60_000, 0.5 * minutes, batch=256, learning_rate=1.2e-3),
         denoiser_channels=(64, 128, 224),
         denoiser_layers=1,
         autocast=True,
@@ -97,12 +97,12 @@ def micro() -> Settings:
         subjects=3,
         pairs=0.0,
         renders=12,
-        autoencoder=Plan(4, 1.0, batch=2, learning_rate=1e-3),
+        autoencoder=StagePlan(4, 1.0, batch=2, learning_rate=1e-3),
         autoencoder_channels=(8, 8, 8, 8),
-        text=Plan(4, 1.0, batch=4, learning_rate=1e-3),
+        text=StagePlan(4, 1.0, batch=4, learning_rate=1e-3),
         text_width=16,
         text_layers=1,
-        denoiser=Plan(6, 1.0, batch=4, learning_rate=1e-3),
+        denoiser=StagePlan(6, 1.0, batch=4, learning_rate=1e-3),
         denoiser_channels=(16, 16, 16),
         denoiser_layers=1,
         autocast=False,
@@ -115,7 +115,7 @@ def refined(numbers: dict[str, Any], minutes: float = 75.0) -> Settings:
     UNet and text encoder learn, gently: mixes, subjects in top hats, and what has changed in the corpus. Guidance is
     eased from the start, as it was at the end of the run that made it.
     """
-    plans = {name: Plan(**numbers[name]) for name in ("autoencoder", "text", "denoiser")}
+    plans = {name: StagePlan(**numbers[name]) for name in ("autoencoder", "text", "denoiser")}
     channels = {name: tuple(numbers[name]) for name in ("autoencoder_channels", "denoiser_channels")}
     finished = Settings(**(numbers | plans | channels))
     return replace(
@@ -124,7 +124,7 @@ def refined(numbers: dict[str, Any], minutes: float = 75.0) -> Settings:
         hats=1.0,
         mixes=0.5,
         renders=min(finished.renders, 12_000),
-        denoiser=Plan(finished.denoiser.steps, minutes, batch=32, learning_rate=5e-4),
+        denoiser=StagePlan(finished.denoiser.steps, minutes, batch=32, learning_rate=5e-4),
         autocast=bf16_pays(torch.device("cpu")),
         ease_from=0.0,
         checkpoint_minutes=10.0,

@@ -40,7 +40,7 @@ from worker.emoji.dataset import Pictures, held_out, pictures, scenes
 from worker.emoji.denoiser import Denoiser, denoising_losses, new_scheduler, new_unet, with_plain_attention
 from worker.emoji.drawing import draw, load, sheet
 from worker.emoji.loop import Module, Stage
-from worker.emoji.settings import Plan, Settings, micro, on_cpu, on_cuda, refined
+from worker.emoji.settings import Settings, StagePlan, micro, on_cpu, on_cuda, refined
 from worker.emoji.text import CaptionReader, new_text_encoder, new_tokenizer, reading_losses
 
 SAMPLE_CAPTIONS = (
@@ -184,7 +184,9 @@ def write_json(path: Path, content: object) -> None:
     path.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
 
 
-def _stage(name: str, module: Module, plan: Plan, settings: Settings, out: Path, device: torch.device) -> Stage[Module]:
+def _stage(
+    name: str, module: Module, plan: StagePlan, settings: Settings, out: Path, device: torch.device
+) -> Stage[Module]:
     return Stage(name, module, plan, out, settings.seed, device, settings.ema_decay, settings.checkpoint_minutes)
 
 

@@ -11,14 +11,14 @@ from collections.abc import Iterator, Sequence
 import torch
 from torch import Tensor
 
-from worker.engine.request_state import Flight
+from worker.engine.request_state import RequestState
 
 
 class Checks:
     """Of the step that some jobs have just taken: whether their latents `x` [J, 4, h, w] are finite."""
 
-    def __init__(self, flights: Sequence[Flight], x: Tensor) -> None:
-        self._taken = [(flight, flight.step - 1) for flight in flights]
+    def __init__(self, states: Sequence[RequestState], x: Tensor) -> None:
+        self._taken = [(state, state.step - 1) for state in states]
         self._flags = torch.isfinite(x).flatten(1).all(dim=1)
         self._copied: torch.cuda.Event | None = None
         if x.is_cuda:
@@ -27,10 +27,10 @@ class Checks:
             self._copied = torch.cuda.Event()
             self._copied.record()
 
-    def failed(self) -> Iterator[tuple[Flight, int]]:
+    def failed(self) -> Iterator[tuple[RequestState, int]]:
         """The jobs whose latents are not finite, each with the step that made them so."""
         if self._copied is not None:
             self._copied.synchronize()
-        for (flight, step), is_finite in zip(self._taken, self._flags.tolist(), strict=True):
+        for (state, step), is_finite in zip(self._taken, self._flags.tolist(), strict=True):
             if not is_finite:
-                yield flight, step
+                yield state, step

@@ -1,4 +1,4 @@
-"""How many rows of a group fit into memory: by what is free and what a row takes, and learnt from running out of it."""
+"""How many rows fit into memory together: by what is free and what a row takes, and learnt from running out of it."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ import torch
 
 from worker.models.model import LoadedModel, MemoryProfile
 
-_FIRST_PATIENCE = 64
-_LONGEST_PATIENCE = 4_096
+_FIRST_PROBATION = 64
+_LONGEST_PROBATION = 4_096
 _SHARE = 0.7
 """Of what is free: the rest is for what operators use inside, for jobs' own tensors, and for other processes."""
 _FRESH_SECONDS = 5.0
@@ -32,7 +32,7 @@ class Budget:
     _asked: float = float("-inf")
 
     def rows(self, model: LoadedModel, shape: Sequence[int], most: int) -> int:
-        """At most `most` rows of latents of that shape [4, h, w], but one."""
+        """At most `most` rows of latents of that shape [4, h, w], and at least one."""
         return max(1, self._fitting(model, shape, most, lambda profile: profile.row))
 
     def pictures(self, model: LoadedModel, shape: Sequence[int], most: int) -> int:
@@ -40,7 +40,7 @@ class Budget:
         return self._fitting(model, shape, most, lambda profile: profile.picture)
 
     def gradients(self, model: LoadedModel, shape: Sequence[int], most: int) -> int:
-        """At most `most` pictures to differentiate losses of together, but one."""
+        """At most `most` pictures to differentiate losses of together, and at least one."""
         return max(1, self._fitting(model, shape, most, lambda profile: profile.gradient))
 
     def _fitting(
@@ -83,43 +83,43 @@ def _left_to_container() -> int | None:
 
 @dataclass
 class _Cap:
-    """At most `rows` together; after `patience` steps that fitted, twice as many are tried again."""
+    """At most `rows` together; after `probation` steps that fitted, twice as many are tried again."""
 
     rows: int
-    patience: int
+    probation: int
     fitted: int = 0
 
 
 @dataclass
 class RowCaps:
-    """The caps of the groups in flight. A group that never ran out of memory has none."""
+    """The caps of the batch keys in flight. One that never ran out of memory has none."""
 
     _caps: dict[Hashable, _Cap] = field(default_factory=dict)
 
-    def of(self, group: Hashable) -> int | None:
-        """The most rows to take of a group, or None without a limit."""
-        cap = self._caps.get(group)
+    def of(self, batch_key: Hashable) -> int | None:
+        """The most rows to take together, or None without a limit."""
+        cap = self._caps.get(batch_key)
         return cap.rows if cap else None
 
-    def ran_out(self, group: Hashable, rows: int) -> None:
+    def ran_out(self, batch_key: Hashable, rows: int) -> None:
         """A step of so many rows did not fit: take half, for the longer the more often it happened."""
-        patience = _FIRST_PATIENCE
-        if (known := self._caps.get(group)) is not None:
-            patience = min(2 * known.patience, _LONGEST_PATIENCE)
-        self._caps[group] = _Cap(max(1, rows // 2), patience)
+        probation = _FIRST_PROBATION
+        if (known := self._caps.get(batch_key)) is not None:
+            probation = min(2 * known.probation, _LONGEST_PROBATION)
+        self._caps[batch_key] = _Cap(max(1, rows // 2), probation)
 
-    def fitted(self, group: Hashable, *, most: int) -> None:
-        """A step of the group fitted. What took the memory may be gone, so grow back in time, to `most` rows."""
-        cap = self._caps.get(group)
+    def fitted(self, batch_key: Hashable, *, most: int) -> None:
+        """A step fitted. What took the memory may be gone, so grow back in time, to `most` rows."""
+        cap = self._caps.get(batch_key)
         if cap is None:
             return
         cap.fitted += 1
-        if cap.fitted >= cap.patience:
+        if cap.fitted >= cap.probation:
             cap.rows, cap.fitted = min(2 * cap.rows, most), 0
 
-    def keep_only(self, groups: Collection[Hashable]) -> None:
-        """A cap goes with the last job of its group."""
-        self._caps = {group: cap for group, cap in self._caps.items() if group in groups}
+    def keep_only(self, batch_keys: Collection[Hashable]) -> None:
+        """A cap goes with the last job of its batch key."""
+        self._caps = {batch_key: cap for batch_key, cap in self._caps.items() if batch_key in batch_keys}
 
 
 def release(error: BaseException) -> None:

@@ -1,4 +1,4 @@
-"""How long the rows of each group take, learnt from its steps, so that slow ones are told from quick ones."""
+"""How long the rows of each batch key take, learnt from its steps, so that slow ones are told from quick ones."""
 
 from __future__ import annotations
 
@@ -8,24 +8,24 @@ from dataclasses import dataclass, field
 
 _NEWEST = 0.3
 """The weight of the newest step: a machine's speed changes with what else it does."""
-_MOST_GROUPS = 256
+_MOST_KEYS = 256
 
 
 @dataclass
 class Paces:
-    """Seconds a row, by group; of the groups that had a step the latest."""
+    """Seconds a row, of the batch keys that had a step the latest."""
 
     _seconds: OrderedDict[Hashable, float] = field(default_factory=OrderedDict)
 
-    def of(self, group: Hashable) -> float | None:
-        """Seconds that a row of the group takes in a step; None before its first."""
-        return self._seconds.get(group)
+    def of(self, batch_key: Hashable) -> float | None:
+        """Seconds that a row takes in a step; None before the first."""
+        return self._seconds.get(batch_key)
 
-    def took(self, group: Hashable, rows: int, seconds: float) -> None:
+    def took(self, batch_key: Hashable, rows: int, seconds: float) -> None:
         """A step of so many rows took so long."""
-        known = self._seconds.get(group)
+        known = self._seconds.get(batch_key)
         new = seconds / rows
-        self._seconds[group] = new if known is None else known + _NEWEST * (new - known)
-        self._seconds.move_to_end(group)
-        if len(self._seconds) > _MOST_GROUPS:
+        self._seconds[batch_key] = new if known is None else known + _NEWEST * (new - known)
+        self._seconds.move_to_end(batch_key)
+        if len(self._seconds) > _MOST_KEYS:
             self._seconds.popitem(last=False)

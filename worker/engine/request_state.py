@@ -20,21 +20,21 @@ from worker.diffusion.guidance import needs_unconditional
 from worker.diffusion.losses import Losses, WeightedLoss
 from worker.diffusion.noise import NoiseStream
 from worker.diffusion.schedules import read_schedule
-from worker.diffusion.solvers import HISTORY, Column, Plan, plan
+from worker.diffusion.solvers import HISTORY, Coefficient, SamplingPlan, plan
 from worker.engine.admission import Candidate
 from worker.engine.request import Rendered, RenderRequest, Snapshot, latent_shape
 
 
 @dataclass(eq=False)
-class Flight:
+class RequestState:
     """The state that a job carries from step to step. Latents and history are float32 on the model's device."""
 
     request: RenderRequest
     arrival: int
     future: Future[Rendered]
-    plan: Plan
+    plan: SamplingPlan
     conditional: Tensor
-    """[tokens, total], what the UNet reads of the mixed prompts (see `TextMemory`)."""
+    """[tokens, total], what the UNet reads of the mixed prompts (see `CrossAttentionCache`)."""
     unconditional: Tensor | None
     """[tokens, total], of the negative prompt; None where guidance is off."""
     terms: tuple[tuple[WeightedLoss, int], ...]
@@ -47,11 +47,11 @@ class Flight:
     warnings: tuple[str, ...]
     position: int = 0
     """Steps done."""
-    boarded: float = field(default_factory=time.monotonic)
+    started: float = field(default_factory=time.monotonic)
     saved: float = field(default_factory=time.monotonic)
     """When the last snapshot was taken."""
-    landed: float = 0.0
-    is_looked_at: bool = False
+    last_step_at: float = 0.0
+    wants_preview: bool = False
     """Whether a preview is asked for."""
     needs_all_room: bool = False
     """Whether there was no room for others beside it, so that none may cut in."""
@@ -63,11 +63,11 @@ class Flight:
 
     @property
     def candidate(self) -> Candidate:
-        return Candidate(self.id, self.group, self.request.priority, self.arrival, self.rows)
+        return Candidate(self.id, self.batch_key, self.request.priority, self.arrival, self.rows)
 
     @property
-    def group(self) -> Hashable:
-        return group_of(self.request)
+    def batch_key(self) -> Hashable:
+        return batch_key_of(self.request)
 
     @property
     def is_large(self) -> bool:
@@ -85,7 +85,7 @@ class Flight:
     @property
     def is_late(self) -> bool:
         limit = self.request.spec.time_limit
-        return limit is not None and time.monotonic() - self.boarded > limit
+        return limit is not None and time.monotonic() - self.started > limit
 
     @property
     def step(self) -> int:
@@ -94,9 +94,14 @@ class Flight:
 
     @property
     def coefficients(self) -> NDArray[np.float32]:
-        """[len(Column)]: the next step's row of the plan."""
+        """[len(Coefficient)]: the next step's row of the plan."""
         row: NDArray[np.float32] = self.plan.table[self.position]
         return row
+
+    @property
+    def is_wanted(self) -> bool:
+        """Whether anybody still waits for the job."""
+        return not self.future.done()
 
     @property
     def losses_due(self) -> tuple[WeightedLoss, ...]:
@@ -113,7 +118,7 @@ class Flight:
 
     @property
     def is_previewed_now(self) -> bool:
-        return self.is_looked_at and not self.is_at_last_step
+        return self.wants_preview and not self.is_at_last_step
 
     @property
     def wants_frames(self) -> bool:
@@ -121,11 +126,11 @@ class Flight:
 
     def fresh_noise(self) -> Tensor | None:
         """This step's draw [4, h, w] on the CPU, for samplers that add noise; asked twice within a step it is one."""
-        if self._drawn is None and self.coefficients[Column.NOISE] != 0:
+        if self._drawn is None and self.coefficients[Coefficient.NOISE] != 0:
             self._drawn = self.noise.draw((1, *self.x.shape))[0]
         return self._drawn
 
-    def advance(self, x: Tensor, history: Tensor) -> None:
+    def commit(self, x: Tensor, history: Tensor) -> None:
         """Take the result of a step."""
         self.x, self.history, self._drawn = x, history, None
         self.position += 1
@@ -138,7 +143,7 @@ class Flight:
             x=self.x.detach().to("cpu", copy=True),
             history=self.history.detach().to("cpu", copy=True),
             noise=self.noise.state,
-            seconds=self.saved - self.boarded,
+            seconds=self.saved - self.started,
         )
 
     def restore(self, snapshot: Snapshot) -> None:
@@ -150,15 +155,15 @@ class Flight:
         self.x, self.history = snapshot.x.to(self.x.device), snapshot.history.to(self.x.device)
         self.noise.restore(snapshot.noise)
         self.position = snapshot.position
-        self.boarded -= snapshot.seconds
+        self.started -= snapshot.seconds
 
 
-def group_of(request: RenderRequest) -> Hashable:
+def batch_key_of(request: RenderRequest) -> Hashable:
     """What rows of one forward pass must share: the model (and with it the dtype) and the latent size."""
     return id(request.model), latent_shape(request.spec, request.model)
 
 
-def board(request: RenderRequest, losses: Losses, arrival: int, future: Future[Rendered]) -> Flight:
+def prepare(request: RenderRequest, losses: Losses, arrival: int, future: Future[Rendered]) -> RequestState:
     """Prepare a job for its first step: plan, embeddings, and latents from noise or from its picture.
 
     Raises `InvalidInput`, `ModelError` or `RenderError` for what the spec asks and cannot have.
@@ -172,13 +177,13 @@ def board(request: RenderRequest, losses: Losses, arrival: int, future: Future[R
         negative = model.prompts.encode(spec.conditioning.negative)
         x = _first_latents(request, steps, noise)
     guided = needs_unconditional(spec.guidance.scale)
-    flight = Flight(
+    state = RequestState(
         request=request,
         arrival=arrival,
         future=future,
         plan=steps,
-        conditional=model.text_memory.of(conditioned),
-        unconditional=model.text_memory.of(negative) if guided else None,
+        conditional=model.cross_attention.of(conditioned),
+        unconditional=model.cross_attention.of(negative) if guided else None,
         terms=tuple((losses.term(term), term.every) for term in spec.guidance.losses),
         noise=noise,
         x=x,
@@ -191,11 +196,11 @@ def board(request: RenderRequest, losses: Losses, arrival: int, future: Future[R
         ),
     )
     if request.resume is not None:
-        flight.restore(request.resume)
-    return flight
+        state.restore(request.resume)
+    return state
 
 
-def _first_latents(request: RenderRequest, steps: Plan, noise: NoiseStream) -> Tensor:
+def _first_latents(request: RenderRequest, steps: SamplingPlan, noise: NoiseStream) -> Tensor:
     spec, model = request.spec, request.model
     assert spec.width and spec.height
     if request.picture is None:  # or it was encoded by an earlier attempt

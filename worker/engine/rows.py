@@ -16,8 +16,8 @@ from torch import Tensor
 from worker.diffusion import latents
 from worker.diffusion.guidance import guide
 from worker.diffusion.losses import WeightedLoss
-from worker.diffusion.solvers import HISTORY, Column
-from worker.engine.request_state import Flight
+from worker.diffusion.solvers import HISTORY, Coefficient
+from worker.engine.request_state import RequestState
 from worker.models.model import LoadedModel
 
 ROWS = 32
@@ -38,57 +38,57 @@ class Step:
 
 
 @torch.no_grad()
-def advance(
-    flights: Sequence[Flight], *, padded_rows: int | None, gradient_chunk: int, row_by_row: bool = False
+def run_step(
+    states: Sequence[RequestState], *, padded_rows: int | None, gradient_chunk: int, row_by_row: bool = False
 ) -> Step:
-    """One step of all `flights`, which must be of one group. Changes none of them.
+    """One step of all `states`, which must have one batch key. Changes none of them.
 
     With `padded_rows` the forward always has that many rows, which makes a row's bits independent of its
     company. Losses are differentiated `gradient_chunk` jobs at a time. `row_by_row` is for want of memory: as many
     forwards as there are rows.
     """
-    model = flights[0].request.model
-    table = sent(torch.from_numpy(np.stack([flight.coefficients for flight in flights])), model.device)
-    x = torch.stack([flight.x for flight in flights])
-    out = _guided_output(model, flights, table, x, padded_rows, row_by_row)
-    x0 = _column(table, Column.X0_X) * x + _column(table, Column.X0_OUT) * out
-    x, losses = _follow_losses(model, flights, table, x, x0, gradient_chunk)
-    remembered = torch.stack([flight.history for flight in flights])
-    h = _column(table, Column.H_X) * x + _column(table, Column.H_OUT) * out
-    x_next = _column(table, Column.A) * x + _column(table, Column.B0) * h
+    model = states[0].request.model
+    table = to_device(torch.from_numpy(np.stack([state.coefficients for state in states])), model.device)
+    x = torch.stack([state.x for state in states])
+    out = _guided_output(model, states, table, x, padded_rows, row_by_row)
+    x0 = _coefficient(table, Coefficient.X0_X) * x + _coefficient(table, Coefficient.X0_OUT) * out
+    x, losses = _follow_losses(model, states, table, x, x0, gradient_chunk)
+    remembered = torch.stack([state.history for state in states])
+    h = _coefficient(table, Coefficient.H_X) * x + _coefficient(table, Coefficient.H_OUT) * out
+    x_next = _coefficient(table, Coefficient.A) * x + _coefficient(table, Coefficient.B0) * h
     for age in range(HISTORY):
-        x_next = x_next + _column(table, Column(Column.B1 + age)) * remembered[:, age]
-    x_next = _add_noise(flights, table, x_next)
+        x_next = x_next + _coefficient(table, Coefficient(Coefficient.B1 + age)) * remembered[:, age]
+    x_next = _add_noise(states, table, x_next)
     history = torch.cat([h[:, None], remembered[:, :-1]], dim=1)
     return Step(x_next, x0, out, history, losses)
 
 
 def _guided_output(
     model: LoadedModel,
-    flights: Sequence[Flight],
+    states: Sequence[RequestState],
     table: Tensor,
     x: Tensor,
     padded_rows: int | None,
     row_by_row: bool,
 ) -> Tensor:
     """The model's output under classifier-free guidance, [J, 4, h, w]: conditional rows first, then the others."""
-    guided = [index for index, flight in enumerate(flights) if flight.unconditional is not None]
-    order = sent(torch.tensor([*range(len(flights)), *guided]), x.device)
-    texts = [flight.conditional for flight in flights]
-    texts += [flights[index].unconditional for index in guided]  # type: ignore[misc] # those that have one
-    rows = (_column(table, Column.INPUT_SCALE) * x)[order]
-    timesteps = table[order, Column.TIMESTEP]
+    guided = [index for index, state in enumerate(states) if state.unconditional is not None]
+    order = to_device(torch.tensor([*range(len(states)), *guided]), x.device)
+    texts = [state.conditional for state in states]
+    texts += [states[index].unconditional for index in guided]  # type: ignore[misc] # those that have one
+    rows = (_coefficient(table, Coefficient.INPUT_SCALE) * x)[order]
+    timesteps = table[order, Coefficient.TIMESTEP]
     if row_by_row:
         parts = zip(rows.split(1), timesteps.split(1), texts, strict=True)
         out = torch.cat([_forward(model, row, timestep, text[None], None) for row, timestep, text in parts])
     else:
         out = _forward(model, rows, timesteps, torch.stack(texts), padded_rows)
-    conditional = out[: len(flights)]
+    conditional = out[: len(states)]
     if not guided:
         return conditional
-    scale = sent(torch.tensor([flights[index].request.spec.guidance.scale for index in guided]), x.device)
-    which = order[len(flights) :]
-    return conditional.index_copy(0, which, guide(out[len(flights) :], conditional[which], scale))
+    scale = to_device(torch.tensor([states[index].request.spec.guidance.scale for index in guided]), x.device)
+    which = order[len(states) :]
+    return conditional.index_copy(0, which, guide(out[len(states) :], conditional[which], scale))
 
 
 def _forward(model: LoadedModel, rows: Tensor, timesteps: Tensor, texts: Tensor, padded_rows: int | None) -> Tensor:
@@ -101,19 +101,19 @@ def _forward(model: LoadedModel, rows: Tensor, timesteps: Tensor, texts: Tensor,
 
 
 def _follow_losses(
-    model: LoadedModel, flights: Sequence[Flight], table: Tensor, x: Tensor, x0: Tensor, chunk: int
+    model: LoadedModel, states: Sequence[RequestState], table: Tensor, x: Tensor, x0: Tensor, chunk: int
 ) -> tuple[Tensor, tuple[dict[str, float], ...]]:
     """Move each x against the gradient of the losses that are due for it. Returns x and the losses' values."""
-    values: list[dict[str, float]] = [{} for _ in flights]
-    due = [index for index, flight in enumerate(flights) if flight.losses_due]
+    values: list[dict[str, float]] = [{} for _ in states]
+    due = [index for index, state in enumerate(states) if state.losses_due]
     if not due:
         return x, tuple(values)
     x = x.clone()
     for start in range(0, len(due), chunk):
         part = due[start : start + chunk]
-        terms: list[tuple[WeightedLoss, ...]] = [flights[index].losses_due for index in part]
+        terms: list[tuple[WeightedLoss, ...]] = [states[index].losses_due for index in part]
         gradient, part_values = latents.loss_gradient(model.vae, x0[part], terms)
-        x[part] -= _column(table[part], Column.GRAD_SCALE) * gradient
+        x[part] -= _coefficient(table[part], Coefficient.GRAD_SCALE) * gradient
         for index, job_terms, job_values in zip(part, terms, part_values, strict=True):
             values[index] = _by_name(job_terms, job_values)
     return x, tuple(values)
@@ -128,23 +128,23 @@ def _by_name(terms: Sequence[WeightedLoss], values: Sequence[float]) -> dict[str
     return named
 
 
-def _add_noise(flights: Sequence[Flight], table: Tensor, x: Tensor) -> Tensor:
-    drawn = [flight.fresh_noise() for flight in flights]
+def _add_noise(states: Sequence[RequestState], table: Tensor, x: Tensor) -> Tensor:
+    drawn = [state.fresh_noise() for state in states]
     noisy = [index for index, noise in enumerate(drawn) if noise is not None]
     if noisy:
-        fresh = sent(torch.stack([noise for noise in drawn if noise is not None]), x.device)
-        which = sent(torch.tensor(noisy), x.device)
-        x = x.index_add(0, which, _column(table[which], Column.NOISE) * fresh)
+        fresh = to_device(torch.stack([noise for noise in drawn if noise is not None]), x.device)
+        which = to_device(torch.tensor(noisy), x.device)
+        x = x.index_add(0, which, _coefficient(table[which], Coefficient.NOISE) * fresh)
     return x
 
 
-def sent(tensor: Tensor, device: torch.device) -> Tensor:
+def to_device(tensor: Tensor, device: torch.device) -> Tensor:
     """A tensor of the host on the device, on its way while the host goes on: only pinned memory is copied like that."""
     if device.type != "cuda":
         return tensor.to(device)
     return tensor.pin_memory().to(device, non_blocking=True)
 
 
-def _column(table: Tensor, column: Column) -> Tensor:
+def _coefficient(table: Tensor, column: Coefficient) -> Tensor:
     """One coefficient a job, shaped to multiply latents."""
     return table[:, column].view(-1, 1, 1, 1)

@@ -1,4 +1,4 @@
-"""Whose turn it is on the device: groups share its time, and short steps cut in where another's takes long.
+"""Whose turn it is on the device: batch keys share its time, and short steps cut in where another's takes long.
 
 The longest step of all, of a picture of 2,048 pixels a side, can take a CPU minutes. So a turn that may be long is
 interrupted between two operators (see `beats`), and there those go first who are more urgent, or have had less of
@@ -16,14 +16,14 @@ from functools import partial
 from worker.engine.admission import Admission
 from worker.engine.beats import Event, beats
 from worker.engine.pace import Paces
-from worker.engine.request_state import Flight
+from worker.engine.request_state import RequestState
 
 LONGEST_SECONDS = 10.0
 """No more rows are taken together than are done in so long: a batch that takes longer gains nothing by its size."""
 SHORT_SECONDS = 1.0
 """What takes no longer may take its turn in the midst of another's."""
-_LOOK_SECONDS = 0.02
-"""How often a long turn looks whether somebody goes first."""
+_CHECK_SECONDS = 0.02
+"""How often a long turn checks whether somebody goes first."""
 
 
 class NotWanted(BaseException):
@@ -32,15 +32,15 @@ class NotWanted(BaseException):
 
 @dataclass
 class Turn:
-    """A group that has the device, for `seconds` so far, its most urgent job being of `priority`."""
+    """A batch key whose jobs have the device, for `seconds` so far, its most urgent job being of `priority`."""
 
-    group: Hashable
+    batch_key: Hashable
     priority: int
     seconds: float = 0.0
     since: float = field(default_factory=time.monotonic)
     """Up to when its time is counted."""
-    looked: float = field(default_factory=time.monotonic)
-    """When it last looked whether somebody goes first."""
+    checked: float = field(default_factory=time.monotonic)
+    """When it last checked whether somebody goes first."""
     was_shared: bool = False
     """Whether others have cut in."""
 
@@ -64,44 +64,44 @@ class Turns:
         """Whether others have cut in on the turn that is under way."""
         return self._stack[-1].was_shared
 
-    def put_off(self, group: Hashable) -> None:
-        """There is no room for the group beside what the turns around it hold: it waits for their end."""
-        self._put_off.add(group)
+    def put_off(self, batch_key: Hashable) -> None:
+        """There is no room for these jobs beside what the turns around them hold: they wait for their end."""
+        self._put_off.add(batch_key)
 
-    def meet(self, flights: Iterable[Flight]) -> None:
+    def meet(self, states: Iterable[RequestState]) -> None:
         """These are all the jobs there are."""
-        self._admission.meet({*(flight.group for flight in flights), *(turn.group for turn in self._stack)})
+        self._admission.meet({*(state.batch_key for state in states), *(turn.batch_key for turn in self._stack)})
 
-    def choose(self, flights: Iterable[Flight], max_rows: int) -> list[str]:
-        """Which jobs have a turn now, by id: of one group, filling at most `max_rows` (see `Admission`)."""
-        return self._admission.choose([flight.candidate for flight in flights], max_rows)
+    def choose(self, states: Iterable[RequestState], max_rows: int) -> list[str]:
+        """Which jobs have a turn now, by id: of one batch key, filling at most `max_rows` (see `Admission`)."""
+        return self._admission.choose([state.candidate for state in states], max_rows)
 
-    def rows_in(self, seconds: float, flight: Flight) -> int | None:
-        """How many rows of a job's group are done in so long, but two at least; None before its first step."""
-        pace = self._paces.of(flight.group)
+    def rows_in(self, seconds: float, state: RequestState) -> int | None:
+        """How many rows like a job's are done in so long, two at least; None before their first step."""
+        pace = self._paces.of(state.batch_key)
         return None if pace is None else max(2, int(seconds / max(pace, 1e-9)))
 
-    def is_short(self, flight: Flight) -> bool:
+    def is_short(self, state: RequestState) -> bool:
         """Whether a step of the job alone is short. Before the first one its picture's size must do."""
-        pace = self._paces.of(flight.group)
-        return not flight.is_large if pace is None else pace * flight.rows <= SHORT_SECONDS
+        pace = self._paces.of(state.batch_key)
+        return not state.is_large if pace is None else pace * state.rows <= SHORT_SECONDS
 
     def took(self, turn: Turn, rows: int) -> None:
         """A turn has been a step of so many rows."""
         self._charge()
-        self._paces.took(turn.group, rows, turn.seconds)
+        self._paces.took(turn.batch_key, rows, turn.seconds)
 
     @contextmanager
     def taken(
         self,
-        group: Hashable,
+        batch_key: Hashable,
         priority: int,
         *,
         between: Callable[[Turn], None] | None,
         in_parts: bool = False,
         event: Callable[[], Event] | None = None,
     ) -> Iterator[Turn]:
-        """The group has the device during the block, and its time is counted, less that of those who cut in.
+        """Jobs of the batch key have the device during the block. Its time is counted, less that of those who cut in.
 
         `between` is called now and then between two operators, if given (see `beats`); it may end the block by raising
         `NotWanted`.
@@ -109,11 +109,11 @@ class Turns:
         if self._stack:
             self._charge()
             self._stack[-1].was_shared = True
-        turn = Turn(group, priority)
-        look = partial(self._look, turn, between)
+        turn = Turn(batch_key, priority)
+        check = partial(self._check, turn, between)
         self._stack.append(turn)
         try:
-            with nullcontext() if between is None else beats(look, in_parts=in_parts, event=event):
+            with nullcontext() if between is None else beats(check, in_parts=in_parts, event=event):
                 yield turn
         except NotWanted:
             pass
@@ -125,30 +125,30 @@ class Turns:
             else:
                 self._put_off.clear()
 
-    def first(self, flights: Iterable[Flight], turn: Turn) -> Sequence[Flight]:
+    def first(self, states: Iterable[RequestState], turn: Turn) -> Sequence[RequestState]:
         """The jobs that go before a turn that is under way."""
-        spent = self._admission.spent(turn.group)
+        spent = self._admission.spent(turn.batch_key)
         return [
-            flight
-            for flight in flights
-            if self.may_cut_in(flight)
-            and (-flight.request.priority, self._admission.spent(flight.group)) < (-turn.priority, spent)
+            state
+            for state in states
+            if self.may_cut_in(state)
+            and (-state.request.priority, self._admission.spent(state.batch_key)) < (-turn.priority, spent)
         ]
 
-    def may_cut_in(self, flight: Flight) -> bool:
+    def may_cut_in(self, state: RequestState) -> bool:
         """Whether a job can take a turn in the midst of those that are under way."""
-        others = {turn.group for turn in self._stack} | self._put_off
-        return self.is_short(flight) and flight.group not in others
+        others = {turn.batch_key for turn in self._stack} | self._put_off
+        return self.is_short(state) and state.batch_key not in others
 
-    def _look(self, turn: Turn, between: Callable[[Turn], None] | None) -> None:
-        if between and time.monotonic() - turn.looked >= _LOOK_SECONDS:
+    def _check(self, turn: Turn, between: Callable[[Turn], None] | None) -> None:
+        if between and time.monotonic() - turn.checked >= _CHECK_SECONDS:
             self._charge()
             between(turn)
-            turn.looked = time.monotonic()
+            turn.checked = time.monotonic()
 
     def _charge(self) -> None:
         """Count the time since this was last done as the innermost turn's."""
         turn, now = self._stack[-1], time.monotonic()
-        self._admission.charge(turn.group, now - turn.since)
+        self._admission.charge(turn.batch_key, now - turn.since)
         turn.seconds += now - turn.since
         turn.since = now

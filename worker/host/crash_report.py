@@ -22,7 +22,7 @@ _LINES = 6
 _KILLED = "ended without a word: it was killed, by somebody or by the kernel for want of memory"
 
 
-class BlackBox:
+class CrashReport:
     """The file of a living worker; its lock says that the process lives."""
 
     def __init__(self, folder: Path, worker: str) -> None:

@@ -14,10 +14,10 @@ from worker.queue.intake import Intake
 
 _log = logging.getLogger(__name__)
 
-PATIENCE_SECONDS = 600.0
+RETRY_SECONDS = 600.0
 """After this the job goes back to the queue, for another worker may reach what this one cannot."""
 _FIRST_DELAY, _LONGEST_DELAY = 0.5, 10.0
-_LOOK_SECONDS = 0.5
+_CHECK_SECONDS = 0.5
 
 Answer = TypeVar("Answer")
 _Errors = tuple[type[Exception], ...]
@@ -31,14 +31,14 @@ class HandBack(Exception):
     """The worker leaves, cannot do the job, or waited too long: the job goes back to the queue."""
 
 
-class Patience:
+class Retrier:
     """One worker's way to wait. While a job waits for the bucket, the worker takes no others."""
 
     def __init__(self, intake: Intake, leaving: threading.Event) -> None:
         self._intake = intake
         self._leaving = leaving
 
-    def until(
+    def until_done(
         self,
         holding: Holding,
         action: Callable[[], Answer],
@@ -65,7 +65,7 @@ class Patience:
 
     def _insist(self, holding: Holding, action: Callable[[], Answer], final: _Errors, error: Exception) -> Answer:
         _log.warning("job %s waits: %s", holding.claim.job, error)
-        give_up = time.monotonic() + PATIENCE_SECONDS
+        give_up = time.monotonic() + RETRY_SECONDS
         delay = _FIRST_DELAY
         while time.monotonic() < give_up:
             self._wait(holding, delay, error)
@@ -93,4 +93,4 @@ class Patience:
             left = until - time.monotonic()
             if left <= 0:
                 return
-            holding.lost.wait(min(left, _LOOK_SECONDS))
+            holding.lost.wait(min(left, _CHECK_SECONDS))

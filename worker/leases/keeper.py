@@ -38,8 +38,8 @@ class Holding:
 class LeaseKeeper:
     """Renews leases in the background.
 
-    `on_lost` hears of each job lost, `on_look` at each report of one that somebody looks at, `on_hang` that the engine
-    hangs.
+    `on_lost` hears of each job lost, `on_preview_wanted` of one that somebody wants to see, at each of its reports, and
+    `on_hang` that the engine hangs.
     """
 
     def __init__(
@@ -49,7 +49,7 @@ class LeaseKeeper:
         *,
         describe: Callable[[], WorkerInfo],
         on_lost: Callable[[Claim], None],
-        on_look: Callable[[Claim], None],
+        on_preview_wanted: Callable[[Claim], None],
         is_hung: Callable[[], bool],
         on_hang: Callable[[], None],
     ) -> None:
@@ -57,7 +57,7 @@ class LeaseKeeper:
         self._worker = worker
         self._describe = describe
         self._on_lost = on_lost
-        self._on_look = on_look
+        self._on_preview_wanted = on_preview_wanted
         self._is_hung = is_hung
         self._on_hang = on_hang
         self._lock = threading.RLock()  # a signal's handler may ask what is held while this thread was asking
@@ -144,8 +144,8 @@ class LeaseKeeper:
             with self._lock:
                 self._told.update({(job, n): step for job, n, step in reports if (job, n) in self._held})
             self._lose(renewed.lost)
-            for holding in self._holdings(renewed.looked_at):
-                self._on_look(holding.claim)
+            for holding in self._holdings(renewed.previewed):
+                self._on_preview_wanted(holding.claim)
 
     def _lose(self, attempts: Collection[Attempt]) -> None:
         for holding in self._holdings(attempts):

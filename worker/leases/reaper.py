@@ -26,9 +26,9 @@ RENEWAL_SECONDS = LEASE_SECONDS / 2
 """Within this time of Redis answering again, every healthy worker has renewed its leases."""
 UNCLAIMED_SECONDS = 5.0
 """A queued job of an empty queue whose message is older than this has no message any more."""
-LOOK_SECONDS = 30.0
+SEARCH_SECONDS = 30.0
 """How often the messages of a queue that is not empty are looked through for jobs that have none."""
-LOOK_MESSAGES = 10_000
+SEARCH_MESSAGES = 10_000
 """A longer queue is not looked through, for Redis would stand still over it."""
 FORGOTTEN_SECONDS = 600.0
 """There a queued job whose message is older than this gets another: spare ones do no harm."""
@@ -64,12 +64,12 @@ class Reaper:
         while not self._stop.wait(PERIOD_SECONDS):
             try:
                 if self._ledger.try_lock("reaper", self._worker, seconds=3 * PERIOD_SECONDS):
-                    self.reap(patience=RENEWAL_SECONDS)
+                    self.reap(window=RENEWAL_SECONDS)
                     self.look_over()
                     self._see_to_the_rest()
                     self.reconcile()
                 else:
-                    self._ledger.reap(limit=0, patience=RENEWAL_SECONDS)
+                    self._ledger.reap(limit=0, window=RENEWAL_SECONDS)
                 unreachable = False
             except LedgerUnavailable as error:
                 if not unreachable:
@@ -92,9 +92,9 @@ class Reaper:
             except Exception:  # as above
                 _log.error("a chore failed", exc_info=True)
 
-    def reap(self, *, patience: float = 0.0) -> None:
+    def reap(self, *, window: float = 0.0) -> None:
         """Queue jobs again whose lease lapsed. Raises `LedgerUnavailable`."""
-        reaped = self._ledger.reap(patience=patience)
+        reaped = self._ledger.reap(window=window)
         for job in reaped:
             _log.warning("the lease of job %s lapsed: it is %s", job.job, job.state)
         self._queue.publish(Waiting(job.job, job.model, job.priority) for job in reaped if job.state == "queued")
@@ -119,7 +119,7 @@ class Reaper:
         if not self._ledger.waiting(model):
             return
         messages = depth(self._ledger.redis, model)
-        if messages > LOOK_MESSAGES:
+        if messages > SEARCH_MESSAGES:
             stale = self._ledger.republish(model, older_than=FORGOTTEN_SECONDS)
         elif messages == 0 or self._is_time_to_look(model):
             named = jobs_named(self._ledger.redis, model) if messages else ()
@@ -132,7 +132,7 @@ class Reaper:
 
     def _is_time_to_look(self, model: str) -> bool:
         now = time.monotonic()
-        is_time = now - self._looked.get(model, float("-inf")) >= LOOK_SECONDS
+        is_time = now - self._looked.get(model, float("-inf")) >= SEARCH_SECONDS
         if is_time:
             self._looked[model] = now
         return is_time

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 
 import torch
@@ -51,3 +52,23 @@ def _device(name: str | None) -> torch.device:
             f"this machine has no device '{name}'", field="device", hint="use cpu, cuda, cuda:N or mps"
         ) from error
     return device
+
+
+def name_of(placement: Placement) -> str:
+    """The device as people know it. Of a CPU, with the threads that the calling thread computes with."""
+    if placement.device.type == "cuda":
+        return torch.cuda.get_device_name(placement.device)
+    return f"{placement.device.type} ({torch.get_num_threads()} threads)"
+
+
+def model_budget(placement: Placement) -> int:
+    """Bytes that models may take: most of a GPU's memory, half of a host's."""
+    if placement.device.type == "cuda":
+        return int(0.6 * torch.cuda.get_device_properties(placement.device).total_memory)
+    return int(0.5 * os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
+
+
+def free_cached_memory(placement: Placement) -> None:
+    """Give back to the device what PyTorch keeps of freed tensors."""
+    if placement.device.type == "cuda":
+        torch.cuda.empty_cache()

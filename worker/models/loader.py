@@ -18,7 +18,7 @@ from farm.errors import ModelError
 from farm.jobs.spec import SAMPLERS
 from worker.diffusion import schedules
 from worker.diffusion.conditioning import PromptEncoder
-from worker.diffusion.cross_attention import remember_text
+from worker.diffusion.cross_attention import cache_cross_attention
 from worker.diffusion.preview import fit_preview_map, read_preview_map
 from worker.models import layout
 from worker.models.components import Components, read_checkpoint, read_directory
@@ -130,7 +130,7 @@ class ModelLoader:
             text_encoder=parts.text_encoder,
             tokenizer=parts.tokenizer,
             prompts=PromptEncoder(parts.tokenizer, parts.text_encoder),
-            text_memory=remember_text(parts.unet),
+            cross_attention=cache_cross_attention(parts.unet),
             scheduler_config=parts.scheduler_config,
             preview=preview,
             device=self._placement.device,

@@ -13,7 +13,7 @@ from torch import Tensor
 from transformers import CLIPTextModel, CLIPTokenizer
 
 from worker.diffusion.conditioning import PromptEncoder
-from worker.diffusion.cross_attention import TextMemory
+from worker.diffusion.cross_attention import CrossAttentionCache
 from worker.diffusion.preview import PreviewMap
 
 _LARGE = 64 * 64
@@ -59,7 +59,7 @@ class LoadedModel:
     text_encoder: CLIPTextModel = field(repr=False)
     tokenizer: CLIPTokenizer = field(repr=False)
     prompts: PromptEncoder = field(repr=False)
-    text_memory: TextMemory = field(repr=False)
+    cross_attention: CrossAttentionCache = field(repr=False)
     scheduler_config: Mapping[str, Any] = field(repr=False)
     preview: PreviewMap = field(repr=False)
     device: torch.device
@@ -99,7 +99,7 @@ class LoadedModel:
         """The UNet's output [N, 4, h, w], in the model's dtype.
 
         `rows` [N, 4, h, w] are noisy latents, scaled as the UNet reads them, and `texts` [N, tokens, width] memories or
-        embeddings of prompts (see `TextMemory`).
+        embeddings of prompts (see `CrossAttentionCache`).
         """
         rows = rows.to(self.dtype)
         if self.compiled is not None and self.compiled.fits(rows, texts):

@@ -102,7 +102,7 @@ def recorded(model: LoadedModel, cores: int) -> RecordedUNet | None:
     """
     if model.device.type != "cpu":
         return None
-    text = model.text_memory.of(model.prompts.encode(""))
+    text = model.cross_attention.of(model.prompts.encode(""))
     multiple = 2 ** (len(model.unet.config["block_out_channels"]) - 1)
     if any(side % multiple for side in model.latent_shape[1:]):
         return None

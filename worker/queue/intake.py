@@ -6,7 +6,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-_LOOK_SECONDS = 0.2
+_CHECK_SECONDS = 0.2
 
 
 class Intake:
@@ -72,7 +72,7 @@ class Intake:
         try:
             with self._changed:
                 while self._inside and self._closed is None:
-                    self._changed.wait(_LOOK_SECONDS)  # `close` notifies nobody
+                    self._changed.wait(_CHECK_SECONDS)  # `close` notifies nobody
                 is_alone = self._closed is None
             yield is_alone
         finally:

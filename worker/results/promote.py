@@ -20,25 +20,25 @@ _log = logging.getLogger(__name__)
 _MISSING_SECONDS = 10.0
 
 
-class Crown:
+class Promoter:
     """Nothing here raises but what cannot be foreseen: the ledger names the result as well."""
 
     def __init__(self, storage: Storage, ledger: Ledger) -> None:
         self._storage = storage
         self._ledger = ledger
 
-    def give(self, result: JobResult) -> None:
+    def promote(self, result: JobResult) -> None:
         """Make an accepted attempt's result the job's."""
         self._write(result.job, result.to_json())
 
-    def give_where_missing(self) -> None:
+    def promote_missing(self) -> None:
         """Do it for jobs whose workers should have done it by now."""
-        for job, sealed in self._ledger.uncrowned(older_than=_MISSING_SECONDS).items():
+        for job, sealed in self._ledger.unpromoted(older_than=_MISSING_SECONDS).items():
             try:
                 result = read_result(self._storage, sealed)
                 if (result.job, sealed) != (job, keys.attempt_result(job, result.attempt)):
                     _log.warning("job %s has a result that is not its own: %s", job, sealed)
-                    self._ledger.crowned(job)
+                    self._ledger.promoted(job)
                     continue
                 self._write(job, result.to_json())
             except StorageError as error:
@@ -47,6 +47,6 @@ class Crown:
     def _write(self, job: str, data: bytes) -> None:
         try:
             self._storage.put(keys.result(job), data, "application/json")
-            self._ledger.crowned(job)
+            self._ledger.promoted(job)
         except FarmError as error:
             _log.warning("%s is not written yet: %s", keys.result(job), error)

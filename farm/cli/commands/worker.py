@@ -20,7 +20,7 @@ from farm.jobs.spec import MAX_SIDE, MAX_STEPS, MIN_SIDE
 _COMMAND = (sys.executable, "-P", "-m", "worker")
 _COUNT_GPUS = "import torch; print(torch.cuda.device_count())"
 _POLL_SECONDS = 0.5
-_COUNT_PATIENCE = 120.0
+_COUNT_TIMEOUT_SECONDS = 120.0
 
 
 @click.command(
@@ -103,7 +103,7 @@ def _visible_gpus() -> int:
             capture_output=True,
             encoding="utf-8",
             errors="replace",
-            timeout=_COUNT_PATIENCE,
+            timeout=_COUNT_TIMEOUT_SECONDS,
             check=True,
         )
     except (subprocess.SubprocessError, OSError) as error:

@@ -27,7 +27,7 @@ AT_ONCE = 16
 _EVERY_SECONDS = 0.5
 _OPTION = "--previews-to"
 _AS_FILES = "--previews-to DIR keeps them as files"
-_PATIENCE_SECONDS = 1.0
+_TIMEOUT_SECONDS = 1.0
 
 
 class Looking:
@@ -53,7 +53,7 @@ class Looking:
 
     def __exit__(self, _: type[BaseException] | None, error: BaseException | None, __: TracebackType | None) -> None:
         self._over.set()
-        self._thread.join(_PATIENCE_SECONDS)
+        self._thread.join(_TIMEOUT_SECONDS)
         with self._lock:
             for job in list(self._newest):
                 self._forget(job)

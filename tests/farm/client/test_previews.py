@@ -119,11 +119,11 @@ def test_what_is_no_preview_of_the_job_is_not_seen(client: FarmClient, running: 
 
 
 def test_looking_is_what_the_worker_hears_of(client: FarmClient, running: str) -> None:
-    assert not client.ledger.renew("w1", [(running, 1, 1)]).looked_at
+    assert not client.ledger.renew("w1", [(running, 1, 1)]).previewed
 
     client.previews([running])
 
-    assert client.ledger.renew("w1", [(running, 1, 2)]).looked_at == {(running, 1)}
+    assert client.ledger.renew("w1", [(running, 1, 2)]).previewed == {(running, 1)}
 
 
 def test_cancelling_a_job_removes_its_preview(client: FarmClient, running: str) -> None:
@@ -144,9 +144,9 @@ def test_so_many_are_looked_at_and_the_running_ones_first(client: FarmClient) ->
     looking = Looking(client, None)
     list(looking.following(client.ledger.get_many([one.id for one in jobs])))
 
-    looked_at = looking._worth_a_look()
+    previewed = looking._worth_a_look()
 
-    assert looked_at == [jobs[-1].id, *(one.id for one in jobs[1:AT_ONCE])]
+    assert previewed == [jobs[-1].id, *(one.id for one in jobs[1:AT_ONCE])]
 
 
 def test_what_keeps_previews_from_being_had_is_told_at_the_end_and_ends_nothing(

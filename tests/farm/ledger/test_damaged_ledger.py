@@ -17,11 +17,22 @@ from farm.settings import Settings
 from tests.ledgers import BATCH, job
 from tests.users import lesser
 from worker.leases.reaper import Reaper
-from worker.results.promote import Crown
+from worker.results.promote import Promoter
 
 RUBBISH = ["", "x", "-1", "nan", "inf", "1e400", "9" * 40, "[]", "\x00", b"\xff\xfe"]
 FIELDS = ["state", "batch", "model", "priority", "steps", "step", "attempt", "deaths", "submitted", "worker", "spec"]
-FIELDS += ["prompt", "token", "checkpoint", "looked_at", "labels", "warnings", "error", "started", "finished", "result"]
+FIELDS += [
+    "prompt",
+    "token",
+    "checkpoint",
+    "previews_until",
+    "labels",
+    "warnings",
+    "error",
+    "started",
+    "finished",
+    "result",
+]
 NEEDED = ["state", "batch", "model", "priority", "steps", "step", "attempt", "deaths", "submitted", "spec", "prompt"]
 
 
@@ -95,15 +106,15 @@ def test_reaping_goes_on_whatever_is_written_where_reapers_note_that_they_came_b
 ) -> None:
     ledger.create(BATCH, [job()])
     assert ledger.claim(job().id, "dead", lease=-1)
-    patience = 0.02
-    ledger.reap(patience=patience)
+    grace = 0.02
+    ledger.reap(window=grace)
     if value is None:
         ledger.redis.hdel(ledger._key("reaped"), field)
     else:
         ledger.redis.hset(ledger._key("reaped"), field, value)
 
     for _ in range(1000):
-        if ledger.reap(patience=patience):
+        if ledger.reap(window=grace):
             break
 
     assert ledger.get(job().id).state == "queued"
@@ -119,10 +130,10 @@ def test_a_strange_entry_among_the_uncrowned_hides_no_other(ledger: Ledger, queu
     if strange == "another type":
         ledger.redis.set(record(ledger), "x")
     if strange == "rubbish":
-        ledger.redis.zadd(ledger._key("uncrowned"), {b"\xff": 0, "": 1})
+        ledger.redis.zadd(ledger._key("unpromoted"), {b"\xff": 0, "": 1})
 
-    assert list(ledger.uncrowned(older_than=-1)) == [job(1).id]
-    assert list(ledger.uncrowned(older_than=60)) == [], "each is tried again only later"
+    assert list(ledger.unpromoted(older_than=-1)) == [job(1).id]
+    assert list(ledger.unpromoted(older_than=60)) == [], "each is tried again only later"
     assert job(0).id in ledger.quarantined()
 
 
@@ -238,7 +249,7 @@ def damage_a_record(ledger: Ledger, index: int, draw: random.Random) -> None:
 
 def damage_an_index(ledger: Ledger, draw: random.Random) -> None:
     names = ["jobs", "batches", f"batch:{BATCH}", *(f"state:{state}" for state in STATES), "waiting:emoji"]
-    names += ["turn:emoji", "leases", "uncrowned", "models", "events", "control", "reaped", "quarantine"]
+    names += ["turn:emoji", "leases", "unpromoted", "models", "events", "control", "reaped", "quarantine"]
     name = ledger._key(draw.choice(names))
     index = job(draw.randrange(12)).id
     match draw.randrange(4):
@@ -253,13 +264,13 @@ def damage_an_index(ledger: Ledger, draw: random.Random) -> None:
             ledger.redis.zrem(name, index)
 
 
-def end_all(ledger: Ledger, reaper: Reaper, crown: Crown, healthy: list[str]) -> None:
+def end_all(ledger: Ledger, reaper: Reaper, promoter: Promoter, healthy: list[str]) -> None:
     """What a farm does all the time, with time standing still; a worker of one slot takes whatever there is."""
     for _ in range(40):
         reaper.reap()
         looked_over(ledger)
         reaper.reconcile()
-        crown.give_where_missing()
+        promoter.promote_missing()
         for name in ledger.batch(BATCH):
             claim = ledger.claim(name, "w", instead=["emoji"], alone=True)
             if claim:
@@ -294,7 +305,7 @@ def test_whatever_is_damaged_the_healthy_jobs_end(
         assert claim and ledger.finish(claim, "w", "done", {"result": f"jobs/{claim.job}/1/result.json"})
     hurt = draw.sample(range(12), 5)
     storage: Any = _Bucket()
-    reaper, crown = Reaper(ledger, queue, "r"), Crown(storage, ledger)
+    reaper, promoter = Reaper(ledger, queue, "r"), Promoter(storage, ledger)
     damages: list[Callable[[], None]] = [
         lambda: damage_a_record(ledger, draw.choice(hurt), draw),
         lambda: damage_an_index(ledger, draw),
@@ -303,7 +314,7 @@ def test_whatever_is_damaged_the_healthy_jobs_end(
         draw.choice(damages)()
     healthy = [job(index).id for index in range(12) if index not in hurt]
 
-    end_all(ledger, reaper, crown, healthy)
+    end_all(ledger, reaper, promoter, healthy)
 
     statuses = ledger.get_many(healthy)
     assert [status.id for status in statuses] == healthy

@@ -59,7 +59,7 @@ def test_renewing_records_the_step_and_tells_what_is_lost(ledger: Ledger) -> Non
     renewed = ledger.renew("w1", [(NAME, mine.attempt, 7), (theirs.job, theirs.attempt, 9)])
 
     assert renewed.lost == {(theirs.job, theirs.attempt)}
-    assert not renewed.looked_at
+    assert not renewed.previewed
     assert ledger.get(NAME).step == 7
     assert ledger.get(theirs.job).step == 0
 
@@ -73,34 +73,34 @@ def test_a_renewed_lease_is_not_reaped(ledger: Ledger) -> None:
 
 def test_a_worker_hears_of_looks_at_what_it_holds_as_it_renews(ledger: Ledger) -> None:
     ledger.create(BATCH, [job(0), job(1), job(2)])
-    looked_at, other = claimed(ledger, "w1"), ledger.claim(job(1).id, "w1")
+    previewed, other = claimed(ledger, "w1"), ledger.claim(job(1).id, "w1")
     theirs = ledger.claim(job(2).id, "w2")
     assert other is not None and theirs is not None
 
-    assert ledger.look_at([NAME, job(2).id], seconds=60) == [NAME, job(2).id]
+    assert ledger.subscribe_previews([NAME, job(2).id], seconds=60) == [NAME, job(2).id]
 
-    held = [(claim.job, claim.attempt, 1) for claim in (looked_at, other, theirs)]
+    held = [(claim.job, claim.attempt, 1) for claim in (previewed, other, theirs)]
     renewed = ledger.renew("w1", held)
-    assert renewed.looked_at == {(NAME, looked_at.attempt)}
+    assert renewed.previewed == {(NAME, previewed.attempt)}
     assert renewed.lost == {(theirs.job, theirs.attempt)}
-    assert ledger.renew("w1", held).looked_at == {(NAME, looked_at.attempt)}, "as often as it renews"
+    assert ledger.renew("w1", held).previewed == {(NAME, previewed.attempt)}, "as often as it renews"
 
 
 def test_a_look_lapses(ledger: Ledger) -> None:
     ledger.create(BATCH, [job()])
     claim = claimed(ledger, "w1")
-    ledger.look_at([NAME], seconds=0)
+    ledger.subscribe_previews([NAME], seconds=0)
 
-    assert not ledger.renew("w1", [(NAME, claim.attempt, 1)]).looked_at
+    assert not ledger.renew("w1", [(NAME, claim.attempt, 1)]).previewed
 
 
 def test_who_looks_at_a_queued_job_looks_at_it_once_it_runs(ledger: Ledger) -> None:
     ledger.create(BATCH, [job()])
 
-    assert ledger.look_at([NAME], seconds=60) == []
+    assert ledger.subscribe_previews([NAME], seconds=60) == []
 
     claim = claimed(ledger, "w1")
-    assert ledger.renew("w1", [(NAME, claim.attempt, 1)]).looked_at == {(NAME, claim.attempt)}
+    assert ledger.renew("w1", [(NAME, claim.attempt, 1)]).previewed == {(NAME, claim.attempt)}
 
 
 def test_a_look_makes_no_record_and_changes_none_that_is_over(ledger: Ledger) -> None:
@@ -108,7 +108,7 @@ def test_a_look_makes_no_record_and_changes_none_that_is_over(ledger: Ledger) ->
     ledger.finish(claimed(ledger, "w1"), "w1", "done", {})
     before = ledger.redis.hgetall(ledger._key("job", NAME))
 
-    assert ledger.look_at([NAME, job(1).id], seconds=60) == []
+    assert ledger.subscribe_previews([NAME, job(1).id], seconds=60) == []
 
     assert ledger.redis.hgetall(ledger._key("job", NAME)) == before
     assert not ledger.redis.exists(ledger._key("job", job(1).id))
@@ -118,20 +118,20 @@ def test_a_look_makes_no_record_and_changes_none_that_is_over(ledger: Ledger) ->
 def test_leases_are_renewed_whatever_a_stranger_wrote_where_looks_are_noted(ledger: Ledger, junk: str) -> None:
     ledger.create(BATCH, [job()])
     claim = claimed(ledger, "w1")
-    ledger.redis.hset(ledger._key("job", NAME), "looked_at", junk)
+    ledger.redis.hset(ledger._key("job", NAME), "previews_until", junk)
 
     renewed = ledger.renew("w1", [(NAME, claim.attempt, 4)])
 
-    assert (renewed.lost, renewed.looked_at) == (set(), set())
+    assert (renewed.lost, renewed.previewed) == (set(), set())
     assert ledger.get(NAME).step == 4
 
 
 def test_cancelling_says_whether_there_may_be_a_preview(ledger: Ledger) -> None:
     ledger.create(BATCH, [job(0), job(1)])
-    ledger.look_at([NAME], seconds=60)
+    ledger.subscribe_previews([NAME], seconds=60)
 
-    assert ledger.cancel(NAME).was_looked_at
-    assert not ledger.cancel(job(1).id).was_looked_at
+    assert ledger.cancel(NAME).had_preview
+    assert not ledger.cancel(job(1).id).had_preview
 
 
 def test_a_zombie_cannot_finish_what_another_holds(ledger: Ledger) -> None:

@@ -40,7 +40,7 @@ OPERATIONS: dict[str, Callable[[Ledger, Claim], Any]] = {
     "release": lambda ledger, claim: ledger.release(claim, WORKER),
     "reap": lambda ledger, _: len(ledger.reap()) == 1,
     "checkpoint": lambda ledger, claim: ledger.checkpoint(claim, WORKER, 3),
-    "look at": lambda ledger, _: ledger.look_at([NAME], seconds=60) == [NAME],
+    "subscribe to previews": lambda ledger, _: ledger.subscribe_previews([NAME], seconds=60) == [NAME],
     "cancel": lambda ledger, _: ledger.cancel(NAME).before in ("queued", "running"),
     "retry": lambda ledger, _: ledger.retry(NAME) in ("failed", "cancelled"),
 }
@@ -103,7 +103,7 @@ TABLE: dict[str, dict[State, tuple[State, bool]]] = {
         "failed": ("failed", False),
         "cancelled": ("cancelled", False),
     },
-    "look at": {
+    "subscribe to previews": {
         "queued": ("queued", False),
         "running": ("running", True),
         "done": ("done", False),

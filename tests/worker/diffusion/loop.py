@@ -23,7 +23,7 @@ from worker.diffusion.guidance import guide, needs_unconditional
 from worker.diffusion.latents import encode, image_tensor
 from worker.diffusion.noise import NoiseStream
 from worker.diffusion.schedules import read_schedule
-from worker.diffusion.solvers import HISTORY, Column, plan
+from worker.diffusion.solvers import HISTORY, Coefficient, plan
 from worker.models.model import LoadedModel
 
 SCHEDULERS: dict[SamplerName, tuple[Any, dict[str, Any]]] = {
@@ -70,13 +70,13 @@ def render(model: LoadedModel, job: Job) -> Tensor:
         x = steps.start_alpha * latent + steps.start_sigma * noise.draw(shape)
     history = [torch.zeros(shape)] * HISTORY
     for row in torch.from_numpy(steps.table):
-        c = {column: row[column] for column in Column}
-        out = _predict(model, job, c[Column.INPUT_SCALE] * x, c[Column.TIMESTEP])
-        h = c[Column.H_X] * x + c[Column.H_OUT] * out
-        x = c[Column.A] * x + c[Column.B0] * h
-        x = x + sum(c[Column(Column.B1 + k)] * older for k, older in enumerate(history))
-        if c[Column.NOISE]:
-            x = x + c[Column.NOISE] * noise.draw(shape)
+        c = {column: row[column] for column in Coefficient}
+        out = _predict(model, job, c[Coefficient.INPUT_SCALE] * x, c[Coefficient.TIMESTEP])
+        h = c[Coefficient.H_X] * x + c[Coefficient.H_OUT] * out
+        x = c[Coefficient.A] * x + c[Coefficient.B0] * h
+        x = x + sum(c[Coefficient(Coefficient.B1 + k)] * older for k, older in enumerate(history))
+        if c[Coefficient.NOISE]:
+            x = x + c[Coefficient.NOISE] * noise.draw(shape)
         history = [h, *history[:-1]]
     return x
 

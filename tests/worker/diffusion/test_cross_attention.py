@@ -10,7 +10,7 @@ from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
 
 from farm.jobs.spec import WeightedPrompt
 from worker.diffusion.conditioning import Conditioned
-from worker.diffusion.cross_attention import remember_text
+from worker.diffusion.cross_attention import cache_cross_attention
 from worker.models.model import LoadedModel
 
 
@@ -19,7 +19,7 @@ def test_a_memory_stands_for_the_embedding(tiny_model: LoadedModel) -> None:
     rows, timesteps = torch.randn((2, 4, 8, 8), generator=torch.Generator().manual_seed(0)), torch.tensor([400.0, 3.0])
     prompts = [tiny_model.prompts.encode(prompt) for prompt in ("a cat", "an otter")]
     embeddings = [prompt.embedding[0] for prompt in prompts]
-    memories = [tiny_model.text_memory.of(prompt) for prompt in prompts]
+    memories = [tiny_model.cross_attention.of(prompt) for prompt in prompts]
 
     expected = tiny_model.unet(rows, timesteps, encoder_hidden_states=torch.stack(embeddings)).sample
     remembered = tiny_model.unet(rows, timesteps, encoder_hidden_states=torch.stack(memories)).sample
@@ -42,11 +42,11 @@ def test_a_model_whose_memories_look_like_embeddings_keeps_to_embeddings() -> No
     )
     embedding = torch.ones((1, 77, 32))
 
-    assert torch.equal(remember_text(unet).of(Conditioned(embedding)), embedding[0])
+    assert torch.equal(cache_cross_attention(unet).of(Conditioned(embedding)), embedding[0])
 
 
 def test_jobs_that_read_the_same_share_one_memory_for_as_long_as_one_of_them_has_it(tiny_model: LoadedModel) -> None:
-    memory, prompts = tiny_model.text_memory, tiny_model.prompts
+    memory, prompts = tiny_model.cross_attention, tiny_model.prompts
     first = memory.of(prompts.encode("a llama"))
     bits, seen = first.clone(), ref(first)
 

@@ -15,7 +15,7 @@ from farm.jobs.spec import SAMPLERS, SamplerName
 from tests.tiny import LMS_CONFIG, PNDM_CONFIG
 from tests.worker.diffusion.loop import SCHEDULERS
 from worker.diffusion.schedules import read_schedule
-from worker.diffusion.solvers import HISTORY, Column, Floats, Plan, lagrange_integrals, plan
+from worker.diffusion.solvers import HISTORY, Coefficient, Floats, SamplingPlan, lagrange_integrals, plan
 
 CONFIGS: dict[str, dict[str, Any]] = {
     "lms": LMS_CONFIG,
@@ -36,7 +36,7 @@ CONFIGS: dict[str, dict[str, Any]] = {
 }
 
 
-def run(steps: Plan, x: Floats, outputs: Floats) -> Floats:
+def run(steps: SamplingPlan, x: Floats, outputs: Floats) -> Floats:
     """x after all steps, given what the model says at each."""
     history = [np.zeros_like(x)] * HISTORY
     for k, out in enumerate(outputs):
@@ -163,11 +163,11 @@ def test_only_ancestral_steps_add_noise_and_the_last_adds_none() -> None:
 @pytest.mark.parametrize("start", [0, 4])
 def test_the_table_has_a_row_for_each_step_to_do(sampler: SamplerName, start: int) -> None:
     steps = plan(read_schedule(LMS_CONFIG, sampler, 10), start)
-    assert steps.table.shape == (10 - start, len(Column))
+    assert steps.table.shape == (10 - start, len(Coefficient))
     assert steps.table.dtype == np.float32
     assert np.isfinite(steps.table).all()
-    np.testing.assert_array_equal(steps.table[:, Column.B1], steps.b[:, 1].astype(np.float32))
-    np.testing.assert_array_equal(steps.table[:, Column.GRAD_SCALE], steps.grad_scale.astype(np.float32))
+    np.testing.assert_array_equal(steps.table[:, Coefficient.B1], steps.b[:, 1].astype(np.float32))
+    np.testing.assert_array_equal(steps.table[:, Coefficient.GRAD_SCALE], steps.grad_scale.astype(np.float32))
 
 
 def test_plans_are_memoised() -> None:

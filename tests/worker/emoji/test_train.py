@@ -19,7 +19,7 @@ from worker.emoji.corpus import draw_caption, stream
 from worker.emoji.dataset import held_out, scene_number, scenes
 from worker.emoji.drawing import Pull, Start, draw, load
 from worker.emoji.loop import Stage, annealed
-from worker.emoji.settings import Plan, micro, on_cpu, on_cuda, refined
+from worker.emoji.settings import StagePlan, micro, on_cpu, on_cuda, refined
 from worker.emoji.text import MAX_TOKENS, new_tokenizer, tokenize
 from worker.emoji.train import main, refine, train
 
@@ -28,7 +28,7 @@ CPU = torch.device("cpu")
 
 def stage_of(directory: Path, steps: int) -> Stage[nn.Linear]:
     torch.manual_seed(1)
-    plan = Plan(steps, minutes=1.0, batch=1, learning_rate=1e-2)
+    plan = StagePlan(steps, minutes=1.0, batch=1, learning_rate=1e-2)
     return Stage("line", nn.Linear(2, 1), plan, directory, 0, CPU, ema_decay=0.9, checkpoint_minutes=0.0)
 
 

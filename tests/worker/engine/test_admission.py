@@ -3,8 +3,8 @@
 from worker.engine.admission import Admission, Candidate
 
 
-def job(name: str, *, group: str = "a", priority: int = 5, arrival: int = 0, rows: int = 2) -> Candidate:
-    return Candidate(name, group, priority, arrival, rows)
+def job(name: str, *, batch_key: str = "a", priority: int = 5, arrival: int = 0, rows: int = 2) -> Candidate:
+    return Candidate(name, batch_key, priority, arrival, rows)
 
 
 def test_nobody_waits_nobody_is_chosen() -> None:
@@ -39,31 +39,31 @@ def test_a_job_larger_than_the_budget_still_goes_alone() -> None:
 
 
 def test_one_forward_never_mixes_groups() -> None:
-    chosen = Admission().choose([job("a1"), job("b1", group="b"), job("a2", arrival=1)], 64)
+    chosen = Admission().choose([job("a1"), job("b1", batch_key="b"), job("a2", arrival=1)], 64)
 
     assert chosen == ["a1", "a2"]
 
 
 def served(admission: Admission, waiting: list[Candidate], seconds: dict[str, float], turns: int) -> list[str]:
     """Which job goes at each turn, if a turn of each group takes so long."""
-    admission.meet({candidate.group for candidate in waiting})
+    admission.meet({candidate.batch_key for candidate in waiting})
     order = []
     for _ in range(turns):
         [first, *_] = admission.choose(waiting, 64)
-        group = next(candidate.group for candidate in waiting if candidate.id == first)
-        admission.charge(group, seconds[first])
+        batch_key = next(candidate.batch_key for candidate in waiting if candidate.id == first)
+        admission.charge(batch_key, seconds[first])
         order.append(first)
     return order
 
 
 def test_groups_of_equal_urgency_and_pace_take_turns() -> None:
-    waiting = [job("a", arrival=1), job("b", group="b", arrival=2), job("c", group="c", arrival=3)]
+    waiting = [job("a", arrival=1), job("b", batch_key="b", arrival=2), job("c", batch_key="c", arrival=3)]
 
     assert served(Admission(), waiting, {"a": 1, "b": 1, "c": 1}, 6) == ["a", "b", "c", "a", "b", "c"]
 
 
 def test_groups_share_the_time_not_the_turns() -> None:
-    waiting = [job("slow", arrival=1), job("quick", group="b", arrival=2)]
+    waiting = [job("slow", arrival=1), job("quick", batch_key="b", arrival=2)]
 
     order = served(Admission(), waiting, {"slow": 10.0, "quick": 0.5}, 42)
 
@@ -73,7 +73,7 @@ def test_groups_share_the_time_not_the_turns() -> None:
 
 def test_who_comes_later_has_no_time_to_catch_up_on() -> None:
     admission = Admission()
-    early, late = job("early", arrival=1), job("late", group="b", arrival=2)
+    early, late = job("early", arrival=1), job("late", batch_key="b", arrival=2)
     served(admission, [early], {"early": 1.0}, 1_000)
 
     order = served(admission, [early, late], {"early": 1.0, "late": 1.0}, 6)
@@ -83,7 +83,7 @@ def test_who_comes_later_has_no_time_to_catch_up_on() -> None:
 
 def test_who_was_away_has_saved_nothing() -> None:
     admission = Admission()
-    one, other = job("one", arrival=1), job("other", group="b", arrival=2)
+    one, other = job("one", arrival=1), job("other", batch_key="b", arrival=2)
     served(admission, [one, other], {"one": 1.0, "other": 1.0}, 2)
     served(admission, [one], {"one": 1.0}, 100)
 
@@ -92,7 +92,7 @@ def test_who_was_away_has_saved_nothing() -> None:
 
 def test_a_group_with_an_urgent_job_goes_before_a_crowded_one() -> None:
     crowd = [job(f"crowd {n}", arrival=n) for n in range(20)]
-    urgent = job("urgent", group="b", priority=9, arrival=99)
+    urgent = job("urgent", batch_key="b", priority=9, arrival=99)
     admission = Admission()
 
     assert admission.choose([*crowd, urgent], 8) == ["urgent"]

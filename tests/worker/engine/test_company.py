@@ -14,8 +14,8 @@ from torch import Tensor
 from worker.diffusion.losses import load_losses
 from worker.engine.engine import Engine
 from worker.engine.request import RenderRequest
-from worker.engine.request_state import Flight, board
-from worker.engine.rows import advance
+from worker.engine.request_state import RequestState, prepare
+from worker.engine.rows import run_step
 from worker.models.torchscript import recorded
 
 JOBS: dict[str, dict[str, Any]] = {
@@ -41,37 +41,37 @@ def threads_restored() -> Iterator[None]:
 
 
 def latents_alone(request: RenderRequest, *, padded_rows: int | None) -> Tensor:
-    flight = _board(request, 0)
-    while not flight.is_done:
-        _step([flight], padded_rows)
-    return flight.x
+    state = _board(request, 0)
+    while not state.is_done:
+        _step([state], padded_rows)
+    return state.x
 
 
 def latents_in_company(requests: list[RenderRequest], *, padded_rows: int | None, rows: int = 5) -> dict[str, Tensor]:
     """Jobs join one after the other, a step apart, and share forwards of at most `rows` jobs in changing order."""
     waiting = [_board(request, arrival) for arrival, request in enumerate(requests)]
-    flying: list[Flight] = []
+    flying: list[RequestState] = []
     finished: dict[str, Tensor] = {}
     while waiting or flying:
         if waiting:
             flying.append(waiting.pop(0))
         flying = flying[1:] + flying[:1]
         _step(flying[:rows], padded_rows)
-        finished |= {flight.id: flight.x for flight in flying if flight.is_done}
-        flying = [flight for flight in flying if not flight.is_done]
+        finished |= {state.id: state.x for state in flying if state.is_done}
+        flying = [state for state in flying if not state.is_done]
     return finished
 
 
-def _board(request: RenderRequest, arrival: int) -> Flight:
+def _board(request: RenderRequest, arrival: int) -> RequestState:
     from concurrent.futures import Future
 
-    return board(request, load_losses(), arrival, Future())
+    return prepare(request, load_losses(), arrival, Future())
 
 
-def _step(flights: list[Flight], padded_rows: int | None) -> None:
-    step = advance(flights, padded_rows=padded_rows, gradient_chunk=1 if padded_rows else 4)
-    for index, flight in enumerate(flights):
-        flight.advance(step.x[index], step.history[index])
+def _step(states: list[RequestState], padded_rows: int | None) -> None:
+    step = run_step(states, padded_rows=padded_rows, gradient_chunk=1 if padded_rows else 4)
+    for index, state in enumerate(states):
+        state.commit(step.x[index], step.history[index])
 
 
 def test_latents_agree_to_rounding(request_for: Callable[..., RenderRequest]) -> None:

@@ -258,7 +258,7 @@ def test_an_error_in_one_decode_fails_that_job_alone(
     engine = engines()
     bad = engine.submit(request_for("bad", seed=5, observer=watcher))
     assert watcher.reached.wait(30)
-    marked = engine._flying["bad"].x.clone()
+    marked = engine._jobs.active["bad"].x.clone()
     monkeypatch.setattr(latents, "decode", fails_for_one)
     good = engine.submit(request_for("good", seed=6))
     watcher.let_go.set()

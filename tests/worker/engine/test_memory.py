@@ -1,4 +1,4 @@
-"""Rows by what is free and what they take; and caps, halved when memory runs out, and grown back with patience."""
+"""Rows by what is free and what they take; and caps, halved when memory runs out, and grown back with probation."""
 
 from __future__ import annotations
 
@@ -78,7 +78,7 @@ def test_what_the_cpu_says_when_memory_runs_out_is_understood() -> None:
 
 def test_a_recorded_forward_tells_when_memory_runs_out(model: LoadedModel) -> None:
     assert model.recorded is not None
-    text = model.text_memory.of(model.prompts.encode(""))
+    text = model.cross_attention.of(model.prompts.encode(""))
     far_too_many = 10**13
 
     with pytest.raises(RuntimeError) as error:

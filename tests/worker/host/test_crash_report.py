@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from worker.host.crash_report import BlackBox, left_behind
+from worker.host.crash_report import CrashReport, left_behind
 
 ENDS = {
     "crashes": "import ctypes; ctypes.string_at(0)",
@@ -25,8 +25,8 @@ TOLD = {
 
 @pytest.mark.parametrize("end", ENDS)
 def test_the_next_worker_tells_how_one_ended(tmp_path: Path, end: str) -> None:
-    imports = "from pathlib import Path; from worker.host.crash_report import BlackBox"
-    lives = f"{imports}; box = BlackBox(Path({str(tmp_path)!r}), 'w1')"
+    imports = "from pathlib import Path; from worker.host.crash_report import CrashReport"
+    lives = f"{imports}; box = CrashReport(Path({str(tmp_path)!r}), 'w1')"
     subprocess.run([sys.executable, "-c", f"{lives}; {ENDS[end]}"], capture_output=True, timeout=120, check=False)
 
     told = dict(left_behind(tmp_path))
@@ -37,6 +37,6 @@ def test_the_next_worker_tells_how_one_ended(tmp_path: Path, end: str) -> None:
 
 
 def test_a_living_worker_is_not_told_of(tmp_path: Path) -> None:
-    box = BlackBox(tmp_path, "alive")
+    box = CrashReport(tmp_path, "alive")
     assert dict(left_behind(tmp_path)) == {}
     box.close()

@@ -12,7 +12,7 @@ from worker.host.runtime import settle
 
 CHURN = """
 import resource, threading
-from worker.runtime import settle
+from worker.host.runtime import settle
 settle()
 size = 64_000_000
 
@@ -60,7 +60,7 @@ def test_threads_wait_briefly_awake_unless_told_otherwise(
 
 IMPORTING = """
 import gc
-from worker.runtime import importing
+from worker.host.runtime import importing
 with importing():
     assert not gc.isenabled()
     import asyncio, email, json
@@ -79,7 +79,7 @@ def test_what_was_imported_is_never_looked_through_for_garbage() -> None:
 
 IDLE = """
 import time
-from worker.runtime import settle
+from worker.host.runtime import settle
 settle()
 import torch
 torch.set_num_threads(2)

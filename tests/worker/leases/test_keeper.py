@@ -22,7 +22,7 @@ class Hearing:
 
     def __init__(self) -> None:
         self.lost: list[str] = []
-        self.looked_at: list[str] = []
+        self.previewed: list[str] = []
         self.hangs = threading.Event()
         self.told_of_hang = threading.Event()
 
@@ -39,7 +39,7 @@ def keeper(ledger: Ledger, hearing: Hearing) -> Iterator[LeaseKeeper]:
         WORKER,
         describe=lambda: a_worker(WORKER),
         on_lost=lambda claim: hearing.lost.append(claim.job),
-        on_look=lambda claim: hearing.looked_at.append(claim.job),
+        on_preview_wanted=lambda claim: hearing.previewed.append(claim.job),
         is_hung=hearing.hangs.is_set,
         on_hang=hearing.told_of_hang.set,
     )
@@ -147,11 +147,11 @@ def test_of_a_job_that_somebody_looks_at_it_is_heard_with_each_report(
     keeper: LeaseKeeper, ledger: Ledger, hearing: Hearing, claim_one: Callable[..., Claim]
 ) -> None:
     seen, unseen = claim_one(), claim_one(1)
-    ledger.look_at([seen.job], seconds=600)
+    ledger.subscribe_previews([seen.job], seconds=600)
     with keeper.holding(seen) as holding, keeper.holding(unseen) as other:
         holding.step = other.step = 1
-        eventually(lambda: len(hearing.looked_at) >= 1, "it is heard of")
+        eventually(lambda: len(hearing.previewed) >= 1, "it is heard of")
         holding.step = other.step = 2
-        eventually(lambda: len(hearing.looked_at) >= 2, "it is heard of again")
+        eventually(lambda: len(hearing.previewed) >= 2, "it is heard of again")
 
-    assert set(hearing.looked_at) == {seen.job}
+    assert set(hearing.previewed) == {seen.job}

@@ -112,7 +112,7 @@ def test_a_job_whose_message_was_lost_from_a_queue_with_others_is_found_by_looki
 def test_a_job_that_was_forgotten_in_a_long_queue_is_published_again(
     ledger: Ledger, queue: Queue, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("worker.leases.reaper.LOOK_MESSAGES", 0)
+    monkeypatch.setattr("worker.leases.reaper.SEARCH_MESSAGES", 0)
     monkeypatch.setattr("worker.leases.reaper.FORGOTTEN_SECONDS", 0.0)
     ledger.create(BATCH, [job(0, model="long"), job(1, model="long")])
     queue.publish([Waiting(job(1).id, "long", 5)])
@@ -146,30 +146,30 @@ def test_nobody_is_declared_dead_for_an_outage_in_which_nobody_could_renew(ledge
     """The first to come by after a silence reaps nothing, even if its request was sent before the silence."""
     ledger.create(BATCH, [job(0), job(1)])
     claim_and_fall_silent(ledger, job(0).id, "w1")
-    patience = 60.0
+    grace = 60.0
     watch = ledger._key("reaped")
 
     def let_pass(seconds: float) -> None:
         for name, moment in ledger.redis.hgetall(watch).items():
             ledger.redis.hset(watch, name, int(moment) - round(1000 * seconds))
 
-    assert ledger.reap(patience=patience) == [], "the first ever: who knows for how long there was nobody"
+    assert ledger.reap(window=grace) == [], "the first ever: who knows for how long there was nobody"
     let_pass(30)
-    assert ledger.reap(patience=patience) == [], "the healthy may still be renewing"
+    assert ledger.reap(window=grace) == [], "the healthy may still be renewing"
     let_pass(31)
-    assert [reaped.job for reaped in ledger.reap(patience=patience)] == [job(0).id]
+    assert [reaped.job for reaped in ledger.reap(window=grace)] == [job(0).id]
 
     claim_and_fall_silent(ledger, job(1).id, "w1")
     let_pass(41)
-    assert ledger.reap(patience=patience) == [], "after an outage it is the same"
+    assert ledger.reap(window=grace) == [], "after an outage it is the same"
     let_pass(30)
-    ledger.reap(limit=0, patience=patience)  # as those do who do not hold the lock
+    ledger.reap(limit=0, window=grace)  # as those do who do not hold the lock
     let_pass(41)
-    assert ledger.reap(patience=patience) == [], "a second outage cut the time short in which to renew"
+    assert ledger.reap(window=grace) == [], "a second outage cut the time short in which to renew"
     let_pass(30)
-    ledger.reap(limit=0, patience=patience)
+    ledger.reap(limit=0, window=grace)
     let_pass(31)
-    assert [reaped.job for reaped in ledger.reap(patience=patience)] == [job(1).id]
+    assert [reaped.job for reaped in ledger.reap(window=grace)] == [job(1).id]
 
 
 def test_a_lease_without_a_record_does_not_stop_the_others(ledger: Ledger, queue: Queue) -> None:

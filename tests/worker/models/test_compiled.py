@@ -21,8 +21,8 @@ from farm.errors import InvalidInput
 from farm.settings import Settings
 from tests.tiny import build_tiny_model
 from worker.bucket import compile_cache as kernels
-from worker.bucket.compile_cache import Kernels, pack, secret_of, unpack
-from worker.diffusion.cross_attention import remember_text
+from worker.bucket.compile_cache import CompileCache, pack, secret_of, unpack
+from worker.diffusion.cross_attention import cache_cross_attention
 from worker.models.compiled import numbers_of_rows
 from worker.models.device import place
 from worker.models.loader import ModelLoader
@@ -52,7 +52,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> LoadedModel:
         cross_attention_dim=32,
     )
     smallest.eval().requires_grad_(False)
-    return replace(tiny, unet=smallest, text_memory=remember_text(smallest), recorded=None)
+    return replace(tiny, unet=smallest, cross_attention=cache_cross_attention(smallest), recorded=None)
 
 
 @pytest.fixture(scope="module")
@@ -69,7 +69,7 @@ def compiled(model: LoadedModel, store: Storage, tmp_path_factory: pytest.TempPa
     """The model, compiled for 2 and 4 rows, its kernels in the bucket."""
     if shutil.which("g++") is None or " " in torch.__file__:
         pytest.skip("torch cannot compile: there is no C++ compiler, or a space in the path that torch would tell it")
-    made = Kernels(tmp_path_factory.mktemp("first"), store, numbers_of_rows(4)[1:], SECRET)
+    made = CompileCache(tmp_path_factory.mktemp("first"), store, numbers_of_rows(4)[1:], SECRET)
     return replace(model, compiled=made.compile(model))
 
 
@@ -77,7 +77,7 @@ def compiled(model: LoadedModel, store: Storage, tmp_path_factory: pytest.TempPa
 def predicted(model: LoadedModel, count: int, *, side: int = 8) -> Tensor:
     generator = torch.Generator().manual_seed(count)
     rows = torch.randn((count, 4, side, side), generator=generator)
-    texts = torch.stack([model.text_memory.of(model.prompts.encode("a cat"))] * count)
+    texts = torch.stack([model.cross_attention.of(model.prompts.encode("a cat"))] * count)
     return model.predict(rows, torch.full((count,), 500.0), texts)
 
 
@@ -128,7 +128,7 @@ def test_the_next_worker_finds_the_kernels_in_the_bucket(
     torch.compiler.reset()
 
     with caplog.at_level(logging.INFO):
-        Kernels(tmp_path, store, (2, 4), SECRET).compile(model)
+        CompileCache(tmp_path, store, (2, 4), SECRET).compile(model)
 
     [kernels_folder] = tmp_path.iterdir()
     assert keys.kernels(kernels_folder.name) == before.key
@@ -149,7 +149,7 @@ def test_kernels_that_others_signed_are_not_touched(
     found: list[set[Path]] = []
     monkeypatch.setattr(kernels, "compiled", lambda *_: found.append(set(tmp_path.rglob("*"))))
 
-    Kernels(tmp_path, store, (2, 4), secret).compile(model)
+    CompileCache(tmp_path, store, (2, 4), secret).compile(model)
 
     assert found == [set()], "nothing of theirs is on the disk as the compiler begins"
     assert ("they are not signed with this worker's FARM_KERNELS_KEY" in caplog.text) is (secret is not None)
@@ -165,7 +165,7 @@ def test_what_cannot_be_compiled_runs_as_it_is(
     monkeypatch.setattr("torch._inductor.config.cpp.cxx", ("/no/compiler",))
     torch.compiler.reset()
 
-    assert Kernels(tmp_path, store, (2,)).compile(model) is None
+    assert CompileCache(tmp_path, store, (2,)).compile(model) is None
 
     assert "the model 'tiny' cannot be compiled here and runs as it is: " in caplog.text
 

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 import torch
+from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
 from safetensors.torch import load_file, save_file
 from transformers import CLIPTokenizer
 
@@ -346,7 +347,7 @@ def test_a_model_that_has_no_room_to_render_says_so(
     def no_room(*_: Any) -> None:
         torch.empty(2**60, dtype=torch.uint8)
 
-    monkeypatch.setattr(loader_module.AutoencoderKL, "decode", no_room)
+    monkeypatch.setattr(AutoencoderKL, "decode", no_room)
     monkeypatch.setattr(loader_module, "fit_preview_map", lambda _: PreviewMap(torch.zeros(3, 4, 3, 3), torch.zeros(3)))
     with pytest.raises(ModelError, match=r"the model 'tiny' cannot render a picture on cpu: .*can't allocate memory"):
         loader.load("tiny", LocalDirectory(model))

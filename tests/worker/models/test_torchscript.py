@@ -55,7 +55,7 @@ def predicted(
     rows = torch.randn((count, 4, height, width), generator=generator)
     if texts is None:
         prompts = ("a cat", "an otter", "", "a red apple")
-        memories = [model.text_memory.of(model.prompts.encode(prompt)) for prompt in prompts]
+        memories = [model.cross_attention.of(model.prompts.encode(prompt)) for prompt in prompts]
         texts = torch.stack([memories[row % len(memories)] for row in range(count)])
     return model.predict(rows, torch.linspace(1, 999, count), texts)
 

@@ -12,10 +12,10 @@ import torch
 from torch import Tensor
 
 from worker.diffusion.preview import PreviewMap
-from worker.engine import engine as engine_module
+from worker.engine import stepper
 from worker.engine.engine import Engine
 from worker.engine.request import Pixels, RenderRequest, SilentObserver
-from worker.engine.rows import Step, advance
+from worker.engine.rows import Step, run_step
 
 Engines = Callable[..., Engine]
 Request = Callable[..., RenderRequest]
@@ -30,7 +30,7 @@ class Looking(SilentObserver):
 
     def on_step(self, done: int) -> None:
         if done in self._after:
-            self._engine.look_at(self._job)
+            self._engine.want_preview(self._job)
 
     def on_preview(self, done: int, pixels: Pixels) -> None:
         self.seen[done] = pixels
@@ -52,10 +52,10 @@ def test_a_preview_is_of_the_jobs_own_predicted_picture(
     steps: list[Step] = []
 
     def noting(*arguments: Any, **options: Any) -> Step:
-        steps.append(advance(*arguments, **options))
+        steps.append(run_step(*arguments, **options))
         return steps[-1]
 
-    monkeypatch.setattr(engine_module, "advance", noting)
+    monkeypatch.setattr(stepper, "run_step", noting)
     request = request_for("job", steps=9, seed=3)
     engines(deterministic=True).submit(request).result(60)
     expected = request.model.preview.render(steps[4].x0)[0].numpy()
@@ -84,7 +84,7 @@ def test_nothing_is_shown_of_the_last_step_nor_to_who_does_not_look(engines: Eng
 
 def test_a_look_at_what_does_not_fly_is_ignored(engines: Engines, request_for: Request) -> None:
     engine = engines()
-    engine.look_at("nobody")
+    engine.want_preview("nobody")
     looking = Looking(engine, 1, job="nobody")
     assert engine.submit(request_for("job", observer=looking)).result(60).pixels.any()
     assert looking.seen == {}
@@ -95,10 +95,10 @@ def test_looking_changes_no_byte_of_a_picture(engines: Engines, request_for: Req
     alone = engines().submit(request).result(60)
     engine = engines()
     looking = Looking(engine, *range(1, 12))
-    looked_at = engine.submit(replace(request, observer=looking)).result(60)
+    previewed = engine.submit(replace(request, observer=looking)).result(60)
 
     assert len(looking.seen) == 10
-    assert np.array_equal(alone.pixels, looked_at.pixels)
+    assert np.array_equal(alone.pixels, previewed.pixels)
 
 
 def test_a_job_does_not_fail_for_a_preview_that_does(

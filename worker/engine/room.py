@@ -1,0 +1,79 @@
+"""Room in memory: how much is taken together, and what becomes of work that found none.
+
+Whatever runs out of memory goes down the same ladder: several jobs together, each of them alone, then in parts (the
+rows of a step one after the other, a picture in tiles), and only then it fails. Work that lacked what others held,
+around its turn or in its midst, fails for no fault of its own: it is put off until they are done.
+"""
+
+from __future__ import annotations
+
+from worker.engine.memory import Budget, RowCaps, release
+from worker.engine.request_state import RequestState
+from worker.engine.turns import Turns
+from worker.models.memory_profile import is_out_of_memory
+
+
+class Room:
+    """What of an engine's work fits into memory together.
+
+    `padded_rows` is the number of rows that every forward of a deterministic engine has, else None.
+    """
+
+    def __init__(self, budget: Budget, turns: Turns, *, max_rows: int, padded_rows: int | None) -> None:
+        self._budget = budget
+        self._turns = turns
+        self._max_rows = max_rows
+        self._padded_rows = padded_rows
+        self._caps = RowCaps()
+
+    def meet(self, states: list[RequestState]) -> None:
+        """These are all the jobs that have steps to do."""
+        self._caps.keep_only({state.batch_key for state in states})
+
+    def rows(self, state: RequestState) -> int:
+        """How many rows of a job's batch key to take together."""
+        most = self._caps.of(state.batch_key) or self._max_rows
+        if self._padded_rows is not None:
+            return most
+        return self._budget.rows(state.request.model, state.x.shape, most)
+
+    def rows_within(self, seconds: float, state: RequestState) -> int:
+        """How many rows to take together for a step of at most so long; a deterministic engine does not ask the clock.
+
+        Before a batch key's first step nobody knows, and one job is taken.
+        """
+        if self._padded_rows is not None:
+            return self.rows(state)
+        return min(self.rows(state), self._turns.rows_in(seconds, state) or state.rows)
+
+    def pictures(self, state: RequestState, most: int) -> int:
+        """How many pictures of a job's size to decode together; 0 if not even one fits whole."""
+        return self._budget.pictures(state.request.model, state.x.shape, most)
+
+    def gradients(self, state: RequestState, most: int) -> int:
+        """How many pictures of a job's size to differentiate losses of together."""
+        return self._budget.gradients(state.request.model, state.x.shape, most)
+
+    def fitted(self, state: RequestState) -> None:
+        """A step of jobs like this one has fitted."""
+        self._caps.fitted(state.batch_key, most=self._max_rows)
+
+    def ran_out(self, state: RequestState, rows: int, error: Exception) -> None:
+        """A step of so many rows did not fit."""
+        release(error)
+        self._caps.ran_out(state.batch_key, rows)
+
+    def is_taken(self, error: Exception) -> bool:
+        """Whether work failed for lack of memory that others hold or held, around its turn or in its midst.
+
+        It says nothing of the job then.
+        """
+        if not (is_out_of_memory(error) and (self._turns.is_within_another or self._turns.was_shared)):
+            return False
+        release(error)
+        return True
+
+    def wait_for(self, state: RequestState) -> None:
+        """A job comes again when the turns around this one are over, and then nobody cuts in."""
+        state.needs_all_room = True
+        self._turns.put_off(state.batch_key)

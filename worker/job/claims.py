@@ -1,0 +1,67 @@
+"""Taking jobs from the ledger, and giving them back."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import threading
+import time
+from dataclasses import dataclass
+
+from farm.errors import JobNotFound, LedgerRefused, LedgerUnavailable
+from farm.jobs.spec import JobSpec
+from farm.jobs.status import Waiting
+from farm.ledger.ledger import Ledger
+from farm.ledger.records import Claim, new_token
+from farm.queue import Queue
+from worker.job.retry import RETRY_SECONDS
+from worker.models.service import ModelService
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Claims:
+    """The jobs that one worker takes. `leaving` is set when it takes none any more."""
+
+    worker: str
+    ledger: Ledger
+    queue: Queue
+    served: ModelService
+    leaving: threading.Event
+
+    def claim(self, job: str, *, alone: bool = False) -> Claim | None:
+        """Claim a job, or, unless `alone`, another that waits if it does not.
+
+        While the ledger does not answer, ask again: it may have granted the claim, and nobody knows. Raises `Suspect`
+        for a job that is to be claimed `alone`, `LedgerRefused` if this worker may not claim, and as time runs out
+        `LedgerUnavailable`.
+        """
+        token, give_up = new_token(), time.monotonic() + RETRY_SECONDS
+        while True:
+            try:
+                return self.ledger.claim(
+                    job, self.worker, token=token, alone=alone, instead=() if alone else self.served.names
+                )
+            except LedgerRefused:
+                raise
+            except LedgerUnavailable:
+                if time.monotonic() > give_up or self.leaving.wait(1.0):
+                    raise
+
+    def offer_again(self, job: str) -> None:
+        """Put a job back into its queue whose message came when no jobs were taken any more."""
+        with contextlib.suppress(JobNotFound):
+            status = self.ledger.get(job)
+            if status.state == "queued":
+                self.queue.publish([Waiting(job, status.model, status.priority)])
+
+    def give_back(self, claim: Claim) -> None:
+        """Put a claimed job back into its queue, with no blame. Tries once."""
+        try:
+            if self.ledger.release(claim, self.worker):
+                model = JobSpec.from_json(claim.spec).model
+                self.queue.publish([Waiting(claim.job, model, claim.priority)])
+                _log.info("job %s handed back", claim.job)
+        except LedgerUnavailable as error:
+            _log.warning("job %s is left to its lease: %s", claim.job, error)

@@ -1,0 +1,117 @@
+"""Rendering a job with the engine, from the beginning or from where an earlier attempt got to."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from farm.bucket.results import ModelUsed
+from farm.bucket.storage import Storage
+from farm.jobs.limits import Limits
+from farm.jobs.spec import JobSpec
+from farm.ledger.records import Claim
+from worker.engine.engine import Engine
+from worker.engine.request import (
+    Cancelled,
+    Rendered,
+    RenderRequest,
+    Snapshot,
+    Suspended,
+    latent_shape,
+    resolve,
+)
+from worker.job.events import EventQueue
+from worker.job.init_picture import init_picture
+from worker.job.retry import HandBack, Lost, Retrier
+from worker.leases.keeper import Holding
+from worker.models.model import LoadedModel
+from worker.models.pool import ModelPool
+from worker.results.checkpoint import Checkpoint, Checkpoints
+from worker.results.finished import Artifact, Finished
+from worker.results.png import encode_png
+from worker.results.previews import Previews
+from worker.results.trace import TraceWriter
+
+
+@dataclass(frozen=True)
+class Renderer:
+    """One worker's way from a job's spec to its picture and trace."""
+
+    worker: str
+    engine: Engine
+    models: ModelPool[LoadedModel]
+    limits: Limits
+    storage: Storage
+    checkpoints: Checkpoints
+    previews: Previews
+    retrier: Retrier
+    leaving: threading.Event
+
+    def render(self, holding: Holding, spec: JobSpec, folder: Path, *, alone: bool) -> Finished:
+        """Render a job; its trace is written below `folder`. One that is rendered `alone` has its own time limit.
+
+        Raises `Lost` and `HandBack` when the job is not this worker's to finish, and what makes it fail.
+        """
+        began, claim = time.monotonic(), holding.claim
+        with self.models.using(spec.model) as model:
+            loaded = time.monotonic()
+            spec = resolve(spec, model)
+            self.limits.check(spec, self.worker)
+            used = ModelUsed(name=model.name, source=model.source, revision=model.revision, sha256=model.sha256)
+            checkpoint = self.checkpoints.load(claim, spec, used, latent_shape(spec, model))
+            with TraceWriter(folder, spec.trace.level, checkpoint.trace if checkpoint else None) as trace:
+
+                def save(snapshot: Snapshot) -> None:
+                    self.checkpoints.save(claim, spec, used, Checkpoint(snapshot, trace.so_far()))
+
+                request = RenderRequest(
+                    id=engine_id(claim),
+                    spec=self.limits.timed(spec, alone=alone),
+                    model=model,
+                    priority=claim.priority,
+                    picture=None if checkpoint else init_picture(self.storage, self.retrier, holding, spec),
+                    resume=checkpoint.snapshot if checkpoint else None,
+                )
+                rendered = self._rendered(request, holding, trace, save)
+        timings = {"model": loaded - began, **rendered.timings, "total": time.monotonic() - began}
+        image = Artifact("image.png", "image/png", encode_png(rendered.pixels, spec, used))
+        dtype = str(model.dtype).removeprefix("torch.")
+        return Finished(spec, used, dtype, rendered.warnings, timings, (image, *trace.files()))
+
+    def _rendered(
+        self, request: RenderRequest, holding: Holding, trace: TraceWriter, save: Callable[[Snapshot], None]
+    ) -> Rendered:
+        """Let the engine render, and write down what it says meanwhile."""
+        if holding.lost.is_set():
+            raise Lost
+        holding.step = request.resume.position if request.resume else 0
+        events = EventQueue(holding, request.spec, self.previews)
+        future = self.engine.submit(replace(request, observer=events))
+        if self.leaving.is_set() or holding.lost.is_set():  # either may have happened as it was being submitted
+            self.engine.cancel(request.id)
+        future.add_done_callback(events.close)
+        try:
+            for event in events.until_closed():
+                if isinstance(event, Snapshot):
+                    save(event)
+                else:
+                    trace.add(*event)
+        except BaseException:  # such as a full disk: nobody waits for the job, so it must not go on
+            self.engine.cancel(request.id)
+            raise
+        try:
+            return future.result()
+        except Suspended as suspended:
+            if suspended.snapshot.position:
+                save(suspended.snapshot)
+            raise HandBack from None
+        except Cancelled:
+            raise (Lost if holding.lost.is_set() else HandBack) from None
+
+
+def engine_id(claim: Claim) -> str:
+    """The engine's name for an attempt, so that two attempts of one job cannot be confused."""
+    return f"{claim.job}#{claim.attempt}"

@@ -1,0 +1,34 @@
+"""How a worker is run."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from farm.jobs.limits import Limits
+
+DEFAULT_MODELS = ("emoji",)
+
+
+@dataclass(frozen=True)
+class Options:
+    """How a worker runs. None: chosen by the device.
+
+    `slots` jobs are in flight at once, `rows` of them advance in one forward pass (a job under
+    classifier-free guidance takes two), fewer where memory is short. With `compile` the models' UNets are compiled
+    before the first job. A worker that is asked to leave is gone within `grace` seconds. A job is
+    checkpointed every `checkpoint_seconds`, 0 for never; jobs that are shorter cost nothing. An engine without
+    progress for `stall_seconds` hangs.
+    """
+
+    models: Sequence[str] = DEFAULT_MODELS
+    name: str | None = None
+    device: str | None = None
+    slots: int | None = None
+    rows: int | None = None
+    deterministic: bool = False
+    compile: bool = False
+    grace: float = 25.0
+    checkpoint_seconds: float = 60.0
+    stall_seconds: float | None = None
+    limits: Limits = field(default_factory=Limits)
