@@ -14,13 +14,13 @@ from importlib import resources
 from pathlib import Path
 
 from farm import stack
+from farm.bucket.fetch import IMAGE, Fetched
 from farm.client import FarmClient
-from farm.fetch import IMAGE, Fetched
-from farm.jobs import JobStatus
-from farm.places import replacing
-from farm.request import JobRequest, LossRequest
+from farm.host.places import replacing
+from farm.jobs.request import JobRequest, LossRequest
+from farm.jobs.status import JobStatus
+from farm.pictures.sheet import contact_sheet, tile_of
 from farm.settings import Settings
-from farm.sheet import contact_sheet, tile_of
 
 SHEET = "sheet.png"
 _MORE_PROMPTS = (

@@ -6,13 +6,13 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
 from farm import keys
-from farm.access import unavailable
 from farm.errors import LedgerUnavailable
+from farm.ledger.redis_errors import unavailable
 
 if TYPE_CHECKING:
     from celery import Celery
 
-    from farm.jobs import Waiting
+    from farm.jobs.status import Waiting
     from farm.settings import Settings
 
 TASK = "farm.render"

@@ -28,8 +28,8 @@ from urllib.parse import parse_qsl, urlencode, urlsplit
 
 import platformdirs
 
-from farm import homes, lock
 from farm.errors import HomeRefused, InvalidInput, NotConfigured
+from farm.host import homes, lock
 
 DEFAULT_BUCKET = "farm"
 _DATABASE = re.compile(r"/?|/[0-9]{1,4}")

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 import pytest
 
 from farm import stack
-from farm.ledger import Ledger
+from farm.ledger.ledger import Ledger
 from farm.settings import Settings
 
 # One thread for each process: processes that run side by side on few cores would wait for one another.

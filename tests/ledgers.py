@@ -5,9 +5,9 @@ from __future__ import annotations
 from datetime import UTC, datetime
 from typing import Any
 
-from farm.jobs import WorkerInfo
-from farm.records import NewJob
-from farm.spec import Conditioning, JobSpec, WeightedPrompt
+from farm.jobs.spec import Conditioning, JobSpec, WeightedPrompt
+from farm.jobs.status import WorkerInfo
+from farm.ledger.records import NewJob
 
 BATCH = "0" * 16
 

@@ -7,13 +7,14 @@ import warnings
 
 import click
 
-from farm import access, settings
+from farm import settings
 from farm.errors import FarmError, InvalidInput
-from farm.limits import Limits
-from farm.loglines import log_to_stderr
-from farm.spec import MAX_SIDE, MAX_STEPS, MIN_SIDE
+from farm.host.loglines import log_to_stderr
+from farm.jobs.limits import Limits
+from farm.jobs.spec import MAX_SIDE, MAX_STEPS, MIN_SIDE
+from farm.ledger import redis_errors as access
 from farm.words import one_line
-from worker.runtime import importing, settle
+from worker.host.runtime import importing, settle
 
 _MAX_NAME = 100
 

@@ -19,42 +19,44 @@ from typing import Any, Literal, NoReturn
 
 import torch
 
-from farm import settings, tie
+from farm import settings
+from farm.bucket.storage import Storage
+from farm.client import tie
 from farm.errors import FarmError, InvalidInput, LedgerRefused, LedgerUnavailable
-from farm.jobs import WorkerInfo
-from farm.ledger import Ledger
-from farm.limits import Limits
+from farm.jobs.limits import Limits
+from farm.jobs.status import WorkerInfo
+from farm.ledger.ledger import Ledger
+from farm.ledger.records import Claim
 from farm.queue import TASK, Queue, celery_app, queue_name
-from farm.records import Claim
 from farm.settings import Settings
-from farm.storage import Storage
-from worker import transport
-from worker.blackbox import BlackBox, left_behind
-from worker.checkpoint import Checkpoints
-from worker.crown import Crown
+from worker.bucket.compile_cache import Kernels, secret_of
+from worker.bucket.models import bucket_fetcher
 from worker.diffusion.determinism import choose_deterministic_kernels
 from worker.diffusion.losses import Losses, load_losses
 from worker.engine.engine import Engine
 from worker.engine.memory import free_bytes
 from worker.engine.rows import CAREFUL_CPU_ROWS, ROWS
-from worker.home import settle_home
-from worker.intake import Intake
-from worker.lease import LeaseKeeper
+from worker.host.crash_report import BlackBox, left_behind
+from worker.host.home import settle_home
+from worker.job.retry import Patience
+from worker.job.runner import JobRunner, engine_id
+from worker.leases.keeper import LeaseKeeper
+from worker.leases.reaper import Reaper
+from worker.leases.retention import Retention
 from worker.models.compiled import numbers_of_rows
 from worker.models.device import Placement, place
-from worker.models.fetching import bucket_fetcher
-from worker.models.kernels import Kernels, secret_of
-from worker.models.loader import Compile, LoadedModel, ModelLoader
+from worker.models.loader import Compile, ModelLoader
+from worker.models.model import LoadedModel
 from worker.models.pool import ModelPool
 from worker.models.registry import ModelRegistry
 from worker.models.service import ModelService
-from worker.patience import Patience
-from worker.previews import Previews
-from worker.publish import Publisher, package_versions
-from worker.reaper import Reaper
-from worker.retention import Retention
-from worker.spool import Spool
-from worker.task import JobRunner, engine_id
+from worker.queue import transport
+from worker.queue.intake import Intake
+from worker.results.checkpoint import Checkpoints
+from worker.results.previews import Previews
+from worker.results.promote import Crown
+from worker.results.publish import Publisher, package_versions
+from worker.results.spool import Spool
 
 _log = logging.getLogger(__name__)
 

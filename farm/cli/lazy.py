@@ -14,7 +14,7 @@ from click.shell_completion import CompletionItem
 
 @dataclass(frozen=True)
 class LazyCommand:
-    """Where a command is (`module:attribute`), and what `--help` says of it without importing it."""
+    """Where a command is (`module:attribute` in `farm.cli.commands`), and what `--help` says without importing it."""
 
     target: str
     help: str
@@ -22,7 +22,7 @@ class LazyCommand:
     def load(self) -> click.Command:
         """Import the command."""
         module, _, attribute = self.target.partition(":")
-        command: click.Command = getattr(import_module(module), attribute)
+        command: click.Command = getattr(import_module(f"farm.cli.commands.{module}"), attribute)
         return command
 
 

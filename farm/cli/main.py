@@ -18,39 +18,39 @@ import click
 from farm import __version__
 from farm.cli import streams
 from farm.cli.lazy import LazyCommand, LazyGroup
-from farm.cli.output import JSON_WANTED, note
+from farm.cli.view.output import JSON_WANTED, note
 from farm.errors import FarmError
 
 INTERRUPTED = 130
 
 SECTIONS = {
     "Submit": {
-        "submit": LazyCommand("farm.cli.submit:submit", "Queue pictures: txt2img, img2img, mix, guided, batch."),
+        "submit": LazyCommand("submit:submit", "Queue pictures: txt2img, img2img, mix, guided, batch."),
     },
     "Follow": {
-        "list": LazyCommand("farm.cli.jobs:list_jobs", "List jobs, the newest first."),
-        "status": LazyCommand("farm.cli.jobs:status", "Show jobs in detail."),
-        "watch": LazyCommand("farm.cli.jobs:watch", "Follow jobs until they are over."),
-        "cancel": LazyCommand("farm.cli.jobs:cancel", "Cancel queued and running jobs."),
-        "retry": LazyCommand("farm.cli.jobs:retry", "Queue failed and cancelled jobs again."),
-        "forget": LazyCommand("farm.cli.forgetting:forget", "Forget jobs that are over."),
+        "list": LazyCommand("jobs:list_jobs", "List jobs, the newest first."),
+        "status": LazyCommand("jobs:status", "Show jobs in detail."),
+        "watch": LazyCommand("jobs:watch", "Follow jobs until they are over."),
+        "cancel": LazyCommand("jobs:cancel", "Cancel queued and running jobs."),
+        "retry": LazyCommand("jobs:retry", "Queue failed and cancelled jobs again."),
+        "forget": LazyCommand("forget:forget", "Forget jobs that are over."),
     },
     "Fetch": {
-        "fetch": LazyCommand("farm.cli.results:fetch", "Bring pictures and traces here, checked."),
-        "sheet": LazyCommand("farm.cli.results:sheet", "Make one labelled sheet of many pictures."),
+        "fetch": LazyCommand("results:fetch", "Bring pictures and traces here, checked."),
+        "sheet": LazyCommand("results:sheet", "Make one labelled sheet of many pictures."),
     },
     "Farm": {
-        "demo": LazyCommand("farm.cli.demo:demo", "See it all: a local farm, a dozen jobs, a sheet."),
-        "up": LazyCommand("farm.cli.stack:up", "Start a farm on this machine."),
-        "down": LazyCommand("farm.cli.stack:down", "Stop the farm on this machine."),
-        "doctor": LazyCommand("farm.cli.stack:doctor", "Check every part of the farm, and say how to mend it."),
-        "recover": LazyCommand("farm.cli.recover:recover", "Rebuild a lost ledger from the bucket."),
-        "worker": LazyCommand("farm.cli.worker:worker", "Render on this machine."),
-        "bench": LazyCommand("farm.cli.bench:bench", "Compare the engine with diffusers on this machine."),
-        "workers": LazyCommand("farm.cli.farm:workers", "List the live workers."),
-        "models": LazyCommand("farm.cli.farm:models", "List the models that are served or waited for."),
-        "losses": LazyCommand("farm.cli.farm:losses", "List the losses that can guide a picture."),
-        "completion": LazyCommand("farm.cli.completion:completion", "Print the shell's completion script."),
+        "demo": LazyCommand("demo:demo", "See it all: a local farm, a dozen jobs, a sheet."),
+        "up": LazyCommand("stack:up", "Start a farm on this machine."),
+        "down": LazyCommand("stack:down", "Stop the farm on this machine."),
+        "doctor": LazyCommand("stack:doctor", "Check every part of the farm, and say how to mend it."),
+        "recover": LazyCommand("recover:recover", "Rebuild a lost ledger from the bucket."),
+        "worker": LazyCommand("worker:worker", "Render on this machine."),
+        "bench": LazyCommand("bench:bench", "Compare the engine with diffusers on this machine."),
+        "workers": LazyCommand("farm:workers", "List the live workers."),
+        "models": LazyCommand("farm:models", "List the models that are served or waited for."),
+        "losses": LazyCommand("farm:losses", "List the losses that can guide a picture."),
+        "completion": LazyCommand("completion:completion", "Print the shell's completion script."),
     },
 }
 

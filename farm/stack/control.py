@@ -16,8 +16,8 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
-from farm import homes, lock
 from farm.errors import StackError
+from farm.host import homes, lock
 from farm.settings import Settings, load_local
 from farm.stack import logs, state
 from farm.stack.layout import Layout
@@ -25,7 +25,7 @@ from farm.stack.plan import PACKAGES, WORKER_COMMAND, WORKER_PREFIX, Plan
 from farm.stack.process import how_ended
 
 if TYPE_CHECKING:
-    from farm.jobs import WorkerInfo
+    from farm.jobs.status import WorkerInfo
 
 _START_PATIENCE = 180.0
 _STOP_PATIENCE = 60.0
@@ -124,7 +124,7 @@ def wait_for_workers(home: Path, settings: Settings, timeout: float = _WORKER_PA
     False after `timeout` seconds: they are still loading. Raises `StackError` when one ended instead, with the end
     of its log, and `LedgerUnavailable`.
     """
-    from farm.ledger import Ledger
+    from farm.ledger.ledger import Ledger
 
     ledger, deadline = Ledger(settings), time.monotonic() + timeout
     try:

@@ -8,9 +8,9 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from farm import homes
 from farm import settings as farm_settings
 from farm.errors import FarmError, HomeRefused, NotConfigured, WrongBucket
+from farm.host import homes
 from farm.keys import BUILT_IN_MODELS
 from farm.settings import Settings
 from farm.stack import control
@@ -19,7 +19,7 @@ from farm.stack.machine import device, packages
 from farm.stack.verdict import Check, fail, ok, warn
 
 if TYPE_CHECKING:
-    from farm.ledger import Ledger
+    from farm.ledger.ledger import Ledger
 
 PROBE_KEY = "probes/doctor"
 _GIGABYTE = 1_000_000_000
@@ -47,7 +47,7 @@ def examine() -> Iterator[Check]:
 
 
 def _servers(settings: Settings) -> Iterator[Check]:
-    from farm.ledger import Ledger
+    from farm.ledger.ledger import Ledger
     from farm.stack import redis_checks
 
     yield _guarded("farm", lambda: _farm(settings))
@@ -106,7 +106,7 @@ def _of_the_bucket(settings: Settings, ledger: Ledger | None) -> Iterator[Check]
 
 
 def _bucket(settings: Settings) -> Check:
-    from farm.storage import Storage, authority
+    from farm.bucket.storage import Storage, authority
 
     storage, began = Storage(settings), time.monotonic()
     content = str(time.time_ns()).encode()
@@ -129,7 +129,7 @@ def _bucket(settings: Settings) -> Check:
 
 def _clock(settings: Settings) -> Check:
     """Only signatures mind: the server refuses those that are made 15 minutes too early or too late."""
-    from farm.storage import Storage
+    from farm.bucket.storage import Storage
 
     offset = Storage(settings).clock_offset()
     if offset is None:
@@ -157,8 +157,8 @@ def _cannot_open(link: str, content: bytes, authority: str | None) -> str | None
 
 
 def _tie(ledger: Ledger, settings: Settings) -> Check:
-    from farm import tie
-    from farm.storage import Storage
+    from farm.bucket.storage import Storage
+    from farm.client import tie
 
     if ledger.tie() is None:
         return ok("ledger and bucket", "the ledger has no bucket yet: the first worker or job decides")
@@ -167,7 +167,7 @@ def _tie(ledger: Ledger, settings: Settings) -> Check:
 
 
 def _jobs(ledger: Ledger, settings: Settings) -> Check:
-    from farm.storage import Storage
+    from farm.bucket.storage import Storage
 
     counts = ledger.counts()
     if not any(counts.values()) and next(Storage(settings).list("batches/"), None):

@@ -16,8 +16,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from farm import homes, settings
+from farm import settings
 from farm.errors import HomeRefused
+from farm.host import homes
 
 
 @dataclass(frozen=True)

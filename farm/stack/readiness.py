@@ -18,7 +18,7 @@ from farm.stack import logs, strangers
 from farm.stack.process import Child, how_ended
 
 if TYPE_CHECKING:
-    from farm.storage import Storage
+    from farm.bucket.storage import Storage
 
 # Seconds. Loading a long append-only file, or many volumes, from a slow disk takes a while.
 _PATIENCE = 120.0
@@ -76,7 +76,7 @@ def _ping(settings: Settings) -> bool:
 
 
 async def _bucket_works(settings: Settings) -> None:
-    from farm.storage import Storage
+    from farm.bucket.storage import Storage
 
     storage = await asyncio.to_thread(Storage, settings)
     await _port_opens(urlsplit(settings.s3_endpoint or "").port)

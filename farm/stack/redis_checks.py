@@ -11,8 +11,8 @@ from urllib.parse import urlsplit
 
 import redis
 
-from farm.access import KEYS, Lack, lack, unavailable
 from farm.errors import LedgerRefused
+from farm.ledger.redis_errors import KEYS, Lack, lack, unavailable
 from farm.settings import Settings
 from farm.stack.verdict import Check, fail, ok, warn
 

@@ -19,8 +19,8 @@ from pathlib import Path
 from typing import TextIO
 
 from farm.errors import FarmError
-from farm.lock import HomeLock
-from farm.loglines import log_to_stderr
+from farm.host.lock import HomeLock
+from farm.host.loglines import log_to_stderr
 from farm.settings import Settings
 from farm.stack import credentials, logs, readiness, servers, state
 from farm.stack.certificates import AUTHORITY

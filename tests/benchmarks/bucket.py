@@ -7,7 +7,7 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
-from farm.storage import Storage
+from farm.bucket.storage import Storage
 from tests.benchmarks.farms import LocalFarm
 
 _BYTES = 40_000

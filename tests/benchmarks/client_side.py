@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from farm import keys
-from farm.ledger import Ledger
-from farm.records import NewJob
-from farm.request import JobRequest
+from farm.jobs.request import JobRequest
+from farm.ledger.ledger import Ledger
+from farm.ledger.records import NewJob
 from tests.benchmarks.farms import LocalFarm
 
 _CHUNK = 5_000

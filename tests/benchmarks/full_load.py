@@ -16,9 +16,9 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, nullcontext
 from typing import Any
 
-from farm.cli.looking import Looking
+from farm.cli.view.looking import Looking
 from farm.client import FarmClient
-from farm.request import JobRequest
+from farm.jobs.request import JobRequest
 from tests.benchmarks.farms import LocalFarm
 from worker.bench import workloads
 from worker.bench.measure import Spread

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from farm.jobs import Waiting
-from farm.ledger import Ledger
+from farm.jobs.status import Waiting
+from farm.ledger.ledger import Ledger
+from farm.ledger.records import Claim
 from farm.queue import Queue
-from farm.records import Claim
 from tests.benchmarks.client_side import fill
 from tests.benchmarks.farms import LocalFarm
 

@@ -11,7 +11,7 @@ import time
 from typing import Any
 
 from farm.client import FarmClient
-from farm.request import JobRequest
+from farm.jobs.request import JobRequest
 from tests.benchmarks.farms import LocalFarm
 
 _LONGEST_WAIT = 900.0

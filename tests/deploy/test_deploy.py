@@ -21,11 +21,11 @@ import yaml
 from botocore.credentials import EnvProvider
 
 from farm import settings
-from farm.cli.worker import worker
+from farm.cli.commands.worker import worker
 from farm.stack.servers import find_redis, find_weed
 from tests.waiting import eventually
 from worker.__main__ import main as worker_process
-from worker.models import kernels
+from worker.bucket import compile_cache as kernels
 
 ROOT = Path(__file__).parents[2]
 DEPLOY = ROOT / "deploy"

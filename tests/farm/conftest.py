@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
+from farm.bucket.storage import Storage
 from farm.client import FarmClient
 from farm.settings import Settings
-from farm.storage import Storage
 
 
 @pytest.fixture(scope="session")

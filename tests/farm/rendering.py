@@ -12,10 +12,10 @@ from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
 from farm import keys
+from farm.bucket.results import JobResult, ModelUsed, ResultObject
 from farm.client import FarmClient
-from farm.images import SPEC_KEY
-from farm.results import JobResult, ModelUsed, ResultObject
-from farm.spec import JobSpec
+from farm.jobs.spec import JobSpec
+from farm.pictures.images import SPEC_KEY
 
 TRACE = b'{"step": 1}\n'
 

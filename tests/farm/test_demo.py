@@ -13,8 +13,8 @@ import pytest
 from PIL import Image
 
 from farm import stack
+from farm.client.planning import dry_run
 from farm.demo import Timings, local_farm, requests
-from farm.planning import dry_run
 
 ROOT = Path(__file__).parents[2]
 

@@ -14,7 +14,7 @@ from kombu import Connection
 
 from farm import settings
 from farm.errors import HomeRefused, InvalidInput, NotConfigured
-from farm.lock import HomeLock
+from farm.host.lock import HomeLock
 
 REDIS = "redis://:secret@host:6380/2"
 

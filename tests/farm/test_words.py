@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from farm.loglines import LogFormatter
+from farm.host.loglines import LogFormatter
 from farm.words import inert, one_line
 
 ROOT = Path(__file__).parents[2]
@@ -94,7 +94,8 @@ def test_every_process_logs_by_this_formatter() -> None:
 
 def test_a_process_that_logs_to_stderr_writes_inert_lines() -> None:
     script = (
-        "import logging; from farm import loglines; loglines.log_to_stderr(logging.INFO, '%(levelname)s %(message)s');"
+        "import logging; from farm.host import loglines;"
+        "loglines.log_to_stderr(logging.INFO, '%(levelname)s %(message)s');"
         r"logging.getLogger('any').info('job %s', 'x\x1b[2J\nERROR all is lost'); logging.getLogger('any').debug('no')"
     )
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, encoding="utf-8", check=True, timeout=60)

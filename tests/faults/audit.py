@@ -18,16 +18,16 @@ from dataclasses import dataclass, field
 from itertools import pairwise
 
 from farm import keys
+from farm.bucket.fetch import read_result
+from farm.bucket.storage import Storage
 from farm.client import FarmClient
 from farm.errors import JobNotFound, StorageError
-from farm.fetch import read_result
-from farm.jobs import STATES, TERMINAL, JobStatus
-from farm.ledger import PREFIX
+from farm.jobs.status import STATES, TERMINAL, JobStatus
+from farm.ledger.ledger import PREFIX
 from farm.queue import KEY_PREFIX
-from farm.storage import Storage
 from tests.faults.faults import Fault
 from tests.faults.history import Happening, History
-from worker.messages import job_named_by
+from worker.queue.messages import job_named_by
 
 _PATIENCE = 60.0
 

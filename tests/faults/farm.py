@@ -18,8 +18,8 @@ from typing import Any
 
 from farm.client import FarmClient
 from farm.errors import LedgerUnavailable, StorageError
-from farm.jobs import JobStatus, WorkerInfo
-from farm.request import JobRequest
+from farm.jobs.request import JobRequest
+from farm.jobs.status import JobStatus, WorkerInfo
 from farm.settings import Settings
 from farm.stack import credentials, servers
 from farm.stack.layout import Layout

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from dataclasses import dataclass, field
 
-from farm.ledger import LEASE_SECONDS
+from farm.ledger.ledger import LEASE_SECONDS
 
 _NOTICED_WITHIN = LEASE_SECONDS + 45.0
 """A lease lapses, and a reaper comes by, on however busy a machine."""

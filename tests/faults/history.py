@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from redis import RedisError
 
-from farm.ledger import PREFIX, Ledger
+from farm.ledger.ledger import PREFIX, Ledger
 from farm.settings import Settings
 from tests.waiting import eventually
 

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from typing import Literal
 
 from farm.errors import FarmError
-from farm.jobs import Waiting
+from farm.jobs.status import Waiting
 from farm.queue import KEY_PREFIX
 from tests.faults.farm import FaultyFarm
 from tests.faults.processes import Process

@@ -14,12 +14,13 @@ from pathlib import Path
 
 import torch
 
-from farm.request import JobRequest
+from farm.jobs.request import JobRequest
 from worker.diffusion.losses import load_losses
 from worker.engine.engine import Engine
 from worker.engine.request import RenderRequest, resolve
 from worker.models.device import place
-from worker.models.loader import LoadedModel, ModelLoader
+from worker.models.loader import ModelLoader
+from worker.models.model import LoadedModel
 from worker.models.registry import LocalDirectory
 
 SPARE = 68 * 2**20

@@ -31,8 +31,8 @@ from PIL import Image
 
 from farm import keys
 from farm.errors import FarmError, LedgerUnavailable, StorageError
-from farm.jobs import TERMINAL
-from farm.request import JobRequest
+from farm.jobs.request import JobRequest
+from farm.jobs.status import TERMINAL
 from tests.faults.audit import Audit
 from tests.faults.farm import FaultyFarm
 from tests.faults.faults import Fault

@@ -8,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from farm.jobs import State
+from farm.jobs.status import State
 from tests.faults.farm import FaultyFarm
 from tests.faults.plugin import paced
 from tests.faults.processes import Process

@@ -11,12 +11,12 @@ from urllib.parse import urlsplit
 import pytest
 
 from farm import keys
+from farm.bucket.manifest import read_manifest
 from farm.client import FarmClient
 from farm.errors import LedgerUnavailable
-from farm.jobs import Waiting
-from farm.manifest import read_manifest
+from farm.jobs.request import JobRequest
+from farm.jobs.status import Waiting
 from farm.queue import lists
-from farm.request import JobRequest
 from tests.faults.farm import FaultyFarm
 from tests.faults.plugin import paced
 from tests.faults.processes import Process

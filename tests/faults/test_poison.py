@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 
-from farm.ledger import MAX_DEATHS
+from farm.ledger.ledger import MAX_DEATHS
 from tests.faults.farm import FaultyFarm
 from tests.faults.plugin import paced
 from tests.waiting import eventually

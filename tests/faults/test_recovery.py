@@ -7,7 +7,7 @@ import random
 import time
 
 from farm import keys
-from farm.recover import recover
+from farm.client.recover import recover
 from tests.faults.farm import FaultyFarm
 from tests.faults.plugin import paced
 from tests.faults.processes import Process

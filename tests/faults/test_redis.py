@@ -10,12 +10,12 @@ from typing import Any
 
 import pytest
 
-from farm.jobs import JobStatus
-from farm.ledger import Ledger
+from farm.jobs.status import JobStatus
+from farm.ledger.ledger import Ledger
 from tests.faults.farm import FaultyFarm
 from tests.faults.plugin import paced
 from tests.faults.processes import Process
-from worker.reaper import RENEWAL_SECONDS
+from worker.leases.reaper import RENEWAL_SECONDS
 
 FREEZE_SECONDS = float(os.environ.get("FAULT_FREEZE_SECONDS", "60"))
 SOME_SECONDS: dict[str, Any] = {"steps": 20, **paced(0.2)}

@@ -18,8 +18,8 @@ import pytest
 
 from farm import stack
 from farm.client import FarmClient
-from farm.jobs import JobStatus
-from farm.request import JobRequest
+from farm.jobs.request import JobRequest
+from farm.jobs.status import JobStatus
 from farm.settings import Settings
 from tests.faults import plugin
 from tests.faults.audit import settled

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from farm.ledger import LEASE_SECONDS
+from farm.ledger.ledger import LEASE_SECONDS
 from tests.faults.farm import FaultyFarm
 from tests.faults.plugin import paced
 from tests.faults.processes import Process

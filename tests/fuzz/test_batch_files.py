@@ -10,10 +10,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from farm.documents import parse
 from farm.errors import InvalidInput
-from farm.request import JobRequest
-from farm.sweep import count, expand
+from farm.jobs.batch_file import count, expand
+from farm.jobs.documents import parse
+from farm.jobs.request import JobRequest
 from tests.fuzzing import anything, bounded_memory, fuzz, spoilt, words
 
 MOST = 500

@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from farm.errors import InvalidInput
-from farm.images import MAX_BYTES, MAX_PIXELS, InitImage, check_init, decode
-from farm.sheet import tile_of
+from farm.pictures.images import MAX_BYTES, MAX_PIXELS, InitImage, check_init, decode
+from farm.pictures.sheet import tile_of
 from tests.fuzzing import bounded_memory, fuzz
 from tests.pictures import DISPLAY_P3_PRIMARIES, grey_profile, rgb_profile, srgb_to_linear
 
@@ -211,7 +211,7 @@ def test_what_is_too_long_is_not_looked_at() -> None:
 def test_a_sheet_takes_pictures_with_any_words_in_them(text: str) -> None:
     from PIL.PngImagePlugin import PngInfo
 
-    from farm.images import SPEC_KEY
+    from farm.pictures.images import SPEC_KEY
 
     info = PngInfo()
     info.add_itxt(SPEC_KEY, text.encode("utf-8", "replace").decode())

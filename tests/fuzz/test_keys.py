@@ -11,11 +11,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from farm import keys
+from farm.bucket.fetch import _destination
 from farm.errors import FarmError, InvalidInput
-from farm.fetch import _destination
 from farm.queue import queue_name
 from tests.fuzzing import fuzz, words
-from worker.models.fetching import _place
+from worker.bucket.models import _place
 
 JOB = "0" * 16 + "-0003"
 # Near misses: the letters of ids and names, and those that climb, divide or hide.

@@ -12,14 +12,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from farm import keys
+from farm.bucket.fetch import _destination
+from farm.bucket.manifest import BatchManifest, read_manifest
+from farm.bucket.results import IMAGE, JobResult
 from farm.errors import FarmError, InvalidInput, LedgerUnavailable, StorageError
-from farm.fetch import _destination
-from farm.jobs import JobStatus
-from farm.manifest import BatchManifest, read_manifest
-from farm.records import read_worker
-from farm.request import JobRequest
-from farm.results import IMAGE, JobResult
-from farm.spec import MAX_PROMPT_CHARACTERS, MAX_SIDE, MAX_STEPS, InitReference, JobSpec
+from farm.jobs.request import JobRequest
+from farm.jobs.spec import MAX_PROMPT_CHARACTERS, MAX_SIDE, MAX_STEPS, InitReference, JobSpec
+from farm.jobs.status import JobStatus
+from farm.ledger.records import read_worker
 from tests.fuzzing import anything, bounded_memory, fuzz, numbers, spoilt, words
 from tests.ledgers import a_worker
 

@@ -122,7 +122,7 @@ class _Record:
 
 def _run_part(part: str, seconds: float, device: str | None, scratch: Path) -> None:
     """One part, in this process."""
-    from worker.runtime import settle
+    from worker.host.runtime import settle
 
     settle()
     import torch

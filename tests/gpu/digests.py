@@ -27,7 +27,7 @@ from tests.gpu.works import engine, suspended
 from worker.bench.measure import synchronize
 from worker.bench.workloads import Job
 from worker.diffusion.determinism import choose_deterministic_kernels
-from worker.models.loader import LoadedModel
+from worker.models.model import LoadedModel
 
 _LONGEST = 300.0
 _ALONE = 6

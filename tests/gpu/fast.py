@@ -21,7 +21,7 @@ from worker.bench.pipelines import Pipelines
 from worker.bench.workloads import Job
 from worker.engine.engine import Engine
 from worker.models.compiled import compiled
-from worker.models.loader import LoadedModel
+from worker.models.model import LoadedModel
 
 _LONGEST = 300.0
 ROWS = (2, 4, 8, 16, 32, 64, 128)

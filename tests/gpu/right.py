@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from farm.spec import SAMPLERS, SamplerName
+from farm.jobs.spec import SAMPLERS, SamplerName
 from tests.gpu.facts import Facts
 from tests.gpu.subjects import Subjects, requests
 from tests.gpu.works import engine
@@ -18,11 +18,11 @@ from worker.bench import workloads
 from worker.bench.pipelines import Pipelines
 from worker.bench.workloads import Job
 from worker.diffusion.losses import load_losses
-from worker.engine.flight import board
 from worker.engine.request import Pixels, RenderRequest
+from worker.engine.request_state import board
 from worker.engine.rows import advance
 from worker.models.device import place
-from worker.models.loader import LoadedModel
+from worker.models.model import LoadedModel
 
 _TOLERANCE = 1e-3
 """Of the largest latent."""

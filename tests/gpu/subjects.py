@@ -13,7 +13,7 @@ from typing import Any, Literal
 
 import torch
 
-from farm.spec import SAMPLERS, TRACE_LEVELS
+from farm.jobs.spec import SAMPLERS, TRACE_LEVELS
 from tests.tiny import build_tiny_model
 from worker.bench import workloads
 from worker.bench.weights import random_stable_diffusion
@@ -21,7 +21,8 @@ from worker.bench.workloads import Job
 from worker.diffusion.losses import load_losses
 from worker.engine.request import RenderRequest
 from worker.models.device import Placement, place
-from worker.models.loader import LoadedModel, ModelLoader
+from worker.models.loader import ModelLoader
+from worker.models.model import LoadedModel
 from worker.models.registry import BUILT_IN, LocalDirectory
 
 Kind = Literal["bundled", "shaped"]

@@ -11,8 +11,8 @@ from contextlib import contextmanager
 
 from farm.client import FarmClient
 from farm.errors import StackError
-from farm.jobs import JobStatus
-from farm.request import JobRequest
+from farm.jobs.request import JobRequest
+from farm.jobs.status import JobStatus
 from farm.stack.servers import find_redis, find_weed
 from tests.benchmarks.farms import LocalFarm, local_farm
 from tests.gpu.facts import Facts

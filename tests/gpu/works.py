@@ -21,8 +21,8 @@ from worker.engine.request import (
     Snapshot,
     Suspended,
 )
-from worker.models.appetite import highest
-from worker.models.loader import LoadedModel
+from worker.models.memory_profile import highest
+from worker.models.model import LoadedModel
 
 _LONGEST = 300.0
 _DTYPES = (torch.bfloat16, torch.float16)
@@ -39,8 +39,8 @@ def run(facts: Facts, subjects: Subjects) -> None:
 
 def _tried(facts: Facts, subjects: Subjects, kind: Kind, dtype: torch.dtype, name: str) -> None:
     model = subjects.load(kind, subjects.placement(dtype))
-    assert model.appetite
-    facts.check(f"{name}: loads", True, bytes=model.size, bytes_of_a_row=model.appetite.row)
+    assert model.memory
+    facts.check(f"{name}: loads", True, bytes=model.size, bytes_of_a_row=model.memory.row)
     _memory(facts, model, subjects, name)
     facts.attempt(f"{name}: every kind of job", lambda: _every_kind(facts, model, subjects, name))
     facts.attempt(f"{name}: resumed", lambda: _resumed(facts, model, subjects, name))
@@ -48,11 +48,11 @@ def _tried(facts: Facts, subjects: Subjects, kind: Kind, dtype: torch.dtype, nam
 
 def _memory(facts: Facts, model: LoadedModel, subjects: Subjects, name: str) -> None:
     """Whether a full batch takes what one row, measured as the model was loaded, said that it would."""
-    assert model.appetite
+    assert model.memory
     text = model.text_memory.of(model.prompts.encode(""))
     rows, pictures = subjects.rows, 4
-    forward = highest(lambda: costing.forward(model, text, rows), model.device) / (rows * model.appetite.row)
-    decode = highest(lambda: costing.decode(model, pictures), model.device) / (pictures * model.appetite.picture)
+    forward = highest(lambda: costing.forward(model, text, rows), model.device) / (rows * model.memory.row)
+    decode = highest(lambda: costing.decode(model, pictures), model.device) / (pictures * model.memory.picture)
     least, most = _FORETOLD
     facts.check(f"{name}: a forward takes the memory foretold", least <= forward <= most, ratio=forward, rows=rows)
     facts.check(f"{name}: a decode takes the memory foretold", least <= decode <= most, ratio=decode)

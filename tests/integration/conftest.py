@@ -20,8 +20,8 @@ from PIL import Image
 
 from farm import stack
 from farm.client import FarmClient
-from farm.jobs import JobStatus
-from farm.request import JobRequest
+from farm.jobs.request import JobRequest
+from farm.jobs.status import JobStatus
 from farm.settings import Settings
 from tests.tiny import build_tiny_model
 from tests.waiting import eventually

@@ -14,11 +14,11 @@ import pytest
 import redis
 from click.testing import CliRunner
 
-from farm.cli.stack import doctor
+from farm.cli.commands.stack import doctor
 from farm.client import FarmClient
+from farm.client.recover import recover
 from farm.errors import LedgerUnavailable
-from farm.recover import recover
-from farm.request import JobRequest
+from farm.jobs.request import JobRequest
 from farm.settings import Settings
 from farm.stack.verdict import ok
 from tests.integration.conftest import LONG, Launcher, Worker

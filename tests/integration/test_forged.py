@@ -16,7 +16,7 @@ from PIL import Image
 
 from farm import keys
 from farm.client import FarmClient
-from farm.jobs import JobStatus
+from farm.jobs.status import JobStatus
 from farm.queue import TASK, lists, queue_name
 from tests.integration.conftest import Worker
 from tests.ledgers import a_worker

@@ -12,12 +12,12 @@ from hypothesis import strategies as st
 
 from farm import keys
 from farm.client import FarmClient
-from farm.jobs import JobStatus
+from farm.jobs.status import JobStatus
 from farm.queue import TASK, depth, lists, queue_name
 from tests.fuzzing import anything, fuzz, spoilt, words
 from tests.integration.conftest import Worker
 from tests.waiting import eventually
-from worker.messages import job_named_by, wake_up
+from worker.queue.messages import job_named_by, wake_up
 
 JOB = "0" * 16 + "-0000"
 """The id of no job."""

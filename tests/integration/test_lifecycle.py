@@ -10,7 +10,7 @@ import pytest
 
 from farm.client import FarmClient
 from farm.errors import JobNotFound, WrongState
-from farm.jobs import JobStatus
+from farm.jobs.status import JobStatus
 from tests.integration.conftest import LONG, Worker
 from tests.waiting import eventually
 

@@ -6,8 +6,8 @@ from collections.abc import Callable
 from typing import Any
 
 from farm.client import FarmClient
-from farm.jobs import JobStatus
-from farm.limits import Limits
+from farm.jobs.limits import Limits
+from farm.jobs.status import JobStatus
 from tests.integration.conftest import Launcher
 
 

@@ -14,10 +14,10 @@ import pytest
 from PIL import Image
 
 from farm import keys
+from farm.bucket.results import JobResult
 from farm.client import FarmClient
-from farm.results import JobResult
 from tests.integration.conftest import Worker, trace_numbers
-from worker.png import read_spec
+from worker.results.png import read_spec
 
 pytestmark = pytest.mark.usefixtures("worker")
 

@@ -18,9 +18,9 @@ import pytest
 from PIL import Image
 
 from farm import keys
+from farm.bucket.preview import Preview
 from farm.client import FarmClient
-from farm.jobs import JobStatus
-from farm.previews import Preview
+from farm.jobs.status import JobStatus
 from tests.integration.conftest import LONG, Worker
 from tests.waiting import eventually
 

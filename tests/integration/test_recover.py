@@ -11,8 +11,8 @@ import pytest
 
 from farm import keys
 from farm.client import FarmClient
-from farm.jobs import JobStatus
-from farm.recover import recover
+from farm.client.recover import recover
+from farm.jobs.status import JobStatus
 
 Submit = Callable[..., list[str]]
 Finish = Callable[[list[str]], list[JobStatus]]

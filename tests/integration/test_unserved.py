@@ -12,11 +12,11 @@ from typing import Any
 import torch
 from safetensors.torch import save_file
 
+from farm.bucket.storage import Storage
 from farm.client import FarmClient
-from farm.jobs import JobStatus
-from farm.request import JobRequest
+from farm.jobs.request import JobRequest
+from farm.jobs.status import JobStatus
 from farm.settings import Settings
-from farm.storage import Storage
 from tests.integration.conftest import Launcher
 from tests.waiting import eventually
 

@@ -6,7 +6,8 @@ import os
 import sys
 from pathlib import Path
 
-from farm import lock, stack
+from farm import stack
+from farm.host import lock
 from farm.settings import Settings
 from farm.stack import credentials, servers
 from farm.stack.layout import Layout

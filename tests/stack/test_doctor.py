@@ -14,14 +14,14 @@ from typing import Any
 import pytest
 from click.testing import CliRunner
 
-from farm.cli.stack import doctor
+from farm.bucket.storage import Storage
+from farm.cli.commands.stack import doctor
 from farm.client import FarmClient
-from farm.ledger import Ledger
-from farm.request import JobRequest
+from farm.jobs.request import JobRequest
+from farm.ledger.ledger import Ledger
 from farm.settings import Settings
 from farm.stack import machine, redis_checks, servers
 from farm.stack.verdict import ok
-from farm.storage import Storage
 from tests.ledgers import a_worker
 from tests.stack.farms import Farm
 from tests.waiting import eventually

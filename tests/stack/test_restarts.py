@@ -15,11 +15,12 @@ from urllib.parse import urlsplit
 import pytest
 import redis
 
-from farm import lock, stack
+from farm import stack
+from farm.bucket.storage import Storage
 from farm.errors import StackError, StorageError
+from farm.host import lock
 from farm.settings import Settings, load_local
 from farm.stack import credentials, servers, state
-from farm.storage import Storage
 from tests.stack.farms import Farm, lives
 from tests.waiting import eventually
 

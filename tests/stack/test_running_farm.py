@@ -15,11 +15,11 @@ import redis
 
 from farm import settings as farm_settings
 from farm import stack
+from farm.bucket.storage import Storage
 from farm.client import FarmClient
 from farm.errors import StackError, StorageError
-from farm.request import JobRequest
+from farm.jobs.request import JobRequest
 from farm.settings import Settings
-from farm.storage import Storage
 from tests.stack.doors import doors_of
 from tests.stack.farms import Farm
 from tests.waiting import eventually

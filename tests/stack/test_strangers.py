@@ -15,9 +15,9 @@ import pytest
 import redis
 import trustme
 
+from farm.bucket.storage import Storage
 from farm.settings import Settings
 from farm.stack import strangers
-from farm.storage import Storage
 from tests.stack.doors import Door, doors_of
 from tests.stack.farms import Farm
 

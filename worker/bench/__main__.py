@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from farm.errors import FarmError
-from farm.loglines import log_to_stderr
-from worker.runtime import settle
+from farm.host.loglines import log_to_stderr
+from worker.host.runtime import settle
 
 if TYPE_CHECKING:
     from worker.models.device import Placement
@@ -156,7 +156,7 @@ def _write(found: dict[str, Any], out: Path | None, *, plots: bool) -> None:
 def _tell(text: str) -> None:
     if not sys.stdout.isatty():
         return click.echo(text)
-    from farm.cli.output import console
+    from farm.cli.view.output import console
     from worker.bench.shown import shown
 
     console().print(shown(text))

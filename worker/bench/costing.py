@@ -14,17 +14,17 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from farm.spec import SAMPLERS, WeightedPrompt
+from farm.jobs.spec import SAMPLERS, WeightedPrompt
 from worker.bench import replay, workloads
 from worker.bench.measure import metered, percentile, times
 from worker.bench.pipelines import Pipelines
 from worker.bench.replay import Arrival, Costs
 from worker.diffusion import latents
 from worker.diffusion.losses import Losses, load_losses
-from worker.engine.flight import Flight, board
 from worker.engine.request import RenderRequest
+from worker.engine.request_state import Flight, board
 from worker.engine.rows import advance
-from worker.models.loader import LoadedModel
+from worker.models.model import LoadedModel
 
 ROWS = (1, 2, 4, 8, 16, 32, 64)
 LOADS = (0.5, 0.7, 0.9, 1.1)

@@ -12,16 +12,16 @@ from dataclasses import dataclass, replace
 
 import torch
 
-from farm.spec import SamplerName
+from farm.jobs.spec import SamplerName
 from worker.bench.measure import Served
 from worker.bench.workloads import Job
 from worker.diffusion import latents
 from worker.diffusion.losses import load_losses
 from worker.engine.engine import Engine
-from worker.engine.flight import Flight, board
 from worker.engine.request import Pixels, Rendered, RenderRequest, SilentObserver, StepRecord
+from worker.engine.request_state import Flight, board
 from worker.engine.rows import advance
-from worker.models.loader import LoadedModel
+from worker.models.model import LoadedModel
 
 DECODE_CHUNK = 4
 

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from worker.bench.measure import synchronize
-from worker.models.loader import LoadedModel
+from worker.models.model import LoadedModel
 
 _Moment = torch.cuda.Event | float
 

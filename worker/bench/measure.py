@@ -14,7 +14,7 @@ import numpy as np
 import torch
 
 from worker.engine.request import Pixels
-from worker.models.loader import LoadedModel
+from worker.models.model import LoadedModel
 
 
 @dataclass

@@ -23,7 +23,7 @@ from diffusers import (
 from diffusers.schedulers.scheduling_lms_discrete import LMSDiscreteScheduler
 from torch import Tensor
 
-from farm.spec import JobSpec, SamplerName
+from farm.jobs.spec import JobSpec, SamplerName
 from worker.bench.measure import Served
 from worker.bench.workloads import Job
 from worker.diffusion import latents

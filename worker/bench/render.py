@@ -11,7 +11,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from farm.spec import SamplerName
+from farm.jobs.spec import SamplerName
 from worker.bench import costing, workloads
 from worker.bench.engines import Engines, padded
 from worker.bench.idle import watched
@@ -30,7 +30,7 @@ from worker.bench.workloads import Job
 from worker.engine.rows import CAREFUL_CPU_ROWS
 from worker.models.compiled import compiled, numbers_of_rows
 from worker.models.device import Placement
-from worker.models.loader import LoadedModel
+from worker.models.model import LoadedModel
 
 _log = logging.getLogger(__name__)
 

@@ -8,7 +8,7 @@ from itertools import groupby
 from rich.console import Group
 from rich.text import Text
 
-from farm.cli.columns import Columns
+from farm.cli.view.columns import Columns
 
 
 def shown(page: str) -> Group:

@@ -11,7 +11,7 @@ from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
 from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
 from transformers import CLIPTextConfig, CLIPTextModel
 
-from farm import homes
+from farm.host import homes
 from farm.settings import home
 from worker.models.registry import BUILT_IN, LocalDirectory
 

@@ -10,10 +10,10 @@ from typing import Any
 
 from PIL import Image
 
-from farm.request import JobRequest
-from farm.spec import SAMPLERS, InitReference, JobSpec, SamplerName
+from farm.jobs.request import JobRequest
+from farm.jobs.spec import SAMPLERS, InitReference, JobSpec, SamplerName
 from worker.engine.request import resolve
-from worker.models.loader import LoadedModel
+from worker.models.model import LoadedModel
 
 SUBJECTS = ("a cat", "an owl", "a red apple", "a strawberry", "a giraffe", "an otter", "a lighthouse", "a penguin")
 STYLES = ("a watercolor painting of", "a pencil sketch of", "pixel art of", "an oil painting of")

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from transformers import CLIPTextModel, CLIPTokenizer
 
-from farm.spec import WeightedPrompt
+from farm.jobs.spec import WeightedPrompt
 
 SPECIAL_TOKENS = 2
 """The start and end marks around every prompt."""

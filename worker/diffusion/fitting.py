@@ -6,8 +6,8 @@ import math
 
 from PIL import Image, ImageOps
 
-from farm.colour import to_srgb
-from farm.spec import MAX_SIDE, MIN_SIDE, Fit, JobSpec
+from farm.jobs.spec import MAX_SIDE, MIN_SIDE, Fit, JobSpec
+from farm.pictures.colour import to_srgb
 
 _WORTH_TELLING = 0.01
 """The share of a side. Less is the rounding of sizes to what a model can draw."""

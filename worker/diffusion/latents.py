@@ -14,7 +14,7 @@ from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
 from PIL import Image
 from torch import Tensor
 
-from farm.spec import Fit
+from farm.jobs.spec import Fit
 from worker.diffusion.determinism import reproducible_backward
 from worker.diffusion.fitting import fit
 from worker.diffusion.losses import WeightedLoss

@@ -15,8 +15,8 @@ import torch
 from torch import Tensor
 
 from farm.errors import FarmError, RenderError
-from farm.losses import BUILTIN, LossDeclaration, find
-from farm.spec import LossTerm
+from farm.jobs.losses import BUILTIN, LossDeclaration, find
+from farm.jobs.spec import LossTerm
 
 ENTRY_POINT_GROUP = "farm.losses"
 

@@ -22,7 +22,7 @@ from diffusers import (
 )
 
 from farm.errors import FarmError, InvalidInput, ModelError
-from farm.spec import SAMPLERS, SamplerName
+from farm.jobs.spec import SAMPLERS, SamplerName
 from worker.diffusion.solvers import Floats, Prediction, Schedule, plan
 
 _CLASSES: dict[SamplerName, Any] = {

@@ -31,7 +31,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from farm.errors import InvalidInput
-from farm.spec import SamplerName
+from farm.jobs.spec import SamplerName
 
 HISTORY = 3
 """How many older entries of h a step may use."""

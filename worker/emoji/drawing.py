@@ -10,13 +10,14 @@ from pathlib import Path
 
 from PIL import Image
 
-from farm.spec import Conditioning, Guidance, InitReference, JobSpec, LossTerm, WeightedPrompt
-from farm.spec import Start as SpecStart
+from farm.jobs.spec import Conditioning, Guidance, InitReference, JobSpec, LossTerm, WeightedPrompt
+from farm.jobs.spec import Start as SpecStart
 from worker.diffusion.losses import load_losses
 from worker.engine.engine import Engine
 from worker.engine.request import RenderRequest, resolve
 from worker.models.device import place
-from worker.models.loader import LoadedModel, ModelLoader
+from worker.models.loader import ModelLoader
+from worker.models.model import LoadedModel
 from worker.models.registry import LocalDirectory
 
 _ROWS = 32

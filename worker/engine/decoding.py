@@ -6,8 +6,8 @@ import torch
 from torch import Tensor
 
 from worker.diffusion import latents
-from worker.engine.flight import Flight
 from worker.engine.memory import Budget
+from worker.engine.request_state import Flight
 
 _IN_TILES = "the picture was decoded in tiles, for want of memory: their seams may show"
 

@@ -33,12 +33,12 @@ from farm.errors import FarmError, RenderError
 from worker.diffusion.losses import Losses
 from worker.engine.decoding import Decoder
 from worker.engine.finite import Checks
-from worker.engine.flight import Flight, board, group_of
 from worker.engine.memory import Budget, FreeBytes, RowCaps, release
 from worker.engine.request import Cancelled, Pixels, Rendered, RenderRequest, StepRecord, Suspended
+from worker.engine.request_state import Flight, board, group_of
 from worker.engine.rows import Step, advance
 from worker.engine.turns import LONGEST_SECONDS, SHORT_SECONDS, NotWanted, Turn, Turns
-from worker.models.appetite import is_out_of_memory
+from worker.models.memory_profile import is_out_of_memory
 
 _log = logging.getLogger(__name__)
 

@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 import torch
 from torch import Tensor
 
-from worker.engine.flight import Flight
+from worker.engine.request_state import Flight
 
 
 class Checks:

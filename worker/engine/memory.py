@@ -10,8 +10,7 @@ from pathlib import Path
 
 import torch
 
-from worker.models.appetite import Appetite
-from worker.models.loader import LoadedModel
+from worker.models.model import LoadedModel, MemoryProfile
 
 _FIRST_PATIENCE = 64
 _LONGEST_PATIENCE = 4_096
@@ -34,26 +33,26 @@ class Budget:
 
     def rows(self, model: LoadedModel, shape: Sequence[int], most: int) -> int:
         """At most `most` rows of latents of that shape [4, h, w], but one."""
-        return max(1, self._fitting(model, shape, most, lambda appetite: appetite.row))
+        return max(1, self._fitting(model, shape, most, lambda profile: profile.row))
 
     def pictures(self, model: LoadedModel, shape: Sequence[int], most: int) -> int:
         """At most `most` pictures to decode together; 0 if not even one fits whole."""
-        return self._fitting(model, shape, most, lambda appetite: appetite.picture)
+        return self._fitting(model, shape, most, lambda profile: profile.picture)
 
     def gradients(self, model: LoadedModel, shape: Sequence[int], most: int) -> int:
         """At most `most` pictures to differentiate losses of together, but one."""
-        return max(1, self._fitting(model, shape, most, lambda appetite: appetite.gradient))
+        return max(1, self._fitting(model, shape, most, lambda profile: profile.gradient))
 
     def _fitting(
-        self, model: LoadedModel, shape: Sequence[int], most: int, bytes_of_one: Callable[[Appetite], int]
+        self, model: LoadedModel, shape: Sequence[int], most: int, bytes_of_one: Callable[[MemoryProfile], int]
     ) -> int:
         if time.monotonic() - self._asked > _FRESH_SECONDS:
             self._known, self._asked = self.free(), time.monotonic()
-        if model.appetite is None or self._known is None:
+        if model.memory is None or self._known is None:
             return most
         # activations grow with the area, as attention is computed in parts
         area = shape[-2] * shape[-1] / (model.latent_shape[-2] * model.latent_shape[-1])
-        return min(most, int(_SHARE * self._known / (bytes_of_one(model.appetite) * area)))
+        return min(most, int(_SHARE * self._known / (bytes_of_one(model.memory) * area)))
 
 
 def free_bytes(device: torch.device) -> int | None:

@@ -12,9 +12,9 @@ from PIL import Image
 from torch import Tensor
 
 from farm.errors import InvalidInput
-from farm.spec import JobSpec
+from farm.jobs.spec import JobSpec
 from worker.diffusion.fitting import own_size
-from worker.models.loader import LoadedModel
+from worker.models.model import LoadedModel
 
 Pixels = NDArray[np.uint8]
 """[height, width, 3], red green blue."""

@@ -17,8 +17,8 @@ from worker.diffusion import latents
 from worker.diffusion.guidance import guide
 from worker.diffusion.losses import WeightedLoss
 from worker.diffusion.solvers import HISTORY, Column
-from worker.engine.flight import Flight
-from worker.models.loader import LoadedModel
+from worker.engine.request_state import Flight
+from worker.models.model import LoadedModel
 
 ROWS = 32
 """Rows of one forward, at most. On a CPU too: a row of 32 takes 8 % less than one of 16: see

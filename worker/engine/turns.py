@@ -15,8 +15,8 @@ from functools import partial
 
 from worker.engine.admission import Admission
 from worker.engine.beats import Event, beats
-from worker.engine.flight import Flight
 from worker.engine.pace import Paces
+from worker.engine.request_state import Flight
 
 LONGEST_SECONDS = 10.0
 """No more rows are taken together than are done in so long: a batch that takes longer gains nothing by its size."""

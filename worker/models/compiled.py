@@ -1,6 +1,6 @@
 """A UNet compiled for a few shapes; forwards of all others run as they are.
 
-`torch.compile` makes kernels for one shape at a time. So rows are filled up to one of at most seven numbers, for the
+`torch.compile` makes kernels for one shape at a time. So rows are padded to one of at most seven numbers, for the
 model's own picture size alone. All of them are compiled before the worker takes its first job, and nothing is ever
 compiled while jobs wait: a model that was dropped for want of memory and is loaded again runs as it is.
 """
@@ -11,13 +11,12 @@ import logging
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
 
-if TYPE_CHECKING:
-    from worker.models.loader import LoadedModel
+from worker.models.model import LoadedModel, pad_rows, to_channels_last
 
 _log = logging.getLogger(__name__)
 
@@ -35,44 +34,48 @@ def numbers_of_rows(most: int) -> tuple[int, ...]:
 class CompiledUNet:
     """The forwards of a model's UNet, compiled for the given numbers of rows."""
 
-    def __init__(self, model: LoadedModel, numbers: Sequence[int]) -> None:
+    def __init__(self, model: LoadedModel, text: Tensor, numbers: Sequence[int]) -> None:
+        """`text` [tokens, width] is any prompt's."""
         self.module: Any = torch.compile(model.unet, dynamic=False)
         self._numbers = sorted(numbers)
         self._shape = model.latent_shape
+        self._text = text
 
-    def fits(self, rows: Tensor) -> bool:
-        """Whether rows [N, 4, h, w] can be filled up to a shape that is compiled."""
-        return len(rows) <= self._numbers[-1] and tuple(rows.shape[1:]) == self._shape
+    def fits(self, rows: Tensor, texts: Tensor) -> bool:
+        """Whether rows [N, 4, h, w] can be padded to a shape that is compiled, for such texts [N, tokens, width]."""
+        is_compiled = tuple(rows.shape[1:]) == self._shape and texts.shape[1:] == self._text.shape
+        return is_compiled and len(rows) <= self._numbers[-1]
 
     def __call__(self, rows: Tensor, timesteps: Tensor, texts: Tensor) -> Tensor:
         """The UNet's output for rows that fit, timesteps [N] and texts [N, tokens, width]."""
         number = next(number for number in self._numbers if number >= len(rows))
         with torch.compiler.set_stance("eager_on_recompile"):
-            out = self._forward(*(filled_up(tensor, number) for tensor in (rows, timesteps, texts)))
+            out = self._forward(*(pad_rows(tensor, number) for tensor in (rows, timesteps, texts)))
         return out[: len(rows)]
 
     @torch.no_grad()
-    def warm_up(self, text: Tensor) -> None:
-        """Compile every shape, given the text of one prompt. Raises what the compiler raises, of many kinds."""
+    def warm_up(self) -> None:
+        """Compile every shape. Raises what the compiler raises, of many kinds."""
         torch._dynamo.config.recompile_limit = _MOST_GRAPHS
         for number in self._numbers:
             began = time.monotonic()
-            rows, timesteps = text.new_zeros((number, *self._shape)), torch.zeros(number, device=text.device)
-            self._forward(rows, timesteps, torch.stack([text] * number))
+            rows = self._text.new_zeros((number, *self._shape))
+            timesteps = torch.zeros(number, device=self._text.device)
+            self._forward(rows, timesteps, torch.stack([self._text] * number))
             _log.info("compiled for %d rows in %.0f s", number, time.monotonic() - began)
 
     def _forward(self, rows: Tensor, timesteps: Tensor, texts: Tensor) -> Tensor:
-        out: Tensor = self.module(laid_out(rows), timesteps, encoder_hidden_states=texts).sample
+        out: Tensor = self.module(to_channels_last(rows), timesteps, encoder_hidden_states=texts).sample
         return out
 
 
 def compiled(model: LoadedModel, numbers: Sequence[int]) -> CompiledUNet | None:
     """The model's UNet, compiled; None, and a warning, where that cannot be done, such as without a C++ compiler."""
-    unet = CompiledUNet(model, numbers)
+    unet = CompiledUNet(model, model.text_memory.of(model.prompts.encode("")), numbers)
     shown = ", ".join(map(str, numbers))
     _log.info("compiling the model '%s' for %s rows: minutes the first time, seconds afterwards", model.name, shown)
     try:
-        unet.warm_up(model.text_memory.of(model.prompts.encode("")))
+        unet.warm_up()
     except Exception as error:  # Dynamo, Inductor and Triton each have their own, and the farm can do without them
         _log.warning("the model '%s' cannot be compiled here and runs as it is: %s", model.name, _reason(error))
         return None
@@ -86,14 +89,3 @@ def _reason(error: Exception) -> str:
     lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
     complaint = next((line for line in lines[1:] if "error:" in line), None)
     return f"{lines[0]}: {complaint}" if complaint else lines[0]
-
-
-def laid_out(rows: Tensor) -> Tensor:
-    """Rows in the memory layout that convolutions prefer on their device."""
-    return rows.contiguous(memory_format=torch.channels_last) if rows.is_cuda else rows
-
-
-def filled_up(tensor: Tensor, number: int) -> Tensor:
-    """The tensor with its first row repeated until there are `number`."""
-    missing = number - len(tensor)
-    return torch.cat([tensor, tensor[:1].expand(missing, *tensor.shape[1:])]) if missing else tensor

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from farm.errors import ModelError
-from farm.spec import MAX_GUIDANCE, MAX_SIDE, MIN_SIDE
+from farm.jobs.spec import MAX_GUIDANCE, MAX_SIDE, MIN_SIDE
 from worker.models.bounds import check_numbers
 from worker.models.disguises import recognised
 

@@ -6,34 +6,30 @@ import hashlib
 import logging
 import shutil
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
-from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
-from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
-from torch import Tensor
-from transformers import CLIPTextModel, CLIPTokenizer
 
 from farm.errors import ModelError
-from farm.spec import SAMPLERS
+from farm.jobs.spec import SAMPLERS
 from worker.diffusion import schedules
 from worker.diffusion.conditioning import PromptEncoder
-from worker.diffusion.preview import PreviewMap, fit_preview_map, read_preview_map
-from worker.diffusion.text_memory import TextMemory, remember_text
+from worker.diffusion.cross_attention import remember_text
+from worker.diffusion.preview import fit_preview_map, read_preview_map
 from worker.models import layout
-from worker.models.appetite import Appetite, appetite_of
-from worker.models.compiled import CompiledUNet, laid_out
 from worker.models.components import Components, read_checkpoint, read_directory
 from worker.models.device import Placement
 from worker.models.disguises import first_line
 from worker.models.hub import download, download_configuration
 from worker.models.kinds import check_kind
+from worker.models.memory_profile import memory_profile
+from worker.models.model import LoadedModel, UNetForward
 from worker.models.registry import STABLE_DIFFUSION_1_4, Bucket, Hub, LocalDirectory, SingleFile, Source
-from worker.models.traced import TracedUNet, traced
+from worker.models.torchscript import recorded
 from worker.models.weights import read_shapes
 
 _log = logging.getLogger(__name__)
@@ -42,77 +38,7 @@ FetchPrefix = Callable[[str, Path], None]
 """Downloads every object below an `s3://BUCKET/PREFIX` into a directory. Raises `StorageError`."""
 
 
-@dataclass(frozen=True, eq=False)
-class LoadedModel:
-    """A model on its device, with what a job needs to know of it. Compared by identity."""
-
-    name: str
-    source: str
-    revision: str | None
-    unet: UNet2DConditionModel = field(repr=False)
-    vae: AutoencoderKL = field(repr=False)
-    text_encoder: CLIPTextModel = field(repr=False)
-    tokenizer: CLIPTokenizer = field(repr=False)
-    prompts: PromptEncoder = field(repr=False)
-    text_memory: TextMemory = field(repr=False)
-    scheduler_config: Mapping[str, Any] = field(repr=False)
-    preview: PreviewMap = field(repr=False)
-    device: torch.device
-    dtype: torch.dtype
-    vae_factor: int
-    """Pixels per latent pixel, on each side: 8 for Stable Diffusion."""
-    default_width: int
-    default_height: int
-    default_guidance: float
-    size: int
-    """Bytes of all parameters and buffers."""
-    sha256: str | None = None
-    """Of the file that it was loaded from, if it is one."""
-    appetite: Appetite | None = None
-    """What forwards and decodes take besides; None: not measured."""
-    traced: TracedUNet | None = field(default=None, repr=False)
-    compiled: CompiledUNet | None = field(default=None, repr=False)
-
-    @property
-    def latent_shape(self) -> tuple[int, int, int]:
-        """Channels, height and width of the latents of a picture of the default size."""
-        channels: int = self.unet.config["in_channels"]
-        return channels, self.default_height // self.vae_factor, self.default_width // self.vae_factor
-
-    @property
-    def called_unet(self) -> torch.nn.Module:
-        """The module that `predict` calls for the model's own size, to be hooked: hooks on the UNet inside are not
-        called, or would undo the compilation."""
-        if self.compiled is not None:
-            module: torch.nn.Module = self.compiled.module
-            return module
-        return self.unet if self.traced is None else self.traced
-
-    def is_large(self, shape: Sequence[int]) -> bool:
-        """Whether latents [..., h, w] are of a picture beyond the model's own size that may take long."""
-        return shape[-2] * shape[-1] > max(self.latent_shape[-2] * self.latent_shape[-1], _LARGE)
-
-    def predict(self, rows: Tensor, timesteps: Tensor, texts: Tensor) -> Tensor:
-        """The UNet's output [N, 4, h, w], in the model's dtype.
-
-        `rows` [N, 4, h, w] are noisy latents, scaled as the UNet reads them, and `texts` [N, tokens, width] memories or
-        embeddings of prompts (see `TextMemory`).
-        """
-        rows = rows.to(self.dtype)
-        if self.compiled is not None and self.compiled.fits(rows):
-            return self.compiled(rows, timesteps, texts)
-        # A recording is one long operator, in the midst of which nobody else can have a turn.
-        if self.traced is not None and not self.is_large(rows.shape) and self.traced.fits(rows, texts):
-            done: Tensor = self.traced(rows, timesteps, texts)
-            return done
-        out: Tensor = self.unet(laid_out(rows), timesteps, encoder_hidden_states=texts).sample
-        return out
-
-
-_LARGE = 64 * 64
-"""Latent pixels: of 512×512 at a factor of 8. A step of fewer takes moderate time on anything."""
-
-Compile = Callable[[LoadedModel], CompiledUNet | None]
+Compile = Callable[[LoadedModel], UNetForward | None]
 
 
 class ModelLoader:
@@ -135,7 +61,7 @@ class ModelLoader:
         torch.set_num_threads(self._cores)  # a new thread has what a forward that runs right now leaves to others
         model = self._loaded(name, source)
         try:
-            model = replace(model, appetite=appetite_of(model), traced=traced(model, self._cores))
+            model = replace(model, memory=memory_profile(model), recorded=recorded(model, self._cores))
         except (RuntimeError, MemoryError) as error:
             raise ModelError(
                 f"the model '{name}' cannot render a picture on {model.device}: {first_line(error)}"

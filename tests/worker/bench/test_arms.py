@@ -17,7 +17,8 @@ from worker.bench.idle import watched
 from worker.bench.measure import Served, largest_difference, measured, metered
 from worker.bench.pipelines import Pipelines, groups
 from worker.models.device import place
-from worker.models.loader import LoadedModel, ModelLoader
+from worker.models.loader import ModelLoader
+from worker.models.model import LoadedModel
 from worker.models.registry import LocalDirectory
 
 Arm = Callable[..., list[Served]]

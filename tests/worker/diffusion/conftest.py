@@ -8,7 +8,8 @@ import torch
 
 from tests.tiny import LMS_CONFIG, PNDM_CONFIG, build_tiny_model
 from worker.models.device import place
-from worker.models.loader import LoadedModel, ModelLoader
+from worker.models.loader import ModelLoader
+from worker.models.model import LoadedModel
 from worker.models.registry import LocalDirectory
 
 

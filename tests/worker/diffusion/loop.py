@@ -18,13 +18,13 @@ from diffusers import (
 from PIL import Image
 from torch import Tensor
 
-from farm.spec import SamplerName
+from farm.jobs.spec import SamplerName
 from worker.diffusion.guidance import guide, needs_unconditional
 from worker.diffusion.latents import encode, image_tensor
 from worker.diffusion.noise import NoiseStream
 from worker.diffusion.schedules import read_schedule
 from worker.diffusion.solvers import HISTORY, Column, plan
-from worker.models.loader import LoadedModel
+from worker.models.model import LoadedModel
 
 SCHEDULERS: dict[SamplerName, tuple[Any, dict[str, Any]]] = {
     "lms": (LMSDiscreteScheduler, {}),

@@ -12,7 +12,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from farm.errors import InvalidInput, ModelError
-from farm.spec import SAMPLERS, SamplerName
+from farm.jobs.spec import SAMPLERS, SamplerName
 from tests.fuzzing import fuzz
 from tests.tiny import LMS_CONFIG
 from tests.worker.diffusion.loop import SCHEDULERS

@@ -4,9 +4,9 @@ import pytest
 import torch
 from transformers import CLIPTextModel
 
-from farm.spec import WeightedPrompt
+from farm.jobs.spec import WeightedPrompt
 from worker.diffusion.conditioning import PromptEncoder
-from worker.models.loader import LoadedModel
+from worker.models.model import LoadedModel
 
 ROOM = 75
 

@@ -11,8 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from farm.request import JobRequest
-from farm.spec import MAX_SIDE, MIN_SIDE, InitReference, JobSpec
+from farm.jobs.request import JobRequest
+from farm.jobs.spec import MAX_SIDE, MIN_SIDE, InitReference, JobSpec
 from tests.fuzzing import fuzz
 from worker.diffusion.fitting import cut_off, fit, own_size
 

@@ -6,12 +6,12 @@ import torch
 from diffusers.image_processor import VaeImageProcessor
 from PIL import Image
 
-from farm.spec import LossTerm
+from farm.jobs.spec import LossTerm
 from tests.worker.diffusion.test_parity import gradient_picture
 from worker.diffusion.latents import decode, encode, image_tensor, loss_gradient, to_pixels
 from worker.diffusion.losses import WeightedLoss, load_losses
 from worker.diffusion.noise import NoiseStream
-from worker.models.loader import LoadedModel
+from worker.models.model import LoadedModel
 
 
 def test_a_picture_of_the_right_size_is_read_as_diffusers_reads_it() -> None:

@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 
 from farm.errors import FarmError, InvalidInput, RenderError
-from farm.losses import BUILTIN, Argument, LossDeclaration
-from farm.spec import LossTerm
+from farm.jobs.losses import BUILTIN, Argument, LossDeclaration
+from farm.jobs.spec import LossTerm
 from worker.diffusion.losses import Loss, Losses, WeightedLoss, load_losses
 
 

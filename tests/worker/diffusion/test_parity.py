@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from farm.spec import SAMPLERS, SamplerName, start_step_of_strength
+from farm.jobs.spec import SAMPLERS, SamplerName, start_step_of_strength
 from tests.worker.diffusion.loop import Job, distance, render, render_by_diffusers
-from worker.models.loader import LoadedModel
+from worker.models.model import LoadedModel
 
 TOLERANCE = 1e-4
 

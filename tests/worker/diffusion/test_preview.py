@@ -10,7 +10,7 @@ from torch.nn import functional as F
 from farm.errors import ModelError
 from worker.diffusion.latents import decode, encode_mean
 from worker.diffusion.preview import PreviewMap, fit, fit_preview_map, read_preview_map
-from worker.models.loader import LoadedModel
+from worker.models.model import LoadedModel
 
 
 def test_a_preview_is_a_linear_map_of_each_latent_pixel_and_its_neighbours() -> None:

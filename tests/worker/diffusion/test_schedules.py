@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from farm.errors import FarmError, InvalidInput, ModelError
-from farm.spec import SAMPLERS, SamplerName
+from farm.jobs.spec import SAMPLERS, SamplerName
 from tests.tiny import LMS_CONFIG, PNDM_CONFIG
 from worker.diffusion.schedules import read_schedule
 

@@ -11,7 +11,7 @@ from diffusers import EulerDiscreteScheduler
 from scipy.integrate import quad
 
 from farm.errors import InvalidInput
-from farm.spec import SAMPLERS, SamplerName
+from farm.jobs.spec import SAMPLERS, SamplerName
 from tests.tiny import LMS_CONFIG, PNDM_CONFIG
 from tests.worker.diffusion.loop import SCHEDULERS
 from worker.diffusion.schedules import read_schedule

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from farm.spec import WeightedPrompt
+from farm.jobs.spec import WeightedPrompt
 from worker.diffusion.conditioning import PromptEncoder
 from worker.emoji.corpus import STYLES, SUBJECTS, Scene, stream
 from worker.emoji.dataset import scenes

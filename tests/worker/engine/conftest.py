@@ -9,14 +9,15 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from farm.request import JobRequest
-from farm.spec import InitReference, JobSpec
+from farm.jobs.request import JobRequest
+from farm.jobs.spec import InitReference, JobSpec
 from tests.tiny import build_tiny_model
 from worker.diffusion.losses import load_losses
 from worker.engine.engine import Engine
 from worker.engine.request import RenderRequest, resolve
 from worker.models.device import place
-from worker.models.loader import LoadedModel, ModelLoader
+from worker.models.loader import ModelLoader
+from worker.models.model import LoadedModel
 from worker.models.registry import LocalDirectory
 
 SomeImage = InitReference(sha256="0" * 64, extension="png")

@@ -13,10 +13,10 @@ from torch import Tensor
 
 from worker.diffusion.losses import load_losses
 from worker.engine.engine import Engine
-from worker.engine.flight import Flight, board
 from worker.engine.request import RenderRequest
+from worker.engine.request_state import Flight, board
 from worker.engine.rows import advance
-from worker.models.traced import traced
+from worker.models.torchscript import recorded
 
 JOBS: dict[str, dict[str, Any]] = {
     "lms": {"steps": 9, "seed": 11},
@@ -91,7 +91,7 @@ def test_latents_are_equal_bit_for_bit_when_deterministic(
 ) -> None:
     torch.set_num_threads(cores)
     requests = [request_for(name, **fields) for name, fields in JOBS.items()]
-    model = replace(requests[0].model, traced=traced(requests[0].model, cores))
+    model = replace(requests[0].model, recorded=recorded(requests[0].model, cores))
     requests = [replace(request, model=model) for request in requests]
 
     together = latents_in_company(requests, padded_rows=padded_rows, rows=padded_rows // 2)

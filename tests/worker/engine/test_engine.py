@@ -17,7 +17,7 @@ from tests.worker.engine.conftest import spec_of
 from worker.diffusion.losses import load_losses
 from worker.engine.engine import Engine
 from worker.engine.request import Cancelled, Pixels, RenderRequest, StepRecord, resolve
-from worker.models.loader import LoadedModel
+from worker.models.model import LoadedModel
 
 Make = Callable[..., RenderRequest]
 
@@ -232,8 +232,8 @@ def test_a_picture_without_room_is_decoded_in_tiles(
         return decode(z)
 
     monkeypatch.setattr(model.vae, "decode", only_tiles)
-    assert model.appetite is not None
-    options = {"free": lambda: 10 * model.appetite.picture} if knows == "what is free" else {}
+    assert model.memory is not None
+    options = {"free": lambda: 10 * model.memory.picture} if knows == "what is free" else {}
     rendered = engines(**options).submit(request_for("tiled", **large)).result(60)
 
     assert rendered.warnings == ("the picture was decoded in tiles, for want of memory: their seams may show",)
@@ -388,7 +388,7 @@ class _Unet:
 
 def _with_unet(model: LoadedModel, call: Callable[..., Any]) -> LoadedModel:
     unet: Any = _Unet(model.unet, call)
-    return replace(model, unet=unet, traced=None)
+    return replace(model, unet=unet, recorded=None)
 
 
 def _with_room_for_one_row(model: LoadedModel, sizes: list[int]) -> LoadedModel:

@@ -14,8 +14,8 @@ from worker.engine import memory
 from worker.engine.engine import Engine
 from worker.engine.memory import Budget, RowCaps, free_bytes
 from worker.engine.request import RenderRequest
-from worker.models.appetite import Appetite, highest, is_out_of_memory
-from worker.models.loader import LoadedModel
+from worker.models.memory_profile import highest, is_out_of_memory
+from worker.models.model import LoadedModel, MemoryProfile
 
 CPU = torch.device("cpu")
 MEGABYTE = 2**20
@@ -77,12 +77,12 @@ def test_what_the_cpu_says_when_memory_runs_out_is_understood() -> None:
 
 
 def test_a_recorded_forward_tells_when_memory_runs_out(model: LoadedModel) -> None:
-    assert model.traced is not None
+    assert model.recorded is not None
     text = model.text_memory.of(model.prompts.encode(""))
     far_too_many = 10**13
 
     with pytest.raises(RuntimeError) as error:
-        model.traced(
+        model.recorded(
             torch.zeros(1, 4, 8, 8).expand(far_too_many, -1, -1, -1),
             torch.zeros(1).expand(far_too_many),
             text[None].expand(far_too_many, -1, -1),
@@ -101,10 +101,10 @@ def test_the_highest_is_of_tensors_that_are_there_together() -> None:
 
 
 def test_a_loaded_model_says_what_it_takes(model: LoadedModel) -> None:
-    assert model.appetite is not None
-    row, latent = model.appetite.row, 4 * 4 * 8 * 8
+    assert model.memory is not None
+    row, latent = model.memory.row, 4 * 4 * 8 * 8
     assert latent < row < 1000 * latent
-    assert 4 * 3 * 64 * 64 < model.appetite.picture < model.appetite.gradient
+    assert 4 * 3 * 64 * 64 < model.memory.picture < model.memory.gradient
 
 
 @pytest.mark.parametrize(
@@ -112,7 +112,7 @@ def test_a_loaded_model_says_what_it_takes(model: LoadedModel) -> None:
     [(None, 32, 4, 4), (10_000, 7, 3, 1), (100_000, 32, 4, 4), (0, 1, 0, 1)],
 )
 def test_as_many_as_fit(model: LoadedModel, free: int | None, rows: int, pictures: int, gradients: int) -> None:
-    hungry = replace(model, appetite=Appetite(row=1000, picture=2000, gradient=4000))
+    hungry = replace(model, memory=MemoryProfile(row=1000, picture=2000, gradient=4000))
     budget = Budget(lambda: free)
 
     assert budget.rows(hungry, model.latent_shape, most=32) == rows
@@ -121,7 +121,7 @@ def test_as_many_as_fit(model: LoadedModel, free: int | None, rows: int, picture
 
 
 def test_four_times_the_area_takes_four_times_as_much(model: LoadedModel) -> None:
-    hungry = replace(model, appetite=Appetite(row=1000, picture=2000, gradient=4000))
+    hungry = replace(model, memory=MemoryProfile(row=1000, picture=2000, gradient=4000))
     channels, height, width = model.latent_shape
 
     assert Budget(lambda: 20_000).rows(hungry, (channels, height, width), most=32) == 14
@@ -131,7 +131,7 @@ def test_four_times_the_area_takes_four_times_as_much(model: LoadedModel) -> Non
 def test_forwards_are_cut_to_what_is_free(
     engines: Callable[..., Engine], request_for: Callable[..., RenderRequest], model: LoadedModel
 ) -> None:
-    hungry = replace(model, appetite=Appetite(row=1000, picture=1, gradient=1))
+    hungry = replace(model, memory=MemoryProfile(row=1000, picture=1, gradient=1))
     sizes: list[int] = []
     counting = model.called_unet.register_forward_pre_hook(lambda _, arguments: sizes.append(len(arguments[0])))
     try:

@@ -15,7 +15,7 @@ from tests.worker.engine.test_engine import _with_unet
 from tests.worker.engine.test_turns import ENOUGH, LARGE, is_large
 from worker.engine.engine import Engine
 from worker.engine.request import Cancelled, RenderRequest
-from worker.models.loader import LoadedModel
+from worker.models.model import LoadedModel
 
 Engines, Request = Callable[..., Engine], Callable[..., RenderRequest]
 ONE_STEP = {**LARGE, "steps": 1}

@@ -14,7 +14,7 @@ from tests.waiting import eventually
 from tests.worker.engine.test_engine import _with_unet
 from worker.engine.engine import Engine
 from worker.engine.request import Cancelled, RenderRequest, SilentObserver, resolve
-from worker.models.loader import LoadedModel
+from worker.models.model import LoadedModel
 
 LARGE = {"width": 640, "height": 640, "steps": 1_000}
 ENOUGH = 60.0

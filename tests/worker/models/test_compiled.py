@@ -16,16 +16,17 @@ from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
 from torch import Tensor
 
 from farm import keys
+from farm.bucket.storage import Storage
 from farm.errors import InvalidInput
 from farm.settings import Settings
-from farm.storage import Storage
 from tests.tiny import build_tiny_model
-from worker.diffusion.text_memory import remember_text
-from worker.models import kernels
+from worker.bucket import compile_cache as kernels
+from worker.bucket.compile_cache import Kernels, pack, secret_of, unpack
+from worker.diffusion.cross_attention import remember_text
 from worker.models.compiled import numbers_of_rows
 from worker.models.device import place
-from worker.models.kernels import Kernels, pack, secret_of, unpack
-from worker.models.loader import LoadedModel, ModelLoader
+from worker.models.loader import ModelLoader
+from worker.models.model import LoadedModel
 from worker.models.registry import LocalDirectory
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of torch, about itself
@@ -51,7 +52,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> LoadedModel:
         cross_attention_dim=32,
     )
     smallest.eval().requires_grad_(False)
-    return replace(tiny, unet=smallest, text_memory=remember_text(smallest), traced=None)
+    return replace(tiny, unet=smallest, text_memory=remember_text(smallest), recorded=None)
 
 
 @pytest.fixture(scope="module")

@@ -17,7 +17,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from farm.errors import ModelError
-from farm.spec import SAMPLERS
+from farm.jobs.spec import SAMPLERS
 from tests.tiny import PNDM_CONFIG, build_tiny_model
 from tests.worker.models.original_layout import TextEncoder, write_original_checkpoint
 from tests.worker.models.published import RELEASES, publish

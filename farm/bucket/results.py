@@ -1,0 +1,90 @@
+"""`result.json`, the commit marker of a job: what was made, from what, where, and how long it took."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Annotated, Self
+
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError, model_validator
+
+from farm import keys
+from farm.errors import InvalidInput, ObjectDamaged
+from farm.jobs.spec import JobSpec, invalid
+
+IMAGE = "image.png"
+MAX_OBJECT_BYTES = 4 * 2**30
+MAX_OBJECTS = 10_000
+
+
+class ResultObject(BaseModel):
+    """One object of the winning attempt: its key in the bucket, SHA-256 and size in bytes."""
+
+    model_config = ConfigDict(frozen=True)
+
+    key: str
+    sha256: Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
+    size: Annotated[int, Field(ge=0, le=MAX_OBJECT_BYTES)]
+    content_type: str
+
+
+class ModelUsed(BaseModel):
+    """Which weights made the picture. `sha256` is that of a single file, where the weights are one."""
+
+    model_config = ConfigDict(frozen=True)
+
+    name: str
+    source: str
+    revision: str | None
+    sha256: str | None = None
+
+
+class JobResult(BaseModel):
+    """Everything `result.json` says. `objects` maps a name such as `image.png` to its object; times in seconds.
+
+    `spec` is resolved: width, height and guidance scale are the ones used. Every key is the one that this job's
+    attempt and the object's name make, so that a result cannot point at anything else in the bucket.
+    """
+
+    model_config = ConfigDict(frozen=True)
+
+    version: int = 1
+    job: str
+    batch: str
+    attempt: Annotated[int, Field(ge=0, le=keys.MAX_ATTEMPT)]
+    worker: str
+    spec: JobSpec
+    objects: Annotated[dict[str, ResultObject], Field(max_length=MAX_OBJECTS)]
+    model: ModelUsed
+    device: str
+    dtype: str
+    timings: dict[str, float]
+    versions: dict[str, str]
+    warnings: tuple[str, ...]
+    finished: datetime
+
+    @model_validator(mode="after")
+    def _names_only_its_own(self) -> Self:
+        try:
+            belongs = self.batch == keys.batch_of(self.job)
+            expected = {name: keys.attempt_object(self.job, self.attempt, name) for name in self.objects}
+        except InvalidInput as error:
+            raise ValueError(error.message) from error
+        if IMAGE not in self.objects:
+            raise ValueError(f"it has no {IMAGE}")
+        if not belongs:
+            raise ValueError(f"the job {self.job} is of another batch")
+        for name, stored in self.objects.items():
+            if stored.key != expected[name]:
+                raise ValueError(f"'{name}' is said to be in {stored.key!r:.200}, not in {expected[name]}")
+        return self
+
+    def to_json(self) -> bytes:
+        return self.model_dump_json(indent=2).encode()
+
+    @classmethod
+    def from_json(cls, data: bytes, *, key: str) -> JobResult:
+        """The result in `data`. Raises `ObjectDamaged` naming `key` if it is not one."""
+        try:
+            return cls.model_validate_json(data)
+        except ValidationError as error:
+            raise ObjectDamaged(f"{key} is not a result this version reads: {invalid(error)}") from error

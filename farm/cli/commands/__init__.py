@@ -1,0 +1,1 @@
+"""The commands of `farm`: one file a noun."""

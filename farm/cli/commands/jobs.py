@@ -1,0 +1,219 @@
+"""`farm list`, `status`, `watch`, `cancel` and `retry`."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from farm.cli.options.common import looking_options
+from farm.cli.options.naming import jobs_argument
+from farm.cli.view.output import age, confirmed, console, json_option, note, note_unreadable, plural, print_json, say
+from farm.cli.view.progress import exit_unless_done, follow
+from farm.cli.view.style import STYLES
+from farm.client import FarmClient
+from farm.errors import InvalidInput, WrongState
+from farm.jobs.status import STATES, TERMINAL, JobStatus, State
+
+if TYPE_CHECKING:
+    from datetime import datetime
+
+    from farm.cli.view.columns import Columns
+
+
+@click.command(
+    epilog="""\b
+    Examples:
+      farm list
+      farm list --state failed --limit 200
+      farm list --json | jq -r '.[].id'
+    """
+)
+@click.option("--state", type=click.Choice(STATES), help="Only jobs in this state.")
+@click.option("--limit", type=click.IntRange(1, 10_000), default=50, show_default=True, help="Jobs on a page.")
+@click.option("--page", type=click.IntRange(min=1), default=1, show_default=True, help="Which page, from 1.")
+@json_option
+def list_jobs(state: State | None, limit: int, page: int, as_json: bool) -> None:
+    """List jobs, the newest first.
+
+    With --json: a list of what 'farm status --json' prints.
+    """
+    with FarmClient.connect() as farm:
+        jobs = farm.ledger.newest(state=state, limit=limit, offset=(page - 1) * limit)
+        statuses = farm.ledger.get_many(jobs)
+        counts = None if as_json else farm.ledger.counts()
+        quarantined = {} if as_json else farm.ledger.quarantined()
+    note_unreadable(len(jobs) - len(statuses))
+    if counts is None:
+        return print_json([status.model_dump(mode="json") for status in statuses])
+    if statuses:
+        console().print(_table_of(statuses))
+    totals = [f"{number:,} {name}" for name, number in counts.items() if number]
+    if quarantined:
+        totals.append(f"{len(quarantined):,} in quarantine ('farm recover' makes them anew)")
+    note("  ".join(totals) or "no jobs yet")
+
+
+@click.command(
+    epilog="""\b
+    Examples:
+      farm status 0kz3mw7c9d2f4g5h-0003
+      farm status 0kz3 --json
+    """
+)
+@jobs_argument()
+@json_option
+def status(names: tuple[str, ...], as_json: bool) -> None:
+    """Show jobs in detail.
+
+    With --json: a list of {id, batch, state, step, steps, attempt, worker, model, priority, submitted, started,
+    finished, error: {kind, message}, result, prompt, labels, warnings}; times are UTC, what is not yet known is null.
+    """
+    with FarmClient.connect() as farm:
+        jobs = farm.resolve(names)
+        statuses = farm.ledger.get_many(jobs)
+    note_unreadable(len(jobs) - len(statuses))
+    if as_json:
+        return print_json([status.model_dump(mode="json") for status in statuses])
+    for position, status in enumerate(statuses):
+        click.echo(("\n" if position else "") + click.style(status.id, bold=True), nl=False)
+        say(*_details(status))
+
+
+@click.command(
+    epilog="""\b
+    Examples:
+      farm watch 0kz3
+      farm watch 0kz3 --previews
+      farm watch 0kz3 --json | jq -r 'select(.state == "done").id'
+    """
+)
+@jobs_argument()
+@looking_options
+@json_option
+def watch(names: tuple[str, ...], previews: bool, previews_to: Path | None, as_json: bool) -> None:
+    """Follow jobs until they are over: live bars in a terminal, else a line for each change.
+
+    Workers make previews only while somebody looks, of 16 jobs at a time. Ctrl-C leaves the jobs running. Exit code 3
+    if a job failed or was cancelled. With --json: one line a change, each what 'farm status --json' prints.
+    """
+    if previews or previews_to:
+        from farm.cli.view import looking
+
+        looking.check(previews, previews_to, as_json=as_json)
+    with FarmClient.connect() as farm:
+        jobs = farm.resolve(names)
+        note_unreadable(len(jobs) - len(farm.ledger.get_many(jobs)))
+        exit_unless_done(follow(farm, jobs, as_json=as_json, previews=previews, previews_to=previews_to))
+
+
+@click.command(
+    epilog="""\b
+    Examples:
+      farm cancel 0kz3
+      farm cancel --all
+    """
+)
+@jobs_argument(required=False)
+@click.option("--all", "everything", is_flag=True, help="Every queued and running job of the farm, whoever's.")
+@click.option("--yes", is_flag=True, help="With --all: do not ask.")
+@json_option
+def cancel(names: tuple[str, ...], everything: bool, yes: bool, as_json: bool) -> None:
+    """Cancel queued and running jobs.
+
+    A running job stops at its next step. With --json: the state that each job was in.
+    """
+    if bool(names) == everything:
+        raise InvalidInput("name the jobs or batches to cancel, or give --all")
+    with FarmClient.connect() as farm:
+        if everything:
+            counts = farm.ledger.counts()
+            number = counts["queued"] + counts["running"]
+            if number and not yes and not confirmed(f"Cancel {plural(number, 'job')} of this farm?"):
+                raise click.exceptions.Exit(1)
+            before = farm.cancel_all()
+        else:
+            before = farm.cancel(names)
+    if as_json:
+        return print_json(before)
+    if before:
+        _tell_cancelled(before)
+    else:
+        say("nothing to cancel: no job is queued or running")
+
+
+@click.command(
+    epilog="""\b
+    Examples:
+      farm retry 0kz3mw7c9d2f4g5h-0003
+      farm retry 0kz3
+    """
+)
+@jobs_argument()
+@json_option
+def retry(names: tuple[str, ...], as_json: bool) -> None:
+    """Queue failed and cancelled jobs again.
+
+    Of a batch, only those. With --json: the ids of the jobs that are queued now.
+    """
+    with FarmClient.connect() as farm:
+        again = farm.retry(names)
+    if as_json:
+        return print_json(again)
+    say(f"{plural(len(again), 'job')} queued again")
+
+
+def _table_of(statuses: Sequence[JobStatus]) -> Columns:
+    from rich.text import Text
+
+    from farm.cli.view.columns import Columns
+
+    rows = Columns(
+        *("job", "state", "step", "age", "model", "prompt"),
+        right=("step", "age"),
+        elastic="prompt",
+        dropped=("model", "age", "prompt", "step"),
+    )
+    for status in statuses:
+        state = Text(status.state, style=STYLES[status.state])
+        rows.add(status.id, state, f"{status.step}/{status.steps}", age(status.submitted), status.model, status.prompt)
+    return rows
+
+
+def _tell_cancelled(before: dict[str, State]) -> None:
+    cancelled = sum(state not in TERMINAL for state in before.values())
+    over = Counter(state for state in before.values() if state in TERMINAL)
+    rest = ", ".join(f"{number:,} {state}" for state, number in over.items())
+    if not cancelled and set(over) - {"cancelled"}:
+        raise WrongState(f"nothing to cancel: {rest} already")
+    say(f"{plural(cancelled, 'job')} cancelled" + (f" ({rest} already)" if rest else ""))
+
+
+def _details(status: JobStatus) -> Iterator[str]:
+    yield f"  {status.state}"
+    yield f"  prompt     {status.prompt}"
+    yield f"  model      {status.model} · priority {status.priority}"
+    yield f"  step       {status.step} of {status.steps}"
+    if status.attempt:
+        yield f"  worker     {status.worker or '–'} · attempt {status.attempt}"
+    yield f"  submitted  {_moment(status.submitted)}, {age(status.submitted)} ago"
+    if status.started:
+        yield f"  started    {_moment(status.started)}"
+    if status.finished:
+        took = f", after {(status.finished - status.started).total_seconds():.1f} s" if status.started else ""
+        yield f"  finished   {_moment(status.finished)}{took}"
+    if status.labels:
+        yield f"  labels     {' '.join(f'{key}={value}' for key, value in status.labels.items())}"
+    if status.error:
+        yield f"  error      {status.error.kind}: {status.error.message}"
+    for warning in status.warnings:
+        yield f"  warning    {warning}"
+    if status.result:
+        yield f"  result     {status.result}"
+
+
+def _moment(when: datetime) -> str:
+    return f"{when.astimezone():%Y-%m-%d %H:%M:%S}"

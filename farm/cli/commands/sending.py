@@ -1,0 +1,89 @@
+"""What happens to requests once they are read: a dry run, or a submission, followed and fetched on demand."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from farm.cli.view.output import note, plural, print_json, say
+from farm.host.places import check_folder
+from farm.jobs.request import JobRequest
+
+if TYPE_CHECKING:
+    from farm.client import FarmClient
+    from farm.client.client import Submission
+    from farm.jobs.spec import JobSpec
+
+
+def send(requests: Sequence[JobRequest], options: Mapping[str, Any]) -> None:
+    """Do what the sending options say. Exits with 3 if jobs were waited for and not all are done."""
+    if options["dry_run"]:
+        from farm.client.planning import dry_run
+
+        return print_json({"jobs": [_planned(job) for job in dry_run(requests)]})
+    from farm.client import FarmClient
+
+    follows = _follows(options)
+    with FarmClient.connect() as farm:
+        submission = farm.submit(requests)
+        _tell(submission, options, follows=follows)
+        if follows:
+            _see_through(farm, submission, options)
+
+
+def _follows(options: Mapping[str, Any]) -> bool:
+    """Whether the jobs are to be followed. Raises `InvalidInput` if their pictures could not be kept or shown then."""
+    if options["out"]:
+        check_folder(options["out"], option="--out")
+    if options["previews"] or options["previews_to"]:
+        from farm.cli.view import looking
+
+        looking.check(options["previews"], options["previews_to"], as_json=options["as_json"])
+    return any(options[name] for name in ("wait", "out", "previews", "previews_to"))
+
+
+def _planned(job: Any) -> dict[str, Any]:
+    return {"spec": job.spec.model_dump(mode="json"), "priority": job.priority, "labels": job.labels}
+
+
+def _tell(submission: Submission, options: Mapping[str, Any], *, follows: bool) -> None:
+    seeds = [spec.seed for spec in submission.specs]
+    if options["as_json"]:
+        told = {"batch": submission.batch, "jobs": submission.jobs, "seeds": seeds, "warnings": submission.warnings}
+        print_json(told, indent=None)  # the changes that --wait prints follow as lines
+    else:
+        say(f"{submission.batch}  {_described(submission.specs)}")
+    for warning in submission.warnings:
+        note(f"warning: {warning}")
+    if not (options["as_json"] or follows):
+        note(f"  follow  farm watch {submission.batch}", f"  fetch   farm fetch {submission.batch} --out renders")
+
+
+def _described(specs: Sequence[JobSpec]) -> str:
+    """`4 jobs · model emoji · seeds 7 to 10`."""
+    models = sorted({spec.model for spec in specs})
+    seeds = [spec.seed for spec in specs]
+    if len(seeds) == 1:
+        drawn = f"seed {seeds[0]}"
+    elif seeds == list(range(seeds[0], seeds[0] + len(seeds))):
+        drawn = f"seeds {seeds[0]} to {seeds[-1]}"
+    else:
+        drawn = "various seeds" if len(set(seeds)) > 1 else f"seed {seeds[0]} for each"
+    return f"{plural(len(specs), 'job')} · model{'s' if len(models) > 1 else ''} {', '.join(models)} · {drawn}"
+
+
+def _see_through(farm: FarmClient, submission: Submission, options: Mapping[str, Any]) -> None:
+    from farm.cli.commands import fetching
+    from farm.cli.view import progress
+
+    how = {name: options[name] for name in ("as_json", "previews", "previews_to")}
+    statuses = progress.follow(farm, submission.jobs, **how)
+    if out := options["out"]:
+        done = [status.id for status in statuses if status.state == "done"]
+        haul = fetching.fetch_all(farm, done, out, everything=False, overwrite=False)
+        fetching.tell(haul, out)
+        if haul.errors:
+            raise click.exceptions.Exit(1)
+    progress.exit_unless_done(statuses)

@@ -1,0 +1,1 @@
+"""What people write on a command line: options that commands share, and the small languages inside them."""

@@ -1,0 +1,147 @@
+"""The options that commands share, and the request that those of `farm submit` make."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from functools import reduce
+from pathlib import Path
+from typing import Any, TypeVar
+
+import click
+from click.shell_completion import CompletionItem
+
+from farm.cli.options import parsing
+from farm.cli.view.output import json_option
+from farm.errors import InvalidInput
+from farm.jobs.losses import BUILTIN
+from farm.jobs.request import DEFAULT_PRIORITY, DEFAULT_STEPS, JobRequest
+from farm.jobs.spec import FITS, SAMPLERS, TRACE_LEVELS, Mode
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+_FILE = click.Path(path_type=Path, dir_okay=False)
+_FOLDER = click.Path(path_type=Path, file_okay=False)
+
+
+def _losses_completed(_: click.Context, __: click.Parameter, beginning: str) -> list[CompletionItem]:
+    return [CompletionItem(loss.name, help=loss.help) for loss in BUILTIN if loss.name.startswith(beginning)]
+
+
+_REQUEST = (
+    click.option("--negative", metavar="PROMPT", help="What the picture should not show."),
+    click.option("--steps", type=int, default=DEFAULT_STEPS, show_default=True, help="Denoising steps, 1 to 1000."),
+    click.option("--guidance", type=float, help="Pull of the prompt, 0 to 100; ≤ 1 is off.  [default: the model's]"),
+    click.option("--seed", type=int, help="Where the noise comes from.  [default: random, recorded]"),
+    click.option("--count", type=int, default=1, show_default=True, help="Pictures, with consecutive seeds."),
+    click.option("--width", type=int, help="Pixels, a multiple of 8 from 64 to 2048.  [default: the model's]"),
+    click.option("--height", type=int, help="Pixels, likewise.  [default: the model's]"),
+    click.option("--sampler", type=click.Choice(SAMPLERS), default="lms", show_default=True, help="The solver."),
+    click.option("--model", metavar="NAME", help="Who renders.  [default: $FARM_MODEL, or the only one served]"),
+    click.option("--init", type=_FILE, metavar="FILE", help="Start from this PNG, JPEG or WebP picture."),
+    click.option("--start-step", type=int, metavar="K", help="With --init: skip the first K steps."),
+    click.option("--strength", type=float, metavar="S", help="With --init: redo this share of the steps.  [0.75]"),
+    click.option(
+        "--fit",
+        type=click.Choice(FITS),
+        help="With --init of another shape: crop it, pad it, stretch it, or give the job its shape.  [crop]",
+    ),
+    click.option("--mix-with", multiple=True, metavar="PROMPT:WEIGHT", help="Mix in a prompt with this share, 0 to 1."),
+    click.option(
+        "--loss",
+        "loss",
+        multiple=True,
+        metavar="NAME[:K=V,…]",
+        shell_complete=_losses_completed,
+        help="Guide by a loss ('farm losses' lists them); its arguments, scale and every may follow inline.",
+    ),
+    click.option("--loss-arg", multiple=True, metavar="K=V", help="An argument of the one loss."),
+    click.option("--loss-scale", type=float, metavar="X", help="How strongly the one loss pulls."),
+    click.option("--loss-every", type=int, metavar="N", help="Apply the one loss at every N-th step.  [5]"),
+    click.option(
+        "--trace", type=click.Choice(TRACE_LEVELS), default="none", show_default=True, help="What to keep of the way."
+    ),
+    click.option("--trace-every", type=int, metavar="N", help="Keep every N-th step.  [1]"),
+    click.option(
+        "--priority", type=int, default=DEFAULT_PRIORITY, show_default=True, metavar="0-9", help="9 is the most urgent."
+    ),
+    click.option("--time-limit", type=float, metavar="SECONDS", help="Fail the job after so long in rendering."),
+    click.option("--label", multiple=True, metavar="K=V", help="A label of your own, kept with the job."),
+)
+
+_LOOKING = (
+    click.option("--previews", is_flag=True, help="Follow, and show in the terminal how the pictures come about."),
+    click.option("--previews-to", type=_FOLDER, metavar="DIR", help="Follow, and keep DIR/<job>.preview.png fresh."),
+)
+
+_SENDING = (
+    click.option("--wait", is_flag=True, help="Follow the jobs until they are over."),
+    click.option("--out", type=_FOLDER, metavar="DIR", help="Wait, then fetch the pictures into DIR."),
+    *_LOOKING,
+    click.option("--dry-run", is_flag=True, help="Print the specs as JSON; connect to nothing."),
+    json_option,
+)
+
+
+def request_options(command: F) -> F:
+    """What can be said of one picture, then what to do with the submission."""
+    return _decorated(command, (*_REQUEST, *_SENDING))
+
+
+def sending_options(command: F) -> F:
+    """What to do with a submission: `--wait --out --previews --previews-to --dry-run --json`."""
+    return _decorated(command, _SENDING)
+
+
+def looking_options(command: F) -> F:
+    """How to look at jobs while they are followed: `--previews --previews-to`."""
+    return _decorated(command, _LOOKING)
+
+
+def _decorated(command: F, options: Sequence[Callable[[Any], Any]]) -> F:
+    return reduce(lambda decorated, option: option(decorated), reversed(options), command)
+
+
+def request(mode: Mode, prompts: Sequence[str], options: Mapping[str, Any], **more: Any) -> JobRequest:
+    """The request that a submit command's options make. Raises `InvalidInput`."""
+    named = (
+        *("negative", "steps", "guidance", "seed", "count", "width", "height", "sampler", "model", "init"),
+        *("start_step", "strength", "fit", "trace", "trace_every", "priority", "time_limit"),
+    )
+    fields: dict[str, Any] = {name: options[name] for name in named}
+    fields |= {
+        "mode": mode,
+        "prompt": tuple(prompts),
+        "mix_with": tuple(parsing.mix_term(text) for text in options["mix_with"]),
+        "losses": parsing.losses(options["loss"], options["loss_arg"], options["loss_scale"], options["loss_every"]),
+        "labels": parsing.labels(options["label"]),
+        **more,
+    }
+    return JobRequest.parse({name: value for name, value in fields.items() if value is not None})
+
+
+@contextmanager
+def naming_options() -> Iterator[None]:
+    """Errors about a field, such as `start_step`, name the option instead: `--start-step`."""
+    try:
+        yield
+    except InvalidInput as error:
+        what, reason = option_of(error.field), error.reason
+        if what == "--loss" and error.field and "." in error.field:  # one option fills several fields
+            reason = f"{error.field.rpartition('.')[2]}: {reason}"
+        raise InvalidInput(reason, field=what, hint=error.hint) from error
+
+
+def option_of(field: str | None) -> str | None:
+    """The option (or argument) that fills a field: `mix_with.0.weight` comes from `--mix-with`."""
+    if field is None or field.startswith("--"):
+        return field
+    name, _, _ = field.replace("-", "_").partition(".")
+    if name in ("prompt", "conditioning"):
+        return "PROMPT"
+    if name not in JobRequest.model_fields and name not in _SINGULAR:
+        return field
+    return "--" + _SINGULAR.get(name, name).replace("_", "-")
+
+
+_SINGULAR = {"losses": "loss", "labels": "label", "loss": "loss"}

@@ -1,0 +1,359 @@
+"""`FarmClient`: submit, follow and fetch from Python, as the `farm` command does.
+
+from farm.client import FarmClient
+from farm.jobs.request import JobRequest
+
+with FarmClient.connect() as farm:
+    submission = farm.submit([JobRequest(prompt="a watercolor painting of an otter", count=4)])
+    for status in farm.watch(submission.jobs):
+        print(status.id, status.state, status.step, "of", status.steps)
+    for job in submission.jobs:
+        print(*farm.fetch(job, Path("renders")))
+"""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Self
+
+from farm import keys, settings
+from farm.bucket.fetch import Fetched, fetch, read_result
+from farm.bucket.manifest import read_manifest, written_manifest
+from farm.bucket.preview import Preview
+from farm.bucket.results import JobResult
+from farm.bucket.storage import Storage
+from farm.client import tie
+from farm.client.planning import check, default_model, known_losses, plan
+from farm.client.previews import look_at
+from farm.errors import LedgerUnavailable, ObjectMissing, StorageError, WrongState
+from farm.jobs.losses import LossDeclaration
+from farm.jobs.request import JobRequest
+from farm.jobs.spec import JobSpec
+from farm.jobs.status import JobStatus, State, Waiting, WorkerInfo
+from farm.ledger.ledger import Ledger
+from farm.ledger.records import NewJob
+from farm.pictures.images import InitImage
+from farm.queue import Queue, lists
+from farm.settings import Settings
+
+_RESYNCHRONISE_AFTER_SILENT_READS = 10
+_OUTAGE_SECONDS = 30.0
+_RETRY_SECONDS = 0.5
+
+
+@dataclass(frozen=True)
+class Submission:
+    """What `submit` did: the batch, its jobs and their specs in order, and anything the user should know."""
+
+    batch: str
+    jobs: tuple[str, ...]
+    specs: tuple[JobSpec, ...]
+    warnings: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class ModelService:
+    """A model, the live workers that serve it, and how many jobs wait for it."""
+
+    name: str
+    workers: tuple[str, ...]
+    waiting: int
+
+
+class FarmClient:
+    """A connection to one farm. Connections to Redis and to the bucket are made when first needed."""
+
+    def __init__(self, where: Settings) -> None:
+        self.settings = where
+        self._tied = self._checked = False
+
+    @classmethod
+    def connect(cls) -> FarmClient:
+        """The farm that the environment names, or the local one. Raises `NotConfigured`."""
+        return cls(settings.load())
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close what was opened."""
+        for part in ("ledger", "queue"):
+            if part in self.__dict__:
+                self.__dict__[part].close()
+
+    @cached_property
+    def ledger(self) -> Ledger:
+        return Ledger(self.settings)
+
+    @cached_property
+    def storage(self) -> Storage:
+        return Storage(self.settings)
+
+    @cached_property
+    def queue(self) -> Queue:
+        return Queue(self.settings)
+
+    def check_bucket(self, *, only_to_read: bool = False) -> None:
+        """Make sure, once, that the bucket is the ledger's own.
+
+        A ledger that belongs to none is tied to it, unless it is `only_to_read`.
+        Raises `WrongBucket`, `LedgerUnavailable`, `StorageError`.
+        """
+        if self._tied or (only_to_read and self._checked):
+            return
+        if only_to_read:
+            tie.check(self.ledger, self.storage)
+            self._checked = True
+        else:
+            tie.tie(self.ledger, self.storage)
+            self._tied = True
+
+    # Submitting
+
+    def submit(self, requests: Iterable[JobRequest], *, batch: str | None = None) -> Submission:
+        """Submit requests as one batch. Everything is checked before anything is sent.
+
+        A submission whose answer was lost can be sent again under the same `batch` id: the batch stays as it was
+        first stored, with its seeds, and only what is missing of it is queued. So does `farm recover`, and the error
+        says so.
+        Raises `InvalidInput`, `WrongBucket`, `LedgerUnavailable`, `StorageError`.
+        """
+        requests = list(requests)
+        images = check(requests)
+        workers = self.ledger.workers()
+        jobs = self._stored(batch) if batch else None
+        if jobs is None:
+            batch = batch or keys.new_batch_id()
+            jobs = plan(
+                requests,
+                batch,
+                images,
+                default_model=default_model(workers),
+                declarations=known_losses(workers),
+            )
+            self._store(batch, jobs, images)
+        assert batch
+        try:
+            queued = set(self.ledger.create(batch, jobs))
+        except LedgerUnavailable as error:
+            raise LedgerUnavailable(
+                f"batch {batch} is stored, and perhaps not queued: {error.message}",
+                hint="do not submit it again: 'farm recover' queues what is missing of it",
+            ) from error
+        unpublished = self._publish(Waiting(job.id, job.spec.model, job.priority) for job in jobs if job.id in queued)
+        return Submission(
+            batch,
+            jobs=tuple(job.id for job in jobs),
+            specs=tuple(job.spec for job in jobs),
+            warnings=(*_of_pictures(images), *_warnings(jobs, workers), *unpublished),
+        )
+
+    def _publish(self, waiting: Iterable[Waiting]) -> tuple[str, ...]:
+        """Wake workers up for jobs that the ledger has queued. A warning if that failed: they find out."""
+        try:
+            self.queue.publish(waiting)
+        except LedgerUnavailable as error:
+            return (f"no worker could be told of the jobs, which are queued: one will look within minutes ({error})",)
+        return ()
+
+    def _stored(self, batch: str) -> Sequence[NewJob] | None:
+        """The jobs of a batch that was stored before, or None."""
+        self.check_bucket()
+        try:
+            manifest = read_manifest(self.storage, batch)
+        except ObjectMissing:
+            return None
+        self.storage.delete(keys.forgotten(batch))  # whoever submits it again wants all of it
+        return [NewJob(job.id, job.spec, job.priority, job.labels) for job in manifest.jobs]
+
+    def _store(self, batch: str, jobs: Sequence[NewJob], images: dict[Path, InitImage]) -> None:
+        """Put what the jobs need into the bucket: their init images, then the manifest with every spec."""
+        written = written_manifest(batch, jobs)
+        self.check_bucket()
+        for image in {image.sha256: image for image in images.values()}.values():
+            self._upload(image)
+        self.storage.put(keys.batch_manifest(batch), written, "application/json")
+
+    def _upload(self, image: InitImage) -> None:
+        key = keys.init_image(image.sha256, image.extension)
+        if not self.storage.exists(key):
+            self.storage.put(key, image.data, f"image/{image.extension}")
+
+    # Following
+
+    def resolve(self, names: Iterable[str]) -> list[str]:
+        """The job ids that job ids, batch ids or unique beginnings of batch ids mean, each once."""
+        return list(dict.fromkeys(job for name in names for job in self.ledger.resolve(name)))
+
+    def list(self, *, state: State | None = None, limit: int = 50, offset: int = 0) -> Sequence[JobStatus]:
+        """The newest jobs first: those of a page whose record is there."""
+        return self.ledger.page(state=state, limit=limit, offset=offset)
+
+    def status(self, names: Iterable[str]) -> Sequence[JobStatus]:
+        """The status of each job meant by `names` whose record is there."""
+        return self.ledger.get_many(self.resolve(names))
+
+    def watch(self, jobs: Sequence[str]) -> Iterator[JobStatus]:
+        """Every status of the jobs as it changes, from what it is now until all of them are over.
+
+        A job whose record is lost on the way is not followed any further. An outage of Redis of up to half a
+        minute is waited out. Raises `JobNotFound`, `LedgerUnavailable`.
+        """
+        cursor = self.ledger.now()
+        latest = {status.id: status for status in self.ledger.get_many(jobs)}
+        yield from latest.values()
+        answered = time.monotonic()
+        silent = 0
+        while not all(status.is_over for status in latest.values()):
+            try:
+                events = self.ledger.events(cursor, wait=1.0)
+                changed = [job for job in dict.fromkeys(event.job for event in events) if job in latest]
+                silent = 0 if changed else silent + 1
+                if silent >= _RESYNCHRONISE_AFTER_SILENT_READS:  # what the bounded stream dropped is read again
+                    changed, silent = [job for job, status in latest.items() if not status.is_over], 0
+                statuses = self.ledger.get_many(changed)
+                for job in set(changed) - {status.id for status in statuses}:
+                    del latest[job]
+            except LedgerUnavailable:
+                if time.monotonic() - answered > _OUTAGE_SECONDS:
+                    raise
+                time.sleep(_RETRY_SECONDS)
+                silent = _RESYNCHRONISE_AFTER_SILENT_READS
+                continue
+            answered = time.monotonic()
+            cursor = events[-1].cursor if events else cursor
+            for status in statuses:
+                if status != latest[status.id]:
+                    latest[status.id] = status
+                    yield status
+
+    def previews(self, jobs: Sequence[str]) -> dict[str, Preview]:
+        """How jobs look that are being rendered, as far as there is something to see.
+
+        Looking is what makes workers show it: ask again and again, about once a second.
+        Raises `WrongBucket`, `LedgerUnavailable`, `StorageError`.
+        """
+        self.check_bucket(only_to_read=True)
+        return look_at(self.ledger, self.storage, jobs)
+
+    def cancel(self, names: Iterable[str]) -> dict[str, State]:
+        """Cancel queued and running jobs. Returns the state each job was in. What has no record is left out."""
+        return self._cancel(self.resolve(names))
+
+    def cancel_all(self) -> dict[str, State]:
+        """Cancel every queued and running job of the farm. Returns the state each job was in."""
+        before: dict[str, State] = {}
+        states: tuple[State, ...] = ("queued", "running")
+        for state in states:
+            left = 1
+            while left:
+                jobs, left = self.ledger.first(state)
+                before |= self._cancel(jobs)
+                left -= len(jobs)
+        return before
+
+    def _cancel(self, jobs: Sequence[str]) -> dict[str, State]:
+        cancelled = self.ledger.cancel_many(jobs)
+        for model in {one.model for one in cancelled.values() if one.before == "queued"}:
+            self.ledger.clear(model, lists(model))
+        for job, one in cancelled.items():
+            with contextlib.suppress(StorageError):  # what is left in the bucket does no harm
+                if one.checkpoint is not None:
+                    self.storage.delete(keys.checkpoint(job, one.checkpoint))
+                if one.was_looked_at:
+                    self.storage.delete(keys.preview(job))
+        return {job: one.before for job, one in cancelled.items()}
+
+    def retry(self, names: Iterable[str]) -> Sequence[str]:
+        """Queue failed and cancelled jobs again. Raises `WrongState` if none of them is one."""
+        before = {status.id: self.ledger.retry(status.id) for status in self.ledger.get_many(self.resolve(names))}
+        again = [job for job, state in before.items() if state in ("failed", "cancelled")]
+        if not again:
+            states = ", ".join(sorted(set(before.values())))
+            raise WrongState(f"nothing to retry: {states}", hint="only failed and cancelled jobs can be retried")
+        statuses = self.ledger.get_many(again)
+        self._publish(Waiting(status.id, status.model, status.priority) for status in statuses)
+        return again
+
+    # Fetching
+
+    def result(self, job: str) -> JobResult:
+        """The `result.json` of a finished job.
+
+        Raises `JobNotFound`, `WrongState`, `WrongBucket`, `ObjectMissing`, `StorageError`.
+        """
+        status = self.ledger.get(job)
+        if status.result is None:
+            raise WrongState(f"job {job} is {status.state}, so it has no result", hint=f"see 'farm status {job}'")
+        self.check_bucket(only_to_read=True)
+        result = read_result(self.storage, status.result)
+        if result.job != job:
+            raise StorageError(f"{status.result} is the result of {result.job}, not of {job}")
+        return result
+
+    def fetch(self, job: str, out: Path, *, everything: bool = False, overwrite: bool = False) -> Iterator[Fetched]:
+        """Bring a finished job's image (or everything it made) into `out`.
+
+        Raises `JobNotFound`, `WrongState`, `WrongBucket`, `FetchRefused`, `ObjectMissing`.
+        """
+        return fetch(self.storage, self.result(job), out, everything=everything, overwrite=overwrite)
+
+    # The farm
+
+    def workers(self) -> Sequence[WorkerInfo]:
+        """The workers that live now."""
+        return self.ledger.workers()
+
+    def models(self) -> Sequence[ModelService]:
+        """Every model that a live worker serves or a job waits for."""
+        workers = self.ledger.workers()
+        names = sorted({name for worker in workers for name in worker.models} | set(self.ledger.models()))
+        services = [
+            ModelService(name, tuple(w.id for w in workers if name in w.models), self.ledger.waiting(name))
+            for name in names
+        ]
+        return [service for service in services if service.workers or service.waiting]
+
+    def losses(self) -> Sequence[LossDeclaration]:
+        """The built-in losses and those that live workers announce."""
+        return known_losses(self.ledger.workers())
+
+
+def _of_pictures(images: Mapping[Path, InitImage]) -> Iterator[str]:
+    return (warning for image in images.values() for warning in image.warnings)
+
+
+def _warnings(jobs: Sequence[NewJob], workers: Sequence[WorkerInfo]) -> tuple[str, ...]:
+    served = {name for worker in workers for name in worker.models}
+    refused = {name: f"{worker.id}: {why}" for worker in workers for name, why in worker.refused.items()}
+    missing = sorted({job.spec.model for job in jobs} - served)
+    waiting = tuple(
+        f"no live worker serves the model '{name}'; its jobs wait until one does ({refused.get(name) or _how(name)})"
+        for name in missing
+    )
+    return (*waiting, *sorted(set(filter(None, (_beyond(job.spec, workers) for job in jobs)))))
+
+
+def _beyond(spec: JobSpec, workers: Sequence[WorkerInfo]) -> str | None:
+    """What to say of a job that every live worker with its model would refuse, if they would."""
+    able = [worker for worker in workers if spec.model in worker.models]
+    if not any(worker.limits.side or worker.limits.steps for worker in able):
+        return None
+    excesses = [(worker.id, excess) for worker in able if (excess := worker.limits.excess(spec))]
+    if len(excesses) < len(able):
+        return None
+    name, (asked, most, option) = excesses[0]
+    others = ("", ", nor does the other")[len(able) - 1] if len(able) < 3 else f", nor do the {len(able) - 1} others"
+    return f"a job that asks for {asked} will fail: {name} does {most} at the most ({option}){others}"
+
+
+def _how(name: str) -> str:
+    return f"farm worker --model {name}{'' if name in keys.BUILT_IN_MODELS else '=SOURCE'}"

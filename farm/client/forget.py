@@ -1,0 +1,80 @@
+"""Forgetting jobs that are over: their records and indexes, and where it is wanted what they left in the bucket.
+
+A batch's manifest names a job for as long as the batch has another. So that `farm recover` brings back nothing that was
+forgotten, `forgotten/<batch>.json` lists those.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+
+from farm import keys
+from farm.bucket.storage import Storage
+from farm.errors import InvalidInput, ObjectMissing, ObjectTooLarge
+from farm.jobs.status import TERMINAL, State
+from farm.ledger.ledger import Ledger
+
+_AGE = re.compile(r"([0-9]{1,6})([smhdw])")
+_SECONDS = {"s": 1, "m": 60, "h": 3_600, "d": 86_400, "w": 7 * 86_400}
+_MAX_BYTES = 16 * 2**20
+
+
+def age(text: str, *, field: str) -> float:
+    """The seconds in `30d`, `12h`, `90m`, … Raises `InvalidInput` that names `field`."""
+    match = _AGE.fullmatch(text.strip())
+    if match is None:
+        raise InvalidInput(f"{text!r:.40} is no length of time", field=field, hint="such as 30d, 12h or 90m")
+    return float(int(match[1]) * _SECONDS[match[2]])
+
+
+def forget(ledger: Ledger, storage: Storage, jobs: Sequence[str], *, objects: bool) -> list[str]:
+    """Forget those of the jobs that are not queued or running, with their `objects` or without. Returns them.
+
+    Raises `LedgerUnavailable`, `StorageError`; it may be done again.
+    """
+    forgotten = ledger.forget(jobs)
+    batches: dict[str, set[str]] = defaultdict(set)
+    for job in forgotten:
+        batches[keys.batch_of(job)].add(job)
+    for batch, of_it in batches.items():
+        _note(storage, batch, of_it)
+        if objects:
+            for job in of_it:
+                _delete(storage, keys.job_prefix(job))
+            if not ledger.batch(batch):
+                storage.delete(keys.batch_manifest(batch))
+                storage.delete(keys.forgotten(batch))
+    return forgotten
+
+
+def expire(
+    ledger: Ledger, storage: Storage, *, older_than: float, states: Sequence[State] = (), objects: bool
+) -> Iterator[list[str]]:
+    """Forget, some hundred at a time, the jobs that have been over for `older_than` seconds."""
+    wanted = states or sorted(TERMINAL)
+    while jobs := ledger.expired(wanted, older_than=older_than):
+        if not (forgotten := forget(ledger, storage, jobs, objects=objects)):
+            return
+        yield forgotten
+
+
+def forgotten_of(storage: Storage, batch: str) -> set[str]:
+    """The jobs of a batch that were forgotten. What cannot be read names none: better a job too many than one lost."""
+    try:
+        told = json.loads(storage.get(keys.forgotten(batch), limit=_MAX_BYTES))
+    except (ObjectMissing, ObjectTooLarge, ValueError, RecursionError):
+        return set()
+    return {job for job in told if isinstance(job, str)} if isinstance(told, list) else set()
+
+
+def _note(storage: Storage, batch: str, jobs: set[str]) -> None:
+    known = forgotten_of(storage, batch) | jobs
+    storage.put(keys.forgotten(batch), json.dumps(sorted(known)).encode(), "application/json")
+
+
+def _delete(storage: Storage, prefix: str) -> None:
+    for stored in list(storage.list(prefix)):
+        storage.delete(stored.key)

@@ -1,0 +1,1 @@
+"""Jobs: what to render, how people ask for it, and how it stands."""

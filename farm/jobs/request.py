@@ -1,0 +1,297 @@
+"""What a person asks for: a flat `JobRequest`, as the command line and batch files give it.
+
+A request becomes specs by resolving what was left open (weights, strength, loss arguments, seeds), so
+that a spec says exactly what is rendered. Bad input fails here, naming the option, before any
+connection is opened.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+import secrets
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Annotated, Any, Self
+
+from pydantic import (
+    BeforeValidator,
+    Field,
+    PlainValidator,
+    StringConstraints,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
+
+from farm.errors import InvalidInput
+from farm.jobs.losses import BUILTIN, LossDeclaration, find
+from farm.jobs.spec import (
+    MAX_LOSSES,
+    MAX_PROMPT_CHARACTERS,
+    MAX_PROMPTS,
+    MAX_SEED,
+    MAX_WEIGHT,
+    Conditioning,
+    Every,
+    Fit,
+    Guidance,
+    InitReference,
+    JobSpec,
+    Labels,
+    LossArguments,
+    LossScale,
+    LossTerm,
+    Mode,
+    ModelName,
+    Priority,
+    PromptText,
+    SamplerName,
+    Scale,
+    Seed,
+    Side,
+    Start,
+    Steps,
+    TimeLimit,
+    Trace,
+    TraceLevel,
+    WeightedPrompt,
+    Wire,
+    invalid,
+    quoted,
+    start_step_of_strength,
+)
+
+DEFAULT_STEPS = 30
+DEFAULT_PRIORITY = 5
+MAX_COUNT = 10_000
+RANDOM_SEED = -1
+"""What other tools take for "any seed"."""
+
+
+# All but tabs and the ends of lines; no picture is made of them, and a terminal acts on some.
+_CONTROL_CHARACTERS = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f]")
+
+
+def _clean(value: Any) -> Any:
+    """Text without control characters, lines ending as one does here. Raises `ValueError` if it is not text.
+
+    Half characters are what Python makes of bytes that are not UTF-8, and JSON of half an emoji.
+    """
+    if isinstance(value, (int, float)):
+        raise ValueError(f'{quoted(value)} is a number, and should be text; write "{quoted(value)}" if it is meant')
+    if not isinstance(value, str):
+        raise ValueError(f"{quoted(value)} should be text")
+    try:
+        value.encode()
+    except UnicodeEncodeError as error:
+        raise ValueError(f"{quoted(value)} is not UTF-8 text from character {error.start + 1} on") from error
+    return _CONTROL_CHARACTERS.sub(" ", value.replace("\r\n", "\n").replace("\r", "\n"))
+
+
+def _as_prompts(value: Any) -> tuple[str, ...]:
+    """One prompt, or several, as a tuple."""
+    prompts = tuple(value) if isinstance(value, (tuple, list)) else (value,)
+    if not 1 <= len(prompts) <= MAX_PROMPTS:
+        raise ValueError(f"there are {len(prompts)}; there must be 1 to {MAX_PROMPTS}")
+    for prompt in prompts:
+        if isinstance(prompt, str) and len(prompt) > MAX_PROMPT_CHARACTERS:
+            raise ValueError(f"{prompt!r:.60}… has {len(prompt):,} characters, more than {MAX_PROMPT_CHARACTERS:,}")
+    return tuple(_clean(prompt) for prompt in prompts)
+
+
+def _random_if_asked(seed: Any) -> Any:
+    if isinstance(seed, int) and seed < RANDOM_SEED:
+        raise ValueError(f"must be 0 to {MAX_SEED}, or {RANDOM_SEED} for a random one")
+    return None if seed == RANDOM_SEED else seed
+
+
+def _as_labels(value: Any) -> Any:
+    """Labels, the values of which may be written as numbers."""
+    if not isinstance(value, dict):
+        return value
+    return {name: _clean(_as_written(text)) for name, text in value.items() if text is not None}
+
+
+def _as_written(value: Any) -> Any:
+    """A number or a truth as the text that stands for it in a batch file."""
+    if isinstance(value, bool):
+        return str(value).lower()
+    return str(value) if isinstance(value, (int, float)) else value
+
+
+Written = Annotated[PromptText, BeforeValidator(_clean)]
+
+
+class MixTerm(Wire):
+    """A further prompt and its share of the mix, 0 < weight < 1."""
+
+    prompt: Written
+    weight: Annotated[float, Field(gt=0, lt=1)]
+
+
+class LossRequest(Wire):
+    """A loss by name; arguments and scale left out are the loss's own."""
+
+    name: Annotated[str, StringConstraints(max_length=64)]
+    arguments: LossArguments = Field(default={})
+    scale: LossScale | None = None
+    every: Every = 5
+
+
+class JobRequest(Wire):
+    """One submission's wish, of `count` images with consecutive seeds."""
+
+    mode: Mode = "txt2img"
+    prompt: Annotated[str | tuple[str, ...], PlainValidator(_as_prompts)]
+    weights: tuple[float, ...] | None = None
+    mix: Annotated[float, Field(ge=0, le=1)] | None = None
+    mix_with: Annotated[tuple[MixTerm, ...], Field(max_length=MAX_PROMPTS - 1)] = ()
+    negative: Written = ""
+    init: Path | None = None
+    start_step: Annotated[int, Field(ge=0)] | None = None
+    strength: float | None = None
+    fit: Fit | None = None
+    losses: Annotated[tuple[LossRequest, ...], Field(max_length=MAX_LOSSES)] = ()
+    guidance: Scale | None = None
+    sampler: SamplerName = "lms"
+    steps: Steps = DEFAULT_STEPS
+    seed: Annotated[Seed | None, BeforeValidator(_random_if_asked)] = None
+    count: Annotated[int, Field(ge=1, le=MAX_COUNT)] = 1
+    width: Side | None = None
+    height: Side | None = None
+    model: ModelName | None = None
+    priority: Priority = DEFAULT_PRIORITY
+    trace: TraceLevel = "none"
+    trace_every: Every = 1
+    time_limit: TimeLimit | None = None
+    labels: Labels = Field(default={}, max_length=16)
+
+    @property
+    def prompts(self) -> tuple[str, ...]:
+        """The prompts, also when there is one only."""
+        return (self.prompt,) if isinstance(self.prompt, str) else self.prompt
+
+    @model_validator(mode="before")
+    @classmethod
+    def _null_is_left_out(cls, fields: Any) -> Any:
+        """A field without a value, as YAML has it for `negative:`, is one that was not given."""
+        return (
+            {name: value for name, value in fields.items() if value is not None} if isinstance(fields, dict) else fields
+        )
+
+    @field_validator("labels", mode="before")
+    @classmethod
+    def _labels_are_text(cls, value: Any) -> Any:
+        return _as_labels(value)
+
+    @field_validator("init", mode="before")
+    @classmethod
+    def _init_has_a_name(cls, value: Any) -> Any:
+        if value == "":
+            raise ValueError("'' cannot be the name of a file")
+        return value
+
+    @classmethod
+    def parse(cls, fields: dict[str, Any]) -> JobRequest:
+        """A request from plain fields. Raises `InvalidInput` naming the field at fault."""
+        try:
+            return cls.model_validate(fields)
+        except ValidationError as error:
+            raise invalid(error) from error
+
+    @model_validator(mode="after")
+    def _has_what_its_mode_needs(self) -> Self:
+        if self.mode == "img2img" and self.init is None:
+            raise ValueError("img2img needs an init image: give --init FILE")
+        if self.mode == "mix" and len(self.prompts) + len(self.mix_with) < 2:
+            raise ValueError("mix needs at least two prompts")
+        if self.mode == "guided" and not self.losses:
+            raise ValueError("guided needs a loss: give --loss NAME ('farm losses' lists them)")
+        if self.init is None and (self.start_step is not None or self.strength is not None):
+            raise ValueError("--start-step and --strength need an init image: give --init FILE")
+        if self.init is None and self.fit is not None:
+            raise ValueError("--fit needs an init image: give --init FILE")
+        if self.fit == "init" and (self.width is not None or self.height is not None):
+            raise ValueError("--fit init takes the size from the picture: leave out --width and --height")
+        if self.start_step is not None and self.strength is not None:
+            raise ValueError("give --start-step or --strength, not both")
+        if self.mix is not None and self.weights is not None:
+            raise ValueError("give --mix or --weights, not both")
+        if self.mix is not None and len(self.prompts) != 2:
+            raise ValueError("--mix goes with exactly two prompts; give --weights for more")
+        if self.weights is not None and len(self.weights) != len(self.prompts):
+            raise ValueError(f"there are {len(self.prompts)} prompts and {len(self.weights)} weights")
+        return self
+
+    def specs(
+        self,
+        init: InitReference | None,
+        *,
+        default_model: str,
+        declarations: Iterable[LossDeclaration] = BUILTIN,
+    ) -> list[JobSpec]:
+        """The `count` specs of this request. Raises `InvalidInput`."""
+        declarations = tuple(declarations)
+        first_seed = secrets.randbits(32) if self.seed is None else self.seed
+        if first_seed + self.count - 1 > MAX_SEED:
+            raise InvalidInput(f"{first_seed} + {self.count} goes beyond {MAX_SEED}", field="seed")
+        try:
+            first = JobSpec(
+                mode=self.mode,
+                model=self.model or default_model,
+                conditioning=Conditioning(prompts=self._weighted_prompts(), negative=self.negative),
+                start=self._start(init),
+                guidance=Guidance(scale=self.guidance, losses=self._loss_terms(declarations)),
+                sampler=self.sampler,
+                steps=self.steps,
+                seed=first_seed,
+                width=self.width,
+                height=self.height,
+                trace=Trace(level=self.trace, every=self.trace_every),
+                time_limit=self.time_limit,
+            )
+        except ValidationError as error:
+            raise invalid(error) from error
+        return [first.model_copy(update={"seed": first_seed + index}) for index in range(self.count)]
+
+    def _weighted_prompts(self) -> tuple[WeightedPrompt, ...]:
+        weights = self.weights or ((self.mix, 1 - self.mix) if self.mix is not None else (1.0,) * len(self.prompts))
+        total = sum(weights)
+        if not 1e-6 < total < math.inf:
+            raise InvalidInput(f"the weights sum to {total:g}; their sum must be above 0 and finite", field="weights")
+        if abs(largest := max(weights, key=abs)) > MAX_WEIGHT * total:
+            reason = f"{largest:g} is more than {MAX_WEIGHT:g} times the weights' sum, which is {total:g}"
+            raise InvalidInput(reason, field="weights")
+        own_share = 1 - sum(term.weight for term in self.mix_with)
+        if self.mix_with and not own_share > 1e-6:
+            raise InvalidInput("the shares leave nothing for the first prompt", field="mix-with")
+        own = tuple(
+            WeightedPrompt(text=text, weight=own_share * weight / total)
+            for text, weight in zip(self.prompts, weights, strict=True)
+        )
+        return own + tuple(WeightedPrompt(text=term.prompt, weight=term.weight) for term in self.mix_with)
+
+    def _start(self, init: InitReference | None) -> Start:
+        if self.init is None:
+            return Start()
+        fit = self.fit or "crop"
+        if self.start_step is not None:
+            if self.start_step >= self.steps:
+                raise InvalidInput(f"{self.start_step} leaves none of the {self.steps} steps to do", field="start_step")
+            return Start(image=init, step=self.start_step, fit=fit)
+        strength = 0.75 if self.strength is None else self.strength
+        return Start(image=init, step=start_step_of_strength(strength, self.steps), fit=fit)
+
+    def _loss_terms(self, declarations: tuple[LossDeclaration, ...]) -> tuple[LossTerm, ...]:
+        return tuple(_loss_term(wanted, declarations) for wanted in self.losses)
+
+
+def _loss_term(wanted: LossRequest, declarations: tuple[LossDeclaration, ...]) -> LossTerm:
+    declaration = find(wanted.name, declarations)
+    return LossTerm(
+        name=declaration.name,
+        arguments=declaration.complete(wanted.arguments),
+        scale=declaration.default_scale if wanted.scale is None else wanted.scale,
+        every=wanted.every,
+    )

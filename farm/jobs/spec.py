@@ -1,0 +1,254 @@
+"""What to render: a `JobSpec` is one image's complete, frozen description, conditioning × start × guidance.
+
+Specs travel as JSON through the ledger and the bucket and are validated again by the worker, so every
+bound on what a stranger can ask for is here. The four modes are presets of this one spec; they compose.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Annotated, Any, Literal, Self, get_args
+
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    StringConstraints,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
+
+from farm import keys
+from farm.errors import InvalidInput
+from farm.jobs.losses import MAX_ARGUMENTS, MAX_SCALE
+from farm.jobs.losses import NAME as LOSS_NAME
+
+MAX_PROMPT_CHARACTERS = 4_000
+MAX_PROMPTS = 16
+MAX_WEIGHT = 100.0
+MAX_LOSSES = 8
+MAX_STEPS = 1_000
+MIN_SIDE, MAX_SIDE = 64, 2_048
+MAX_SEED = 2**63 - 1
+MAX_GUIDANCE = 100.0
+MAX_LABELS = 16
+
+Mode = Literal["txt2img", "img2img", "mix", "guided"]
+SamplerName = Literal["lms", "euler", "euler_a", "ddim", "dpmpp_2m"]
+Fit = Literal["crop", "pad", "stretch", "init"]
+TraceLevel = Literal["none", "numbers", "frames", "video"]
+
+MODES: tuple[Mode, ...] = get_args(Mode)
+SAMPLERS: tuple[SamplerName, ...] = get_args(SamplerName)
+FITS: tuple[Fit, ...] = get_args(Fit)
+TRACE_LEVELS: tuple[TraceLevel, ...] = get_args(TraceLevel)
+
+PromptText = Annotated[str, StringConstraints(max_length=MAX_PROMPT_CHARACTERS)]
+
+
+def _names_a_model(value: str) -> str:
+    try:
+        return keys.model_name(value)
+    except InvalidInput as error:
+        raise ValueError(f"{error.reason} ({error.hint})") from error
+
+
+ModelName = Annotated[str, AfterValidator(_names_a_model)]
+Side = Annotated[int, Field(ge=MIN_SIDE, le=MAX_SIDE, multiple_of=8)]
+PictureSide = Annotated[int, Field(ge=1, le=2**31)]
+Steps = Annotated[int, Field(ge=1, le=MAX_STEPS)]
+Seed = Annotated[int, Field(ge=0, le=MAX_SEED)]
+Scale = Annotated[float, Field(ge=0, le=MAX_GUIDANCE)]
+Priority = Annotated[int, Field(ge=0, le=9)]
+LossScale = Annotated[float, Field(ge=-MAX_SCALE, le=MAX_SCALE)]
+LossName = Annotated[str, StringConstraints(pattern=LOSS_NAME)]
+LossArguments = Annotated[
+    dict[Annotated[str, StringConstraints(max_length=64)], float], Field(max_length=MAX_ARGUMENTS)
+]
+Every = Annotated[int, Field(ge=1, le=MAX_STEPS)]
+TimeLimit = Annotated[float, Field(gt=0, le=7 * 24 * 3600)]
+Labels = dict[
+    Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")],
+    Annotated[str, StringConstraints(max_length=200)],
+]
+
+
+class Wire(BaseModel):
+    """A frozen value that crosses a process: unknown fields, NaN, infinities and booleans are refused."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _true_is_not_one(cls, value: Any) -> Any:
+        for part in value.values() if isinstance(value, dict) else value if isinstance(value, list) else (value,):
+            if isinstance(part, bool):
+                word = str(part).lower()
+                raise ValueError(f'{word} is neither a number nor text; for the word write "{word}"')
+        return value
+
+
+class WeightedPrompt(Wire):
+    """One prompt of a mix. Weights of a spec's prompts sum to one."""
+
+    text: PromptText
+    weight: Annotated[float, Field(ge=-MAX_WEIGHT, le=MAX_WEIGHT)] = 1.0
+
+
+class Conditioning(Wire):
+    """What the picture shows: Σ weight·embedding(text), against the negative prompt."""
+
+    prompts: Annotated[tuple[WeightedPrompt, ...], Field(min_length=1, max_length=MAX_PROMPTS)]
+    negative: PromptText = ""
+
+
+class InitReference(Wire):
+    """An init image in the bucket, by content; and how large it is, in pixels, as one looks at it."""
+
+    sha256: Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
+    extension: Literal["png", "jpeg", "webp"]
+    width: PictureSide | None = None
+    height: PictureSide | None = None
+
+    @property
+    def key(self) -> str:
+        return keys.init_image(self.sha256, self.extension)
+
+
+class Start(Wire):
+    """Where the loop starts: at step 0 from noise, or at `step` from an encoded image.
+
+    `fit` says what becomes of an image of another shape than the job's; with `init` the job takes the image's shape.
+    """
+
+    image: InitReference | None = None
+    step: Annotated[int, Field(ge=0, lt=MAX_STEPS)] = 0
+    fit: Fit = "crop"
+
+    @model_validator(mode="after")
+    def _noise_starts_at_zero(self) -> Self:
+        if self.image is None and self.step:
+            raise ValueError("a start step needs an init image")
+        return self
+
+
+class LossTerm(Wire):
+    """A loss by name, its numbers, its scale, and how often (in steps) its gradient is applied."""
+
+    name: LossName
+    arguments: LossArguments = Field(default={})
+    scale: LossScale
+    every: Every = 5
+
+
+class Guidance(Wire):
+    """Classifier-free guidance scale (None: the model's own; ≤ 1: off) and loss terms."""
+
+    scale: Scale | None = None
+    losses: Annotated[tuple[LossTerm, ...], Field(max_length=MAX_LOSSES)] = ()
+
+
+class Trace(Wire):
+    """What is kept of the way to the picture: nothing, numbers, frames too, or a video too; every n-th step."""
+
+    level: TraceLevel = "none"
+    every: Every = 1
+
+
+class JobSpec(Wire):
+    """One image, completely. `width`, `height` and the guidance scale may be None: the model's own."""
+
+    mode: Mode
+    model: ModelName
+    conditioning: Conditioning
+    start: Start = Start()
+    guidance: Guidance = Guidance()
+    sampler: SamplerName = "lms"
+    steps: Steps
+    seed: Seed
+    width: Side | None = None
+    height: Side | None = None
+    trace: Trace = Trace()
+    time_limit: TimeLimit | None = None
+
+    @model_validator(mode="after")
+    def _starts_before_the_end(self) -> Self:
+        if self.start.step >= self.steps:
+            raise ValueError(f"the start step {self.start.step} leaves none of the {self.steps} steps to do")
+        return self
+
+    @property
+    def steps_to_do(self) -> int:
+        return self.steps - self.start.step
+
+    @property
+    def prompt(self) -> str:
+        """The prompts as one line for people."""
+        return " + ".join(prompt.text for prompt in self.conditioning.prompts)
+
+    def to_json(self) -> str:
+        return self.model_dump_json()
+
+    @classmethod
+    def from_json(cls, text: str | bytes) -> JobSpec:
+        """The spec in `text`. Raises `InvalidInput` naming the field at fault."""
+        try:
+            return cls.model_validate_json(text)
+        except ValidationError as error:
+            raise invalid(error) from error
+
+
+def start_step_of_strength(strength: float, steps: int) -> int:
+    """The step at which img2img of `strength` in (0, 1] starts, by diffusers' rule: the last ⌊steps·strength⌋ run."""
+    if not math.isfinite(strength) or not 0 < strength <= 1:
+        raise InvalidInput(f"{strength:g} is not above 0 and up to 1", field="strength")
+    if int(steps * strength) == 0:
+        raise InvalidInput(
+            f"{strength:g} of {steps} steps leaves no step to do",
+            field="strength",
+            hint=f"use at least {math.ceil(1000 / steps) / 1000:g}, or more steps",
+        )
+    return steps - int(steps * strength)
+
+
+def invalid(error: ValidationError) -> InvalidInput:
+    """The first fault that pydantic found, as one line that names the field."""
+    first = error.errors(include_url=False)[0]
+    where = ".".join(str(part) for part in first["loc"])
+    return InvalidInput(_said(first), field=where or None)
+
+
+_SHAPES = {
+    **dict.fromkeys(("model_type", "model_attributes_type", "dict_type"), "a mapping of names to values"),
+    **dict.fromkeys(("tuple_type", "list_type"), "a list"),
+}
+"""What pydantic says of these in words of Python."""
+
+
+def _said(fault: Any) -> str:
+    if fault["type"] == "value_error":
+        return str(fault["msg"]).removeprefix("Value error, ")
+    if fault["type"] == "too_long":
+        return f"there are more than {fault['ctx']['max_length']}"
+    if fault["type"] == "too_short":
+        return f"there must be at least {fault['ctx']['min_length']}"
+    if fault["type"] in _SHAPES:
+        return f"{quoted(fault['input'])} should be {_SHAPES[fault['type']]}"
+    message = str(fault["msg"])
+    message = message[0].lower() + message[1:]
+    value = fault["input"]
+    return f"{quoted(value)}: {message}" if isinstance(value, (str, int, float, bool)) else message
+
+
+_MOST_QUOTED = 60
+
+
+def quoted(value: Any) -> str:
+    """The beginning of a value as Python writes it, with nothing in it that a terminal would act on."""
+    try:
+        shown = repr(value)
+        return shown if len(shown) <= _MOST_QUOTED else f"{shown[: _MOST_QUOTED - 1]}…"
+    except ValueError:  # Python does not write whole numbers of many thousand digits
+        return "a number of thousands of digits"

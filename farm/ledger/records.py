@@ -1,0 +1,181 @@
+"""What the ledger is told and what it tells: its words in Python, read from fields that anybody may have written."""
+
+from __future__ import annotations
+
+import json
+import secrets
+from dataclasses import dataclass
+from typing import Any
+
+from pydantic import ValidationError
+
+from farm import keys
+from farm.errors import InvalidInput
+from farm.jobs.spec import JobSpec
+from farm.jobs.status import State, WorkerInfo, state_of
+
+Attempt = tuple[str, int]
+"""A job's id and the fencing number of one attempt at it."""
+
+
+@dataclass(frozen=True)
+class NewJob:
+    """A job about to be recorded."""
+
+    id: str
+    spec: JobSpec
+    priority: int
+    labels: dict[str, str]
+    attempt: int = 0
+    """The last attempt that was, or may have been, made at it."""
+    result: str | None = None
+    """The key of that attempt's `result.json`, found in the bucket: the job was done before."""
+    checkpoint: int | None = None
+    """The attempt whose checkpoint was found in the bucket."""
+
+
+@dataclass(frozen=True)
+class Tie:
+    """The bucket that a ledger belongs to: its name, and the random id that it holds."""
+
+    bucket: str
+    id: str
+
+
+@dataclass(frozen=True)
+class Claim:
+    """A granted claim: the fencing number of this attempt, and what to render."""
+
+    job: str
+    attempt: int
+    spec: str
+    priority: int
+    checkpoint: int | None = None
+    """The attempt that left a checkpoint to go on from."""
+
+
+class Suspect(Exception):
+    """The job has outlived so many workers that only one which does nothing else may claim it."""
+
+
+@dataclass(frozen=True)
+class Renewed:
+    """What a worker hears as it renews its leases: the attempts it lost, and those that somebody looks at."""
+
+    lost: frozenset[Attempt]
+    looked_at: frozenset[Attempt]
+
+
+@dataclass(frozen=True)
+class Cancelled:
+    """The state that a job was in when it was cancelled, and what is of no more use."""
+
+    before: State
+    model: str
+    checkpoint: int | None
+    """The attempt that left a checkpoint."""
+    was_looked_at: bool
+    """There may be a preview."""
+
+
+@dataclass(frozen=True)
+class Reaped:
+    """A job whose lease lapsed, and what became of it."""
+
+    job: str
+    model: str
+    priority: int
+    state: State
+
+
+@dataclass(frozen=True)
+class Restored:
+    """What became of jobs that were to be in the ledger."""
+
+    queued: frozenset[str] = frozenset()
+    anew: int = 0
+    """Records of which a part was there."""
+    indexed: int = 0
+    """Whole records that an index did not have."""
+
+    def __add__(self, other: Restored) -> Restored:
+        return Restored(self.queued | other.queued, self.anew + other.anew, self.indexed + other.indexed)
+
+
+@dataclass(frozen=True)
+class Cursor:
+    """How far the records have been looked over: as Redis scans them, and as the index of all jobs names them."""
+
+    scanned: int = 0
+    rank: int = 0
+
+
+@dataclass(frozen=True)
+class Watched:
+    """How many seconds ago a reaper came by (None: never), and how many leases lapsed long ago for nothing."""
+
+    ago: float | None
+    overdue: int
+
+
+@dataclass(frozen=True)
+class Event:
+    """Something that happened to a job: a new state, or progress to a step."""
+
+    cursor: str
+    job: str
+    state: State
+    step: int | None
+
+
+def new_token() -> str:
+    """What tells one claim from another."""
+    return secrets.token_hex(8)
+
+
+def as_record(batch: str, job: NewJob) -> dict[str, Any]:
+    """A new job of a batch as `ledger.lua` takes it."""
+    return {
+        **({"result": job.result} if job.result else {}),
+        **({"checkpoint": job.checkpoint} if job.checkpoint else {}),
+        "attempt": job.attempt,
+        "id": keys.job_id(job.id),
+        "batch": batch,
+        "model": job.spec.model,
+        "priority": job.priority,
+        "steps": job.spec.steps_to_do,
+        "prompt": job.spec.prompt[:500],
+        "spec": job.spec.to_json(),
+        "labels": json.dumps(job.labels),
+    }
+
+
+def read_event(cursor: str, fields: dict[str, str]) -> Event:
+    """An entry of the stream of events; one that no ledger wrote is an event of no job."""
+    try:
+        step = int(fields["step"]) if "step" in fields else None
+        return Event(cursor, keys.job_id(fields["job"]), state_of(fields["state"]), step)
+    except (InvalidInput, KeyError, ValueError):
+        return Event(cursor, "", "queued", None)
+
+
+def read_cancellation(fields: dict[str, str]) -> Attempt | None:
+    """The attempt that an entry of the stream of cancellations names, or None for one that no ledger wrote."""
+    try:
+        return fields["cancel"], int(fields["attempt"])
+    except (KeyError, ValueError):
+        return None
+
+
+def read_worker(record: str) -> WorkerInfo | None:
+    """A worker's description, or None for one that another version wrote and this one cannot read."""
+    try:
+        return WorkerInfo.model_validate_json(record)
+    except ValidationError:
+        return None
+
+
+def attempt_of(checkpoint: str) -> int | None:
+    """The attempt in `<attempt>:<step>`, or None where there is no checkpoint."""
+    attempt = checkpoint.partition(":")[0]
+    return int(attempt) if attempt.isdecimal() else None

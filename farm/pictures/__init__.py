@@ -1,0 +1,1 @@
+"""Pictures as files and on pages: read within bounds, brought to sRGB, lettered, laid out on sheets."""

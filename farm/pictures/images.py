@@ -1,0 +1,158 @@
+"""Pictures as files: init images, bounded and checked the same way by the client and again by the worker."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import stat
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from PIL import ExifTags, Image, UnidentifiedImageError
+
+from farm.errors import InvalidInput
+from farm.pictures.colour import to_srgb
+from farm.pictures.metadata import strip
+
+SPEC_KEY = "render-farm"
+"""The PNG text in which workers write a picture's spec."""
+
+MAX_BYTES = 32 * 2**20
+MAX_PIXELS = 40_000_000
+MAX_SIDE = 65_535
+"""Of a picture, in pixels, and of any JPEG: to read so many rows as a PNG could have takes more than its pixels do."""
+_FORMATS = ("PNG", "JPEG", "WEBP")
+_PNG_DEPTH = 24
+"""Where a PNG says how many bits a sample has."""
+_TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+"""What makes a picture upright, by its EXIF orientation."""
+
+
+@dataclass(frozen=True)
+class InitImage:
+    """The bytes of a checked PNG, JPEG or WebP file, its size in pixels as one looks at it, and what to know of it."""
+
+    data: bytes
+    extension: str
+    width: int
+    height: int
+    warnings: tuple[str, ...] = ()
+
+    @property
+    def sha256(self) -> str:
+        return hashlib.sha256(self.data).hexdigest()
+
+
+def read_init(path: Path) -> InitImage:
+    """The init image at `path`. Raises `InvalidInput` if it is missing, too large, or no whole image."""
+    try:
+        about = path.stat()
+        if not stat.S_ISREG(about.st_mode):  # a pipe or a device may never end
+            raise InvalidInput(f"{path} is not a file", field="init")
+        if about.st_size > MAX_BYTES:
+            raise InvalidInput(
+                f"{path} has {about.st_size / 2**20:.0f} MiB, more than {MAX_BYTES // 2**20}", field="init"
+            )
+        with path.open("rb") as file:
+            data = file.read(MAX_BYTES + 1)  # it may have grown, and files of /proc have no size
+    except (OSError, ValueError) as error:  # ValueError: a NUL in the path
+        reason = error.strerror if isinstance(error, OSError) else error
+        raise InvalidInput(f"{path} cannot be read: {reason}", field="init") from error
+    return check_init(data, name=str(path))
+
+
+def check_init(data: bytes, *, name: str) -> InitImage:
+    """Check bytes said to be an image, decoding all of them. Raises `InvalidInput` naming `name`."""
+    picture, fault = _decoded(data, name)
+    warnings = (f"the colour profile of {name} {fault}: its colours are taken for sRGB",) if fault else ()
+    return InitImage(data, _extension(data), *picture.size, warnings)
+
+
+def decode(data: bytes, *, name: str) -> Image.Image:
+    """The picture in `data` in sRGB, upright by its EXIF tag, over white; of an animation, the first frame.
+
+    Raises `InvalidInput` for more than 32 MiB, 40 megapixels or 65,535 a side, an unknown format or a broken file.
+    The size is checked from the header, before any pixel is decoded. What else the file holds is not looked at.
+    """
+    return _decoded(data, name)[0]
+
+
+def _decoded(data: bytes, name: str) -> tuple[Image.Image, str | None]:
+    """The picture, and what is wrong with its colour profile."""
+    if len(data) > MAX_BYTES:
+        raise InvalidInput(f"{name} is larger than {MAX_BYTES // 2**20} MiB", field="init")
+    try:
+        file = strip(data)
+        with without_warnings(), _opened(file.data, name) as opened:
+            opened.load()
+            picture, fault = to_srgb(opened, file.profile or opened.info.get("icc_profile"))
+            return _upright(picture, opened), file.profile_fault or fault
+    except InvalidInput:
+        raise
+    except UnidentifiedImageError as error:
+        raise InvalidInput(f"{name} is not a PNG, JPEG or WebP image", field="init") from error
+    except Exception as error:  # what a decoder makes of hostile bytes
+        raise InvalidInput(f"{name} is damaged: {error!s:.200}", field="init") from error
+
+
+def _opened(data: bytes, name: str) -> Image.Image:
+    """The picture of which only the header was read. Raises `InvalidInput` if it has too many pixels."""
+    too_many = f"pixels, more than {MAX_PIXELS // 10**6} million"
+    try:
+        opened = Image.open(io.BytesIO(data), formats=_FORMATS)
+    except Image.DecompressionBombError as error:
+        raise InvalidInput(f"{name} has over {2 * (Image.MAX_IMAGE_PIXELS or 0):,} {too_many}", field="init") from error
+    if opened.width * opened.height > MAX_PIXELS:
+        raise InvalidInput(f"{name} has {opened.width}×{opened.height} {too_many}", field="init")
+    if max(opened.size) > MAX_SIDE:
+        long = f"{opened.width}×{opened.height} pixels, and a side may have {MAX_SIDE:,}"
+        raise InvalidInput(f"{name} has {long}", field="init")
+    _scale_transparency(opened, data)
+    return opened
+
+
+def _scale_transparency(opened: Image.Image, data: bytes) -> None:
+    """Bring a PNG's transparent grey or colour to 8 bits, as Pillow brings its pixels and not this value."""
+    transparent = opened.info.get("transparency")
+    if opened.format != "PNG" or opened.mode not in ("L", "RGB") or transparent is None:
+        return
+    depth = data[_PNG_DEPTH]
+
+    def to_8_bits(value: int) -> int:
+        return value >> 8 if depth == 16 else min(value, 2**depth - 1) * 255 // (2**depth - 1)
+
+    is_grey = isinstance(transparent, int)
+    opened.info["transparency"] = to_8_bits(transparent) if is_grey else tuple(map(to_8_bits, transparent))
+
+
+@contextmanager
+def without_warnings() -> Iterator[None]:
+    """Pillow warns of EXIF it cannot read, and of sizes of its own; here a picture is read or refused."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield
+
+
+def _upright(picture: Image.Image, opened: Image.Image) -> Image.Image:
+    """The picture turned as the EXIF of the file says; as it is where that cannot be read."""
+    try:
+        turn = _TURNS.get(opened.getexif().get(ExifTags.Base.Orientation, 1))
+    except Exception:  # EXIF can be anything, and none of it is worth losing a picture for
+        return picture
+    return picture if turn is None else picture.transpose(turn)
+
+
+def _extension(data: bytes) -> str:
+    """Of a picture that was read: which of the formats it is."""
+    return "png" if data.startswith(b"\x89PNG") else "jpeg" if data.startswith(b"\xff\xd8") else "webp"

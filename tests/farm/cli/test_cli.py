@@ -1,0 +1,457 @@
+"""The command line without a farm: help, parsing, dry runs, and the message of every mistake."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+from collections.abc import Callable
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import click
+import pytest
+from click.shell_completion import BashComplete
+from click.testing import CliRunner, Result
+from PIL import Image
+
+from farm.cli.main import SECTIONS, farm
+from farm.errors import StackError
+from farm.host import homes
+from farm.pictures.images import MAX_BYTES
+from tests.pictures import enormous_png
+
+EXAMPLE = Path(__file__).parents[1] / "data" / "otters.yaml"
+INIT = str(resources.files("farm").joinpath("demo_init.png"))
+PATHS = [
+    *((name,) for section in SECTIONS.values() for name in section),
+    *(("submit", mode) for mode in ("txt2img", "img2img", "mix", "guided", "batch")),
+]
+
+
+@pytest.fixture(autouse=True)
+def _no_farm(away_from_any_farm: None) -> None: ...
+
+
+def run(*arguments: str, input: str | bytes | None = None) -> Result:
+    result = CliRunner().invoke(farm, arguments, prog_name="farm", input=input)
+    assert result.exception is None or isinstance(result.exception, SystemExit), result.exception
+    return result
+
+
+def planned(*arguments: str) -> list[dict[str, Any]]:
+    """The specs that `farm submit … --dry-run` prints."""
+    result = run("submit", *arguments, "--dry-run")
+    assert result.exit_code == 0, result.stderr
+    return [job["spec"] for job in json.loads(result.stdout)["jobs"]]
+
+
+@pytest.mark.parametrize("path", PATHS, ids=" ".join)
+def test_every_command_has_help(path: tuple[str, ...]) -> None:
+    result = run(*path, "--help")
+    assert result.exit_code == 0
+    assert f"Usage: farm {' '.join(path)}" in result.stdout
+
+
+def test_the_short_helps_are_the_commands_own() -> None:
+    with click.Context(farm, info_name="farm") as ctx:
+        for name in farm.list_commands(ctx):
+            command = farm.get_command(ctx, name)
+            assert command is not None and command.help
+
+
+def test_help_is_in_sections_with_examples() -> None:
+    shown = run("--help").stdout
+    assert [shown.index(f"\n{title}:") for title in SECTIONS] == sorted(shown.index(f"\n{t}:") for t in SECTIONS)
+    assert "farm submit txt2img" in shown
+
+
+def test_a_mistyped_command_is_guessed() -> None:
+    result = run("stauts")
+    assert result.exit_code == 2
+    assert "there is no command 'stauts'; did you mean 'status'?" in result.stderr
+
+
+def test_txt2img_with_every_option() -> None:
+    (spec, _) = planned(
+        *("txt2img", "an otter", "--negative", "a cat", "--steps", "20", "--guidance", "3.5", "--seed", "7"),
+        *("--count", "2", "--width", "64", "--height", "128", "--sampler", "euler", "--model", "mine"),
+        *("--trace", "frames", "--trace-every", "2", "--time-limit", "60", "--mix-with", "a hat: red:0.25"),
+    )
+    assert spec["conditioning"] == {
+        "prompts": [{"text": "an otter", "weight": 0.75}, {"text": "a hat: red", "weight": 0.25}],
+        "negative": "a cat",
+    }
+    assert (spec["steps"], spec["guidance"]["scale"], spec["seed"], spec["model"]) == (20, 3.5, 7, "mine")
+    assert (spec["width"], spec["height"], spec["sampler"], spec["time_limit"]) == (64, 128, "euler", 60)
+    assert spec["trace"] == {"level": "frames", "every": 2}
+
+
+def test_labels_and_priority_are_kept_beside_the_spec() -> None:
+    result = run("submit", "txt2img", "x", "--label", "a=b=c", "--priority", "9", "--dry-run")
+    (job,) = json.loads(result.stdout)["jobs"]
+    assert (job["labels"], job["priority"]) == ({"a": "b=c"}, 9)
+
+
+def test_img2img_starts_where_it_is_told(tmp_path: Path) -> None:
+    picture = tmp_path / "a b.png"
+    Image.new("RGB", (64, 64)).save(picture)
+    (by_step,) = planned("img2img", "x", "--init", str(picture), "--start-step", "12", "--steps", "30")
+    (by_strength,) = planned("img2img", "x", "--init", str(picture), "--strength", "0.6")
+    assert by_step["start"] == by_strength["start"]
+    assert by_step["start"]["step"] == 12
+    assert by_step["start"]["image"]["extension"] == "png"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "weights"),
+    [
+        (("a", "b"), [0.5, 0.5]),
+        (("a", "b", "--mix", "0.7"), [0.7, 0.3]),
+        (("a", "b", "--weights", "0.2,0.8"), [0.2, 0.8]),
+        (("a", "b", "c", "--weights", "2, 1, 1"), [0.5, 0.25, 0.25]),
+    ],
+)
+def test_mix_weighs_prompts(arguments: tuple[str, ...], weights: list[float]) -> None:
+    (spec,) = planned("mix", *arguments)
+    assert [prompt["weight"] for prompt in spec["conditioning"]["prompts"]] == pytest.approx(weights)
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("--loss", "color:red=0.1,blue=0.9,scale=100,every=2"),
+        (
+            *("--loss", "color", "--loss-arg", "red=0.1", "--loss-arg", "blue=0.9"),
+            *("--loss-scale", "100", "--loss-every", "2"),
+        ),
+        ("--loss", "color:red=0.1,blue=0.9,scale=7", "--loss-scale", "100", "--loss-every", "2"),
+    ],
+)
+def test_a_loss_is_given_inline_or_by_options(arguments: tuple[str, ...]) -> None:
+    (spec,) = planned("guided", "x", *arguments)
+    assert spec["guidance"]["losses"] == [
+        {"name": "color", "arguments": {"red": 0.1, "green": 0.5, "blue": 0.9}, "scale": 100.0, "every": 2}
+    ]
+
+
+def test_modes_compose(tmp_path: Path) -> None:
+    picture = tmp_path / "a.png"
+    Image.new("RGB", (64, 64)).save(picture)
+    (spec,) = planned("mix", "a", "b", "--init", str(picture), "--loss", "blue", "--loss", "symmetry:scale=3")
+    assert spec["start"]["step"] == 8
+    assert [(loss["name"], loss["scale"]) for loss in spec["guidance"]["losses"]] == [("blue", 200), ("symmetry", 3)]
+
+
+def test_a_batch_file_is_expanded() -> None:
+    assert len(planned("batch", str(EXAMPLE))) == 10
+    result = run("submit", "batch", "-", "--dry-run", input=EXAMPLE.read_bytes())
+    assert len(json.loads(result.stdout)["jobs"]) == 10
+
+
+def test_many_jobs_want_a_yes(tmp_path: Path) -> None:
+    file = tmp_path / "many.json"
+    file.write_text(json.dumps({"jobs": [{"prompt": "x", "product": {"seed": list(range(11))}}]}), encoding="utf-8")
+    refused = run("submit", "batch", str(file), "--max-jobs", "10", "--dry-run")
+    assert refused.exit_code == 2
+    assert refused.stderr == f"farm: {file}: makes 11 jobs, more than 10\n  add --yes if they are meant\n"
+    assert len(planned("batch", str(file), "--max-jobs", "10", "--yes")) == 11
+
+
+WRONG = [
+    (("submit", "txt2img"), "Missing argument 'PROMPT'"),
+    (("submit", "txt2img", "x", "y"), "unexpected extra argument"),
+    (("submit", "txt2img", "x", "--setps", "3"), "No such option '--setps'. (Did you mean"),
+    (("submit", "txt2img", "x", "--steps", "three"), "Invalid value for '--steps': 'three' is not a valid integer"),
+    (("submit", "txt2img", "x", "--steps", "0"), "farm: --steps: 0: input should be greater than or equal to 1"),
+    (("submit", "txt2img", "x", "--guidance", "nan"), "farm: --guidance: nan: input should be a finite number"),
+    (("submit", "txt2img", "x", "--guidance", "1e400"), "farm: --guidance: inf: input should be a finite number"),
+    (("submit", "txt2img", "x", "--width", "100"), "farm: --width: 100: input should be a multiple of 8"),
+    (
+        ("submit", "txt2img", "x", "--seed", "-2"),
+        "farm: --seed: must be 0 to 9223372036854775807, or -1 for a random one",
+    ),
+    (("submit", "txt2img", "x\udcff"), "farm: PROMPT: 'x\\udcff' is not UTF-8 text from character 2 on"),
+    (("submit", "mix", "x", "y\udcff"), "farm: PROMPT: 'y\\udcff' is not UTF-8 text from character 2 on"),
+    (("submit", "txt2img", "x", "--negative", "\udcff"), "farm: --negative: '\\udcff' is not UTF-8 text"),
+    (("submit", "txt2img", "x", "--mix-with", "\udcff:0.5"), "farm: --mix-with: '\\udcff' is not UTF-8 text"),
+    (("submit", "txt2img", "x", "--label", "a=\udcff"), "farm: --label: '\\udcff' is not UTF-8 text"),
+    (("submit", "txt2img", "x", "--fit", "pad"), "farm: --fit needs an init image: give --init FILE"),
+    (("submit", "img2img", "x", "--init", INIT, "--fit", "init", "--height", "64"), "farm: --fit init takes the size"),
+    (("submit", "txt2img", "x", "--count", "0"), "farm: --count: 0: input should be greater than or equal to 1"),
+    (("submit", "txt2img", "x", "--priority", "10"), "farm: --priority: 10: input should be less than or equal to 9"),
+    (("submit", "txt2img", "x", "--sampler", "plms"), "Invalid value for '--sampler': 'plms' is not one of 'lms'"),
+    (("submit", "txt2img", "x", "--model", "../x"), "'../x' cannot name a model"),
+    (("submit", "txt2img", "x", "--trace-every", "0"), "farm: --trace-every: 0: input should be greater"),
+    (("submit", "txt2img", "x", "--time-limit", "0"), "farm: --time-limit: 0.0: input should be greater than 0"),
+    (("submit", "txt2img", "x" * 4_001), "farm: PROMPT: 'xxx"),
+    (("submit", "txt2img", "x", "--label", "a"), "farm: --label: 'a' is not KEY=VALUE"),
+    (("submit", "txt2img", "x", "--label", "a b=c"), "farm: --label: 'a b': string should match pattern"),
+    (("submit", "txt2img", "x", "--mix-with", "cat"), "farm: --mix-with: 'cat' is not PROMPT:WEIGHT"),
+    (("submit", "txt2img", "x", "--mix-with", "a cat:b"), "--mix-with: the weight of 'a cat' is 'b', which is not a"),
+    (("submit", "txt2img", "x", "--mix-with", "cat:1.5"), "farm: --mix-with: 1.5: input should be less than 1"),
+    (("submit", "txt2img", "x", "--start-step", "3"), "--start-step and --strength need an init image"),
+    (("submit", "img2img", "x"), "farm: img2img needs an init image: give --init FILE"),
+    (("submit", "img2img", "x", "--init", "/no.png"), "farm: --init: /no.png cannot be read: No such file"),
+    (("submit", "img2img", "x", "--init", str(EXAMPLE)), "is not a PNG, JPEG or WebP image"),
+    (("submit", "mix", "a"), "farm: mix needs at least two prompts"),
+    (("submit", "mix", "a", "b", "--weights", "1,x"), "farm: --weights: a weight is 'x', which is not a number"),
+    (("submit", "mix", "a", "b", "--weights", "1"), "farm: there are 2 prompts and 1 weights"),
+    (("submit", "mix", "a", "b", "c", "--mix", "0.5"), "--mix goes with exactly two prompts; give --weights for more"),
+    (("submit", "guided", "x"), "farm: guided needs a loss: give --loss NAME"),
+    (("submit", "guided", "x", "--loss", "bleu"), "farm: --loss: there is no loss 'bleu'\n  did you mean 'blue'?"),
+    (("submit", "guided", "x", "--loss", "blue:red=1"), "farm: --loss: loss 'blue' has no argument 'red'"),
+    (("submit", "guided", "x", "--loss", "blue:target"), "farm: --loss: 'target' is not KEY=VALUE"),
+    (("submit", "guided", "x", "--loss", "blue:every=2.5"), "farm: --loss: every: 2.5: input should be a valid"),
+    (("submit", "guided", "x", "--loss-scale", "3"), "farm: --loss-scale: needs a --loss NAME"),
+    (
+        ("submit", "guided", "x", "--loss", "blue", "--loss", "color", "--loss-arg", "red=1"),
+        "farm: --loss-arg: belongs to one --loss, and there are 2\n  write it inline: --loss color:red=0.1",
+    ),
+    (("submit", "guided", "x", "--loss", "blue:scale=1e7"), "farm: --loss: scale: 10000000.0: input should be less"),
+    (("submit", "guided", "x", "--loss", "blue", "--loss-scale", "nan"), "farm: --loss: scale: nan: input should be"),
+    (("submit", "guided", "x", "--loss", "blue:target=nan"), "farm: --loss: target: nan: input should be a finite"),
+    (("submit", "guided", "x", "--loss", "blue", "--loss-every", "0"), "farm: --loss: every: 0: input should be"),
+    (("submit", "txt2img", "x", "--steps", "1001"), "farm: --steps: 1001: input should be less than or equal to 1000"),
+    (("submit", "txt2img", "x", "--steps", "9" * 30), f"farm: --steps: {'9' * 30}: input should be less than or"),
+    (("submit", "txt2img", "x", "--width", "2056"), "farm: --width: 2056: input should be less than or equal to 2048"),
+    (("submit", "txt2img", "x", "--height", "8" * 30), f"farm: --height: {'8' * 30}: input should be less than or"),
+    (("submit", "txt2img", "x", "--height", "-64"), "farm: --height: -64: input should be greater than or equal to 64"),
+    (("submit", "txt2img", "x", "--count", "10001"), "farm: --count: 10001: input should be less than or equal to"),
+    (("submit", "txt2img", "x", "--seed", str(2**63)), f"farm: --seed: {2**63}: input should be less than or equal to"),
+    (("submit", "txt2img", "x", "--model", ""), "farm: --model: '' cannot name a model (use up to 64 of"),
+    (("submit", "txt2img", "x", "--model", "a b"), "farm: --model: 'a b' cannot name a model (use up to 64 of"),
+    (("submit", "txt2img", "x", "--init", ""), "farm: --init: . is not a file"),
+    (("submit", "img2img", "x", "--init", INIT, "--start-step", "30"), "farm: --start-step: 30 leaves none of the 30"),
+    (("submit", "img2img", "x", "--init", INIT, "--start-step", "9" * 30), "leaves none of the 30 steps to do"),
+    (("submit", "img2img", "x", "--init", INIT, "--start-step", "-1"), "farm: --start-step: -1: input should be"),
+    (("submit", "img2img", "x", "--init", INIT, "--strength", "0"), "farm: --strength: 0 is not above 0 and up to 1"),
+    (("submit", "img2img", "x", "--init", INIT, "--strength", "-1"), "farm: --strength: -1 is not above 0 and up to 1"),
+    (("submit", "img2img", "x", "--init", INIT, "--strength", "1e9"), "farm: --strength: 1e+09 is not above 0 and up"),
+    (("submit", "img2img", "x", "--init", INIT, "--strength", "1e-9"), "farm: --strength: 1e-09 of 30 steps leaves no"),
+    (
+        ("submit", "img2img", "x", "--init", INIT, "--strength", "nan"),
+        "farm: --strength: nan: input should be a finite",
+    ),
+    (
+        ("submit", "img2img", "x", "--init", INIT, "--strength", "0.5", "--start-step", "3"),
+        "farm: give --start-step or --strength, not both",
+    ),
+    (("submit", "mix", "a", "b", "--mix", "nan"), "farm: --mix: nan: input should be a finite number"),
+    (("submit", "mix", "a", "b", "--mix", "-0.1"), "farm: --mix: -0.1: input should be greater than or equal to 0"),
+    (("submit", "mix", "a", "b", "--weights", "1,nan"), "farm: --weights: nan: input should be a finite number"),
+    (("submit", "mix", "a", "b", "--weights", "0,0"), "farm: --weights: the weights sum to 0; their sum must be above"),
+    (
+        ("submit", "mix", "a", "b", "--weights", "1e308,1e308"),
+        "farm: --weights: the weights sum to inf; their sum must",
+    ),
+    (("submit", "mix", "a", "b", "--weights", "1,-0.99999"), "farm: --weights: 1 is more than 100 times the weights'"),
+    (("submit", "mix", "a", "b", "--weights", "1,2", "--mix", "0.5"), "farm: give --mix or --weights, not both"),
+    (("submit", "txt2img", "x", "--mix-with", "cat:nan"), "farm: --mix-with: nan: input should be a finite number"),
+    (("down", "--timeout", "nan"), "Invalid value for '--timeout': nan is not a number of seconds."),
+    (("worker", "--grace", "nan"), "Invalid value for '--grace': nan is not a number of seconds."),
+    (("worker", "--grace", "inf"), "Invalid value for '--grace': inf is not a number of seconds."),
+    (("up", "--model", "bad/x"), "farm: --model: 'bad/x' cannot name a model\n  use up to 64 of"),
+    (
+        ("up", "--model", "mine"),
+        "farm: --model: 'mine' is neither NAME=SOURCE nor a built-in model\n  built in: emoji,",
+    ),
+    (("up", "--model", "mine=./no.safetensors"), "farm: --model: 'mine' comes from ./no.safetensors, which is not"),
+    (("up", "--model", "mine=~no such user/x"), "farm: --model: 'mine' comes from ~no such user/x, which is not"),
+    (("sheet", str(EXAMPLE)), f"farm: {EXAMPLE} is not a PNG, JPEG or WebP image"),
+    (("sheet", INIT, "--out", f"{EXAMPLE}/s.png"), f"farm: --out: {EXAMPLE}/s.png cannot be written: "),
+    (("submit", "batch", "/no.yaml"), "farm: /no.yaml: cannot be read: No such file or directory"),
+    (("submit", "batch", "/"), "farm: /: cannot be read: Is a directory"),
+    (("list", "--state", "lost"), "Invalid value for '--state': 'lost' is not one of 'queued'"),
+    (("cancel",), "farm: name the jobs or batches to cancel, or give --all"),
+    (("cancel", "x", "--all"), "farm: name the jobs or batches to cancel, or give --all"),
+    (("fetch",), "Missing argument 'JOB|BATCH…'"),
+    (("sheet", "/no.png", "--out", "/tmp/none/sheet.png"), "farm: /no.png cannot be read: No such file or directory"),
+    (("sheet", "/no.png", "--out", "sheet.jpeg"), "farm: --out: sheet.jpeg does not end in .png"),
+    (("worker", "--slots", "0"), "Invalid value for '--slots': 0 is not in the range 1<=x<=1024"),
+    (("completion", "tcsh"), "'tcsh' is not one of 'bash', 'zsh', 'fish'"),
+]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"), WRONG, ids=lambda value: value[:50] if isinstance(value, str) else ""
+)
+def test_wrong_input_is_said_in_one_line_and_exits_with_2(arguments: tuple[str, ...], message: str) -> None:
+    dry = ["--dry-run"] if arguments[0] == "submit" else []
+    result = run(*arguments, *dry)
+    assert result.exit_code == 2
+    assert message in result.stderr
+    assert result.stdout == ""
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: Path(INIT).read_bytes()[:300], "is damaged: "),
+        (lambda: b"\x89PNG\r\n\x1a\n", "is not a PNG, JPEG or WebP image"),
+        (enormous_png, "has over 178,956,970 pixels, more than 40 million"),
+        (lambda: bytes(MAX_BYTES + 2**20), "has 33 MiB, more than 32"),
+    ],
+)
+def test_a_wrong_init_image_is_said(make: Callable[[], bytes], message: str, tmp_path: Path) -> None:
+    picture = tmp_path / "a.png"
+    picture.write_bytes(make())
+    result = run("submit", "img2img", "x", "--init", str(picture))
+    assert result.exit_code == 2
+    assert result.stderr.startswith(f"farm: --init: {picture} {message}")
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (b"\xff\xfe", "stdin: is not UTF-8 text"),
+        (b"jobs: [\n{prompt: x\n", "stdin: line 3, column 1: "),
+        (b"jobs:\n- {prompt: x, stepz: 3}\n", "stdin: job 1: there is no field 'stepz'\n  did you mean 'steps'?"),
+        (b"jobs:\n- {prompt: x, steps: 0}\n", "stdin: job 1: steps: 0: input should be greater than or equal to 1"),
+        (b"jobs:\n- {prompt: x}\n- {prompt: 5}\n", "stdin: job 2: prompt: 5 is a number, and should be text; write "),
+        (b"jobs:\n- {prompt: x}\n- {prompt: x, init: no.png}\n", "stdin: job 2: init: no.png cannot be read: "),
+        (b"jobs:\n- {prompt: x}\n- {prompt: [a, b], weights: [1, -1]}\n", "stdin: job 2: weights: the weights sum"),
+        (b"jobs:\n- {prompt: x}\n- {prompt: x, losses: [{name: bleu}]}\n", "stdin: job 2: loss: there is no loss"),
+        (b"jobs:\n- {prompt: x, losses: [{name: blue, every: 0}]}\n", "stdin: job 1: losses.0.every: 0: input should"),
+        (b"#" * (2 * 2**20 + 1), "stdin: is larger than 2 MiB"),
+    ],
+)
+@pytest.mark.parametrize("dry", [(), ("--dry-run",)], ids=["for real", "dry run"])
+def test_a_wrong_batch_file_is_said(text: bytes, message: str, dry: tuple[str, ...]) -> None:
+    result = run("submit", "batch", "-", *dry, input=text)
+    assert result.exit_code == 2
+    assert f"farm: {message}" in result.stderr
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("submit", "txt2img", "x"),
+        ("list",),
+        ("status", "0kz3"),
+        ("watch", "0kz3"),
+        ("cancel", "0kz3"),
+        ("retry", "0kz3"),
+        ("fetch", "0kz3"),
+        ("workers",),
+        ("models",),
+    ],
+)
+def test_without_a_farm_one_line_says_what_to_do(arguments: tuple[str, ...]) -> None:
+    result = run(*arguments)
+    assert result.exit_code == 1
+    assert result.stderr == (
+        "farm: no farm found\n"
+        "  start one on this machine with 'farm up --detach', or set FARM_REDIS_URL and FARM_S3_ENDPOINT\n"
+    )
+
+
+@pytest.mark.parametrize("command", [("list",), ("up", "--detach"), ("up",), ("down",), ("demo",), ("recover",)])
+@pytest.mark.parametrize("home", ["file", "file/home", "open", "circle", "~nobody of that name"])
+def test_a_home_that_cannot_be_used_is_one_line(
+    command: tuple[str, ...], home: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("FARM_HOME", home)
+    Path("file").touch()
+    Path("open").mkdir()
+    Path("open").chmod(0o777)
+    Path("circle").symlink_to("circle")
+    result = run(*command, "--out", "renders") if command == ("demo",) else run(*command)
+    assert result.exit_code == 1
+    line, hint = result.stderr.splitlines()
+    assert line.startswith("farm: ")
+    assert hint.startswith("  ")
+
+
+def test_what_a_killed_farm_left_is_used_by_no_command(tmp_path: Path) -> None:
+    """Somebody else may have its ports by now. The supervisor that is named lives, as an unrelated process may."""
+    home = tmp_path / "no farm"
+    homes.make(home)
+    with socket.create_server(("127.0.0.1", 0)) as thief:
+        url = f"redis://:topsecret@127.0.0.1:{thief.getsockname()[1]}/0"
+        state = {"redis_url": url, "s3_bucket": "farm", "s3_endpoint": "http://127.0.0.1:1"}
+        (home / "farm.json").write_text(json.dumps(state | {"s3_access_key": "key", "s3_secret_key": "topsecret"}))
+        (home / "farm.lock").write_text(str(os.getpid()))
+        for command in (("list",), ("status", "0kz3"), ("watch", "0kz3"), ("workers",), ("recover",), ("doctor",)):
+            result = run(*command)
+            assert result.exit_code == 1
+            assert "is not running" in result.stdout + result.stderr
+            assert "farm up --detach" in result.stdout + result.stderr
+        thief.setblocking(False)
+        with pytest.raises(BlockingIOError):  # nobody has come
+            thief.accept()
+
+
+def test_errors_are_json_where_json_is_wanted() -> None:
+    result = run("list", "--json")
+    assert result.exit_code == 1
+    error = json.loads(result.stdout)["error"]
+    assert (error["type"], error["message"]) == ("NotConfigured", "no farm found")
+
+
+def test_misuse_is_json_too_where_json_is_wanted() -> None:
+    result = run("list", "--limit", "many", "--json")
+    assert result.exit_code == 2
+    error = json.loads(result.stdout)["error"]
+    assert error["type"] == "BadParameter"
+    assert error["message"].startswith("Invalid value for '--limit': 'many'")
+    assert "Usage: farm list" in result.stderr
+
+
+def test_losses_are_listed_without_a_farm() -> None:
+    assert "wanted red" in run("losses").stdout
+    (blue, *_) = json.loads(run("losses", "--json").stdout)
+    assert blue["arguments"][0] == {
+        "name": "target",
+        "default": 0.9,
+        "minimum": 0.0,
+        "maximum": 1.0,
+        "help": "wanted value of the blue channel",
+    }
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
+def test_completion_scripts_are_printed(shell: str) -> None:
+    assert "_FARM_COMPLETE" in run("completion", shell).stdout
+
+
+def completed(*words: str) -> list[str]:
+    """What the shell would offer for the last word."""
+    *before, beginning = words
+    completer = BashComplete(farm, {}, "farm", "_FARM_COMPLETE")
+    return [item.value for item in completer.get_completions(before, beginning)]
+
+
+def test_commands_losses_and_samplers_are_completed() -> None:
+    assert completed("st") == ["status"]
+    assert completed("submit", "t") == ["txt2img"]
+    assert completed("submit", "guided", "x", "--loss", "s") == ["saturation", "symmetry", "sharpness"]
+    assert completed("submit", "guided", "x", "--sampler", "euler") == ["euler", "euler_a"]
+    assert completed("watch", "0") == []
+
+
+def test_a_sheet_names_the_signs_that_no_font_has(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr("farm.pictures.fonts._folders", tuple)
+    Image.new("RGB", (8, 8)).save(tmp_path / "水獺.png")
+    result = run("sheet", str(tmp_path / "水獺.png"), "--out", str(tmp_path / "sheet.png"))
+    assert result.stderr.splitlines()[0] == "warning: no font here has 2 signs of the captions, such as 水 獺"
+    assert result.exit_code == 0
+
+
+def test_the_end_of_a_log_in_an_error_is_shown_indented(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object) -> None:
+        raise StackError("redis did not start; the end of redis.log:\nfarm: all is well\x1b[2J\nbye", hint="try again")
+
+    monkeypatch.setattr("farm.stack.stop", fail)
+    assert run("down").stderr.splitlines() == [
+        "farm: redis did not start; the end of redis.log:",
+        "    farm: all is well [2J",
+        "    bye",
+        "  try again",
+    ]
+
+
+def test_a_mistake_with_escape_codes_in_it_is_inert() -> None:
+    assert "\x1b" not in run("list", "--limit", "\x1b[2J").stderr

@@ -1,0 +1,319 @@
+"""The command line against real servers, with a stand-in for the worker."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner, Result
+from PIL import Image
+
+from farm.cli.main import farm
+from farm.client import FarmClient
+from farm.pictures.sheet import Tile
+from tests.farm.rendering import render
+from tests.ledgers import a_worker
+
+OTTER = ("submit", "txt2img", "a watercolor otter", "--seed", "7")
+
+
+@pytest.fixture(autouse=True)
+def _this_farm(client: FarmClient, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """The environment names the empty farm of `client`; commands run in a folder of their own."""
+    servers = client.settings
+    assert servers.s3_endpoint and servers.s3_access_key and servers.s3_secret_key
+    monkeypatch.setenv("FARM_REDIS_URL", servers.redis_url)
+    monkeypatch.setenv("FARM_S3_ENDPOINT", servers.s3_endpoint)
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", servers.s3_access_key)
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", servers.s3_secret_key)
+    monkeypatch.delenv("FARM_MODEL", raising=False)
+    monkeypatch.chdir(tmp_path)
+
+
+def run(*arguments: str, code: int = 0, input: str | None = None) -> Result:
+    result = CliRunner().invoke(farm, arguments, prog_name="farm", input=input)
+    assert result.exception is None or isinstance(result.exception, SystemExit), result.exception
+    assert result.exit_code == code, result.output
+    return result
+
+
+def submitted(count: int = 1) -> tuple[str, list[str]]:
+    told = json.loads(run(*OTTER, "--count", str(count), "--json").stdout)
+    return told["batch"], told["jobs"]
+
+
+def test_submit_says_what_was_made_and_what_to_type_next() -> None:
+    result = run(*OTTER, "--count", "3")
+    batch = result.stdout.split()[0]
+    assert result.stdout == f"{batch}  3 jobs · model emoji · seeds 7 to 9\n"
+    assert "warning: no live worker serves the model 'emoji'" in result.stderr
+    assert f"farm watch {batch}" in result.stderr
+
+
+def test_submit_as_json_has_the_documented_fields() -> None:
+    told = json.loads(run(*OTTER, "--count", "2", "--json").stdout)
+    assert told.keys() == {"batch", "jobs", "seeds", "warnings"}
+    assert told["jobs"] == [f"{told['batch']}-0000", f"{told['batch']}-0001"]
+    assert told["seeds"] == [7, 8]
+
+
+def test_status_as_json_has_the_documented_fields(client: FarmClient) -> None:
+    batch, (job,) = submitted()
+    render(client, job)
+    (status,) = json.loads(run("status", job, "--json").stdout)
+    fields = "id batch state step steps attempt worker model priority submitted started finished error result"
+    assert set(fields.split()) <= status.keys()
+    assert (status["id"], status["batch"], status["state"], status["step"]) == (job, batch, "done", 30)
+
+
+def test_status_and_list_for_people() -> None:
+    batch, (job, _) = submitted(2)
+    shown = run("status", job).stdout
+    assert f"{job}  queued" in shown
+    assert "prompt     a watercolor otter" in shown
+    listed = run("list")
+    assert listed.stdout.count(batch) == 2
+    assert listed.stderr == "2 queued\n"
+    assert [job["id"] for job in json.loads(run("list", "--json", "--limit", "1", "--page", "2").stdout)]
+    assert json.loads(run("list", "--state", "done", "--json").stdout) == []
+
+
+def test_a_hostile_prompt_cannot_steer_the_terminal() -> None:
+    run("submit", "txt2img", "\x1b[2J[red]x[/nope]\n\x07", "--json")
+    for command in (["list"], ["status", submitted()[0]]):
+        assert "\x1b[2J" not in run(*command).stdout
+    assert "[red]x[/nope]" in run("list").stdout
+
+
+def test_watch_prints_lines_and_exits_with_3_unless_all_is_done(client: FarmClient) -> None:
+    batch, (first, second) = submitted(2)
+    work = threading.Timer(0.1, lambda: (render(client, first), client.cancel([second])))
+    work.start()
+    result = run("watch", batch, code=3)
+    work.join()
+    assert result.stdout.splitlines()[:2] == [f"{first}  queued", f"{second}  queued"]
+    assert f"{first}  done" in result.stdout
+    assert "1 done · 1 cancelled in" in result.stderr
+
+
+def test_watch_as_json_prints_a_line_for_each_change(client: FarmClient) -> None:
+    _, (job,) = submitted()
+    render(client, job)
+    lines = [json.loads(line) for line in run("watch", job, "--json").stdout.splitlines()]
+    assert [(line["id"], line["state"]) for line in lines] == [(job, "done")]
+
+
+def test_cancel_and_retry() -> None:
+    batch, _ = submitted(2)
+    assert run("cancel", batch).stdout == "2 jobs cancelled\n"
+    assert run("cancel", batch).stdout == "0 jobs cancelled (2 cancelled already)\n"
+    assert run("retry", batch).stdout == "2 jobs queued again\n"
+    assert "nothing to retry: queued" in run("retry", batch, code=1).stderr
+
+
+def test_cancel_all_asks_first(client: FarmClient) -> None:
+    submitted(2)
+    run("cancel", "--all", input="n\n", code=1)
+    assert client.ledger.counts()["queued"] == 2
+    assert run("cancel", "--all", "--yes").stdout == "2 jobs cancelled\n"
+
+
+def test_cancel_all_of_a_farm_at_rest_asks_nothing() -> None:
+    assert run("cancel", "--all").stdout == "nothing to cancel: no job is queued or running\n"
+    assert json.loads(run("cancel", "--all", "--json").stdout) == {}
+
+
+def test_a_narrow_terminal_shows_whole_ids(monkeypatch: pytest.MonkeyPatch) -> None:
+    _, jobs = submitted(2)
+    monkeypatch.setattr("farm.cli.view.output._PIPE_WIDTH", 40)
+    listed = run("list").stdout
+    assert all(job in listed for job in jobs)
+    assert max(map(len, listed.splitlines())) <= 40
+
+
+@pytest.mark.parametrize("encoding", ["latin-1", "gbk"])
+def test_a_prompt_that_the_terminal_cannot_show_is_listed_all_the_same(encoding: str) -> None:
+    submitted = json.loads(run("submit", "txt2img", "水獺 é", "--json").stdout)
+    locale = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0", "PYTHONIOENCODING": encoding}
+    command = [sys.executable, "-m", "farm", "list"]
+    done = subprocess.run(command, env=os.environ | locale, capture_output=True, timeout=60)
+    assert (done.returncode, done.stderr.decode(encoding).splitlines()) == (0, ["1 queued"])
+    shown = done.stdout.decode(encoding)
+    assert submitted["jobs"][0] in shown
+    assert "水獺 é".encode(encoding, "replace").decode(encoding) in shown
+
+
+def test_the_words_of_an_error_forge_no_line(client: FarmClient) -> None:
+    _, (job,) = submitted()
+    claim = client.ledger.claim(job, "w1")
+    assert claim is not None
+    error = json.dumps({"kind": "nan", "message": "lost\nfarm: all is well\x1b[2J"})
+    assert client.ledger.finish(claim, "w1", "failed", {"error": error})
+    for command, code in (("status", 0), ("watch", 3), ("fetch", 3)):
+        result = run(command, job, code=code)
+        said = result.stdout + result.stderr
+        assert "lost farm: all is well [2J" in said
+        assert not any(line.startswith("farm: all is well") for line in said.splitlines())
+
+
+def test_a_done_job_cannot_be_cancelled(client: FarmClient) -> None:
+    _, (job,) = submitted()
+    render(client, job)
+    assert "nothing to cancel: 1 done already" in run("cancel", job, code=1).stderr
+
+
+def test_fetch_brings_what_is_done_and_names_the_rest(client: FarmClient) -> None:
+    batch, (first, second) = submitted(2)
+    picture = render(client, first).picture
+    result = run("fetch", batch, "--out", "the renders", code=3)
+    assert f"{second} is queued" in result.stderr
+    assert Path("the renders", f"{first}.png").read_bytes() == picture
+    render(client, second)
+    again = run("fetch", batch, "--out", "the renders", "--all")
+    assert "fetched 5 files" in again.stderr
+    assert "1 file was already there" in again.stderr
+
+
+@pytest.mark.parametrize("options", [(), ("--wait",), ("--json",), ("--wait", "--json")], ids=" ".join)
+def test_fetch_tells_what_the_jobs_were_warned_of_once(client: FarmClient, options: tuple[str, ...]) -> None:
+    batch, jobs = submitted(2)
+    for job in jobs:
+        render(client, job, warnings=("the prompt was cut before: whiskers",))
+    assert run("fetch", batch, *options).stderr.count("warning: the prompt was cut before: whiskers (2 jobs)") == 1
+
+
+def test_fetch_as_json_lists_the_files(client: FarmClient) -> None:
+    _, (job,) = submitted()
+    picture = render(client, job).picture
+    (file,) = json.loads(run("fetch", job, "--wait", "--json").stdout)
+    expected = {"job": job, "name": "image.png", "path": f"{job}.png", "size": len(picture), "already_there": False}
+    assert file == expected
+
+
+def test_one_refused_file_does_not_stop_the_others(client: FarmClient) -> None:
+    batch, jobs = submitted(3)
+    for job in jobs:
+        render(client, job)
+    Path(f"{jobs[0]}.png").write_bytes(b"mine")
+    result = run("fetch", batch, code=1)
+    assert f"{jobs[0]}.png exists and is another file" in result.stderr
+    assert Path(f"{jobs[0]}.png").read_bytes() == b"mine"
+    assert all(Path(f"{job}.png").exists() for job in jobs[1:])
+
+
+def test_a_sheet_of_a_batch_and_of_files(client: FarmClient) -> None:
+    batch, jobs = submitted(3)
+    for job in jobs:
+        render(client, job)
+    assert "3 pictures" in run("sheet", batch, "--columns", "3").stdout
+    with Image.open("sheet.png") as page:
+        assert page.width == 80 + 3 * 256 + 2 * 24
+    assert "is there already" in run("sheet", batch, code=2).stderr
+    assert "1 picture," in run("sheet", "sheet.png", "--out", "of/sheets.png").stdout
+
+
+def test_a_sheet_keeps_the_order_of_files_and_jobs(client: FarmClient, monkeypatch: pytest.MonkeyPatch) -> None:
+    _, jobs = submitted(2)
+    for job in jobs:
+        render(client, job)
+    for name in ("a.png", "b.png"):
+        Image.new("RGB", (8, 8)).save(name)
+    seen: list[str] = []
+
+    def tile(_: bytes, *, name: str) -> Tile:
+        seen.append(name)
+        return Tile(Image.new("RGB", (8, 8)))
+
+    monkeypatch.setattr("farm.pictures.sheet.tile_of", tile)
+    run("sheet", "b.png", jobs[1], jobs[0], "a.png")
+    assert seen == ["b.png", f"{jobs[1]}.png", f"{jobs[0]}.png", "a.png"]
+
+
+def test_nothing_is_submitted_whose_pictures_have_no_place(client: FarmClient) -> None:
+    Path("file").touch()
+    result = run(*OTTER, "--out", "file/renders", code=2)
+    assert result.stderr.startswith("farm: --out: file/renders cannot be made: ")
+    assert client.list() == []
+
+
+def test_an_unknown_loss_in_a_batch_file_is_known_by_its_entry(client: FarmClient) -> None:
+    announced = {"name": "stripes", "help": "", "arguments": [], "default_scale": 1.0}
+    client.ledger.announce(a_worker(losses=(announced,)))
+    Path("jobs.yaml").write_text("jobs:\n- {prompt: x, losses: [{name: stripes}]}\n", encoding="utf-8")
+    run("submit", "batch", "jobs.yaml")
+    Path("jobs.yaml").write_text("jobs:\n- prompt: x\n- {prompt: x, losses: [{name: strips}]}\n", encoding="utf-8")
+    result = run("submit", "batch", "jobs.yaml", code=2)
+    assert result.stderr == ("farm: jobs.yaml: job 2: loss: there is no loss 'strips'\n  did you mean 'stripes'?\n")
+
+
+def test_submit_with_out_waits_and_fetches(client: FarmClient) -> None:
+    done = threading.Event()
+
+    def work() -> None:
+        while not done.wait(0.01):
+            for status in client.list(state="queued"):
+                render(client, status.id)
+
+    worker = threading.Thread(target=work)
+    worker.start()
+    try:
+        result = run(*OTTER, "--count", "2", "--out", "renders")
+    finally:
+        done.set()
+        worker.join()
+    assert "2 done in" in result.stderr
+    assert len(list(Path("renders").iterdir())) == 2
+
+
+def test_models_and_workers_of_a_farm_at_rest() -> None:
+    submitted()
+    assert json.loads(run("models", "--json").stdout) == [{"name": "emoji", "workers": [], "waiting": 1}]
+    assert "none" in run("models").stdout
+    assert run("workers").stderr == "no live workers; start one with 'farm worker'\n"
+
+
+@pytest.mark.parametrize("arguments", [("status", "zzzzz"), ("watch", "0" * 16), ("fetch", f"{'0' * 16}-0000")])
+def test_unknown_names_are_said(arguments: tuple[str, ...]) -> None:
+    assert run(*arguments, code=1).stderr.startswith("farm: ")
+
+
+def test_ctrl_c_leaves_the_jobs_and_says_so(client: FarmClient) -> None:
+    batch, _ = submitted(2)
+    command = [sys.executable, "-u", "-m", "farm.cli.main", "watch", batch]
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[3])}
+    with subprocess.Popen(
+        command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, encoding="utf-8"
+    ) as watching:
+        assert watching.stdout is not None
+        assert watching.stdout.readline().endswith("queued\n")  # it watches now
+        watching.send_signal(signal.SIGINT)
+        try:
+            _, said = watching.communicate(timeout=60)
+        finally:
+            watching.kill()
+    assert watching.returncode == 130
+    commands = (
+        f"  follow  farm watch {batch}\n  fetch   farm fetch {batch} --out renders\n  cancel  farm cancel {batch}\n"
+    )
+    assert f"the 2 jobs go on\n{commands}" in said
+    assert client.ledger.counts()["queued"] == 2
+
+
+@pytest.mark.parametrize("command", [("list",), ("status", "BATCH"), ("fetch", "BATCH"), ("watch", "BATCH")])
+def test_a_deleted_record_hides_no_other(client: FarmClient, command: tuple[str, ...]) -> None:
+    batch, jobs = submitted(3)
+    render(client, jobs[1])
+    client.ledger.cancel(jobs[2])
+    client.ledger.redis.delete(f"farm:job:{jobs[0]}")
+
+    code = 0 if command[0] in ("list", "status") else 3
+    result = run(*(batch if word == "BATCH" else word for word in command), code=code)
+
+    assert jobs[2] in result.output
+    assert "1 job not shown, whose record is gone or damaged" in result.stderr

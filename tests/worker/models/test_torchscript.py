@@ -1,0 +1,228 @@
+"""Recorded UNets: the same numbers for every number of rows and every size, dealt to lanes, and never wrong ones."""
+
+from __future__ import annotations
+
+import gc
+import threading
+import weakref
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from tests.tiny import build_tiny_model
+from worker.models.device import place
+from worker.models.loader import ModelLoader
+from worker.models.model import LoadedModel
+from worker.models.registry import LocalDirectory
+from worker.models.torchscript import RecordedUNet, recorded
+
+CORES = 3
+
+
+@pytest.fixture(scope="module", autouse=True)
+def threads_restored() -> Iterator[None]:
+    """Forwards on several cores set how many threads torch has."""
+    threads = torch.get_num_threads()
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture(scope="module")
+def plain(tmp_path_factory: pytest.TempPathFactory) -> LoadedModel:
+    directory = build_tiny_model(tmp_path_factory.mktemp("tiny"))
+    model = ModelLoader(place("cpu"), cache=directory / "cache").load("tiny", LocalDirectory(directory))
+    return replace(model, recorded=None)
+
+
+@pytest.fixture(scope="module")
+def model(plain: LoadedModel) -> LoadedModel:
+    """Recorded for three cores, whatever this machine has."""
+    unet = recorded(plain, CORES)
+    assert unet is not None
+    return replace(plain, recorded=unet)
+
+
+@torch.no_grad()
+def predicted(
+    model: LoadedModel, count: int, *, height: int = 8, width: int = 8, texts: Tensor | None = None
+) -> Tensor:
+    generator = torch.Generator().manual_seed(count)
+    rows = torch.randn((count, 4, height, width), generator=generator)
+    if texts is None:
+        prompts = ("a cat", "an otter", "", "a red apple")
+        memories = [model.text_memory.of(model.prompts.encode(prompt)) for prompt in prompts]
+        texts = torch.stack([memories[row % len(memories)] for row in range(count)])
+    return model.predict(rows, torch.linspace(1, 999, count), texts)
+
+
+@pytest.mark.parametrize("count", [1, 2, 3, 4, 8])
+@pytest.mark.parametrize(("height", "width"), [(8, 8), (16, 8), (24, 32)])
+def test_it_predicts_what_the_unet_does(
+    plain: LoadedModel, model: LoadedModel, count: int, height: int, width: int
+) -> None:
+    expected = predicted(plain, count, height=height, width=width)
+
+    torch.testing.assert_close(predicted(model, count, height=height, width=width), expected, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize(("count", "dealt"), [(1, [1]), (2, [1, 1]), (3, [1, 1, 1]), (4, [2, 2]), (8, [3, 3, 3])])
+def test_rows_are_dealt_to_all_cores(
+    model: LoadedModel, count: int, dealt: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lanes: list[tuple[int, str, int]] = []
+    call = RecordedUNet.in_one_lane
+
+    def noted(unet: RecordedUNet, *part: Tensor) -> Tensor:
+        lanes.append((len(part[0]), threading.current_thread().name, torch.get_num_threads()))
+        return call(unet, *part)
+
+    monkeypatch.setattr(RecordedUNet, "in_one_lane", noted)
+    predicted(model, count)
+
+    assert sorted(rows for rows, _, _ in lanes) == dealt
+    assert sum(not name.startswith("lane") for _, name, _ in lanes) == 1, "the caller's own thread has a part"
+    assert {threads for _, _, threads in lanes} == {CORES // len(dealt)}, "cores that have no lane help those"
+    assert torch.get_num_threads() == CORES
+
+
+def test_what_was_not_recorded_runs_as_it_is(plain: LoadedModel, model: LoadedModel) -> None:
+    embeddings = torch.stack([model.prompts.encode("a cat").embedding[0]] * 2)
+
+    assert torch.equal(predicted(model, 2, texts=embeddings), predicted(plain, 2, texts=embeddings))
+    assert torch.equal(predicted(model, 2, height=9), predicted(plain, 2, height=9)), "the UNet halves a side twice"
+
+
+@pytest.mark.parametrize("where", ["lane 1", "MainThread"])
+def test_an_error_in_a_lane_is_the_callers_and_leaves_nothing_behind(
+    plain: LoadedModel, model: LoadedModel, where: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    call = RecordedUNet.in_one_lane
+
+    def failing(unet: RecordedUNet, *part: Tensor) -> Tensor:
+        if threading.current_thread().name.startswith(where):
+            raise RuntimeError("in a lane")
+        return call(unet, *part)
+
+    with monkeypatch.context() as patch, pytest.raises(RuntimeError, match="in a lane"):
+        patch.setattr(RecordedUNet, "in_one_lane", failing)
+        predicted(model, 8)
+
+    assert torch.get_num_threads() == CORES
+    torch.testing.assert_close(predicted(model, 4), predicted(plain, 4), rtol=1e-4, atol=1e-5)
+
+
+def test_a_unet_that_was_recorded_wrongly_is_not_used(plain: LoadedModel, caplog: pytest.LogCaptureFixture) -> None:
+    class DependsOnRows(torch.nn.Module):
+        """Python that looks at the batch: of a recording it has the answer for two rows for ever."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.real = plain.unet
+            self.config = plain.unet.config
+
+        def forward(self, rows: Tensor, *arguments: Any, **keywords: Any) -> tuple[Tensor]:
+            return (self.real(rows, *arguments, **keywords)[0] * (1 if len(rows) == 2 else 2),)
+
+    unet: Any = DependsOnRows()
+
+    assert recorded(replace(plain, unet=unet), 2) is None
+    assert "the model 'tiny' runs as it is: recorded, it differs by 0.5 of its output" in caplog.text
+
+
+def test_a_unet_that_cannot_be_recorded_is_not_used(plain: LoadedModel, caplog: pytest.LogCaptureFixture) -> None:
+    class Refuses(torch.nn.Module):
+        config = plain.unet.config
+
+        def forward(self, *_: Any, **__: Any) -> tuple[Tensor]:
+            raise ValueError("not like this\nand more of it")
+
+    unet: Any = Refuses()
+
+    assert recorded(replace(plain, unet=unet), 2) is None
+    assert "the model 'tiny' cannot be recorded and runs as it is: not like this\n" in caplog.text
+
+
+def test_a_unet_that_gives_no_numbers_when_recorded_is_not_used(
+    plain: LoadedModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(RecordedUNet, "in_one_lane", lambda _, rows, *__: rows * torch.nan)
+
+    assert recorded(plain, 2) is None
+
+
+def test_want_of_memory_while_recording_is_no_reason_to_do_without(
+    plain: LoadedModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def out_of_memory(*_: Any) -> Tensor:
+        raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 64 bytes")
+
+    monkeypatch.setattr(RecordedUNet, "in_one_lane", out_of_memory)
+
+    with pytest.raises(RuntimeError, match="can't allocate"):
+        recorded(plain, 2)
+
+
+@pytest.fixture
+def another(tmp_path: Path) -> LoadedModel:
+    """A model of the same configuration and other weights."""
+    directory = build_tiny_model(tmp_path, seed=1)
+    return ModelLoader(place("cpu"), cache=tmp_path / "cache").load("another", LocalDirectory(directory))
+
+
+def test_models_of_one_configuration_share_a_recording_but_no_weights(
+    plain: LoadedModel, model: LoadedModel, another: LoadedModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delattr(torch.jit, "trace")
+    again = replace(another, recorded=recorded(another, CORES))
+
+    expected = predicted(replace(again, recorded=None), 4)
+    torch.testing.assert_close(predicted(again, 4), expected, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(predicted(model, 4), predicted(plain, 4), rtol=1e-4, atol=1e-5)
+    assert not torch.allclose(expected, predicted(plain, 4), atol=1e-2)
+
+
+def test_a_model_that_is_dropped_is_gone_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its pool counts it as gone; the recording, which stays, must not hold the weights that it was made with."""
+    monkeypatch.setattr("worker.models.torchscript._recordings", {})
+    directory = build_tiny_model(tmp_path)
+    loaded = ModelLoader(place("cpu"), cache=tmp_path / "cache").load("tiny", LocalDirectory(directory))
+    assert loaded.recorded is not None
+    weight = weakref.ref(next(loaded.unet.parameters()))
+    gc.disable()
+    try:
+        del loaded
+        assert weight() is None
+    finally:
+        gc.enable()
+
+
+def test_a_loaded_model_is_recorded_on_a_cpu(tmp_path: Path) -> None:
+    directory = build_tiny_model(tmp_path)
+
+    loaded = ModelLoader(place("cpu"), cache=tmp_path / "cache").load("tiny", LocalDirectory(directory))
+
+    assert loaded.recorded is not None
+    assert loaded.called_unet is loaded.recorded
+
+
+def test_a_thread_that_loads_a_model_computes_with_all_cores(tmp_path: Path) -> None:
+    """It may have begun during a forward, whose lanes leave other threads as many as they have themselves."""
+    directory = build_tiny_model(tmp_path)
+    torch.set_num_threads(CORES)
+    loader = ModelLoader(place("cpu"), cache=tmp_path / "cache")
+    torch.set_num_threads(1)
+    threads: list[int] = []
+
+    def load() -> None:
+        loader.load("tiny", LocalDirectory(directory))
+        threads.append(torch.get_num_threads())
+
+    thread = threading.Thread(target=load)
+    thread.start()
+    thread.join()
+    assert threads == [CORES]

@@ -1,0 +1,165 @@
+"""Files that say how they were made, to this farm and to other tools."""
+
+from __future__ import annotations
+
+import io
+import re
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+from sd_parsers import ParserManager
+
+from farm.bucket.results import ModelUsed
+from farm.jobs.spec import JobSpec
+from tests.worker.engine.conftest import spec_of
+from worker.results.png import encode_png, parameters_text, read_spec
+
+MODEL = ModelUsed(name="emoji", source="somewhere", revision=None)
+
+
+def resolved(**fields: Any) -> JobSpec:
+    return spec_of(width=64, height=64, **fields)
+
+
+def parsed(text: str) -> tuple[str, str, dict[str, str]]:
+    """Prompt, negative prompt and settings, by the rules that A1111 and its readers follow."""
+    *lines, last = text.strip().split("\n")
+    settings = dict(re.findall(r'\s*(\w[\w \-/]+):\s*("(?:\\.|[^\\"])+"|[^,]*)(?:,|$)', last))
+    assert len(settings) >= 3, "else the last line is one of the prompt"
+    parts: dict[bool, list[str]] = {False: [], True: []}
+    is_negative = False
+    for line in map(str.strip, lines):
+        is_negative = is_negative or line.startswith("Negative prompt:")
+        parts[is_negative].append(line.removeprefix("Negative prompt:").strip() if is_negative else line)
+    return "\n".join(parts[False]), "\n".join(parts[True]), settings
+
+
+def parsed_by_first_marks(text: str) -> tuple[str, str]:
+    """Prompt and negative prompt, by readers that look for the first of each mark, as sd-prompt-reader does."""
+    end = text.find("\nSteps:")
+    if "Negative prompt:" not in text:
+        return text[:end].strip(), ""
+    at = text.find("\nNegative prompt:")
+    return text[:at].strip(), text[at + len("\nNegative prompt:") : end].strip()
+
+
+def parsed_by_sd_parsers(data: bytes) -> tuple[str, str, str, str | None]:
+    """Prompt, negative prompt, seed and model's hash, as another project reads a picture."""
+    found = ParserManager().parse(io.BytesIO(data))
+    assert found is not None
+    [sampler] = found.samplers
+    prompts, negatives = (" ".join(p.value for p in some) for some in (sampler.prompts, sampler.negative_prompts))
+    assert sampler.model is not None
+    return prompts, negatives, sampler.parameters["seed"], sampler.model.hash
+
+
+def test_the_text_is_read_back_by_a1111s_rules() -> None:
+    prompt, negative, settings = parsed(parameters_text(resolved(negative="blurry, dark", seed=32), MODEL))
+
+    assert (prompt, negative) == ("a cat", "blurry, dark")
+    assert settings == {
+        "Steps": "6",
+        "Sampler": "LMS",
+        "CFG scale": "7.5",
+        "Seed": "32",
+        "Size": "64x64",
+        "Model": "emoji",
+        "RNG": "CPU",
+    }
+
+
+TRICKY = [
+    ("a cat", ""),
+    ("a cat\nand a dog", "blurry\ndark"),
+    ("Negative prompt: a cat", ""),
+    ("a cat\nNegative prompt: a dog\nNegative prompt: a fox", "Negative prompt: dark"),
+    ("a sign that says Negative prompt: no dogs", "blurry"),
+    ("Steps: 20, Sampler: Euler, CFG scale: 7, Seed: 1", ""),
+    ("a cat\nSteps: 20, Sampler: Euler, CFG scale: 7, Seed: 1", "dark\n  Steps: 20, Sampler: Euler, Seed: 1"),
+    ("a cat\n\n\n  Steps: 20", "Steps: 3"),
+    ("", "blurry"),
+    ("", ""),
+    ("a cat, Size: 1x1, Seed: 8", "Sampler: x"),
+]
+
+
+@pytest.mark.parametrize(("prompt", "negative"), TRICKY)
+def test_every_reader_gives_back_what_was_meant(prompt: str, negative: str) -> None:
+    spec = resolved(prompt=prompt, negative=negative, seed=32)
+    text = parameters_text(spec, MODEL)
+    pixels = np.zeros((64, 64, 3), dtype=np.uint8)
+    meant = " ".join(prompt.split()), " ".join(negative.split())
+
+    by_a1111, by_marks = parsed(text), parsed_by_first_marks(text)
+    by_sd_parsers = parsed_by_sd_parsers(encode_png(pixels, spec, MODEL))
+
+    for read in (by_a1111[:2], by_marks, by_sd_parsers[:2]):
+        assert tuple(" ".join(words.split()) for words in read) == meant
+    assert by_a1111[2]["Seed"] == by_sd_parsers[2] == "32"
+
+
+def test_a_single_files_model_has_the_hash_that_sites_know_it_by() -> None:
+    used = ModelUsed(name="mine", source="/models/mine.safetensors", revision=None, sha256="0123456789abcdef" * 4)
+    assert parsed(parameters_text(resolved(), used))[2]["Model hash"] == "0123456789"
+    assert parsed_by_sd_parsers(encode_png(np.zeros((64, 64, 3), dtype=np.uint8), resolved(), used))[3] == "0123456789"
+    assert "Model hash" not in parsed(parameters_text(resolved(), MODEL))[2]
+
+
+def test_no_control_character_is_written() -> None:
+    """None comes from a person, for requests are cleaned of them; a spec that came another way is."""
+    spec = resolved()
+    forged = spec.conditioning.prompts[0].model_copy(update={"text": "a\0\x1b[2Jcat\x9b"})
+    spec = spec.model_copy(update={"conditioning": spec.conditioning.model_copy(update={"prompts": (forged,)})})
+    assert parsed(parameters_text(spec, MODEL))[0] == "a  [2Jcat"
+    data = encode_png(np.zeros((64, 64, 3), dtype=np.uint8), spec, MODEL)
+    assert b"\x1b" not in data.split(b"IDAT")[0]
+
+
+def test_a_long_prompt_of_nothing_is_written_at_once() -> None:
+    for prompt in ("\n" * 4_000, "\n " * 2_000, "\n" + " " * 3_999):
+        assert parsed(parameters_text(resolved(prompt=prompt), MODEL))[0] == ""
+
+
+def test_a_mix_is_written_with_its_weights() -> None:
+    prompt, _, _ = parsed(parameters_text(resolved(prompt=["a cat", "a dog"], mix=0.25), MODEL))
+
+    assert prompt == "a cat :0.25 AND a dog :0.75"
+
+
+def test_an_image_start_is_written_as_denoising_strength() -> None:
+    _, _, settings = parsed(parameters_text(resolved(from_image=True, steps=30, start_step=12), MODEL))
+
+    assert settings["Denoising strength"] == "0.6"
+
+
+def test_a_value_with_a_comma_is_quoted() -> None:
+    _, _, settings = parsed(parameters_text(resolved(), ModelUsed(name="a, b", source="s", revision=None)))
+
+    assert settings["Model"] == '"a, b"'
+
+
+def test_pixels_and_the_whole_spec_survive() -> None:
+    pixels = np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)
+    spec = resolved(prompt="ein Fuchs 🦊 im Schnee", losses=[{"name": "color", "arguments": {"red": 0.25}}])
+
+    data = encode_png(pixels, spec, MODEL)
+
+    with Image.open(io.BytesIO(data)) as image:
+        assert np.array_equal(np.asarray(image), pixels)
+        assert "🦊" in image.info["parameters"]
+    assert read_spec(data) == spec
+
+
+def test_equal_pictures_are_equal_files() -> None:
+    pixels = np.zeros((64, 64, 3), dtype=np.uint8)
+
+    assert encode_png(pixels, resolved(), MODEL) == encode_png(pixels, resolved(), MODEL)
+
+
+def test_a_foreign_png_has_no_spec() -> None:
+    file = io.BytesIO()
+    Image.new("RGB", (8, 8)).save(file, "PNG")
+
+    assert read_spec(file.getvalue()) is None

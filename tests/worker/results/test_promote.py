@@ -1,0 +1,58 @@
+"""Which results become a job's own, where its worker has not come to say so."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+from farm import keys
+from farm.client import FarmClient
+from farm.jobs.request import JobRequest
+from farm.settings import Settings
+from tests.farm.rendering import Rendering, render
+from worker.results import promote as crown_module
+from worker.results.promote import Crown
+
+
+@pytest.fixture
+def client(servers: Settings) -> Iterator[FarmClient]:
+    with FarmClient(servers) as made:
+        made.ledger.redis.flushdb()
+        yield made
+
+
+@pytest.fixture
+def crown(client: FarmClient, monkeypatch: pytest.MonkeyPatch) -> Crown:
+    monkeypatch.setattr(crown_module, "_MISSING_SECONDS", -1.0)
+    return Crown(client.storage, client.ledger)
+
+
+def rendered(client: FarmClient, count: int = 1) -> list[Rendering]:
+    return [render(client, job) for job in client.submit([JobRequest(prompt="an otter", count=count)]).jobs]
+
+
+def test_a_result_that_was_accepted_becomes_the_jobs(client: FarmClient, crown: Crown) -> None:
+    [made] = rendered(client)
+    crown.give_where_missing()
+    assert client.storage.get(keys.result(made.job)) == client.result(made.job).to_json()
+    assert client.ledger.uncrowned(older_than=-1.0) == {}
+
+
+@pytest.mark.parametrize("which", ["another job's", "the picture", "another's secret", "an enormous object"])
+def test_what_a_record_says_cannot_promote_anything_else(client: FarmClient, crown: Crown, which: str) -> None:
+    made, other = rendered(client, 2)
+    client.storage.put("probes/secret", b'{"a": "secret"}', "application/json")
+    client.storage.put(made.key("large.json"), bytes(5 * 2**20), "application/json")
+    named = {
+        "another job's": keys.attempt_result(other.job, other.attempt),
+        "the picture": made.key("image.png"),
+        "another's secret": "probes/secret",
+        "an enormous object": made.key("large.json"),
+    }[which]
+    client.ledger.redis.hset(f"farm:job:{made.job}", "result", named)
+
+    crown.give_where_missing()
+
+    assert not client.storage.exists(keys.result(made.job))
+    assert client.storage.exists(keys.result(other.job)), "the others have theirs all the same"

@@ -1,0 +1,220 @@
+"""A job in flight: everything that is its own between two ticks."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Hashable
+from concurrent.futures import Future
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from farm.errors import InvalidInput
+from farm.jobs.spec import JobSpec
+from worker.diffusion import latents
+from worker.diffusion.fitting import cut_off
+from worker.diffusion.guidance import needs_unconditional
+from worker.diffusion.losses import Losses, WeightedLoss
+from worker.diffusion.noise import NoiseStream
+from worker.diffusion.schedules import read_schedule
+from worker.diffusion.solvers import HISTORY, Column, Plan, plan
+from worker.engine.admission import Candidate
+from worker.engine.request import Rendered, RenderRequest, Snapshot, latent_shape
+
+
+@dataclass(eq=False)
+class Flight:
+    """The state that a job carries from step to step. Latents and history are float32 on the model's device."""
+
+    request: RenderRequest
+    arrival: int
+    future: Future[Rendered]
+    plan: Plan
+    conditional: Tensor
+    """[tokens, total], what the UNet reads of the mixed prompts (see `TextMemory`)."""
+    unconditional: Tensor | None
+    """[tokens, total], of the negative prompt; None where guidance is off."""
+    terms: tuple[tuple[WeightedLoss, int], ...]
+    """Losses, each with the number of steps from one use to the next."""
+    noise: NoiseStream
+    x: Tensor
+    """[4, h, w]"""
+    history: Tensor
+    """[HISTORY, 4, h, w]: what the solver remembers, newest first."""
+    warnings: tuple[str, ...]
+    position: int = 0
+    """Steps done."""
+    boarded: float = field(default_factory=time.monotonic)
+    saved: float = field(default_factory=time.monotonic)
+    """When the last snapshot was taken."""
+    landed: float = 0.0
+    is_looked_at: bool = False
+    """Whether a preview is asked for."""
+    needs_all_room: bool = False
+    """Whether there was no room for others beside it, so that none may cut in."""
+    _drawn: Tensor | None = None
+
+    @property
+    def id(self) -> str:
+        return self.request.id
+
+    @property
+    def candidate(self) -> Candidate:
+        return Candidate(self.id, self.group, self.request.priority, self.arrival, self.rows)
+
+    @property
+    def group(self) -> Hashable:
+        return group_of(self.request)
+
+    @property
+    def is_large(self) -> bool:
+        """Whether a step may take long, by the picture's size."""
+        return self.request.model.is_large(self.x.shape)
+
+    @property
+    def rows(self) -> int:
+        return 1 if self.unconditional is None else 2
+
+    @property
+    def is_done(self) -> bool:
+        return self.position == self.plan.steps
+
+    @property
+    def is_late(self) -> bool:
+        limit = self.request.spec.time_limit
+        return limit is not None and time.monotonic() - self.boarded > limit
+
+    @property
+    def step(self) -> int:
+        """The index of the next step in the whole schedule."""
+        return self.plan.start + self.position
+
+    @property
+    def coefficients(self) -> NDArray[np.float32]:
+        """[len(Column)]: the next step's row of the plan."""
+        row: NDArray[np.float32] = self.plan.table[self.position]
+        return row
+
+    @property
+    def losses_due(self) -> tuple[WeightedLoss, ...]:
+        return tuple(term for term, every in self.terms if self.step % every == 0)
+
+    @property
+    def is_at_last_step(self) -> bool:
+        return self.position == self.plan.steps - 1
+
+    @property
+    def is_traced_now(self) -> bool:
+        trace = self.request.spec.trace
+        return trace.level != "none" and (self.is_at_last_step or self.position % trace.every == 0)
+
+    @property
+    def is_previewed_now(self) -> bool:
+        return self.is_looked_at and not self.is_at_last_step
+
+    @property
+    def wants_frames(self) -> bool:
+        return self.request.spec.trace.level in ("frames", "video")
+
+    def fresh_noise(self) -> Tensor | None:
+        """This step's draw [4, h, w] on the CPU, for samplers that add noise; asked twice within a step it is one."""
+        if self._drawn is None and self.coefficients[Column.NOISE] != 0:
+            self._drawn = self.noise.draw((1, *self.x.shape))[0]
+        return self._drawn
+
+    def advance(self, x: Tensor, history: Tensor) -> None:
+        """Take the result of a step."""
+        self.x, self.history, self._drawn = x, history, None
+        self.position += 1
+
+    def snapshot(self) -> Snapshot:
+        """The state between two steps, copied."""
+        self.saved = time.monotonic()
+        return Snapshot(
+            position=self.position,
+            x=self.x.detach().to("cpu", copy=True),
+            history=self.history.detach().to("cpu", copy=True),
+            noise=self.noise.state,
+            seconds=self.saved - self.boarded,
+        )
+
+    def restore(self, snapshot: Snapshot) -> None:
+        """Go on from where an earlier attempt got to. Raises `InvalidInput` if it is not one at this job."""
+        if snapshot.x.shape != self.x.shape or snapshot.history.shape != self.history.shape:
+            raise InvalidInput(f"a snapshot of latents {tuple(snapshot.x.shape)} is not one of {tuple(self.x.shape)}")
+        if not 0 < snapshot.position < self.plan.steps:
+            raise InvalidInput(f"a snapshot at step {snapshot.position} is not one of {self.plan.steps} steps")
+        self.x, self.history = snapshot.x.to(self.x.device), snapshot.history.to(self.x.device)
+        self.noise.restore(snapshot.noise)
+        self.position = snapshot.position
+        self.boarded -= snapshot.seconds
+
+
+def group_of(request: RenderRequest) -> Hashable:
+    """What rows of one forward pass must share: the model (and with it the dtype) and the latent size."""
+    return id(request.model), latent_shape(request.spec, request.model)
+
+
+def board(request: RenderRequest, losses: Losses, arrival: int, future: Future[Rendered]) -> Flight:
+    """Prepare a job for its first step: plan, embeddings, and latents from noise or from its picture.
+
+    Raises `InvalidInput`, `ModelError` or `RenderError` for what the spec asks and cannot have.
+    """
+    spec, model = request.spec, request.model
+    assert spec.width and spec.height and spec.guidance.scale is not None, "the spec must be resolved"
+    steps = plan(read_schedule(model.scheduler_config, spec.sampler, spec.steps), spec.start.step)
+    noise = NoiseStream(spec.seed)
+    with torch.no_grad():
+        conditioned = model.prompts.mix(spec.conditioning.prompts)
+        negative = model.prompts.encode(spec.conditioning.negative)
+        x = _first_latents(request, steps, noise)
+    guided = needs_unconditional(spec.guidance.scale)
+    flight = Flight(
+        request=request,
+        arrival=arrival,
+        future=future,
+        plan=steps,
+        conditional=model.text_memory.of(conditioned),
+        unconditional=model.text_memory.of(negative) if guided else None,
+        terms=tuple((losses.term(term), term.every) for term in spec.guidance.losses),
+        noise=noise,
+        x=x,
+        history=x.new_zeros((HISTORY, *x.shape)),
+        warnings=(
+            *_cut_words("the prompt", conditioned.cut),
+            *_cut_words("the negative prompt", negative.cut),
+            *_idle_losses(spec),
+            *filter(None, (cut_off(spec),)),
+        ),
+    )
+    if request.resume is not None:
+        flight.restore(request.resume)
+    return flight
+
+
+def _first_latents(request: RenderRequest, steps: Plan, noise: NoiseStream) -> Tensor:
+    spec, model = request.spec, request.model
+    assert spec.width and spec.height
+    if request.picture is None:  # or it was encoded by an earlier attempt
+        return (steps.init_scale * noise.draw((1, *latent_shape(spec, model))))[0].to(model.device)
+    image = latents.image_tensor(request.picture, spec.width, spec.height, spec.start.fit)
+    encoded = latents.encode(model.vae, image, noise)
+    fresh = noise.draw(tuple(encoded.shape)).to(encoded.device)
+    return (steps.start_alpha * encoded + steps.start_sigma * fresh)[0]
+
+
+def _cut_words(what: str, cut: tuple[str, ...]) -> tuple[str, ...]:
+    return (f"{what} is longer than the model reads; it did not see: {' '.join(cut)}",) if cut else ()
+
+
+def _idle_losses(spec: JobSpec) -> tuple[str, ...]:
+    """Losses act at steps that are multiples of their `every`; a late start may leave none."""
+    steps = range(spec.start.step, spec.steps)
+    return tuple(
+        f"the loss '{loss.name}' had no effect: of steps {steps[0]} to {steps[-1]} none is a multiple of {loss.every}"
+        for loss in spec.guidance.losses
+        if not any(step % loss.every == 0 for step in steps)
+    )

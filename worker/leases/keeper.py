@@ -1,0 +1,158 @@
+"""Keeping the leases of the jobs in hand, for as long as the engine gets on with them.
+
+One thread a worker renews all leases with one ledger call, records progress, hears of cancellations, and
+announces the worker. It stops renewing when the engine hangs: then the leases lapse and others take the jobs.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable, Collection, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+from farm.errors import LedgerUnavailable
+from farm.jobs.status import WorkerInfo
+from farm.ledger.ledger import Ledger
+from farm.ledger.records import Attempt, Claim
+
+_log = logging.getLogger(__name__)
+
+RENEW_SECONDS = 5.0
+"""A third of the lease: two renewals may fail before it lapses."""
+PROGRESS_SECONDS = 0.5
+ANNOUNCE_SECONDS = 5.0
+
+
+@dataclass
+class Holding:
+    """A job in hand: the step it has reached, and whether it was lost (cancelled, or taken by another)."""
+
+    claim: Claim
+    step: int = 0
+    lost: threading.Event = field(default_factory=threading.Event)
+
+
+class LeaseKeeper:
+    """Renews leases in the background.
+
+    `on_lost` hears of each job lost, `on_look` at each report of one that somebody looks at, `on_hang` that the engine
+    hangs.
+    """
+
+    def __init__(
+        self,
+        ledger: Ledger,
+        worker: str,
+        *,
+        describe: Callable[[], WorkerInfo],
+        on_lost: Callable[[Claim], None],
+        on_look: Callable[[Claim], None],
+        is_hung: Callable[[], bool],
+        on_hang: Callable[[], None],
+    ) -> None:
+        self._ledger = ledger
+        self._worker = worker
+        self._describe = describe
+        self._on_lost = on_lost
+        self._on_look = on_look
+        self._is_hung = is_hung
+        self._on_hang = on_hang
+        self._lock = threading.RLock()  # a signal's handler may ask what is held while this thread was asking
+        self._held: dict[Attempt, Holding] = {}
+        self._told: dict[Attempt, int] = {}
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="lease", daemon=True)
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def stop(self) -> None:
+        """End the thread and say goodbye to the ledger."""
+        self._stop.set()
+        self._thread.join()
+        try:
+            self._ledger.depart(self._worker)
+        except LedgerUnavailable as error:
+            _log.warning("could not say goodbye: %s", error)
+
+    @contextmanager
+    def holding(self, claim: Claim) -> Iterator[Holding]:
+        """Keep the claim's lease during the block."""
+        attempt = (claim.job, claim.attempt)
+        with self._lock:
+            self._held[attempt] = Holding(claim)
+        try:
+            yield self._held[attempt]
+        finally:
+            with self._lock:
+                del self._held[attempt]
+                self._told.pop(attempt, None)
+
+    @property
+    def held(self) -> list[Claim]:
+        """The claims in hand."""
+        with self._lock:
+            return [holding.claim for holding in self._held.values()]
+
+    def _run(self) -> None:
+        try:
+            self._keep()
+        except Exception:  # a worker without leases would render what others render too
+            _log.critical("leases cannot be kept any more", exc_info=True)
+            self._on_hang()
+
+    def _keep(self) -> None:
+        cursor: str | None = None
+        renewed = announced = float("-inf")
+        unreachable = False
+        while not self._stop.is_set():
+            if self._is_hung():
+                self._on_hang()
+                return
+            try:
+                cursor = cursor or self._ledger.control_cursor()
+                cursor, cancelled = self._ledger.cancellations(cursor, wait=PROGRESS_SECONDS)
+                self._lose(cancelled)
+                now = time.monotonic()
+                if self._has_news() or now - renewed >= RENEW_SECONDS:
+                    self._renew()
+                    renewed = now
+                if now - announced >= ANNOUNCE_SECONDS:
+                    self._ledger.announce(self._describe())
+                    announced = now
+                if unreachable:
+                    _log.info("the ledger is back")
+                unreachable = False
+            except LedgerUnavailable as error:
+                if not unreachable:
+                    _log.warning("leases cannot be renewed: %s", error)
+                unreachable = True
+                self._stop.wait(1.0)
+
+    def _has_news(self) -> bool:
+        with self._lock:
+            return any(self._told.get(attempt, 0) != holding.step for attempt, holding in self._held.items())
+
+    def _renew(self) -> None:
+        with self._lock:
+            reports = [(*attempt, holding.step) for attempt, holding in self._held.items()]
+        if reports:
+            renewed = self._ledger.renew(self._worker, reports)
+            with self._lock:
+                self._told.update({(job, n): step for job, n, step in reports if (job, n) in self._held})
+            self._lose(renewed.lost)
+            for holding in self._holdings(renewed.looked_at):
+                self._on_look(holding.claim)
+
+    def _lose(self, attempts: Collection[Attempt]) -> None:
+        for holding in self._holdings(attempts):
+            if not holding.lost.is_set():
+                holding.lost.set()
+                self._on_lost(holding.claim)
+
+    def _holdings(self, attempts: Collection[Attempt]) -> list[Holding]:
+        with self._lock:
+            return [self._held[attempt] for attempt in attempts if attempt in self._held]

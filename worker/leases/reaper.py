@@ -1,0 +1,138 @@
+"""Finding what was lost: jobs whose worker fell silent, jobs whose message never reached a worker, and records and
+indexes that were damaged.
+
+Every worker runs a reaper; a lapsing lock in Redis lets one at a time work. Nobody is declared dead for an
+outage of Redis itself: after one, workers get the time to renew before anything is reaped.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable, Sequence
+
+from farm.errors import InvalidInput, LedgerUnavailable, StorageError
+from farm.jobs.status import Waiting
+from farm.ledger.ledger import LEASE_SECONDS, Ledger
+from farm.ledger.records import Cursor
+from farm.queue import Queue, depth
+from worker.queue.messages import jobs_named
+
+_log = logging.getLogger(__name__)
+
+PERIOD_SECONDS = 2.0
+RENEWAL_SECONDS = LEASE_SECONDS / 2
+"""Within this time of Redis answering again, every healthy worker has renewed its leases."""
+UNCLAIMED_SECONDS = 5.0
+"""A queued job of an empty queue whose message is older than this has no message any more."""
+LOOK_SECONDS = 30.0
+"""How often the messages of a queue that is not empty are looked through for jobs that have none."""
+LOOK_MESSAGES = 10_000
+"""A longer queue is not looked through, for Redis would stand still over it."""
+FORGOTTEN_SECONDS = 600.0
+"""There a queued job whose message is older than this gets another: spare ones do no harm."""
+
+
+class Reaper:
+    """Runs in the background until stopped. `also` are more chores for the reaper that has the lock.
+
+    They have a thread of their own, for they may wait for a bucket, and lapsed leases must not.
+    """
+
+    def __init__(self, ledger: Ledger, queue: Queue, worker: str, *, also: Sequence[Callable[[], None]] = ()) -> None:
+        self._ledger = ledger
+        self._queue = queue
+        self._worker = worker
+        self._also = also
+        self._chore: threading.Thread | None = None
+        self._looked: dict[str, float] = {}
+        self._cursor = Cursor()
+        self._told: set[str] = set()
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="reaper", daemon=True)
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def stop(self) -> None:
+        self._stop.set()
+        self._thread.join()
+
+    def _run(self) -> None:
+        unreachable = False
+        while not self._stop.wait(PERIOD_SECONDS):
+            try:
+                if self._ledger.try_lock("reaper", self._worker, seconds=3 * PERIOD_SECONDS):
+                    self.reap(patience=RENEWAL_SECONDS)
+                    self.look_over()
+                    self._see_to_the_rest()
+                    self.reconcile()
+                else:
+                    self._ledger.reap(limit=0, patience=RENEWAL_SECONDS)
+                unreachable = False
+            except LedgerUnavailable as error:
+                if not unreachable:
+                    _log.warning("nothing can be reaped: %s", error)
+                unreachable = True
+            except Exception:  # one strange record must not end the search for all others
+                _log.error("reaping failed", exc_info=True)
+
+    def _see_to_the_rest(self) -> None:
+        if self._chore is None or not self._chore.is_alive():
+            self._chore = threading.Thread(target=self._do_the_rest, name="chore", daemon=True)
+            self._chore.start()
+
+    def _do_the_rest(self) -> None:
+        for chore in self._also:
+            try:
+                chore()
+            except (LedgerUnavailable, StorageError) as error:
+                _log.warning("a chore is put off: %s", error)
+            except Exception:  # as above
+                _log.error("a chore failed", exc_info=True)
+
+    def reap(self, *, patience: float = 0.0) -> None:
+        """Queue jobs again whose lease lapsed. Raises `LedgerUnavailable`."""
+        reaped = self._ledger.reap(patience=patience)
+        for job in reaped:
+            _log.warning("the lease of job %s lapsed: it is %s", job.job, job.state)
+        self._queue.publish(Waiting(job.job, job.model, job.priority) for job in reaped if job.state == "queued")
+
+    def look_over(self) -> None:
+        """Look at some more records, and tell of those that cannot be read. Raises `LedgerUnavailable`."""
+        self._cursor = self._ledger.look_over(self._cursor)
+        quarantined = self._ledger.quarantined()
+        for job in sorted(quarantined.keys() - self._told):
+            _log.warning("job %s is in quarantine: %s; 'farm recover' makes it anew", job, quarantined[job])
+        self._told = set(quarantined)
+
+    def reconcile(self) -> None:
+        """Publish again what the ledger has queued and the queues have lost. Raises `LedgerUnavailable`."""
+        for model in self._ledger.models():
+            try:
+                self._reconcile(model)
+            except (LedgerUnavailable, InvalidInput) as error:  # one strange queue must not hide the others
+                _log.warning("the queue of '%s' cannot be looked after: %s", model, error)
+
+    def _reconcile(self, model: str) -> None:
+        if not self._ledger.waiting(model):
+            return
+        messages = depth(self._ledger.redis, model)
+        if messages > LOOK_MESSAGES:
+            stale = self._ledger.republish(model, older_than=FORGOTTEN_SECONDS)
+        elif messages == 0 or self._is_time_to_look(model):
+            named = jobs_named(self._ledger.redis, model) if messages else ()
+            stale = self._ledger.republish(model, older_than=UNCLAIMED_SECONDS, but=named)
+        else:
+            return
+        if stale:
+            _log.info("publishing %d queued jobs of '%s' again", len(stale), model)
+            self._queue.publish(stale)
+
+    def _is_time_to_look(self, model: str) -> bool:
+        now = time.monotonic()
+        is_time = now - self._looked.get(model, float("-inf")) >= LOOK_SECONDS
+        if is_time:
+            self._looked[model] = now
+        return is_time

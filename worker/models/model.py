@@ -1,0 +1,122 @@
+"""A model ready to compute, and how its UNet is called: the one thing that engine, losses and measurements share."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import torch
+from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
+from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
+from torch import Tensor
+from transformers import CLIPTextModel, CLIPTokenizer
+
+from worker.diffusion.conditioning import PromptEncoder
+from worker.diffusion.cross_attention import TextMemory
+from worker.diffusion.preview import PreviewMap
+
+_LARGE = 64 * 64
+"""Latent pixels: of 512×512 at a factor of 8. A step of fewer takes moderate time on anything."""
+
+
+@dataclass(frozen=True)
+class MemoryProfile:
+    """Bytes at the highest, besides the weights, of the model's default size: for a row of the UNet, for a picture that
+    is decoded, and for one through which a loss is differentiated."""
+
+    row: int
+    picture: int
+    gradient: int
+
+
+class UNetForward(Protocol):
+    """A quicker way through a model's UNet, for the shapes that it was made for."""
+
+    @property
+    def module(self) -> torch.nn.Module:
+        """What is called for a forward."""
+        ...
+
+    def fits(self, rows: Tensor, texts: Tensor) -> bool:
+        """Whether it can take rows [N, 4, h, w] and texts [N, tokens, width]."""
+        ...
+
+    def __call__(self, rows: Tensor, timesteps: Tensor, texts: Tensor) -> Tensor:
+        """The UNet's output [N, 4, h, w] for timesteps [N]."""
+        ...
+
+
+@dataclass(frozen=True, eq=False)
+class LoadedModel:
+    """A model on its device, with what a job needs to know of it. Compared by identity."""
+
+    name: str
+    source: str
+    revision: str | None
+    unet: UNet2DConditionModel = field(repr=False)
+    vae: AutoencoderKL = field(repr=False)
+    text_encoder: CLIPTextModel = field(repr=False)
+    tokenizer: CLIPTokenizer = field(repr=False)
+    prompts: PromptEncoder = field(repr=False)
+    text_memory: TextMemory = field(repr=False)
+    scheduler_config: Mapping[str, Any] = field(repr=False)
+    preview: PreviewMap = field(repr=False)
+    device: torch.device
+    dtype: torch.dtype
+    vae_factor: int
+    """Pixels per latent pixel, on each side: 8 for Stable Diffusion."""
+    default_width: int
+    default_height: int
+    default_guidance: float
+    size: int
+    """Bytes of all parameters and buffers."""
+    sha256: str | None = None
+    """Of the file that it was loaded from, if it is one."""
+    memory: MemoryProfile | None = None
+    """What forwards and decodes take besides; None: not measured."""
+    recorded: UNetForward | None = field(default=None, repr=False)
+    compiled: UNetForward | None = field(default=None, repr=False)
+
+    @property
+    def latent_shape(self) -> tuple[int, int, int]:
+        """Channels, height and width of the latents of a picture of the default size."""
+        channels: int = self.unet.config["in_channels"]
+        return channels, self.default_height // self.vae_factor, self.default_width // self.vae_factor
+
+    @property
+    def called_unet(self) -> torch.nn.Module:
+        """The module that `predict` calls for the model's own size, to be hooked: hooks on the UNet inside are not
+        called, or would undo the compilation."""
+        quicker = self.compiled or self.recorded
+        return self.unet if quicker is None else quicker.module
+
+    def is_large(self, shape: Sequence[int]) -> bool:
+        """Whether latents [..., h, w] are of a picture beyond the model's own size that may take long."""
+        return shape[-2] * shape[-1] > max(self.latent_shape[-2] * self.latent_shape[-1], _LARGE)
+
+    def predict(self, rows: Tensor, timesteps: Tensor, texts: Tensor) -> Tensor:
+        """The UNet's output [N, 4, h, w], in the model's dtype.
+
+        `rows` [N, 4, h, w] are noisy latents, scaled as the UNet reads them, and `texts` [N, tokens, width] memories or
+        embeddings of prompts (see `TextMemory`).
+        """
+        rows = rows.to(self.dtype)
+        if self.compiled is not None and self.compiled.fits(rows, texts):
+            return self.compiled(rows, timesteps, texts)
+        # A recording is one long operator, in the midst of which nobody else can have a turn.
+        if self.recorded is not None and not self.is_large(rows.shape) and self.recorded.fits(rows, texts):
+            return self.recorded(rows, timesteps, texts)
+        out: Tensor = self.unet(to_channels_last(rows), timesteps, encoder_hidden_states=texts).sample
+        return out
+
+
+def to_channels_last(rows: Tensor) -> Tensor:
+    """Rows in the memory layout that convolutions prefer on their device."""
+    return rows.contiguous(memory_format=torch.channels_last) if rows.is_cuda else rows
+
+
+def pad_rows(tensor: Tensor, number: int) -> Tensor:
+    """The tensor with its first row repeated until there are `number`."""
+    missing = number - len(tensor)
+    return torch.cat([tensor, tensor[:1].expand(missing, *tensor.shape[1:])]) if missing else tensor

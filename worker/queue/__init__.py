@@ -1,0 +1,1 @@
+"""Wake-up messages: from Celery's queues to a claim."""

@@ -1,0 +1,99 @@
+"""PNG files that say how they were made: A1111's `parameters` text for other tools, and the whole spec as JSON.
+
+The text follows what A1111's `parse_generation_parameters` reads: the prompt, a line `Negative prompt: …`, and
+a last line of `Name: value` pairs, with values that hold a comma or colon quoted as JSON strings. It knows no escapes,
+so a prompt that itself says `Negative prompt:` says it there with a space that does not break, and a line of it that
+begins with `Steps:` is joined to the one before. Readers then give back what was meant, and an encoder reads the same:
+to it every space is one.
+Nothing in the file depends on when, where or in what company the job ran, so equal pixels make equal files.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import re
+
+from PIL import Image
+from PIL.PngImagePlugin import PngInfo
+
+from farm.bucket.results import ModelUsed
+from farm.jobs.spec import JobSpec, SamplerName
+from farm.pictures.images import SPEC_KEY
+from farm.pictures.metadata import read_text
+from worker.engine.request import Pixels
+
+_SAMPLER_NAMES: dict[SamplerName, str] = {
+    "lms": "LMS",
+    "euler": "Euler",
+    "euler_a": "Euler a",
+    "ddim": "DDIM",
+    "dpmpp_2m": "DPM++ 2M",
+}
+
+
+_MODEL_HASH = 10
+"""Digits of a checkpoint's SHA-256 by which A1111 and the sites where models are shared know it."""
+_CONTROL_CHARACTERS = re.compile(r"[\x00-\x09\x0b-\x1f\x7f-\x9f]")  # all but the ends of lines
+_BEFORE_STEPS = re.compile(r"\n *(?=Steps:)")
+
+
+def encode_png(pixels: Pixels, spec: JobSpec, model: ModelUsed) -> bytes:
+    """A PNG of `pixels` with both descriptions of how to make it again."""
+    info = PngInfo()
+    info.add_text("parameters", parameters_text(spec, model))
+    info.add_itxt(SPEC_KEY, spec.to_json())
+    file = io.BytesIO()
+    Image.fromarray(pixels, mode="RGB").save(file, "PNG", pnginfo=info, compress_level=6)
+    return file.getvalue()
+
+
+def read_spec(data: bytes) -> JobSpec | None:
+    """The spec that a PNG made by `encode_png` carries, or None. Raises `InvalidInput` if it is damaged."""
+    text = read_text(data, SPEC_KEY)
+    return JobSpec.from_json(text) if text else None
+
+
+def parameters_text(spec: JobSpec, model: ModelUsed) -> str:
+    """The description in A1111's form. A mix is written in its `prompt :weight AND …` notation."""
+    lines = [_readable(_prompt(spec))]
+    if spec.conditioning.negative:
+        lines.append(f"Negative prompt: {_readable(spec.conditioning.negative)}")
+    lines.append(", ".join(f"{name}: {_quoted(value)}" for name, value in _settings(spec, model).items()))
+    return "\n".join(lines)
+
+
+def _prompt(spec: JobSpec) -> str:
+    prompts = spec.conditioning.prompts
+    if len(prompts) == 1:
+        return prompts[0].text
+    return " AND ".join(f"{prompt.text} :{prompt.weight:g}" for prompt in prompts)
+
+
+def _readable(text: str) -> str:
+    """Text in which no reader takes a word for the end of the prompt, and nothing that a terminal acts on."""
+    inert = _CONTROL_CHARACTERS.sub(" ", text)
+    joined = _BEFORE_STEPS.sub(" ", inert)
+    return joined.replace("Negative prompt:", "Negative\N{NO-BREAK SPACE}prompt:")
+
+
+def _settings(spec: JobSpec, model: ModelUsed) -> dict[str, str]:
+    settings = {
+        "Steps": str(spec.steps),
+        "Sampler": _SAMPLER_NAMES[spec.sampler],
+        "CFG scale": f"{spec.guidance.scale:g}",
+        "Seed": str(spec.seed),
+        "Size": f"{spec.width}x{spec.height}",
+        **({"Model hash": model.sha256[:_MODEL_HASH]} if model.sha256 else {}),
+        "Model": model.name,
+        "RNG": "CPU",  # readers take the noise for a GPU's unless told
+    }
+    if spec.start.image is not None:
+        settings["Denoising strength"] = f"{spec.steps_to_do / spec.steps:.4g}"
+    if spec.guidance.losses:
+        settings["Losses"] = "; ".join(f"{loss.name} ×{loss.scale:g}" for loss in spec.guidance.losses)
+    return settings
+
+
+def _quoted(value: str) -> str:
+    return json.dumps(value, ensure_ascii=False) if any(sign in value for sign in ',\n:"') else value
