@@ -1,9 +1,10 @@
 # make demo    install, start a farm on this machine, render the examples into renders/, stop the farm
 # make test    install and run the tests
 # make soak    MINUTES=10: mixed jobs under all faults at random, then the audit
-# make check   format, lint, types and import contracts
-# make bench   install, compare with diffusers, measure the farm, and rewrite the tables in deploy/ (15 minutes)
-# make gpu     OUT=gpu-record: prove the farm on this machine's GPU in eight minutes (deploy/GPU.md); without one, rehearse it
+# make check   format, lint, types, import contracts, and the documentation's links
+# make docs    write the reference of the commands anew, and build the documentation into site/
+# make bench   install, compare with diffusers, measure the farm, and rewrite the tables in deploy/docs/ (15 minutes)
+# make gpu     OUT=gpu-record: prove the farm on this machine's GPU in eight minutes (deploy/docs/gpu.md); without one, rehearse it
 # make lock    after a change of constraints.txt or of the dependencies: write the hashes in deploy/requirements/ anew, from PyPI
 # make audit   ask PyPI's advisories about every package that is installed; needs a network
 # make clean   remove what the others made
@@ -22,10 +23,13 @@ LOCK := $(VENV)/locking/bin/uv pip compile --quiet --no-config --universal --pyt
     --default-index https://pypi.org/simple --generate-hashes --no-annotate --no-header --constraint constraints.txt \
     $(addprefix --no-emit-package ,$(BY_PLATFORM)) pyproject.toml
 
+# Not with --quiet, which counts no warnings: then --strict lets everything pass. The variable silences an advertisement.
+MKDOCS := NO_MKDOCS_2_WARNING=1 $(VENV)/bin/python -m mkdocs build --strict --config-file deploy/mkdocs.yml
+
 MINUTES ?= 10
 OUT ?= gpu-record
 
-.PHONY: demo test soak check format bench gpu lock audit clean
+.PHONY: demo test soak check format docs bench gpu lock audit clean
 
 demo: $(VENV)/.farm
 	FARM_HOME="$${FARM_HOME:-$(CURDIR)/.farm}" $(VENV)/bin/farm demo
@@ -41,10 +45,16 @@ check: $(VENV)/.tools
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/mypy
 	$(VENV)/bin/lint-imports
+	$(MKDOCS) --site-dir $(CURDIR)/$(VENV)/site
 
 format: $(VENV)/.tools
 	$(VENV)/bin/ruff format .
 	$(VENV)/bin/ruff check --fix .
+
+docs: $(VENV)/.tools
+	$(VENV)/bin/python deploy/commands_page.py
+	$(MKDOCS) --site-dir $(CURDIR)/site
+	@echo "The documentation is in site/index.html; with its search: $(VENV)/bin/python -m http.server --bind 127.0.0.1 --directory site"
 
 # The farm with everything a laptop needs: the client, the two servers and a worker.
 # What setuptools builds of this clone needs nothing that is not locked: hence no isolation, which would fetch unlocked tools.
@@ -80,4 +90,4 @@ audit:
 	$(VENV)/auditing/bin/pip-audit --strict --disable-pip --no-deps --requirement constraints.txt
 
 clean:
-	rm -rf $(VENV) .farm renders gpu-record .pytest_cache .mypy_cache .ruff_cache .hypothesis *.egg-info
+	rm -rf $(VENV) .farm renders gpu-record site .pytest_cache .mypy_cache .ruff_cache .hypothesis *.egg-info

@@ -30,7 +30,7 @@ class Lack:
 
     @property
     def mend(self) -> str:
-        rights = "deploy/OPERATIONS.md has the rights that a farm needs"
+        rights = "deploy/docs/operations.md has the rights that a farm needs"
         return f"grant it: ACL SETUSER {self.user} {self.right}; {rights}" if self.right else rights
 
 

@@ -17,7 +17,7 @@ from tests.benchmarks.pages import rewrite
 
 PARTS = ("render", "submit", "list", "commands", "bucket", "overhead", "full-load", "start", "saturation")
 HERE = Path(__file__).parents[2]
-RESULTS = HERE / "deploy" / "performance"
+RESULTS = HERE / "deploy" / "docs" / "performance"
 
 
 @click.command()
@@ -43,7 +43,7 @@ def main(parts: tuple[str, ...], seconds: float, repeats: int, jobs: int, held: 
             found[part] = _measured(part, found, out, jobs=jobs, held=held)
             file.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
     if out == RESULTS:
-        rewrite(HERE / "deploy", out)
+        rewrite(HERE / "deploy" / "docs", out)
         (out / "bench.md").unlink(missing_ok=True)  # its tables are in the pages now
 
 

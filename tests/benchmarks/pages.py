@@ -1,4 +1,4 @@
-"""Puts what was measured into the pages of deploy/, between marks that say so."""
+"""Puts what was measured into the pages of deploy/docs/, between marks that say so."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ from worker.bench.report import table, tables
 
 
 def rewrite(pages: Path, results: Path) -> None:
-    """Rewrite the measured parts of PERFORMANCE.md and SCALING.md from the JSON files in `results`."""
+    """Rewrite the measured parts of performance.md and scaling.md from the JSON files in `results`."""
     farm: dict[str, Any] = _read(results / "farm.json")
     bench: dict[str, Any] = _read(results / "bench.json")
     if bench:
         pictures = "![Images a second](performance/throughput.svg)\n\n![Latency by load](performance/latency.svg)"
-        _put(pages / "PERFORMANCE.md", "render", f"{tables(bench)}\n\n{pictures}")
+        _put(pages / "performance.md", "render", f"{tables(bench)}\n\n{pictures}")
     if farm:
-        _put(pages / "PERFORMANCE.md", "farm", "\n\n".join(_farm(farm)))
+        _put(pages / "performance.md", "farm", "\n\n".join(_farm(farm)))
     if "saturation" in farm:
-        _put(pages / "SCALING.md", "saturation", _saturation(farm["saturation"]))
+        _put(pages / "scaling.md", "saturation", _saturation(farm["saturation"]))
 
 
 def _read(file: Path) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Users of Redis who have the rights that deploy/OPERATIONS.md grants, and no others."""
+"""Users of Redis who have the rights that deploy/docs/operations.md grants, and no others."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from tests.integration.test_lifecycle import in_the_middle
 from tests.users import as_user
 from tests.waiting import eventually
 
-DOCUMENT = Path(__file__).parents[2] / "deploy" / "OPERATIONS.md"
+DOCUMENT = Path(__file__).parents[2] / "deploy" / "docs" / "operations.md"
 GRANTS = dict(re.findall(r"^ACL SETUSER (farm-\w+) (.+)$", DOCUMENT.read_text(encoding="utf-8"), re.MULTILINE))
 REQUEST: dict[str, Any] = {"prompt": "a cat", "model": "rights", "steps": 5, "seed": 1}
 

@@ -1,7 +1,7 @@
 """Live previews: a linear map from latents to colours, a thousandth of a decode and good enough to watch.
 
 Each colour comes from a latent pixel and its eight neighbours, which say what thin lines and edges are (see
-deploy/PERFORMANCE.md).
+deploy/docs/performance.md).
 """
 
 from __future__ import annotations

@@ -21,7 +21,8 @@ from worker.engine.request_state import RequestState
 from worker.models.model import LoadedModel
 
 ROWS = 32
-"""Rows of one forward, at most. On a CPU too: a row of 32 takes 8 % less than one of 16 (see deploy/PERFORMANCE.md)."""
+"""Rows of one forward, at most. On a CPU too: a row of 32 takes 8 % less than one of 16: see
+deploy/docs/performance.md."""
 CAREFUL_CPU_ROWS = 8
 """In deterministic mode every forward has as many, and a job alone waits for all of them."""
 

@@ -25,10 +25,10 @@ def _wait_briefly_awake() -> None:
 
     They wait for one another hundreds of times a forward, mostly for less than it takes to wake a thread: where they
     sleep at once, forwards take 1.6 to 2.3 times as long. Where they spin for long, they take the cores from the one
-    that is waited for as soon as the machine has other work (see deploy/PERFORMANCE.md). GNU's runtime, which torch's
-    wheels for Linux have, spins hardly at all by itself once more threads than there are cores have ever computed
-    something; with `ACTIVE` it spins 1,000 times even then. Other runtimes would understand `ACTIVE` as for ever,
-    but for a `KMP_BLOCKTIME`, in milliseconds. A user's own settings win.
+    that is waited for as soon as the machine has other work (see deploy/docs/performance.md). GNU's runtime, which
+    torch's wheels for Linux have, spins hardly at all by itself once more threads than there are cores have ever
+    computed something; with `ACTIVE` it spins 1,000 times even then. Other runtimes would understand `ACTIVE` as for
+    ever, but for a `KMP_BLOCKTIME`, in milliseconds. A user's own settings win.
     """
     if "OMP_WAIT_POLICY" not in os.environ:
         os.environ["OMP_WAIT_POLICY"] = "ACTIVE" if sys.platform.startswith("linux") else "PASSIVE"

@@ -28,7 +28,7 @@ def place(device: str | None = None) -> Placement:
 
     On CUDA bfloat16 where the GPU has it, else float16, in channels_last. The autoencoder takes bfloat16 too,
     but never float16, in which Stable Diffusion's can overflow to black pictures. Elsewhere all is float32;
-    on a CPU the autoencoder alone gains by channels_last (8 %, see deploy/PERFORMANCE.md).
+    on a CPU the autoencoder alone gains by channels_last (8 %, see deploy/docs/performance.md).
     Raises `InvalidInput` if this machine has no such device.
     """
     chosen = _device(device)
