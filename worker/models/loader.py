@@ -13,13 +13,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
 
 from farm.errors import ModelError
 from farm.jobs.spec import SAMPLERS
 from worker.diffusion import schedules
 from worker.diffusion.conditioning import PromptEncoder
 from worker.diffusion.cross_attention import cache_cross_attention
-from worker.diffusion.preview import fit_preview_map, read_preview_map
+from worker.diffusion.preview import PreviewMap, fit_preview_map, read_preview_map
 from worker.models import layout
 from worker.models.components import Components, read_checkpoint, read_directory
 from worker.models.device import Placement
@@ -97,28 +98,10 @@ class ModelLoader:
         self, name: str, source: Source, parts: Components, directory: Path, *, revision: str | None = None
     ) -> LoadedModel:
         """Put the parts on the device. What suits the model is said by files in `directory`."""
-        layout.check_configs(name, parts.unet.config, parts.vae.config, parts.text_encoder.config)
-        tokenizer = parts.tokenizer
-        layout.check_vocabulary(
-            name, tokenizer.get_vocab().values(), tokenizer.model_max_length, parts.text_encoder.config
-        )
-        _check_samplers(name, parts.scheduler_config)
-        try:
-            where = self._placement
-            self._place(parts.unet, where.dtype, channels_last=where.channels_last)
-            self._place(parts.vae, where.vae_dtype, channels_last=where.vae_channels_last)
-            self._place(parts.text_encoder, where.dtype, channels_last=False)
-        except RuntimeError as error:
-            raise ModelError(
-                f"the model '{name}' does not fit on {self._placement.device}: {first_line(error)}"
-            ) from error
+        _check_parts(name, parts)
+        self._place_all(name, parts)
         for component in ("unet", "vae", "text_encoder"):
             _check_finite(name, component, getattr(parts, component))
-        guidance = layout.read_guidance(directory)
-        preview_file = directory / "preview.json"
-        preview = read_preview_map(preview_file) if preview_file.is_file() else fit_preview_map(parts.vae)
-        if preview.channels != parts.vae.config["latent_channels"]:
-            raise ModelError(f"{preview_file} is not a preview map of this model", hint="its 'kernel' has another size")
         vae_factor = 2 ** (len(parts.vae.config["block_out_channels"]) - 1)
         side = parts.unet.config["sample_size"] * vae_factor
         return LoadedModel(
@@ -132,15 +115,24 @@ class ModelLoader:
             prompts=PromptEncoder(parts.tokenizer, parts.text_encoder),
             cross_attention=cache_cross_attention(parts.unet),
             scheduler_config=parts.scheduler_config,
-            preview=preview,
+            preview=_preview_map(directory, parts.vae),
             device=self._placement.device,
             dtype=self._placement.dtype,
             vae_factor=vae_factor,
             default_width=side,
             default_height=side,
-            default_guidance=guidance,
+            default_guidance=layout.read_guidance(directory),
             size=sum(map(_bytes_of, (parts.unet, parts.vae, parts.text_encoder))),
         )
+
+    def _place_all(self, name: str, parts: Components) -> None:
+        where = self._placement
+        try:
+            self._place(parts.unet, where.dtype, channels_last=where.channels_last)
+            self._place(parts.vae, where.vae_dtype, channels_last=where.vae_channels_last)
+            self._place(parts.text_encoder, where.dtype, channels_last=False)
+        except RuntimeError as error:
+            raise ModelError(f"the model '{name}' does not fit on {where.device}: {first_line(error)}") from error
 
     def _place(self, module: torch.nn.Module, dtype: torch.dtype, *, channels_last: bool) -> None:
         """Put a module where it computes, for inference alone."""
@@ -175,6 +167,23 @@ def _publish(partial: Path, directory: Path) -> Path:
         if not directory.is_dir():
             raise
     return directory
+
+
+def _check_parts(name: str, parts: Components) -> None:
+    """Raise `ModelError` for parts that do not belong together, or that nothing can be sampled with."""
+    text_encoder, tokenizer = parts.text_encoder.config, parts.tokenizer
+    layout.check_configs(name, parts.unet.config, parts.vae.config, text_encoder)
+    layout.check_vocabulary(name, tokenizer.get_vocab().values(), tokenizer.model_max_length, text_encoder)
+    _check_samplers(name, parts.scheduler_config)
+
+
+def _preview_map(directory: Path, vae: AutoencoderKL) -> PreviewMap:
+    """The model's own preview map, or one fitted to its autoencoder."""
+    file = directory / "preview.json"
+    preview = read_preview_map(file) if file.is_file() else fit_preview_map(vae)
+    if preview.channels != vae.config["latent_channels"]:
+        raise ModelError(f"{file} is not a preview map of this model", hint="its 'kernel' has another size")
+    return preview
 
 
 def _check_samplers(name: str, scheduler_config: Mapping[str, Any]) -> None:

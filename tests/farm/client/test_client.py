@@ -158,7 +158,7 @@ def test_watching_does_not_outlast_a_long_outage(client: FarmClient, monkeypatch
         raise LedgerUnavailable("gone")
 
     monkeypatch.setattr(client.ledger, "events", gone)
-    monkeypatch.setattr("farm.client.client._OUTAGE_SECONDS", 0.0)
+    monkeypatch.setattr("farm.client.watching._OUTAGE_SECONDS", 0.0)
 
     with pytest.raises(LedgerUnavailable, match="gone"):
         next(changes)
