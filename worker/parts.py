@@ -35,7 +35,6 @@ from worker.job.runner import JobRunner
 from worker.leases.announcing import Announcer
 from worker.leases.keeper import LeaseKeeper
 from worker.leases.reaper import Reaper
-from worker.leases.retention import Retention
 from worker.leaving import Leaving
 from worker.models.compiled import numbers_of_rows
 from worker.models.device import free_cached_memory, model_budget, name_of, place
@@ -51,6 +50,7 @@ from worker.results.checkpoint import Checkpoints
 from worker.results.previews import Previews
 from worker.results.promote import Promoter
 from worker.results.publish import Publisher, package_versions
+from worker.results.retention import Retention
 from worker.results.spool import Spool
 
 

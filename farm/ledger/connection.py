@@ -36,22 +36,27 @@ CHUNK = 500
 """So many records are read or written at a time, for Redis does nothing else meanwhile."""
 
 
+def connect(settings: Settings) -> Any:  # redis' types cannot tell decoded answers from bytes
+    """A client of the farm's Redis, whose answers are text. Connects when it is first used."""
+    return redis.Redis.from_url(
+        settings.redis_url,
+        decode_responses=True,
+        socket_timeout=30,
+        socket_connect_timeout=5,
+        socket_keepalive=True,
+        health_check_interval=25,
+        encoding_errors="replace",  # one record of stray bytes must not hide the others
+        # Its default sleeps for up to ten seconds between two tries: too long for a lease that is to be renewed.
+        retry=Retry(ExponentialBackoff(cap=1.0, base=0.1), retries=3),
+    )
+
+
 class Connection:
     """One Redis, as a ledger talks to it. Methods raise `LedgerUnavailable` when it cannot be used."""
 
     def __init__(self, settings: Settings, *, prefix: str = PREFIX) -> None:
         self.address = settings.redis_address
-        self.redis: Any = redis.Redis.from_url(  # its types cannot tell decoded answers from bytes
-            settings.redis_url,
-            decode_responses=True,
-            socket_timeout=30,
-            socket_connect_timeout=5,
-            socket_keepalive=True,
-            health_check_interval=25,
-            encoding_errors="replace",  # one record of stray bytes must not hide the others
-            # Its default sleeps for up to ten seconds between two tries: too long for a lease that is to be renewed.
-            retry=Retry(ExponentialBackoff(cap=1.0, base=0.1), retries=3),
-        )
+        self.redis = connect(settings)
         self._prefix = prefix
         self._script = self.redis.register_script(_program())
 
