@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
 
-from farm.errors import ModelError
+from farm.errors import ModelError, ModelUnavailable
 from farm.jobs.spec import SAMPLERS
 from worker.diffusion import schedules
 from worker.diffusion.conditioning import PromptEncoder
@@ -77,7 +77,7 @@ class ModelLoader:
                 directory = download(source, instead=f"{name}=DIRECTORY")
                 return self._from_directory(name, source, directory, revision=revision)
             case Bucket(url):
-                return self._from_directory(name, source, self._fetched(name, url))
+                return self._from_bucket(name, source, url)
             case SingleFile(path, config):
                 check_kind(path, read_shapes(path))  # before a hub is asked how to put together what is none
                 config = config or download_configuration(
@@ -93,6 +93,15 @@ class ModelLoader:
     ) -> LoadedModel:
         components = read_directory(name, directory, self._placement)
         return self._settle(name, source, components, directory, revision=revision)
+
+    def _from_bucket(self, name: str, source: Source, url: str) -> LoadedModel:
+        directory = self._fetched(name, url)
+        try:
+            components = read_directory(name, directory, self._placement)
+        except ModelError:  # it may have been fetched while it was being uploaded
+            shutil.rmtree(directory, ignore_errors=True)
+            raise
+        return self._settle(name, source, components, directory)
 
     def _settle(
         self, name: str, source: Source, parts: Components, directory: Path, *, revision: str | None = None
@@ -150,8 +159,11 @@ class ModelLoader:
         directory = self._cache / hashlib.sha256(url.encode()).hexdigest()[:16]
         if directory.is_dir():
             return directory
-        self._cache.mkdir(parents=True, exist_ok=True)
-        partial = Path(tempfile.mkdtemp(prefix="partial-", dir=self._cache))
+        try:
+            self._cache.mkdir(parents=True, exist_ok=True)
+            partial = Path(tempfile.mkdtemp(prefix="partial-", dir=self._cache))
+        except OSError as error:
+            raise ModelUnavailable(f"{url} cannot be kept in {self._cache}: {error.strerror}") from error
         try:
             self._fetch(url, partial)
             return _publish(partial, directory)
