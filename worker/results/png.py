@@ -18,19 +18,11 @@ from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
 from farm.bucket.results import ModelUsed
-from farm.jobs.spec import JobSpec, SamplerName
+from farm.jobs.spec import JobSpec
 from farm.pictures.images import SPEC_KEY
 from farm.pictures.metadata import read_text
+from worker.diffusion import samplers
 from worker.engine.request import Pixels
-
-_SAMPLER_NAMES: dict[SamplerName, str] = {
-    "lms": "LMS",
-    "euler": "Euler",
-    "euler_a": "Euler a",
-    "ddim": "DDIM",
-    "dpmpp_2m": "DPM++ 2M",
-}
-
 
 _MODEL_HASH = 10
 """Digits of a checkpoint's SHA-256 by which A1111 and the sites where models are shared know it."""
@@ -80,7 +72,7 @@ def _readable(text: str) -> str:
 def _settings(spec: JobSpec, model: ModelUsed) -> dict[str, str]:
     settings = {
         "Steps": str(spec.steps),
-        "Sampler": _SAMPLER_NAMES[spec.sampler],
+        "Sampler": samplers.BY_NAME[spec.sampler].title,
         "CFG scale": f"{spec.guidance.scale:g}",
         "Seed": str(spec.seed),
         "Size": f"{spec.width}x{spec.height}",
