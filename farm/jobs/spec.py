@@ -192,10 +192,33 @@ class JobSpec(Wire):
         return self.model_dump_json()
 
     @classmethod
-    def from_json(cls, text: str | bytes) -> JobSpec:
+    def from_json(cls, text: str | bytes) -> Self:
         """The spec in `text`. Raises `InvalidInput` naming the field at fault."""
         try:
             return cls.model_validate_json(text)
+        except ValidationError as error:
+            raise invalid(error) from error
+
+
+class ResolvedGuidance(Guidance):
+    """Guidance whose scale is known."""
+
+    scale: Scale
+
+
+class ResolvedSpec(JobSpec):
+    """A spec that leaves nothing to the model any more. As JSON it is what a `JobSpec` of the same values is."""
+
+    guidance: ResolvedGuidance
+    width: Side
+    height: Side
+
+    @classmethod
+    def of(cls, spec: JobSpec, *, width: int, height: int, scale: float) -> ResolvedSpec:
+        """`spec` with this size and guidance scale. Raises `InvalidInput` naming the field at fault."""
+        try:
+            guidance = ResolvedGuidance(scale=scale, losses=spec.guidance.losses)
+            return cls.model_validate({**dict(spec), "guidance": guidance, "width": width, "height": height})
         except ValidationError as error:
             raise invalid(error) from error
 

@@ -169,7 +169,6 @@ def prepare(request: RenderRequest, losses: Losses, arrival: int, future: Future
     Raises `InvalidInput`, `ModelError` or `RenderError` for what the spec asks and cannot have.
     """
     spec, model = request.spec, request.model
-    assert spec.width and spec.height and spec.guidance.scale is not None, "the spec must be resolved"
     steps = plan(read_schedule(model.scheduler_config, spec.sampler, spec.steps), spec.start.step)
     noise = NoiseStream(spec.seed)
     with torch.no_grad():
@@ -202,7 +201,6 @@ def prepare(request: RenderRequest, losses: Losses, arrival: int, future: Future
 
 def _first_latents(request: RenderRequest, steps: SamplingPlan, noise: NoiseStream) -> Tensor:
     spec, model = request.spec, request.model
-    assert spec.width and spec.height
     if request.picture is None:  # or it was encoded by an earlier attempt
         return (steps.init_scale * noise.draw((1, *latent_shape(spec, model))))[0].to(model.device)
     image = latents.image_tensor(request.picture, spec.width, spec.height, spec.start.fit)
