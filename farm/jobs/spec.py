@@ -188,6 +188,15 @@ class JobSpec(Wire):
         """The prompts as one line for people."""
         return " + ".join(prompt.text for prompt in self.conditioning.prompts)
 
+    def of_model(self, name: str) -> Self:
+        """The same of the model of this name. Raises `InvalidInput` if none can have it."""
+        if name == self.model:
+            return self
+        try:
+            return self.model_validate({**dict(self), "model": name})
+        except ValidationError as error:
+            raise invalid(error) from error
+
     def to_json(self) -> str:
         return self.model_dump_json()
 
