@@ -483,7 +483,7 @@ def test_a_model_that_was_fetched_half_uploaded_is_fetched_anew(built: Path, tmp
 def test_where_nothing_can_be_kept_a_model_in_a_bucket_may_come_later(tmp_path: Path) -> None:
     (tmp_path / "cache").write_text("a file where the folder should be", encoding="utf-8")
     loader = ModelLoader(place("cpu"), cache=tmp_path / "cache", fetch=lambda *_: None)
-    with pytest.raises(ModelUnavailable, match="s3://models/mine cannot be kept in .*cache: "):
+    with pytest.raises(ModelUnavailable, match=r"s3://models/mine cannot be kept in .*cache: "):
         loader.load("mine", Bucket("s3://models/mine"))
 
 
