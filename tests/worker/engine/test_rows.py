@@ -48,12 +48,13 @@ def states(
 ) -> list[RequestState]:
     """Three jobs, of which the second has no guidance; their UNet reads more than text."""
 
-    def unet(rows: Tensor, timesteps: Tensor, **arguments: Any) -> Any:
+    def forward(rows: Tensor, timesteps: Tensor, **arguments: Any) -> Any:
         forwards.append(arguments)
         return SimpleNamespace(sample=rows)
 
-    unet.config = model.unet.config  # type: ignore[attr-defined]
-    reading: Any = replace(model, unet=unet, recorded=None)
+    unet: Any = forward
+    unet.config = model.unet.config
+    reading = replace(model, unet=unet, recorded=None)
     made = []
     for number, guidance in enumerate((7.5, 1.0, 7.5)):
         request = replace(request_for(f"job {number}", guidance=guidance), model=reading)
