@@ -67,7 +67,7 @@ def drafted(requests: Iterable[JobRequest | Draft]) -> list[Draft]:
 
 def images_of(drafts: Iterable[Draft]) -> Sequence[InitImage]:
     """Their init pictures, each once."""
-    return list(dict.fromkeys(draft.image for draft in drafts if draft.image))
+    return list(dict.fromkeys(one.image for one in drafts if one.image))
 
 
 def plan(
