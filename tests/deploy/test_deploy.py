@@ -186,6 +186,7 @@ def test_workers_understand_their_options_and_have_time_to_leave(name: str, opti
     assert context.params["models"] == (("emoji", "sd14") if options else ("emoji",))
     assert context.params["device"] == ("cpu" if name == "worker-cpu" else None)
     own_time = next(option.default for option in worker_process.params if option.name == "grace")
+    assert isinstance(own_time, int | float)
     assert int(service["stop_grace_period"].removesuffix("s")) >= own_time + 10
 
 

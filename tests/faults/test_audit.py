@@ -11,9 +11,9 @@ import pytest
 from farm import keys
 from farm.ledger.ledger import PREFIX, Ledger
 from tests.faults.audit import audit
-from tests.faults.conftest import build_tiny_model
 from tests.faults.farm import FaultyFarm
 from tests.faults.faults import Fault
+from tests.tiny import build_tiny_model
 
 
 @pytest.fixture(scope="module")

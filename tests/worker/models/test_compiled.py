@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hmac
 import io
 import logging
 import shutil
@@ -197,7 +198,7 @@ def test_even_signed_files_cannot_leave_their_folder(tmp_path: Path) -> None:
         archive.addfile(tarfile.TarInfo("../outside"), io.BytesIO())
 
     with pytest.raises(tarfile.FilterError):
-        unpack(kernels.hmac.digest(KEY, file.getvalue(), "sha256") + file.getvalue(), tmp_path / "in", KEY)
+        unpack(hmac.digest(KEY, file.getvalue(), "sha256") + file.getvalue(), tmp_path / "in", KEY)
 
     assert not (tmp_path / "outside").exists()
 
