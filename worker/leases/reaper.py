@@ -16,7 +16,7 @@ from farm.errors import InvalidInput, LedgerUnavailable, StorageError
 from farm.jobs.status import Waiting
 from farm.ledger.ledger import LEASE_SECONDS, Ledger
 from farm.ledger.records import Cursor
-from farm.queue import Queue, depth
+from farm.queue import Queue
 from worker.queue.messages import jobs_named
 
 _log = logging.getLogger(__name__)
@@ -46,7 +46,7 @@ class Reaper:
         self._worker = worker
         self._also = also
         self._chore: threading.Thread | None = None
-        self._looked: dict[str, float] = {}
+        self._searched: dict[str, float] = {}
         self._cursor = Cursor()
         self._told: set[str] = set()
         self._stop = threading.Event()
@@ -100,7 +100,7 @@ class Reaper:
         self._queue.publish(Waiting(job.job, job.model, job.priority) for job in reaped if job.state == "queued")
 
     def look_over(self) -> None:
-        """Look at some more records, and tell of those that cannot be read. Raises `LedgerUnavailable`."""
+        """Check some more records, and report those that cannot be read. Raises `LedgerUnavailable`."""
         self._cursor = self._ledger.look_over(self._cursor)
         quarantined = self._ledger.quarantined()
         for job in sorted(quarantined.keys() - self._told):
@@ -118,11 +118,11 @@ class Reaper:
     def _reconcile(self, model: str) -> None:
         if not self._ledger.waiting(model):
             return
-        messages = depth(self._ledger.redis, model)
+        messages = self._queue.depth(model)
         if messages > SEARCH_MESSAGES:
             stale = self._ledger.republish(model, older_than=FORGOTTEN_SECONDS)
-        elif messages == 0 or self._is_time_to_look(model):
-            named = jobs_named(self._ledger.redis, model) if messages else ()
+        elif messages == 0 or self._is_time_to_search(model):
+            named = jobs_named(self._queue.entries(model)) if messages else ()
             stale = self._ledger.republish(model, older_than=UNCLAIMED_SECONDS, but=named)
         else:
             return
@@ -130,9 +130,9 @@ class Reaper:
             _log.info("publishing %d queued jobs of '%s' again", len(stale), model)
             self._queue.publish(stale)
 
-    def _is_time_to_look(self, model: str) -> bool:
+    def _is_time_to_search(self, model: str) -> bool:
         now = time.monotonic()
-        is_time = now - self._looked.get(model, float("-inf")) >= SEARCH_SECONDS
+        is_time = now - self._searched.get(model, float("-inf")) >= SEARCH_SECONDS
         if is_time:
-            self._looked[model] = now
+            self._searched[model] = now
         return is_time

@@ -8,6 +8,7 @@ import logging
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import closing
 from typing import Any
 
 import pytest
@@ -17,7 +18,6 @@ from kombu.entity import Queue as Messages
 from kombu.messaging import Consumer
 
 from farm.jobs.status import Waiting
-from farm.ledger.ledger import Ledger
 from farm.ledger.redis_errors import KEYS
 from farm.queue import KEY_PREFIX, Queue, celery_app, lists, queue_name
 from farm.settings import Settings
@@ -207,7 +207,7 @@ def test_a_long_message_is_dropped_unread(
     """To read it would take ten times its size, which the worker would keep."""
     key, ours = published(servers, server)
     assert len(ours) < MAX_CHARACTERS // 20
-    server.rpush(key, ours[:-1] + b', "x": "' + b"x" * MAX_CHARACTERS + b'"}')  # the next to be taken
+    server.rpush(key, ours[:-1].decode() + ', "x": "' + "x" * MAX_CHARACTERS + '"}')  # the next to be taken
 
     seen: list[Any] = []
     with (
@@ -228,7 +228,7 @@ def test_a_long_message_is_dropped_unread(
 
 def test_a_long_message_names_no_job(servers: Settings, server: redis.Redis) -> None:
     key, ours = published(servers, server)
-    with Ledger(servers).redis as connection:
-        assert jobs_named(connection, "emoji") == {job().id}
+    with closing(Queue(servers)) as queue:
+        assert jobs_named(queue.entries("emoji")) == {job().id}
         server.lset(key, 0, ours[:-1].decode() + ', "x": "' + "x" * MAX_CHARACTERS + '"}')
-        assert jobs_named(connection, "emoji") == set()
+        assert jobs_named(queue.entries("emoji")) == set()
