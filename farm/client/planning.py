@@ -6,7 +6,7 @@ import os
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from farm import keys
+from farm import keys, variables
 from farm.errors import InvalidInput
 from farm.jobs.losses import BUILTIN, LossDeclaration
 from farm.jobs.request import JobRequest
@@ -46,13 +46,13 @@ def reference_to(image: InitImage) -> InitReference:
 
 def dry_run(requests: Sequence[JobRequest]) -> Sequence[NewJob]:
     """The jobs that `submit` would make, without any connection; built-in losses only. Raises `InvalidInput`."""
-    model = os.environ.get("FARM_MODEL") or FALLBACK_MODEL
+    model = variables.MODEL.of(os.environ) or FALLBACK_MODEL
     return plan(requests, keys.new_batch_id(), _init_images(requests), default_model=model, declarations=BUILTIN)
 
 
 def default_model(workers: Iterable[WorkerInfo]) -> str:
     """`$FARM_MODEL`; else the one model that all live workers serve; else `emoji`."""
-    named = os.environ.get("FARM_MODEL")
+    named = variables.MODEL.of(os.environ)
     served = {name for worker in workers for name in worker.models}
     return named or (served.pop() if len(served) == 1 else FALLBACK_MODEL)
 
