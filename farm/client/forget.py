@@ -7,27 +7,16 @@ forgotten, `forgotten/<batch>.json` lists those.
 from __future__ import annotations
 
 import json
-import re
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 
 from farm import keys
 from farm.bucket.storage import Storage
-from farm.errors import InvalidInput, ObjectMissing, ObjectTooLarge
+from farm.errors import ObjectMissing, ObjectTooLarge
 from farm.jobs.status import TERMINAL, State
 from farm.ledger.ledger import Ledger
 
-_AGE = re.compile(r"([0-9]{1,6})([smhdw])")
-_SECONDS = {"s": 1, "m": 60, "h": 3_600, "d": 86_400, "w": 7 * 86_400}
 _MAX_BYTES = 16 * 2**20
-
-
-def age(text: str, *, field: str) -> float:
-    """The seconds in `30d`, `12h`, `90m`, … Raises `InvalidInput` that names `field`."""
-    match = _AGE.fullmatch(text.strip())
-    if match is None:
-        raise InvalidInput(f"{text!r:.40} is no length of time", field=field, hint="such as 30d, 12h or 90m")
-    return float(int(match[1]) * _SECONDS[match[2]])
 
 
 def forget(ledger: Ledger, storage: Storage, jobs: Sequence[str], *, objects: bool) -> list[str]:

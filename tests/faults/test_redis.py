@@ -83,7 +83,7 @@ def test_nobody_is_declared_dead_for_a_redis_that_froze(farm: FaultyFarm, busy: 
 
     with farm.frozen(farm.redis), ThreadPoolExecutor() as reapers:
         # One reaper was just about to look for lapsed leases: Redis will read its request before any renewal.
-        caught = reapers.submit(lambda: Ledger(farm.where).reap(patience=RENEWAL_SECONDS))
+        caught = reapers.submit(lambda: Ledger(farm.where).reap(window=RENEWAL_SECONDS))
         time.sleep(FREEZE_SECONDS)
         farm.redis.thaw()
         assert caught.result(60) == []

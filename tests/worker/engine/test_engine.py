@@ -232,8 +232,9 @@ def test_a_picture_without_room_is_decoded_in_tiles(
         return decode(z)
 
     monkeypatch.setattr(model.vae, "decode", only_tiles)
-    assert model.memory is not None
-    options = {"free": lambda: 10 * model.memory.picture} if knows == "what is free" else {}
+    memory = model.memory
+    assert memory is not None
+    options = {"free": lambda: 10 * memory.picture} if knows == "what is free" else {}
     rendered = engines(**options).submit(request_for("tiled", **large)).result(60)
 
     assert rendered.warnings == ("the picture was decoded in tiles, for want of memory: their seams may show",)

@@ -208,7 +208,7 @@ def test_a_loaded_model_is_recorded_on_a_cpu(tmp_path: Path) -> None:
     loaded = ModelLoader(place("cpu"), cache=tmp_path / "cache").load("tiny", LocalDirectory(directory))
 
     assert loaded.recorded is not None
-    assert loaded.called_unet is loaded.recorded
+    assert loaded.called_unet is loaded.recorded.module
 
 
 def test_a_thread_that_loads_a_model_computes_with_all_cores(tmp_path: Path) -> None:
