@@ -11,6 +11,7 @@ import pytest
 
 from farm import stack
 from farm.ledger.ledger import Ledger
+from farm.ledger.timing import TIMING, Timing
 from farm.settings import Settings
 
 # One thread for each process: processes that run side by side on few cores would wait for one another.
@@ -36,8 +37,14 @@ def servers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Settings]:
 
 
 @pytest.fixture
-def ledger(servers: Settings) -> Iterator[Ledger]:
+def timing() -> Timing:
+    """The times that a test's ledger goes by."""
+    return TIMING
+
+
+@pytest.fixture
+def ledger(servers: Settings, timing: Timing) -> Iterator[Ledger]:
     """A ledger of its own."""
-    made = Ledger(servers, prefix=next(_prefixes))
+    made = Ledger(servers, prefix=next(_prefixes), timing=timing)
     yield made
     made.close()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import warnings
 
 import click
@@ -13,6 +14,7 @@ from farm.host.loglines import log_to_stderr
 from farm.jobs.limits import Limits
 from farm.jobs.spec import MAX_SIDE, MAX_STEPS, MIN_SIDE
 from farm.ledger import redis_errors as access
+from farm.ledger.timing import Timing
 from farm.words import one_line
 from worker.host.runtime import importing, settle
 
@@ -61,6 +63,7 @@ def main(
     warnings.filterwarnings("ignore", message=r"\s*In Celery 5.1 we introduced an optional breaking change")
     try:
         _check_name(name)
+        timing = Timing.from_environment(os.environ)
         access.check(settings.load())  # before torch, for it takes seconds
         with importing():
             from worker.app import start  # imports torch, which takes seconds
@@ -79,6 +82,7 @@ def main(
                 grace=grace,
                 checkpoint_seconds=checkpoint_seconds,
                 limits=Limits(max_side, max_steps, max_seconds),
+                timing=timing,
             )
         )
     except FarmError as error:

@@ -54,13 +54,12 @@ from farm.ledger.records import (
     read_worker,
 )
 from farm.ledger.redis_errors import unavailable
+from farm.ledger.timing import TIMING, Timing
 from farm.settings import Settings
 
 PREFIX = "farm"
-LEASE_SECONDS = 15.0
 MAX_DEATHS = 3
 _CHUNK = 500
-_WORKER_TTL_MS = 15_000
 _OVERDUE_SECONDS = 60
 _DEATH_TTL_MS = 30 * 24 * 3600 * 1000
 _MAX_DEATH_CHARACTERS = 4_000
@@ -69,7 +68,7 @@ _MAX_DEATH_CHARACTERS = 4_000
 class Ledger:
     """The job records of one farm. Methods raise `LedgerUnavailable` when Redis cannot be used."""
 
-    def __init__(self, settings: Settings, *, prefix: str = PREFIX) -> None:
+    def __init__(self, settings: Settings, *, prefix: str = PREFIX, timing: Timing = TIMING) -> None:
         self.address = settings.redis_address
         self.redis: Any = redis.Redis.from_url(  # its types cannot tell decoded answers from bytes
             settings.redis_url,
@@ -83,6 +82,7 @@ class Ledger:
             retry=Retry(ExponentialBackoff(cap=1.0, base=0.1), retries=3),
         )
         self._prefix = prefix
+        self._timing = timing
         self._script = self.redis.register_script(
             resources.files("farm.ledger").joinpath("ledger.lua").read_text(encoding="utf-8")
         )
@@ -116,19 +116,21 @@ class Ledger:
         token: str | None = None,
         alone: bool = False,
         instead: Collection[str] = (),
-        lease: float = LEASE_SECONDS,
+        lease: float | None = None,
         deaths: int = MAX_DEATHS,
     ) -> Claim | None:
         """Take a queued job for `lease` seconds, or None if it is not queued (any more).
 
-        Then the next job that waits for one of the models in `instead` is taken, if there is one.
+        Without `lease` it is the one of the ledger's timing. If the job is not to be had, the next that waits for one
+        of the models in `instead` is taken, if there is one.
 
         A claim whose answer was lost can be sent again with its `token`, which is new for each claim.
         `alone` says that the worker has no other job. Raises `Suspect` for a job that only such a one may have: one
         whose lease lapsed `deaths` − 1 times.
         """
         others = json.dumps(sorted(instead)) if instead else "[]"
-        answer = self._run("claim", job, worker, token or new_token(), _milliseconds(lease), deaths, int(alone), others)
+        kept = self._lease(lease)
+        answer = self._run("claim", job, worker, token or new_token(), kept, deaths, int(alone), others)
         if answer[0] == "suspect":
             raise Suspect(job)
         if answer[0] != "claimed":
@@ -140,9 +142,9 @@ class Ledger:
         """Note that `step` steps of a running job are safe in the bucket. False if it is not held any more."""
         return bool(self._run("checkpoint", claim.job, worker, claim.attempt, step))
 
-    def renew(self, worker: str, held: Iterable[tuple[str, int, int]], *, lease: float = LEASE_SECONDS) -> Renewed:
+    def renew(self, worker: str, held: Iterable[tuple[str, int, int]], *, lease: float | None = None) -> Renewed:
         """Renew the leases on `held` (job, attempt, step) and record their steps."""
-        answer = self._run("renew", worker, _milliseconds(lease), json.dumps(list(held)))
+        answer = self._run("renew", worker, self._lease(lease), json.dumps(list(held)))
         lost, previewed = (frozenset((job, int(n)) for job, n in _in_groups(told, 2)) for told in answer)
         return Renewed(lost, previewed)
 
@@ -382,8 +384,9 @@ class Ledger:
     # Workers
 
     def announce(self, worker: WorkerInfo) -> None:
-        """Say that a worker lives; the record lapses after 15 s unless renewed."""
-        self._run("note", "worker", worker.id, worker.model_dump_json(), _WORKER_TTL_MS)
+        """Say that a worker lives; the record lapses unless that is said again in time."""
+        kept = _milliseconds(self._timing.announced)
+        self._run("note", "worker", worker.id, worker.model_dump_json(), kept)
 
     def depart(self, worker: str) -> None:
         """Say that a worker is gone."""
@@ -437,6 +440,9 @@ class Ledger:
         return Tie(name, id)
 
     # Plumbing
+
+    def _lease(self, seconds: float | None) -> int:
+        return _milliseconds(self._timing.lease if seconds is None else seconds)
 
     def _key(self, *parts: str) -> str:
         return ":".join((self._prefix, *parts))

@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 from tests.faults.farm import FaultyFarm
+from tests.timing import of_a_farm
 from tests.tiny import build_tiny_model
 from tests.waiting import eventually
 
@@ -22,7 +23,9 @@ TRACED = {"trace": "video", "steps": 120, "width": 256, "height": 256}
 
 
 def test_a_job_that_a_full_disk_cannot_hold_goes_to_another_worker(farm: FaultyFarm) -> None:
-    cramped = farm.worker("cramped", model="disk", command=(sys.executable, "-c", CRAMPED))
+    long_enough_to_start_another = of_a_farm(farm.timing.model_copy(update={"disk": 30.0}))
+    command = (sys.executable, "-c", CRAMPED)
+    cramped = farm.worker("cramped", model="disk", command=command, environment=long_enough_to_start_another)
     farm.start(cramped)
     with farm.fault("full disk", cramped, may_cost=True):
         [job] = farm.submit(model="disk", **TRACED)

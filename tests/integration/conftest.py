@@ -6,7 +6,6 @@ Each test that needs its own workers uses its own model name, and with it its ow
 from __future__ import annotations
 
 import json
-import os
 import signal
 import subprocess
 import sys
@@ -23,6 +22,7 @@ from farm.client import FarmClient
 from farm.jobs.request import JobRequest
 from farm.jobs.status import JobStatus
 from farm.settings import Settings
+from tests.environments import of_a_shell
 from tests.tiny import build_tiny_model
 from tests.waiting import eventually
 
@@ -65,8 +65,7 @@ def where(home: Path) -> Iterator[Settings]:
 @pytest.fixture(scope="session")
 def environment(home: Path, where: Settings) -> dict[str, str]:
     """The environment of a shell on this farm's machine. `where` makes sure that the farm runs."""
-    kept = {name: value for name, value in os.environ.items() if not name.startswith(("FARM_", "AWS_"))}
-    return {**kept, "FARM_HOME": str(home), "OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1"}
+    return of_a_shell(home)
 
 
 @pytest.fixture

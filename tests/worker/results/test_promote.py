@@ -9,9 +9,9 @@ import pytest
 from farm import keys
 from farm.client import FarmClient
 from farm.jobs.request import JobRequest
+from farm.ledger.timing import Timing
 from farm.settings import Settings
 from tests.farm.rendering import Rendering, render
-from worker.results import promote as promote_module
 from worker.results.promote import Promoter
 
 
@@ -23,9 +23,8 @@ def client(servers: Settings) -> Iterator[FarmClient]:
 
 
 @pytest.fixture
-def promoter(client: FarmClient, monkeypatch: pytest.MonkeyPatch) -> Promoter:
-    monkeypatch.setattr(promote_module, "_MISSING_SECONDS", -1.0)
-    return Promoter(client.storage, client.ledger)
+def promoter(client: FarmClient) -> Promoter:
+    return Promoter(client.storage, client.ledger, Timing(unpromoted=0.0))
 
 
 def rendered(client: FarmClient, count: int = 1) -> list[Rendering]:
