@@ -21,6 +21,7 @@ from farm.client import FarmClient
 from farm.settings import Settings
 from farm.stack import credentials, servers
 from farm.stack.layout import Layout, write_json
+from tests.environments import of_a_shell
 from tests.waiting import eventually
 
 SECRETS = {

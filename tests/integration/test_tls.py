@@ -22,6 +22,7 @@ from PIL import Image
 from farm.stack import credentials, readiness, servers
 from farm.stack.layout import Layout
 from farm.stack.process import Program
+from tests.environments import naming, of_a_shell
 from tests.integration.conftest import Worker
 from tests.tls import tls_in_front_of
 from tests.waiting import eventually
