@@ -106,18 +106,19 @@ class FaultyFarm:
         name: str,
         *options: str,
         model: str = "tiny",
-        command: tuple[str, ...] = (sys.executable, "-m", "worker"),
+        command: tuple[str, ...] | None = None,
         environment: dict[str, str] | None = None,
     ) -> Process:
-        """A worker of this name, not started yet."""
+        """A worker of this name, not started yet. With `command` that is run in its place."""
         options = ("--name", name, "--device", "cpu", "--model", f"{model}={self._model}", *options)
         self.workers[name] = Process(
             name,
-            (*command, *options),
+            command,
             PACKAGES,
             {**self.environment, **(environment or {})},
             self._layout.log(name),
             self._watch,
+            options,
         )
         return self.workers[name]
 

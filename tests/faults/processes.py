@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from farm.stack import guard
+from tests.launching import Forked
 from tests.stack.farms import lives
 
 
@@ -50,15 +51,26 @@ class Watch:
 
 
 class Process:
-    """One program that can be started again and again, each time with the same command, folder and log."""
+    """One program that can be started again and again, each time with the same command, folder and log.
+
+    Without a command it is a worker, with `arguments`.
+    """
 
     def __init__(
-        self, name: str, command: tuple[str, ...], folder: Path, environment: Mapping[str, str], log: Path, watch: Watch
+        self,
+        name: str,
+        command: tuple[str, ...] | None,
+        folder: Path,
+        environment: Mapping[str, str],
+        log: Path,
+        watch: Watch,
+        arguments: tuple[str, ...] = (),
     ) -> None:
         self.name = name
         self.log = log
         self._command, self._folder, self._environment, self._watch = command, folder, environment, watch
-        self._running: subprocess.Popen[bytes] | None = None
+        self._arguments = arguments
+        self._running: Forked | subprocess.Popen[bytes] | None = None
 
     @property
     def pid(self) -> int:
@@ -74,9 +86,20 @@ class Process:
 
     def start(self) -> None:
         assert not self.is_running, f"{self.name} runs already"
+        self._running = self._started()
+        try:
+            self._watch.note(self._running.pid)
+        except ValueError:  # the farm was closed meanwhile
+            self._running.kill()
+            self._running.wait()
+            raise
+
+    def _started(self) -> Forked | subprocess.Popen[bytes]:
+        if self._command is None:
+            return Forked(self._arguments, environment=self._environment, log=self.log, folder=self._folder)
         with self.log.open("ab") as output:
-            self._running = subprocess.Popen(
-                self._command,
+            return subprocess.Popen(
+                (*self._command, *self._arguments),
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=output,
@@ -84,12 +107,6 @@ class Process:
                 env=self._environment,
                 start_new_session=True,
             )
-        try:
-            self._watch.note(self._running.pid)
-        except ValueError:  # the farm was closed meanwhile
-            self._running.kill()
-            self._running.wait()
-            raise
 
     def kill(self) -> None:
         """As by the kernel: no handler runs. Nothing, if it has ended."""
@@ -112,11 +129,11 @@ class Process:
         return self._ended(self._process, within)
 
     @property
-    def _process(self) -> subprocess.Popen[bytes]:
+    def _process(self) -> Forked | subprocess.Popen[bytes]:
         assert self._running is not None, f"{self.name} was never started"
         return self._running
 
-    def _ended(self, process: subprocess.Popen[bytes], within: float) -> int:
+    def _ended(self, process: Forked | subprocess.Popen[bytes], within: float) -> int:
         """Wait for a process that may have a successor by then."""
         status = process.wait(within)
         self._watch.forget(process.pid)

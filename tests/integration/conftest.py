@@ -23,6 +23,7 @@ from farm.jobs.request import JobRequest
 from farm.jobs.status import JobStatus
 from farm.settings import Settings
 from tests.environments import of_a_shell
+from tests.launching import Forked
 from tests.tiny import build_tiny_model
 from tests.waiting import eventually
 
@@ -35,7 +36,7 @@ class Worker:
     """A worker process and the file it writes its log to."""
 
     name: str
-    process: subprocess.Popen[bytes]
+    process: Forked | subprocess.Popen[bytes]
     log: Path
 
     def is_ready(self, client: FarmClient) -> bool:
@@ -86,12 +87,11 @@ class Launcher:
         self._environment, self._where, self._tiny_model, self._logs = environment, where, tiny_model, logs
         self._started: list[Worker] = []
 
-    def __call__(self, name: str, *options: str, model: str = "tiny") -> Worker:
+    def __call__(self, name: str, *options: str, model: str = "tiny", **variables: str) -> Worker:
         log = self._logs / f"{name}.log"
-        command = [sys.executable, "-m", "worker", "--name", name, "--device", "cpu"]
-        command += ["--model", f"{model}={self._tiny_model}", *options]
-        with log.open("wb") as output:
-            process = subprocess.Popen(command, env=self._environment, stdout=output, stderr=subprocess.STDOUT)
+        served = f"{model}={self._tiny_model}"
+        arguments = ("--name", name, "--device", "cpu", "--model", served, *options)
+        process = Forked(arguments, environment={**self._environment, **variables}, log=log)
         worker = Worker(name, process, log)
         self._started.append(worker)
         with FarmClient(self._where) as client:
