@@ -43,8 +43,14 @@ def timing() -> Timing:
 
 
 @pytest.fixture
-def ledger(servers: Settings, timing: Timing) -> Iterator[Ledger]:
+def ledger(ledger_on_redis: Ledger) -> Ledger:
     """A ledger of its own."""
+    return ledger_on_redis
+
+
+@pytest.fixture
+def ledger_on_redis(servers: Settings, timing: Timing) -> Iterator[Ledger]:
+    """A real one, on the servers of the session."""
     made = Ledger(servers, prefix=next(_prefixes), timing=timing)
     yield made
     made.close()
