@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from concurrent.futures import Future
 
 import numpy as np
@@ -26,8 +26,8 @@ COLOUR = (40, 80, 200)
 
 
 class FakeEngine(Engine):
-    """What is to happen in the midst of a job is done by its observer, or by `failures`: errors by the engine's name of
-    a job. With `snapshot_every` steps observers get a snapshot."""
+    """What is to happen in the midst of a job is done by its observer, or as `before_each`, or by `failures`: errors by
+    the engine's name of a job. With `snapshot_every` steps observers get a snapshot."""
 
     def __init__(self, *, snapshot_every: int = 0) -> None:
         self._snapshot_every = snapshot_every
@@ -36,6 +36,7 @@ class FakeEngine(Engine):
         self._previews: set[str] = set()
         self._is_suspended = False
         self.failures: Mapping[str, Exception] = {}
+        self.before_each: Callable[[], object] = lambda: None
         self.rendered: list[RenderRequest] = []
 
     def start(self) -> None:
@@ -82,13 +83,12 @@ class FakeEngine(Engine):
         return "nowhere"
 
     def _render(self, request: RenderRequest) -> Rendered:
+        self.before_each()
         position = request.resume.position if request.resume else 0
         while position < request.spec.steps_to_do:
             self._between_steps(request, position)
             self._take_step(request, position)
             position += 1
-        if request.id in self._cancelled:
-            raise Cancelled
         return Rendered(_plain(request), (), {"render": 0.0, "decode": 0.0})
 
     def _between_steps(self, request: RenderRequest, position: int) -> None:
