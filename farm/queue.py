@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from farm import keys
@@ -67,10 +68,11 @@ def celery_app(settings: Settings) -> Celery:
 
 
 class Queue:
-    """Publishes wake-up messages. Raises `LedgerUnavailable` when Redis cannot be used."""
+    """Publishes wake-up messages, and tells what waits. Raises `LedgerUnavailable` when Redis cannot be used."""
 
     def __init__(self, settings: Settings) -> None:
         self.address = settings.redis_address
+        self._settings = settings
         self._app = celery_app(settings)
 
     def publish(self, jobs: Iterable[Waiting]) -> None:
@@ -94,34 +96,39 @@ class Queue:
         except (OperationalError, BatchPublishError, RedisError, OSError) as error:
             raise unavailable(self.address, error) from error
 
+    def depth(self, model: str) -> int:
+        """How many messages wait in a model's queue, over all priorities."""
+        pipeline = self._redis.pipeline(transaction=False)
+        for name in lists(model):
+            pipeline.llen(name)
+        return sum(self._answers(pipeline, model))
+
+    def entries(self, model: str) -> list[str]:
+        """Everything that waits in a model's queue, as it is there."""
+        pipeline = self._redis.pipeline(transaction=False)
+        for name in lists(model):
+            pipeline.lrange(name, 0, -1)
+        return [entry for found in self._answers(pipeline, model) for entry in found]
+
+    @cached_property
+    def _redis(self) -> Any:
+        from farm.ledger.connection import connect
+
+        return connect(self._settings)
+
+    def _answers(self, pipeline: Any, model: str) -> list[Any]:
+        from redis import RedisError
+
+        try:
+            answers: list[Any] = pipeline.execute()
+        except RedisError as error:
+            raise LedgerUnavailable(f"the queue {queue_name(model)} cannot be read: {error}") from error
+        return answers
+
     def close(self) -> None:
         self._app.close()
-
-
-def depth(connection: Any, model: str) -> int:
-    """How many messages wait in a model's queue, over all priorities. Raises `LedgerUnavailable`."""
-    from redis import RedisError
-
-    pipeline = connection.pipeline(transaction=False)
-    for name in lists(model):
-        pipeline.llen(name)
-    try:
-        return sum(pipeline.execute())
-    except RedisError as error:
-        raise LedgerUnavailable(f"the queue {queue_name(model)} cannot be read: {error}") from error
-
-
-def entries(connection: Any, model: str) -> list[str]:
-    """Everything that waits in a model's queue, as it is there. Raises `LedgerUnavailable`."""
-    from redis import RedisError
-
-    pipeline = connection.pipeline(transaction=False)
-    for name in lists(model):
-        pipeline.lrange(name, 0, -1)
-    try:
-        return [entry for found in pipeline.execute() for entry in found]
-    except (RedisError, UnicodeDecodeError) as error:
-        raise LedgerUnavailable(f"the queue {queue_name(model)} cannot be read: {error}") from error
+        if "_redis" in self.__dict__:
+            self._redis.close()
 
 
 def lists(model: str) -> list[str]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import warnings
+from typing import Any
 
 import click
 
@@ -39,18 +40,11 @@ _MAX_NAME = 100
 @click.option("--max-steps", type=click.IntRange(1, MAX_STEPS), help="Refuse jobs of more steps.")
 @click.option("--max-seconds", type=click.FloatRange(0, min_open=True), help="Fail jobs that take longer to render.")
 def main(
-    name: str | None,
-    device: str | None,
     models: tuple[str, ...],
-    slots: int | None,
-    rows: int | None,
-    deterministic: bool,
-    compile: bool,
-    grace: float,
-    checkpoint_seconds: float,
     max_side: int | None,
     max_steps: int | None,
     max_seconds: float | None,
+    **options: Any,
 ) -> None:
     """Take jobs off the farm's queues and render them."""
     settle()
@@ -62,7 +56,7 @@ def main(
     # Nor of jobs that Redis would deliver twice when a connection is lost: it delivers none, and the ledger decides.
     warnings.filterwarnings("ignore", message=r"\s*In Celery 5.1 we introduced an optional breaking change")
     try:
-        _check_name(name)
+        _check_name(options["name"])
         timing = Timing.from_environment(os.environ)
         access.check(settings.load())  # before torch, for it takes seconds
         with importing():
@@ -70,21 +64,8 @@ def main(
             from worker.options import DEFAULT_MODELS, Options
 
         _quiet_libraries()
-        start(
-            Options(
-                models=models or DEFAULT_MODELS,
-                name=name,
-                device=device,
-                slots=slots,
-                rows=rows,
-                deterministic=deterministic,
-                compile=compile,
-                grace=grace,
-                checkpoint_seconds=checkpoint_seconds,
-                limits=Limits(max_side, max_steps, max_seconds),
-                timing=timing,
-            )
-        )
+        limits = Limits(max_side, max_steps, max_seconds)
+        start(Options(models=models or DEFAULT_MODELS, limits=limits, timing=timing, **options))
     except FarmError as error:
         click.echo(one_line(f"farm worker: {error.message}"), err=True)
         if error.hint:

@@ -14,8 +14,7 @@ with FarmClient.connect() as farm:
 from __future__ import annotations
 
 import contextlib
-import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -30,6 +29,8 @@ from farm.bucket.storage import Storage
 from farm.client import tie
 from farm.client.planning import check, default_model, known_losses, plan
 from farm.client.previews import look_at
+from farm.client.warnings import of_pictures, of_workers
+from farm.client.watching import watch
 from farm.errors import LedgerUnavailable, ObjectMissing, StorageError, WrongState
 from farm.jobs.losses import LossDeclaration
 from farm.jobs.request import JobRequest
@@ -40,10 +41,6 @@ from farm.ledger.records import NewJob
 from farm.pictures.images import InitImage
 from farm.queue import Queue, lists
 from farm.settings import Settings
-
-_RESYNCHRONISE_AFTER_SILENT_READS = 10
-_OUTAGE_SECONDS = 30.0
-_RETRY_SECONDS = 0.5
 
 
 @dataclass(frozen=True)
@@ -153,7 +150,7 @@ class FarmClient:
             batch,
             jobs=tuple(job.id for job in jobs),
             specs=tuple(job.spec for job in jobs),
-            warnings=(*_of_pictures(images), *_warnings(jobs, workers), *unpublished),
+            warnings=(*of_pictures(images.values()), *of_workers(jobs, workers), *unpublished),
         )
 
     def _publish(self, waiting: Iterable[Waiting]) -> tuple[str, ...]:
@@ -207,33 +204,7 @@ class FarmClient:
         A job whose record is lost on the way is not followed any further. An outage of Redis of up to half a
         minute is waited out. Raises `JobNotFound`, `LedgerUnavailable`.
         """
-        cursor = self.ledger.now()
-        latest = {status.id: status for status in self.ledger.get_many(jobs)}
-        yield from latest.values()
-        answered = time.monotonic()
-        silent = 0
-        while not all(status.is_over for status in latest.values()):
-            try:
-                events = self.ledger.events(cursor, wait=1.0)
-                changed = [job for job in dict.fromkeys(event.job for event in events) if job in latest]
-                silent = 0 if changed else silent + 1
-                if silent >= _RESYNCHRONISE_AFTER_SILENT_READS:  # what the bounded stream dropped is read again
-                    changed, silent = [job for job, status in latest.items() if not status.is_over], 0
-                statuses = self.ledger.get_many(changed)
-                for job in set(changed) - {status.id for status in statuses}:
-                    del latest[job]
-            except LedgerUnavailable:
-                if time.monotonic() - answered > _OUTAGE_SECONDS:
-                    raise
-                time.sleep(_RETRY_SECONDS)
-                silent = _RESYNCHRONISE_AFTER_SILENT_READS
-                continue
-            answered = time.monotonic()
-            cursor = events[-1].cursor if events else cursor
-            for status in statuses:
-                if status != latest[status.id]:
-                    latest[status.id] = status
-                    yield status
+        return watch(self.ledger, jobs)
 
     def previews(self, jobs: Sequence[str]) -> dict[str, Preview]:
         """How jobs look that are being rendered, as far as there is something to see.
@@ -325,35 +296,3 @@ class FarmClient:
     def losses(self) -> Sequence[LossDeclaration]:
         """The built-in losses and those that live workers announce."""
         return known_losses(self.ledger.workers())
-
-
-def _of_pictures(images: Mapping[Path, InitImage]) -> Iterator[str]:
-    return (warning for image in images.values() for warning in image.warnings)
-
-
-def _warnings(jobs: Sequence[NewJob], workers: Sequence[WorkerInfo]) -> tuple[str, ...]:
-    served = {name for worker in workers for name in worker.models}
-    refused = {name: f"{worker.id}: {why}" for worker in workers for name, why in worker.refused.items()}
-    missing = sorted({job.spec.model for job in jobs} - served)
-    waiting = tuple(
-        f"no live worker serves the model '{name}'; its jobs wait until one does ({refused.get(name) or _how(name)})"
-        for name in missing
-    )
-    return (*waiting, *sorted(set(filter(None, (_beyond(job.spec, workers) for job in jobs)))))
-
-
-def _beyond(spec: JobSpec, workers: Sequence[WorkerInfo]) -> str | None:
-    """What to say of a job that every live worker with its model would refuse, if they would."""
-    able = [worker for worker in workers if spec.model in worker.models]
-    if not any(worker.limits.side or worker.limits.steps for worker in able):
-        return None
-    excesses = [(worker.id, excess) for worker in able if (excess := worker.limits.excess(spec))]
-    if len(excesses) < len(able):
-        return None
-    name, (asked, most, option) = excesses[0]
-    others = ("", ", nor does the other")[len(able) - 1] if len(able) < 3 else f", nor do the {len(able) - 1} others"
-    return f"a job that asks for {asked} will fail: {name} does {most} at the most ({option}){others}"
-
-
-def _how(name: str) -> str:
-    return f"farm worker --model {name}{'' if name in keys.BUILT_IN_MODELS else '=SOURCE'}"

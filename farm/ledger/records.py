@@ -134,7 +134,7 @@ def new_token() -> str:
 
 
 def as_record(batch: str, job: NewJob) -> dict[str, Any]:
-    """A new job of a batch as `ledger.lua` takes it."""
+    """A new job of a batch as `lua/` takes it."""
     return {
         **({"result": job.result} if job.result else {}),
         **({"checkpoint": job.checkpoint} if job.checkpoint else {}),

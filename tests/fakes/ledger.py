@@ -1,4 +1,4 @@
-"""A ledger in memory, with the transitions of `ledger.lua`."""
+"""A ledger in memory, with the transitions of `lua/`."""
 
 from __future__ import annotations
 

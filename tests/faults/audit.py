@@ -23,7 +23,7 @@ from farm.bucket.storage import Storage
 from farm.client import FarmClient
 from farm.errors import JobNotFound, StorageError
 from farm.jobs.status import STATES, TERMINAL, JobStatus
-from farm.ledger.ledger import PREFIX
+from farm.ledger.connection import PREFIX
 from farm.queue import KEY_PREFIX
 from tests.faults.faults import Fault
 from tests.faults.history import Happening, History

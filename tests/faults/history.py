@@ -8,7 +8,8 @@ from dataclasses import dataclass
 
 from redis import RedisError
 
-from farm.ledger.ledger import PREFIX, Ledger
+from farm.ledger.connection import PREFIX
+from farm.ledger.ledger import Ledger
 from farm.settings import Settings
 from tests.waiting import eventually
 

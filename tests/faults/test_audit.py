@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 from farm import keys
-from farm.ledger.ledger import PREFIX, Ledger
+from farm.ledger.connection import PREFIX
+from farm.ledger.ledger import Ledger
 from tests.faults.audit import audit
 from tests.faults.conftest import build_tiny_model
 from tests.faults.farm import FaultyFarm

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from farm import keys
 from farm.client import FarmClient
 from farm.jobs.status import JobStatus
-from farm.queue import TASK, depth, lists, queue_name
+from farm.queue import TASK, lists, queue_name
 from tests.fuzzing import anything, fuzz, spoilt, words
 from tests.integration.conftest import Worker
 from tests.waiting import eventually
@@ -65,7 +65,7 @@ def test_a_worker_drops_them_and_works_on(
         for queue, entry in forged:
             pipeline.lpush(queue, entry)
         pipeline.execute()
-        eventually(lambda: depth(redis, "tiny") == 0, "every entry is taken")
+        eventually(lambda: client.queue.depth("tiny") == 0, "every entry is taken")
         assert worker.process.poll() is None, worker.log.read_text(encoding="utf-8")[-4_000:]
 
     before = client.ledger.counts()

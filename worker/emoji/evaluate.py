@@ -11,7 +11,7 @@ import argparse
 import json
 import time
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from itertools import cycle
 from pathlib import Path
 from typing import Any
@@ -37,6 +37,7 @@ from worker.emoji.corpus import (
 )
 from worker.emoji.dataset import Pictures
 from worker.emoji.drawing import Prompt, Pull, Start, draw, load, sheet
+from worker.emoji.measures import Measure, table, write_measures
 from worker.emoji.recognition import StyleJudge, SubjectJudge, background_of, pixels
 
 WEIGHTS = Path(__file__).parent / "weights"
@@ -68,21 +69,6 @@ class Effort:
 
 QUICK = Effort(seeds=1, subjects=10, scenes=10, mixes=60, guidances_of_mixes=(6.0,), reconstructions=40)
 """The smaller version, for tests."""
-
-
-@dataclass(frozen=True)
-class Measure:
-    """One number and the bound that it must reach; ``at_most`` says that the bound is from above."""
-
-    name: str
-    value: float
-    bound: float
-    at_most: bool = False
-
-    @property
-    def passed(self) -> bool:
-        """Whether the bound is met."""
-        return self.value <= self.bound if self.at_most else self.value >= self.bound
 
 
 class Evaluation:
@@ -267,22 +253,6 @@ def known_subjects(model: Path) -> list[Subject]:
 def on_color(subject: Subject, color: str) -> str:
     """The caption of a subject on a background that is always named, white too."""
     return f"{subject.phrase} on {with_article(color)} background"
-
-
-def table(measures: Sequence[Measure]) -> str:
-    """The measures as lines of name, value, bound and verdict."""
-    width = max(len(measure.name) for measure in measures)
-    return "\n".join(
-        f"{measure.name:<{width}}  {measure.value:8.3f}  {'<=' if measure.at_most else '>='} {measure.bound:<6g}"
-        f"  {'ok' if measure.passed else 'MISSED'}"
-        for measure in measures
-    )
-
-
-def write_measures(measures: Sequence[Measure], path: Path) -> None:
-    """Write the measures as JSON, by name, each with its verdict."""
-    numbers = {measure.name: asdict(measure) | {"passed": measure.passed} for measure in measures}
-    path.write_text(json.dumps(numbers, indent=2) + "\n", encoding="utf-8")
 
 
 def _share(flags: Iterable[bool]) -> float:

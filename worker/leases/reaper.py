@@ -17,7 +17,7 @@ from farm.jobs.status import Waiting
 from farm.ledger.ledger import Ledger
 from farm.ledger.records import Cursor
 from farm.ledger.timing import TIMING, Timing
-from farm.queue import Queue, depth
+from farm.queue import Queue
 from worker.queue.messages import jobs_named
 
 _log = logging.getLogger(__name__)
@@ -49,7 +49,7 @@ class Reaper:
         self._timing = timing
         self._search_messages = search_messages
         self._chore: threading.Thread | None = None
-        self._looked: dict[str, float] = {}
+        self._searched: dict[str, float] = {}
         self._cursor = Cursor()
         self._told: set[str] = set()
         self._stop = threading.Event()
@@ -103,7 +103,7 @@ class Reaper:
         self._queue.publish(Waiting(job.job, job.model, job.priority) for job in reaped if job.state == "queued")
 
     def look_over(self) -> None:
-        """Look at some more records, and tell of those that cannot be read. Raises `LedgerUnavailable`."""
+        """Check some more records, and report those that cannot be read. Raises `LedgerUnavailable`."""
         self._cursor = self._ledger.look_over(self._cursor)
         quarantined = self._ledger.quarantined()
         for job in sorted(quarantined.keys() - self._told):
@@ -121,11 +121,11 @@ class Reaper:
     def _reconcile(self, model: str) -> None:
         if not self._ledger.waiting(model):
             return
-        messages = depth(self._ledger.redis, model)
+        messages = self._queue.depth(model)
         if messages > self._search_messages:
             stale = self._ledger.republish(model, older_than=self._timing.forgotten)
-        elif messages == 0 or self._is_time_to_look(model):
-            named = jobs_named(self._ledger.redis, model) if messages else ()
+        elif messages == 0 or self._is_time_to_search(model):
+            named = jobs_named(self._queue.entries(model)) if messages else ()
             stale = self._ledger.republish(model, older_than=self._timing.unclaimed, but=named)
         else:
             return
@@ -133,9 +133,9 @@ class Reaper:
             _log.info("publishing %d queued jobs of '%s' again", len(stale), model)
             self._queue.publish(stale)
 
-    def _is_time_to_look(self, model: str) -> bool:
+    def _is_time_to_search(self, model: str) -> bool:
         now = time.monotonic()
-        is_time = now - self._looked.get(model, float("-inf")) >= self._timing.search
+        is_time = now - self._searched.get(model, float("-inf")) >= self._timing.search
         if is_time:
-            self._looked[model] = now
+            self._searched[model] = now
         return is_time

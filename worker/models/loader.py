@@ -13,13 +13,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
 
-from farm.errors import ModelError
+from farm.errors import ModelError, ModelUnavailable
 from farm.jobs.spec import SAMPLERS
 from worker.diffusion import schedules
 from worker.diffusion.conditioning import PromptEncoder
 from worker.diffusion.cross_attention import cache_cross_attention
-from worker.diffusion.preview import fit_preview_map, read_preview_map
+from worker.diffusion.preview import PreviewMap, fit_preview_map, read_preview_map
 from worker.models import layout
 from worker.models.components import Components, read_checkpoint, read_directory
 from worker.models.device import Placement
@@ -76,7 +77,7 @@ class ModelLoader:
                 directory = download(source, instead=f"{name}=DIRECTORY")
                 return self._from_directory(name, source, directory, revision=revision)
             case Bucket(url):
-                return self._from_directory(name, source, self._fetched(name, url))
+                return self._from_bucket(name, source, url)
             case SingleFile(path, config):
                 check_kind(path, read_shapes(path))  # before a hub is asked how to put together what is none
                 config = config or download_configuration(
@@ -93,32 +94,23 @@ class ModelLoader:
         components = read_directory(name, directory, self._placement)
         return self._settle(name, source, components, directory, revision=revision)
 
+    def _from_bucket(self, name: str, source: Source, url: str) -> LoadedModel:
+        directory = self._fetched(name, url)
+        try:
+            components = read_directory(name, directory, self._placement)
+        except ModelError:  # it may have been fetched while it was being uploaded
+            shutil.rmtree(directory, ignore_errors=True)
+            raise
+        return self._settle(name, source, components, directory)
+
     def _settle(
         self, name: str, source: Source, parts: Components, directory: Path, *, revision: str | None = None
     ) -> LoadedModel:
         """Put the parts on the device. What suits the model is said by files in `directory`."""
-        layout.check_configs(name, parts.unet.config, parts.vae.config, parts.text_encoder.config)
-        tokenizer = parts.tokenizer
-        layout.check_vocabulary(
-            name, tokenizer.get_vocab().values(), tokenizer.model_max_length, parts.text_encoder.config
-        )
-        _check_samplers(name, parts.scheduler_config)
-        try:
-            where = self._placement
-            self._place(parts.unet, where.dtype, channels_last=where.channels_last)
-            self._place(parts.vae, where.vae_dtype, channels_last=where.vae_channels_last)
-            self._place(parts.text_encoder, where.dtype, channels_last=False)
-        except RuntimeError as error:
-            raise ModelError(
-                f"the model '{name}' does not fit on {self._placement.device}: {first_line(error)}"
-            ) from error
+        _check_parts(name, parts)
+        self._place_all(name, parts)
         for component in ("unet", "vae", "text_encoder"):
             _check_finite(name, component, getattr(parts, component))
-        guidance = layout.read_guidance(directory)
-        preview_file = directory / "preview.json"
-        preview = read_preview_map(preview_file) if preview_file.is_file() else fit_preview_map(parts.vae)
-        if preview.channels != parts.vae.config["latent_channels"]:
-            raise ModelError(f"{preview_file} is not a preview map of this model", hint="its 'kernel' has another size")
         vae_factor = 2 ** (len(parts.vae.config["block_out_channels"]) - 1)
         side = parts.unet.config["sample_size"] * vae_factor
         return LoadedModel(
@@ -132,15 +124,24 @@ class ModelLoader:
             prompts=PromptEncoder(parts.tokenizer, parts.text_encoder),
             cross_attention=cache_cross_attention(parts.unet),
             scheduler_config=parts.scheduler_config,
-            preview=preview,
+            preview=_preview_map(directory, parts.vae),
             device=self._placement.device,
             dtype=self._placement.dtype,
             vae_factor=vae_factor,
             default_width=side,
             default_height=side,
-            default_guidance=guidance,
+            default_guidance=layout.read_guidance(directory),
             size=sum(map(_bytes_of, (parts.unet, parts.vae, parts.text_encoder))),
         )
+
+    def _place_all(self, name: str, parts: Components) -> None:
+        where = self._placement
+        try:
+            self._place(parts.unet, where.dtype, channels_last=where.channels_last)
+            self._place(parts.vae, where.vae_dtype, channels_last=where.vae_channels_last)
+            self._place(parts.text_encoder, where.dtype, channels_last=False)
+        except RuntimeError as error:
+            raise ModelError(f"the model '{name}' does not fit on {where.device}: {first_line(error)}") from error
 
     def _place(self, module: torch.nn.Module, dtype: torch.dtype, *, channels_last: bool) -> None:
         """Put a module where it computes, for inference alone."""
@@ -158,8 +159,11 @@ class ModelLoader:
         directory = self._cache / hashlib.sha256(url.encode()).hexdigest()[:16]
         if directory.is_dir():
             return directory
-        self._cache.mkdir(parents=True, exist_ok=True)
-        partial = Path(tempfile.mkdtemp(prefix="partial-", dir=self._cache))
+        try:
+            self._cache.mkdir(parents=True, exist_ok=True)
+            partial = Path(tempfile.mkdtemp(prefix="partial-", dir=self._cache))
+        except OSError as error:
+            raise ModelUnavailable(f"{url} cannot be kept in {self._cache}: {error.strerror}") from error
         try:
             self._fetch(url, partial)
             return _publish(partial, directory)
@@ -175,6 +179,23 @@ def _publish(partial: Path, directory: Path) -> Path:
         if not directory.is_dir():
             raise
     return directory
+
+
+def _check_parts(name: str, parts: Components) -> None:
+    """Raise `ModelError` for parts that do not belong together, or that nothing can be sampled with."""
+    text_encoder, tokenizer = parts.text_encoder.config, parts.tokenizer
+    layout.check_configs(name, parts.unet.config, parts.vae.config, text_encoder)
+    layout.check_vocabulary(name, tokenizer.get_vocab().values(), tokenizer.model_max_length, text_encoder)
+    _check_samplers(name, parts.scheduler_config)
+
+
+def _preview_map(directory: Path, vae: AutoencoderKL) -> PreviewMap:
+    """The model's own preview map, or one fitted to its autoencoder."""
+    file = directory / "preview.json"
+    preview = read_preview_map(file) if file.is_file() else fit_preview_map(vae)
+    if preview.channels != vae.config["latent_channels"]:
+        raise ModelError(f"{file} is not a preview map of this model", hint="its 'kernel' has another size")
+    return preview
 
 
 def _check_samplers(name: str, scheduler_config: Mapping[str, Any]) -> None:

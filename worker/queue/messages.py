@@ -5,10 +5,11 @@ from __future__ import annotations
 import base64
 import json
 import uuid
+from collections.abc import Iterable
 from typing import Any
 
 from farm import keys
-from farm.queue import TASK, entries
+from farm.queue import TASK
 
 MAX_CHARACTERS = 65_536
 """Of a message: ours have some hundred, and to parse one takes ten times its size."""
@@ -53,9 +54,9 @@ def wake_up(job: str, queue: str) -> dict[str, Any]:
     }
 
 
-def jobs_named(connection: Any, model: str) -> set[str]:
-    """The jobs that the messages in a model's queue name. Raises `LedgerUnavailable`."""
-    return {job for entry in entries(connection, model) if (job := job_named_by(_parsed(entry)))}
+def jobs_named(entries: Iterable[str]) -> set[str]:
+    """The jobs that a queue's entries name, which may be anything."""
+    return {job for entry in entries if (job := job_named_by(_parsed(entry)))}
 
 
 def _parsed(entry: str) -> object:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
 import click
 
 from farm import keys
@@ -9,6 +12,9 @@ from farm.cli.options.naming import jobs_argument
 from farm.cli.view.output import confirmed, json_option, note, plural, print_json, say
 from farm.errors import InvalidInput, WrongState
 from farm.jobs.status import TERMINAL, State
+
+if TYPE_CHECKING:
+    from farm.client import FarmClient
 
 _STATES = sorted(TERMINAL)
 _AT_ONCE = 20_000
@@ -52,16 +58,7 @@ def forget(
         raise InvalidInput("goes with --older-than", field="state")
     seconds = forgetting.age(older_than, field="older-than") if older_than else 0.0
     with FarmClient.connect() as farm:
-        if names:
-            named = [job for name in names for job in ([name] if keys.is_job_id(name) else farm.resolve([name]))]
-            at_work = {status.id for status in farm.ledger.get_many(named) if not status.is_over}
-            jobs = [job for job in dict.fromkeys(named) if job not in at_work]
-            if not jobs:
-                raise WrongState("nothing to forget: queued or running", hint="'farm cancel' ends a job")
-        else:
-            jobs = farm.ledger.expired(states or _STATES, older_than=seconds, limit=_AT_ONCE)
-            if len(jobs) == _AT_ONCE:
-                note(f"these are the oldest {_AT_ONCE:,}: run it again for the others")
+        jobs = _named(farm, names) if names else _oldest(farm, states or _STATES, seconds)
         if jobs and not dry_run:
             what = plural(len(jobs), "job") + (" and delete what they made" if objects else "")
             if not yes and not confirmed(f"Forget {what}?"):
@@ -71,3 +68,21 @@ def forget(
     if as_json:
         return print_json(jobs)
     say(f"{plural(len(jobs), 'job')} {'would be forgotten' if dry_run else 'forgotten'}")
+
+
+def _named(farm: FarmClient, names: Sequence[str]) -> list[str]:
+    """The jobs meant by `names` that are over, or of which there is no record. Raises `WrongState` if none is."""
+    named = [job for name in names for job in ([name] if keys.is_job_id(name) else farm.resolve([name]))]
+    at_work = {status.id for status in farm.ledger.get_many(named) if not status.is_over}
+    jobs = [job for job in dict.fromkeys(named) if job not in at_work]
+    if not jobs:
+        raise WrongState("nothing to forget: queued or running", hint="'farm cancel' ends a job")
+    return jobs
+
+
+def _oldest(farm: FarmClient, states: Sequence[State], seconds: float) -> list[str]:
+    """The jobs that have been in one of the states for so long, as many as are forgotten at once."""
+    jobs = farm.ledger.expired(states, older_than=seconds, limit=_AT_ONCE)
+    if len(jobs) == _AT_ONCE:
+        note(f"these are the oldest {_AT_ONCE:,}: run it again for the others")
+    return jobs

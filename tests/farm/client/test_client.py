@@ -16,7 +16,7 @@ from farm.client import FarmClient
 from farm.errors import FetchRefused, InvalidInput, LedgerUnavailable, WrongState
 from farm.jobs.limits import Limits
 from farm.jobs.request import JobRequest, LossRequest
-from farm.queue import depth, lists
+from farm.queue import lists
 from tests.farm.rendering import Rendering, render
 from tests.ledgers import a_worker
 
@@ -35,8 +35,8 @@ def test_a_submission_is_in_the_ledger_the_queue_and_the_bucket(client: FarmClie
 
     assert submission.jobs == tuple(f"{submission.batch}-{index:04d}" for index in range(4))
     assert [status.state for status in client.status([submission.batch])] == ["queued"] * 4
-    assert depth(client.ledger.redis, "emoji") == 3
-    assert depth(client.ledger.redis, "other") == 1
+    assert client.queue.depth("emoji") == 3
+    assert client.queue.depth("other") == 1
     manifest = read_manifest(client.storage, submission.batch)
     assert [job.spec.seed for job in manifest.jobs] == [1, 2, 3, 1]
     assert manifest.jobs[0].labels == {"a": "b"}
@@ -60,7 +60,7 @@ def test_jobs_that_every_worker_would_refuse_are_told(client: FarmClient) -> Non
 def test_every_priority_has_its_own_list(client: FarmClient) -> None:
     for priority in range(10):
         client.submit([otter(priority=priority)])
-    assert depth(client.ledger.redis, "emoji") == 10
+    assert client.queue.depth("emoji") == 10
     assert client.ledger.redis.llen(lists("emoji")[0]) == 1  # priority 9: what Celery calls 0
 
 
@@ -111,7 +111,7 @@ def test_wrong_input_leaves_no_trace(client: FarmClient, request_: JobRequest) -
     with pytest.raises(InvalidInput):
         client.submit([otter(), request_])
     assert client.list() == []
-    assert depth(client.ledger.redis, "emoji") == 0
+    assert client.queue.depth("emoji") == 0
 
 
 def test_nothing_cannot_be_submitted(client: FarmClient) -> None:
@@ -158,7 +158,7 @@ def test_watching_does_not_outlast_a_long_outage(client: FarmClient, monkeypatch
         raise LedgerUnavailable("gone")
 
     monkeypatch.setattr(client.ledger, "events", gone)
-    monkeypatch.setattr("farm.client.client._OUTAGE_SECONDS", 0.0)
+    monkeypatch.setattr("farm.client.watching._OUTAGE_SECONDS", 0.0)
 
     with pytest.raises(LedgerUnavailable, match="gone"):
         next(changes)
@@ -237,7 +237,7 @@ def test_cancelling_all_leaves_no_message_and_ends_where_indexes_lie(client: Far
 
     assert client.cancel_all() == {jobs[2]: "queued"}
 
-    assert depth(client.ledger.redis, "emoji") == 0
+    assert client.queue.depth("emoji") == 0
     assert client.cancel_all() == {}
 
 
@@ -246,7 +246,7 @@ def test_messages_stay_while_a_job_waits(client: FarmClient) -> None:
 
     client.cancel(cancelled)
 
-    assert depth(client.ledger.redis, "emoji") == 2
+    assert client.queue.depth("emoji") == 2
     assert client.ledger.claim(cancelled[0], "w", instead=["emoji"]).job == waiting[0]  # type: ignore[union-attr]
 
 

@@ -13,7 +13,7 @@ from farm.client.recover import recover
 from farm.errors import InvalidInput
 from farm.jobs.request import JobRequest
 from farm.jobs.status import State
-from worker.leases.retention import Retention
+from worker.results.retention import Retention
 
 ENDS: tuple[State, ...] = ("done", "failed")
 

@@ -10,7 +10,8 @@ from PIL import Image
 
 from tests.worker.emoji.conftest import needs_font
 from worker.emoji.card import make_card, markdown
-from worker.emoji.evaluate import Effort, Measure
+from worker.emoji.evaluate import Effort
+from worker.emoji.measures import Measure
 
 
 @needs_font

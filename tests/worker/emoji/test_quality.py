@@ -9,7 +9,8 @@ import torch
 from safetensors import safe_open
 
 from tests.worker.emoji.conftest import needs_font
-from worker.emoji.evaluate import QUICK, WEIGHTS, Evaluation, Measure, table
+from worker.emoji.evaluate import QUICK, WEIGHTS, Evaluation
+from worker.emoji.measures import Measure, table
 
 _SLACK = 0.9  # a dozen pictures a measure: one miss weighs more than in the full evaluation
 

@@ -10,7 +10,7 @@ import pytest
 from farm.jobs.status import Waiting
 from farm.ledger.ledger import MAX_DEATHS, Ledger
 from farm.ledger.timing import Timing
-from farm.queue import KEY_PREFIX, Queue, depth, lists
+from farm.queue import KEY_PREFIX, Queue, lists
 from farm.settings import Settings
 from tests.ledgers import BATCH, job
 from tests.waiting import eventually
@@ -43,7 +43,7 @@ def test_a_silent_workers_job_is_queued_and_published_again(ledger: Ledger, queu
 
     status = ledger.get(new.id)
     assert (status.state, status.attempt, status.worker) == ("queued", 1, None)
-    assert depth(ledger.redis, "reaped") == 1
+    assert queue.depth("reaped") == 1
 
 
 def test_a_job_that_brings_its_workers_down_is_given_up_with_the_reason(ledger: Ledger, queue: Queue) -> None:
@@ -58,7 +58,7 @@ def test_a_job_that_brings_its_workers_down_is_given_up_with_the_reason(ledger: 
     assert status.error is not None
     assert status.error.kind == "poison"
     assert f"w{MAX_DEATHS - 1} (attempt {MAX_DEATHS})" in status.error.message
-    assert depth(ledger.redis, "poison") == MAX_DEATHS - 1, "the last death publishes nothing"
+    assert queue.depth("poison") == MAX_DEATHS - 1, "the last death publishes nothing"
 
 
 def test_a_lease_that_holds_is_left_alone(ledger: Ledger, queue: Queue) -> None:
@@ -68,7 +68,7 @@ def test_a_lease_that_holds_is_left_alone(ledger: Ledger, queue: Queue) -> None:
     Reaper(ledger, queue, "w2").reap()
 
     assert ledger.get(job().id).state == "running"
-    assert depth(ledger.redis, "held") == 0
+    assert queue.depth("held") == 0
 
 
 def test_a_job_whose_message_was_lost_is_published_again(ledger: Ledger, queue: Queue) -> None:
@@ -76,7 +76,7 @@ def test_a_job_whose_message_was_lost_is_published_again(ledger: Ledger, queue: 
 
     Reaper(ledger, queue, "w", timing=AT_ONCE).reconcile()
 
-    assert depth(ledger.redis, "unheard") == 1
+    assert queue.depth("unheard") == 1
 
 
 def test_a_job_whose_message_lies_where_earlier_versions_put_it_is_published_again(
@@ -90,7 +90,7 @@ def test_a_job_whose_message_lies_where_earlier_versions_put_it_is_published_aga
 
     Reaper(ledger, queue, "w", timing=AT_ONCE).reconcile()
 
-    assert jobs_named(ledger.redis, "earlier") == {job().id}
+    assert jobs_named(queue.entries("earlier")) == {job().id}
 
 
 def test_a_job_whose_message_was_lost_from_a_queue_with_others_is_found_by_looking_through_it(
@@ -105,8 +105,8 @@ def test_a_job_whose_message_was_lost_from_a_queue_with_others_is_found_by_looki
     reaper.reconcile()
     reaper.reconcile()
 
-    assert jobs_named(ledger.redis, "holey") == {job(index).id for index in range(12)}
-    assert depth(ledger.redis, "holey") == 13, f"only {lost} was published again, and once"
+    assert jobs_named(queue.entries("holey")) == {job(index).id for index in range(12)}
+    assert queue.depth("holey") == 13, f"only {lost} was published again, and once"
 
 
 def test_a_job_that_was_forgotten_in_a_long_queue_is_published_again(ledger: Ledger, queue: Queue) -> None:
@@ -115,7 +115,7 @@ def test_a_job_that_was_forgotten_in_a_long_queue_is_published_again(ledger: Led
 
     Reaper(ledger, queue, "w", timing=AT_ONCE, search_messages=0).reconcile()
 
-    assert depth(ledger.redis, "long") == 3
+    assert queue.depth("long") == 3
 
 
 def test_a_fresh_job_and_a_long_queue_are_left_alone(ledger: Ledger, queue: Queue) -> None:
@@ -123,7 +123,7 @@ def test_a_fresh_job_and_a_long_queue_are_left_alone(ledger: Ledger, queue: Queu
 
     Reaper(ledger, queue, "w").reconcile()
 
-    assert depth(ledger.redis, "fresh") == 0
+    assert queue.depth("fresh") == 0
 
 
 def test_a_queue_that_cannot_be_read_does_not_hide_the_others(ledger: Ledger, queue: Queue) -> None:
@@ -132,7 +132,7 @@ def test_a_queue_that_cannot_be_read_does_not_hide_the_others(ledger: Ledger, qu
 
     Reaper(ledger, queue, "w", timing=AT_ONCE).reconcile()
 
-    assert depth(ledger.redis, "zzz") == 1
+    assert queue.depth("zzz") == 1
 
 
 def test_nobody_is_declared_dead_for_an_outage_in_which_nobody_could_renew(ledger: Ledger) -> None:

@@ -14,7 +14,7 @@ from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
 from safetensors.torch import load_file, save_file
 from transformers import CLIPTokenizer
 
-from farm.errors import InvalidInput, ModelError, StorageError
+from farm.errors import InvalidInput, ModelError, ModelUnavailable, StorageError
 from tests.tiny import LMS_CONFIG, PNDM_CONFIG, build_tiny_model
 from tests.worker.models.original_layout import write_original_checkpoint
 from worker.diffusion.preview import PreviewMap
@@ -463,6 +463,28 @@ def test_a_fetch_that_fails_is_tried_again(built: Path, tmp_path: Path) -> None:
     with pytest.raises(StorageError):
         loader.load("mine", Bucket("s3://models/mine"))
     assert loader.load("mine", Bucket("s3://models/mine")).name == "mine"
+
+
+def test_a_model_that_was_fetched_half_uploaded_is_fetched_anew(built: Path, tmp_path: Path) -> None:
+    fetched: list[str] = []
+
+    def fetch(url: str, directory: Path) -> None:
+        shutil.copytree(built, directory, dirs_exist_ok=True)
+        if not fetched:
+            (directory / "vae" / "diffusion_pytorch_model.safetensors").unlink()
+        fetched.append(url)
+
+    loader = ModelLoader(place("cpu"), cache=tmp_path / "cache", fetch=fetch)
+    with pytest.raises(ModelError, match="vae"):
+        loader.load("mine", Bucket("s3://models/mine"))
+    assert loader.load("mine", Bucket("s3://models/mine")).name == "mine"
+
+
+def test_where_nothing_can_be_kept_a_model_in_a_bucket_may_come_later(tmp_path: Path) -> None:
+    (tmp_path / "cache").write_text("a file where the folder should be", encoding="utf-8")
+    loader = ModelLoader(place("cpu"), cache=tmp_path / "cache", fetch=lambda *_: None)
+    with pytest.raises(ModelUnavailable, match=r"s3://models/mine cannot be kept in .*cache: "):
+        loader.load("mine", Bucket("s3://models/mine"))
 
 
 def test_without_a_bucket_client_a_bucket_is_refused(loader: ModelLoader) -> None:

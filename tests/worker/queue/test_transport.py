@@ -8,6 +8,7 @@ import logging
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import closing
 from typing import Any
 
 import pytest
@@ -17,7 +18,6 @@ from kombu import Queue as Messages
 from kombu import transport as transports
 
 from farm.jobs.status import Waiting
-from farm.ledger.ledger import Ledger
 from farm.ledger.redis_errors import KEYS
 from farm.queue import KEY_PREFIX, Queue, celery_app, lists, queue_name
 from farm.settings import Settings
@@ -226,7 +226,7 @@ def test_a_long_message_is_dropped_unread(
 
 def test_a_long_message_names_no_job(servers: Settings, server: redis.Redis) -> None:
     key, ours = published(servers, server)
-    with Ledger(servers).redis as connection:
-        assert jobs_named(connection, "emoji") == {job().id}
+    with closing(Queue(servers)) as queue:
+        assert jobs_named(queue.entries("emoji")) == {job().id}
         server.lset(key, 0, ours[:-1] + b', "x": "' + b"x" * MAX_CHARACTERS + b'"}')
-        assert jobs_named(connection, "emoji") == set()
+        assert jobs_named(queue.entries("emoji")) == set()

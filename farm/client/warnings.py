@@ -1,0 +1,45 @@
+"""What people should know of a submission that is made all the same: cropped pictures, jobs that nobody can render."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+
+from farm import keys
+from farm.jobs.spec import JobSpec
+from farm.jobs.status import WorkerInfo
+from farm.ledger.records import NewJob
+from farm.pictures.images import InitImage
+
+
+def of_pictures(images: Iterable[InitImage]) -> Iterator[str]:
+    """What init pictures lost on the way in."""
+    return (warning for image in images for warning in image.warnings)
+
+
+def of_workers(jobs: Sequence[NewJob], workers: Sequence[WorkerInfo]) -> tuple[str, ...]:
+    """Models that no live worker serves, and jobs that every one of them would refuse."""
+    served = {name for worker in workers for name in worker.models}
+    refused = {name: f"{worker.id}: {why}" for worker in workers for name, why in worker.refused.items()}
+    missing = sorted({job.spec.model for job in jobs} - served)
+    waiting = tuple(
+        f"no live worker serves the model '{name}'; its jobs wait until one does ({refused.get(name) or _how(name)})"
+        for name in missing
+    )
+    return (*waiting, *sorted(set(filter(None, (_beyond(job.spec, workers) for job in jobs)))))
+
+
+def _beyond(spec: JobSpec, workers: Sequence[WorkerInfo]) -> str | None:
+    """What to say of a job that every live worker with its model would refuse, if they would."""
+    able = [worker for worker in workers if spec.model in worker.models]
+    if not any(worker.limits.side or worker.limits.steps for worker in able):
+        return None
+    excesses = [(worker.id, excess) for worker in able if (excess := worker.limits.excess(spec))]
+    if len(excesses) < len(able):
+        return None
+    name, (asked, most, option) = excesses[0]
+    others = ("", ", nor does the other")[len(able) - 1] if len(able) < 3 else f", nor do the {len(able) - 1} others"
+    return f"a job that asks for {asked} will fail: {name} does {most} at the most ({option}){others}"
+
+
+def _how(name: str) -> str:
+    return f"farm worker --model {name}{'' if name in keys.BUILT_IN_MODELS else '=SOURCE'}"

@@ -1,0 +1,210 @@
+"""Reading the ledger: jobs, batches, counts and events. Nothing here writes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import redis
+
+from farm import keys
+from farm.errors import FarmError, JobNotFound, LedgerUnavailable, WrongBucket
+from farm.jobs.spec import JobSpec
+from farm.jobs.status import STATES, JobStatus, State, WorkerInfo, damaged
+from farm.ledger.connection import CHUNK, Connection, in_groups, milliseconds
+from farm.ledger.records import Attempt, Event, Tie, Watched, read_cancellation, read_event, read_worker
+from farm.ledger.redis_errors import unavailable
+
+_OVERDUE_SECONDS = 60
+
+
+class Reading(Connection):
+    """What a ledger tells."""
+
+    # Jobs
+
+    def get(self, job: str) -> JobStatus:
+        """One job. Raises `JobNotFound`, `LedgerUnavailable` if its record is damaged."""
+        ((_, status),) = self._read([job])
+        if isinstance(status, FarmError):
+            raise status
+        return status
+
+    def get_many(self, jobs: Sequence[str]) -> list[JobStatus]:
+        """Those of the jobs whose record is there and can be read, in the order asked for."""
+        return [status for _, status in self._read(jobs) if isinstance(status, JobStatus)]
+
+    def damaged(self, jobs: Sequence[str]) -> set[str]:
+        """Those of the jobs that have a record which cannot be read."""
+        return {job for job, status in self._read(jobs) if isinstance(status, LedgerUnavailable)}
+
+    def _read(self, jobs: Sequence[str]) -> Iterator[tuple[str, JobStatus | FarmError]]:
+        """Each job with its status, or what is wrong with it."""
+        for chunk in in_groups(jobs, CHUNK):
+            with self._talking():
+                pipeline = self.redis.pipeline(transaction=False)
+                for job in chunk:
+                    pipeline.hgetall(self._key("job", job))
+                records = pipeline.execute(raise_on_error=False)
+            for job, record in zip(chunk, records, strict=True):
+                yield job, self._status(job, record)
+
+    def _status(self, job: str, record: Any) -> JobStatus | FarmError:
+        if isinstance(record, redis.ResponseError) and "WRONGTYPE" in str(record):
+            return damaged(job, "it is no hash")
+        if isinstance(record, Exception):
+            raise unavailable(self.address, record) from record
+        if not record:
+            return JobNotFound(f"there is no job {job}", hint="'farm list' shows the jobs of this farm")
+        try:
+            return self._with_crash(JobStatus.from_record(job, record))
+        except LedgerUnavailable as error:
+            return error
+
+    def _with_crash(self, status: JobStatus) -> JobStatus:
+        """A job that brought its workers down, with how the last of them ended: known only after the verdict."""
+        if status.error is None or status.error.kind != "poison":
+            return status
+        with self._talking():
+            told = self.redis.get(self._key("death", status.worker or ""))
+        if told is None:
+            return status
+        error = status.error.model_copy(update={"message": f"{status.error.message}; {status.worker} {told}"})
+        return status.model_copy(update={"error": error})
+
+    def spec(self, job: str) -> JobSpec:
+        """What the job renders. Raises `JobNotFound`."""
+        with self._talking():
+            text = self.redis.hget(self._key("job", job), "spec")
+        if text is None:
+            raise JobNotFound(f"there is no job {job}")
+        return JobSpec.from_json(text)
+
+    def page(self, *, state: State | None = None, limit: int = 50, offset: int = 0) -> list[JobStatus]:
+        """The jobs of `newest` whose record can be read."""
+        return self.get_many(self.newest(state=state, limit=limit, offset=offset))
+
+    def newest(self, *, state: State | None = None, limit: int = 50, offset: int = 0) -> list[str]:
+        """The ids of the newest jobs first, of one state or all: `limit` of them from `offset`."""
+        with self._talking():
+            index = self._key("state", state) if state else self._key("jobs")
+            return list(self.redis.zrevrange(index, offset, offset + limit - 1))
+
+    def batch(self, batch: str) -> list[str]:
+        """The ids of a batch's jobs, by index; empty for an unknown batch."""
+        return self._zrange(f"batch:{batch}", 0, -1)
+
+    def quarantined(self) -> dict[str, str]:
+        """Jobs whose record cannot be read, and why."""
+        with self._talking():
+            return dict(self.redis.hgetall(self._key("quarantine")))
+
+    def _zrange(self, name: str, start: int, stop: int) -> list[str]:
+        with self._talking():
+            return list(self.redis.zrange(self._key(name), start, stop))
+
+    def resolve(self, name: str) -> list[str]:
+        """The job ids that a job id, a batch id or a unique beginning of one means. Raises `JobNotFound`."""
+        if keys.is_job_id(name):
+            return [self.get(name).id]
+        batch = name if keys.is_batch_id(name) else self._batch_beginning(name)
+        jobs = self.batch(batch)
+        if not jobs:
+            raise JobNotFound(f"there is no batch {batch}", hint="'farm list' shows the jobs of this farm")
+        return jobs
+
+    def counts(self) -> dict[State, int]:
+        """How many jobs are in each state."""
+        with self._talking():
+            pipeline = self.redis.pipeline(transaction=False)
+            for state in STATES:
+                pipeline.zcard(self._key("state", state))
+            return dict(zip(STATES, pipeline.execute(), strict=True))
+
+    def models(self) -> list[str]:
+        """Every model that jobs were queued for."""
+        with self._talking():
+            return sorted(self.redis.smembers(self._key("models")))
+
+    def waiting(self, model: str) -> int:
+        """How many jobs of a model are queued."""
+        with self._talking():
+            return int(self.redis.zcard(self._key("waiting", model)))
+
+    # Events
+
+    def now(self) -> str:
+        """A cursor from which `events` tells what happens next."""
+        with self._talking():
+            last = self.redis.xrevrange(self._key("events"), count=1)
+        return last[0][0] if last else "0-0"
+
+    def events(self, cursor: str, *, wait: float = 1.0) -> list[Event]:
+        """What happened after `cursor`, waiting up to `wait` seconds for something to happen."""
+        return [read_event(*entry) for entry in self._read_stream("events", cursor, wait)]
+
+    def cancellations(self, cursor: str, *, wait: float) -> tuple[str, set[Attempt]]:
+        """The next cursor, and the attempts that were cancelled after `cursor`, waiting up to `wait` seconds."""
+        entries = self._read_stream("control", cursor, wait)
+        cancelled = {attempt for _, fields in entries if (attempt := read_cancellation(fields))}
+        return (entries[-1][0] if entries else cursor), cancelled
+
+    def control_cursor(self) -> str:
+        """A cursor from which `cancellations` tells what is cancelled next."""
+        with self._talking():
+            last = self.redis.xrevrange(self._key("control"), count=1)
+        return last[0][0] if last else "0-0"
+
+    def _read_stream(self, name: str, cursor: str, wait: float) -> list[tuple[str, dict[str, str]]]:
+        with self._talking():
+            answer: Any = self.redis.xread({self._key(name): cursor}, count=2_000, block=max(1, milliseconds(wait)))
+        return [entry for _, entries in answer or () for entry in entries]
+
+    # Workers and the bucket
+
+    def workers(self) -> list[WorkerInfo]:
+        """The workers that live now, by id."""
+        with self._talking():
+            names = sorted(self.redis.scan_iter(self._key("worker", "*"), count=1_000))
+            records = self.redis.mget(names) if names else []
+        return [worker for record in records if record and (worker := read_worker(record))]
+
+    def watched(self) -> Watched:
+        """Whether somebody looks for the jobs of the dead."""
+        with self._talking():
+            seconds, _ = self.redis.time()
+            last = self.redis.hget(self._key("reaped"), "last") or ""
+            overdue = self.redis.zcount(self._key("leases"), "-inf", 1000 * (seconds - _OVERDUE_SECONDS))
+        return Watched(seconds - int(last) / 1000 if last.isdecimal() else None, int(overdue))
+
+    def tie(self) -> Tie | None:
+        """The bucket that this ledger belongs to, or None yet. Raises `WrongBucket` if its note of that is damaged."""
+        try:
+            with self._talking():
+                name, id = self.redis.hmget(self._key("bucket"), "name", "id")
+                known = name is not None or bool(self.redis.exists(self._key("bucket")))
+        except LedgerUnavailable as error:
+            if "WRONGTYPE" not in str(error):
+                raise
+            name, id, known = None, None, True
+        if known and not (name and id):
+            raise WrongBucket(
+                f"the ledger at {self.address} has a damaged note of the bucket that it belongs to",
+                hint="make sure that FARM_S3_BUCKET is right, then: 'farm recover --adopt-bucket'",
+            )
+        return Tie(name, id) if known else None
+
+    # Names
+
+    def _batch_beginning(self, beginning: str) -> str:
+        with self._talking():
+            found = [
+                batch for batch in self.redis.zrevrange(self._key("batches"), 0, -1) if batch.startswith(beginning)
+            ]
+        if len(beginning) < 4:
+            raise JobNotFound(f"{beginning!r} is too short to name a batch", hint="give at least four characters")
+        if not found:
+            raise JobNotFound(f"no job or batch is called {beginning!r}", hint="'farm list' shows them")
+        if len(found) > 1:
+            raise JobNotFound(f"{beginning!r} could be {len(found)} batches", hint=f"{found[0]}, {found[1]}, …")
+        return str(found[0])
