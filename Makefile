@@ -1,5 +1,6 @@
 # make demo    install, start a farm on this machine, render the examples into renders/, stop the farm
 # make test    install and run the tests
+# make test-fast  those that need no farm, in less than two minutes: for every edit
 # make soak    MINUTES=10: mixed jobs under all faults at random, then the audit
 # make check   format, lint, types, import contracts, and the documentation's links
 # make docs    write the reference of the commands anew, and build the documentation into site/
@@ -29,13 +30,19 @@ MKDOCS := NO_MKDOCS_2_WARNING=1 $(VENV)/bin/python -m mkdocs build --strict --co
 MINUTES ?= 10
 OUT ?= gpu-record
 
-.PHONY: demo test soak check format docs bench gpu lock audit clean
+.PHONY: demo test test-fast soak check format docs bench gpu lock audit clean
 
 demo: $(VENV)/.farm
 	FARM_HOME="$${FARM_HOME:-$(CURDIR)/.farm}" $(VENV)/bin/farm demo
 
+# The order is that of tests/conftest.py: what takes longest begins.
+PYTEST := $(VENV)/bin/python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder
+
 test: $(VENV)/.tools
-	$(VENV)/bin/python -m pytest --numprocesses 2 --dist loadfile $(TESTS)
+	$(PYTEST) $(TESTS)
+
+test-fast: $(VENV)/.tools
+	$(PYTEST) -m "not farm and not long" $(TESTS)
 
 soak: $(VENV)/.tools
 	OMP_NUM_THREADS=1 $(VENV)/bin/python -m tests.faults.soak --minutes $(MINUTES) $(SOAK)

@@ -13,6 +13,7 @@ from pathlib import Path
 from farm.stack import guard
 from tests.launching import Forked
 from tests.stack.farms import lives
+from tests.waiting import eventually
 
 
 def working_in(folder: Path) -> list[str]:
@@ -25,6 +26,11 @@ def working_in(folder: Path) -> list[str]:
             if (is_there or is_for_it) and lives(int(process.name)):
                 found.append((process / "cmdline").read_text(encoding="utf-8").replace("\0", " "))
     return found
+
+
+def _state_of(thread: Path) -> str:
+    """As the kernel writes it: R for one that runs, T for one that was stopped, …"""
+    return (thread / "stat").read_text(encoding="utf-8").rpartition(")")[2].split()[0]
 
 
 class Watch:
@@ -120,6 +126,7 @@ class Process:
     def freeze(self) -> None:
         """It keeps its connections, its memory and its leases' names, and does nothing."""
         self._signal(signal.SIGSTOP)
+        eventually(self._is_stopped, f"every thread of {self.name} has stopped")  # on a busy machine not at once
 
     def thaw(self) -> None:
         self._signal(signal.SIGCONT)
@@ -127,6 +134,13 @@ class Process:
     def wait(self, within: float = 60.0) -> int:
         """The exit status of the process that runs now, negative for a signal."""
         return self._ended(self._process, within)
+
+    def _is_stopped(self) -> bool:
+        """Whether none of its threads runs, or it has ended."""
+        with contextlib.suppress(OSError):  # a thread, or all of it, is just ending
+            states = [_state_of(thread) for thread in Path(f"/proc/{self.pid}/task").iterdir()]
+            return not set(states) - {"T", "Z"}
+        return not self.is_running
 
     @property
     def _process(self) -> Forked | subprocess.Popen[bytes]:

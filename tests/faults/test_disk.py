@@ -19,7 +19,7 @@ resource.setrlimit(resource.RLIMIT_FSIZE, (32 * 1024, 32 * 1024))
 sys.argv[0] = "worker"
 runpy.run_module("worker", run_name="__main__")
 """
-TRACED = {"trace": "video", "steps": 30, "width": 128, "height": 128}
+TRACED = {"trace": "video", "steps": 60, "width": 256, "height": 256}
 
 
 def test_a_job_that_a_full_disk_cannot_hold_goes_to_another_worker(farm: FaultyFarm) -> None:

@@ -12,7 +12,7 @@ from farm.errors import ObjectMissing, ObjectTooLarge
 from tests.fakes.storage import FakeStorage
 
 
-@pytest.fixture(params=["a server", "memory"])
+@pytest.fixture(params=[pytest.param("a server", marks=pytest.mark.farm), "memory"])
 def storage(request: pytest.FixtureRequest) -> Storage:
     return FakeStorage() if request.param == "memory" else request.getfixturevalue("bucket_of_a_server")
 

@@ -19,7 +19,7 @@ NAME = job().id
 LAPSED = -1.0  # a lease that ended a second ago
 
 
-@pytest.fixture(params=["redis", "memory"])
+@pytest.fixture(params=[pytest.param("redis", marks=pytest.mark.farm), "memory"])
 def ledger(request: pytest.FixtureRequest) -> Iterator[Ledger]:
     """The real one and its stand-in: what is asked of a ledger here is asked of both."""
     yield FakeLedger() if request.param == "memory" else request.getfixturevalue("ledger_on_redis")

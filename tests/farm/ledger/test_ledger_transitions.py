@@ -18,7 +18,7 @@ WORKER = "w1"
 NAME = job().id
 
 
-@pytest.fixture(params=["redis", "memory"])
+@pytest.fixture(params=[pytest.param("redis", marks=pytest.mark.farm), "memory"])
 def ledger(request: pytest.FixtureRequest) -> Iterator[Ledger]:
     """The real one and its stand-in: what is asked of a ledger here is asked of both."""
     yield FakeLedger() if request.param == "memory" else request.getfixturevalue("ledger_on_redis")
