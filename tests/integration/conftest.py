@@ -23,12 +23,14 @@ from farm.jobs.request import JobRequest
 from farm.jobs.status import JobStatus
 from farm.settings import Settings
 from tests.environments import of_a_shell
+from tests.faults import plugin
+from tests.faults.plugin import paced
 from tests.launching import Forked
 from tests.tiny import build_tiny_model
 from tests.waiting import eventually
 
-LONG = {"steps": 1000}
-"""Long enough to be caught in the middle, on any machine."""
+LONG: dict[str, Any] = {"steps": 200, **paced(0.05, every=4)}
+"""Long enough to be caught in the middle, on any machine: it mostly sleeps."""
 
 
 @dataclass
@@ -64,9 +66,11 @@ def where(home: Path) -> Iterator[Settings]:
 
 
 @pytest.fixture(scope="session")
-def environment(home: Path, where: Settings) -> dict[str, str]:
+def environment(home: Path, where: Settings, tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     """The environment of a shell on this farm's machine. `where` makes sure that the farm runs."""
-    return of_a_shell(home)
+    losses = plugin.install(tmp_path_factory.mktemp("plugins") / "here")
+    flags = tmp_path_factory.mktemp("flags")
+    return {**of_a_shell(home), "PYTHONPATH": str(losses), "FAULT_FLAGS": str(flags)}
 
 
 @pytest.fixture

@@ -22,7 +22,7 @@ from farm.jobs.request import JobRequest
 from farm.settings import Settings
 from farm.stack.verdict import ok
 from tests.environments import naming
-from tests.integration.conftest import LONG, Launcher, Worker
+from tests.integration.conftest import Launcher, Worker
 from tests.integration.test_lifecycle import in_the_middle
 from tests.users import as_user
 from tests.waiting import eventually
@@ -66,10 +66,11 @@ def denied(admin: redis.Redis) -> set[tuple[str, str]]:
 def test_all_that_a_farm_does_is_done_with_the_rights_of_the_document(
     admin: redis.Redis, where: Settings, launch_as: Callable[[str], Worker], tmp_path: Path
 ) -> None:
+    long_one = {"steps": 1000}  # no worker has told yet of losses that sleep
     admin.script_flush()  # as after a restart
     with FarmClient(as_user(where, "farm-client")) as client, FarmClient(as_user(where, "farm-reader")) as reader:
         queued, long, unwanted = (
-            client.submit([JobRequest.parse({**REQUEST, **fields})]).jobs[0] for fields in ({}, LONG, LONG)
+            client.submit([JobRequest.parse({**REQUEST, **fields})]).jobs[0] for fields in ({}, long_one, long_one)
         )
         client.cancel([unwanted])
         with FarmClient(as_user(where, "farm-worker")) as dead:
