@@ -1,5 +1,6 @@
 # make demo    install, start a farm on this machine, render the examples into renders/, stop the farm
 # make test    install and run the tests; the slowest are told at the end
+# make test-fast  those that need no farm, in less than two minutes: for every edit
 # make coverage  TESTS=tests/farm: what the tests run of each file, in percent, and line by line in coverage/index.html
 # make lowest  the unit tests with the lowest versions that pyproject.toml allows, which lie in deploy/requirements/lowest.txt
 # make soak    MINUTES=10: mixed jobs under all faults at random, then the audit
@@ -31,18 +32,22 @@ LOWEST_TORCH := $(shell sed -n 's/.*"torch>=\([0-9.]*\)".*/\1/p' pyproject.toml)
 # Not with --quiet, which counts no warnings: then --strict lets everything pass. The variable silences an advertisement.
 MKDOCS := NO_MKDOCS_2_WARNING=1 $(VENV)/bin/python -m mkdocs build --strict --config-file deploy/mkdocs.yml
 
-PYTEST := $(VENV)/bin/python -m pytest --numprocesses 2 --dist loadfile
+# The order is that of tests/conftest.py: what takes longest begins.
+PYTEST := $(VENV)/bin/python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder
 
 MINUTES ?= 10
 OUT ?= gpu-record
 
-.PHONY: demo test coverage lowest soak check format docs bench gpu lock audit clean
+.PHONY: demo test test-fast coverage lowest soak check format docs bench gpu lock audit clean
 
 demo: $(VENV)/.farm
 	FARM_HOME="$${FARM_HOME:-$(CURDIR)/.farm}" $(VENV)/bin/farm demo
 
 test: $(VENV)/.tools
 	$(PYTEST) --durations=15 --durations-min=5 $(TESTS)
+
+test-fast: $(VENV)/.tools
+	$(PYTEST) -m "not farm and not long" $(TESTS)
 
 # Slower by a fifth or more, and so not a part of the gate.
 coverage: $(VENV)/.tools

@@ -6,11 +6,13 @@ import itertools
 import os
 import signal
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
 from farm import stack
 from farm.ledger.ledger import Ledger
+from farm.ledger.timing import TIMING, Timing
 from farm.settings import Settings
 
 # One thread for each process: processes that run side by side on few cores would wait for one another.
@@ -21,6 +23,19 @@ os.environ.pop("COLUMNS", None)
 
 # A shell's background job ignores Ctrl-C, and would hand that down to the processes under test.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+
+_FARMS = tuple(Path(__file__).with_name(name) for name in ("faults", "gpu", "integration", "stack"))
+"""Where every test is of a farm that runs."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark what needs a farm's processes, and begin with what takes longest, so that nobody waits for it in the end."""
+    for item in items:
+        if "servers" in getattr(item, "fixturenames", ()) or any(item.path.is_relative_to(folder) for folder in _FARMS):
+            item.add_marker("farm")
+    slow = {item.path for item in items if item.get_closest_marker("long")}
+    items.sort(key=lambda item: (item.path not in slow, not item.path.is_relative_to(_FARMS[0])))
+
 
 _prefixes = (f"test{number}" for number in itertools.count())
 
@@ -36,8 +51,20 @@ def servers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Settings]:
 
 
 @pytest.fixture
-def ledger(servers: Settings) -> Iterator[Ledger]:
+def timing() -> Timing:
+    """The times that a test's ledger goes by."""
+    return TIMING
+
+
+@pytest.fixture
+def ledger(ledger_on_redis: Ledger) -> Ledger:
     """A ledger of its own."""
-    made = Ledger(servers, prefix=next(_prefixes))
+    return ledger_on_redis
+
+
+@pytest.fixture
+def ledger_on_redis(servers: Settings, timing: Timing) -> Iterator[Ledger]:
+    """A real one, on the servers of the session."""
+    made = Ledger(servers, prefix=next(_prefixes), timing=timing)
     yield made
     made.close()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import warnings
 from typing import Any
 
@@ -14,6 +15,7 @@ from farm.host.loglines import log_to_stderr
 from farm.jobs.limits import Limits
 from farm.jobs.spec import MAX_SIDE, MAX_STEPS, MIN_SIDE
 from farm.ledger import redis_errors as access
+from farm.ledger.timing import Timing
 from farm.words import one_line
 from worker.host.runtime import importing, settle
 
@@ -55,6 +57,7 @@ def main(
     warnings.filterwarnings("ignore", message=r"\s*In Celery 5.1 we introduced an optional breaking change")
     try:
         _check_name(options["name"])
+        timing = Timing.from_environment(os.environ)
         access.check(settings.load())  # before torch, for it takes seconds
         with importing():
             from worker.app import start  # imports torch, which takes seconds
@@ -62,7 +65,7 @@ def main(
 
         _quiet_libraries()
         limits = Limits(max_side, max_steps, max_seconds)
-        start(Options(models=models or DEFAULT_MODELS, limits=limits, **options))
+        start(Options(models=models or DEFAULT_MODELS, limits=limits, timing=timing, **options))
     except FarmError as error:
         click.echo(one_line(f"farm worker: {error.message}"), err=True)
         if error.hint:

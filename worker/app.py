@@ -19,8 +19,6 @@ from worker.parts import Parts
 
 _log = logging.getLogger(__name__)
 
-_RETRY_SECONDS = 1.0
-
 
 class Worker(Parts):
     """One process on one device."""
@@ -78,7 +76,7 @@ class Worker(Parts):
                 if not told:
                     _log.warning("whose bucket this is cannot be asked yet: %s", error)
                 told = True
-                self._leaving.wait(_RETRY_SECONDS)
+                self._leaving.wait(self._timing.again)
 
     def _on_ready(self) -> None:
         """Messages can come: from now on a signal asks the worker to leave in order."""

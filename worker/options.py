@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from farm.jobs.limits import Limits
+from farm.ledger.timing import TIMING, Timing
 
 DEFAULT_MODELS = ("emoji",)
 
@@ -17,8 +18,8 @@ class Options:
     `slots` jobs are in flight at once, `rows` of them advance in one forward pass (a job under
     classifier-free guidance takes two), fewer where memory is short. With `compile` the models' UNets are compiled
     before the first job. A worker that is asked to leave is gone within `grace` seconds. A job is
-    checkpointed every `checkpoint_seconds`, 0 for never; jobs that are shorter cost nothing. An engine without
-    progress for `stall_seconds` hangs.
+    checkpointed every `checkpoint_seconds`, 0 for never; jobs that are shorter cost nothing. `timing` is
+    the farm's own.
     """
 
     models: Sequence[str] = DEFAULT_MODELS
@@ -30,5 +31,5 @@ class Options:
     compile: bool = False
     grace: float = 25.0
     checkpoint_seconds: float = 60.0
-    stall_seconds: float | None = None
+    timing: Timing = TIMING
     limits: Limits = field(default_factory=Limits)

@@ -70,7 +70,8 @@ class Parts:
         self._is_ready = False
         self._leaving = threading.Event()
         self._home = settle_home()
-        self._ledger = Ledger(where)
+        self._timing = options.timing
+        self._ledger = Ledger(where, timing=self._timing)
         self._storage = Storage(where)
         self._queue = Queue(where)
         self._intake = Intake()
@@ -99,7 +100,7 @@ class Parts:
 
     @cached_property
     def _promoter(self) -> Promoter:
-        return Promoter(self._storage, self._ledger)
+        return Promoter(self._storage, self._ledger, self._timing)
 
     @cached_property
     def _pool(self) -> ModelPool[LoadedModel]:
@@ -137,7 +138,7 @@ class Parts:
         return Watchdog(
             self._engine,
             self._crash_report,
-            self._options.stall_seconds or (60.0 if self._on_gpu else 300.0),
+            self._timing.stall or (60.0 if self._on_gpu else 300.0),
             is_expected_to_live=lambda: self._is_ready and not self._leaving.is_set(),
         )
 
@@ -151,21 +152,22 @@ class Parts:
             on_preview_wanted=lambda claim: self._engine.want_preview(engine_id(claim)),
             is_hung=self._watchdog.is_hung,
             on_hang=self._watchdog.on_hang,
+            timing=self._timing,
         )
 
     @cached_property
     def _reaper(self) -> Reaper:
         retention = Retention(self._ledger, self._storage)
         chores = (self._promoter.promote_missing, retention.see_to_it)
-        return Reaper(self._ledger, self._queue, self.id, also=chores)
+        return Reaper(self._ledger, self._queue, self.id, also=chores, timing=self._timing)
 
     @cached_property
     def _retrier(self) -> Retrier:
-        return Retrier(self._intake, self._leaving)
+        return Retrier(self._intake, self._leaving, self._timing)
 
     @cached_property
     def _claims(self) -> Claims:
-        return Claims(self.id, self._ledger, self._queue, self._served, self._leaving)
+        return Claims(self.id, self._ledger, self._queue, self._served, self._leaving, self._timing)
 
     @cached_property
     def _leftovers(self) -> Leftovers:
@@ -195,6 +197,7 @@ class Parts:
             intake=self._intake,
             retrier=self._retrier,
             leaving=self._leaving,
+            timing=self._timing,
         )
 
     @cached_property

@@ -9,7 +9,7 @@ from typing import Any
 from farm import keys
 from farm.errors import JobNotFound
 from farm.jobs.status import STATES, State, Waiting, WorkerInfo, damaged
-from farm.ledger.connection import CHUNK, in_groups, milliseconds
+from farm.ledger.connection import CHUNK, PREFIX, in_groups, milliseconds
 from farm.ledger.reading import Reading
 from farm.ledger.records import (
     Cancelled,
@@ -25,16 +25,23 @@ from farm.ledger.records import (
     attempt_of,
     new_token,
 )
+from farm.ledger.timing import TIMING, Timing
+from farm.settings import Settings
 
-LEASE_SECONDS = 15.0
 MAX_DEATHS = 3
-_WORKER_TTL_MS = 15_000
 _DEATH_TTL_MS = 30 * 24 * 3600 * 1000
 _MAX_DEATH_CHARACTERS = 4_000
 
 
 class Ledger(Reading):
-    """The job records of one farm. Methods raise `LedgerUnavailable` when Redis cannot be used."""
+    """The job records of one farm, whose leases are as long as `timing` says.
+
+    Methods raise `LedgerUnavailable` when Redis cannot be used.
+    """
+
+    def __init__(self, settings: Settings, *, prefix: str = PREFIX, timing: Timing = TIMING) -> None:
+        super().__init__(settings, prefix=prefix)
+        self._timing = timing
 
     # Transitions
 
@@ -62,19 +69,20 @@ class Ledger(Reading):
         token: str | None = None,
         alone: bool = False,
         instead: Collection[str] = (),
-        lease: float = LEASE_SECONDS,
+        lease: float | None = None,
         deaths: int = MAX_DEATHS,
     ) -> Claim | None:
         """Take a queued job for `lease` seconds, or None if it is not queued (any more).
 
-        Then the next job that waits for one of the models in `instead` is taken, if there is one.
+        Without `lease` it is the one of the ledger's timing. If the job is not to be had, the next that waits for one
+        of the models in `instead` is taken, if there is one.
 
         A claim whose answer was lost can be sent again with its `token`, which is new for each claim.
         `alone` says that the worker has no other job. Raises `Suspect` for a job that only such a one may have: one
         whose lease lapsed `deaths` − 1 times.
         """
         others = json.dumps(sorted(instead)) if instead else "[]"
-        answer = self._run("claim", job, worker, token or new_token(), milliseconds(lease), deaths, int(alone), others)
+        answer = self._run("claim", job, worker, token or new_token(), self._lease(lease), deaths, int(alone), others)
         if answer[0] == "suspect":
             raise Suspect(job)
         if answer[0] != "claimed":
@@ -86,9 +94,9 @@ class Ledger(Reading):
         """Note that `step` steps of a running job are safe in the bucket. False if it is not held any more."""
         return bool(self._run("checkpoint", claim.job, worker, claim.attempt, step))
 
-    def renew(self, worker: str, held: Iterable[tuple[str, int, int]], *, lease: float = LEASE_SECONDS) -> Renewed:
+    def renew(self, worker: str, held: Iterable[tuple[str, int, int]], *, lease: float | None = None) -> Renewed:
         """Renew the leases on `held` (job, attempt, step) and record their steps."""
-        answer = self._run("renew", worker, milliseconds(lease), json.dumps(list(held)))
+        answer = self._run("renew", worker, self._lease(lease), json.dumps(list(held)))
         lost, previewed = (frozenset((job, int(n)) for job, n in in_groups(told, 2)) for told in answer)
         return Renewed(lost, previewed)
 
@@ -189,8 +197,9 @@ class Ledger(Reading):
     # Workers
 
     def announce(self, worker: WorkerInfo) -> None:
-        """Say that a worker lives; the record lapses after 15 s unless renewed."""
-        self._run("note", "worker", worker.id, worker.model_dump_json(), _WORKER_TTL_MS)
+        """Say that a worker lives; the record lapses unless that is said again in time."""
+        kept = milliseconds(self._timing.announced)
+        self._run("note", "worker", worker.id, worker.model_dump_json(), kept)
 
     def depart(self, worker: str) -> None:
         """Say that a worker is gone."""
@@ -208,6 +217,9 @@ class Ledger(Reading):
         """Tie this ledger to a bucket unless it belongs to one, or `anew`. Returns the one that it belongs to."""
         name, id = self._run("tie", tie.bucket, tie.id, int(anew))
         return Tie(name, id)
+
+    def _lease(self, seconds: float | None) -> int:
+        return milliseconds(self._timing.lease if seconds is None else seconds)
 
     def _previous(self, job: str, state: Any) -> State:
         if state == "missing":

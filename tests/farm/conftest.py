@@ -13,8 +13,13 @@ from farm.settings import Settings
 
 
 @pytest.fixture(scope="session")
-def storage(servers: Settings) -> Storage:
+def bucket_of_a_server(servers: Settings) -> Storage:
     return Storage(servers)
+
+
+@pytest.fixture
+def storage(bucket_of_a_server: Storage) -> Storage:
+    return bucket_of_a_server
 
 
 @pytest.fixture

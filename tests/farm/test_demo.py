@@ -34,6 +34,7 @@ def test_it_shows_the_same_everywhere() -> None:
     assert [job.spec for job in dry_run(requests())] == [job.spec for job in dry_run(requests())]
 
 
+@pytest.mark.farm
 @pytest.mark.parametrize("keep", [True, False])
 def test_its_farm_stays_only_if_asked(keep: bool, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     home = tmp_path / "a home"
@@ -46,6 +47,7 @@ def test_its_farm_stays_only_if_asked(keep: bool, monkeypatch: pytest.MonkeyPatc
         stack.stop(home)
 
 
+@pytest.mark.farm
 def test_its_farm_does_not_stay_after_a_failure(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     home = tmp_path / "a home"
     monkeypatch.setattr(stack, "start_detached", partial(stack.start_detached, workers=0))
@@ -54,6 +56,7 @@ def test_its_farm_does_not_stay_after_a_failure(monkeypatch: pytest.MonkeyPatch,
     assert stack.status(home) is None
 
 
+@pytest.mark.long
 def test_it_works_twice_in_a_path_with_spaces(tmp_path: Path) -> None:
     home, folder = tmp_path / "a home", tmp_path / "a folder"
     folder.mkdir()

@@ -9,8 +9,10 @@ from pathlib import Path
 
 import pytest
 
+from farm.ledger.timing import Timing
 from tests.faults.farm import FaultyFarm
 from tests.faults.processes import Process
+from tests.timing import SHORT
 from tests.tiny import build_tiny_model
 
 _PASSED = pytest.StashKey[bool]()
@@ -25,10 +27,16 @@ def chance(request: pytest.FixtureRequest) -> random.Random:
 
 
 @pytest.fixture(scope="module")
-def unaudited_farm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[FaultyFarm]:
+def timing() -> Timing:
+    """The times that this file's farm goes by."""
+    return SHORT
+
+
+@pytest.fixture(scope="module")
+def unaudited_farm(tmp_path_factory: pytest.TempPathFactory, timing: Timing) -> Iterator[FaultyFarm]:
     """The servers of this file's tests."""
     folder: Path = tmp_path_factory.mktemp("faults")
-    farm = FaultyFarm(folder / "home", build_tiny_model(folder / "tiny"))
+    farm = FaultyFarm(folder / "home", build_tiny_model(folder / "tiny"), timing)
     try:
         yield farm
     finally:

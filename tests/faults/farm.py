@@ -6,7 +6,6 @@ It knows what was submitted to it and what was done to it, so that it can be aud
 from __future__ import annotations
 
 import contextlib
-import os
 import shutil
 import subprocess
 import sys
@@ -20,16 +19,19 @@ from farm.client import FarmClient
 from farm.errors import LedgerUnavailable, StorageError
 from farm.jobs.request import JobRequest
 from farm.jobs.status import JobStatus, WorkerInfo
+from farm.ledger.timing import Timing
 from farm.settings import Settings
 from farm.stack import credentials, servers
 from farm.stack.layout import Layout
 from farm.stack.plan import PACKAGES
 from farm.stack.process import Program
+from tests.environments import naming, of_a_shell
 from tests.faults import plugin
 from tests.faults.audit import Audit, settled
 from tests.faults.faults import Fault
 from tests.faults.history import History
 from tests.faults.processes import Process, Watch
+from tests.timing import SHORT
 from tests.waiting import eventually
 
 _END_WITHIN = 240.0
@@ -40,8 +42,9 @@ _CHEAP = {"prompt": "a cat", "model": "tiny", "steps": 5, "seed": 1, "guidance":
 class FaultyFarm:
     """A farm in `home`, with no worker at first; workers serve the tiny model in `model` under any name."""
 
-    def __init__(self, home: Path, model: Path) -> None:
+    def __init__(self, home: Path, model: Path, timing: Timing = SHORT) -> None:
         self.home = home
+        self.timing = timing
         self.flags = home / "flags"
         self.faults: list[Fault] = []
         self.submitted: list[str] = []
@@ -80,17 +83,9 @@ class FaultyFarm:
     @property
     def environment(self) -> dict[str, str]:
         """Of a shell on any machine of this farm."""
-        kept = {name: value for name, value in os.environ.items() if not name.startswith(("FARM_", "AWS_"))}
-        assert self.where.s3_endpoint and self.where.s3_access_key and self.where.s3_secret_key
         return {
-            **kept,
-            "FARM_HOME": str(self.home),
-            "FARM_REDIS_URL": self.where.redis_url,
-            "FARM_S3_ENDPOINT": self.where.s3_endpoint,
-            "AWS_ACCESS_KEY_ID": self.where.s3_access_key,
-            "AWS_SECRET_ACCESS_KEY": self.where.s3_secret_key,
-            "OMP_NUM_THREADS": "1",
-            "PYTHONUNBUFFERED": "1",
+            **of_a_shell(self.home, timing=self.timing),
+            **naming(self.where),
             "PYTHONPATH": str(self.home / "plugins"),
             "FAULT_FLAGS": str(self.flags),
         }
@@ -111,18 +106,19 @@ class FaultyFarm:
         name: str,
         *options: str,
         model: str = "tiny",
-        command: tuple[str, ...] = (sys.executable, "-m", "worker"),
+        command: tuple[str, ...] | None = None,
         environment: dict[str, str] | None = None,
     ) -> Process:
-        """A worker of this name, not started yet."""
+        """A worker of this name, not started yet. With `command` that is run in its place."""
         options = ("--name", name, "--device", "cpu", "--model", f"{model}={self._model}", *options)
         self.workers[name] = Process(
             name,
-            (*command, *options),
+            command,
             PACKAGES,
             {**self.environment, **(environment or {})},
             self._layout.log(name),
             self._watch,
+            options,
         )
         return self.workers[name]
 

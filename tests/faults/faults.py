@@ -5,9 +5,9 @@ from __future__ import annotations
 import time
 from dataclasses import dataclass, field
 
-from farm.ledger.ledger import LEASE_SECONDS
+from farm.ledger.timing import TIMING
 
-_NOTICED_WITHIN = LEASE_SECONDS + 45.0
+_NOTICED_WITHIN = TIMING.lease + 45.0
 """A lease lapses, and a reaper comes by, on however busy a machine."""
 _SLACK = 2.0
 

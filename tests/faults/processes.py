@@ -11,7 +11,9 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from farm.stack import guard
+from tests.launching import Forked
 from tests.stack.farms import lives
+from tests.waiting import eventually
 
 
 def working_in(folder: Path) -> list[str]:
@@ -24,6 +26,11 @@ def working_in(folder: Path) -> list[str]:
             if (is_there or is_for_it) and lives(int(process.name)):
                 found.append((process / "cmdline").read_text(encoding="utf-8").replace("\0", " "))
     return found
+
+
+def _state_of(thread: Path) -> str:
+    """As the kernel writes it: R for one that runs, T for one that was stopped, …"""
+    return (thread / "stat").read_text(encoding="utf-8").rpartition(")")[2].split()[0]
 
 
 class Watch:
@@ -50,15 +57,26 @@ class Watch:
 
 
 class Process:
-    """One program that can be started again and again, each time with the same command, folder and log."""
+    """One program that can be started again and again, each time with the same command, folder and log.
+
+    Without a command it is a worker, with `arguments`.
+    """
 
     def __init__(
-        self, name: str, command: tuple[str, ...], folder: Path, environment: Mapping[str, str], log: Path, watch: Watch
+        self,
+        name: str,
+        command: tuple[str, ...] | None,
+        folder: Path,
+        environment: Mapping[str, str],
+        log: Path,
+        watch: Watch,
+        arguments: tuple[str, ...] = (),
     ) -> None:
         self.name = name
         self.log = log
         self._command, self._folder, self._environment, self._watch = command, folder, environment, watch
-        self._running: subprocess.Popen[bytes] | None = None
+        self._arguments = arguments
+        self._running: Forked | subprocess.Popen[bytes] | None = None
 
     @property
     def pid(self) -> int:
@@ -74,9 +92,20 @@ class Process:
 
     def start(self) -> None:
         assert not self.is_running, f"{self.name} runs already"
+        self._running = self._started()
+        try:
+            self._watch.note(self._running.pid)
+        except ValueError:  # the farm was closed meanwhile
+            self._running.kill()
+            self._running.wait()
+            raise
+
+    def _started(self) -> Forked | subprocess.Popen[bytes]:
+        if self._command is None:
+            return Forked(self._arguments, environment=self._environment, log=self.log, folder=self._folder)
         with self.log.open("ab") as output:
-            self._running = subprocess.Popen(
-                self._command,
+            return subprocess.Popen(
+                (*self._command, *self._arguments),
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=output,
@@ -84,12 +113,6 @@ class Process:
                 env=self._environment,
                 start_new_session=True,
             )
-        try:
-            self._watch.note(self._running.pid)
-        except ValueError:  # the farm was closed meanwhile
-            self._running.kill()
-            self._running.wait()
-            raise
 
     def kill(self) -> None:
         """As by the kernel: no handler runs. Nothing, if it has ended."""
@@ -103,6 +126,7 @@ class Process:
     def freeze(self) -> None:
         """It keeps its connections, its memory and its leases' names, and does nothing."""
         self._signal(signal.SIGSTOP)
+        eventually(self._is_stopped, f"every thread of {self.name} has stopped")  # on a busy machine not at once
 
     def thaw(self) -> None:
         self._signal(signal.SIGCONT)
@@ -111,12 +135,19 @@ class Process:
         """The exit status of the process that runs now, negative for a signal."""
         return self._ended(self._process, within)
 
+    def _is_stopped(self) -> bool:
+        """Whether none of its threads runs, or it has ended."""
+        with contextlib.suppress(OSError):  # a thread, or all of it, is just ending
+            states = [_state_of(thread) for thread in Path(f"/proc/{self.pid}/task").iterdir()]
+            return not set(states) - {"T", "Z"}
+        return not self.is_running
+
     @property
-    def _process(self) -> subprocess.Popen[bytes]:
+    def _process(self) -> Forked | subprocess.Popen[bytes]:
         assert self._running is not None, f"{self.name} was never started"
         return self._running
 
-    def _ended(self, process: subprocess.Popen[bytes], within: float) -> int:
+    def _ended(self, process: Forked | subprocess.Popen[bytes], within: float) -> int:
         """Wait for a process that may have a successor by then."""
         status = process.wait(within)
         self._watch.forget(process.pid)

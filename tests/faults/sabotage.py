@@ -45,7 +45,7 @@ def kill(farm: FaultyFarm, chance: random.Random) -> None:
 def freeze(farm: FaultyFarm, chance: random.Random) -> None:
     """For less than a lease, or for more."""
     with farm.frozen(_a_worker(farm, chance)):
-        time.sleep(chance.choice([chance.uniform(1, 8), chance.uniform(16, 25)]))
+        time.sleep(_less_or_more_than_a_lease(farm, chance))
 
 
 @fault(on="workers")
@@ -66,7 +66,7 @@ def kill_redis(farm: FaultyFarm, chance: random.Random) -> None:
 @fault(on="servers")
 def freeze_redis(farm: FaultyFarm, chance: random.Random) -> None:
     with farm.frozen(farm.redis):
-        time.sleep(chance.choice([chance.uniform(1, 5), chance.uniform(16, 20)]))
+        time.sleep(_less_or_more_than_a_lease(farm, chance))
 
 
 @fault(on="servers")
@@ -109,6 +109,11 @@ def drop_messages(farm: FaultyFarm, chance: random.Random) -> None:
         raise NothingToDo
     with farm.fault("messages dropped"):
         redis.rpop(chance.choice(queues), chance.randrange(1, 6))
+
+
+def _less_or_more_than_a_lease(farm: FaultyFarm, chance: random.Random) -> float:
+    lease = farm.timing.lease
+    return chance.choice([chance.uniform(0, lease / 2), chance.uniform(lease + 1, 1.6 * lease + 1)])
 
 
 def _a_worker(farm: FaultyFarm, chance: random.Random) -> Process:

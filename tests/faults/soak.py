@@ -34,6 +34,7 @@ from farm.errors import FarmError, LedgerUnavailable, StorageError
 from farm.jobs.request import JobRequest
 from farm.jobs.spec import SAMPLERS
 from farm.jobs.status import TERMINAL
+from farm.ledger.timing import TIMING, Timing
 from tests.faults.audit import Audit
 from tests.faults.farm import FaultyFarm
 from tests.faults.faults import Fault
@@ -97,7 +98,7 @@ class Report:
 class Soak:
     """One soak of a farm of its own in `folder`."""
 
-    def __init__(self, folder: Path, minutes: float, seed: int) -> None:
+    def __init__(self, folder: Path, minutes: float, seed: int, timing: Timing = TIMING) -> None:
         self._minutes = minutes
         self._seed = seed
         self._chance = random.Random(seed)
@@ -106,7 +107,7 @@ class Soak:
         self._endings: list[str] = []
         self._picture = folder / "init.png"
         Image.linear_gradient("L").resize((64, 64)).convert("RGB").save(self._picture)
-        self.farm = FaultyFarm(folder / "home", build_tiny_model(folder / "tiny"))
+        self.farm = FaultyFarm(folder / "home", build_tiny_model(folder / "tiny"), timing)
 
     def run(self) -> Report:
         """Submit, sabotage, stop, wait for the end of every job, and audit. Ends all processes, whatever happens.

@@ -15,7 +15,7 @@ from tests.faults.plugin import paced
 from tests.faults.processes import Process
 from tests.waiting import eventually
 
-OUTAGE_SECONDS = float(os.environ.get("FAULT_S3_SECONDS", "20"))
+OUTAGE_SECONDS = float(os.environ.get("FAULT_S3_SECONDS", "6"))
 
 
 @pytest.fixture

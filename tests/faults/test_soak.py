@@ -13,13 +13,14 @@ from farm.stack.plan import PACKAGES
 from tests.faults.processes import working_in
 from tests.faults.sabotage import SABOTAGE
 from tests.faults.soak import Soak
+from tests.timing import SHORT
 from tests.waiting import eventually
 
 MINUTES = 0.6
 
 
 def test_nothing_is_lost_doubled_or_unexplained(tmp_path: Path, chance: random.Random) -> None:
-    report = Soak(tmp_path, MINUTES, chance.randrange(10**6)).run()
+    report = Soak(tmp_path, MINUTES, chance.randrange(10**6), SHORT).run()
 
     print(report)
     assert not report.complaints, str(report)

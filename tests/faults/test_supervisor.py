@@ -8,7 +8,6 @@ from __future__ import annotations
 import os
 import random
 import signal
-import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -20,6 +19,7 @@ from farm import stack
 from farm.client import FarmClient
 from farm.jobs.request import JobRequest
 from farm.jobs.status import JobStatus
+from farm.ledger.timing import VARIABLE
 from farm.settings import Settings
 from tests.faults import plugin
 from tests.faults.audit import settled
@@ -28,18 +28,13 @@ from tests.faults.history import History
 from tests.faults.plugin import paced
 from tests.faults.processes import working_in
 from tests.stack.farms import Farm, end, lives
+from tests.timing import SHORT
 from tests.tiny import build_tiny_model
 from tests.waiting import eventually
 from worker.engine.watchdog import EXIT_HUNG
 
-# A worker that calls four seconds without progress a hang: five minutes, on a CPU, are long for a test.
-IMPATIENT = """
-import functools
-from worker import options
-options.Options = functools.partial(options.Options, stall_seconds=4.0)
-from worker.__main__ import main
-main()
-"""
+IMPATIENT = SHORT.model_copy(update={"stall": 4.0})
+"""Four seconds without progress are a hang: five minutes, on a CPU, are long for a test."""
 
 
 class Supervised:
@@ -56,9 +51,7 @@ class Supervised:
 
     def start(self) -> Settings:
         """Start the farm with two workers and wait until they are ready."""
-        settings = stack.start_detached(
-            self.farm.home, 2, (f"tiny={self._model}",), worker_command=(sys.executable, "-c", IMPATIENT)
-        )
+        settings = stack.start_detached(self.farm.home, 2, (f"tiny={self._model}",))
         assert stack.wait_for_workers(self.farm.home, settings, timeout=180)
         return settings
 
@@ -100,6 +93,7 @@ def flags(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("PYTHONPATH", str(plugin.install(tmp_path_factory.mktemp("plugins") / "here")))
         patch.setenv("FAULT_FLAGS", str(folder))
+        patch.setenv(VARIABLE, IMPATIENT.model_dump_json())
         yield folder
 
 

@@ -10,15 +10,16 @@ from typing import Any
 
 import pytest
 
-from farm.ledger.ledger import LEASE_SECONDS
 from tests.faults.farm import FaultyFarm
 from tests.faults.plugin import paced
 from tests.faults.processes import Process
+from tests.timing import SHORT
 from tests.waiting import eventually
 
-RESUMED_WITHIN = 30.0
-LONG_JOB_SECONDS = float(os.environ.get("FAULT_LONG_JOB_SECONDS", "60"))
-"""600 is what was promised; four leases and thirty rounds of the reaper are what every run of the tests sees."""
+RESUMED_WITHIN = SHORT.lease + 15.0
+"""As half a minute is to a lease that is not short."""
+LONG_JOB_SECONDS = float(os.environ.get("FAULT_LONG_JOB_SECONDS", "30"))
+"""600 is what was promised; seven leases and seventy rounds of the reaper are what every run of the tests sees."""
 
 SOME_SECONDS: dict[str, Any] = {"steps": 20, **paced(0.08)}
 
@@ -39,7 +40,7 @@ def let_reap(farm: FaultyFarm, worker: Process) -> None:
     """Of all workers, this one holds the reapers' lock from now on."""
     info = farm.info(worker)
     assert info is not None
-    farm.client.ledger.redis.set("farm:lock:reaper", info.id, px=6_000)
+    farm.client.ledger.redis.set("farm:lock:reaper", info.id, px=round(1000 * farm.timing.reaper_lock))
 
 
 @pytest.mark.parametrize("who_dies", ["the one that reaps", "another"])
@@ -124,4 +125,4 @@ def test_a_long_job_of_a_healthy_worker_has_one_attempt(farm: FaultyFarm, long_j
 
     assert (status.state, status.attempt) == ("done", 1)
     assert status.started and status.finished
-    assert (status.finished - status.started).total_seconds() > max(LONG_JOB_SECONDS, 3 * LEASE_SECONDS)
+    assert (status.finished - status.started).total_seconds() > max(LONG_JOB_SECONDS, 3 * farm.timing.lease)

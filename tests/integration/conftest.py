@@ -6,7 +6,6 @@ Each test that needs its own workers uses its own model name, and with it its ow
 from __future__ import annotations
 
 import json
-import os
 import signal
 import subprocess
 import sys
@@ -23,11 +22,15 @@ from farm.client import FarmClient
 from farm.jobs.request import JobRequest
 from farm.jobs.status import JobStatus
 from farm.settings import Settings
+from tests.environments import of_a_shell
+from tests.faults import plugin
+from tests.faults.plugin import paced
+from tests.launching import Forked
 from tests.tiny import build_tiny_model
 from tests.waiting import eventually
 
-LONG = {"steps": 1000}
-"""Long enough to be caught in the middle, on any machine."""
+LONG: dict[str, Any] = {"steps": 200, **paced(0.05, every=4)}
+"""Long enough to be caught in the middle, on any machine: it mostly sleeps."""
 
 
 @dataclass
@@ -35,7 +38,7 @@ class Worker:
     """A worker process and the file it writes its log to."""
 
     name: str
-    process: subprocess.Popen[bytes]
+    process: Forked | subprocess.Popen[bytes]
     log: Path
 
     def is_ready(self, client: FarmClient) -> bool:
@@ -63,10 +66,11 @@ def where(home: Path) -> Iterator[Settings]:
 
 
 @pytest.fixture(scope="session")
-def environment(home: Path, where: Settings) -> dict[str, str]:
+def environment(home: Path, where: Settings, tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     """The environment of a shell on this farm's machine. `where` makes sure that the farm runs."""
-    kept = {name: value for name, value in os.environ.items() if not name.startswith(("FARM_", "AWS_"))}
-    return {**kept, "FARM_HOME": str(home), "OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1"}
+    losses = plugin.install(tmp_path_factory.mktemp("plugins") / "here")
+    flags = tmp_path_factory.mktemp("flags")
+    return {**of_a_shell(home), "PYTHONPATH": str(losses), "FAULT_FLAGS": str(flags)}
 
 
 @pytest.fixture
@@ -87,12 +91,11 @@ class Launcher:
         self._environment, self._where, self._tiny_model, self._logs = environment, where, tiny_model, logs
         self._started: list[Worker] = []
 
-    def __call__(self, name: str, *options: str, model: str = "tiny") -> Worker:
+    def __call__(self, name: str, *options: str, model: str = "tiny", **variables: str) -> Worker:
         log = self._logs / f"{name}.log"
-        command = [sys.executable, "-m", "worker", "--name", name, "--device", "cpu"]
-        command += ["--model", f"{model}={self._tiny_model}", *options]
-        with log.open("wb") as output:
-            process = subprocess.Popen(command, env=self._environment, stdout=output, stderr=subprocess.STDOUT)
+        served = f"{model}={self._tiny_model}"
+        arguments = ("--name", name, "--device", "cpu", "--model", served, *options)
+        process = Forked(arguments, environment={**self._environment, **variables}, log=log)
         worker = Worker(name, process, log)
         self._started.append(worker)
         with FarmClient(self._where) as client:

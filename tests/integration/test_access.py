@@ -21,7 +21,8 @@ from farm.errors import LedgerUnavailable
 from farm.jobs.request import JobRequest
 from farm.settings import Settings
 from farm.stack.verdict import ok
-from tests.integration.conftest import LONG, Launcher, Worker
+from tests.environments import naming
+from tests.integration.conftest import Launcher, Worker
 from tests.integration.test_lifecycle import in_the_middle
 from tests.users import as_user
 from tests.waiting import eventually
@@ -49,20 +50,10 @@ def admin(where: Settings) -> Iterator[redis.Redis]:
 def launch_as(
     environment: dict[str, str], where: Settings, tiny_model: Path, tmp_path: Path, admin: redis.Redis
 ) -> Iterator[Callable[[str], Worker]]:
-    own = {**environment, **named_by_the_environment(as_user(where, "farm-worker"))}
+    own = {**environment, **naming(as_user(where, "farm-worker"))}
     launcher = Launcher(own, where, tiny_model, tmp_path)
     yield lambda name: launcher(name, model="rights")
     launcher.end()
-
-
-def named_by_the_environment(where: Settings) -> dict[str, str]:
-    return {
-        "FARM_REDIS_URL": where.redis_url,
-        "FARM_S3_ENDPOINT": where.s3_endpoint or "",
-        "FARM_S3_BUCKET": where.s3_bucket,
-        "AWS_ACCESS_KEY_ID": where.s3_access_key or "",
-        "AWS_SECRET_ACCESS_KEY": where.s3_secret_key or "",
-    }
 
 
 def denied(admin: redis.Redis) -> set[tuple[str, str]]:
@@ -75,10 +66,11 @@ def denied(admin: redis.Redis) -> set[tuple[str, str]]:
 def test_all_that_a_farm_does_is_done_with_the_rights_of_the_document(
     admin: redis.Redis, where: Settings, launch_as: Callable[[str], Worker], tmp_path: Path
 ) -> None:
+    long_one = {"steps": 1000}  # no worker has told yet of losses that sleep
     admin.script_flush()  # as after a restart
     with FarmClient(as_user(where, "farm-client")) as client, FarmClient(as_user(where, "farm-reader")) as reader:
         queued, long, unwanted = (
-            client.submit([JobRequest.parse({**REQUEST, **fields})]).jobs[0] for fields in ({}, LONG, LONG)
+            client.submit([JobRequest.parse({**REQUEST, **fields})]).jobs[0] for fields in ({}, long_one, long_one)
         )
         client.cancel([unwanted])
         with FarmClient(as_user(where, "farm-worker")) as dead:
@@ -145,7 +137,7 @@ def test_a_worker_that_lacks_a_right_ends_and_says_which(
 ) -> None:
     client.check_bucket()
     take_away(admin, "farm-worker", "+evalsha")
-    own = {**environment, **named_by_the_environment(as_user(where, "farm-worker"))}
+    own = {**environment, **naming(as_user(where, "farm-worker"))}
     command = [sys.executable, "-m", "worker", "--device", "cpu"]
     ended = subprocess.run(command, env=own, capture_output=True, encoding="utf-8", timeout=120)
     assert ended.returncode == 1
@@ -162,5 +154,5 @@ def take_away(admin: redis.Redis, user: str, right: str) -> None:
 def examined(where: Settings, monkeypatch: pytest.MonkeyPatch) -> tuple[int, Mapping[str, Mapping[str, Any]]]:
     """The exit code of `farm doctor`, and what it found, by name."""
     monkeypatch.setattr("farm.stack.doctor.device", lambda: ok("device", "not asked"))
-    result = CliRunner().invoke(doctor, ["--json"], env=named_by_the_environment(where))
+    result = CliRunner().invoke(doctor, ["--json"], env=naming(where))
     return result.exit_code, {check["name"]: check for check in json.loads(result.stdout)["checks"]}

@@ -18,26 +18,13 @@ from farm import keys
 from farm.client import FarmClient
 from farm.jobs.status import JobStatus
 from farm.queue import TASK, lists, queue_name
+from tests.forgeries import BODIES, ENTRIES
 from tests.integration.conftest import Worker
 from tests.ledgers import a_worker
 from tests.waiting import eventually
 
 NAME = queue_name("tiny")
 QUEUE = lists("tiny")[0]
-
-BODIES: dict[str, Any] = {
-    "no arguments": [[], {}, {}],
-    "too many arguments": [["a", "b"], {}, {}],
-    "a number": [[7], {}, {}],
-    "a nested list": [[[["x"]]], {}, {}],
-    "an id that climbs": [["../../etc/passwd"], {}, {}],
-    "an id with a line break": [["0000000000000000-0000\n"], {}, {}],
-    "a job that is not there": [["0000000000000000-0000"], {}, {}],
-    "a very long id": [["0" * 1_000_000], {}, {}],
-    "unknown keywords": [[], {"job": "x", "command": "rm"}, {}],
-    "not a list": {"what": "ever"},
-    "nothing": None,
-}
 
 
 def put(
@@ -71,32 +58,19 @@ def the_worker_still_works(
     return check
 
 
-@pytest.mark.parametrize("name", BODIES)
-def test_a_forged_body_is_dropped(name: str, client: FarmClient, the_worker_still_works: Callable[[], None]) -> None:
-    put(client, json.dumps(BODIES[name]).encode())
-
-    the_worker_still_works()
-
-
-def test_a_body_that_is_not_json_is_dropped(client: FarmClient, the_worker_still_works: Callable[[], None]) -> None:
+def test_forged_bodies_are_dropped(client: FarmClient, the_worker_still_works: Callable[[], None]) -> None:
+    """Each of them by itself: see `tests/worker/queue/test_messages.py`."""
+    for body in BODIES.values():
+        put(client, json.dumps(body).encode())
     put(client, b"\xff\xfe not json {")
 
     the_worker_still_works()
 
 
-ENTRIES = (
-    *("garbage", "", "[]", "7", "null", '{"body": 1}', "[" * 100_000, '{"properties": {}}'),
-    # What kombu's JSON turns into objects, or stumbles over.
-    *('{"__type__": [], "__value__": 1}', '{"__type__": "datetime", "__value__": 5}'),
-    *('{"__type__": "bytes", "__value__": 5}', '{"__type__": "decimal", "__value__": "x"}'),
-)
-
-
-@pytest.mark.parametrize("entry", ENTRIES, ids=[entry[:40] or "empty" for entry in ENTRIES])
-def test_an_entry_that_is_no_message_is_dropped(
-    entry: str, client: FarmClient, the_worker_still_works: Callable[[], None]
+def test_entries_that_are_no_messages_are_dropped(
+    client: FarmClient, the_worker_still_works: Callable[[], None]
 ) -> None:
-    client.ledger.redis.lpush(QUEUE, entry)
+    client.ledger.redis.lpush(QUEUE, *ENTRIES)
 
     the_worker_still_works()
 
@@ -163,27 +137,23 @@ SPECS: dict[str, tuple[dict[str, Any], str]] = {
 }
 
 
-@pytest.mark.parametrize("name", SPECS)
-def test_a_forged_spec_in_the_ledger_fails_with_the_reason(
-    name: str,
+def test_forged_specs_in_the_ledger_fail_with_the_reason(
     client: FarmClient,
     submit: Callable[..., list[str]],
     finish: Callable[..., list[JobStatus]],
     the_worker_still_works: Callable[[], None],
 ) -> None:
-    change, reason = SPECS[name]
-    [job] = submit(model="nobody-serves-this")
-    spec = client.ledger.spec(job).model_dump(mode="json") | {"model": "tiny"} | change
-    client.ledger.redis.hset(f"farm:job:{job}", mapping={"model": "tiny", "spec": json.dumps(spec)})
+    jobs = dict(zip(SPECS, submit(model="nobody-serves-this", count=len(SPECS)), strict=True))
+    for name, job in jobs.items():
+        spec = client.ledger.spec(job).model_dump(mode="json") | {"model": "tiny"} | SPECS[name][0]
+        client.ledger.redis.hset(f"farm:job:{job}", mapping={"model": "tiny", "spec": json.dumps(spec)})
+        put(client, json.dumps([[job], {}, {}]).encode())
 
-    put(client, json.dumps([[job], {}, {}]).encode())
-
-    [status] = finish([job])
-    assert status.state == "failed"
-    assert status.error is not None
-    assert status.error.kind == "invalid"
-    assert reason in status.error.message
-    assert not list(client.storage.list(keys.job_prefix(job)))
+    for name, status in zip(SPECS, finish(list(jobs.values())), strict=True):
+        assert status.error is not None, name
+        assert (status.state, status.error.kind) == ("failed", "invalid"), name
+        assert SPECS[name][1] in status.error.message
+        assert not list(client.storage.list(keys.job_prefix(status.id)))
     the_worker_still_works()
 
 

@@ -21,6 +21,7 @@ from farm.client import FarmClient
 from farm.settings import Settings
 from farm.stack import credentials, servers
 from farm.stack.layout import Layout, write_json
+from tests.environments import of_a_shell
 from tests.waiting import eventually
 
 SECRETS = {
@@ -75,10 +76,9 @@ def watched(tmp_path: Path, tiny_model: Path) -> Iterator[Watched]:
     layout = Layout(home)
     layout.create()
     write_json(layout.credentials, {**SECRETS, "ports": {}})
-    kept = {name: value for name, value in os.environ.items() if not name.startswith(("FARM_", "AWS_"))}
     try:
         where = stack.start_detached(home, workers=1, models=(f"tiny={tiny_model}",))
-        yield Watched(home, where, {**kept, "FARM_HOME": str(home), "OMP_NUM_THREADS": "1"})
+        yield Watched(home, where, of_a_shell(home))
     finally:
         stack.stop(home)
         if made := credentials.kept(layout.credentials):

@@ -6,7 +6,6 @@ The certificates are made here. SeaweedFS speaks TLS itself; in front of Redis i
 from __future__ import annotations
 
 import json
-import os
 import ssl
 import subprocess
 import sys
@@ -23,6 +22,7 @@ from PIL import Image
 from farm.stack import credentials, readiness, servers
 from farm.stack.layout import Layout
 from farm.stack.process import Program
+from tests.environments import naming, of_a_shell
 from tests.integration.conftest import Worker
 from tests.tls import tls_in_front_of
 from tests.waiting import eventually
@@ -102,24 +102,19 @@ def secure(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path) -> Iterat
         authority.configure_trust(strict_context)
         strict_context.verify_mode = ssl.CERT_REQUIRED
         redis_port = urlsplit(plain.redis_url).port
-        assert redis_port and plain.s3_access_key and plain.s3_secret_key
+        assert redis_port
         port, strict_port = (
             stack.enter_context(tls_in_front_of(redis_port, context)) for context in (open_context, strict_context)
         )
-        kept = {name: value for name, value in os.environ.items() if not name.startswith(("FARM_", "AWS_"))}
         farm = SecureFarm(
             environment={
-                **kept,
-                "FARM_HOME": str(folder / "nothing here"),
+                **of_a_shell(folder / "nothing here"),
+                **naming(plain),
                 "FARM_REDIS_URL": f"rediss://:{drawn.redis_password}@{LOCAL}:{port}/0",
                 "FARM_REDIS_CA": str(folder / "authority.pem"),
                 "FARM_S3_ENDPOINT": f"https://{LOCAL}:{drawn.ports['s3']}",
-                "AWS_ACCESS_KEY_ID": plain.s3_access_key,
-                "AWS_SECRET_ACCESS_KEY": plain.s3_secret_key,
                 "AWS_CA_BUNDLE": str(folder / "authority.pem"),
                 "AWS_CONFIG_FILE": str(folder / "none"),
-                "OMP_NUM_THREADS": "1",
-                "PYTHONUNBUFFERED": "1",
             },
             redis_password=drawn.redis_password,
             strict_redis_port=strict_port,

@@ -13,8 +13,8 @@ from farm.jobs.spec import JobSpec
 from farm.jobs.status import Waiting
 from farm.ledger.ledger import Ledger
 from farm.ledger.records import Claim, new_token
+from farm.ledger.timing import TIMING, Timing
 from farm.queue import Queue
-from worker.job.retry import RETRY_SECONDS
 from worker.models.service import ModelService
 
 _log = logging.getLogger(__name__)
@@ -29,6 +29,7 @@ class Claims:
     queue: Queue
     served: ModelService
     leaving: threading.Event
+    timing: Timing = TIMING
 
     def claim(self, job: str, *, alone: bool = False) -> Claim | None:
         """Claim a job, or, unless `alone`, another that waits if it does not.
@@ -37,7 +38,7 @@ class Claims:
         for a job that is to be claimed `alone`, `LedgerRefused` if this worker may not claim, and as time runs out
         `LedgerUnavailable`.
         """
-        token, give_up = new_token(), time.monotonic() + RETRY_SECONDS
+        token, give_up = new_token(), time.monotonic() + self.timing.patience
         while True:
             try:
                 return self.ledger.claim(
@@ -46,7 +47,7 @@ class Claims:
             except LedgerRefused:
                 raise
             except LedgerUnavailable:
-                if time.monotonic() > give_up or self.leaving.wait(1.0):
+                if time.monotonic() > give_up or self.leaving.wait(self.timing.again):
                     raise
 
     def offer_again(self, job: str) -> None:

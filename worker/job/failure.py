@@ -20,6 +20,7 @@ from farm.errors import (
 )
 from farm.ledger.ledger import Ledger
 from farm.ledger.records import Claim
+from farm.ledger.timing import TIMING, Timing
 from worker.host import disk
 from worker.job.claims import Claims
 from worker.job.leftovers import Leftovers
@@ -31,7 +32,6 @@ _log = logging.getLogger(__name__)
 
 _DISK_REFUSALS = 3
 """A job that this worker's disk could not hold so many times fails."""
-_DISK_SECONDS = 10.0
 
 
 @dataclass
@@ -45,6 +45,7 @@ class Failures:
     intake: Intake
     retrier: Retrier
     leaving: threading.Event
+    timing: Timing = TIMING
     _disk_refusals: Counter[str] = field(default_factory=Counter)
 
     def settle(self, holding: Holding, error: Exception) -> None:
@@ -91,8 +92,8 @@ class Failures:
         _log.warning("job %s: %s", job, reason)
         with self.intake.paused(reason):
             self.hand_back(holding.claim)
-            give_up = time.monotonic() + _DISK_SECONDS
-            while time.monotonic() < give_up and not self.leaving.wait(1.0) and not disk.has_room():
+            give_up = time.monotonic() + self.timing.disk
+            while time.monotonic() < give_up and not self.leaving.wait(self.timing.again) and not disk.has_room():
                 pass
 
     def _fail(self, holding: Holding, error: Exception) -> None:

@@ -9,14 +9,12 @@ from collections.abc import Callable
 from typing import TypeVar
 
 from farm.errors import LedgerUnavailable, StorageError
+from farm.ledger.timing import TIMING, Timing
 from worker.leases.keeper import Holding
 from worker.queue.intake import Intake
 
 _log = logging.getLogger(__name__)
 
-RETRY_SECONDS = 600.0
-"""After this the job goes back to the queue, for another worker may reach what this one cannot."""
-_FIRST_DELAY, _LONGEST_DELAY = 0.5, 10.0
 _CHECK_SECONDS = 0.5
 
 Answer = TypeVar("Answer")
@@ -34,9 +32,10 @@ class HandBack(Exception):
 class Retrier:
     """One worker's way to wait. While a job waits for the bucket, the worker takes no others."""
 
-    def __init__(self, intake: Intake, leaving: threading.Event) -> None:
+    def __init__(self, intake: Intake, leaving: threading.Event, timing: Timing = TIMING) -> None:
         self._intake = intake
         self._leaving = leaving
+        self._timing = timing
 
     def until_done(
         self,
@@ -49,7 +48,7 @@ class Retrier:
         """Do `action`, again and again while the bucket or the ledger does not answer.
 
         Errors in `final` are answers. `meanwhile` is called once if the bucket has to be waited for. Raises `Lost`
-        when the job is lost meanwhile; `HandBack` when the worker leaves, or the bucket stays away for ten minutes;
+        when the job is lost meanwhile; `HandBack` when the worker leaves, or the bucket stays away for too long;
         `LedgerUnavailable` when the ledger does.
         """
         try:
@@ -65,11 +64,11 @@ class Retrier:
 
     def _insist(self, holding: Holding, action: Callable[[], Answer], final: _Errors, error: Exception) -> Answer:
         _log.warning("job %s waits: %s", holding.claim.job, error)
-        give_up = time.monotonic() + RETRY_SECONDS
-        delay = _FIRST_DELAY
+        give_up = time.monotonic() + self._timing.patience
+        delay = self._timing.first_pause
         while time.monotonic() < give_up:
             self._wait(holding, delay, error)
-            delay = min(2 * delay, _LONGEST_DELAY)
+            delay = min(2 * delay, self._timing.longest_pause)
             try:
                 answer = action()
             except final:

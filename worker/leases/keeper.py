@@ -17,13 +17,9 @@ from farm.errors import LedgerUnavailable
 from farm.jobs.status import WorkerInfo
 from farm.ledger.ledger import Ledger
 from farm.ledger.records import Attempt, Claim
+from farm.ledger.timing import TIMING, Timing
 
 _log = logging.getLogger(__name__)
-
-RENEW_SECONDS = 5.0
-"""A third of the lease: two renewals may fail before it lapses."""
-PROGRESS_SECONDS = 0.5
-ANNOUNCE_SECONDS = 5.0
 
 
 @dataclass
@@ -52,6 +48,7 @@ class LeaseKeeper:
         on_preview_wanted: Callable[[Claim], None],
         is_hung: Callable[[], bool],
         on_hang: Callable[[], None],
+        timing: Timing = TIMING,
     ) -> None:
         self._ledger = ledger
         self._worker = worker
@@ -60,6 +57,7 @@ class LeaseKeeper:
         self._on_preview_wanted = on_preview_wanted
         self._is_hung = is_hung
         self._on_hang = on_hang
+        self._timing = timing
         self._lock = threading.RLock()  # a signal's handler may ask what is held while this thread was asking
         self._held: dict[Attempt, Holding] = {}
         self._told: dict[Attempt, int] = {}
@@ -114,13 +112,13 @@ class LeaseKeeper:
                 return
             try:
                 cursor = cursor or self._ledger.control_cursor()
-                cursor, cancelled = self._ledger.cancellations(cursor, wait=PROGRESS_SECONDS)
+                cursor, cancelled = self._ledger.cancellations(cursor, wait=self._timing.progress)
                 self._lose(cancelled)
                 now = time.monotonic()
-                if self._has_news() or now - renewed >= RENEW_SECONDS:
+                if self._has_news() or now - renewed >= self._timing.renewal:
                     self._renew()
                     renewed = now
-                if now - announced >= ANNOUNCE_SECONDS:
+                if now - announced >= self._timing.announcement:
                     self._ledger.announce(self._describe())
                     announced = now
                 if unreachable:
@@ -130,7 +128,7 @@ class LeaseKeeper:
                 if not unreachable:
                     _log.warning("leases cannot be renewed: %s", error)
                 unreachable = True
-                self._stop.wait(1.0)
+                self._stop.wait(self._timing.again)
 
     def _has_news(self) -> bool:
         with self._lock:

@@ -14,24 +14,16 @@ from collections.abc import Callable, Sequence
 
 from farm.errors import InvalidInput, LedgerUnavailable, StorageError
 from farm.jobs.status import Waiting
-from farm.ledger.ledger import LEASE_SECONDS, Ledger
+from farm.ledger.ledger import Ledger
 from farm.ledger.records import Cursor
+from farm.ledger.timing import TIMING, Timing
 from farm.queue import Queue
 from worker.queue.messages import jobs_named
 
 _log = logging.getLogger(__name__)
 
-PERIOD_SECONDS = 2.0
-RENEWAL_SECONDS = LEASE_SECONDS / 2
-"""Within this time of Redis answering again, every healthy worker has renewed its leases."""
-UNCLAIMED_SECONDS = 5.0
-"""A queued job of an empty queue whose message is older than this has no message any more."""
-SEARCH_SECONDS = 30.0
-"""How often the messages of a queue that is not empty are looked through for jobs that have none."""
 SEARCH_MESSAGES = 10_000
 """A longer queue is not looked through, for Redis would stand still over it."""
-FORGOTTEN_SECONDS = 600.0
-"""There a queued job whose message is older than this gets another: spare ones do no harm."""
 
 
 class Reaper:
@@ -40,11 +32,22 @@ class Reaper:
     They have a thread of their own, for they may wait for a bucket, and lapsed leases must not.
     """
 
-    def __init__(self, ledger: Ledger, queue: Queue, worker: str, *, also: Sequence[Callable[[], None]] = ()) -> None:
+    def __init__(
+        self,
+        ledger: Ledger,
+        queue: Queue,
+        worker: str,
+        *,
+        also: Sequence[Callable[[], None]] = (),
+        timing: Timing = TIMING,
+        search_messages: int = SEARCH_MESSAGES,
+    ) -> None:
         self._ledger = ledger
         self._queue = queue
         self._worker = worker
         self._also = also
+        self._timing = timing
+        self._search_messages = search_messages
         self._chore: threading.Thread | None = None
         self._searched: dict[str, float] = {}
         self._cursor = Cursor()
@@ -61,15 +64,15 @@ class Reaper:
 
     def _run(self) -> None:
         unreachable = False
-        while not self._stop.wait(PERIOD_SECONDS):
+        while not self._stop.wait(self._timing.reaping):
             try:
-                if self._ledger.try_lock("reaper", self._worker, seconds=3 * PERIOD_SECONDS):
-                    self.reap(window=RENEWAL_SECONDS)
+                if self._ledger.try_lock("reaper", self._worker, seconds=self._timing.reaper_lock):
+                    self.reap(window=self._timing.window)
                     self.look_over()
                     self._see_to_the_rest()
                     self.reconcile()
                 else:
-                    self._ledger.reap(limit=0, window=RENEWAL_SECONDS)
+                    self._ledger.reap(limit=0, window=self._timing.window)
                 unreachable = False
             except LedgerUnavailable as error:
                 if not unreachable:
@@ -119,11 +122,11 @@ class Reaper:
         if not self._ledger.waiting(model):
             return
         messages = self._queue.depth(model)
-        if messages > SEARCH_MESSAGES:
-            stale = self._ledger.republish(model, older_than=FORGOTTEN_SECONDS)
+        if messages > self._search_messages:
+            stale = self._ledger.republish(model, older_than=self._timing.forgotten)
         elif messages == 0 or self._is_time_to_search(model):
             named = jobs_named(self._queue.entries(model)) if messages else ()
-            stale = self._ledger.republish(model, older_than=UNCLAIMED_SECONDS, but=named)
+            stale = self._ledger.republish(model, older_than=self._timing.unclaimed, but=named)
         else:
             return
         if stale:
@@ -132,7 +135,7 @@ class Reaper:
 
     def _is_time_to_search(self, model: str) -> bool:
         now = time.monotonic()
-        is_time = now - self._searched.get(model, float("-inf")) >= SEARCH_SECONDS
+        is_time = now - self._searched.get(model, float("-inf")) >= self._timing.search
         if is_time:
             self._searched[model] = now
         return is_time

@@ -14,18 +14,18 @@ from farm.bucket.results import JobResult
 from farm.bucket.storage import Storage
 from farm.errors import FarmError, StorageError
 from farm.ledger.ledger import Ledger
+from farm.ledger.timing import TIMING, Timing
 
 _log = logging.getLogger(__name__)
-
-_MISSING_SECONDS = 10.0
 
 
 class Promoter:
     """Nothing here raises but what cannot be foreseen: the ledger names the result as well."""
 
-    def __init__(self, storage: Storage, ledger: Ledger) -> None:
+    def __init__(self, storage: Storage, ledger: Ledger, timing: Timing = TIMING) -> None:
         self._storage = storage
         self._ledger = ledger
+        self._timing = timing
 
     def promote(self, result: JobResult) -> None:
         """Make an accepted attempt's result the job's."""
@@ -33,7 +33,7 @@ class Promoter:
 
     def promote_missing(self) -> None:
         """Do it for jobs whose workers should have done it by now."""
-        for job, sealed in self._ledger.unpromoted(older_than=_MISSING_SECONDS).items():
+        for job, sealed in self._ledger.unpromoted(older_than=self._timing.unpromoted).items():
             try:
                 result = read_result(self._storage, sealed)
                 if (result.job, sealed) != (job, keys.attempt_result(job, result.attempt)):

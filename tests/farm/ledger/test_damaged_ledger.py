@@ -12,6 +12,7 @@ from farm.errors import JobNotFound, LedgerRefused, LedgerUnavailable
 from farm.jobs.status import STATES
 from farm.ledger.ledger import Ledger
 from farm.ledger.records import Cursor
+from farm.ledger.timing import Timing
 from farm.queue import Queue
 from farm.settings import Settings
 from tests.ledgers import BATCH, job
@@ -292,10 +293,7 @@ class _Bucket:
 
 
 @pytest.mark.parametrize("seed", range(25))
-def test_whatever_is_damaged_the_healthy_jobs_end(
-    ledger: Ledger, queue: Queue, seed: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("worker.leases.reaper.UNCLAIMED_SECONDS", 0.0)
+def test_whatever_is_damaged_the_healthy_jobs_end(ledger: Ledger, queue: Queue, seed: int) -> None:
     draw = random.Random(seed)
     ledger.create(BATCH, [job(index, priority=index % 10) for index in range(12)])
     for index in range(0, 12, 3):
@@ -305,7 +303,7 @@ def test_whatever_is_damaged_the_healthy_jobs_end(
         assert claim and ledger.finish(claim, "w", "done", {"result": f"jobs/{claim.job}/1/result.json"})
     hurt = draw.sample(range(12), 5)
     storage: Any = _Bucket()
-    reaper, promoter = Reaper(ledger, queue, "r"), Promoter(storage, ledger)
+    reaper, promoter = Reaper(ledger, queue, "r", timing=Timing(unclaimed=0.0)), Promoter(storage, ledger)
     damages: list[Callable[[], None]] = [
         lambda: damage_a_record(ledger, draw.choice(hurt), draw),
         lambda: damage_an_index(ledger, draw),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
@@ -11,10 +11,17 @@ from farm.errors import JobNotFound
 from farm.jobs.status import STATES, State
 from farm.ledger.ledger import Ledger
 from farm.ledger.records import Claim
+from tests.fakes.ledger import FakeLedger
 from tests.ledgers import BATCH, job
 
 WORKER = "w1"
 NAME = job().id
+
+
+@pytest.fixture(params=[pytest.param("redis", marks=pytest.mark.farm), "memory"])
+def ledger(request: pytest.FixtureRequest) -> Iterator[Ledger]:
+    """The real one and its stand-in: what is asked of a ledger here is asked of both."""
+    yield FakeLedger() if request.param == "memory" else request.getfixturevalue("ledger_on_redis")
 
 
 def put_in(ledger: Ledger, state: State) -> Claim:

@@ -16,6 +16,8 @@ from worker.models.device import place
 from worker.models.loader import ModelLoader
 from worker.models.registry import LocalDirectory
 
+pytestmark = pytest.mark.long
+
 
 def test_figures_tables_and_plots(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for module, name, value in ((render, "_FEWEST", 3), (render, "_SHORTEST", 0.1), (costing, "ARRIVALS", 50)):

@@ -6,6 +6,7 @@ import json
 import shutil
 from pathlib import Path
 
+import pytest
 from PIL import Image
 
 from tests.worker.emoji.conftest import needs_font
@@ -14,11 +15,12 @@ from worker.emoji.evaluate import Effort
 from worker.emoji.measures import Measure
 
 
+@pytest.mark.long
 @needs_font
 def test_a_card_is_made_of_a_model_alone(micro_run: Path, tmp_path: Path) -> None:
     model = tmp_path / "model"
     shutil.copytree(micro_run / "model", model)
-    measures = make_card(model, Effort(seeds=1, scenes=2, pairs=2, mixes=2, reconstructions=12))
+    measures = make_card(model, Effort(seeds=1, subjects=14, scenes=2, pairs=2, mixes=2, reconstructions=12))
     numbers = json.loads((model / "evaluation.json").read_text(encoding="utf-8"))
     assert list(numbers) == [measure.name for measure in measures]
     width, height = _size(model / "modes.png")

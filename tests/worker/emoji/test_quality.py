@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import pytest
 import torch
 from safetensors import safe_open
 
@@ -44,6 +45,7 @@ def test_the_table_names_what_is_missed() -> None:
     assert lines[1].split() == ["slow", "1.000", "<=", "2", "ok"]
 
 
+@pytest.mark.long
 @needs_font
 def test_the_model_still_draws_what_its_card_claims() -> None:
     claimed = json.loads((WEIGHTS / "evaluation.json").read_text(encoding="utf-8"))

@@ -122,6 +122,7 @@ def test_the_preview_map_recovers_a_linear_relation() -> None:
     assert torch.allclose(fitted.bias, torch.zeros(3), atol=1e-3)
 
 
+@pytest.mark.long
 @needs_font
 def test_a_training_leaves_a_pipeline_that_draws(micro_run: Path) -> None:
     model = micro_run / "model"
@@ -138,6 +139,7 @@ def test_a_training_leaves_a_pipeline_that_draws(micro_run: Path) -> None:
     assert record["losses"]["denoiser"][-1]["step"] == micro().denoiser.steps
 
 
+@pytest.mark.long
 @needs_font
 def test_a_finished_training_changes_nothing_when_run_again(micro_run: Path) -> None:
     weights = micro_run / "model" / "unet" / "diffusion_pytorch_model.safetensors"
@@ -146,6 +148,7 @@ def test_a_finished_training_changes_nothing_when_run_again(micro_run: Path) -> 
     assert weights.read_bytes() == before
 
 
+@pytest.mark.long
 @needs_font
 def test_a_refinement_keeps_the_autoencoder_and_ends_as_if_it_had_not_been_interrupted(
     micro_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

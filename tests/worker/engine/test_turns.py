@@ -155,6 +155,7 @@ def test_a_long_step_is_told_from_one_that_hangs(
     large.result(ENOUGH)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("deterministic", [False, True])
 def test_a_large_picture_in_company_is_the_one_made_alone(
     engines: Callable[..., Engine], request_for: Callable[..., RenderRequest], deterministic: bool

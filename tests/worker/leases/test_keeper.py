@@ -10,6 +10,7 @@ import pytest
 
 from farm.ledger.ledger import Ledger
 from farm.ledger.records import Claim
+from farm.ledger.timing import Timing
 from tests.ledgers import a_worker, job
 from tests.waiting import eventually
 from worker.leases.keeper import LeaseKeeper
@@ -33,7 +34,12 @@ def hearing() -> Hearing:
 
 
 @pytest.fixture
-def keeper(ledger: Ledger, hearing: Hearing) -> Iterator[LeaseKeeper]:
+def timing() -> Timing:
+    return Timing(lease=3.0, progress=0.1, announcement=1.0, reaping=0.3)
+
+
+@pytest.fixture
+def keeper(ledger: Ledger, timing: Timing, hearing: Hearing) -> Iterator[LeaseKeeper]:
     keeper = LeaseKeeper(
         ledger,
         WORKER,
@@ -42,6 +48,7 @@ def keeper(ledger: Ledger, hearing: Hearing) -> Iterator[LeaseKeeper]:
         on_preview_wanted=lambda claim: hearing.previewed.append(claim.job),
         is_hung=hearing.hangs.is_set,
         on_hang=hearing.told_of_hang.set,
+        timing=timing,
     )
     keeper.start()
     yield keeper
@@ -71,12 +78,12 @@ def test_steps_reach_the_ledger(keeper: LeaseKeeper, ledger: Ledger, claim_one: 
 def test_a_lease_that_is_held_does_not_lapse(
     keeper: LeaseKeeper, ledger: Ledger, claim_one: Callable[..., Claim]
 ) -> None:
-    claim = claim_one(lease=3.0)
+    claim = claim_one(lease=1.0)
     with keeper.holding(claim) as holding:
         holding.step = 1
         eventually(lambda: ledger.get(claim.job).step == 1, "the lease is renewed")
         until = ledger.redis.zscore(ledger._key("leases"), claim.job)
-        assert until / 1000 > datetime.now(UTC).timestamp() + 5, "renewed for a whole lease"
+        assert until / 1000 > datetime.now(UTC).timestamp() + 1.5, "renewed for a whole lease"
         assert ledger.reap() == []
 
 

@@ -9,12 +9,17 @@ import pytest
 
 from farm.jobs.status import Waiting
 from farm.ledger.ledger import MAX_DEATHS, Ledger
+from farm.ledger.timing import Timing
 from farm.queue import KEY_PREFIX, Queue, lists
 from farm.settings import Settings
 from tests.ledgers import BATCH, job
 from tests.waiting import eventually
 from worker.leases.reaper import Reaper
 from worker.queue.messages import jobs_named
+
+AT_ONCE = Timing(unclaimed=0.0, forgotten=0.0)
+"""What was lost is found however lately that was."""
+HURRIED = Timing(lease=1.5, progress=0.1, reaping=0.1)
 
 
 @pytest.fixture
@@ -66,41 +71,36 @@ def test_a_lease_that_holds_is_left_alone(ledger: Ledger, queue: Queue) -> None:
     assert queue.depth("held") == 0
 
 
-def test_a_job_whose_message_was_lost_is_published_again(
-    ledger: Ledger, queue: Queue, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("worker.leases.reaper.UNCLAIMED_SECONDS", 0.0)
+def test_a_job_whose_message_was_lost_is_published_again(ledger: Ledger, queue: Queue) -> None:
     ledger.create(BATCH, [job(model="unheard")])
 
-    Reaper(ledger, queue, "w").reconcile()
+    Reaper(ledger, queue, "w", timing=AT_ONCE).reconcile()
 
     assert queue.depth("unheard") == 1
 
 
 def test_a_job_whose_message_lies_where_earlier_versions_put_it_is_published_again(
-    ledger: Ledger, queue: Queue, monkeypatch: pytest.MonkeyPatch
+    ledger: Ledger, queue: Queue
 ) -> None:
     """They named the queue's lists as Celery does, without a prefix."""
-    monkeypatch.setattr("worker.leases.reaper.UNCLAIMED_SECONDS", 0.0)
     ledger.create(BATCH, [job(model="earlier")])
     queue.publish([Waiting(job().id, "earlier", 5)])
     current = lists("earlier")[4]
     ledger.redis.rename(current, current.removeprefix(KEY_PREFIX))
 
-    Reaper(ledger, queue, "w").reconcile()
+    Reaper(ledger, queue, "w", timing=AT_ONCE).reconcile()
 
     assert jobs_named(queue.entries("earlier")) == {job().id}
 
 
 def test_a_job_whose_message_was_lost_from_a_queue_with_others_is_found_by_looking_through_it(
-    ledger: Ledger, queue: Queue, monkeypatch: pytest.MonkeyPatch
+    ledger: Ledger, queue: Queue
 ) -> None:
-    monkeypatch.setattr("worker.leases.reaper.UNCLAIMED_SECONDS", 0.0)
     ledger.create(BATCH, [job(index, model="holey", priority=index % 10) for index in range(12)])
     lost = job(7).id
     queue.publish(Waiting(job(index).id, "holey", index % 10) for index in range(12) if index != 7)
     ledger.redis.lpush(lists("holey")[0], "no message at all")
-    reaper = Reaper(ledger, queue, "w")
+    reaper = Reaper(ledger, queue, "w", timing=AT_ONCE)
 
     reaper.reconcile()
     reaper.reconcile()
@@ -109,15 +109,11 @@ def test_a_job_whose_message_was_lost_from_a_queue_with_others_is_found_by_looki
     assert queue.depth("holey") == 13, f"only {lost} was published again, and once"
 
 
-def test_a_job_that_was_forgotten_in_a_long_queue_is_published_again(
-    ledger: Ledger, queue: Queue, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("worker.leases.reaper.SEARCH_MESSAGES", 0)
-    monkeypatch.setattr("worker.leases.reaper.FORGOTTEN_SECONDS", 0.0)
+def test_a_job_that_was_forgotten_in_a_long_queue_is_published_again(ledger: Ledger, queue: Queue) -> None:
     ledger.create(BATCH, [job(0, model="long"), job(1, model="long")])
     queue.publish([Waiting(job(1).id, "long", 5)])
 
-    Reaper(ledger, queue, "w").reconcile()
+    Reaper(ledger, queue, "w", timing=AT_ONCE, search_messages=0).reconcile()
 
     assert queue.depth("long") == 3
 
@@ -130,14 +126,11 @@ def test_a_fresh_job_and_a_long_queue_are_left_alone(ledger: Ledger, queue: Queu
     assert queue.depth("fresh") == 0
 
 
-def test_a_queue_that_cannot_be_read_does_not_hide_the_others(
-    ledger: Ledger, queue: Queue, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("worker.leases.reaper.UNCLAIMED_SECONDS", 0.0)
+def test_a_queue_that_cannot_be_read_does_not_hide_the_others(ledger: Ledger, queue: Queue) -> None:
     ledger.create(BATCH, [job(0, model="aaa"), job(1, model="zzz")])
     ledger.redis.set(lists("aaa")[0], "not a list")
 
-    Reaper(ledger, queue, "w").reconcile()
+    Reaper(ledger, queue, "w", timing=AT_ONCE).reconcile()
 
     assert queue.depth("zzz") == 1
 
@@ -194,17 +187,15 @@ def test_the_lock_of_a_dead_reaper_lapses(ledger: Ledger) -> None:
     eventually(lambda: ledger.try_lock("reaper", "heir", seconds=60), "the lock lapses")
 
 
-def test_a_chore_that_hangs_holds_nothing_up(ledger: Ledger, queue: Queue, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_chore_that_hangs_holds_nothing_up(ledger: Ledger, queue: Queue) -> None:
     """Such as one that waits for a bucket which does not answer."""
-    monkeypatch.setattr("worker.leases.reaper.PERIOD_SECONDS", 0.1)
-    monkeypatch.setattr("worker.leases.reaper.RENEWAL_SECONDS", 0.3)
     begun, answer = threading.Event(), threading.Event()
 
     def wait_for_the_bucket() -> None:
         begun.set()
         answer.wait()
 
-    reaper = Reaper(ledger, queue, "w2", also=[wait_for_the_bucket])
+    reaper = Reaper(ledger, queue, "w2", timing=HURRIED, also=[wait_for_the_bucket])
     reaper.start()
     try:
         assert begun.wait(60)
@@ -219,7 +210,7 @@ def test_a_chore_that_hangs_holds_nothing_up(ledger: Ledger, queue: Queue, monke
 def test_a_running_reaper_finds_a_silent_workers_job(ledger: Ledger, queue: Queue) -> None:
     ledger.create(BATCH, [job(model="background")])
     claim_and_fall_silent(ledger, job().id, "w1")
-    reaper = Reaper(ledger, queue, "w2")
+    reaper = Reaper(ledger, queue, "w2", timing=HURRIED)
     reaper.start()
     try:
         eventually(lambda: ledger.get(job().id).state == "queued", "it is queued again")

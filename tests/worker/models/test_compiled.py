@@ -157,6 +157,7 @@ def test_kernels_that_others_signed_are_not_touched(
     assert ("they are not signed with this worker's FARM_KERNELS_KEY" in caplog.text) is (secret is not None)
 
 
+@pytest.mark.long
 def test_what_cannot_be_compiled_runs_as_it_is(
     model: LoadedModel,
     store: Storage,

@@ -1,0 +1,395 @@
+"""A ledger in memory, with the transitions of `lua/`."""
+
+from __future__ import annotations
+
+import json
+import threading
+import time
+from collections.abc import Collection, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+from farm.errors import JobNotFound, LedgerUnavailable
+from farm.jobs.spec import JobSpec
+from farm.jobs.status import STATES, TERMINAL, JobStatus, State, Waiting, WorkerInfo
+from farm.ledger.ledger import MAX_DEATHS, Ledger
+from farm.ledger.records import (
+    Attempt,
+    Cancelled,
+    Claim,
+    Event,
+    NewJob,
+    Reaped,
+    Renewed,
+    Restored,
+    Suspect,
+    as_record,
+    new_token,
+)
+from farm.ledger.timing import TIMING, Timing
+from tests.fakes.outages import Outage
+
+
+@dataclass
+class _Record:
+    """A job's record: the fields of its hash, and what Redis keeps in indexes."""
+
+    id: str
+    new: NewJob
+    fields: dict[str, str]
+    entered: int
+    deaths: int = 0
+    lapses: list[str] = field(default_factory=list)
+    token: str = ""
+    checkpoint: tuple[int, int] | None = None
+    lease: float = 0.0
+    published: float = 0.0
+    previews_until: float | None = None
+
+    @property
+    def state(self) -> State:
+        return next(state for state in STATES if state == self.fields["state"])
+
+    @property
+    def attempt(self) -> int:
+        return int(self.fields["attempt"])
+
+    @property
+    def model(self) -> str:
+        return self.new.spec.model
+
+    @property
+    def turn(self) -> tuple[int, str, str]:
+        return 9 - self.new.priority, self.fields["submitted"], self.id
+
+    def held(self, worker: str, attempt: int) -> bool:
+        return self.state == "running" and (self.fields["worker"], self.attempt) == (worker, attempt)
+
+
+class FakeLedger(Ledger):
+    """Jobs in memory. It is away while its `outage` says so. What it does not know it has not got."""
+
+    def __init__(self, timing: Timing = TIMING) -> None:
+        self.address = "memory"
+        self.outage = Outage(LedgerUnavailable)
+        self._timing = timing
+        self._lock = threading.RLock()
+        self._records: dict[str, _Record] = {}
+        self._batches: dict[str, list[str]] = {}
+        self._grants: dict[str, str] = {}
+        self._events: list[tuple[str, State, int | None]] = []
+        self._cancellations: list[Attempt] = []
+        self._unpromoted: dict[str, float] = {}
+        self._workers: dict[str, tuple[WorkerInfo, float]] = {}
+        self._endings: dict[str, str] = {}
+        self._locks: dict[str, tuple[str, float]] = {}
+        self._entries = 0
+
+    def close(self) -> None:
+        pass
+
+    # Transitions
+
+    def create(self, batch: str, jobs: Sequence[NewJob]) -> list[str]:
+        queued = self.restore(batch, jobs).queued
+        return [new.id for new in jobs if new.id in queued]
+
+    def restore(self, batch: str, jobs: Sequence[NewJob], *, damaged: Collection[str] = ()) -> Restored:
+        assert not damaged, "no record in memory is"
+        with self._doing("create"):
+            for new in jobs:
+                if new.id not in self._records:
+                    self._record(batch, new)
+            return Restored(frozenset(new.id for new in jobs if self._records[new.id].state == "queued"))
+
+    def claim(
+        self,
+        job: str,
+        worker: str,
+        *,
+        token: str | None = None,
+        alone: bool = False,
+        instead: Collection[str] = (),
+        lease: float | None = None,
+        deaths: int = MAX_DEATHS,
+    ) -> Claim | None:
+        token = token or new_token()
+        with self._doing("claim"):
+            record = self._records.get(self._grants.get(token, job))
+            if record is not None and record.state == "running" and record.token == token:
+                return self._granted(record)
+            if record is None or record.state != "queued":
+                record = self._next_of(instead, deaths)
+                if record is None:
+                    return None
+                self._grants[token] = record.id
+            if record.deaths >= deaths - 1 and not alone:
+                raise Suspect(record.id)
+            record.token = token
+            record.lease = time.time() + (self._timing.lease if lease is None else lease)
+            record.fields |= {"attempt": str(record.attempt + 1), "error": "", "started": _now()}
+            self._move(record, "running")
+            record.fields["worker"] = worker
+            return self._granted(record)
+
+    def checkpoint(self, claim: Claim, worker: str, step: int) -> bool:
+        with self._doing("checkpoint"):
+            record = self._held(claim, worker)
+            if record is not None:
+                record.checkpoint = claim.attempt, step
+            return record is not None
+
+    def renew(self, worker: str, held: Iterable[tuple[str, int, int]], *, lease: float | None = None) -> Renewed:
+        lost, previewed = set(), set()
+        with self._doing("renew"):
+            for job, attempt, step in held:
+                record = self._records.get(job)
+                if record is None or not record.held(worker, attempt):
+                    lost.add((job, attempt))
+                    continue
+                record.lease = time.time() + (self._timing.lease if lease is None else lease)
+                if record.fields["step"] != str(step):
+                    record.fields["step"] = str(step)
+                    self._events.append((job, "running", step))
+                if record.previews_until is not None and time.time() < record.previews_until:
+                    previewed.add((job, attempt))
+        return Renewed(frozenset(lost), frozenset(previewed))
+
+    def subscribe_previews(self, jobs: Sequence[str], *, seconds: float) -> list[str]:
+        with self._doing("subscribe"):
+            records = [self._records[job] for job in jobs if job in self._records]
+            for record in records:
+                if record.state not in TERMINAL:
+                    record.previews_until = time.time() + seconds
+            return [record.id for record in records if record.state == "running"]
+
+    def finish(self, claim: Claim, worker: str, state: State, fields: dict[str, str]) -> bool:
+        with self._doing("finish"):
+            record = self._held(claim, worker)
+            if record is None:
+                known = self._records.get(claim.job)
+                told = (state, worker, str(claim.attempt))
+                return known is not None and told == tuple(
+                    known.fields[name] for name in ("state", "worker", "attempt")
+                )
+            if state == "done":
+                record.fields["step"] = record.fields["steps"]
+                self._unpromoted[record.id] = time.time()
+            record.fields |= fields
+            record.checkpoint = None
+            self._move(record, state)
+            return True
+
+    def promoted(self, job: str) -> None:
+        with self._doing("promoted"):
+            self._unpromoted.pop(job, None)
+
+    def unpromoted(self, *, older_than: float, limit: int = 100) -> dict[str, str]:
+        with self._doing("unpromoted"):
+            found = [job for job, since in self._unpromoted.items() if since <= time.time() - older_than][:limit]
+            self._unpromoted |= dict.fromkeys(found, time.time())
+            return {job: self._records[job].fields["result"] for job in found if "result" in self._records[job].fields}
+
+    def release(self, claim: Claim, worker: str) -> bool:
+        with self._doing("release"):
+            record = self._held(claim, worker)
+            if record is not None:
+                self._move(record, "queued")
+            return record is not None
+
+    def reap(self, *, limit: int = 100, deaths: int = MAX_DEATHS, window: float = 0.0) -> list[Reaped]:
+        assert not window, "nobody watches a ledger in memory"
+        with self._doing("reap"):
+            lapsed = [one for one in self._records.values() if one.state == "running" and one.lease <= time.time()]
+            for record in lapsed[:limit]:
+                self._lapse(record, deaths)
+            return [Reaped(one.id, one.model, one.new.priority, one.state) for one in lapsed[:limit]]
+
+    def cancel(self, job: str) -> Cancelled:
+        with self._doing("cancel"):
+            record = self._known(job)
+            before, checkpoint = record.state, record.checkpoint
+            if before not in TERMINAL:
+                if before == "running":
+                    self._cancellations.append((job, record.attempt))
+                record.checkpoint = None
+                self._move(record, "cancelled")
+            looked_at = record.previews_until is not None
+            return Cancelled(before, record.model, checkpoint[0] if checkpoint else None, looked_at)
+
+    def retry(self, job: str) -> State:
+        with self._doing("retry"):
+            record = self._known(job)
+            before = record.state
+            if before in ("failed", "cancelled"):
+                record.deaths, record.lapses = 0, []
+                record.fields |= {"error": "", "finished": "", "warnings": ""}
+                self._move(record, "queued")
+            return before
+
+    def republish(self, model: str, *, older_than: float, but: Collection[str] = (), limit: int = 500) -> list[Waiting]:
+        with self._doing("republish"):
+            waiting = [one for one in self._records.values() if one.state == "queued" and one.model == model]
+            stale = [one for one in waiting if one.id not in but and one.published <= time.time() - older_than][:limit]
+            for record in stale:
+                record.published = time.time()
+            return [Waiting(one.id, one.model, one.new.priority) for one in stale]
+
+    # Reading
+
+    def get(self, job: str) -> JobStatus:
+        with self._doing("get"):
+            return self._status(job, self._known(job))
+
+    def get_many(self, jobs: Sequence[str]) -> list[JobStatus]:
+        with self._doing("get"):
+            return [self._status(job, self._records[job]) for job in jobs if job in self._records]
+
+    def spec(self, job: str) -> JobSpec:
+        with self._doing("get"):
+            return self._known(job).new.spec
+
+    def newest(self, *, state: State | None = None, limit: int = 50, offset: int = 0) -> list[str]:
+        with self._doing("get"):
+            found = [one for one in self._records.values() if state in (None, one.state)]
+            found.sort(key=lambda one: one.entered if state else int(one.fields["submitted"]), reverse=True)
+            return [one.id for one in found][offset : offset + limit]
+
+    def batch(self, batch: str) -> list[str]:
+        return sorted(self._batches.get(batch, ()))
+
+    def counts(self) -> dict[State, int]:
+        with self._doing("get"):
+            return {state: sum(one.state == state for one in self._records.values()) for state in STATES}
+
+    def models(self) -> list[str]:
+        with self._doing("get"):
+            return sorted({one.model for one in self._records.values()})
+
+    def waiting(self, model: str) -> int:
+        with self._doing("get"):
+            return sum(one.state == "queued" and one.model == model for one in self._records.values())
+
+    # Events
+
+    def now(self) -> str:
+        return str(len(self._events))
+
+    def events(self, cursor: str, *, wait: float = 1.0) -> list[Event]:
+        with self._doing("events"):
+            told = list(enumerate(self._events, start=1))[int(cursor) :]
+            return [Event(str(number), *event) for number, event in told]
+
+    def control_cursor(self) -> str:
+        with self._doing("events"):
+            return str(len(self._cancellations))
+
+    def cancellations(self, cursor: str, *, wait: float) -> tuple[str, set[Attempt]]:
+        with self._doing("events"):
+            return str(len(self._cancellations)), set(self._cancellations[int(cursor) :])
+
+    # Workers
+
+    def announce(self, worker: WorkerInfo) -> None:
+        with self._doing("announce"):
+            self._workers[worker.id] = worker, time.time() + self._timing.announced
+
+    def depart(self, worker: str) -> None:
+        with self._doing("depart"):
+            self._workers.pop(worker, None)
+
+    def workers(self) -> list[WorkerInfo]:
+        with self._doing("get"):
+            return [info for _, (info, until) in sorted(self._workers.items()) if time.time() < until]
+
+    def note_death(self, worker: str, how: str) -> None:
+        with self._doing("note"):
+            self._endings[worker] = how
+
+    def try_lock(self, name: str, holder: str, *, seconds: float) -> bool:
+        with self._doing("lock"):
+            by, until = self._locks.get(name, (holder, 0.0))
+            if by != holder and time.time() < until:
+                return False
+            self._locks[name] = holder, time.time() + seconds
+            return True
+
+    # Plumbing
+
+    @contextmanager
+    def _doing(self, call: str) -> Iterator[None]:
+        with self._lock, self.outage.passed(call):
+            yield
+
+    def _known(self, job: str) -> _Record:
+        if job not in self._records:
+            raise JobNotFound(f"there is no job {job}", hint="'farm list' shows the jobs of this farm")
+        return self._records[job]
+
+    def _held(self, claim: Claim, worker: str) -> _Record | None:
+        record = self._records.get(claim.job)
+        return record if record is not None and record.held(worker, claim.attempt) else None
+
+    def _record(self, batch: str, new: NewJob) -> None:
+        told = {name: str(value) for name, value in as_record(batch, new).items()}
+        made = _Record(new.id, new, {**told, "state": "", "step": "0", "submitted": _now()}, self._entries)
+        if new.checkpoint is not None:
+            made.checkpoint = new.checkpoint, 0
+        self._records[new.id] = made
+        self._batches.setdefault(batch, []).append(new.id)
+        if new.result:
+            made.fields |= {"step": told["steps"], "worker": ""}
+        self._move(made, "done" if new.result else "queued")
+
+    def _move(self, record: _Record, to: State) -> None:
+        self._entries += 1
+        record.entered = self._entries
+        record.fields["state"] = to
+        if to == "queued":
+            step = record.checkpoint[1] if record.checkpoint else 0
+            record.fields |= {"worker": "", "started": "", "step": str(step)}
+            record.published = time.time()
+        if to in TERMINAL:
+            record.fields["finished"] = _now()
+        self._events.append((record.id, to, None))
+
+    def _lapse(self, record: _Record, deaths: int) -> None:
+        record.deaths += 1
+        record.lapses.append(f"{record.fields['worker']} (attempt {record.attempt})")
+        if record.deaths < deaths:
+            self._move(record, "queued")
+            return
+        told = f"its lease lapsed {record.deaths} times, on {', '.join(record.lapses)}"
+        record.checkpoint = None
+        message = f"it seems to bring its workers down: {told}"
+        record.fields["error"] = json.dumps({"kind": "poison", "message": message})
+        self._move(record, "failed")
+
+    def _next_of(self, models: Collection[str], deaths: int) -> _Record | None:
+        waiting = [one for one in self._records.values() if one.state == "queued" and one.model in models]
+        return min((one for one in waiting if one.deaths < deaths - 1), key=lambda one: one.turn, default=None)
+
+    def _granted(self, record: _Record) -> Claim:
+        checkpoint = record.checkpoint[0] if record.checkpoint else None
+        return Claim(record.id, record.attempt, record.fields["spec"], record.new.priority, checkpoint)
+
+    def _status(self, job: str, record: Any) -> JobStatus:
+        status = JobStatus.from_record(job, record.fields)
+        ending = self._endings.get(status.worker or "")
+        if status.error is None or status.error.kind != "poison" or ending is None:
+            return status
+        error = status.error.model_copy(update={"message": f"{status.error.message}; {status.worker} {ending}"})
+        return status.model_copy(update={"error": error})
+
+    def _batch_beginning(self, beginning: str) -> str:
+        if len(beginning) < 4:
+            raise JobNotFound(f"{beginning!r} is too short to name a batch")
+        found = [batch for batch in self._batches if batch.startswith(beginning)]
+        if len(found) != 1:
+            raise JobNotFound(f"{beginning!r} could be {len(found)} batches")
+        return found[0]
+
+
+def _now() -> str:
+    return str(time.time_ns() // 1_000_000)

@@ -1,0 +1,26 @@
+"""A model without weights: what is asked of one on the way of a job around the engine."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from types import SimpleNamespace
+from typing import Any
+
+import torch
+
+
+@dataclass(frozen=True, eq=False)
+class FakeModel:
+    """Of Stable Diffusion's form, for pictures of 64 pixels a side."""
+
+    name: str
+    source: str = "memory"
+    revision: str | None = None
+    sha256: str | None = None
+    unet: Any = field(default_factory=lambda: SimpleNamespace(config={"in_channels": 4}))
+    dtype: torch.dtype = torch.float32
+    vae_factor: int = 8
+    default_width: int = 64
+    default_height: int = 64
+    default_guidance: float = 7.5
+    size: int = 1

@@ -1,0 +1,65 @@
+"""A bucket in memory."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from farm.bucket.storage import Storage, StoredObject
+from farm.errors import ObjectMissing, ObjectTooLarge, StorageError
+from tests.fakes.outages import Outage
+
+
+class FakeStorage(Storage):
+    """Objects by key in `objects`. It is away while its `outage` says so."""
+
+    def __init__(self, bucket: str = "farm") -> None:
+        self.bucket = bucket
+        self.endpoint = "http://127.0.0.1:0"
+        self.described = f"the bucket '{bucket}' in memory"
+        self.objects: dict[str, bytes] = {}
+        self.outage = Outage(StorageError)
+        self.put_order: list[str] = []
+
+    def put(self, key: str, data: bytes, content_type: str) -> None:
+        with self.outage.passed("put"):
+            self.objects[key] = bytes(data)
+            self.put_order.append(key)
+
+    def put_new(self, key: str, data: bytes, content_type: str) -> None:
+        with self.outage.passed("put"):
+            self.objects.setdefault(key, bytes(data))
+
+    def get(self, key: str, *, limit: int | None = None) -> bytes:
+        with self.outage.passed("get"):
+            if key not in self.objects:
+                raise ObjectMissing(
+                    f"could not get s3://{self.bucket}/{key} at {self.endpoint}: there is no such object"
+                )
+            data = self.objects[key]
+            if limit is not None and len(data) > limit:
+                raise ObjectTooLarge(f"{key} has {len(data):,} bytes, more than {limit:,}")
+            return data
+
+    def download(self, key: str, path: Path, *, limit: int | None = None) -> None:
+        path.write_bytes(self.get(key, limit=limit))
+
+    def exists(self, key: str) -> bool:
+        with self.outage.passed("look for"):
+            return key in self.objects
+
+    def list(self, prefix: str) -> Iterator[StoredObject]:
+        with self.outage.passed("list"):
+            found = [StoredObject(key, len(data)) for key, data in self.objects.items() if key.startswith(prefix)]
+        return iter(sorted(found, key=lambda one: one.key))
+
+    def delete(self, key: str) -> None:
+        with self.outage.passed("delete"):
+            self.objects.pop(key, None)
+
+    def find_bucket(self) -> None:
+        with self.outage.passed("look for"):
+            pass
+
+    def ensure_bucket(self) -> None:
+        self.find_bucket()

@@ -1,0 +1,130 @@
+"""Rendering: from the beginning, from a checkpoint, and until the job is lost or the worker leaves."""
+
+from __future__ import annotations
+
+from functools import partial
+from pathlib import Path
+from typing import NoReturn
+
+import pytest
+
+from farm import keys
+from farm.bucket.preview import Preview
+from farm.errors import RenderError
+from tests.fakes.worker import FakeFarm, FakeWorker
+from worker.results.trace import TraceWriter
+
+
+def steps_taken(worker: FakeWorker) -> list[int]:
+    """The steps that the worker's engine takes from now on."""
+    taken: list[int] = []
+    for step in range(1, 10):
+        worker.at_step(step, partial(taken.append, step))
+    return taken
+
+
+def checkpoint_of(farm: FakeFarm, job: str, attempt: int = 1) -> bool:
+    return keys.checkpoint(job, attempt) in farm.storage.objects
+
+
+def test_a_cancelled_job_takes_no_further_step_and_leaves_nothing(farm: FakeFarm, tmp_path: Path) -> None:
+    worker = FakeWorker(farm, tmp_path, snapshot_every=2)
+    [job] = farm.submit()
+    taken = steps_taken(worker)
+    worker.at_step(3, lambda: farm.ledger.cancel(job), worker.hear)
+
+    status = worker.work(job)
+
+    assert (status.state, status.result) == ("cancelled", None)
+    assert taken == [1, 2, 3]
+    assert not farm.storage.objects, "its checkpoint neither"
+
+
+def test_a_job_that_another_took_goes_on_there_from_what_was_kept(farm: FakeFarm, tmp_path: Path) -> None:
+    first, second, third = (FakeWorker(farm, tmp_path, name) for name in ("w1", "w2", "w3"))
+    [job] = farm.submit()
+    first.at_step(2, first.leave)
+    first.work(job)
+
+    def lapses() -> None:
+        farm.ledger.renew("w2", [(job, 2, 4)], lease=-1.0)
+        farm.ledger.reap()
+        second.hear()
+
+    second.at_step(4, lapses)
+
+    assert second.work(job).state == "queued"
+    assert checkpoint_of(farm, job)
+    taken = steps_taken(third)
+    status = third.work(job)
+    assert (status.state, status.attempt, status.worker) == ("done", 3, "w3")
+    assert taken == [3, 4, 5], "two steps were safe"
+    assert not checkpoint_of(farm, job)
+
+
+def test_a_worker_that_leaves_hands_its_job_back_with_all_that_was_done(farm: FakeFarm, tmp_path: Path) -> None:
+    worker, heir = FakeWorker(farm, tmp_path), FakeWorker(farm, tmp_path, "w2")
+    [job] = farm.submit(trace="numbers")
+    worker.at_step(3, worker.leave)
+
+    status = worker.work(job)
+
+    assert (status.state, status.attempt, status.step) == ("queued", 1, 3)
+    assert [waiting.job for waiting in farm.queue.published] == [job]
+    assert checkpoint_of(farm, job)
+    taken = steps_taken(heir)
+    assert heir.work(job).state == "done"
+    assert taken == [4, 5]
+    result = farm.storage.get(keys.attempt_object(job, 2, "trace.jsonl"))
+    assert result.count(b"\n") == 5, "the trace has the steps of both"
+
+
+def test_a_worker_that_leaves_as_it_begins_tells_the_engine(
+    farm: FakeFarm, worker: FakeWorker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    [job] = farm.submit()
+    worker.leaving.set()  # after the job was admitted
+
+    cancelled: list[str] = []
+    monkeypatch.setattr(worker.engine, "cancel", cancelled.append)
+
+    worker.work(job)
+
+    assert cancelled == [f"{job}#1"], "nobody else would tell the engine"
+
+
+def test_an_error_of_the_engine_is_the_jobs_with_its_kind_and_words(farm: FakeFarm, worker: FakeWorker) -> None:
+    first, second = farm.submit(count=2)
+    worker.engine.failures = {f"{first}#1": RenderError("memory", "it does not fit")}
+
+    failed, done = worker.work(first), worker.work(second)
+
+    assert failed.error is not None
+    assert (failed.state, failed.error.kind, failed.error.message) == ("failed", "memory", "it does not fit")
+    assert done.state == "done"
+
+
+def test_a_disk_that_fills_up_in_the_midst_stops_the_engine(
+    farm: FakeFarm, worker: FakeWorker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object) -> NoReturn:
+        raise OSError(28, "No space left on device")
+
+    cancelled: list[str] = []
+    monkeypatch.setattr(TraceWriter, "add", full)
+    monkeypatch.setattr(worker.engine, "cancel", cancelled.append)
+    [job] = farm.submit(trace="numbers")
+
+    assert worker.work(job).state == "queued"
+    assert cancelled == [f"{job}#1"], "nobody waits for it any more"
+
+
+def test_a_preview_that_is_wanted_is_shown(farm: FakeFarm, worker: FakeWorker, monkeypatch: pytest.MonkeyPatch) -> None:
+    [job] = farm.submit()
+    worker.at_step(1, lambda: farm.ledger.subscribe_previews([job], seconds=60), worker.hear)
+    shown: list[Preview] = []
+    monkeypatch.setattr(worker.previews, "show", shown.append)
+
+    worker.work(job)
+
+    assert [(preview.job, preview.attempt, preview.step) for preview in shown] == [(job, 1, 2)]
