@@ -27,7 +27,7 @@ _TLS_FILES = {
     variables.REDIS_CERT: "ssl_certfile",
     variables.REDIS_KEY: "ssl_keyfile",
 }
-"""Variables that name a file for TLS, and how redis-py and kombu call it in an address."""
+"""Variables that name a file for TLS, and what redis-py and kombu call it in an address."""
 
 
 @dataclass(frozen=True)
@@ -89,7 +89,7 @@ def load(environment: Mapping[str, str] = os.environ) -> Settings:
     if redis_url := variables.REDIS_URL.of(environment):
         return _from_environment(redis_url, environment)
     if variables.S3_ENDPOINT.of(environment):
-        raise NotConfigured("FARM_S3_ENDPOINT is set, FARM_REDIS_URL is not", hint="set both, or neither")
+        raise NotConfigured("FARM_S3_ENDPOINT is set, but FARM_REDIS_URL is not", hint="set both, or neither")
     local = load_local(home(environment))
     if local is None:
         raise NotConfigured(
@@ -109,7 +109,7 @@ def load_local(farm_home: Path) -> Settings | None:
     file = state_file(farm_home)
     if file.exists() and lock.holder(lock_file(farm_home)) is None:
         raise NotConfigured(
-            f"the local farm in {farm_home} is not running; its last one was killed",
+            f"the local farm in {farm_home} is not running: it was killed",
             hint="'farm up --detach' starts it again; its data is kept",
         )
     try:
@@ -121,12 +121,12 @@ def load_local(farm_home: Path) -> Settings | None:
         raise NotConfigured(f"{file} cannot be read ({reason})", hint=_WRITTEN_ANEW) from None
     known: dict[str, Any] = {name: state.get(name) if isinstance(state, dict) else None for name in _LOCAL}
     if missing := [name for name, value in known.items() if not isinstance(value, str)]:
-        raise NotConfigured(f"{file} has no text for {', '.join(missing)}", hint=_WRITTEN_ANEW)
+        raise NotConfigured(f"{file} does not say {', '.join(missing)}", hint=_WRITTEN_ANEW)
     return Settings(**known, s3_bucket_from="of the local farm", local=True)
 
 
 _LOCAL = ("redis_url", "s3_bucket", "s3_endpoint", "s3_access_key", "s3_secret_key")
-_WRITTEN_ANEW = "'farm up' writes it anew"
+_WRITTEN_ANEW = "'farm up' writes a new one"
 
 
 def _from_environment(redis_url: str, environment: Mapping[str, str]) -> Settings:
@@ -143,7 +143,7 @@ def _from_environment(redis_url: str, environment: Mapping[str, str]) -> Setting
 def _with_tls(url: str, environment: Mapping[str, str]) -> str:
     """The address of Redis with what TLS needs in its query. Raises `InvalidInput`, and never quotes the address.
 
-    Without any of it kombu would take `rediss://` for `redis://`, and send the password in clear.
+    Without any of it kombu would take `rediss://` for `redis://`, and send the password in the clear.
     """
     parts = urlsplit(url)
     asked = dict(parse_qsl(parts.query, keep_blank_values=True))
@@ -157,7 +157,7 @@ def _with_tls(url: str, environment: Mapping[str, str]) -> str:
     if parts.scheme == "redis":
         if files := asked | named:
             raise InvalidInput(
-                "is redis://, which sends everything in clear, and a certificate is named",
+                "is redis://, which sends everything in the clear, but a certificate is named",
                 field="FARM_REDIS_URL",
                 hint=f"use rediss://, or leave out {', '.join(sorted(files))}",
             )

@@ -41,7 +41,7 @@ def age(text: str, field: str) -> float:
     """The seconds in `30d`, `12h`, `90m`, … Raises `InvalidInput` that names `field`."""
     match = _AGE.fullmatch(text.strip())
     if match is None:
-        raise InvalidInput(f"{text!r:.40} is no length of time", field=field, hint="such as 30d, 12h or 90m")
+        raise InvalidInput(f"{text!r:.40} is not a length of time", field=field, hint="such as 30d, 12h or 90m")
     return float(int(match[1]) * _SECONDS[match[2]])
 
 

@@ -63,7 +63,7 @@ class Parts:
         self._options = options
         self._settings = where
         self._placement = place(options.device)
-        self._device = name_of(self._placement)  # now: a later thread has what a forward leaves to others
+        self._device = name_of(self._placement)  # now: a later thread would count what a forward has set
         self._on_gpu = self._placement.device.type != "cpu"
         self._slots = options.slots or (64 if self._on_gpu else 16)
         self._rows = options.rows or (CAREFUL_CPU_ROWS if options.deterministic and not self._on_gpu else ROWS)

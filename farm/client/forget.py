@@ -1,4 +1,4 @@
-"""Forgetting jobs that are over: their records and indexes, and where it is wanted what they left in the bucket.
+"""Forgetting jobs that are over: their records and indexes, and, if that is wanted, what they left in the bucket.
 
 A batch's manifest names a job for as long as the batch has another. So that `farm recover` brings back nothing that was
 forgotten, `forgotten/<batch>.json` lists those.
@@ -42,7 +42,7 @@ def forget(ledger: Ledger, storage: Storage, jobs: Sequence[str], *, objects: bo
 def expire(
     ledger: Ledger, storage: Storage, *, older_than: float, states: Sequence[State] = (), objects: bool
 ) -> Iterator[list[str]]:
-    """Forget, some hundred at a time, the jobs that have been over for `older_than` seconds."""
+    """Forget, a few hundred at a time, the jobs that have been over for `older_than` seconds."""
     wanted = states or sorted(TERMINAL)
     while jobs := ledger.expired(wanted, older_than=older_than):
         if not (forgotten := forget(ledger, storage, jobs, objects=objects)):

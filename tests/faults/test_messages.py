@@ -173,7 +173,7 @@ def test_jobs_that_no_message_could_be_sent_for_are_queued_all_the_same(
     client.ledger.create = network_ends_after_it  # type: ignore[method-assign]
     submission = client.submit([request])
 
-    assert "no worker could be told of the jobs, which are queued" in submission.warnings[-1]
+    assert "the jobs are queued, but no worker could be told" in submission.warnings[-1]
     farm.submitted += submission.jobs
     assert {(s.state, s.attempt) for s in farm.until_over(submission.jobs)} == {("done", 1)}
 

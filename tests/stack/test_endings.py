@@ -92,7 +92,9 @@ def test_a_worker_that_does_not_end_is_killed_and_the_servers_last(farm: Farm) -
     pids = farm.pids()
     assert stack.stop(farm.home)
     assert not any(map(lives, [pids["local-1"], pids["redis"], pids["s3"]]))
-    assert "local-1 did not end within 1 s and is killed" in farm.layout.log("supervisor").read_text(encoding="utf-8")
+    assert "local-1 did not end within 1 s and is being killed" in farm.layout.log("supervisor").read_text(
+        encoding="utf-8"
+    )
 
 
 def test_a_server_that_cannot_start_shows_its_log(farm: Farm) -> None:

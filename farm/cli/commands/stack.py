@@ -48,7 +48,7 @@ def up(workers: int, models: tuple[str, ...], detach: bool) -> None:
 
 
 @click.command()
-@click.option("--timeout", type=Seconds(), default=60.0, show_default=True, help="Seconds, then kill.")
+@click.option("--timeout", type=Seconds(), default=60.0, show_default=True, help="Seconds to wait before killing.")
 def down(timeout: float) -> None:
     """Stop this machine's farm. Workers hand their jobs back first; everything stored is kept."""
     from farm import settings, stack

@@ -94,7 +94,7 @@ def test_a_damaged_record_is_no_outage_to_who_claims_it(ledger: Ledger) -> None:
 
     assert ledger.claim(job(0).id, "w") is None
 
-    assert ledger.quarantined() == {job(0).id: "its attempt is no number"}
+    assert ledger.quarantined() == {job(0).id: "its attempt is not a number"}
     assert ledger.waiting("emoji") == 1
     with pytest.raises(LedgerUnavailable, match="damaged"):
         ledger.cancel(job(0).id)

@@ -145,7 +145,7 @@ def test_a_unet_that_cannot_be_recorded_is_not_used(plain: LoadedModel, caplog: 
     unet: Any = Refuses()
 
     assert recorded(replace(plain, unet=unet), 2) is None
-    assert "the model 'tiny' cannot be recorded and runs as it is: not like this\n" in caplog.text
+    assert "the model 'tiny' cannot be recorded, so it runs as it is: not like this\n" in caplog.text
 
 
 def test_a_unet_that_gives_no_numbers_when_recorded_is_not_used(
