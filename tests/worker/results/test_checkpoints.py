@@ -7,6 +7,7 @@ import torch
 
 from farm import keys
 from farm.bucket.results import ModelUsed
+from farm.jobs.spec import ResolvedSpec
 from farm.ledger.records import Claim
 from tests.fakes.ledger import FakeLedger
 from tests.fakes.storage import FakeStorage
@@ -19,7 +20,7 @@ from worker.results.checkpoint import Checkpoint, Checkpoints
 
 SHAPE = (4, 8, 8)
 MODEL = ModelUsed(name="emoji", source="here", revision=None)
-SPEC = job().spec.model_copy(update={"width": 64, "height": 64})
+SPEC = ResolvedSpec.of(job().spec, width=64, height=64, scale=7.5)
 JOB = job().id
 
 

@@ -62,7 +62,7 @@ def test_what_a_record_says_cannot_promote_anything_else(client: FarmClient, pro
 def died_before_promoting(farm: FakeFarm, worker: FakeWorker) -> str:
     """A job that is done, whose worker did not come to say so in the bucket."""
     [job] = farm.submit()
-    worker.promoter.promote = lambda _: None  # type: ignore[method-assign]
+    worker.promoter.promote = lambda result: None  # type: ignore[method-assign]
     assert worker.work(job).state == "done"
     assert not farm.storage.exists(keys.result(job))
     return job

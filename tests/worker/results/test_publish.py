@@ -11,6 +11,7 @@ from farm import keys
 from farm.bucket.fetch import read_result
 from farm.bucket.results import ModelUsed, ResultObject
 from farm.errors import StorageError
+from farm.jobs.spec import ResolvedSpec
 from farm.ledger.records import Claim
 from tests.fakes.storage import FakeStorage
 from tests.ledgers import job
@@ -18,7 +19,7 @@ from worker.results.finished import Artifact, Finished
 from worker.results.publish import Publisher
 
 CLAIM = Claim(job().id, 3, "", 5)
-SPEC = job().spec.model_copy(update={"width": 64, "height": 64})
+SPEC = ResolvedSpec.of(job().spec, width=64, height=64, scale=7.5)
 MODEL = ModelUsed(name="emoji", source="here", revision=None)
 
 
