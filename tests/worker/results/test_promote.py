@@ -12,6 +12,8 @@ from farm.client import FarmClient
 from farm.jobs.request import JobRequest
 from farm.ledger.timing import Timing
 from farm.settings import Settings
+from tests.fakes.ledger import FakeLedger
+from tests.fakes.storage import FakeStorage
 from tests.fakes.worker import FakeFarm, FakeWorker
 from tests.farm.rendering import Rendering, render
 from worker.results.promote import Promoter
@@ -62,7 +64,7 @@ def test_what_a_record_says_cannot_promote_anything_else(client: FarmClient, pro
 def died_before_promoting(farm: FakeFarm, worker: FakeWorker) -> str:
     """A job that is done, whose worker did not come to say so in the bucket."""
     [job] = farm.submit()
-    worker.promoter.promote = lambda result: None  # type: ignore[method-assign]
+    worker.runner.promoter = Promoter(FakeStorage(), FakeLedger())
     assert worker.work(job).state == "done"
     assert not farm.storage.exists(keys.result(job))
     return job

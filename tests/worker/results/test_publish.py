@@ -80,7 +80,7 @@ def test_the_seal_says_all_that_was_used(publisher: Publisher, storage: FakeStor
 
     result = publisher.seal(CLAIM, finished(tmp_path), objects)
 
-    assert read_result(storage, keys.attempt_result(CLAIM.job, 3)) == result
+    assert read_result(storage, keys.attempt_result(CLAIM.job, 3)).to_json() == result.to_json()
     assert (result.attempt, result.worker, result.device, result.dtype) == (3, "w1", "cpu", "float32")
     assert (result.spec, result.model, result.warnings) == (SPEC, MODEL, ("a word was cut",))
     assert result.timings == {"render": 1.2346}
