@@ -36,6 +36,7 @@ def is_large(rows: torch.Tensor) -> bool:
     return rows.shape[-1] > 64
 
 
+@pytest.mark.long
 def test_small_jobs_do_not_wait_for_as_many_steps_of_a_large_one(
     engines: Callable[..., Engine], request_for: Callable[..., RenderRequest]
 ) -> None:
@@ -51,6 +52,7 @@ def test_small_jobs_do_not_wait_for_as_many_steps_of_a_large_one(
     assert meanwhile < 30, "turns by count would have been sixty"
 
 
+@pytest.mark.long
 def test_a_short_step_is_taken_in_the_midst_of_a_long_one(
     engines: Callable[..., Engine], request_for: Callable[..., RenderRequest], model: LoadedModel
 ) -> None:
@@ -125,6 +127,7 @@ def test_a_long_step_that_nobody_wants_any_more_ends_at_once(
     assert engine.submit(request_for("next", steps=2)).result(ENOUGH).pixels.shape == (64, 64, 3)
 
 
+@pytest.mark.long
 def test_a_long_step_is_told_from_one_that_hangs(
     engines: Callable[..., Engine], request_for: Callable[..., RenderRequest], model: LoadedModel
 ) -> None:
