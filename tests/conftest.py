@@ -26,6 +26,7 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 
 _FARMS = tuple(Path(__file__).with_name(name) for name in ("faults", "gpu", "integration", "stack"))
 """Where every test is of a farm that runs."""
+_FUZZ = Path(__file__).with_name("fuzz")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -33,6 +34,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if "servers" in getattr(item, "fixturenames", ()) or any(item.path.is_relative_to(folder) for folder in _FARMS):
             item.add_marker("farm")
+        if item.path.is_relative_to(_FUZZ):
+            item.add_marker("long")
     slow = {item.path for item in items if item.get_closest_marker("long")}
     items.sort(key=lambda item: (item.path not in slow, not item.path.is_relative_to(_FARMS[0])))
 

@@ -58,6 +58,7 @@ OURS = ("engine", "engine, only alike", "engine, deterministic", "padded")
 THEIRS = ("pipeline", "pipeline, memoised", "static, alike")
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("name", (*OURS, *THEIRS))
 def test_pictures_are_those_of_the_job_alone(
     name: str, arms: dict[str, Arm], alone: list[Served], model: LoadedModel

@@ -6,6 +6,7 @@ import contextlib
 from typing import Any
 
 import numpy as np
+import pytest
 import torch
 from diffusers import EulerDiscreteScheduler
 from hypothesis import example, given
@@ -113,6 +114,7 @@ def may_refuse(config: Config, sampler: SamplerName, steps: int) -> bool:
     return not np.isfinite(made).all()
 
 
+@pytest.mark.long
 @fuzz(60)
 @given(said, st.sampled_from(QUIET), st.sampled_from([1, 2, 7, 20]))
 @example({"interpolation_type": "log_linear"}, "euler", 20)
@@ -135,6 +137,7 @@ def test_a_configuration_is_followed_as_diffusers_does(change: Config, sampler: 
     np.testing.assert_allclose(own, expected, atol=1e-4 * largest)
 
 
+@pytest.mark.long
 @fuzz(60)
 @given(rubbish, st.sampled_from(SAMPLERS), st.sampled_from([1, 2, 20]))
 @example({"beta_start": "x"}, "lms", 2)

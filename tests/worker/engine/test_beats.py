@@ -34,6 +34,7 @@ def test_a_beat_may_end_it() -> None:
     torch.ones(1)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("rows", [2, 4])
 def test_long_attention_is_done_in_parts_and_is_the_same(rows: int) -> None:
     draw = torch.Generator().manual_seed(0)

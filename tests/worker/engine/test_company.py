@@ -85,6 +85,7 @@ def test_latents_agree_to_rounding(request_for: Callable[..., RenderRequest]) ->
         assert difference <= 1e-4, request.id
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(("cores", "padded_rows"), [(1, 12), (3, 12), (3, 8), (5, 8), (7, 8), (8, 8), (3, 10), (20, 8)])
 def test_latents_are_equal_bit_for_bit_when_deterministic(
     request_for: Callable[..., RenderRequest], threads_restored: None, cores: int, padded_rows: int

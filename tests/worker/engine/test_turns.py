@@ -37,6 +37,7 @@ def is_large(rows: torch.Tensor) -> bool:
     return rows.shape[-1] > 64
 
 
+@pytest.mark.long
 def test_small_jobs_do_not_wait_for_as_many_steps_of_a_large_one(
     engines: Callable[..., Engine], request_for: Callable[..., RenderRequest]
 ) -> None:
@@ -52,6 +53,7 @@ def test_small_jobs_do_not_wait_for_as_many_steps_of_a_large_one(
     assert meanwhile < 30, "turns by count would have been sixty"
 
 
+@pytest.mark.long
 def test_a_short_step_is_taken_in_the_midst_of_a_long_one(
     engines: Callable[..., Engine], request_for: Callable[..., RenderRequest], model: LoadedModel
 ) -> None:
@@ -132,6 +134,7 @@ def has_begun(engine: Engine, seen: float) -> bool:
     return engine.busy_for() < seen
 
 
+@pytest.mark.long
 def test_a_long_step_is_told_from_one_that_hangs(
     engines: Callable[..., Engine], request_for: Callable[..., RenderRequest], model: LoadedModel
 ) -> None:

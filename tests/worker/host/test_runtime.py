@@ -90,6 +90,7 @@ print(time.process_time() - began)
 """
 
 
+@pytest.mark.long
 @pytest.mark.skipif((os.cpu_count() or 1) < 2, reason="on one core they never spin for long")
 def test_threads_that_wait_for_long_take_no_core() -> None:
     """With `ACTIVE` alone they would spin all the time."""
