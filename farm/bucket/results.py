@@ -41,7 +41,7 @@ class ModelUsed(BaseModel):
 class JobResult(BaseModel):
     """Everything `result.json` says. `objects` maps a name such as `image.png` to its object; times in seconds.
 
-    `spec` is resolved: width, height and guidance scale are the ones used. Every key is the one that this job's
+    `spec` is the `ResolvedSpec` that was rendered, and is read as any other spec. Every key is the one that this job's
     attempt and the object's name make, so that a result cannot point at anything else in the bucket.
     """
 

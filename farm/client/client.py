@@ -27,7 +27,7 @@ from farm.bucket.preview import Preview
 from farm.bucket.results import JobResult
 from farm.bucket.storage import Storage
 from farm.client import tie
-from farm.client.planning import check, default_model, known_losses, plan
+from farm.client.planning import Draft, default_model, drafted, images_of, known_losses, plan
 from farm.client.previews import look_at
 from farm.client.warnings import of_pictures, of_workers
 from farm.client.watching import watch
@@ -115,27 +115,21 @@ class FarmClient:
 
     # Submitting
 
-    def submit(self, requests: Iterable[JobRequest], *, batch: str | None = None) -> Submission:
-        """Submit requests as one batch. Everything is checked before anything is sent.
+    def submit(self, requests: Iterable[JobRequest | Draft], *, batch: str | None = None) -> Submission:
+        """Submit requests as one batch. Everything is checked before anything is sent; drafts were checked already.
 
         A submission whose answer was lost can be sent again under the same `batch` id: the batch stays as it was
         first stored, with its seeds, and only what is missing of it is queued. So does `farm recover`, and the error
         says so.
         Raises `InvalidInput`, `WrongBucket`, `LedgerUnavailable`, `StorageError`.
         """
-        requests = list(requests)
-        images = check(requests)
+        drafts = drafted(requests)
+        images = images_of(drafts)
         workers = self.ledger.workers()
         jobs = self._stored(batch) if batch else None
         if jobs is None:
             batch = batch or keys.new_batch_id()
-            jobs = plan(
-                requests,
-                batch,
-                images,
-                default_model=default_model(workers),
-                declarations=known_losses(workers),
-            )
+            jobs = plan(drafts, batch, default_model=default_model(workers), declarations=known_losses(workers))
             self._store(batch, jobs, images)
         assert batch
         try:
@@ -150,7 +144,7 @@ class FarmClient:
             batch,
             jobs=tuple(job.id for job in jobs),
             specs=tuple(job.spec for job in jobs),
-            warnings=(*of_pictures(images.values()), *of_workers(jobs, workers), *unpublished),
+            warnings=(*of_pictures(images), *of_workers(jobs, workers), *unpublished),
         )
 
     def _publish(self, waiting: Iterable[Waiting]) -> tuple[str, ...]:
@@ -171,11 +165,11 @@ class FarmClient:
         self.storage.delete(keys.forgotten(batch))  # whoever submits it again wants all of it
         return [NewJob(job.id, job.spec, job.priority, job.labels) for job in manifest.jobs]
 
-    def _store(self, batch: str, jobs: Sequence[NewJob], images: dict[Path, InitImage]) -> None:
+    def _store(self, batch: str, jobs: Sequence[NewJob], images: Iterable[InitImage]) -> None:
         """Put what the jobs need into the bucket: their init images, then the manifest with every spec."""
         written = written_manifest(batch, jobs)
         self.check_bucket()
-        for image in {image.sha256: image for image in images.values()}.values():
+        for image in {image.sha256: image for image in images}.values():
             self._upload(image)
         self.storage.put(keys.batch_manifest(batch), written, "application/json")
 

@@ -1,53 +1,96 @@
-"""From requests to jobs: everything is checked, and every seed and id is drawn, before anything is sent."""
+"""From requests to jobs: everything is checked, and every seed and id is drawn, before anything is sent.
+
+That takes two steps. A request is *drafted* without a connection: its init picture is read and its specs are made, so
+that bad input is told before a missing farm is. Drafts are *planned* with what only a farm can say: the model of those
+that name none, the losses that are not built in.
+"""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from farm import keys, variables
 from farm.errors import InvalidInput
-from farm.jobs.losses import BUILTIN, LossDeclaration
+from farm.jobs.losses import BUILTIN, BUILTIN_NAMES, LossDeclaration
 from farm.jobs.request import JobRequest
-from farm.jobs.spec import InitReference
+from farm.jobs.spec import InitReference, JobSpec
 from farm.jobs.status import WorkerInfo
 from farm.ledger.records import NewJob
-from farm.pictures.images import InitImage, read_init
+from farm.pictures.images import InitImage, check_init, read_init
 
 FALLBACK_MODEL = "emoji"
 
 
+@dataclass(frozen=True)
+class Draft:
+    """A request with its init picture, and its specs, of a model that may yet change if the request names none.
+
+    `specs` is None for a request whose losses are not all built in: workers say what others there are.
+    """
+
+    request: JobRequest
+    image: InitImage | None
+    specs: Sequence[JobSpec] | None
+
+
+@dataclass(frozen=True)
+class Pictures:
+    """The init pictures of a submission, each of which is read and decoded once."""
+
+    _known: dict[Path | bytes, InitImage] = field(default_factory=dict)
+
+    def read(self, init: Path | bytes) -> InitImage:
+        """The picture in a file, or of these bytes. Raises `InvalidInput`."""
+        known = self._known.get(init)
+        if known is None:
+            known = check_init(init, name="the init picture") if isinstance(init, bytes) else read_init(init)
+            self._known[init] = known
+        return known
+
+
+def draft(request: JobRequest, pictures: Pictures) -> Draft:
+    """Check all of a request that can be checked without a connection. Raises `InvalidInput`."""
+    image = None if request.init is None else pictures.read(request.init)
+    if not all(loss.name in BUILTIN_NAMES for loss in request.losses):
+        return Draft(request, image, None)
+    return Draft(request, image, request.specs(_reference_to(image), default_model=FALLBACK_MODEL))
+
+
+def drafted(requests: Iterable[JobRequest | Draft]) -> list[Draft]:
+    """Drafts of those requests that are none yet. Raises `InvalidInput`."""
+    pictures = Pictures()
+    return [request if isinstance(request, Draft) else draft(request, pictures) for request in requests]
+
+
+def images_of(drafts: Iterable[Draft]) -> Sequence[InitImage]:
+    """Their init pictures, each once."""
+    return list(dict.fromkeys(one.image for one in drafts if one.image))
+
+
 def plan(
-    requests: Sequence[JobRequest],
-    batch: str,
-    images: dict[Path, InitImage],
-    *,
-    default_model: str,
-    declarations: Sequence[LossDeclaration],
+    drafts: Iterable[Draft], batch: str, *, default_model: str, declarations: Sequence[LossDeclaration]
 ) -> Sequence[NewJob]:
-    """The jobs that requests make, numbered in order. Raises `InvalidInput`."""
+    """The jobs that drafts make, numbered in order. Raises `InvalidInput`."""
     jobs: list[NewJob] = []
-    for request in requests:
-        image = images.get(request.init) if request.init else None
-        reference = reference_to(image) if image else None
-        for spec in request.specs(reference, default_model=default_model, declarations=declarations):
-            jobs.append(NewJob(keys.job_in_batch(batch, len(jobs)), spec, request.priority, request.labels))
+    for planned in drafts:
+        request, specs = planned.request, planned.specs
+        if specs is None:
+            reference = _reference_to(planned.image)
+            specs = request.specs(reference, default_model=default_model, declarations=declarations)
+        for spec in specs:
+            named = spec.of_model(request.model or default_model)
+            jobs.append(NewJob(keys.job_in_batch(batch, len(jobs)), named, request.priority, request.labels))
     if not jobs:
         raise InvalidInput("there is nothing to submit")
     return jobs
 
 
-def reference_to(image: InitImage) -> InitReference:
-    """How specs name an init image."""
-    fields = {name: getattr(image, name) for name in InitReference.model_fields}
-    return InitReference.model_validate(fields)
-
-
-def dry_run(requests: Sequence[JobRequest]) -> Sequence[NewJob]:
+def dry_run(requests: Iterable[JobRequest | Draft]) -> Sequence[NewJob]:
     """The jobs that `submit` would make, without any connection; built-in losses only. Raises `InvalidInput`."""
-    model = variables.MODEL.of(os.environ) or FALLBACK_MODEL
-    return plan(requests, keys.new_batch_id(), _init_images(requests), default_model=model, declarations=BUILTIN)
+    return plan(drafted(requests), keys.new_batch_id(), default_model=default_model(()), declarations=BUILTIN)
 
 
 def default_model(workers: Iterable[WorkerInfo]) -> str:
@@ -66,23 +109,8 @@ def known_losses(workers: Iterable[WorkerInfo]) -> Sequence[LossDeclaration]:
     return list(known.values())
 
 
-def check(requests: Sequence[JobRequest]) -> dict[Path, InitImage]:
-    """Check all that can be checked without a connection. Returns the init images. Raises `InvalidInput`.
-
-    A request whose loss is not built in is checked when workers have said which losses they know.
-    """
-    images = _init_images(requests)
-    builtin = {declaration.name for declaration in BUILTIN}
-    for request in requests:
-        if all(loss.name in builtin for loss in request.losses):
-            one = request.model_copy(update={"count": 1})
-            one.specs(None if request.init is None else _ANY_IMAGE, default_model=FALLBACK_MODEL)
-    return images
-
-
-_ANY_IMAGE = InitReference(sha256="0" * 64, extension="png")
-
-
-def _init_images(requests: Iterable[JobRequest]) -> dict[Path, InitImage]:
-    paths = dict.fromkeys(request.init for request in requests if request.init)
-    return {path: read_init(path) for path in paths}
+def _reference_to(image: InitImage | None) -> InitReference | None:
+    """How specs name an init picture."""
+    if image is None:
+        return None
+    return InitReference.model_validate({name: getattr(image, name) for name in InitReference.model_fields})

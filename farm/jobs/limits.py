@@ -6,12 +6,14 @@ Workers announce them, so that who submits a job hears at once that nobody would
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Annotated
+from typing import Annotated, TypeVar
 
 from pydantic import Field
 
 from farm.errors import RenderError
-from farm.jobs.spec import JobSpec
+from farm.jobs.spec import JobSpec, ResolvedSpec
+
+Spec = TypeVar("Spec", bound=JobSpec)
 
 ALONE_SECONDS = 1_800.0
 """A job that may be what brought two workers down has one for itself, for so long at the most: all others wait."""
@@ -43,8 +45,8 @@ class Limits:
                 return f"{number:,} {what}", f"{most:,}", option
         return None
 
-    def check(self, spec: JobSpec, worker: str) -> None:
-        """Raise `RenderError('limit')` if a resolved spec asks for more than the worker of this name gives."""
+    def check(self, spec: ResolvedSpec, worker: str) -> None:
+        """Raise `RenderError('limit')` if a spec asks for more than the worker of this name gives."""
         if excess := self.excess(spec):
             asked, most, option = excess
             raise RenderError(
@@ -53,7 +55,7 @@ class Limits:
                 hint=f"its operator sets that by {option}",
             )
 
-    def timed(self, spec: JobSpec, *, alone: bool) -> JobSpec:
+    def timed(self, spec: Spec, *, alone: bool) -> Spec:
         """The spec with the time that it has here."""
         bounds = (spec.time_limit, self.seconds, ALONE_SECONDS if alone else None)
         return spec.model_copy(update={"time_limit": min((b for b in bounds if b is not None), default=None)})

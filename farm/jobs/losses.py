@@ -142,6 +142,9 @@ BUILTIN: tuple[LossDeclaration, ...] = (
 )
 
 
+BUILTIN_NAMES = frozenset(declaration.name for declaration in BUILTIN)
+
+
 def find(name: str, declarations: Iterable[LossDeclaration] = BUILTIN) -> LossDeclaration:
     """The declaration called `name`. Raises `InvalidInput` naming near matches and all known losses."""
     known = {declaration.name: declaration for declaration in declarations}

@@ -100,6 +100,17 @@ def _as_prompts(value: Any) -> tuple[str, ...]:
     return tuple(_clean(prompt) for prompt in prompts)
 
 
+def _as_init(value: Any) -> Path | bytes:
+    """The path of a picture's file, or its bytes."""
+    if isinstance(value, bytes):
+        return value
+    if not isinstance(value, (str, Path)):
+        raise ValueError(f"{quoted(value)} should be the path of a picture")
+    if value == "":
+        raise ValueError("'' cannot be the name of a file")
+    return Path(value)
+
+
 def _random_if_asked(seed: Any) -> Any:
     if isinstance(seed, int) and seed < RANDOM_SEED:
         raise ValueError(f"must be 0 to {MAX_SEED}, or {RANDOM_SEED} for a random one")
@@ -148,7 +159,8 @@ class JobRequest(Wire):
     mix: Annotated[float, Field(ge=0, le=1)] | None = None
     mix_with: Annotated[tuple[MixTerm, ...], Field(max_length=MAX_PROMPTS - 1)] = ()
     negative: Written = ""
-    init: Path | None = None
+    init: Annotated[Path | bytes | None, PlainValidator(_as_init)] = None
+    """The file of a picture to start from, or all of its bytes."""
     start_step: Annotated[int, Field(ge=0)] | None = None
     strength: float | None = None
     fit: Fit | None = None
@@ -184,13 +196,6 @@ class JobRequest(Wire):
     @classmethod
     def _labels_are_text(cls, value: Any) -> Any:
         return _as_labels(value)
-
-    @field_validator("init", mode="before")
-    @classmethod
-    def _init_has_a_name(cls, value: Any) -> Any:
-        if value == "":
-            raise ValueError("'' cannot be the name of a file")
-        return value
 
     @classmethod
     def parse(cls, fields: dict[str, Any]) -> JobRequest:

@@ -188,14 +188,46 @@ class JobSpec(Wire):
         """The prompts as one line for people."""
         return " + ".join(prompt.text for prompt in self.conditioning.prompts)
 
+    def of_model(self, name: str) -> Self:
+        """The same of the model of this name. Raises `InvalidInput` if none can have it."""
+        if name == self.model:
+            return self
+        try:
+            return self.model_validate({**dict(self), "model": name})
+        except ValidationError as error:
+            raise invalid(error) from error
+
     def to_json(self) -> str:
         return self.model_dump_json()
 
     @classmethod
-    def from_json(cls, text: str | bytes) -> JobSpec:
+    def from_json(cls, text: str | bytes) -> Self:
         """The spec in `text`. Raises `InvalidInput` naming the field at fault."""
         try:
             return cls.model_validate_json(text)
+        except ValidationError as error:
+            raise invalid(error) from error
+
+
+class ResolvedGuidance(Guidance):
+    """Guidance whose scale is known."""
+
+    scale: Scale
+
+
+class ResolvedSpec(JobSpec):
+    """A spec that leaves nothing to the model any more. As JSON it is what a `JobSpec` of the same values is."""
+
+    guidance: ResolvedGuidance
+    width: Side
+    height: Side
+
+    @classmethod
+    def of(cls, spec: JobSpec, *, width: int, height: int, scale: float) -> ResolvedSpec:
+        """`spec` with this size and guidance scale. Raises `InvalidInput` naming the field at fault."""
+        try:
+            guidance = ResolvedGuidance(scale=scale, losses=spec.guidance.losses)
+            return cls.model_validate({**dict(spec), "guidance": guidance, "width": width, "height": height})
         except ValidationError as error:
             raise invalid(error) from error
 

@@ -9,6 +9,7 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 from PIL import ExifTags, Image, UnidentifiedImageError
@@ -49,7 +50,7 @@ class InitImage:
     height: int
     warnings: tuple[str, ...] = ()
 
-    @property
+    @cached_property
     def sha256(self) -> str:
         return hashlib.sha256(self.data).hexdigest()
 

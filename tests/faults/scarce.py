@@ -33,7 +33,7 @@ def main(directory: Path) -> None:
     logged: list[str] = []
     handler = logging.Handler()
     handler.emit = lambda record: logged.append(record.getMessage())  # type: ignore[method-assign]
-    logging.getLogger("worker.engine.engine").addHandler(handler)
+    logging.getLogger("worker.engine").addHandler(handler)
     engine.start()
     engine.submit(a_job("warm-up", model, side=256)).result()
     limit = int(Path("/proc/self/statm").read_text(encoding="utf-8").split()[0]) * resource.getpagesize() + SPARE

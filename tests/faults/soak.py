@@ -32,6 +32,7 @@ from PIL import Image
 from farm import keys
 from farm.errors import FarmError, LedgerUnavailable, StorageError
 from farm.jobs.request import JobRequest
+from farm.jobs.spec import SAMPLERS
 from farm.jobs.status import TERMINAL
 from tests.faults.audit import Audit
 from tests.faults.farm import FaultyFarm
@@ -46,8 +47,6 @@ OUTSTANDING = 30
 """Jobs that are kept waiting or in hand."""
 _END_WITHIN = 600.0
 _PAUSE = (0.5, 5.0)
-
-_SAMPLERS = ("lms", "euler", "euler_a", "ddim", "dpmpp_2m")
 
 
 @dataclass(frozen=True)
@@ -171,7 +170,7 @@ class Soak:
             "count": chance.randrange(1, 5),
             "seed": chance.randrange(10**6),
             "priority": chance.randrange(10),
-            "sampler": chance.choice(_SAMPLERS),
+            "sampler": chance.choice(SAMPLERS),
             "guidance": chance.choice([1, 7.5]),
             "trace": chance.choice(["none", "none", "numbers", "frames", "video"]),
             "trace_every": 5,

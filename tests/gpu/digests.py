@@ -26,6 +26,7 @@ from tests.gpu.subjects import Subjects, requests
 from tests.gpu.works import engine, suspended
 from worker.bench.measure import synchronize
 from worker.bench.workloads import Job
+from worker.diffusion.conditioning import Conditioning
 from worker.diffusion.determinism import choose_deterministic_kernels
 from worker.models.model import LoadedModel
 
@@ -82,10 +83,10 @@ def _moving(model: LoadedModel, rows: int) -> list[str]:
     """The first parts of the UNet that give equal rows unequal outputs, by their place in the batch."""
     draw = torch.Generator().manual_seed(0)
     row = torch.randn((1, *model.latent_shape), generator=draw).expand(rows, -1, -1, -1).contiguous().to(model.device)
-    text = model.cross_attention.of(model.prompts.encode("a cat"))
+    conditioning = Conditioning.stacked([model.cross_attention.of(model.prompts.encode("a cat"))] * rows)
     timesteps = torch.full((rows,), 500.0, device=model.device)
     with _watched(model.unet) as moving:
-        model.unet(row.to(model.dtype), timesteps, encoder_hidden_states=torch.stack([text] * rows))
+        model.unet(row.to(model.dtype), timesteps, **conditioning.arguments)
     return moving[:_SHOWN]
 
 

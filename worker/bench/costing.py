@@ -20,6 +20,7 @@ from worker.bench.measure import metered, percentile, times
 from worker.bench.pipelines import Pipelines
 from worker.bench.replay import Arrival, Costs
 from worker.diffusion import latents
+from worker.diffusion.conditioning import Conditioning
 from worker.diffusion.losses import Losses, load_losses
 from worker.engine.request import RenderRequest
 from worker.engine.request_state import RequestState, prepare
@@ -33,11 +34,11 @@ _SHORT, _LONG = 5, 15
 
 
 @torch.no_grad()
-def forward(model: LoadedModel, text: Tensor, rows: int) -> Tensor:
-    """One forward of the UNet, on a prompt's embedding or memory."""
+def forward(model: LoadedModel, conditioning: Conditioning, rows: int) -> Tensor:
+    """One forward of the UNet, all rows conditioned alike."""
     x = torch.zeros((rows, *model.latent_shape), device=model.device)
     timesteps = torch.full((rows,), 500.0, device=model.device)
-    return model.predict(x, timesteps, torch.stack([text] * rows))
+    return model.predict(x, timesteps, Conditioning.stacked([conditioning] * rows))
 
 
 @torch.no_grad()
@@ -49,14 +50,14 @@ def decode(model: LoadedModel, count: int) -> Tensor:
 def measure(model: LoadedModel, pipelines: Pipelines, rows: int) -> Costs:
     """The costs of this machine now."""
     text = model.prompts.encode("")
-    embedding, memory = text.embedding[0], model.cross_attention.of(text)
+    embedding, conditioning = text.embedding[0], model.cross_attention.of(text)
     losses = load_losses()
     numbers = itertools.count()
     short, long = (_pipeline_seconds(model, pipelines, steps) for steps in (_SHORT, _LONG))
     a_step = (long - short) / (_LONG - _SHORT)
     ticks = tuple((2 * jobs, overhead_of_a_tick(model, jobs=jobs)["seconds"]) for jobs in (1, max(1, rows // 2)))
     costs = Costs(
-        forwards=_by_rows(lambda count: forward(model, memory, count), rows),
+        forwards=_by_rows(lambda count: forward(model, conditioning, count), rows),
         plain_forwards=_by_rows(lambda count: pipelines.forward(embedding, count), rows),
         ticks=ticks,
         board=statistics.median(times(lambda: _board_new(model, losses, next(numbers)), repeats=8)),

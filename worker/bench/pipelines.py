@@ -12,21 +12,14 @@ from typing import Any
 
 import numpy as np
 import torch
-from diffusers import (
-    DDIMScheduler,
-    DPMSolverMultistepScheduler,
-    EulerAncestralDiscreteScheduler,
-    EulerDiscreteScheduler,
-    StableDiffusionImg2ImgPipeline,
-    StableDiffusionPipeline,
-)
+from diffusers import StableDiffusionImg2ImgPipeline, StableDiffusionPipeline
 from diffusers.schedulers.scheduling_lms_discrete import LMSDiscreteScheduler
 from torch import Tensor
 
 from farm.jobs.spec import JobSpec, SamplerName
 from worker.bench.measure import Served
 from worker.bench.workloads import Job
-from worker.diffusion import latents
+from worker.diffusion import latents, samplers
 from worker.diffusion.losses import load_losses
 from worker.models.components import read_directory
 from worker.models.device import Placement
@@ -42,15 +35,6 @@ class MemoisedLMS(LMSDiscreteScheduler):
         if key not in _coefficients:
             _coefficients[key] = super().get_lms_coefficient(order, t, current_order)
         return _coefficients[key]
-
-
-_SCHEDULERS: dict[SamplerName, tuple[Any, dict[str, Any]]] = {
-    "lms": (LMSDiscreteScheduler, {}),
-    "euler": (EulerDiscreteScheduler, {}),
-    "euler_a": (EulerAncestralDiscreteScheduler, {}),
-    "ddim": (DDIMScheduler, {"clip_sample": False}),
-    "dpmpp_2m": (DPMSolverMultistepScheduler, {"algorithm_type": "dpmsolver++"}),
-}
 
 
 class Pipelines:
@@ -136,13 +120,13 @@ class Pipelines:
             one.done, one.pixels = done, (picture * 255).round().astype(np.uint8)
         return served
 
-    def _scheduler(self, sampler: SamplerName, memoised: bool) -> Any:
+    def _scheduler(self, name: SamplerName, memoised: bool) -> Any:
         """One object a sampler, kept: making one takes longer than a step."""
-        known = self._schedulers.get((sampler, memoised))
+        known = self._schedulers.get((name, memoised))
         if known is None:
-            scheduler, overrides = _SCHEDULERS[sampler]
-            scheduler = MemoisedLMS if sampler == "lms" and memoised else scheduler
-            known = self._schedulers[sampler, memoised] = scheduler.from_config(self._config, **overrides)
+            sampler = samplers.BY_NAME[name]
+            scheduler = MemoisedLMS if sampler is samplers.LMS and memoised else sampler.scheduler
+            known = self._schedulers[name, memoised] = scheduler.from_config(self._config, **sampler.settings)
         return known
 
     def _mixed(self, spec: JobSpec) -> Tensor:

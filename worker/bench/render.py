@@ -27,6 +27,7 @@ from worker.bench.measure import (
 )
 from worker.bench.pipelines import Pipelines
 from worker.bench.workloads import Job
+from worker.diffusion.conditioning import Conditioning
 from worker.engine.rows import CAREFUL_CPU_ROWS
 from worker.models.compiled import compiled, numbers_of_rows
 from worker.models.device import Placement
@@ -74,7 +75,7 @@ class Comparison:
         self._pipelines = Pipelines(model.name, directory, placement)
         self._compiled = Pipelines(model.name, directory, placement, compiled="default") if on_gpu else None
         self._peak = peak_flops(placement.device, placement.dtype)
-        embedding = model.prompts.encode("").embedding[0]
+        embedding = Conditioning(model.prompts.encode("").embedding)
         self._row_flops = flops(lambda: costing.forward(model, embedding, 1))
         self._decode_flops = flops(lambda: costing.decode(model, 1))
 

@@ -11,7 +11,7 @@ from typing import Any
 from PIL import Image
 
 from farm.jobs.request import JobRequest
-from farm.jobs.spec import SAMPLERS, InitReference, JobSpec, SamplerName
+from farm.jobs.spec import SAMPLERS, InitReference, ResolvedSpec, SamplerName
 from worker.engine.request import resolve
 from worker.models.model import LoadedModel
 
@@ -24,16 +24,16 @@ _SOME_IMAGE = InitReference(sha256="0" * 64, extension="png")
 
 @dataclass(frozen=True)
 class Job:
-    """A job for any arm. `spec` is resolved; `picture` is the init image where there is one."""
+    """A job for any arm. `picture` is the init image where there is one."""
 
     id: str
-    spec: JobSpec
+    spec: ResolvedSpec
     picture: Image.Image | None = None
 
     @property
     def rows(self) -> int:
         """Rows of one step: two under classifier-free guidance."""
-        return 2 if (self.spec.guidance.scale or 0.0) > 1.0 else 1
+        return 2 if self.spec.guidance.scale > 1.0 else 1
 
     @property
     def all_rows(self) -> int:
@@ -97,8 +97,7 @@ def job(model: LoadedModel, name: str, fields: dict[str, Any]) -> Job:
     return Job(name, spec, _picture(spec) if spec.start.image else None)
 
 
-def _picture(spec: JobSpec) -> Image.Image:
-    assert spec.width and spec.height
+def _picture(spec: ResolvedSpec) -> Image.Image:
     return Image.radial_gradient("L").resize((spec.width, spec.height)).convert("RGB")
 
 

@@ -1,10 +1,14 @@
-"""From prompts to what the UNet is conditioned on: CLIP embeddings, mixed by weight, and the words that were cut."""
+"""From prompts to what the UNet is conditioned on: CLIP embeddings, mixed by weight, and the words that were cut.
+
+Between a job's first step and the UNet it travels as one value, so that nobody on the way need know what is in it.
+"""
 
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any, Self
 
 import torch
 from torch import Tensor
@@ -17,7 +21,43 @@ SPECIAL_TOKENS = 2
 
 
 @dataclass(frozen=True, eq=False)
-class Conditioned:
+class Conditioning:
+    """What the UNet reads besides latents and timesteps, of one row or of N that are stacked. Compared by identity.
+
+    The first dimension of every tensor in it are rows. A family of models whose UNet reads more has a class of its own,
+    with more tensors and arguments.
+    """
+
+    text: Tensor
+    """[N, tokens, width], of the prompt: its embedding, or what a `CrossAttentionCache` made of it."""
+
+    @staticmethod
+    def stacked(rows: Sequence[Conditioning]) -> Conditioning:
+        """That of a forward, from those of its rows, whose shape must be the same."""
+        return type(rows[0])(*map(torch.cat, zip(*(row.tensors for row in rows), strict=True)))
+
+    @property
+    def tensors(self) -> tuple[Tensor, ...]:
+        """All that is in it, in the order in which it is made of them."""
+        return (self.text,)
+
+    @property
+    def shape(self) -> tuple[torch.Size, ...]:
+        """Of the tensors of one row."""
+        return tuple(tensor.shape[1:] for tensor in self.tensors)
+
+    @property
+    def arguments(self) -> dict[str, Any]:
+        """By what names diffusers' UNet takes it."""
+        return {"encoder_hidden_states": self.text}
+
+    def each(self, change: Callable[[Tensor], Tensor]) -> Self:
+        """What a function makes of every tensor, such as one that picks rows."""
+        return type(self)(*map(change, self.tensors))
+
+
+@dataclass(frozen=True, eq=False)
+class Encoded:
     """An embedding, [1, tokens, width], and the words of the prompts that did not fit into the encoder."""
 
     embedding: Tensor
@@ -35,25 +75,25 @@ class PromptEncoder:
         self._tokenizer = tokenizer
         self._text_encoder = text_encoder
         self._capacity = capacity
-        self._cache: OrderedDict[str, Conditioned] = OrderedDict()
+        self._cache: OrderedDict[str, Encoded] = OrderedDict()
 
     @property
     def tokens(self) -> int:
         """How many tokens every prompt is padded or cut to, start and end marks included: 77 for CLIP."""
         return min(self._tokenizer.model_max_length, self._text_encoder.config.max_position_embeddings)
 
-    def encode(self, prompt: str) -> Conditioned:
+    def encode(self, prompt: str) -> Encoded:
         """The embedding of one prompt, in the encoder's dtype and on its device."""
         known = self._cache.get(prompt)
         if known is None:
-            known = Conditioned(self._embed(prompt), self._words_cut_off(prompt))
+            known = Encoded(self._embed(prompt), self._words_cut_off(prompt))
             self._cache[prompt] = known
             if len(self._cache) > self._capacity:
                 self._cache.popitem(last=False)
         self._cache.move_to_end(prompt)
         return known
 
-    def mix(self, prompts: Sequence[WeightedPrompt]) -> Conditioned:
+    def mix(self, prompts: Sequence[WeightedPrompt]) -> Encoded:
         """Σ weight·embedding, summed in float32; one prompt of weight 1 is its own embedding, bit for bit."""
         parts = [self.encode(prompt.text) for prompt in prompts]
         if len(prompts) == 1 and prompts[0].weight == 1.0:
@@ -61,7 +101,7 @@ class PromptEncoder:
         cut = tuple(word for part in parts for word in part.cut)
         weights = [prompt.weight for prompt in prompts]
         mixed = torch.stack([w * part.embedding.float() for w, part in zip(weights, parts, strict=True)]).sum(dim=0)
-        return Conditioned(mixed.to(parts[0].embedding.dtype), cut)
+        return Encoded(mixed.to(parts[0].embedding.dtype), cut)
 
     @torch.no_grad()
     def _embed(self, prompt: str) -> Tensor:

@@ -14,7 +14,7 @@ from diffusers.models.attention_processor import Attention
 from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
 from torch import Tensor, nn
 
-from worker.diffusion.conditioning import Conditioned
+from worker.diffusion.conditioning import Conditioning, Encoded
 
 
 class CachedProjection(nn.Module):
@@ -42,23 +42,23 @@ class CrossAttentionCache:
     """
 
     projections: tuple[CachedProjection, ...]
-    _held: WeakKeyDictionary[Conditioned, ReferenceType[Tensor]] = field(
+    _held: WeakKeyDictionary[Encoded, ReferenceType[Conditioning]] = field(
         default_factory=WeakKeyDictionary, repr=False, compare=False
     )
 
-    def of(self, text: Conditioned) -> Tensor:
-        """The memory of what a job is conditioned on, [tokens, total] in the UNet's dtype.
+    def of(self, text: Encoded) -> Conditioning:
+        """What a row is conditioned on: the memory of a text, [1, tokens, total] in the UNet's dtype.
 
-        Give it to the UNet as `encoder_hidden_states`. One at a time is computed, so that its bits depend on no other.
-        It is 30 times as large as the embedding, so it is kept for as long as a job has it, and then shared: most jobs
-        have the same negative prompt, and many the same prompt.
+        One at a time is computed, so that its bits depend on no other. It is 30 times as large as the embedding, so it
+        is kept for as long as a job has it, and then shared: most jobs have the same negative prompt, and many the same
+        prompt.
         """
         known = self._held.get(text)
-        memory = known() if known else None
-        if memory is None:
-            memory = self._computed(text.embedding[0])
-            self._held[text] = ref(memory)
-        return memory
+        conditioning = known() if known else None
+        if conditioning is None:
+            conditioning = Conditioning(self._computed(text.embedding[0])[None])
+            self._held[text] = ref(conditioning)
+        return conditioning
 
     @torch.no_grad()
     def _computed(self, embedding: Tensor) -> Tensor:

@@ -6,7 +6,7 @@ import math
 
 from PIL import Image, ImageOps
 
-from farm.jobs.spec import MAX_SIDE, MIN_SIDE, Fit, JobSpec
+from farm.jobs.spec import MAX_SIDE, MIN_SIDE, Fit, ResolvedSpec
 from farm.pictures.colour import to_srgb
 
 _WORTH_TELLING = 0.01
@@ -49,12 +49,11 @@ def fit(picture: Image.Image, width: int, height: int, how: Fit) -> Image.Image:
             return _resized(picture, width, height)
 
 
-def cut_off(spec: JobSpec) -> str | None:
-    """What of a resolved job's init picture is not seen, in a sentence, or None."""
+def cut_off(spec: ResolvedSpec) -> str | None:
+    """What of a job's init picture is not seen, in a sentence, or None."""
     image = spec.start.image
     if image is None or image.width is None or image.height is None or spec.start.fit not in ("crop", "init"):
         return None
-    assert spec.width and spec.height, "the spec is resolved"
     scale = max(spec.width / image.width, spec.height / image.height)
     lost = {
         "width": 1 - spec.width / (scale * image.width),

@@ -38,6 +38,8 @@ HISTORY = 3
 
 Floats = NDArray[np.float64]
 Prediction = Literal["epsilon", "v_prediction"]
+Solver = Callable[["Schedule", int], "Combination"]
+"""A sampler's mathematics: what every step of a schedule combines, for a job that starts at this step."""
 
 
 class Coefficient(IntEnum):
@@ -67,6 +69,7 @@ class Schedule:
     """
 
     sampler: SamplerName
+    solver: Solver
     prediction: Prediction
     timesteps: Floats
     alpha: Floats
@@ -154,7 +157,7 @@ def plan(schedule: Schedule, start: int = 0) -> SamplingPlan:
     if not 0 <= start < schedule.steps:
         raise InvalidInput(f"{start} is not a step of 0 to {schedule.steps - 1}", field="start.step")
     x0_x, x0_out = _clean_latent(schedule)
-    step = _SOLVERS[schedule.sampler](schedule, start)
+    step = schedule.solver(schedule, start)
     if step.remembers == "x0":
         h_x, h_out = x0_x, x0_out
     else:
@@ -199,8 +202,8 @@ def _grad_scale(schedule: Schedule, x0_x: Floats) -> Floats:
 
 
 @dataclass(frozen=True)
-class _Step:
-    """One sampler's half of the table: x_next = a·x + Σ b[k]·h₋ₖ + noise·z, with h either ε or x₀."""
+class Combination:
+    """What a solver says of every step: x_next = a·x + Σ b[k]·h₋ₖ + noise·z, with h either ε or x₀."""
 
     remembers: Literal["epsilon", "x0"]
     a: Floats
@@ -208,7 +211,7 @@ class _Step:
     noise: Floats
 
 
-def _lms(schedule: Schedule, start: int) -> _Step:
+def lms(schedule: Schedule, start: int) -> Combination:
     """Linear multistep (Adams–Bashforth) of order 4 on dx/dσ = ε, as in k-diffusion's `sample_lms`.
 
     x(σ') = x(σ) + Σₖ h₋ₖ·∫ℓₖ(τ)dτ over [σ, σ'], with ℓₖ the Lagrange polynomials on the last noise levels.
@@ -220,7 +223,7 @@ def _lms(schedule: Schedule, start: int) -> _Step:
     for i in range(start, schedule.steps):
         order = min(i - start + 1, HISTORY + 1)
         b[i, :order] = lagrange_integrals(levels[i - order + 1 : i + 1][::-1], levels[i], levels[i + 1])
-    return _Step("epsilon", np.ones(schedule.steps), b, np.zeros(schedule.steps))
+    return Combination("epsilon", np.ones(schedule.steps), b, np.zeros(schedule.steps))
 
 
 def lagrange_integrals(nodes: Floats, begin: float, end: float) -> Floats:
@@ -237,14 +240,14 @@ def lagrange_integrals(nodes: Floats, begin: float, end: float) -> Floats:
     return integrals
 
 
-def _euler(schedule: Schedule, _start: int) -> _Step:
+def euler(schedule: Schedule, _start: int) -> Combination:
     """Euler's method on dx/dσ = ε: x_next = x + (σ' − σ)·ε (Karras et al. 2022, arXiv:2206.00364, algorithm 1)."""
     b = _no_history(schedule)
     b[:, 0] = schedule.sigma_next - schedule.sigma
-    return _Step("epsilon", np.ones(schedule.steps), b, np.zeros(schedule.steps))
+    return Combination("epsilon", np.ones(schedule.steps), b, np.zeros(schedule.steps))
 
 
-def _euler_ancestral(schedule: Schedule, _start: int) -> _Step:
+def euler_ancestral(schedule: Schedule, _start: int) -> Combination:
     """Euler down to σ_down, then fresh noise up to σ', as in k-diffusion's `sample_euler_ancestral`.
 
     σ_up² = σ'²·(σ² − σ'²)/σ² and σ_down² = σ'² − σ_up², so x_next = x + (σ_down − σ)·ε + σ_up·z.
@@ -253,19 +256,19 @@ def _euler_ancestral(schedule: Schedule, _start: int) -> _Step:
     up = sigma_next * np.sqrt(1 - (sigma_next / sigma) ** 2)
     b = _no_history(schedule)
     b[:, 0] = sigma_next**2 / sigma - sigma  # σ_down = √(σ'² − σ_up²) = σ'²/σ
-    return _Step("epsilon", np.ones(schedule.steps), b, up)
+    return Combination("epsilon", np.ones(schedule.steps), b, up)
 
 
-def _ddim(schedule: Schedule, _start: int) -> _Step:
+def ddim(schedule: Schedule, _start: int) -> Combination:
     """DDIM with η = 0: x_next = α'·x₀ + σ'·ε (Song et al. 2020, arXiv:2010.02502, equation 12).
 
     With ε = (x − α·x₀)/σ this is x_next = σ'/σ·x + (α' − α·σ'/σ)·x₀, which stays finite at zero signal.
     """
     a, b = _first_order(schedule)
-    return _Step("x0", a, b, np.zeros(schedule.steps))
+    return Combination("x0", a, b, np.zeros(schedule.steps))
 
 
-def _dpmpp_2m(schedule: Schedule, start: int) -> _Step:
+def dpmpp_2m(schedule: Schedule, start: int) -> Combination:
     """DPM-Solver++(2M), midpoint (Lu et al. 2022, arXiv:2211.01095, algorithm 2).
 
     With λ = log(α/σ), h = λ' − λ and r = (λ − λ₋₁)/h:
@@ -279,7 +282,7 @@ def _dpmpp_2m(schedule: Schedule, start: int) -> _Step:
         rate_next = np.log(schedule.alpha_next[i] / schedule.sigma_next[i])
         half_inverse_r = (rate_next - rate[i]) / (rate[i] - rate[i - 1]) / 2
         b[i, :2] = b[i, 0] * (1 + half_inverse_r), -b[i, 0] * half_inverse_r
-    return _Step("x0", a, b, np.zeros(schedule.steps))
+    return Combination("x0", a, b, np.zeros(schedule.steps))
 
 
 def _first_order(schedule: Schedule) -> tuple[Floats, Floats]:
@@ -291,12 +294,3 @@ def _first_order(schedule: Schedule) -> tuple[Floats, Floats]:
 
 def _no_history(schedule: Schedule) -> Floats:
     return np.zeros((schedule.steps, 1 + HISTORY))
-
-
-_SOLVERS: dict[SamplerName, Callable[[Schedule, int], _Step]] = {
-    "lms": _lms,
-    "euler": _euler,
-    "euler_a": _euler_ancestral,
-    "ddim": _ddim,
-    "dpmpp_2m": _dpmpp_2m,
-}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import time
 import traceback
 from collections.abc import Callable, Collection, Hashable, Sequence
@@ -125,5 +126,6 @@ class RowCaps:
 def release(error: BaseException) -> None:
     """Give up what the failed step still holds: the tensors in the frames of its traceback, and the device's cache."""
     traceback.clear_frames(error.__traceback__)
+    gc.collect()  # earlier errors may be held by cycles, and hold tensors
     if torch.cuda.is_available():
         torch.cuda.empty_cache()

@@ -12,7 +12,7 @@ from PIL import Image
 from torch import Tensor
 
 from farm.errors import InvalidInput
-from farm.jobs.spec import JobSpec
+from farm.jobs.spec import JobSpec, ResolvedSpec
 from worker.diffusion.fitting import own_size
 from worker.models.model import LoadedModel
 
@@ -85,13 +85,13 @@ class SilentObserver:
 
 @dataclass(frozen=True)
 class RenderRequest:
-    """A job for the engine. `spec` must be resolved; `picture` is the decoded init image where there is one.
+    """A job for the engine. `picture` is the decoded init image where there is one.
 
     `resume` is where an earlier attempt got to; then the picture is not looked at.
     """
 
     id: str
-    spec: JobSpec
+    spec: ResolvedSpec
     model: LoadedModel
     priority: int = 5
     picture: Image.Image | None = None
@@ -120,30 +120,24 @@ class Suspended(Exception):
         self.snapshot = snapshot
 
 
-def resolve(spec: JobSpec, model: LoadedModel) -> JobSpec:
+def resolve(spec: JobSpec, model: LoadedModel) -> ResolvedSpec:
     """`spec` with the size and guidance scale it left to the model. Raises `InvalidInput` if the model refuses it."""
     width, height = _own_size(spec, model) or (model.default_width, model.default_height)
-    resolved = spec.model_copy(
-        update={
-            "width": spec.width or width,
-            "height": spec.height or height,
-            "guidance": spec.guidance.model_copy(
-                update={"scale": model.default_guidance if spec.guidance.scale is None else spec.guidance.scale}
-            ),
-        }
+    scale = spec.guidance.scale
+    resolved = ResolvedSpec.of(
+        spec,
+        width=spec.width or width,
+        height=spec.height or height,
+        scale=model.default_guidance if scale is None else scale,
     )
-    for side in ("width", "height"):
-        if getattr(resolved, side) % model.vae_factor:
-            raise InvalidInput(
-                f"{getattr(resolved, side)} is not a multiple of {model.vae_factor}, as '{model.name}' needs",
-                field=side,
-            )
+    for side, pixels in (("width", resolved.width), ("height", resolved.height)):
+        if pixels % model.vae_factor:
+            raise InvalidInput(f"{pixels} is not a multiple of {model.vae_factor}, as '{model.name}' needs", field=side)
     return resolved
 
 
-def latent_shape(spec: JobSpec, model: LoadedModel) -> tuple[int, int, int]:
-    """[channels, height, width] of the latents of a resolved spec."""
-    assert spec.width and spec.height, "the spec is resolved"
+def latent_shape(spec: ResolvedSpec, model: LoadedModel) -> tuple[int, int, int]:
+    """[channels, height, width] of a job's latents."""
     return model.unet.config["in_channels"], spec.height // model.vae_factor, spec.width // model.vae_factor
 
 

@@ -15,6 +15,7 @@ from torch import Tensor
 from farm.errors import InvalidInput
 from farm.jobs.spec import JobSpec
 from worker.diffusion import latents
+from worker.diffusion.conditioning import Conditioning
 from worker.diffusion.fitting import cut_off
 from worker.diffusion.guidance import needs_unconditional
 from worker.diffusion.losses import Losses, WeightedLoss
@@ -33,10 +34,10 @@ class RequestState:
     arrival: int
     future: Future[Rendered]
     plan: SamplingPlan
-    conditional: Tensor
-    """[tokens, total], what the UNet reads of the mixed prompts (see `CrossAttentionCache`)."""
-    unconditional: Tensor | None
-    """[tokens, total], of the negative prompt; None where guidance is off."""
+    conditional: Conditioning
+    """Of the mixed prompts, one row."""
+    unconditional: Conditioning | None
+    """Of the negative prompt, one row; None where guidance is off."""
     terms: tuple[tuple[WeightedLoss, int], ...]
     """Losses, each with the number of steps from one use to the next."""
     noise: NoiseStream
@@ -169,11 +170,10 @@ def prepare(request: RenderRequest, losses: Losses, arrival: int, future: Future
     Raises `InvalidInput`, `ModelError` or `RenderError` for what the spec asks and cannot have.
     """
     spec, model = request.spec, request.model
-    assert spec.width and spec.height and spec.guidance.scale is not None, "the spec must be resolved"
     steps = plan(read_schedule(model.scheduler_config, spec.sampler, spec.steps), spec.start.step)
     noise = NoiseStream(spec.seed)
     with torch.no_grad():
-        conditioned = model.prompts.mix(spec.conditioning.prompts)
+        prompts = model.prompts.mix(spec.conditioning.prompts)
         negative = model.prompts.encode(spec.conditioning.negative)
         x = _first_latents(request, steps, noise)
     guided = needs_unconditional(spec.guidance.scale)
@@ -182,14 +182,14 @@ def prepare(request: RenderRequest, losses: Losses, arrival: int, future: Future
         arrival=arrival,
         future=future,
         plan=steps,
-        conditional=model.cross_attention.of(conditioned),
+        conditional=model.cross_attention.of(prompts),
         unconditional=model.cross_attention.of(negative) if guided else None,
         terms=tuple((losses.term(term), term.every) for term in spec.guidance.losses),
         noise=noise,
         x=x,
         history=x.new_zeros((HISTORY, *x.shape)),
         warnings=(
-            *_cut_words("the prompt", conditioned.cut),
+            *_cut_words("the prompt", prompts.cut),
             *_cut_words("the negative prompt", negative.cut),
             *_idle_losses(spec),
             *filter(None, (cut_off(spec),)),
@@ -202,7 +202,6 @@ def prepare(request: RenderRequest, losses: Losses, arrival: int, future: Future
 
 def _first_latents(request: RenderRequest, steps: SamplingPlan, noise: NoiseStream) -> Tensor:
     spec, model = request.spec, request.model
-    assert spec.width and spec.height
     if request.picture is None:  # or it was encoded by an earlier attempt
         return (steps.init_scale * noise.draw((1, *latent_shape(spec, model))))[0].to(model.device)
     image = latents.image_tensor(request.picture, spec.width, spec.height, spec.start.fit)

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from worker.diffusion import latents
+from worker.diffusion.conditioning import Conditioning
 from worker.diffusion.guidance import guide
 from worker.diffusion.losses import WeightedLoss
 from worker.diffusion.solvers import HISTORY, Coefficient
@@ -75,15 +76,15 @@ def _guided_output(
     """The model's output under classifier-free guidance, [J, 4, h, w]: conditional rows first, then the others."""
     guided = [index for index, state in enumerate(states) if state.unconditional is not None]
     order = to_device(torch.tensor([*range(len(states)), *guided]), x.device)
-    texts = [state.conditional for state in states]
-    texts += [states[index].unconditional for index in guided]  # type: ignore[misc] # those that have one
+    given = [state.conditional for state in states]
+    given += [state.unconditional for state in states if state.unconditional is not None]
     rows = (_coefficient(table, Coefficient.INPUT_SCALE) * x)[order]
     timesteps = table[order, Coefficient.TIMESTEP]
     if row_by_row:
-        parts = zip(rows.split(1), timesteps.split(1), texts, strict=True)
-        out = torch.cat([_forward(model, row, timestep, text[None], None) for row, timestep, text in parts])
+        parts = zip(rows.split(1), timesteps.split(1), given, strict=True)
+        out = torch.cat([_forward(model, *part, None) for part in parts])
     else:
-        out = _forward(model, rows, timesteps, torch.stack(texts), padded_rows)
+        out = _forward(model, rows, timesteps, Conditioning.stacked(given), padded_rows)
     conditional = out[: len(states)]
     if not guided:
         return conditional
@@ -92,13 +93,15 @@ def _guided_output(
     return conditional.index_copy(0, which, guide(out[len(states) :], conditional[which], scale))
 
 
-def _forward(model: LoadedModel, rows: Tensor, timesteps: Tensor, texts: Tensor, padded_rows: int | None) -> Tensor:
+def _forward(
+    model: LoadedModel, rows: Tensor, timesteps: Tensor, conditioning: Conditioning, padded_rows: int | None
+) -> Tensor:
     count = len(rows)
     if padded_rows is not None and count < padded_rows:
         order = torch.arange(padded_rows, device=rows.device)
         order[count:] = 0
-        rows, timesteps, texts = rows[order], timesteps[order], texts[order]
-    return model.predict(rows, timesteps, texts)[:count].float()
+        rows, timesteps, conditioning = rows[order], timesteps[order], conditioning.each(lambda tensor: tensor[order])
+    return model.predict(rows, timesteps, conditioning)[:count].float()
 
 
 def _follow_losses(

@@ -9,7 +9,7 @@ from concurrent.futures import Future
 from PIL import Image
 
 from farm.bucket.preview import Preview
-from farm.jobs.spec import JobSpec
+from farm.jobs.spec import ResolvedSpec
 from worker.engine.request import Pixels, Rendered, Snapshot, StepRecord
 from worker.leases.keeper import Holding
 from worker.results.previews import Previews
@@ -21,8 +21,7 @@ Event = tuple[StepRecord, Pixels | None] | Snapshot
 class EventQueue:
     """A job's observer: notes its progress, shows its previews, and queues everything else that it hears."""
 
-    def __init__(self, holding: Holding, spec: JobSpec, previews: Previews) -> None:
-        assert spec.width and spec.height, "the spec is resolved"
+    def __init__(self, holding: Holding, spec: ResolvedSpec, previews: Previews) -> None:
         self._holding = holding
         self._size = spec.width, spec.height
         self._previews = previews

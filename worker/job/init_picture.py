@@ -8,14 +8,14 @@ from PIL import Image
 
 from farm.bucket.storage import Storage
 from farm.errors import InvalidInput, ObjectMissing, ObjectTooLarge
-from farm.jobs.spec import JobSpec
+from farm.jobs.spec import ResolvedSpec
 from farm.pictures import images
 from worker.diffusion.fitting import fit
 from worker.job.retry import Retrier
 from worker.leases.keeper import Holding
 
 
-def init_picture(storage: Storage, retrier: Retrier, holding: Holding, spec: JobSpec) -> Image.Image | None:
+def init_picture(storage: Storage, retrier: Retrier, holding: Holding, spec: ResolvedSpec) -> Image.Image | None:
     """The init picture at the size of the job; None for a job without one.
 
     Raises `InvalidInput` for an object that is missing, too large, or not what was submitted; and what `Retrier` does.
@@ -39,5 +39,4 @@ def init_picture(storage: Storage, retrier: Retrier, holding: Holding, spec: Job
             field="init",
             hint="remove that object, and submit the job again",
         )
-    assert spec.width and spec.height, "the spec is resolved"
     return fit(images.decode(data, name=reference.key), spec.width, spec.height, spec.start.fit)

@@ -10,12 +10,14 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from worker.diffusion.conditioning import Conditioning
 from worker.models.model import LoadedModel, pad_rows, to_channels_last
 
 _log = logging.getLogger(__name__)
@@ -34,23 +36,24 @@ def numbers_of_rows(most: int) -> tuple[int, ...]:
 class CompiledUNet:
     """The forwards of a model's UNet, compiled for the given numbers of rows."""
 
-    def __init__(self, model: LoadedModel, text: Tensor, numbers: Sequence[int]) -> None:
-        """`text` [tokens, width] is any prompt's."""
+    def __init__(self, model: LoadedModel, conditioning: Conditioning, numbers: Sequence[int]) -> None:
+        """`conditioning` is any row's."""
         self.module: Any = torch.compile(model.unet, dynamic=False)
         self._numbers = sorted(numbers)
         self._shape = model.latent_shape
-        self._text = text
+        self._device, self._dtype = model.device, model.dtype
+        self._any = conditioning
 
-    def fits(self, rows: Tensor, texts: Tensor) -> bool:
-        """Whether rows [N, 4, h, w] can be padded to a shape that is compiled, for such texts [N, tokens, width]."""
-        is_compiled = tuple(rows.shape[1:]) == self._shape and texts.shape[1:] == self._text.shape
+    def fits(self, rows: Tensor, conditioning: Conditioning) -> bool:
+        """Whether rows [N, 4, h, w] can be padded to a shape that is compiled, under such a conditioning."""
+        is_compiled = tuple(rows.shape[1:]) == self._shape and conditioning.shape == self._any.shape
         return is_compiled and len(rows) <= self._numbers[-1]
 
-    def __call__(self, rows: Tensor, timesteps: Tensor, texts: Tensor) -> Tensor:
-        """The UNet's output for rows that fit, timesteps [N] and texts [N, tokens, width]."""
-        number = next(number for number in self._numbers if number >= len(rows))
+    def __call__(self, rows: Tensor, timesteps: Tensor, conditioning: Conditioning) -> Tensor:
+        """The UNet's output for rows that fit, timesteps [N] and what they are conditioned on."""
+        padded = partial(pad_rows, number=next(number for number in self._numbers if number >= len(rows)))
         with torch.compiler.set_stance("eager_on_recompile"):
-            out = self._forward(*(pad_rows(tensor, number) for tensor in (rows, timesteps, texts)))
+            out = self._forward(padded(rows), padded(timesteps), conditioning.each(padded))
         return out[: len(rows)]
 
     @torch.no_grad()
@@ -59,13 +62,13 @@ class CompiledUNet:
         torch._dynamo.config.recompile_limit = _MOST_GRAPHS
         for number in self._numbers:
             began = time.monotonic()
-            rows = self._text.new_zeros((number, *self._shape))
-            timesteps = torch.zeros(number, device=self._text.device)
-            self._forward(rows, timesteps, torch.stack([self._text] * number))
+            rows = torch.zeros((number, *self._shape), device=self._device, dtype=self._dtype)
+            timesteps = torch.zeros(number, device=self._device)
+            self._forward(rows, timesteps, Conditioning.stacked([self._any] * number))
             _log.info("compiled for %d rows in %.0f s", number, time.monotonic() - began)
 
-    def _forward(self, rows: Tensor, timesteps: Tensor, texts: Tensor) -> Tensor:
-        out: Tensor = self.module(to_channels_last(rows), timesteps, encoder_hidden_states=texts).sample
+    def _forward(self, rows: Tensor, timesteps: Tensor, conditioning: Conditioning) -> Tensor:
+        out: Tensor = self.module(to_channels_last(rows), timesteps, **conditioning.arguments).sample
         return out
 
 

@@ -15,6 +15,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from worker.diffusion import latents
+from worker.diffusion.conditioning import Conditioning
 from worker.models.model import LoadedModel, MemoryProfile
 
 _SMALLER = 4
@@ -24,12 +25,12 @@ _SMALLER = 4
 @torch.no_grad()
 def memory_profile(model: LoadedModel) -> MemoryProfile:
     """What the model takes, measured on one row, and on a small picture, for autoencoders grow with the area alone."""
-    text = model.cross_attention.of(model.prompts.encode(""))
+    one = model.cross_attention.of(model.prompts.encode(""))
     x, timestep = torch.zeros((1, *model.latent_shape), device=model.device), torch.zeros(1, device=model.device)
     small = x[..., : max(1, x.shape[-2] // _SMALLER), : max(1, x.shape[-1] // _SMALLER)]
     times = x.numel() / small.numel()
     return MemoryProfile(
-        row=highest(lambda: model.predict(x, timestep, torch.stack([text])), model.device),
+        row=highest(lambda: model.predict(x, timestep, Conditioning.stacked([one])), model.device),
         picture=int(times * highest(lambda: latents.to_pixels(latents.decode(model.vae, small)), model.device)),
         gradient=int(times * highest(lambda: _differentiate(model, small), model.device)),
     )

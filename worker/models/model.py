@@ -12,7 +12,7 @@ from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
 from torch import Tensor
 from transformers import CLIPTextModel, CLIPTokenizer
 
-from worker.diffusion.conditioning import PromptEncoder
+from worker.diffusion.conditioning import Conditioning, PromptEncoder
 from worker.diffusion.cross_attention import CrossAttentionCache
 from worker.diffusion.preview import PreviewMap
 
@@ -38,11 +38,11 @@ class UNetForward(Protocol):
         """What is called for a forward."""
         ...
 
-    def fits(self, rows: Tensor, texts: Tensor) -> bool:
-        """Whether it can take rows [N, 4, h, w] and texts [N, tokens, width]."""
+    def fits(self, rows: Tensor, conditioning: Conditioning) -> bool:
+        """Whether it can take rows [N, 4, h, w] under such a conditioning."""
         ...
 
-    def __call__(self, rows: Tensor, timesteps: Tensor, texts: Tensor) -> Tensor:
+    def __call__(self, rows: Tensor, timesteps: Tensor, conditioning: Conditioning) -> Tensor:
         """The UNet's output [N, 4, h, w] for timesteps [N]."""
         ...
 
@@ -95,19 +95,18 @@ class LoadedModel:
         """Whether latents [..., h, w] are of a picture beyond the model's own size that may take long."""
         return shape[-2] * shape[-1] > max(self.latent_shape[-2] * self.latent_shape[-1], _LARGE)
 
-    def predict(self, rows: Tensor, timesteps: Tensor, texts: Tensor) -> Tensor:
-        """The UNet's output [N, 4, h, w], in the model's dtype.
+    def predict(self, rows: Tensor, timesteps: Tensor, conditioning: Conditioning) -> Tensor:
+        """The UNet's output [N, 4, h, w], in the model's dtype, for timesteps [N] and what N rows are conditioned on.
 
-        `rows` [N, 4, h, w] are noisy latents, scaled as the UNet reads them, and `texts` [N, tokens, width] memories or
-        embeddings of prompts (see `CrossAttentionCache`).
+        `rows` [N, 4, h, w] are noisy latents, scaled as the UNet reads them.
         """
         rows = rows.to(self.dtype)
-        if self.compiled is not None and self.compiled.fits(rows, texts):
-            return self.compiled(rows, timesteps, texts)
+        if self.compiled is not None and self.compiled.fits(rows, conditioning):
+            return self.compiled(rows, timesteps, conditioning)
         # A recording is one long operator, in the midst of which nobody else can have a turn.
-        if self.recorded is not None and not self.is_large(rows.shape) and self.recorded.fits(rows, texts):
-            return self.recorded(rows, timesteps, texts)
-        out: Tensor = self.unet(to_channels_last(rows), timesteps, encoder_hidden_states=texts).sample
+        if self.recorded is not None and not self.is_large(rows.shape) and self.recorded.fits(rows, conditioning):
+            return self.recorded(rows, timesteps, conditioning)
+        out: Tensor = self.unet(to_channels_last(rows), timesteps, **conditioning.arguments).sample
         return out
 
 

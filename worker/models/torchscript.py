@@ -21,6 +21,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from worker.diffusion.conditioning import Conditioning
 from worker.models.disguises import first_line
 from worker.models.memory_profile import is_out_of_memory
 from worker.models.model import LoadedModel, pad_rows
@@ -32,7 +33,8 @@ _TOLERANCE = 1e-3
 """Of the largest number of an output. Another order of sums makes 1e-6 of it, a kernel recorded wrongly all of it."""
 
 Recording = Callable[..., Tensor]
-"""The kernels of a UNet's forward, without its weights: called with rows, timesteps, texts and all of these."""
+"""The kernels of a UNet's forward, without its weights: called with rows, timesteps, the tensors of a conditioning, and
+all of these."""
 
 _recordings: dict[str, Recording] = {}
 _recording = Lock()
@@ -43,34 +45,38 @@ recording for all UNets of a configuration, and it holds no weights."""
 class RecordedUNet(nn.Module):
     """The forwards of a UNet, recorded. Rows are dealt to lanes, at most `cores`, that run at the same time."""
 
-    def __init__(self, unet: nn.Module, text: Tensor, *, channels: int, multiple: int, cores: int) -> None:
-        """`text` [tokens, width] is any prompt's; sides of latents must be multiples of `multiple`.
+    def __init__(
+        self, unet: nn.Module, conditioning: Conditioning, *, channels: int, multiple: int, cores: int
+    ) -> None:
+        """`conditioning` is any row's; sides of latents must be multiples of `multiple`.
 
         Raises what torch raises, of many kinds, if the UNet cannot be recorded.
         """
         super().__init__()
         self.multiple = multiple
         self._cores = cores
-        self._text_shape = text.shape
+        self._conditioned_on = conditioning.shape
         self._weights = list(unet.parameters())
-        self._recording = _recording_of(unet, text, text.new_zeros((_RECORDED_ROWS, channels, multiple, multiple)))
+        rows = conditioning.text.new_zeros((_RECORDED_ROWS, channels, multiple, multiple))
+        self._recording = _recording_of(unet, conditioning, rows)
 
     @property
     def module(self) -> nn.Module:
         return self
 
-    def fits(self, rows: Tensor, texts: Tensor) -> bool:
-        """Whether rows [N, 4, h, w] and texts [N, tokens, width] are such as were recorded, whatever N, h and w."""
-        return texts.shape[1:] == self._text_shape and all(side % self.multiple == 0 for side in rows.shape[2:])
+    def fits(self, rows: Tensor, conditioning: Conditioning) -> bool:
+        """Whether rows [N, 4, h, w] and their conditioning are such as were recorded, whatever N, h and w."""
+        return conditioning.shape == self._conditioned_on and all(side % self.multiple == 0 for side in rows.shape[2:])
 
-    def forward(self, rows: Tensor, timesteps: Tensor, texts: Tensor) -> Tensor:
+    def forward(self, rows: Tensor, timesteps: Tensor, conditioning: Conditioning) -> Tensor:
         """The UNet's output [N, 4, h, w] for timesteps [N].
 
         All lanes have as many rows, the last one padded, so that a row's bits depend on N but not on its place.
         """
         share = math.ceil(len(rows) / self._cores)
         lanes = math.ceil(len(rows) / share)
-        dealt = (pad_rows(tensor, lanes * share).split(share) for tensor in (rows, timesteps, texts))
+        given = rows, timesteps, *conditioning.tensors
+        dealt = (pad_rows(tensor, lanes * share).split(share) for tensor in given)
         first, *others = zip(*dealt, strict=True)
         threads = self._cores // lanes
         running: list[Future[Tensor]] = []
@@ -88,11 +94,11 @@ class RecordedUNet(nn.Module):
         return self.in_one_lane(*part)
 
     @torch.no_grad()
-    def in_one_lane(self, rows: Tensor, timesteps: Tensor, texts: Tensor) -> Tensor:
+    def in_one_lane(self, rows: Tensor, timesteps: Tensor, *conditioning: Tensor) -> Tensor:
         """The same, all on this thread, which keeps the number of threads that it has."""
         # Optimised, the first calls of a shape take ten times as long, and later ones as long as these.
         with torch.jit.optimized_execution(False):  # type: ignore[attr-defined]  # torch does not export it
-            return self._recording(rows, timesteps, texts, *self._weights)
+            return self._recording(rows, timesteps, *conditioning, *self._weights)
 
 
 def recorded(model: LoadedModel, cores: int) -> RecordedUNet | None:
@@ -102,14 +108,14 @@ def recorded(model: LoadedModel, cores: int) -> RecordedUNet | None:
     """
     if model.device.type != "cpu":
         return None
-    text = model.cross_attention.of(model.prompts.encode(""))
+    conditioning = model.cross_attention.of(model.prompts.encode(""))
     multiple = 2 ** (len(model.unet.config["block_out_channels"]) - 1)
     if any(side % multiple for side in model.latent_shape[1:]):
         return None
     try:
         channels = model.unet.config["in_channels"]
-        unet = RecordedUNet(model.unet, text, channels=channels, multiple=multiple, cores=cores)
-        error = _largest_error(unet, model, text)
+        unet = RecordedUNet(model.unet, conditioning, channels=channels, multiple=multiple, cores=cores)
+        error = _largest_error(unet, model, conditioning)
     except Exception as failure:  # whatever a model of strange parts makes of it, it can be rendered without
         if is_out_of_memory(failure):
             raise
@@ -121,28 +127,29 @@ def recorded(model: LoadedModel, cores: int) -> RecordedUNet | None:
     return unet
 
 
-def _recording_of(unet: Any, text: Tensor, rows: Tensor) -> Recording:
+def _recording_of(unet: Any, conditioning: Conditioning, rows: Tensor) -> Recording:
     """The recording of the UNet's configuration, made with it if there is none."""
-    kind = json.dumps([dict(unet.config), list(text.shape)], default=str, sort_keys=True)
+    kind = json.dumps([dict(unet.config), conditioning.shape], default=str, sort_keys=True)
     with _recording:
         if kind not in _recordings:
-            _recordings[kind] = _record(unet, rows, torch.stack([text] * len(rows)))
+            _recordings[kind] = _record(unet, rows, Conditioning.stacked([conditioning] * len(rows)))
         return _recordings[kind]
 
 
 @torch.no_grad()
-def _record(unet: nn.Module, rows: Tensor, texts: Tensor) -> Recording:
+def _record(unet: nn.Module, rows: Tensor, conditioning: Conditioning) -> Recording:
     names = [name for name, _ in unet.named_parameters()]
     held = [unet]  # TorchScript keeps the function that it records, so that must not keep the UNet
+    kind, count = type(conditioning), len(conditioning.tensors)
 
-    def forward(rows: Tensor, timesteps: Tensor, texts: Tensor, *weights: Tensor) -> Tensor:
-        with _given(held[0], dict(zip(names, weights, strict=True))):
-            return _plain(held[0], rows, timesteps, texts)
+    def forward(rows: Tensor, timesteps: Tensor, *given: Tensor) -> Tensor:
+        with _given(held[0], dict(zip(names, given[count:], strict=True))):
+            return _plain(held[0], rows, timesteps, kind(*given[:count]))
 
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # `torch.jit.trace` is deprecated, and warns of every `if` of the model
-            example = rows, rows.new_zeros(len(rows)), texts, *unet.parameters()
+            example = rows, rows.new_zeros(len(rows)), *conditioning.tensors, *unet.parameters()
             recording: Recording = torch.jit.trace(forward, example, check_trace=False)
     finally:
         held.clear()
@@ -167,22 +174,23 @@ def _given(unet: nn.Module, weights: Mapping[str, Tensor]) -> Iterator[None]:
             setattr(module, last, parameter)
 
 
-def _plain(unet: Any, rows: Tensor, timesteps: Tensor, texts: Tensor) -> Tensor:
-    out: Tensor = unet(rows, timesteps, encoder_hidden_states=texts, return_dict=False)[0]
+def _plain(unet: Any, rows: Tensor, timesteps: Tensor, conditioning: Conditioning) -> Tensor:
+    out: Tensor = unet(rows, timesteps, **conditioning.arguments, return_dict=False)[0]
     return out
 
 
 @torch.no_grad()
-def _largest_error(unet: RecordedUNet, model: LoadedModel, text: Tensor) -> float:
+def _largest_error(unet: RecordedUNet, model: LoadedModel, conditioning: Conditioning) -> float:
     """How far from the truth it is for other shapes than it was recorded with, as a part of the largest number.
 
     In one lane, for other models may be rendering while this one is loaded.
     """
     channels, side = model.unet.config["in_channels"], 2 * unet.multiple
     rows = torch.linspace(-1, 1, _TRIED_ROWS * channels * side * side).view(_TRIED_ROWS, channels, side, side)
-    given = rows, torch.linspace(1, 900, _TRIED_ROWS), torch.stack([text] * _TRIED_ROWS)
-    truth = _plain(model.unet, *given)
-    return float((unet.in_one_lane(*given) - truth).abs().max() / truth.abs().max())
+    timesteps, together = torch.linspace(1, 900, _TRIED_ROWS), Conditioning.stacked([conditioning] * _TRIED_ROWS)
+    truth = _plain(model.unet, rows, timesteps, together)
+    found = unet.in_one_lane(rows, timesteps, *together.tensors)
+    return float((found - truth).abs().max() / truth.abs().max())
 
 
 @cache

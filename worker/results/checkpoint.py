@@ -24,7 +24,7 @@ from farm import keys
 from farm.bucket.results import ModelUsed
 from farm.bucket.storage import Storage
 from farm.errors import FarmError, LedgerUnavailable, StorageError
-from farm.jobs.spec import JobSpec
+from farm.jobs.spec import ResolvedSpec
 from farm.ledger.ledger import Ledger
 from farm.ledger.records import Attempt, Claim
 from worker.diffusion.noise import NoiseStream
@@ -57,8 +57,8 @@ class Unusable(FarmError):
     """These bytes are not a checkpoint of this job."""
 
 
-def pack(checkpoint: Checkpoint, job: str, spec: JobSpec, model: ModelUsed) -> bytes:
-    """The checkpoint of a job as safetensors. `spec` is resolved."""
+def pack(checkpoint: Checkpoint, job: str, spec: ResolvedSpec, model: ModelUsed) -> bytes:
+    """The checkpoint of a job as safetensors."""
     snapshot = checkpoint.snapshot
     about = {**_identity(job, spec, model), "position": snapshot.position, "seconds": snapshot.seconds}
     return save_tensors(
@@ -72,11 +72,11 @@ def pack(checkpoint: Checkpoint, job: str, spec: JobSpec, model: ModelUsed) -> b
     )
 
 
-def unpack(data: bytes, job: str, spec: JobSpec, model: ModelUsed, shape: tuple[int, ...]) -> Checkpoint:
+def unpack(data: bytes, job: str, spec: ResolvedSpec, model: ModelUsed, shape: tuple[int, ...]) -> Checkpoint:
     """The checkpoint in `data`, every part of which was looked at: a job that goes on from it fails for none.
 
-    `spec` is resolved and `shape` [4, h, w] that of the job's latents. Raises `Unusable` unless it is a checkpoint of
-    this job, rendered as `spec` by `model`.
+    `shape` [4, h, w] is that of the job's latents. Raises `Unusable` unless it is a checkpoint of this job, rendered as
+    `spec` by `model`.
     """
     try:
         tensors = load_tensors(data)
@@ -109,7 +109,7 @@ class Checkpoints:
         self._worker = worker
         self._saved: set[Attempt] = set()
 
-    def save(self, claim: Claim, spec: JobSpec, model: ModelUsed, checkpoint: Checkpoint) -> bool:
+    def save(self, claim: Claim, spec: ResolvedSpec, model: ModelUsed, checkpoint: Checkpoint) -> bool:
         """Keep a checkpoint in the bucket and name it in the ledger. False if that could not be done."""
         size = sum(map(len, checkpoint.trace.values()))
         if size > MAX_BYTES * 3 // 4:
@@ -129,7 +129,7 @@ class Checkpoints:
         _log.info("job %s is checkpointed at step %d", claim.job, step)
         return True
 
-    def load(self, claim: Claim, spec: JobSpec, model: ModelUsed, shape: tuple[int, ...]) -> Checkpoint | None:
+    def load(self, claim: Claim, spec: ResolvedSpec, model: ModelUsed, shape: tuple[int, ...]) -> Checkpoint | None:
         """What an earlier attempt left to go on from, or None to start at the beginning. See `unpack`."""
         if claim.checkpoint is None:
             return None
@@ -162,7 +162,7 @@ class Checkpoints:
             _log.warning("a checkpoint that is of no more use stays in the bucket: %s", error)
 
 
-def _identity(job: str, spec: JobSpec, model: ModelUsed) -> dict[str, Any]:
+def _identity(job: str, spec: ResolvedSpec, model: ModelUsed) -> dict[str, Any]:
     digest = hashlib.sha256(spec.to_json().encode()).hexdigest()
     return {"version": _VERSION, "job": job, "spec": digest, "model": model.name, "revision": model.revision}
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from farm.bucket.results import ModelUsed
-from farm.jobs.spec import JobSpec
+from farm.jobs.spec import ResolvedSpec
 
 
 @dataclass(frozen=True)
@@ -27,7 +27,7 @@ class Artifact:
 class Finished:
     """A finished picture with its trace, and what `result.json` will say of it. `timings` are seconds by part."""
 
-    spec: JobSpec
+    spec: ResolvedSpec
     model: ModelUsed
     dtype: str
     warnings: tuple[str, ...]

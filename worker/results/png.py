@@ -18,19 +18,11 @@ from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
 from farm.bucket.results import ModelUsed
-from farm.jobs.spec import JobSpec, SamplerName
+from farm.jobs.spec import ResolvedSpec
 from farm.pictures.images import SPEC_KEY
 from farm.pictures.metadata import read_text
+from worker.diffusion import samplers
 from worker.engine.request import Pixels
-
-_SAMPLER_NAMES: dict[SamplerName, str] = {
-    "lms": "LMS",
-    "euler": "Euler",
-    "euler_a": "Euler a",
-    "ddim": "DDIM",
-    "dpmpp_2m": "DPM++ 2M",
-}
-
 
 _MODEL_HASH = 10
 """Digits of a checkpoint's SHA-256 by which A1111 and the sites where models are shared know it."""
@@ -38,7 +30,7 @@ _CONTROL_CHARACTERS = re.compile(r"[\x00-\x09\x0b-\x1f\x7f-\x9f]")  # all but th
 _BEFORE_STEPS = re.compile(r"\n *(?=Steps:)")
 
 
-def encode_png(pixels: Pixels, spec: JobSpec, model: ModelUsed) -> bytes:
+def encode_png(pixels: Pixels, spec: ResolvedSpec, model: ModelUsed) -> bytes:
     """A PNG of `pixels` with both descriptions of how to make it again."""
     info = PngInfo()
     info.add_text("parameters", parameters_text(spec, model))
@@ -48,13 +40,13 @@ def encode_png(pixels: Pixels, spec: JobSpec, model: ModelUsed) -> bytes:
     return file.getvalue()
 
 
-def read_spec(data: bytes) -> JobSpec | None:
+def read_spec(data: bytes) -> ResolvedSpec | None:
     """The spec that a PNG made by `encode_png` carries, or None. Raises `InvalidInput` if it is damaged."""
     text = read_text(data, SPEC_KEY)
-    return JobSpec.from_json(text) if text else None
+    return ResolvedSpec.from_json(text) if text else None
 
 
-def parameters_text(spec: JobSpec, model: ModelUsed) -> str:
+def parameters_text(spec: ResolvedSpec, model: ModelUsed) -> str:
     """The description in A1111's form. A mix is written in its `prompt :weight AND …` notation."""
     lines = [_readable(_prompt(spec))]
     if spec.conditioning.negative:
@@ -63,7 +55,7 @@ def parameters_text(spec: JobSpec, model: ModelUsed) -> str:
     return "\n".join(lines)
 
 
-def _prompt(spec: JobSpec) -> str:
+def _prompt(spec: ResolvedSpec) -> str:
     prompts = spec.conditioning.prompts
     if len(prompts) == 1:
         return prompts[0].text
@@ -77,10 +69,10 @@ def _readable(text: str) -> str:
     return joined.replace("Negative prompt:", "Negative\N{NO-BREAK SPACE}prompt:")
 
 
-def _settings(spec: JobSpec, model: ModelUsed) -> dict[str, str]:
+def _settings(spec: ResolvedSpec, model: ModelUsed) -> dict[str, str]:
     settings = {
         "Steps": str(spec.steps),
-        "Sampler": _SAMPLER_NAMES[spec.sampler],
+        "Sampler": samplers.BY_NAME[spec.sampler].title,
         "CFG scale": f"{spec.guidance.scale:g}",
         "Seed": str(spec.seed),
         "Size": f"{spec.width}x{spec.height}",

@@ -18,7 +18,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from farm import keys
 from farm.bucket.results import ModelUsed
-from farm.jobs.spec import JobSpec
+from farm.jobs.spec import ResolvedSpec
 from worker.results.finished import Artifact, Finished
 
 _log = logging.getLogger(__name__)
@@ -39,12 +39,12 @@ class _File(BaseModel):
 
 
 class _Entry(BaseModel):
-    """What `entry.json` says. `asked` is the job's spec as the ledger has it, `spec` the resolved one."""
+    """What `entry.json` says. `asked` is the job's spec as the ledger has it, `spec` what was rendered."""
 
     model_config = ConfigDict(frozen=True)
 
     asked: str
-    spec: JobSpec
+    spec: ResolvedSpec
     model: ModelUsed
     dtype: str
     warnings: tuple[str, ...]

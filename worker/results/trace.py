@@ -17,7 +17,7 @@ from typing import Any, Self
 import numpy as np
 from PIL import Image
 
-from farm.jobs.spec import JobSpec, TraceLevel
+from farm.jobs.spec import ResolvedSpec, TraceLevel
 from worker.engine.request import Pixels, StepRecord
 from worker.results.finished import Artifact
 
@@ -31,12 +31,11 @@ _MAX_LINE = 4_096
 _FRAME = re.compile(r"trace/(\d{4})\.jpeg")
 
 
-def check_so_far(files: Mapping[str, bytes], spec: JobSpec) -> None:
+def check_so_far(files: Mapping[str, bytes], spec: ResolvedSpec) -> None:
     """Raise `ValueError` unless `files` are what `TraceWriter.so_far` can have given for a job.
 
     They were in the bucket, where others may have put them. A frame's size is looked at before its pixels.
     """
-    assert spec.width and spec.height, "the spec is resolved"
     wanted = {"none": (), "numbers": (_NUMBERS,)}.get(spec.trace.level)
     for name, data in files.items():
         frame = _FRAME.fullmatch(name)
@@ -50,7 +49,7 @@ def check_so_far(files: Mapping[str, bytes], spec: JobSpec) -> None:
             _check_frame(data, (2 * spec.width, spec.height))
 
 
-def _check_numbers(data: bytes, spec: JobSpec) -> None:
+def _check_numbers(data: bytes, spec: ResolvedSpec) -> None:
     lines = data.splitlines()
     if len(lines) > spec.steps_to_do or any(len(line) > _MAX_LINE for line in lines):
         raise ValueError(f"{_NUMBERS} is longer than a trace of {spec.steps_to_do} steps")

@@ -1,4 +1,4 @@
-"""What happens to requests once they are read: a dry run, or a submission, followed and fetched on demand."""
+"""What happens to requests once they are drafted: a dry run, or a submission, followed and fetched on demand."""
 
 from __future__ import annotations
 
@@ -9,25 +9,25 @@ import click
 
 from farm.cli.view.output import note, plural, print_json, say
 from farm.host.places import check_folder
-from farm.jobs.request import JobRequest
 
 if TYPE_CHECKING:
     from farm.client import FarmClient
     from farm.client.client import Submission
+    from farm.client.planning import Draft
     from farm.jobs.spec import JobSpec
 
 
-def send(requests: Sequence[JobRequest], options: Mapping[str, Any]) -> None:
+def send(drafts: Sequence[Draft], options: Mapping[str, Any]) -> None:
     """Do what the sending options say. Exits with 3 if jobs were waited for and not all are done."""
     if options["dry_run"]:
         from farm.client.planning import dry_run
 
-        return print_json({"jobs": [_planned(job) for job in dry_run(requests)]})
+        return print_json({"jobs": [_planned(job) for job in dry_run(drafts)]})
     from farm.client import FarmClient
 
     follows = _follows(options)
     with FarmClient.connect() as farm:
-        submission = farm.submit(requests)
+        submission = farm.submit(drafts)
         _tell(submission, options, follows=follows)
         if follows:
             _see_through(farm, submission, options)

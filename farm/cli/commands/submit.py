@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -16,12 +16,14 @@ from farm.cli.options import parsing
 from farm.cli.options.common import naming_options, request, request_options, sending_options
 from farm.cli.view.output import note, plural
 from farm.errors import InvalidInput
-from farm.jobs.losses import BUILTIN, find
+from farm.jobs.losses import BUILTIN, BUILTIN_NAMES, find
 from farm.jobs.request import JobRequest
 from farm.jobs.spec import Mode
 
+if TYPE_CHECKING:
+    from farm.client.planning import Draft
+
 STDIN = "-"
-_BUILTIN_LOSSES = {declaration.name for declaration in BUILTIN}
 
 
 @click.group()
@@ -143,36 +145,33 @@ def batch(file: Path, yes: bool, max_jobs: int, **options: Any) -> None:
         if max_jobs < number <= sweep.MAX_JOBS and not yes:
             raise InvalidInput(f"makes {number:,} jobs, more than {max_jobs:,}", hint="add --yes if they are meant")
         folder = Path() if from_stdin else file.parent
-        check = _entry_check(dry_run=options["dry_run"])
-        requests = sweep.expand(document, folder=folder, limit=sweep.MAX_JOBS, check=check)
+        drafts: list[Draft] = []
+        sweep.expand(document, folder=folder, limit=sweep.MAX_JOBS, check=_drafting(drafts, dry_run=options["dry_run"]))
     if not (options["as_json"] or options["dry_run"]):
         note(f"{source} makes {plural(number, 'job')}")
-    send(requests, options)
+    send(drafts, options)
 
 
 def _send(mode: Mode, prompts: Sequence[str], options: Mapping[str, Any], **more: Any) -> None:
-    from farm.client.planning import check
+    from farm.client.planning import drafted
 
     with naming_options():
-        wanted = request(mode, prompts, options, **more)
-        check([wanted])  # bad input is told before a missing farm is
-        send([wanted], options)
+        send(drafted([request(mode, prompts, options, **more)]), options)
 
 
-def _entry_check(*, dry_run: bool) -> Callable[[Sequence[JobRequest]], object]:
-    """What checks the requests of one entry of a batch file, so that an error can name the entry."""
-    from farm.client import planning
+def _drafting(drafts: list[Draft], *, dry_run: bool) -> Callable[[Sequence[JobRequest]], None]:
+    """What adds drafts of the requests of one entry of a batch file, so that an error can name the entry."""
+    from farm.client.planning import Pictures, draft
 
-    if dry_run:
-        return planning.dry_run
-    losses = cache(known_losses)
+    pictures = Pictures()
+    losses = cache(lambda: BUILTIN if dry_run else known_losses())
 
-    def check(entry: Sequence[JobRequest]) -> None:
-        planning.check(entry)
-        for loss in (loss for wanted in entry for loss in wanted.losses if loss.name not in _BUILTIN_LOSSES):
+    def add(entry: Sequence[JobRequest]) -> None:
+        drafts.extend(draft(wanted, pictures) for wanted in entry)
+        for loss in (loss for wanted in entry for loss in wanted.losses if loss.name not in BUILTIN_NAMES):
             find(loss.name, losses()).complete(loss.arguments)  # one that a worker of the farm adds, perhaps
 
-    return check
+    return add
 
 
 def _read(file: Path) -> str:

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import threading
 from pathlib import Path
+from typing import Any
 
 import pytest
 from click.testing import CliRunner, Result
@@ -16,6 +17,8 @@ from PIL import Image
 
 from farm.cli.main import farm
 from farm.client import FarmClient
+from farm.jobs.request import JobRequest
+from farm.pictures import images
 from farm.pictures.sheet import Tile
 from tests.farm.rendering import render
 from tests.ledgers import a_worker
@@ -61,6 +64,35 @@ def test_submit_as_json_has_the_documented_fields() -> None:
     assert told.keys() == {"batch", "jobs", "seeds", "warnings"}
     assert told["jobs"] == [f"{told['batch']}-0000", f"{told['batch']}-0001"]
     assert told["seeds"] == [7, 8]
+
+
+@pytest.mark.parametrize("dry", [(), ("--dry-run",)], ids=["for real", "dry run"])
+@pytest.mark.parametrize("command", ["img2img", "batch"])
+def test_requests_are_planned_and_a_picture_is_decoded_once(
+    command: str, dry: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    Image.new("RGB", (64, 64), "teal").save("a.png")
+    jobs = [{"prompt": "x", "init": "a.png"}, {"prompt": "y", "init": "a.png", "zip": {"steps": [20, 30]}}]
+    Path("jobs.json").write_text(json.dumps({"jobs": jobs}), encoding="utf-8")
+    done: list[str] = []
+    noted(monkeypatch, images, "_decoded", done)
+    noted(monkeypatch, JobRequest, "specs", done)
+
+    run("submit", *{"img2img": ("img2img", "x", "--init", "a.png"), "batch": ("batch", "jobs.json")}[command], *dry)
+
+    assert done.count("_decoded") == 1
+    assert done.count("specs") == {"img2img": 1, "batch": 3}[command]
+
+
+def noted(monkeypatch: pytest.MonkeyPatch, owner: Any, name: str, done: list[str]) -> None:
+    """Let every call of what `owner` has under this name be noted."""
+    real = getattr(owner, name)
+
+    def call(*arguments: Any, **keywords: Any) -> Any:
+        done.append(name)
+        return real(*arguments, **keywords)
+
+    monkeypatch.setattr(owner, name, call)
 
 
 def test_status_as_json_has_the_documented_fields(client: FarmClient) -> None:

@@ -87,6 +87,17 @@ def test_an_init_image_is_stored_once_by_its_content(client: FarmClient, tmp_pat
     assert client.storage.get(first.key) == (tmp_path / "a.png").read_bytes()
 
 
+def test_an_init_image_may_be_bytes(client: FarmClient, tmp_path: Path) -> None:
+    path = tmp_path / "a.png"
+    Image.new("RGB", (64, 64), "navy").save(path)
+    submission = client.submit([otter(init=init, strength=0.5) for init in (path, path.read_bytes())])
+
+    of_a_file, of_bytes = (client.ledger.spec(job).start.image for job in submission.jobs)
+    assert of_bytes == of_a_file
+    assert of_bytes is not None
+    assert client.storage.get(of_bytes.key) == path.read_bytes()
+
+
 def test_what_is_wrong_with_an_init_image_is_told_once(client: FarmClient, tmp_path: Path) -> None:
     path = tmp_path / "a.png"
     Image.new("RGB", (64, 32), "teal").save(path, icc_profile=b"nonsense")

@@ -10,13 +10,18 @@ import pytest
 from farm.errors import RenderError
 from farm.jobs.limits import ALONE_SECONDS, Limits
 from farm.jobs.request import JobRequest
-from farm.jobs.spec import InitReference, JobSpec
+from farm.jobs.spec import InitReference, JobSpec, ResolvedSpec
 
 
 def spec(**fields: Any) -> JobSpec:
     picture = {"init": Path("picture.png")} if fields.pop("from_image", False) else {}
     request = JobRequest.parse({"prompt": "a cat", "seed": 1, "width": 512, "height": 256, **picture, **fields})
     return request.specs(InitReference(sha256="0" * 64, extension="png"), default_model="emoji")[0]
+
+
+def resolved(**fields: Any) -> ResolvedSpec:
+    asked = spec(**fields)
+    return ResolvedSpec.of(asked, width=asked.width or 512, height=asked.height or 512, scale=7.5)
 
 
 @pytest.mark.parametrize(
@@ -36,7 +41,7 @@ def spec(**fields: Any) -> JobSpec:
 )
 def test_what_is_beyond_a_limit_is_refused(limits: Limits, fields: dict[str, Any], said: str) -> None:
     with pytest.raises(RenderError, match=said) as caught:
-        limits.check(spec(**fields), "w")
+        limits.check(resolved(**fields), "w")
     assert caught.value.kind == "limit"
 
 
@@ -49,7 +54,7 @@ def test_what_is_beyond_a_limit_is_refused(limits: Limits, fields: dict[str, Any
     ],
 )
 def test_what_is_within_passes(limits: Limits, fields: dict[str, Any]) -> None:
-    limits.check(spec(**fields), "w")
+    limits.check(resolved(**fields), "w")
 
 
 @pytest.mark.parametrize(

@@ -5,7 +5,7 @@ import torch
 from transformers import CLIPTextModel
 
 from farm.jobs.spec import WeightedPrompt
-from worker.diffusion.conditioning import PromptEncoder
+from worker.diffusion.conditioning import Conditioning, PromptEncoder
 from worker.models.model import LoadedModel
 
 ROOM = 75
@@ -60,6 +60,17 @@ def test_a_prompt_is_encoded_once_while_it_is_kept(encoder: PromptEncoder, monke
     assert len(calls) == 4
     encoder.encode("b")
     assert len(calls) == 5
+
+
+def test_what_rows_are_conditioned_on_is_stacked_in_their_order(encoder: PromptEncoder) -> None:
+    cat, otter = (Conditioning(encoder.encode(prompt).embedding) for prompt in ("a cat", "an otter"))
+    together = Conditioning.stacked([cat, otter, cat])
+
+    assert torch.equal(together.text, torch.cat([cat.text, otter.text, cat.text]))
+    assert together.shape == cat.shape == ((77, 32),), "of a row, however many there are"
+    assert torch.equal(together.each(lambda tensor: tensor[1:2]).text, otter.text)
+    with pytest.raises(RuntimeError):
+        Conditioning.stacked([cat, cat.each(lambda tensor: tensor[:, :40])])
 
 
 CUTS: dict[str, tuple[str, tuple[str, ...]]] = {

@@ -9,7 +9,7 @@ import torch
 from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
 
 from farm.jobs.spec import WeightedPrompt
-from worker.diffusion.conditioning import Conditioned
+from worker.diffusion.conditioning import Conditioning, Encoded
 from worker.diffusion.cross_attention import cache_cross_attention
 from worker.models.model import LoadedModel
 
@@ -18,13 +18,13 @@ from worker.models.model import LoadedModel
 def test_a_memory_stands_for_the_embedding(tiny_model: LoadedModel) -> None:
     rows, timesteps = torch.randn((2, 4, 8, 8), generator=torch.Generator().manual_seed(0)), torch.tensor([400.0, 3.0])
     prompts = [tiny_model.prompts.encode(prompt) for prompt in ("a cat", "an otter")]
-    embeddings = [prompt.embedding[0] for prompt in prompts]
-    memories = [tiny_model.cross_attention.of(prompt) for prompt in prompts]
+    embeddings = torch.cat([prompt.embedding for prompt in prompts])
+    memories = Conditioning.stacked([tiny_model.cross_attention.of(prompt) for prompt in prompts])
 
-    expected = tiny_model.unet(rows, timesteps, encoder_hidden_states=torch.stack(embeddings)).sample
-    remembered = tiny_model.unet(rows, timesteps, encoder_hidden_states=torch.stack(memories)).sample
+    expected = tiny_model.unet(rows, timesteps, encoder_hidden_states=embeddings).sample
+    remembered = tiny_model.unet(rows, timesteps, **memories.arguments).sample
 
-    assert memories[0].shape[1] > embeddings[0].shape[1], "keys and values of all layers, not the embedding"
+    assert memories.text.shape[2] > embeddings.shape[2], "keys and values of all layers, not the embedding"
     assert torch.allclose(remembered, expected, atol=1e-5)
 
 
@@ -42,13 +42,13 @@ def test_a_model_whose_memories_look_like_embeddings_keeps_to_embeddings() -> No
     )
     embedding = torch.ones((1, 77, 32))
 
-    assert torch.equal(cache_cross_attention(unet).of(Conditioned(embedding)), embedding[0])
+    assert torch.equal(cache_cross_attention(unet).of(Encoded(embedding)).text, embedding)
 
 
 def test_jobs_that_read_the_same_share_one_memory_for_as_long_as_one_of_them_has_it(tiny_model: LoadedModel) -> None:
     memory, prompts = tiny_model.cross_attention, tiny_model.prompts
     first = memory.of(prompts.encode("a llama"))
-    bits, seen = first.clone(), ref(first)
+    bits, seen = first.text.clone(), ref(first.text)
 
     assert memory.of(prompts.mix([WeightedPrompt(text="a llama")])) is first
     assert memory.of(prompts.encode("an otter")) is not first
@@ -56,4 +56,4 @@ def test_jobs_that_read_the_same_share_one_memory_for_as_long_as_one_of_them_has
     del first
     gc.collect()
     assert seen() is None, "nobody holds it any more"
-    assert torch.equal(memory.of(prompts.encode("a llama")), bits)
+    assert torch.equal(memory.of(prompts.encode("a llama")).text, bits)

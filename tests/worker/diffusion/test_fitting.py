@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from farm.jobs.request import JobRequest
-from farm.jobs.spec import MAX_SIDE, MIN_SIDE, InitReference, JobSpec
+from farm.jobs.spec import MAX_SIDE, MIN_SIDE, InitReference, ResolvedSpec
 from tests.fuzzing import fuzz
 from worker.diffusion.fitting import cut_off, fit, own_size
 
@@ -82,12 +82,12 @@ def test_a_size_is_one_that_a_job_may_have(width: int, height: int, side: int, m
     assert (size[0] <= size[1]) == (width <= height) or size[0] == size[1]
 
 
-def spec_from(picture: tuple[int, int] | None, size: tuple[int, int], **fields: Any) -> JobSpec:
+def spec_from(picture: tuple[int, int] | None, size: tuple[int, int], **fields: Any) -> ResolvedSpec:
     named = {} if picture is None else {"width": picture[0], "height": picture[1]}
     reference = InitReference.model_validate({"sha256": "0" * 64, "extension": "png", **named})
     request = JobRequest.parse({"prompt": "x", "init": Path("a.png"), **fields})
     (spec,) = request.specs(reference, default_model="emoji")
-    return spec.model_copy(update={"width": size[0], "height": size[1]})
+    return ResolvedSpec.of(spec, width=size[0], height=size[1], scale=7.5)
 
 
 def test_what_is_cut_off_is_said() -> None:
@@ -96,7 +96,7 @@ def test_what_is_cut_off_is_said() -> None:
         "44% of the init picture's width was cut off to make 1600×900 fit 512×512 (--fit pad or stretch shows all of it"
         ", init gives the job its shape)"
     )
-    assert "61% of the init picture's height" in (cut_off(spec_from((1_000, 2_000), (640, 500))) or "")
+    assert "61% of the init picture's height" in (cut_off(spec_from((1_000, 2_000), (640, 496))) or "")
     assert (cut_off(spec_from((10_000, 100), (2_048, 64), fit="init")) or "").endswith(
         "(--fit pad or stretch shows all of it)"
     )
@@ -114,5 +114,5 @@ def test_what_is_cut_off_is_said() -> None:
         spec_from(None, (512, 512)),
     ],
 )
-def test_nothing_is_said_where_nothing_is_lost(spec: JobSpec) -> None:
+def test_nothing_is_said_where_nothing_is_lost(spec: ResolvedSpec) -> None:
     assert cut_off(spec) is None

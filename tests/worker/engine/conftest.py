@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from farm.jobs.request import JobRequest
-from farm.jobs.spec import InitReference, JobSpec
+from farm.jobs.spec import InitReference, JobSpec, ResolvedSpec
 from tests.tiny import build_tiny_model
 from worker.diffusion.losses import load_losses
 from worker.engine.engine import Engine
@@ -67,6 +67,13 @@ def request_for(model: LoadedModel, picture: Image.Image) -> Callable[..., Rende
         )
 
     return make
+
+
+def resolved(**fields: Any) -> ResolvedSpec:
+    """A spec that says its size and guidance."""
+    spec = spec_of(**{"width": 64, "height": 64, **fields})
+    assert spec.width and spec.height and spec.guidance.scale is not None
+    return ResolvedSpec.of(spec, width=spec.width, height=spec.height, scale=spec.guidance.scale)
 
 
 def spec_of(**fields: Any) -> JobSpec:

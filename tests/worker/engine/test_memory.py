@@ -78,14 +78,14 @@ def test_what_the_cpu_says_when_memory_runs_out_is_understood() -> None:
 
 def test_a_recorded_forward_tells_when_memory_runs_out(model: LoadedModel) -> None:
     assert model.recorded is not None
-    text = model.cross_attention.of(model.prompts.encode(""))
+    conditioning = model.cross_attention.of(model.prompts.encode(""))
     far_too_many = 10**13
 
     with pytest.raises(RuntimeError) as error:
         model.recorded(
             torch.zeros(1, 4, 8, 8).expand(far_too_many, -1, -1, -1),
             torch.zeros(1).expand(far_too_many),
-            text[None].expand(far_too_many, -1, -1),
+            conditioning.each(lambda tensor: tensor.expand(far_too_many, -1, -1)),
         )
     assert is_out_of_memory(error.value)
 

@@ -23,6 +23,7 @@ from farm.settings import Settings
 from tests.tiny import build_tiny_model
 from worker.bucket import compile_cache as kernels
 from worker.bucket.compile_cache import CompileCache, pack, unpack
+from worker.diffusion.conditioning import Conditioning
 from worker.diffusion.cross_attention import cache_cross_attention
 from worker.models.compiled import numbers_of_rows
 from worker.models.device import place
@@ -78,8 +79,8 @@ def compiled(model: LoadedModel, store: Storage, tmp_path_factory: pytest.TempPa
 def predicted(model: LoadedModel, count: int, *, side: int = 8) -> Tensor:
     generator = torch.Generator().manual_seed(count)
     rows = torch.randn((count, 4, side, side), generator=generator)
-    texts = torch.stack([model.cross_attention.of(model.prompts.encode("a cat"))] * count)
-    return model.predict(rows, torch.full((count,), 500.0), texts)
+    conditioning = Conditioning.stacked([model.cross_attention.of(model.prompts.encode("a cat"))] * count)
+    return model.predict(rows, torch.full((count,), 500.0), conditioning)
 
 
 @pytest.mark.parametrize(

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from tests.tiny import build_tiny_model
+from worker.diffusion.conditioning import Conditioning
 from worker.models.device import place
 from worker.models.loader import ModelLoader
 from worker.models.model import LoadedModel
@@ -49,15 +50,15 @@ def model(plain: LoadedModel) -> LoadedModel:
 
 @torch.no_grad()
 def predicted(
-    model: LoadedModel, count: int, *, height: int = 8, width: int = 8, texts: Tensor | None = None
+    model: LoadedModel, count: int, *, height: int = 8, width: int = 8, conditioning: Conditioning | None = None
 ) -> Tensor:
     generator = torch.Generator().manual_seed(count)
     rows = torch.randn((count, 4, height, width), generator=generator)
-    if texts is None:
+    if conditioning is None:
         prompts = ("a cat", "an otter", "", "a red apple")
-        memories = [model.cross_attention.of(model.prompts.encode(prompt)) for prompt in prompts]
-        texts = torch.stack([memories[row % len(memories)] for row in range(count)])
-    return model.predict(rows, torch.linspace(1, 999, count), texts)
+        known = [model.cross_attention.of(model.prompts.encode(prompt)) for prompt in prompts]
+        conditioning = Conditioning.stacked([known[row % len(known)] for row in range(count)])
+    return model.predict(rows, torch.linspace(1, 999, count), conditioning)
 
 
 @pytest.mark.parametrize("count", [1, 2, 3, 4, 8])
@@ -91,9 +92,9 @@ def test_rows_are_dealt_to_all_cores(
 
 
 def test_what_was_not_recorded_runs_as_it_is(plain: LoadedModel, model: LoadedModel) -> None:
-    embeddings = torch.stack([model.prompts.encode("a cat").embedding[0]] * 2)
+    embeddings = Conditioning.stacked([Conditioning(model.prompts.encode("a cat").embedding)] * 2)
 
-    assert torch.equal(predicted(model, 2, texts=embeddings), predicted(plain, 2, texts=embeddings))
+    assert torch.equal(predicted(model, 2, conditioning=embeddings), predicted(plain, 2, conditioning=embeddings))
     assert torch.equal(predicted(model, 2, height=9), predicted(plain, 2, height=9)), "the UNet halves a side twice"
 
 

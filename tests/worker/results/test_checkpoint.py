@@ -15,8 +15,8 @@ from safetensors.torch import load, save
 from torch import Tensor
 
 from farm.bucket.results import ModelUsed
-from farm.jobs.spec import JobSpec
-from tests.worker.engine.conftest import spec_of
+from farm.jobs.spec import ResolvedSpec
+from tests.worker.engine.conftest import resolved
 from worker.diffusion.noise import NoiseStream
 from worker.diffusion.solvers import HISTORY
 from worker.engine.request import Snapshot
@@ -27,8 +27,8 @@ MODEL = ModelUsed(name="tiny", source="somewhere", revision=None)
 SHAPE = (4, 8, 16)
 
 
-def spec(**fields: Any) -> JobSpec:
-    return spec_of(width=128, height=64, steps=10, trace="video", **fields)
+def spec(**fields: Any) -> ResolvedSpec:
+    return resolved(width=128, height=64, steps=10, trace="video", **fields)
 
 
 def frame(width: int = 256, height: int = 64, format: str = "JPEG", mode: str = "RGB") -> bytes:
@@ -147,7 +147,7 @@ def test_bytes_are_not_one(data: bytes) -> None:
 
 
 def test_a_job_without_a_trace_takes_up_none() -> None:
-    plain = spec_of(width=128, height=64, steps=10)
+    plain = resolved(width=128, height=64, steps=10)
     with pytest.raises(Unusable, match=r"the trace 'none' keeps no 'trace"):
         unpack(pack(checkpoint(), JOB, plain, MODEL), JOB, plain, MODEL, SHAPE)
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import re
-from typing import Any
 
 import numpy as np
 import pytest
@@ -12,15 +11,10 @@ from PIL import Image
 from sd_parsers import ParserManager
 
 from farm.bucket.results import ModelUsed
-from farm.jobs.spec import JobSpec
-from tests.worker.engine.conftest import spec_of
+from tests.worker.engine.conftest import resolved
 from worker.results.png import encode_png, parameters_text, read_spec
 
 MODEL = ModelUsed(name="emoji", source="somewhere", revision=None)
-
-
-def resolved(**fields: Any) -> JobSpec:
-    return spec_of(width=64, height=64, **fields)
 
 
 def parsed(text: str) -> tuple[str, str, dict[str, str]]:

@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 
 from farm.bucket.results import ModelUsed
-from farm.jobs.spec import Conditioning, JobSpec, WeightedPrompt
+from tests.worker.engine.conftest import resolved
 from worker.results.finished import Artifact, Finished
 from worker.results.spool import Spool
 
@@ -16,9 +16,8 @@ JOB, OTHER = "0000000000000000-0000", "0000000000000000-0001"
 def finished(folder: Path, *, image: bytes = b"picture") -> Finished:
     frame = folder / "0001.jpeg"
     frame.write_bytes(b"frame")
-    prompt = WeightedPrompt(text="a cat")
     return Finished(
-        spec=JobSpec(mode="txt2img", model="m", conditioning=Conditioning(prompts=(prompt,)), steps=5, seed=1),
+        spec=resolved(),
         model=ModelUsed(name="m", source="/m", revision=None),
         dtype="float32",
         warnings=("a word was cut",),
