@@ -44,7 +44,7 @@ demo: $(VENV)/.farm
 test: $(VENV)/.tools
 	$(PYTEST) --durations=15 --durations-min=5 $(TESTS)
 
-# Slower by a fifth or more, and so not a part of the gate.
+# Slower by a quarter, and so not a part of the gate.
 coverage: $(VENV)/.tools
 	$(PYTEST) --cov --cov-report=term --cov-report=html $(TESTS)
 	@echo "Line by line: coverage/index.html"
