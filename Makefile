@@ -49,7 +49,7 @@ test: $(VENV)/.tools
 test-fast: $(VENV)/.tools
 	$(PYTEST) -m "not farm and not long" $(TESTS)
 
-# Slower by a fifth or more, and so not a part of the gate.
+# Slower by a quarter, and so not a part of the gate.
 coverage: $(VENV)/.tools
 	$(PYTEST) --cov --cov-report=term --cov-report=html $(TESTS)
 	@echo "Line by line: coverage/index.html"

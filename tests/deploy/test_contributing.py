@@ -33,9 +33,12 @@ def blocks() -> Iterator[tuple[str, str, str]]:
 
 def follow(where: str, file: Path, block: str) -> None:
     """Do to the file what the recipe says."""
-    before = "" if where == "A new file" else file.read_text(encoding="utf-8")
-    if where != "In":
-        file.write_text(before + block, encoding="utf-8")
+    if where == "A new file":
+        file.write_text(block, encoding="utf-8")
+        return
+    before = file.read_text(encoding="utf-8")
+    if where == "At the end of":
+        file.write_text(f"{before}\n\n{block}", encoding="utf-8")
         return
     lines = block.splitlines(keepends=True)
     old = "".join(line[1:] for line in lines if line[0] != "+")
