@@ -1,6 +1,7 @@
 """The variables of the environment that are the farm's own: each is declared here once, and read through here alone.
 
-What they mean to those who run a farm is in `deploy/docs/operations.md`. A table of functions, and no model of
+What they mean to those who run a farm is in `deploy/docs/operations.md`. (`FARM_TIMING`, of tests alone, is with the
+times that it changes, in `farm/ledger/timing.py`.) A table of functions, and no model of
 pydantic's: commands that need no pydantic start in half the time.
 """
 
