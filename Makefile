@@ -1,6 +1,8 @@
 # make demo    install, start a farm on this machine, render the examples into renders/, stop the farm
-# make test    install and run the tests
+# make test    install and run the tests; the slowest are told at the end
 # make test-fast  those that need no farm, in less than two minutes: for every edit
+# make coverage  TESTS=tests/farm: what the tests run of each file, in percent, and line by line in coverage/index.html
+# make lowest  the unit tests with the lowest versions that pyproject.toml allows, which lie in deploy/requirements/lowest.txt
 # make soak    MINUTES=10: mixed jobs under all faults at random, then the audit
 # make check   format, lint, types, import contracts, and the documentation's links
 # make docs    write the reference of the commands anew, and build the documentation into site/
@@ -13,6 +15,7 @@
 PYTHON ?= python3
 VENV := .venv
 PIP := $(VENV)/bin/python -m pip --disable-pip-version-check install --quiet
+PIP_LOWEST := $(VENV)/lowest/bin/python -m pip --disable-pip-version-check install --quiet
 
 # torch has another build, with another hash, for each kind of GPU, and brings the libraries of that GPU with it: these
 # alone are installed by version, without hashes.
@@ -20,29 +23,39 @@ BY_PLATFORM := torch triton cuda-bindings cuda-pathfinder cuda-toolkit nvidia-cu
     nvidia-cuda-nvrtc nvidia-cuda-runtime nvidia-cudnn-cu13 nvidia-cufft nvidia-cufile nvidia-curand nvidia-cusolver \
     nvidia-cusparse nvidia-cusparselt-cu13 nvidia-nccl-cu13 nvidia-nvjitlink nvidia-nvshmem-cu13 nvidia-nvtx
 # PyPI's own hashes of every file of each release, for all platforms, whatever index this machine uses.
-LOCK := $(VENV)/locking/bin/uv pip compile --quiet --no-config --universal --python-version 3.11 --no-build \
-    --default-index https://pypi.org/simple --generate-hashes --no-annotate --no-header --constraint constraints.txt \
+COMPILE := $(VENV)/locking/bin/uv pip compile --quiet --no-config --universal --python-version 3.11 --no-build \
+    --default-index https://pypi.org/simple --generate-hashes --no-annotate --no-header \
     $(addprefix --no-emit-package ,$(BY_PLATFORM)) pyproject.toml
+LOCK := $(COMPILE) --constraint constraints.txt
+LOWEST_TORCH := $(shell sed -n 's/.*"torch>=\([0-9.]*\)".*/\1/p' pyproject.toml)
 
 # Not with --quiet, which counts no warnings: then --strict lets everything pass. The variable silences an advertisement.
 MKDOCS := NO_MKDOCS_2_WARNING=1 $(VENV)/bin/python -m mkdocs build --strict --config-file deploy/mkdocs.yml
 
+# The order is that of tests/conftest.py: what takes longest begins.
+PYTEST := $(VENV)/bin/python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder
+
 MINUTES ?= 10
 OUT ?= gpu-record
 
-.PHONY: demo test test-fast soak check format docs bench gpu lock audit clean
+.PHONY: demo test test-fast coverage lowest soak check format docs bench gpu lock audit clean
 
 demo: $(VENV)/.farm
 	FARM_HOME="$${FARM_HOME:-$(CURDIR)/.farm}" $(VENV)/bin/farm demo
 
-# The order is that of tests/conftest.py: what takes longest begins.
-PYTEST := $(VENV)/bin/python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder
-
 test: $(VENV)/.tools
-	$(PYTEST) $(TESTS)
+	$(PYTEST) --durations=15 --durations-min=5 $(TESTS)
 
 test-fast: $(VENV)/.tools
 	$(PYTEST) -m "not farm and not long" $(TESTS)
+
+# Slower by a quarter, and so not a part of the gate.
+coverage: $(VENV)/.tools
+	$(PYTEST) --cov --cov-report=term --cov-report=html $(TESTS)
+	@echo "Line by line: coverage/index.html"
+
+lowest: $(VENV)/lowest/.installed
+	$(VENV)/lowest/bin/python -m pytest --numprocesses 2 --dist loadfile tests/farm tests/worker
 
 soak: $(VENV)/.tools
 	OMP_NUM_THREADS=1 $(VENV)/bin/python -m tests.faults.soak --minutes $(MINUTES) $(SOAK)
@@ -78,6 +91,14 @@ $(VENV)/.tools: $(VENV)/.farm deploy/requirements/tools.txt
 	$(PIP) --require-hashes --requirement deploy/requirements/tools.txt
 	@touch $@
 
+# What else these need is the newest of when `make lock` ran: they are not tested with its oldest.
+$(VENV)/lowest/.installed: deploy/requirements/lowest.txt
+	test -x $(VENV)/lowest/bin/python || $(PYTHON) -m venv $(VENV)/lowest
+	$(PIP_LOWEST) --require-hashes --requirement deploy/requirements/lowest.txt
+	$(PIP_LOWEST) torch==$(LOWEST_TORCH)
+	$(PIP_LOWEST) --no-deps --no-build-isolation --editable .
+	@touch $@
+
 bench: $(VENV)/.tools
 	$(VENV)/bin/python -m tests.benchmarks $(PARTS)
 
@@ -89,6 +110,8 @@ lock:
 	$(VENV)/locking/bin/python -m pip --disable-pip-version-check install --quiet uv==0.13.9
 	$(LOCK) --extra local --extra worker --output-file deploy/requirements/run.txt
 	$(LOCK) --all-extras --output-file deploy/requirements/tools.txt
+	$(COMPILE) --resolution lowest-direct --extra local --extra worker --extra bench --extra test \
+	    --output-file deploy/requirements/lowest.txt
 
 # Strict: a package that PyPI could not be asked about is not one without a fault.
 audit:
@@ -97,4 +120,4 @@ audit:
 	$(VENV)/auditing/bin/pip-audit --strict --disable-pip --no-deps --requirement constraints.txt
 
 clean:
-	rm -rf $(VENV) .farm renders gpu-record site .pytest_cache .mypy_cache .ruff_cache .hypothesis *.egg-info
+	rm -rf $(VENV) .farm renders gpu-record site coverage .coverage* .pytest_cache .mypy_cache .ruff_cache .hypothesis *.egg-info

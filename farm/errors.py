@@ -4,17 +4,17 @@
     ├── InvalidInput             an option, a file or a message is not acceptable     exit 2
     ├── NotConfigured            no farm is known: neither a local one nor servers
     ├── LedgerUnavailable        Redis does not answer, or answers with an error
-    │   └── LedgerRefused        Redis does not let us in, denies a right, or its certificate is not to be trusted
+    │   └── LedgerRefused        Redis does not let us in, denies a right, or shows a certificate that is not trusted
     ├── StorageError             the bucket does not answer, or refuses
     │   ├── ObjectMissing        the bucket answers, and the object is not there
-    │   ├── ObjectTooLarge       the object is larger than what is asked for can be
+    │   ├── ObjectTooLarge       the object is larger than one of its kind may be
     │   └── ObjectDamaged        the object is not what its key says
-    ├── WrongBucket              the ledger belongs to another bucket than this one
+    ├── WrongBucket              the ledger belongs to a bucket other than this one
     ├── JobNotFound              no job or batch has this id
     ├── WrongState               the job is not in a state in which this can be done
     ├── FetchRefused             a fetched object cannot be kept (checksum, other file)
     ├── ModelError               a model is unknown or cannot be loaded
-    │   └── ModelUnavailable     the hub does not answer, or a disk is full: it may be had later
+    │   └── ModelUnavailable     the hub does not answer, or a disk is full: it may work later
     ├── RenderError              one job cannot be rendered; carries a stable `kind`
     └── StackError               the local farm cannot be started or stopped
         └── HomeRefused          its folder cannot be used, or others can write to it
@@ -27,7 +27,7 @@ from __future__ import annotations
 
 
 class FarmError(Exception):
-    """A failure to be told to the user in one line, with a hint, and exit code `exit_code`."""
+    """A failure that the user is told of in one line, with a hint, and the exit code `exit_code`."""
 
     exit_code = 1
 
@@ -41,7 +41,7 @@ class FarmError(Exception):
 
 
 class InvalidInput(FarmError):
-    """Input that cannot be accepted. `field` names the option or field at fault, where one is; `reason` says why."""
+    """Input that cannot be accepted. `field` names the option or field at fault, if one is; `reason` says why."""
 
     exit_code = 2
 
@@ -56,7 +56,7 @@ class NotConfigured(FarmError):
 
 
 class LedgerUnavailable(FarmError):
-    """Redis cannot be reached, refuses the password, fails a command, or holds a record that is none."""
+    """Redis cannot be reached, refuses the password, fails a command, or holds a record that cannot be read."""
 
 
 class LedgerRefused(LedgerUnavailable):
@@ -100,7 +100,7 @@ class ModelError(FarmError):
 
 
 class ModelUnavailable(ModelError):
-    """A model cannot be had now, for a cause that can pass: a hub that does not answer, a disk without room."""
+    """A model is unavailable for now, for a cause that can pass: a hub that does not answer, a disk without room."""
 
 
 class RenderError(FarmError):

@@ -25,7 +25,7 @@ BUILT_IN_MODELS = ("emoji", "sd14")
 
 WEIGHTS = ".safetensors"
 PICKLED_WEIGHTS = (".bin", ".ckpt", ".pt", ".pth")
-"""How files of weights end: those that are read, and those that could run code and never are. In whatever case."""
+"""How files of weights end, in any letter case: those that are read, and those that could run code and never are."""
 
 IMAGE_EXTENSIONS = ("png", "jpeg", "webp")
 
@@ -111,7 +111,7 @@ def attempt_object(job: str, attempt: int, name: str) -> str:
     if not _OBJECT_NAME.fullmatch(name):
         raise InvalidInput(f"{name!r:.80} cannot name an object")
     if not 0 <= attempt <= MAX_ATTEMPT:
-        raise InvalidInput(f"{attempt:g} cannot number an attempt")
+        raise InvalidInput(f"{attempt:g} cannot be an attempt's number")
     return f"{job_prefix(job)}{attempt:d}/{name}"
 
 
@@ -131,7 +131,7 @@ def preview(job: str) -> str:
 
 
 def result(job: str) -> str:
-    """The winning attempt's `result.json` again, where those look who know only the bucket."""
+    """The winning attempt's `result.json` again, where those who know only the bucket look for it."""
     return f"{job_prefix(job)}result.json"
 
 

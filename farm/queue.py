@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 TASK = "farm.render"
 KEY_PREFIX = "farm:celery:"
-"""What the keys of Celery begin with: by its own names for them, other applications in this database share them."""
+"""What Celery's keys begin with: under its own names for them, other applications in this database would share them."""
 _LEVELS = 10
 _PRIORITY_SEPARATOR = "\x06\x16"  # kombu's: the list of priority p > 0 is called queue + this + p
 
@@ -76,7 +76,7 @@ class Queue:
         self._app = celery_app(settings)
 
     def publish(self, jobs: Iterable[Waiting]) -> None:
-        """Send one message a job, over one connection, many at once. Priority 9 is delivered first."""
+        """Send one message per job, over one connection, many at once. Priority 9 is delivered first."""
         from kombu.exceptions import BatchPublishError, OperationalError
         from redis import RedisError
 

@@ -1,25 +1,14 @@
 """Where the farm is: the environment's servers, or else the local farm that `farm up` started.
 
-| variable | means |
-| --- | --- |
-| `FARM_HOME` | the folder of the local farm (default: the platform's data directory) |
-| `FARM_REDIS_URL` | `redis://[:password@]host:port/db`, or `rediss://` for TLS |
-| `FARM_REDIS_CA` | the authority that signed Redis' certificate, a PEM file (default: the system's) |
-| `FARM_REDIS_CERT`, `FARM_REDIS_KEY` | this machine's own certificate and its key, where Redis asks for one |
-| `FARM_S3_ENDPOINT` | the S3 server's URL; leave unset for AWS itself |
-| `FARM_S3_BUCKET` | the bucket (default `farm`) |
-| `FARM_S3_PUBLIC_ENDPOINT` | the S3 server's URL as seen by those who open presigned links |
-
-S3 credentials, region and authority (`AWS_CA_BUNDLE`) come from boto3's own chain (environment, profile, instance
-role). Certificates are always checked. The local farm's addresses and generated credentials are in
-`$FARM_HOME/farm.json`, readable by its owner only.
+The farm's own variables are declared in `farm.variables`; S3 credentials, region and authority (`AWS_CA_BUNDLE`) come
+from boto3's own chain (environment, profile, instance role). Certificates are always checked. The local farm's
+addresses and generated credentials are in `$FARM_HOME/farm.json`, readable by its owner only.
 """
 
 from __future__ import annotations
 
 import json
 import os
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -28,15 +17,17 @@ from urllib.parse import parse_qsl, urlencode, urlsplit
 
 import platformdirs
 
+from farm import variables
 from farm.errors import HomeRefused, InvalidInput, NotConfigured
 from farm.host import homes, lock
 
 DEFAULT_BUCKET = "farm"
-_DATABASE = re.compile(r"/?|/[0-9]{1,4}")
-_OTHER_REDIS = ("unix", "redis+socket", "rediss+socket", "sentinel", "redis+sentinel", "rediss+sentinel")
-"""Addresses that redis-py, kombu or other tools know; one of them each."""
-_TLS_FILES = {"FARM_REDIS_CA": "ssl_ca_certs", "FARM_REDIS_CERT": "ssl_certfile", "FARM_REDIS_KEY": "ssl_keyfile"}
-"""Variables that name a file for TLS, and how redis-py and kombu call it in an address."""
+_TLS_FILES = {
+    variables.REDIS_CA: "ssl_ca_certs",
+    variables.REDIS_CERT: "ssl_certfile",
+    variables.REDIS_KEY: "ssl_keyfile",
+}
+"""Variables that name a file for TLS, and what redis-py and kombu call it in an address."""
 
 
 @dataclass(frozen=True)
@@ -67,7 +58,7 @@ def home(environment: Mapping[str, str] = os.environ) -> Path:
 
     Raises `HomeRefused` where there is none. Says nothing about whether it is there and fit to be used.
     """
-    named = environment.get("FARM_HOME")
+    named = variables.HOME.of(environment)
     try:
         found = Path(named or platformdirs.user_data_dir("render-farm"))
         if named or found.is_absolute():
@@ -95,10 +86,10 @@ def load(environment: Mapping[str, str] = os.environ) -> Settings:
     Raises `NotConfigured` when there is neither, `InvalidInput` when a variable is malformed, and `HomeRefused` when
     others can write to the local farm's folder.
     """
-    if environment.get("FARM_REDIS_URL"):
-        return _from_environment(environment)
-    if environment.get("FARM_S3_ENDPOINT"):
-        raise NotConfigured("FARM_S3_ENDPOINT is set, FARM_REDIS_URL is not", hint="set both, or neither")
+    if redis_url := variables.REDIS_URL.of(environment):
+        return _from_environment(redis_url, environment)
+    if variables.S3_ENDPOINT.of(environment):
+        raise NotConfigured("FARM_S3_ENDPOINT is set, but FARM_REDIS_URL is not", hint="set both, or neither")
     local = load_local(home(environment))
     if local is None:
         raise NotConfigured(
@@ -118,7 +109,7 @@ def load_local(farm_home: Path) -> Settings | None:
     file = state_file(farm_home)
     if file.exists() and lock.holder(lock_file(farm_home)) is None:
         raise NotConfigured(
-            f"the local farm in {farm_home} is not running; its last one was killed",
+            f"the local farm in {farm_home} is not running: it was killed",
             hint="'farm up --detach' starts it again; its data is kept",
         )
     try:
@@ -130,34 +121,29 @@ def load_local(farm_home: Path) -> Settings | None:
         raise NotConfigured(f"{file} cannot be read ({reason})", hint=_WRITTEN_ANEW) from None
     known: dict[str, Any] = {name: state.get(name) if isinstance(state, dict) else None for name in _LOCAL}
     if missing := [name for name, value in known.items() if not isinstance(value, str)]:
-        raise NotConfigured(f"{file} has no text for {', '.join(missing)}", hint=_WRITTEN_ANEW)
+        raise NotConfigured(f"{file} does not say {', '.join(missing)}", hint=_WRITTEN_ANEW)
     return Settings(**known, s3_bucket_from="of the local farm", local=True)
 
 
 _LOCAL = ("redis_url", "s3_bucket", "s3_endpoint", "s3_access_key", "s3_secret_key")
-_WRITTEN_ANEW = "'farm up' writes it anew"
+_WRITTEN_ANEW = "'farm up' writes a new one"
 
 
-def _from_environment(environment: Mapping[str, str]) -> Settings:
-    endpoint = environment.get("FARM_S3_ENDPOINT") or None
-    public_endpoint = environment.get("FARM_S3_PUBLIC_ENDPOINT") or None
-    _check_redis_url(environment["FARM_REDIS_URL"])
-    for name, url in (("FARM_S3_ENDPOINT", endpoint), ("FARM_S3_PUBLIC_ENDPOINT", public_endpoint)):
-        if url:
-            _check_url(url, name, schemes=("http", "https"))
+def _from_environment(redis_url: str, environment: Mapping[str, str]) -> Settings:
+    bucket = variables.S3_BUCKET.of(environment)
     return Settings(
-        redis_url=_with_tls(environment["FARM_REDIS_URL"], environment),
-        s3_bucket=environment.get("FARM_S3_BUCKET") or DEFAULT_BUCKET,
-        s3_bucket_from="from FARM_S3_BUCKET" if environment.get("FARM_S3_BUCKET") else "the default",
-        s3_endpoint=endpoint,
-        s3_public_endpoint=public_endpoint,
+        redis_url=_with_tls(redis_url, environment),
+        s3_bucket=bucket or DEFAULT_BUCKET,
+        s3_bucket_from="from FARM_S3_BUCKET" if bucket else "the default",
+        s3_endpoint=variables.S3_ENDPOINT.of(environment),
+        s3_public_endpoint=variables.S3_PUBLIC_ENDPOINT.of(environment),
     )
 
 
 def _with_tls(url: str, environment: Mapping[str, str]) -> str:
     """The address of Redis with what TLS needs in its query. Raises `InvalidInput`, and never quotes the address.
 
-    Without any of it kombu would take `rediss://` for `redis://`, and send the password in clear.
+    Without any of it kombu would take `rediss://` for `redis://`, and send the password in the clear.
     """
     parts = urlsplit(url)
     asked = dict(parse_qsl(parts.query, keep_blank_values=True))
@@ -167,11 +153,11 @@ def _with_tls(url: str, environment: Mapping[str, str]) -> str:
             field="FARM_REDIS_URL",
             hint=f"known: {', '.join(_TLS_FILES.values())}",
         )
-    named = {option: environment[variable] for variable, option in _TLS_FILES.items() if environment.get(variable)}
+    named = {option: file for variable, option in _TLS_FILES.items() if (file := variable.of(environment))}
     if parts.scheme == "redis":
         if files := asked | named:
             raise InvalidInput(
-                "is redis://, which sends everything in clear, and a certificate is named",
+                "is redis://, which sends everything in the clear, but a certificate is named",
                 field="FARM_REDIS_URL",
                 hint=f"use rediss://, or leave out {', '.join(sorted(files))}",
             )
@@ -179,48 +165,5 @@ def _with_tls(url: str, environment: Mapping[str, str]) -> str:
     options = asked | named
     for variable, option in _TLS_FILES.items():
         if option in options and not Path(options[option]).is_file():
-            raise InvalidInput(f"there is no file {options[option]}", field=variable)
+            raise InvalidInput(f"there is no file {options[option]}", field=variable.name)
     return parts._replace(query=urlencode({"ssl_cert_reqs": "required", **options})).geturl()
-
-
-def _check_redis_url(url: str) -> None:
-    """Raises `InvalidInput` that never quotes what may be a part of a password."""
-    scheme = url.partition(":")[0].lower()
-    if scheme in _OTHER_REDIS:
-        raise InvalidInput(
-            f"is {scheme}://, which the farm does not speak",
-            field="FARM_REDIS_URL",
-            hint="use redis:// or rediss:// with the host and port of the primary",
-        )
-    _check_url(url, "FARM_REDIS_URL", schemes=("redis", "rediss"))
-    if not _DATABASE.fullmatch(urlsplit(url).path):
-        raise InvalidInput(
-            "names no database: after the host comes a number, such as /0, or nothing",
-            field="FARM_REDIS_URL",
-            hint="percent-encode special characters of a password",
-        )
-
-
-def _check_url(url: str, variable: str, *, schemes: tuple[str, str]) -> None:
-    """Raises `InvalidInput` that never quotes the address, for it may hold a password."""
-    if not _has_host(url) or urlsplit(url).scheme not in schemes:
-        raise InvalidInput(
-            f"is not {schemes[0]}:// or {schemes[1]}:// with HOST[:PORT]",
-            field=variable,
-            hint="percent-encode special characters of a password",
-        )
-    if "@" in urlsplit(url).netloc and "http" in schemes:  # S3 has other credentials, and messages name its address
-        raise InvalidInput(
-            "has a user or a password in it",
-            field=variable,
-            hint="S3 credentials are AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY",
-        )
-
-
-def _has_host(url: str) -> bool:
-    """Whether the part after `//` is HOST or HOST:PORT, with a port that can be one."""
-    try:
-        parts = urlsplit(url)
-        return bool(parts.hostname) and parts.port != 0
-    except ValueError:
-        return False

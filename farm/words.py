@@ -13,7 +13,7 @@ _NOT_PLAIN_JSON = re.compile(r"[^\n\x20-\x7e]")
 
 
 def one_line(text: str) -> str:
-    """The text on one line, with nothing in it that a terminal would act on: such signs become spaces."""
+    """The text on one line, with nothing in it that a terminal would act on: such characters become spaces."""
     return _NOT_PLAIN.sub(_harmless, text)
 
 

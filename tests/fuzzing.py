@@ -13,6 +13,8 @@ from typing import Any
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 
+_Change = Callable[[Any, str], object]
+
 _MEMORY_BYTES = 2 * 2**30
 
 
@@ -92,18 +94,27 @@ def _changed(valid: Any, changes: list[tuple[int, Any, str]]) -> Any:
     return document
 
 
-def _places(document: Any) -> Iterator[Callable[[Any, str], None]]:
+def _places(document: Any) -> Iterator[_Change]:
     """Each way to change something in a document."""
     if isinstance(document, dict):
         yield lambda value, name: document.update({name: value})
         for key in list(document):
-            yield lambda value, _, key=key: document.update({key: value})
-            yield lambda _, __, key=key: document.pop(key)
-            yield lambda value, name, key=key: document.update({name: document.get(key, value)})
+            yield from _of_one(document, key)
             yield from _places(document[key])
     if isinstance(document, list):
         yield lambda value, _: document.append(value)
         yield lambda _, __: document.extend(document[:4] * 5)
         for index in range(len(document)):
-            yield lambda value, _, index=index: document.__setitem__(index, value)
+            yield _replacing(document, index)
             yield from _places(document[index])
+
+
+def _of_one(document: dict[Any, Any], key: Any) -> Iterator[_Change]:
+    """Each way to change a key of a document: another value, none, and the value under another key as well."""
+    yield _replacing(document, key)
+    yield lambda _, __: document.pop(key)
+    yield lambda value, name: document.update({name: document.get(key, value)})
+
+
+def _replacing(document: Any, place: Any) -> _Change:
+    return lambda value, _: document.__setitem__(place, value)

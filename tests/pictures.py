@@ -6,6 +6,7 @@ import io
 import struct
 import zlib
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -35,7 +36,7 @@ def with_chunks(png: bytes, *chunks: bytes, before: bytes = b"IDAT") -> bytes:
     return png[:at] + b"".join(chunks) + png[at:]
 
 
-def encoded(picture: Image.Image, format: str = "PNG", **options: object) -> bytes:
+def encoded(picture: Image.Image, format: str = "PNG", **options: Any) -> bytes:
     file = io.BytesIO()
     picture.save(file, format, **options)
     return file.getvalue()

@@ -28,11 +28,11 @@ _MAX_NAME = 100
 @click.option("--model", "models", multiple=True, metavar="NAME[=SOURCE]", help="A model to serve.  [default: emoji]")
 @click.option("--slots", type=click.IntRange(1, 1024), help="Jobs in flight at once.")
 @click.option("--rows", type=click.IntRange(2, 1024), help="Rows of one forward pass; a job with guidance takes two.")
-@click.option("--deterministic", is_flag=True, help="The same bytes whatever the load, at some speed.")
-@click.option("--compile", is_flag=True, help="On a GPU, compile the models first: minutes, once.")
-@click.option("--grace", type=click.FloatRange(0), default=25.0, help="Seconds to be gone in when asked to leave.")
+@click.option("--deterministic", is_flag=True, help="The same bytes whatever the load, at some cost in speed.")
+@click.option("--compile", is_flag=True, help="On a GPU, compile the models first: takes minutes, once.")
+@click.option("--grace", type=click.FloatRange(0), default=25.0, help="Leave within this many seconds when asked to.")
 @click.option(
-    "--checkpoint-seconds", type=click.FloatRange(0), default=60.0, help="Checkpoint long jobs so often; 0: never."
+    "--checkpoint-seconds", type=click.FloatRange(0), default=60.0, help="Checkpoint long jobs this often; 0: never."
 )
 @click.option(
     "--max-side", type=click.IntRange(MIN_SIDE, MAX_SIDE), help="Refuse pictures with a longer side, in pixels."
@@ -53,7 +53,7 @@ def main(
         logging.getLogger(chatty).setLevel(logging.WARNING)
     # Celery warns of root because of pickled messages, which are never accepted here.
     warnings.filterwarnings("ignore", message="You're running the worker with superuser privileges")
-    # Nor of jobs that Redis would deliver twice when a connection is lost: it delivers none, and the ledger decides.
+    # It also warns of jobs that Redis would deliver twice when a connection is lost; here the ledger decides.
     warnings.filterwarnings("ignore", message=r"\s*In Celery 5.1 we introduced an optional breaking change")
     try:
         _check_name(options["name"])

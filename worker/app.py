@@ -47,14 +47,14 @@ class Worker(Parts):
         self._engine.stop()
 
     def _report_earlier_crashes(self) -> None:
-        """Pass on how earlier workers of this machine ended, and forget what their spool holds for nobody."""
+        """Pass on how earlier workers of this machine ended, and drop from the spool what nobody needs any more."""
         try:
             for worker, how in left_behind(self._crashes):
                 _log.warning("the worker %s %s", worker, how)
                 self._ledger.note_death(worker, how)
             self._spool.sweep(self._is_over)
         except FarmError as error:
-            _log.warning("nothing is told of earlier workers: %s", error)
+            _log.warning("how earlier workers ended could not be reported: %s", error)
 
     def _is_over(self, job: str) -> bool:
         return any(status.is_over for status in self._ledger.get_many([job]))  # what is gone may be recovered
@@ -74,7 +74,7 @@ class Worker(Parts):
                 raise
             except LedgerUnavailable as error:
                 if not told:
-                    _log.warning("whose bucket this is cannot be asked yet: %s", error)
+                    _log.warning("waiting for Redis, to check whose bucket this is: %s", error)
                 told = True
                 self._leaving.wait(self._timing.again)
 
@@ -88,7 +88,7 @@ class Worker(Parts):
         _log.info("ready on %s: %s, %d slots", self._device, ", ".join(self._served.names), self._slots)
 
     def _serve_also(self, model: str) -> None:
-        """A model came that could not be had before."""
+        """A model can be served that could not before."""
         self._consumer.consume_also(model)
         self._announcer.announce()
 

@@ -1,4 +1,4 @@
-"""How a worker leaves: it takes nothing more, and what is in hand is checkpointed and goes back to the queue."""
+"""How a worker leaves: it takes nothing more, and what it holds is checkpointed and goes back to the queue."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ class Leaving:
         if self.event.is_set():
             _log.warning("leaving at once")
             self._leave(128 + number)
-        _log.info("leaving: %d jobs in hand, %g s for them", len(self.keeper.held), self.grace)
+        _log.info("leaving: %d jobs held, and %g s to hand them back", len(self.keeper.held), self.grace)
         self.intake.close("it is leaving")
         self.event.set()
         self.engine.suspend_all()
@@ -66,7 +66,7 @@ class Leaving:
         self._leave(0)
 
     def _leave(self, code: int) -> NoReturn:
-        """End the process now. What is in hand goes back to the queue, to go on from its last checkpoint."""
+        """End the process now. What it holds goes back to the queue, to go on from its last checkpoint."""
         for claim in self.keeper.held:
             self.hand_back(claim)
         with contextlib.suppress(LedgerUnavailable):  # then the announcement lapses by itself

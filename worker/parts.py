@@ -11,12 +11,13 @@ from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
+from farm import variables
 from farm.bucket.storage import Storage
 from farm.jobs.status import WorkerInfo
 from farm.ledger.ledger import Ledger
 from farm.queue import Queue
 from farm.settings import Settings
-from worker.bucket.compile_cache import CompileCache, secret_of
+from worker.bucket.compile_cache import CompileCache
 from worker.bucket.models import bucket_fetcher
 from worker.diffusion.losses import load_losses
 from worker.engine.engine import Engine
@@ -62,7 +63,7 @@ class Parts:
         self._options = options
         self._settings = where
         self._placement = place(options.device)
-        self._device = name_of(self._placement)  # now: a later thread has what a forward leaves to others
+        self._device = name_of(self._placement)  # now: a later thread would count what a forward has set
         self._on_gpu = self._placement.device.type != "cpu"
         self._slots = options.slots or (64 if self._on_gpu else 16)
         self._rows = options.rows or (CAREFUL_CPU_ROWS if options.deterministic and not self._on_gpu else ROWS)
@@ -115,7 +116,7 @@ class Parts:
     def _compile_at_start(self) -> Compile:
         """Compile models until the worker is ready: from then on jobs would wait for it."""
         numbers = (self._rows,) if self._options.deterministic else numbers_of_rows(self._rows)
-        cache = CompileCache(self._home / "kernels", self._storage, numbers, secret_of())
+        cache = CompileCache(self._home / "kernels", self._storage, numbers, variables.KERNELS_KEY.of(os.environ))
         return lambda model: None if self._is_ready else cache.compile(model)
 
     @cached_property

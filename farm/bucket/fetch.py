@@ -1,7 +1,7 @@
 """Fetching results: from the bucket to a folder, whole, checked, and never over somebody else's file.
 
 An image becomes `OUT/<job>.png`; everything else of a job `OUT/<job>/…`. A file appears under its name only
-when its SHA-256 has been checked, so an interrupted fetch is taken up again where it stopped.
+once its SHA-256 has been checked, so an interrupted fetch resumes where it stopped.
 """
 
 from __future__ import annotations
@@ -77,7 +77,7 @@ def _write(path: Path, data: bytes) -> None:
 def _keep(
     job: str, name: str, stored: ResultObject, path: Path, overwrite: bool, write: Callable[[Path], None]
 ) -> Fetched:
-    """Let `write` bring an object into a file beside `path`, which gets that name when its checksum is right.
+    """Let `write` bring an object into a file beside `path`, which takes that name once its checksum is right.
 
     Nothing is written when the object is there already.
     """
@@ -88,13 +88,13 @@ def _keep(
                 return Fetched(job, name, path, stored.size, already_there=True)
             if not overwrite:
                 raise FetchRefused(
-                    f"{path} exists and is another file than {stored.key}", hint="give another --out, or --overwrite"
+                    f"{path} already exists and differs from {stored.key}", hint="give another --out, or --overwrite"
                 )
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
             write(unfinished)
             if _sha256(unfinished) != stored.sha256:
-                raise FetchRefused(f"{stored.key} does not have the checksum that its result names; it was not kept")
+                raise FetchRefused(f"{stored.key} does not match the checksum in its result; it was not kept")
             unfinished.replace(path)
         finally:
             unfinished.unlink(missing_ok=True)

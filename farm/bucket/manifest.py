@@ -43,7 +43,7 @@ class BatchManifest(BaseModel):
     def _names_only_its_own(self) -> Self:
         for index, job in enumerate(self.jobs):
             if not keys.is_batch_id(self.batch) or job.id != keys.job_in_batch(self.batch, index):
-                raise ValueError(f"{job.id!r:.60} is not the id of its job {index}")
+                raise ValueError(f"its job {index} has the wrong id {job.id!r:.60}")
         return self
 
 
@@ -55,7 +55,7 @@ def read_manifest(storage: Storage, batch: str) -> BatchManifest:
     except ValidationError as error:
         raise InvalidInput(f"{key} is not a batch manifest: {invalid(error)}") from error
     if manifest.batch != batch:
-        raise InvalidInput(f"{key} is the manifest of {manifest.batch}")
+        raise InvalidInput(f"{key} is the manifest of another batch, {manifest.batch}")
     return manifest
 
 

@@ -1,4 +1,4 @@
-"""A preview: how a job looks while it is rendered, as a small picture in the bucket, one pixel a latent."""
+"""A preview: how a job looks while it is rendered, as a small picture in the bucket, one pixel per latent."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _ABOUT = "render-farm-preview"
 
 @dataclass(frozen=True, eq=False)
 class Preview:
-    """How a job looked after `step` steps of an attempt: a small RGB picture of one that will have `size` pixels."""
+    """How a job looked after `step` steps of an attempt: an RGB picture, smaller than the finished one's `size`."""
 
     job: str
     attempt: int
@@ -56,7 +56,7 @@ class Preview:
                 about = json.loads(opened.info[_ABOUT])
                 attempt, step, width, height = map(int, (about["attempt"], about["step"], *about["size"]))
                 if not (opened.width <= width <= MAX_SIDE and opened.height <= height <= MAX_SIDE):
-                    raise ValueError(f"{opened.width}×{opened.height} pixels of {width}×{height}")
+                    raise ValueError(f"{opened.width}×{opened.height} pixels cannot preview {width}×{height}")
                 return cls(keys.job_id(about["job"]), attempt, step, (width, height), opened.convert("RGB"))
         except Exception as error:  # what a decoder makes of hostile bytes
             raise ObjectDamaged(f"{key} is not a preview: {error!s:.200}") from error

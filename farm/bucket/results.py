@@ -72,10 +72,10 @@ class JobResult(BaseModel):
         if IMAGE not in self.objects:
             raise ValueError(f"it has no {IMAGE}")
         if not belongs:
-            raise ValueError(f"the job {self.job} is of another batch")
+            raise ValueError(f"the job {self.job} belongs to another batch")
         for name, stored in self.objects.items():
             if stored.key != expected[name]:
-                raise ValueError(f"'{name}' is said to be in {stored.key!r:.200}, not in {expected[name]}")
+                raise ValueError(f"'{name}' has the key {stored.key!r:.200}, not {expected[name]}")
         return self
 
     def to_json(self) -> bytes:
@@ -87,4 +87,4 @@ class JobResult(BaseModel):
         try:
             return cls.model_validate_json(data)
         except ValidationError as error:
-            raise ObjectDamaged(f"{key} is not a result this version reads: {invalid(error)}") from error
+            raise ObjectDamaged(f"{key} is not a result that this version can read: {invalid(error)}") from error

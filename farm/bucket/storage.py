@@ -59,7 +59,7 @@ class StoredObject:
 class Storage:
     """One farm's bucket. Methods raise `StorageError`, and `ObjectMissing` where there is no such object.
 
-    To make one raises `InvalidInput` where boto3's own variables and files make no sense.
+    Making one raises `InvalidInput` where boto3's own variables and files make no sense.
     """
 
     def __init__(self, settings: Settings) -> None:
@@ -238,7 +238,7 @@ def _session(settings: Settings) -> Any:
 
 @contextmanager
 def _blaming_the_environment() -> Iterator[None]:
-    """What boto3 raises as it puts itself together is due to a variable or a file, which is named."""
+    """What boto3 raises as it sets itself up is due to a variable or a file, which the error then names."""
     try:
         yield
     except ProfileNotFound as error:
@@ -252,7 +252,7 @@ def _blaming_the_environment() -> Iterator[None]:
     except BotoCoreError as error:
         raise InvalidInput(f"the S3 client cannot be set up: {_line_of(error)}") from error
     except ValueError as error:  # of an endpoint
-        hint = "a host's name has no underscore; use its address, or another name"
+        hint = "a host's name cannot have an underscore; use its address, or another name"
         raise InvalidInput(_line_of(error), field="FARM_S3_ENDPOINT", hint=hint) from error
 
 

@@ -119,8 +119,8 @@ class FarmClient:
         """Submit requests as one batch. Everything is checked before anything is sent; drafts were checked already.
 
         A submission whose answer was lost can be sent again under the same `batch` id: the batch stays as it was
-        first stored, with its seeds, and only what is missing of it is queued. So does `farm recover`, and the error
-        says so.
+        first stored, with its seeds, and only what is missing of it is queued. `farm recover` does the same, and the
+        error says so.
         Raises `InvalidInput`, `WrongBucket`, `LedgerUnavailable`, `StorageError`.
         """
         drafts = drafted(requests)
@@ -136,7 +136,7 @@ class FarmClient:
             queued = set(self.ledger.create(batch, jobs))
         except LedgerUnavailable as error:
             raise LedgerUnavailable(
-                f"batch {batch} is stored, and perhaps not queued: {error.message}",
+                f"batch {batch} is stored, but may not be queued: {error.message}",
                 hint="do not submit it again: 'farm recover' queues what is missing of it",
             ) from error
         unpublished = self._publish(Waiting(job.id, job.spec.model, job.priority) for job in jobs if job.id in queued)
@@ -148,11 +148,11 @@ class FarmClient:
         )
 
     def _publish(self, waiting: Iterable[Waiting]) -> tuple[str, ...]:
-        """Wake workers up for jobs that the ledger has queued. A warning if that failed: they find out."""
+        """Wake workers up for jobs that the ledger has queued. A warning if that failed; they find out anyway."""
         try:
             self.queue.publish(waiting)
         except LedgerUnavailable as error:
-            return (f"no worker could be told of the jobs, which are queued: one will look within minutes ({error})",)
+            return (f"the jobs are queued, but no worker could be told: one will look within minutes ({error})",)
         return ()
 
     def _stored(self, batch: str) -> Sequence[NewJob] | None:
@@ -201,7 +201,7 @@ class FarmClient:
         return watch(self.ledger, jobs)
 
     def previews(self, jobs: Sequence[str]) -> dict[str, Preview]:
-        """How jobs look that are being rendered, as far as there is something to see.
+        """How jobs that are being rendered look, as far as there is anything to see.
 
         Looking is what makes workers show it: ask again and again, about once a second.
         Raises `WrongBucket`, `LedgerUnavailable`, `StorageError`.
@@ -238,7 +238,7 @@ class FarmClient:
         return {job: one.before for job, one in cancelled.items()}
 
     def retry(self, names: Iterable[str]) -> Sequence[str]:
-        """Queue failed and cancelled jobs again. Raises `WrongState` if none of them is one."""
+        """Queue failed and cancelled jobs again. Raises `WrongState` if none of them is either."""
         before = {status.id: self.ledger.retry(status.id) for status in self.ledger.get_many(self.resolve(names))}
         again = [job for job, state in before.items() if state in ("failed", "cancelled")]
         if not again:

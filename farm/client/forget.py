@@ -1,4 +1,4 @@
-"""Forgetting jobs that are over: their records and indexes, and where it is wanted what they left in the bucket.
+"""Forgetting jobs that are over: their records and indexes, and, if that is wanted, what they left in the bucket.
 
 A batch's manifest names a job for as long as the batch has another. So that `farm recover` brings back nothing that was
 forgotten, `forgotten/<batch>.json` lists those.
@@ -7,27 +7,16 @@ forgotten, `forgotten/<batch>.json` lists those.
 from __future__ import annotations
 
 import json
-import re
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 
 from farm import keys
 from farm.bucket.storage import Storage
-from farm.errors import InvalidInput, ObjectMissing, ObjectTooLarge
+from farm.errors import ObjectMissing, ObjectTooLarge
 from farm.jobs.status import TERMINAL, State
 from farm.ledger.ledger import Ledger
 
-_AGE = re.compile(r"([0-9]{1,6})([smhdw])")
-_SECONDS = {"s": 1, "m": 60, "h": 3_600, "d": 86_400, "w": 7 * 86_400}
 _MAX_BYTES = 16 * 2**20
-
-
-def age(text: str, *, field: str) -> float:
-    """The seconds in `30d`, `12h`, `90m`, … Raises `InvalidInput` that names `field`."""
-    match = _AGE.fullmatch(text.strip())
-    if match is None:
-        raise InvalidInput(f"{text!r:.40} is no length of time", field=field, hint="such as 30d, 12h or 90m")
-    return float(int(match[1]) * _SECONDS[match[2]])
 
 
 def forget(ledger: Ledger, storage: Storage, jobs: Sequence[str], *, objects: bool) -> list[str]:
@@ -53,7 +42,7 @@ def forget(ledger: Ledger, storage: Storage, jobs: Sequence[str], *, objects: bo
 def expire(
     ledger: Ledger, storage: Storage, *, older_than: float, states: Sequence[State] = (), objects: bool
 ) -> Iterator[list[str]]:
-    """Forget, some hundred at a time, the jobs that have been over for `older_than` seconds."""
+    """Forget, a few hundred at a time, the jobs that have been over for `older_than` seconds."""
     wanted = states or sorted(TERMINAL)
     while jobs := ledger.expired(wanted, older_than=older_than):
         if not (forgotten := forget(ledger, storage, jobs, objects=objects)):

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from farm import keys
+from farm import keys, variables
 from farm.errors import InvalidInput
 from farm.jobs.losses import BUILTIN, BUILTIN_NAMES, LossDeclaration
 from farm.jobs.request import JobRequest
@@ -95,7 +95,7 @@ def dry_run(requests: Iterable[JobRequest | Draft]) -> Sequence[NewJob]:
 
 def default_model(workers: Iterable[WorkerInfo]) -> str:
     """`$FARM_MODEL`; else the one model that all live workers serve; else `emoji`."""
-    named = os.environ.get("FARM_MODEL")
+    named = variables.MODEL.of(os.environ)
     served = {name for worker in workers for name in worker.models}
     return named or (served.pop() if len(served) == 1 else FALLBACK_MODEL)
 

@@ -15,11 +15,11 @@ from farm.errors import ObjectDamaged, ObjectMissing, ObjectTooLarge
 from farm.ledger.ledger import Ledger
 
 SUBSCRIPTION_SECONDS = 15.0
-"""For so long workers keep previews up after somebody looked."""
+"""For this long workers keep previews up after somebody looked."""
 
 
 def look_at(ledger: Ledger, storage: Storage, jobs: Sequence[str]) -> dict[str, Preview]:
-    """The previews that there are of `jobs`; more come while one asks again, at least every `SUBSCRIPTION_SECONDS`.
+    """The previews that there are of `jobs`; more come while one keeps asking, at least every `SUBSCRIPTION_SECONDS`.
 
     Raises `LedgerUnavailable`, `StorageError`.
     """

@@ -2,7 +2,7 @@
 
 The bucket holds every spec that was submitted and every result that was made. Jobs with a complete result are
 recorded as done, all others are queued. Jobs that the ledger knows are left alone, so recovering twice is harmless;
-but a record of which only a part is left, or that cannot be read, is made anew, and indexes are put right.
+but a record of which only a part is left, or that cannot be read, is rebuilt, and indexes are put right.
 That a job had failed or was cancelled is not in the bucket: it is queued again.
 
 Attempts that were under way when Redis was lost may still be writing, and have left nothing that tells their
@@ -35,8 +35,8 @@ _GENERATION = 100
 class Recovery:
     """What was found: batches, jobs of them that are done, jobs that are queued, and manifests that are damaged.
 
-    `anew` records were there in part or damaged, `indexed` whole ones were missing in an index. `unexplained` jobs are
-    in the ledger's quarantine still: no manifest of the bucket has them.
+    `anew` records were incomplete or damaged, `indexed` whole ones were missing from an index. `unexplained` jobs are
+    still in the ledger's quarantine: no manifest in the bucket names them.
     """
 
     batches: int
@@ -129,9 +129,9 @@ def _job(farm: FarmClient, job: NewJob, left: _Left) -> NewJob:
 
 
 def _winner(farm: FarmClient, job: str, left: _Left) -> int | None:
-    """The complete attempt that counts: the one that people have seen, else any, for they render the same spec.
+    """The complete attempt that counts: the one that people have seen, else any, for all render the same spec.
 
-    One that was not seen is from now on.
+    If none was seen yet, this makes the chosen one the job's result.
     """
     if left.promoted and len(left.complete) == 1:
         return min(left.complete)
@@ -147,7 +147,7 @@ def _winner(farm: FarmClient, job: str, left: _Left) -> int | None:
 
 
 def _result(farm: FarmClient, job: str, key: str) -> JobResult | None:
-    """The result under a key, or None if it is none of this job: then the job is rendered again."""
+    """The result under a key, or None if it is not this job's: then the job is rendered again."""
     try:
         result = read_result(farm.storage, key)
     except (ObjectDamaged, ObjectMissing, ObjectTooLarge):

@@ -2,7 +2,7 @@
 
 Without that a misspelled bucket takes a submission that no worker's results ever reach. The bucket keeps a random id
 in `farm/identity.json`, and the ledger keeps that id beside the bucket's name: so a bucket of another name, another
-server's of the same name, and one that was deleted and made again are all told from the ledger's own.
+server's of the same name, and one that was deleted and made again can all be told from the ledger's own.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ _ADOPT = "'farm recover --adopt-bucket'"
 def tie(ledger: Ledger, storage: Storage, *, create: bool = True) -> Tie:
     """Make sure that the ledger belongs to this bucket; one that belongs to none is tied to it.
 
-    Then alone the bucket is made if it is not there; without `create` that is an error: `ObjectMissing`. Several may
+    Only then is the bucket made if it is not there; without `create` that is an error: `ObjectMissing`. Several may
     do so at once, and agree.
     Raises `WrongBucket` if the ledger belongs to another bucket, `LedgerUnavailable`, `StorageError`.
     """
@@ -70,7 +70,7 @@ def adopt(ledger: Ledger, storage: Storage) -> Tie:
     storage.find_bucket()
     try:
         found, _ = pair.found_or_made()
-    except WrongBucket:  # what is there is no id
+    except WrongBucket:  # what is there is not an id
         found = secrets.token_hex(16)
         _write(storage, found)
     return ledger.set_tie(Tie(storage.bucket, found), anew=True)
@@ -93,7 +93,7 @@ class _Pair:
             found = None
         if not isinstance(found, str) or not _ID.fullmatch(found):
             raise WrongBucket(
-                f"{key} of {self.storage.described} holds no id that tells which bucket this is",
+                f"{key} of {self.storage.described} does not hold an id by which to know the bucket",
                 hint=f"find out who wrote there; if the bucket is the right one: {_ADOPT}",
             )
         return found
@@ -139,7 +139,7 @@ class _Pair:
         if told.id != found:
             raise WrongBucket(
                 f"{self.storage.described} is not the bucket '{told.bucket}' that the ledger at "
-                f"{self.ledger.address} belongs to: its id is {found}, and not {told.id}",
+                f"{self.ledger.address} belongs to: its id is {found}, not {told.id}",
                 hint="was it deleted and made again, or is FARM_S3_ENDPOINT another server's? "
                 f"If it was replaced on purpose: {_ADOPT}",
             )

@@ -29,7 +29,7 @@ def of_workers(jobs: Sequence[NewJob], workers: Sequence[WorkerInfo]) -> tuple[s
 
 
 def _beyond(spec: JobSpec, workers: Sequence[WorkerInfo]) -> str | None:
-    """What to say of a job that every live worker with its model would refuse, if they would."""
+    """What to say of a job that every live worker with its model would refuse; None if one would take it."""
     able = [worker for worker in workers if spec.model in worker.models]
     if not any(worker.limits.side or worker.limits.steps for worker in able):
         return None
@@ -37,8 +37,9 @@ def _beyond(spec: JobSpec, workers: Sequence[WorkerInfo]) -> str | None:
     if len(excesses) < len(able):
         return None
     name, (asked, most, option) = excesses[0]
-    others = ("", ", nor does the other")[len(able) - 1] if len(able) < 3 else f", nor do the {len(able) - 1} others"
-    return f"a job that asks for {asked} will fail: {name} does {most} at the most ({option}){others}"
+    rest = len(able) - 1
+    others = ("", ", and the other refuses it")[rest] if rest < 2 else f", and {rest} others refuse it"
+    return f"a job that asks for {asked} will fail: {name} does at most {most} ({option}){others}"
 
 
 def _how(name: str) -> str:

@@ -52,7 +52,7 @@ def check(home: Path) -> None:
             return
         home = home.resolve()
         if not home.is_dir():
-            raise HomeRefused(f"the farm's home {home} is not a folder", hint="FARM_HOME names another")
+            raise HomeRefused(f"the farm's home {home} is not a folder", hint="set FARM_HOME to another")
         _check_own(home)
         _check_above(home)
         for path in _inside(home):
@@ -77,27 +77,27 @@ def _check_own(path: Path) -> None:
             found = path.stat()
             if found.st_uid != os.geteuid():
                 raise _anothers(path, found.st_uid)
-    except FileNotFoundError:  # it has gone meanwhile, or leads nowhere
+    except FileNotFoundError:  # it has gone in the meantime, or leads nowhere
         return
     if _others_write(found):
-        raise HomeRefused(f"{path} can be written by other users", hint=f"chmod go-w {shlex.quote(str(path))}")
+        raise HomeRefused(f"other users can write to {path}", hint=f"chmod go-w {shlex.quote(str(path))}")
 
 
 def _check_above(home: Path) -> None:
     for folder in home.parents:
         found = folder.stat()
-        # Root may be at work in a user's folder, as in a container with the user's clone mounted: who owns that can put
-        # another home there, but no home that belongs to root.
+        # Root may be at work in a user's folder, as in a container with the user's clone mounted: whoever owns that can
+        # put another home there, but not one that belongs to root.
         if found.st_uid not in (_ROOT, os.geteuid()) and os.geteuid() != _ROOT:
             raise HomeRefused(
                 f"the farm's home {home} is in a folder of another user ({_name(found.st_uid)}'s {folder}), "
                 "who can put another in its place",
-                hint="FARM_HOME names another home",
+                hint="set FARM_HOME to another home",
             )
         if _others_write(found) and not found.st_mode & stat.S_ISVTX:
             raise HomeRefused(
-                f"{folder} can be written by other users, who can replace the farm's home {home}",
-                hint=f"chmod go-w {shlex.quote(str(folder))}, or FARM_HOME names another home",
+                f"other users can write to {folder}, and so replace the farm's home {home}",
+                hint=f"chmod go-w {shlex.quote(str(folder))}, or set FARM_HOME to another home",
             )
 
 
@@ -108,7 +108,7 @@ def _others_write(found: os.stat_result) -> bool:
 
 
 def _is_ours_alone(group: int) -> bool:
-    """Whether a group is of the kind that many systems give each user, named as the user and with no one else in it.
+    """Whether a group is of the kind that many systems give each user, named after the user and with no one else in it.
 
     There folders are made writable for the group by default.
     """
@@ -125,7 +125,7 @@ def _is_ours_alone(group: int) -> bool:
 
 def _anothers(path: Path, owner: int) -> HomeRefused:
     return HomeRefused(
-        f"{path} belongs to another user ({_name(owner)})", hint="FARM_HOME names another home; each user has their own"
+        f"{path} belongs to another user ({_name(owner)})", hint="set FARM_HOME to another; each user has their own"
     )
 
 

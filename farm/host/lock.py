@@ -1,4 +1,4 @@
-"""One supervisor a home: a lock that the kernel releases when its last holder dies, however it dies.
+"""One supervisor per home: a lock that the kernel releases when its last holder dies, however it dies.
 
 The guard (see `farm/stack/guard.py`) inherits the open file, so the home stays locked until the children of a killed
 supervisor are gone too: two Redis servers never write to one folder.
@@ -19,7 +19,7 @@ _TIMEOUT_SECONDS = 5.0
 
 
 class HomeLock:
-    """The held lock of a home. `descriptor` may be handed to a process that shall hold it as well."""
+    """The held lock of a home. `descriptor` may be handed to a process that is to hold it as well."""
 
     def __init__(self, path: Path) -> None:
         self.descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
@@ -76,7 +76,7 @@ def _acquire(descriptor: int, path: Path) -> None:
         if pid is not None and refusals > 5:
             raise StackError(
                 f"a farm is already running in {path.parent} (process {pid})",
-                hint="'farm down' stops it; FARM_HOME names another home",
+                hint="'farm down' stops it; to run another, set FARM_HOME to another home",
             )
         if time.monotonic() > deadline:
             raise StackError(f"an earlier farm in {path.parent} is still being cleared away", hint="try again")

@@ -1,4 +1,4 @@
-"""What processes write into their logs: the words of strangers are in many records, and make no line of their own."""
+"""What processes write into their logs: many records hold the words of strangers, which make no lines of their own."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from farm.words import one_line
 
 
 class LogFormatter(logging.Formatter):
-    """One inert line a record; a traceback follows indented, so that none of its lines looks like a record."""
+    """One inert line per record; a traceback follows indented, so that none of its lines looks like a record."""
 
     def format(self, record: logging.LogRecord) -> str:
         record.message = record.getMessage()

@@ -26,13 +26,13 @@ def check_folder(folder: Path, *, option: str) -> None:
 
 
 def check_file(file: Path, *, option: str) -> None:
-    """Raise `InvalidInput` unless the file can be written, or written anew. Neither is done here."""
+    """Raise `InvalidInput` unless the file can be written, or overwritten. Neither is done here."""
     try:
         _try_folder(file.parent)
         if not _is_there(file):
             return
         if not stat.S_ISREG(file.stat().st_mode):
-            raise OSError(errno.EINVAL, "it is no plain file")
+            raise OSError(errno.EINVAL, "it is not a plain file")
         with file.open("r+b"):
             pass
     except OSError as error:

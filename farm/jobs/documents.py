@@ -29,9 +29,9 @@ MAX_WRITTEN_OUT = 16 * 2**20
 _VALUE = 8
 
 _TOO_DEEP = f"is nested more than {MAX_DEPTH} deep"
-_TOO_MANY_DIGITS = "has a number of thousands of digits"
+_TOO_MANY_DIGITS = "has a number with thousands of digits"
 _UNQUOTED = ("mapping values are not allowed", "cannot start any token", "undefined alias", "did not find expected")
-_QUOTES = 'text that begins with a sign, or has ": " or " #" in it, goes into quotes'
+_QUOTES = 'text that begins with punctuation, or has ": " or " #" in it, needs quotes'
 
 # https://yaml.org/spec/1.2.2/#103-core-schema, with the characters that each form can begin with.
 _CORE_SCHEMA = (
@@ -43,7 +43,7 @@ _CORE_SCHEMA = (
         r"(?:[-+]?(?:\.[0-9]+|[0-9]+(?:\.[0-9]*)?)(?:[eE][-+]?[0-9]+)?|[-+]?\.(?:inf|Inf|INF)|\.(?:nan|NaN|NAN))",
         list("-+.0123456789"),
     ),
-    ("merge", r"<<", ["<"]),  # not of the schema, and what defaults of one's own are written with
+    ("merge", r"<<", ["<"]),  # not in the schema, but people share defaults of their own by it
 )
 
 
@@ -74,11 +74,11 @@ def _parse_json(text: str) -> Any:
 
 
 def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """An object of JSON, of whose names `json` would keep the last where one is given twice."""
+    """An object of JSON; of a name that is given twice, `json` itself would keep the last."""
     made: dict[str, Any] = {}
     for name, value in pairs:
         if name in made:
-            raise InvalidInput(f"{quoted(name)} is there twice: as {quoted(made[name])}, and as {quoted(value)}")
+            raise InvalidInput(f"{quoted(name)} is there twice: as {quoted(made[name])} and as {quoted(value)}")
         made[name] = value
     return made
 
@@ -91,7 +91,7 @@ def _whole_number(digits: str) -> int:
 
 
 def _no_number(name: str) -> Any:
-    raise InvalidInput(f"has {name} for a number, which JSON does not know")
+    raise InvalidInput(f"has {name} as a number, which JSON does not allow")
 
 
 def _refuse_deep(document: Any) -> None:
@@ -116,12 +116,12 @@ def _parse_yaml(text: str) -> Any:
         where = f"line {mark.line + 1}, column {mark.column + 1}: " if mark else ""
         problem = error.problem or error.context or "is not YAML"
         if "another document" in problem:
-            raise InvalidInput(f"{where}a second document begins, and one is read", hint="leave out '---'") from error
+            raise InvalidInput(f"{where}a second document begins; only one is read", hint="leave out '---'") from error
         raise InvalidInput(f"{where}{problem}", hint=_mend(problem, _line_at(text, mark))) from error
     except ReaderError as error:
         line = text.encode(errors="surrogatepass")[: error.position].count(b"\n") + 1
         code = error.character if isinstance(error.character, int) else ord(error.character)
-        raise InvalidInput(f"line {line}: has the character U+{code:04X}, which is not YAML or JSON") from error
+        raise InvalidInput(f"line {line}: has the character U+{code:04X}, which YAML and JSON forbid") from error
     except yaml.YAMLError as error:
         raise InvalidInput(f"is not YAML or JSON: {error}") from error
 
@@ -134,7 +134,7 @@ def _line_at(text: str, mark: Any) -> str:
 def _mend(problem: str, line: str) -> str | None:
     """What mends the usual faults of YAML."""
     if "cannot start any token" in problem and line.lstrip(" ").startswith("\t"):
-        return "YAML is indented by spaces, not by tabs"
+        return "YAML is indented with spaces, not tabs"
     return _QUOTES if any(words in problem for words in _UNQUOTED) else None
 
 
@@ -223,7 +223,7 @@ def _examine(events: Iterable[Event]) -> None:
         if (tag := getattr(event, "tag", None)) is not None:
             raise InvalidInput(f"{_line(event)}has the tag {quoted(_short(tag))}", hint="leave it out")
         if isinstance(event, AliasEvent) and any(level.anchor == event.anchor for level in levels):
-            raise InvalidInput(f"{_line(event)}{quoted(event.anchor)} is part of itself")
+            raise InvalidInput(f"{_line(event)}{quoted(event.anchor)} contains itself")
         if isinstance(event, CollectionStartEvent):
             levels.append(_Level(isinstance(event, MappingStartEvent), event.anchor))
         ended = levels.pop() if isinstance(event, CollectionEndEvent) else None
@@ -247,7 +247,7 @@ def _measures(event: Event, anchored: Mapping[str, tuple[int, int]]) -> tuple[in
     from yaml.events import AliasEvent, ScalarEvent
 
     if isinstance(event, AliasEvent):
-        return anchored.get(event.anchor or "", (0, 0))  # one that stands for nothing is told by the composer
+        return anchored.get(event.anchor or "", (0, 0))  # one that stands for nothing is reported by the composer
     return (len(event.value) + _VALUE, 0) if isinstance(event, ScalarEvent) else (0, 0)
 
 

@@ -1,6 +1,6 @@
-"""What a worker renders at the most: its operator's bounds, within those of every spec.
+"""The most that a worker renders: its operator's bounds, within those of every spec.
 
-Workers announce them, so that who submits a job hears at once that nobody would render it.
+Workers announce them, so that whoever submits a job hears at once if nobody would render it.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from farm.jobs.spec import JobSpec, ResolvedSpec
 Spec = TypeVar("Spec", bound=JobSpec)
 
 ALONE_SECONDS = 1_800.0
-"""A job that may be what brought two workers down has one for itself, for so long at the most: all others wait."""
+"""A job that may have brought down two workers gets one to itself, for at most this long: all others wait."""
 
 
 @dataclass(frozen=True)
@@ -51,11 +51,11 @@ class Limits:
             asked, most, option = excess
             raise RenderError(
                 "limit",
-                f"it asks for {asked}, and the worker {worker} does {most} at the most",
-                hint=f"its operator sets that by {option}",
+                f"it asks for {asked}, but the worker {worker} does at most {most}",
+                hint=f"its operator sets that with {option}",
             )
 
     def timed(self, spec: Spec, *, alone: bool) -> Spec:
-        """The spec with the time that it has here."""
+        """The spec with the time limit that it has here."""
         bounds = (spec.time_limit, self.seconds, ALONE_SECONDS if alone else None)
         return spec.model_copy(update={"time_limit": min((b for b in bounds if b is not None), default=None)})

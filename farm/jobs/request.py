@@ -74,12 +74,12 @@ _CONTROL_CHARACTERS = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f]")
 
 
 def _clean(value: Any) -> Any:
-    """Text without control characters, lines ending as one does here. Raises `ValueError` if it is not text.
+    """Text without control characters, its lines ending in `\\n` alone. Raises `ValueError` if it is not text.
 
     Half characters are what Python makes of bytes that are not UTF-8, and JSON of half an emoji.
     """
     if isinstance(value, (int, float)):
-        raise ValueError(f'{quoted(value)} is a number, and should be text; write "{quoted(value)}" if it is meant')
+        raise ValueError(f'{quoted(value)} is a number, but should be text; write "{quoted(value)}" if it is meant')
     if not isinstance(value, str):
         raise ValueError(f"{quoted(value)} should be text")
     try:
@@ -125,7 +125,7 @@ def _as_labels(value: Any) -> Any:
 
 
 def _as_written(value: Any) -> Any:
-    """A number or a truth as the text that stands for it in a batch file."""
+    """A number or a boolean as the text that stands for it in a batch file."""
     if isinstance(value, bool):
         return str(value).lower()
     return str(value) if isinstance(value, (int, float)) else value
@@ -151,7 +151,7 @@ class LossRequest(Wire):
 
 
 class JobRequest(Wire):
-    """One submission's wish, of `count` images with consecutive seeds."""
+    """What one submission asks for: `count` images with consecutive seeds."""
 
     mode: Mode = "txt2img"
     prompt: Annotated[str | tuple[str, ...], PlainValidator(_as_prompts)]
@@ -181,7 +181,7 @@ class JobRequest(Wire):
 
     @property
     def prompts(self) -> tuple[str, ...]:
-        """The prompts, also when there is one only."""
+        """The prompts, even when there is only one."""
         return (self.prompt,) if isinstance(self.prompt, str) else self.prompt
 
     @model_validator(mode="before")
@@ -230,11 +230,7 @@ class JobRequest(Wire):
         return self
 
     def specs(
-        self,
-        init: InitReference | None,
-        *,
-        default_model: str,
-        declarations: Iterable[LossDeclaration] = BUILTIN,
+        self, init: InitReference | None, *, default_model: str, declarations: Iterable[LossDeclaration] = BUILTIN
     ) -> list[JobSpec]:
         """The `count` specs of this request. Raises `InvalidInput`."""
         declarations = tuple(declarations)

@@ -105,7 +105,7 @@ class Conditioning(Wire):
 
 
 class InitReference(Wire):
-    """An init image in the bucket, by content; and how large it is, in pixels, as one looks at it."""
+    """An init image in the bucket, by content; and how large it is in pixels, the right way up."""
 
     sha256: Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
     extension: Literal["png", "jpeg", "webp"]
@@ -256,7 +256,7 @@ _SHAPES = {
     **dict.fromkeys(("model_type", "model_attributes_type", "dict_type"), "a mapping of names to values"),
     **dict.fromkeys(("tuple_type", "list_type"), "a list"),
 }
-"""What pydantic says of these in words of Python."""
+"""What pydantic says in Python's words."""
 
 
 def _said(fault: Any) -> str:
@@ -283,4 +283,4 @@ def quoted(value: Any) -> str:
         shown = repr(value)
         return shown if len(shown) <= _MOST_QUOTED else f"{shown[: _MOST_QUOTED - 1]}…"
     except ValueError:  # Python does not write whole numbers of many thousand digits
-        return "a number of thousands of digits"
+        return "a number with thousands of digits"

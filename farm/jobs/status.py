@@ -150,7 +150,7 @@ def damaged(job: str, why: str) -> LedgerUnavailable:
     """The error to raise for a record that cannot be read."""
     return LedgerUnavailable(
         f"the record of job {quoted(job)} is damaged ({why})",
-        hint="who else writes to this Redis? 'farm recover' makes it anew from the bucket",
+        hint="who else writes to this Redis? 'farm recover' rebuilds it from the bucket",
     )
 
 

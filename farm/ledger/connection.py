@@ -7,14 +7,14 @@
 {prefix}:waiting:<model>   sorted set: queued jobs by the time their message was last published
 {prefix}:turn:<model>      sorted set: queued jobs by whose turn it is: priority, then submission
 {prefix}:leases            sorted set: running jobs by the time their lease lapses
-{prefix}:unpromoted        sorted set: done jobs by their end, until their result is where the bucket alone tells of it
-{prefix}:quarantine        hash: jobs whose record cannot be read, and why; `farm recover` makes them anew
+{prefix}:unpromoted        sorted set: done jobs by their end, until those who know only the bucket find their result
+{prefix}:quarantine        hash: jobs whose record cannot be read, and why; `farm recover` rebuilds them
 {prefix}:grant:<token>     the job that a claim was granted in place of another, lapsing by itself
 {prefix}:events            stream: what `farm watch` follows;  {prefix}:control: cancellations for workers
 {prefix}:reaped            hash: when a reaper last came by, and from when on reaping is fair
 {prefix}:bucket            hash: the name and the id of the bucket that this ledger belongs to (`farm/client/tie.py`)
 {prefix}:worker:<id>       a live worker's description, lapsing by itself
-{prefix}:death:<worker>    how a worker's process came to its end, as it was found afterwards, lapsing after a month
+{prefix}:death:<worker>    how a worker's process ended, as was found afterwards, lapsing after a month
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from farm.settings import Settings
 
 PREFIX = "farm"
 CHUNK = 500
-"""So many records are read or written at a time, for Redis does nothing else meanwhile."""
+"""This many records are read or written at a time, for Redis does nothing else meanwhile."""
 
 
 def connect(settings: Settings) -> Any:  # redis' types cannot tell decoded answers from bytes

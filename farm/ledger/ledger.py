@@ -50,9 +50,9 @@ class Ledger(Reading):
         return list(self.restore(batch, jobs).queued)
 
     def restore(self, batch: str, jobs: Sequence[NewJob], *, damaged: Collection[str] = ()) -> Restored:
-        """Record jobs that are missing or only in part there; put the indexes of the others right.
+        """Record jobs that are missing or incomplete; put the indexes of the others right.
 
-        Records of the jobs in `damaged` are made anew, whatever they are.
+        Records of the jobs in `damaged` are rebuilt, whatever they are.
         """
         restored = Restored()
         for chunk in in_groups(jobs, CHUNK):
@@ -78,7 +78,7 @@ class Ledger(Reading):
         of the models in `instead` is taken, if there is one.
 
         A claim whose answer was lost can be sent again with its `token`, which is new for each claim.
-        `alone` says that the worker has no other job. Raises `Suspect` for a job that only such a one may have: one
+        `alone` says that the worker has no other job. Raises `Suspect` for a job that only such a worker may have: one
         whose lease lapsed `deaths` − 1 times.
         """
         others = json.dumps(sorted(instead)) if instead else "[]"
@@ -101,7 +101,7 @@ class Ledger(Reading):
         return Renewed(lost, previewed)
 
     def subscribe_previews(self, jobs: Sequence[str], *, seconds: float) -> list[str]:
-        """For so long previews are wanted of those of the jobs that are not over. Returns the running ones.
+        """Ask for previews of those of the jobs that are not over, for this long. Returns the running ones.
 
         Their workers hear of it as they renew.
         """
@@ -118,9 +118,9 @@ class Ledger(Reading):
         self._run("promoted", job)
 
     def unpromoted(self, *, older_than: float, limit: int = 100) -> dict[str, str]:
-        """Jobs done over `older_than` seconds ago whose worker has not come to write that file: their results' keys.
+        """Jobs done over `older_than` seconds ago whose worker has not written that file yet: their results' keys.
 
-        Each is named again only after as long.
+        Each is named again only after as long again.
         """
         found = self._run("unpromoted", milliseconds(older_than), limit)
         return dict(zip(found[::2], found[1::2], strict=True))
@@ -130,7 +130,7 @@ class Ledger(Reading):
         return bool(self._run("release", claim.job, worker, claim.attempt))
 
     def reap(self, *, limit: int = 100, deaths: int = MAX_DEATHS, window: float = 0.0) -> list[Reaped]:
-        """Requeue jobs whose lease lapsed; fail those that outlived `deaths` workers.
+        """Requeue jobs whose lease lapsed; fail those whose lease lapsed `deaths` times.
 
         With `window`, call it more often than that (in seconds): after a silence of two thirds of it, which may have
         been an outage of Redis, nothing is reaped for `window`. `limit` 0 only says that somebody watches.
@@ -153,7 +153,7 @@ class Ledger(Reading):
         return in_groups(self._run("cancel", json.dumps(list(jobs))), 5)
 
     def first(self, state: State, *, limit: int = CHUNK) -> tuple[list[str], int]:
-        """The jobs that have been in a state for the longest, and how many there are (about, where indexes lie)."""
+        """The jobs that have been in a state for the longest, and how many there are (about, if an index is wrong)."""
         jobs, number = self._run("first", state, limit)
         return list(jobs), int(number)
 
@@ -166,7 +166,7 @@ class Ledger(Reading):
         return self._previous(job, self._run("retry", job))
 
     def forget(self, jobs: Sequence[str]) -> list[str]:
-        """Remove every trace of the jobs, but of those that are queued or running. Returns those that are gone now."""
+        """Remove every trace of the jobs, except queued and running ones. Returns those that are gone now."""
         return [job for chunk in in_groups(jobs, CHUNK) for job in self._run("forget", json.dumps(list(chunk)))]
 
     def expired(self, states: Collection[State], *, older_than: float, limit: int = CHUNK) -> list[str]:
@@ -189,7 +189,7 @@ class Ledger(Reading):
     def republish(self, model: str, *, older_than: float, but: Collection[str] = (), limit: int = 500) -> list[Waiting]:
         """Queued jobs of `model` whose message was published over `older_than` seconds ago; counted as published.
 
-        Those in `but` have a message still, and are left out.
+        Those in `but` still have a message, and are left out.
         """
         stale = self._run("republish", model, milliseconds(older_than), limit, json.dumps(list(but)))
         return [Waiting(job, model, int(priority)) for job, priority in in_groups(stale, 2)]
@@ -206,7 +206,7 @@ class Ledger(Reading):
         self._run("depart", worker)
 
     def note_death(self, worker: str, how: str) -> None:
-        """Record how a worker's process came to its end: what follows the worker's name in a sentence."""
+        """Record how a worker's process ended: what follows the worker's name in a sentence."""
         self._run("note", "death", worker, how[-_MAX_DEATH_CHARACTERS:], _DEATH_TTL_MS)
 
     def try_lock(self, name: str, holder: str, *, seconds: float) -> bool:

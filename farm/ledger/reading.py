@@ -51,7 +51,7 @@ class Reading(Connection):
 
     def _status(self, job: str, record: Any) -> JobStatus | FarmError:
         if isinstance(record, redis.ResponseError) and "WRONGTYPE" in str(record):
-            return damaged(job, "it is no hash")
+            return damaged(job, "it is not a hash")
         if isinstance(record, Exception):
             raise unavailable(self.address, record) from record
         if not record:
@@ -170,7 +170,7 @@ class Reading(Connection):
         return [worker for record in records if record and (worker := read_worker(record))]
 
     def watched(self) -> Watched:
-        """Whether somebody looks for the jobs of the dead."""
+        """Whether anybody looks for the jobs of dead workers."""
         with self._talking():
             seconds, _ = self.redis.time()
             last = self.redis.hget(self._key("reaped"), "last") or ""

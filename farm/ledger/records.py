@@ -55,7 +55,7 @@ class Claim:
 
 
 class Suspect(Exception):
-    """The job has outlived so many workers that only one which does nothing else may claim it."""
+    """The job may have crashed so many workers that only one that does nothing else may claim it."""
 
 
 @dataclass(frozen=True)
@@ -68,7 +68,7 @@ class Renewed:
 
 @dataclass(frozen=True)
 class Cancelled:
-    """The state that a job was in when it was cancelled, and what is of no more use."""
+    """The state that a job was in when it was cancelled, and what is no longer of use."""
 
     before: State
     model: str
@@ -112,7 +112,7 @@ class Cursor:
 
 @dataclass(frozen=True)
 class Watched:
-    """How many seconds ago a reaper came by (None: never), and how many leases lapsed long ago for nothing."""
+    """How many seconds ago a reaper came by (None: never), and how many leases lapsed long ago and are still there."""
 
     ago: float | None
     overdue: int

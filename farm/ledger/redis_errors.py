@@ -1,4 +1,4 @@
-"""What a failure of Redis means, and whether it lets us in: said the same way by all who talk to it."""
+"""What a failure of Redis means, and whether it lets us in: put the same way wherever it is used."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from farm.settings import Settings
 _SECONDS = 5.0
 KEYS = "~farm*"
 """The keys of a farm, as `ACL SETUSER` names them."""
-# From Redis 7.2 on it is said who lacks which command, in a script as well; before, of a script nothing but that.
+# Redis 7.2 and later say who lacks which command, even in a script; before, of a script only that it may not.
 _NO_COMMAND = re.compile(r"(?:User (\S+)|this user) has no permissions to run the '([^']+)' command")
 _NO_KEY = re.compile(r"permissions to access (a key|one of the keys)|can't access at least one of the keys")
 _IN_SCRIPT = re.compile(r"ACL failure in script|The user executing the script can't")
@@ -23,7 +23,7 @@ _IN_SCRIPT = re.compile(r"ACL failure in script|The user executing the script ca
 
 @dataclass(frozen=True)
 class Lack:
-    """A right that Redis' access control denies: as `ACL SETUSER` grants it, where it is told which; and to whom."""
+    """A right that Redis' access control denies: as `ACL SETUSER` grants it, if Redis says which; and to whom."""
 
     right: str | None
     user: str = "USER"
@@ -35,7 +35,7 @@ class Lack:
 
 
 def lack(error: BaseException) -> Lack | None:
-    """What the user lacks to whom this error of redis-py or kombu came, or None if it tells of something else."""
+    """What the user who got this error of redis-py or kombu lacks, or None if it is about something else."""
     return next((found for cause in _causes(error) if (found := _lack(cause))), None)
 
 

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 _OF_16_BITS = ("I;16", "I;16L", "I;16B", "I;16N")
 _WITHOUT_RANGE = ("I", "F")
-"""32 bits, whole or with a fraction: files with 0 to 1, to 255, to 65,535 and more are all about."""
+"""32 bits, whole or with a fraction: files with 0 to 1, to 255, to 65,535 and more all exist."""
 _WITH_ALPHA = {"LA": "LA", "La": "LA", "PA": "RGBA", "RGBA": "RGBA", "RGBa": "RGBA"}
 _PROFILED = {"RGB ": "RGB", "GRAY": "L", "CMYK": "CMYK"}
 """The colour spaces of profiles that pictures have, and Pillow's mode for each."""
@@ -24,13 +24,13 @@ _PROBED = (0, 32, 64, 96, 128, 160, 192, 224, 255)
 
 
 class _Unusable(Exception):
-    """Says of a profile why it is of no use."""
+    """Says why a profile is of no use."""
 
 
 def to_srgb(picture: Image.Image, profile: bytes | None = None) -> tuple[Image.Image, str | None]:
     """The picture in RGB over white, converted by its colour `profile`, and what is wrong with that profile, if so.
 
-    16 bits become 8 by scaling. A profile that cannot be used is passed over. Raises `InvalidInput` for pixels of 32
+    16 bits become 8 by scaling. A profile that cannot be used is ignored. Raises `InvalidInput` for pixels of 32
     bits, whose range no file tells.
     """
     if picture.mode in _WITHOUT_RANGE:
@@ -93,7 +93,7 @@ def _converted(picture: Image.Image, profile: bytes) -> tuple[Image.Image, str |
 
 
 def _transform_of(profile: bytes, mode: str) -> tuple[ImageCms.ImageCmsTransform, str]:
-    """The way from a profile's colours to sRGB, and the mode that a picture is to have to go it."""
+    """The way from a profile's colours to sRGB, and the mode that a picture must have for it."""
     from PIL import ImageCms
 
     opened = ImageCms.ImageCmsProfile(io.BytesIO(profile))
@@ -101,7 +101,7 @@ def _transform_of(profile: bytes, mode: str) -> tuple[ImageCms.ImageCmsTransform
     needed = _PROFILED.get(space)
     # Grey is a kind of RGB, and many files of grey have a screen's profile; no other pair makes sense.
     if needed is None or (needed != mode and (mode, needed) != ("L", "RGB")):
-        raise _Unusable(f"is for {space.strip() or 'nothing'}, and the picture is {_spoken(mode)}")
+        raise _Unusable(f"is for {space.strip() or 'nothing'}, but the picture is {_spoken(mode)}")
     transform = ImageCms.buildTransform(
         opened,
         ImageCms.createProfile("sRGB"),

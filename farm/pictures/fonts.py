@@ -1,7 +1,7 @@
-"""The fonts of this machine: which there are, and which of them has a sign.
+"""The fonts of this machine: which there are, and which of them has a character (here a *sign*).
 
-Pillow brings a font for ASCII, and can tell of no font what signs it has; so their tables are read here, of every font
-at most once and only when a sign is wanted that the others do not have.
+Pillow brings a font for ASCII, but cannot say which signs a font has; so fonts' tables are read here, each at most once
+and only when a sign is wanted that the fonts before it do not have.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ class Face:
 
     @lru_cache(maxsize=128)  # noqa: B019 - faces live as long as the process, or as a test
     def at(self, size: int) -> tuple[ImageFont.FreeTypeFont, float] | None:
-        """The font at `size` pixels, or at a size that it has and what to scale that by; None if it is none."""
+        """The font at `size` pixels, or at a size that it has and what to scale that by; None if it is not a font."""
         if self._path is None:
             return ImageFont.truetype(_pillows_own(), size), 1.0
         for there in (size, *_BITMAP_SIZES):

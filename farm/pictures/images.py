@@ -24,7 +24,7 @@ SPEC_KEY = "render-farm"
 MAX_BYTES = 32 * 2**20
 MAX_PIXELS = 40_000_000
 MAX_SIDE = 65_535
-"""Of a picture, in pixels, and of any JPEG: to read so many rows as a PNG could have takes more than its pixels do."""
+"""Pixels a side, which no JPEG exceeds: reading as many rows as a PNG could have takes more than its pixels do."""
 _FORMATS = ("PNG", "JPEG", "WEBP")
 _PNG_DEPTH = 24
 """Where a PNG says how many bits a sample has."""
@@ -76,7 +76,7 @@ def read_init(path: Path) -> InitImage:
 def check_init(data: bytes, *, name: str) -> InitImage:
     """Check bytes said to be an image, decoding all of them. Raises `InvalidInput` naming `name`."""
     picture, fault = _decoded(data, name)
-    warnings = (f"the colour profile of {name} {fault}: its colours are taken for sRGB",) if fault else ()
+    warnings = (f"the colour profile of {name} {fault}: its colours are taken as sRGB",) if fault else ()
     return InitImage(data, _extension(data), *picture.size, warnings)
 
 
@@ -117,7 +117,7 @@ def _opened(data: bytes, name: str) -> Image.Image:
     if opened.width * opened.height > MAX_PIXELS:
         raise InvalidInput(f"{name} has {opened.width}×{opened.height} {too_many}", field="init")
     if max(opened.size) > MAX_SIDE:
-        long = f"{opened.width}×{opened.height} pixels, and a side may have {MAX_SIDE:,}"
+        long = f"{opened.width}×{opened.height} pixels, but a side may have at most {MAX_SIDE:,}"
         raise InvalidInput(f"{name} has {long}", field="init")
     _scale_transparency(opened, data)
     return opened

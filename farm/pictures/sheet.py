@@ -52,7 +52,7 @@ class Caption:
 def tile_of(data: bytes, *, name: str) -> Tile:
     """The tile of an image file, captioned by the spec that a worker wrote into it, else by `name`.
 
-    Raises `InvalidInput` if the bytes are no image.
+    Raises `InvalidInput` if the bytes are not an image.
     """
     picture = _fitted(decode(data, name=name))
     spec = _spec_in(data)

@@ -17,7 +17,7 @@ KEY = "inner.key"
 
 
 def make(folder: Path) -> None:
-    """Write an authority, a certificate that it signed for 127.0.0.1, and that one's key, into `folder`.
+    """Write an authority, a certificate that it signed for 127.0.0.1, and the certificate's key, into `folder`.
 
     Raises `StackError` when what makes them is not installed.
     """

@@ -83,7 +83,7 @@ def start_detached(
         try:
             _wait_ready(news, layout, began, timeout)
         except BaseException:
-            # Also on Ctrl-C: a farm that nobody heard become ready shall not stay.
+            # Also on Ctrl-C: a farm must not stay if nobody saw it become ready.
             process.terminate()
             raise
     settings = load_local(home)
@@ -112,7 +112,7 @@ def stop(home: Path, timeout: float = _STOP_TIMEOUT_SECONDS) -> bool:
 
 
 def status(home: Path) -> state.FarmStatus | None:
-    """The running farm of `home`, or None: also when a dead one left its `farm.json` behind. Raises `HomeRefused`."""
+    """The running farm of `home`, or None, even if a dead one left its `farm.json` behind. Raises `HomeRefused`."""
     homes.check(home)
     layout = Layout(home)
     return state.read(layout) if lock.holder(layout.lock) is not None else None
@@ -153,7 +153,7 @@ def _refuse_ended(farm: state.FarmStatus) -> None:
             raise StackError(
                 f"{child.name} does not start ({how_ended(child.last_exit)}); "
                 f"the end of {child.log}:\n{logs.tail(child.log, since=child.log_began)}",
-                hint="the servers run on; 'farm down' stops them",
+                hint="the servers are still running; 'farm down' stops them",
             )
 
 

@@ -2,7 +2,7 @@
 
 The ports of Redis and S3 are kept as well, so that a presigned link or a notebook's connection outlives `farm down`
 and `farm up`; one that somebody else took meanwhile is replaced. Ports by which SeaweedFS's parts call one another are
-drawn anew at each start: it names sockets in /tmp after them, and nobody shall know the next farm's names before it.
+drawn anew at each start: it names sockets in /tmp after them, and nobody must know the next farm's names before it.
 """
 
 from __future__ import annotations
@@ -73,7 +73,7 @@ def kept(path: Path) -> Credentials | None:
     except (OSError, ValueError, RecursionError) as error:
         raise _damaged(path, f"it cannot be read ({type(error).__name__})") from None
     if not isinstance(found, dict) or found.keys() != {*_SECRETS, "ports"}:
-        raise _damaged(path, f"it does not hold {', '.join(_SECRETS)} and ports, and nothing else")
+        raise _damaged(path, f"it should hold {', '.join(_SECRETS)} and ports, and nothing else")
     for name in _SECRETS:
         if not isinstance(found[name], str) or not _SECRET.fullmatch(found[name]):
             raise _damaged(path, f"{name} is not 16 to 128 letters, digits, '-' and '_'")  # never quoted
@@ -103,7 +103,7 @@ def sockets(port: int) -> Iterator[Path]:
 
 
 def is_anothers(path: Path) -> bool:
-    """Whether something that lies in a folder for all belongs to another user."""
+    """Whether something in a folder that all users share belongs to another user."""
     try:
         return path.lstat().st_uid != os.geteuid()
     except FileNotFoundError:
@@ -115,9 +115,7 @@ def _can_be_port(found: Any) -> bool:
 
 
 def _damaged(path: Path, what: str) -> StackError:
-    return StackError(
-        f"{path} is damaged: {what}", hint="remove it; the farm's data stays, its passwords are made anew"
-    )
+    return StackError(f"{path} is damaged: {what}", hint="remove it; the farm's data stays, and it gets new passwords")
 
 
 def _free_ports(known: dict[str, int]) -> dict[str, int]:
@@ -142,4 +140,4 @@ def _draw(span: range, taken: Collection[int], fits: Callable[[int], bool] | Non
         port = secrets.choice(span)
         if port not in taken and (fits or is_free)(port):
             return port
-    raise StackError(f"no free port found between {span.start} and {span.stop}", hint="is something eating them?")
+    raise StackError(f"no free port found between {span.start} and {span.stop}", hint="is something using them all up?")

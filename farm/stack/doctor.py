@@ -77,21 +77,21 @@ def _farm(settings: Settings) -> Check:
     home = farm_settings.home()
     status = control.status(home)
     if status is None:
-        return fail("farm", f"the local farm in {home} was stopped meanwhile", mend="'farm up' starts it again")
+        return fail("farm", f"the local farm in {home} has just been stopped", mend="'farm up' starts it again")
     for child in status.children:
         if child.given_up:
             mend = f"see {child.log}, then 'farm down' and 'farm up'"
             return fail("farm", f"{child.name} cannot run (exit status {child.last_exit})", mend=mend)
         if not child.runs:
-            return fail("farm", f"{child.name} died and waits for its next start", mend=f"see {child.log}")
+            return fail("farm", f"{child.name} died and is about to be restarted", mend=f"see {child.log}")
     if restarted := [child for child in status.children if child.restarts]:
-        names = ", ".join(f"{child.name} ({child.restarts} times)" for child in restarted)
+        names = ", ".join(f"{child.name} ({child.restarts}×)" for child in restarted)
         return warn("farm", f"local, in {home}; had to restart {names}", mend=f"see the logs in {Layout(home).logs}")
     return ok("farm", f"local, in {home}: {', '.join(child.name for child in status.children)}")
 
 
 def _of_the_bucket(settings: Settings, ledger: Ledger | None) -> Iterator[Check]:
-    """Whether it is the ledger's, and works. Another is not tried: some servers make a bucket at the first put."""
+    """Whether it is the ledger's, and works; another is not tried, for some servers make a bucket at the first put."""
     if ledger is not None:
         try:
             tied = _tie(ledger, settings)
@@ -99,7 +99,7 @@ def _of_the_bucket(settings: Settings, ledger: Ledger | None) -> Iterator[Check]
             yield fail("ledger and bucket", error.message, mend=error.hint)
             return
         except FarmError as error:
-            mend = "see what else is said of Redis and the bucket"
+            mend = "see the other checks of Redis and the bucket"
             tied = warn("ledger and bucket", f"cannot be compared: {error.message}", mend=mend)
         yield tied
     yield _guarded("bucket", lambda: _bucket(settings))
@@ -114,7 +114,7 @@ def _bucket(settings: Settings) -> Check:
     storage.put(PROBE_KEY, content, "text/plain")
     try:
         if storage.get(PROBE_KEY) != content:
-            return fail("bucket", f"{where} gives back other bytes than were put", mend="is a cache in between?")
+            return fail("bucket", f"{where} does not give back the bytes that were put", mend="is a cache in between?")
         if PROBE_KEY not in [found.key for found in storage.list(PROBE_KEY)]:
             return fail("bucket", f"{where} does not list what was put", mend="allow s3:ListBucket")
         trouble = _cannot_open(storage.presign(PROBE_KEY), content, authority(settings))
@@ -128,7 +128,7 @@ def _bucket(settings: Settings) -> Check:
 
 
 def _clock(settings: Settings) -> Check:
-    """Only signatures mind: the server refuses those that are made 15 minutes too early or too late."""
+    """Only signatures depend on it: the server refuses those that are made 15 minutes too early or too late."""
     from farm.bucket.storage import Storage
 
     offset = Storage(settings).clock_offset()
@@ -153,7 +153,7 @@ def _cannot_open(link: str, content: bytes, authority: str | None) -> str | None
         return str(error)
     if answer.status_code != 200:
         return f"HTTP status {answer.status_code}"
-    return None if answer.content == content else "it shows other bytes"
+    return None if answer.content == content else "it gives other bytes"
 
 
 def _tie(ledger: Ledger, settings: Settings) -> Check:
@@ -172,25 +172,25 @@ def _jobs(ledger: Ledger, settings: Settings) -> Check:
     counts = ledger.counts()
     if not any(counts.values()) and next(Storage(settings).list("batches/"), None):
         mend = "was Redis lost? 'farm recover' rebuilds the ledger from the bucket"
-        return warn("jobs", "the bucket holds batches, and the ledger knows no job", mend=mend)
+        return warn("jobs", "the bucket holds batches, but the ledger knows no jobs", mend=mend)
     if quarantined := ledger.quarantined():
         job, why = next(iter(sorted(quarantined.items())))
         detail = f"{len(quarantined):,} in quarantine, such as {job}: {why}"
-        return warn("jobs", detail, mend="'farm recover' makes them anew; and who else writes to this Redis?")
+        return warn("jobs", detail, mend="'farm recover' rebuilds them; and who else writes to this Redis?")
     return ok("jobs", ", ".join(f"{count:,} {state}" for state, count in counts.items() if count) or "none yet")
 
 
 def _reaper(ledger: Ledger) -> Check:
-    """Whether somebody looks for the jobs of the dead; where no worker lives, nobody has to."""
+    """Whether anybody looks for the jobs of dead workers; where no worker lives, nobody has to."""
     watched = ledger.watched()
     if not any(worker.state == "ready" for worker in ledger.workers()):
         return ok("reaper", "no worker is ready, so none looks for lost jobs")
     mend = "see the log of each worker for what keeps it from reaping, and start it again"
     if watched.ago is None or watched.ago > _UNWATCHED_SECONDS:
-        since = "has ever come by" if watched.ago is None else f"has come by for {watched.ago:.0f} s"
-        return fail("reaper", f"workers live, and none {since} to look for lost jobs", mend=mend)
+        since = "yet" if watched.ago is None else f"in the last {watched.ago:.0f} s"
+        return fail("reaper", f"workers are alive, but none has looked for lost jobs {since}", mend=mend)
     if watched.overdue:
-        detail = f"the leases of {watched.overdue:,} jobs lapsed over a minute ago, and nobody takes them back"
+        detail = f"the leases of {watched.overdue:,} jobs lapsed over a minute ago, but nobody takes the jobs back"
         return fail("reaper", detail, mend=mend)
     return ok("reaper", "lost jobs are looked for")
 
@@ -201,7 +201,7 @@ def _workers(ledger: Ledger) -> Check:
         return warn("workers", "none alive: jobs are kept, and wait", mend="start one: 'farm worker'")
     paused = [worker for worker in live if worker.paused]
     if paused:
-        mend = "the worker's log says more; it goes on by itself"
+        mend = "the worker's log says more; it resumes by itself"
         return warn("workers", "; ".join(f"{worker.id} takes no jobs: {worker.paused}" for worker in paused), mend=mend)
     refused = [
         f"{worker.id} does not serve {name}: {why:.160}" for worker in live for name, why in worker.refused.items()

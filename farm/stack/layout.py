@@ -4,7 +4,7 @@ farm.json          addresses and credentials of the running farm; there while it
 farm.lock          held by the running supervisor, with its process id inside
 credentials.json   generated once, kept across restarts
 redis/  s3/        the servers' configuration and data
-logs/              one file a process
+logs/              one file per process
 """
 
 from __future__ import annotations

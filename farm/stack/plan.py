@@ -107,7 +107,7 @@ def _check_model(model: str) -> None:
         raise InvalidInput(f"{name!r} is neither NAME=SOURCE nor a built-in model", field="--model", hint=hint)
     for path in filter(_means_a_path, source.split("#config=")):
         if _here(path) is None:
-            raise InvalidInput(f"{name!r} comes from {path}, which is not there", field="--model")
+            raise InvalidInput(f"{name!r} comes from {path}, which does not exist", field="--model")
         if path.lower().endswith(PICKLED_WEIGHTS):
             hint = "if you trust it, save it as .safetensors"
             raise InvalidInput(

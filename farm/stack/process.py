@@ -18,7 +18,7 @@ from farm.stack.orphans import Guard
 
 _log = logging.getLogger(__name__)
 
-# The first restart comes at once, for a server's absence is felt; one that keeps dying young is tried less and less.
+# The first restart comes at once, for a server's absence is felt; one that keeps dying young is retried ever later.
 _FIRST_DELAY = 0.1
 _LONGEST_DELAY = 30.0
 _YOUNG = 10.0
@@ -28,7 +28,7 @@ _YOUNG = 10.0
 class Program:
     """What to run. `grace` is how long, in seconds, it may take to end after SIGTERM.
 
-    An exit status in `hopeless` says that another try would end the same.
+    An exit status in `hopeless` says that another try would end the same way.
     """
 
     name: str
@@ -40,7 +40,7 @@ class Program:
     ports: tuple[int, ...] = ()
     hopeless: frozenset[int] = frozenset()
     umask: int = -1
-    """What the files and sockets that it makes shall not be open to; -1 is as for us."""
+    """The umask for the files and sockets that it makes; -1: the same as ours."""
     refuse: Callable[[], None] | None = None
     """Called before each start. Raises `StackError` if it must not be started now."""
 
@@ -120,7 +120,7 @@ class Child:
         try:
             await asyncio.wait_for(self._process.wait(), self.program.grace)
         except TimeoutError:
-            _log.warning("%s did not end within %g s and is killed", self.program.name, self.program.grace)
+            _log.warning("%s did not end within %g s and is being killed", self.program.name, self.program.grace)
             self.kill()
         await self.ended()
 
@@ -151,7 +151,7 @@ class Child:
             try:
                 return await self.start()
             except (StackError, OSError) as error:
-                # A full process table or disk passes; the farm shall not end with it.
+                # A full process table or disk passes; the farm must not end because of it.
                 _log.error("%s", error)
                 await asyncio.sleep(_LONGEST_DELAY)
 

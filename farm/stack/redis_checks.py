@@ -72,11 +72,11 @@ class Questions:
     unchecked: dict[str, None] = field(default_factory=dict)
 
     def info(self, section: str, *, about: str = "") -> dict[str, Any]:
-        """Of the server's figures, those of a section; none if they are not told."""
+        """One section of the server's figures; none if it does not give them."""
         return self._ask("INFO", self.client.info, section, about) or {}
 
     def setting(self, name: str, *, about: str = "") -> str | None:
-        """A setting, or None if it is not told."""
+        """A setting, or None if the server does not give it."""
         found = self._ask("CONFIG GET", self.client.config_get, name, about) or {}
         return str(found[name]) if name in found else None
 
@@ -92,12 +92,12 @@ class Questions:
             return None
 
     def unanswered(self) -> Iterator[Check]:
-        """One line for all that was not told and that somebody should know."""
+        """One line for everything that somebody should know and the server did not say."""
         if self.unchecked:
             wanted = ", ".join(f"{name} {wanted}" for name, wanted, _ in _SETTINGS if name in self.unchecked)
             mend = f"see in the server's own settings: {wanted}" if wanted else "see the server's own figures"
             asked, about = ", ".join(self.refused), ", ".join(self.unchecked)
-            yield warn("redis questions", f"may not ask {asked}: not checked: {about}", mend=mend)
+            yield warn("redis questions", f"may not ask {asked}, so these were not checked: {about}", mend=mend)
 
 
 def _connections(questions: Questions) -> Iterator[Check]:
@@ -135,7 +135,7 @@ def _writes(client: redis.Redis, settings: Settings) -> Check:
     try:
         client.set(key, content, px=_PROBE_MS)
         if client.get(key) != content:
-            return fail("redis writes", f"{where} does not give back what it was told", mend="is a proxy in between?")
+            return fail("redis writes", f"{where} does not give back what was written", mend="is a proxy in between?")
         client.delete(key)
     except redis.exceptions.ReadOnlyError:
         mend = "name the primary in FARM_REDIS_URL, or promote this one: redis-cli REPLICAOF NO ONE"
@@ -149,10 +149,10 @@ def _writes(client: redis.Redis, settings: Settings) -> Check:
 
 
 def _without_a_right(denied: Lack, where: str) -> Check:
-    """Some are to read only; but nobody does anything without the farm's keys."""
+    """Some users are only to read; but nobody can do anything without the farm's keys."""
     if denied.right == KEYS:
         return fail("redis writes", f"{where} denies this user {KEYS}", mend=denied.mend)
-    mend = f"if this user is to read only, nothing; else {denied.mend}"
+    mend = f"nothing, if this user is only to read; else {denied.mend}"
     return warn("redis writes", f"not checked: this user lacks {denied.right}", mend=mend)
 
 
@@ -162,7 +162,7 @@ def _role(client: redis.Redis) -> str:
 
 
 def _survival(questions: Questions) -> Iterator[Check]:
-    """Redis 7 and 8 with the default user off drop what scripts wrote as they load the file they append to.
+    """With the default user off, Redis 7 and 8 drop what scripts wrote when they load their append-only file.
 
     Where INFO, CONFIG and ACL are forbidden, nothing is said.
     """
@@ -188,7 +188,7 @@ def _setting(questions: Questions, name: str, wanted: str, otherwise: str) -> It
 
 
 def _access(questions: Questions, settings: Settings) -> Check:
-    """Who gets in. Asked of as a stranger, without the password, and of its own settings where it tells them."""
+    """Who gets in: tried as a stranger, without the password, and read from its own settings where it gives them."""
     parts = urlsplit(settings.redis_url)
     ours_alone = _is_loopback(parts.hostname or "localhost")
     bind, protected = questions.setting("bind"), questions.setting("protected-mode")
@@ -196,7 +196,7 @@ def _access(questions: Questions, settings: Settings) -> Check:
     if not _lets_in(parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl()):
         if ours_alone and beyond and parts.scheme == "redis":
             mend = "set 'bind 127.0.0.1' in redis.conf, or let other machines reach it by TLS only (rediss://)"
-            return warn("redis access", "asks for a password, but other machines reach it in clear", mend=mend)
+            return warn("redis access", "asks for a password, but other machines reach it in the clear", mend=mend)
         return ok("redis access", "asks for a password")
     mend = "set 'requirepass' in redis.conf, and the password in FARM_REDIS_URL"
     if not ours_alone or (beyond and protected == "no"):
@@ -215,7 +215,7 @@ def _lets_in(url: str) -> bool:
 
 
 def _addresses(bind: str) -> list[str]:
-    """The addresses of a `bind`; without any, Redis listens on every interface. A `-` says: if there is such a one."""
+    """The addresses of a `bind`; without any, Redis listens on every interface. A `-` means: if there is one."""
     return [address.removeprefix("-") for address in bind.split()] or ["*"]
 
 

@@ -40,7 +40,7 @@ save ""
 # A full Redis refuses writes; it never forgets a job to make room.
 maxmemory-policy noeviction
 # Whoever opens connections and says nothing, as any user of this machine can, takes places from others for a minute
-# at most. Clients that wait for something are not meant by it, and redis-py opens another connection for an idle one.
+# at most. Clients that wait for something are not affected, and redis-py opens another connection for an idle one.
 maxclients 10000
 timeout 60
 tcp-keepalive 30
@@ -161,7 +161,7 @@ def inner_ports(credentials: Credentials) -> list[int]:
 
 
 def _security(key: str) -> str:
-    """SeaweedFS's `security.toml`. Strings and truths are written in TOML as they are in JSON."""
+    """SeaweedFS's `security.toml`. Strings and booleans are written in TOML as they are in JSON."""
     own = {"ca": certificates.AUTHORITY, "cert": certificates.CERTIFICATE, "key": certificates.KEY}
     sections: dict[str, dict[str, Any]] = {name: {"key": key} for name in _SIGNED}
     sections |= {"grpc": {"ca": certificates.AUTHORITY}, **{name: dict(own) for name in _CERTIFIED}}
@@ -175,12 +175,12 @@ def _security(key: str) -> str:
 def refuse_strange_sockets(ports: Iterable[int]) -> None:
     """Raises `StackError` where another user has put something in the place of one of SeaweedFS's sockets.
 
-    It would not replace it, and speak to it instead: in vain, for the certificate is wrong.
+    SeaweedFS would not replace it, but speak to it instead: in vain, for the certificate is wrong.
     """
     for port in ports:
         if strange := next(filter(is_anothers, sockets(port)), None):
             raise StackError(
-                f"{strange} belongs to another user, and the S3 server cannot start",
+                f"{strange} belongs to another user, so the S3 server cannot start",
                 hint="'farm down' and 'farm up' choose another name; see who puts it there",
             )
 

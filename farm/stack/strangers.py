@@ -1,4 +1,4 @@
-"""What a stranger would get at a door that only the parts of the S3 server shall pass: asked at each start.
+"""What a stranger would get at a door that only the parts of the S3 server may pass: asked at each start.
 
 A server that cannot read its certificates, or is too old to know a setting, goes on without them and says so in its
 log alone. So each door is knocked at as every user of this machine could.

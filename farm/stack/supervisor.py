@@ -108,7 +108,7 @@ class Supervisor:
 
     async def _start_servers(self, guard: Guard) -> Settings:
         if left := credentials.kept(self._layout.credentials):
-            # By a supervisor that was killed, and guarded its home until all its children were gone.
+            # Left by a supervisor that was killed; the home was guarded until all its children were gone.
             servers.clear_sockets(filter(credentials.is_free, left.ports.values()))
         for start in range(1, _STARTS + 1):
             drawn = credentials.load(self._layout.credentials)
@@ -126,7 +126,7 @@ class Supervisor:
                 self._children.clear()
                 if start == _STARTS or all(map(credentials.is_free, (*redis.program.ports, *s3.program.ports))):
                     raise
-                _log.warning("a port was taken meanwhile; trying others")
+                _log.warning("a port has been taken in the meantime; trying others")
             else:
                 return settings
         raise AssertionError("the last start returns or raises")
@@ -181,7 +181,7 @@ def _describe(child: Child) -> state.ChildStatus:
 
 
 def main() -> int:
-    """Run a farm whose starter waits on `--ready-fd` for one line of JSON: what went wrong, or nothing did."""
+    """Run a farm whose starter waits on `--ready-fd` for one line of JSON: what went wrong, or that nothing did."""
     parser = argparse.ArgumentParser(prog="farm.stack.supervisor")
     parser.add_argument("--home", type=Path, required=True)
     parser.add_argument("--workers", type=int, default=1)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 import json
 import re
 import shlex
@@ -23,9 +22,9 @@ from botocore.credentials import EnvProvider
 from farm import settings
 from farm.cli.commands.worker import worker
 from farm.stack.servers import find_redis, find_weed
+from farm.variables import ALL, KERNELS_KEY
 from tests.waiting import eventually
 from worker.__main__ import main as worker_process
-from worker.bucket import compile_cache as kernels
 
 ROOT = Path(__file__).parents[2]
 DEPLOY = ROOT / "deploy"
@@ -143,7 +142,7 @@ def test_servers_are_those_that_the_farm_is_tested_with() -> None:
 
 def test_only_workers_know_the_key_of_kernels() -> None:
     """Whoever submits could sign code for them with it."""
-    knowing = {name for name, service in services().items() if kernels.SECRET in service.get("environment", {})}
+    knowing = {name for name, service in services().items() if KERNELS_KEY.name in service.get("environment", {})}
     assert knowing == {"worker", "worker-cpu"}
 
 
@@ -158,11 +157,7 @@ def test_the_rest_waits_for_the_servers(name: str) -> None:
 @pytest.mark.parametrize("name", OURS)
 def test_the_farm_finds_the_servers(name: str) -> None:
     environment: dict[str, str] = services()[name]["environment"]
-    read = set(re.findall(r'"(FARM_\w+)"', inspect.getsource(settings))) | {
-        EnvProvider.ACCESS_KEY,
-        EnvProvider.SECRET_KEY,
-        kernels.SECRET,
-    }
+    read = {variable.name for variable in ALL} | {EnvProvider.ACCESS_KEY, EnvProvider.SECRET_KEY}
     assert set(environment) <= read
     where = settings.load(environment)
     assert where.redis_url == "redis://:geheim1@redis:6379/0"
@@ -186,6 +181,7 @@ def test_workers_understand_their_options_and_have_time_to_leave(name: str, opti
     assert context.params["models"] == (("emoji", "sd14") if options else ("emoji",))
     assert context.params["device"] == ("cpu" if name == "worker-cpu" else None)
     own_time = next(option.default for option in worker_process.params if option.name == "grace")
+    assert isinstance(own_time, int | float)
     assert int(service["stop_grace_period"].removesuffix("s")) >= own_time + 10
 
 

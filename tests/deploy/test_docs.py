@@ -15,7 +15,7 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 DOCS = ROOT / "deploy" / "docs"
-PAGES = [ROOT / "README.md", ROOT / "CHANGELOG.md", *sorted(DOCS.glob("*.md"))]
+PAGES = [ROOT / "README.md", ROOT / "CHANGELOG.md", ROOT / "CONTRIBUTING.md", *sorted(DOCS.glob("*.md"))]
 _CODE = re.compile(r"^```.*?^```$|`[^`\n]+`", re.MULTILINE | re.DOTALL)
 _LINK = re.compile(r"\]\(([^)\s]+)\)")
 _LOADING = {"script": "src", "img": "src", "iframe": "src", "source": "src", "link": "href"}
@@ -93,7 +93,8 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_the_site_has_every_page_and_loads_nothing_from_elsewhere(site: Path) -> None:
     pages = {file.stem: file for file in site.glob("*.html")}
-    assert {page.stem for page in DOCS.glob("*.md")} == pages.keys() - {"404"}
+    assert {page.stem for page in DOCS.glob("*.md")} | {"contributing"} == pages.keys() - {"404"}
+    assert 'href="design.html"' in pages["contributing"].read_text(encoding="utf-8")
     for file in pages.values():
         loaded = Loaded()
         loaded.feed(file.read_text(encoding="utf-8"))

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import re
+import tomllib
 from pathlib import Path
 
 import pytest
+from packaging.requirements import Requirement
+from packaging.version import Version
 
 ROOT = Path(__file__).parents[2]
 LOCKS = ("run.txt", "tools.txt")
 # The one package that each platform has another build of.
 BY_PLATFORM = {"torch"}
+TESTED = ("local", "worker", "bench", "test")
 
 
 def canonical(name: str) -> str:
@@ -52,9 +56,25 @@ def test_the_tools_are_locked_with_the_same_files_as_the_farm() -> None:
 
 def test_make_installs_only_torch_and_this_clone_without_hashes() -> None:
     makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
-    installing = re.findall(r"^\t\$\(PIP\) (.*)$", makefile, re.MULTILINE)
+    installing = re.findall(r"^\t\$\(PIP(?:_LOWEST)?\) (.*)$", makefile, re.MULTILINE)
     assert [command for command in installing if "--require-hashes" not in command] == [
         "--constraint constraints.txt torch",
         "--no-deps --no-build-isolation --editable .",
+        "torch==$(LOWEST_TORCH)",
+        "--no-deps --no-build-isolation --editable .",
     ]
-    assert {f"--require-hashes --requirement deploy/requirements/{name}" for name in LOCKS} <= set(installing)
+    locks = {f"--require-hashes --requirement deploy/requirements/{name}" for name in (*LOCKS, "lowest.txt")}
+    assert locks <= set(installing)
+
+
+def test_what_is_said_to_be_the_lowest_version_is_what_make_lowest_tests_with() -> None:
+    """Other packages may ask for more than our own range: then nobody can have its lowest version."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    extras = project["optional-dependencies"]
+    asked = [*project["dependencies"], *(one for extra in TESTED for one in extras[extra])]
+    said = {canonical(one.name): one.specifier for one in map(Requirement, asked)}
+    lowest = {name: Version(version) for name, (version, hashes) in locked("lowest.txt").items() if hashes}
+
+    for name in said.keys() - BY_PLATFORM:
+        [floor] = [Version(part.version) for part in said[name] if part.operator == ">="]
+        assert lowest[name] == floor, name

@@ -12,9 +12,9 @@ from farm import keys
 from farm.ledger.connection import PREFIX
 from farm.ledger.ledger import Ledger
 from tests.faults.audit import audit
-from tests.faults.conftest import build_tiny_model
 from tests.faults.farm import FaultyFarm
 from tests.faults.faults import Fault
+from tests.tiny import build_tiny_model
 
 
 @pytest.fixture(scope="module")

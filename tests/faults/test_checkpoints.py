@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Callable
 
 import pytest
 
@@ -24,10 +25,11 @@ def in_bucket(farm: FaultyFarm, job: str) -> list[str]:
 def until_checkpointed(worker: Process, *jobs: str) -> None:
     """Wait until the bucket has a checkpoint of each job, and the ledger names it."""
     for job in jobs:
-        eventually(
-            lambda job=job: f"job {job} is checkpointed" in worker.log.read_text(encoding="utf-8"),
-            f"{job} is checkpointed",
-        )
+        eventually(says(worker, f"job {job} is checkpointed"), f"{job} is checkpointed")
+
+
+def says(worker: Process, text: str) -> Callable[[], bool]:
+    return lambda: text in worker.log.read_text(encoding="utf-8")
 
 
 @pytest.fixture

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from urllib.parse import urlsplit
 
@@ -16,6 +16,7 @@ from farm.client import FarmClient
 from farm.errors import LedgerUnavailable
 from farm.jobs.request import JobRequest
 from farm.jobs.status import Waiting
+from farm.ledger.records import NewJob
 from farm.queue import lists
 from tests.faults.farm import FaultyFarm
 from tests.faults.plugin import paced
@@ -130,9 +131,9 @@ def test_a_submission_that_failed_is_completed(farm: FaultyFarm, worker: Process
     request, batch = JobRequest(prompt="a cat", model="tiny", steps=3, count=3), keys.new_batch_id()
     create = farm.client.ledger.create
 
-    def dies_before_it(*arguments: object) -> list[str]:
+    def dies_before_it(batch: str, jobs: Sequence[NewJob]) -> list[str]:
         farm.redis.kill()
-        return create(*arguments)  # type: ignore[arg-type]
+        return create(batch, jobs)
 
     with farm.fault("redis killed"):
         farm.client.ledger.create = dies_before_it  # type: ignore[method-assign]
@@ -164,15 +165,15 @@ def test_jobs_that_no_message_could_be_sent_for_are_queued_all_the_same(
     request = JobRequest(prompt="a cat", model="tiny", steps=3, count=3)
     create = client.ledger.create
 
-    def network_ends_after_it(*arguments: object) -> list[str]:
-        queued = create(*arguments)  # type: ignore[arg-type]
+    def network_ends_after_it(batch: str, jobs: Sequence[NewJob]) -> list[str]:
+        queued = create(batch, jobs)
         proxy.close()
         return queued
 
     client.ledger.create = network_ends_after_it  # type: ignore[method-assign]
     submission = client.submit([request])
 
-    assert "no worker could be told of the jobs, which are queued" in submission.warnings[-1]
+    assert "the jobs are queued, but no worker could be told" in submission.warnings[-1]
     farm.submitted += submission.jobs
     assert {(s.state, s.attempt) for s in farm.until_over(submission.jobs)} == {("done", 1)}
 

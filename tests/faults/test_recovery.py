@@ -56,7 +56,7 @@ def test_attempts_go_on_from_those_that_the_bucket_knows(farm: FaultyFarm, pair:
             winner = farm.client.result(job)
             assert (status.worker or "").startswith(heir.name)
 
-    eventually(lambda: f"job {job} was cancelled or is another's by now" in zombie.last_words, "it is refused")
+    eventually(lambda: f"job {job} was cancelled or is another worker's by now" in zombie.last_words, "it is refused")
     assert farm.client.result(job) == winner
     assert winner.attempt > 1
 

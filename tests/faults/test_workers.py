@@ -112,7 +112,7 @@ def test_a_zombies_finish_is_refused_and_the_winners_objects_stay(
     assert {(status.state, status.attempt) for status in statuses} == {("done", 2)}
     assert all((status.worker or "").startswith(f"{heir.name}-") for status in statuses)
     eventually(
-        lambda: all(f"job {job} was cancelled or is another's by now" in zombie.last_words for job in in_hand),
+        lambda: all(f"job {job} was cancelled or is another worker's by now" in zombie.last_words for job in in_hand),
         "the zombie is refused",
     )
     assert {job: farm.client.result(job) for job in in_hand} == winners

@@ -56,7 +56,7 @@ def main(how: str, kind: Any, device: str, scratch: Path) -> dict[str, Any]:
             found["alone"] = {
                 job.id: digest for job in jobs[:_ALONE] for digest in _digests(one, model, [job]).values()
             }
-            snapshots = {job.id: suspended(one, *requests(model, [job]), 1) for job in jobs[:_ALONE]}
+            snapshots = {request.id: suspended(one, request, 1) for request in requests(model, jobs[:_ALONE])}
     if how == "whole":
         with engine(subjects.rows, deterministic=True) as another:
             found["resumed"] = {
@@ -101,7 +101,7 @@ def _watched(module: nn.Module) -> Iterator[list[str]]:
             moving.append(f"{name} ({type(part).__name__} {tuple(tensors[0].shape)})")
 
     handles = [
-        part.register_forward_hook(lambda part, given, out, name=name: check(name, part, given, out))  # type: ignore[misc]
+        part.register_forward_hook(lambda part, given, out, name=name: check(name, part, given, out))
         for name, part in module.named_modules()
         if not list(part.children()) or type(part).__name__ == "Attention"
     ]

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import statistics
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
+from typing import Any
 
 import torch
 
@@ -150,7 +151,7 @@ class _Bench:
     ) -> None:
         """Diffusers' pipeline job by job and the engine, in turn: how many times as fast the engine is."""
         engines = Engines(model, self._subjects.rows, self._subjects.rows // 2)
-        arms = [partial(pipelines.job_by_job, memoised=True), engines.mixed]
+        arms: list[Callable[..., Any]] = [partial(pipelines.job_by_job, memoised=True), engines.mixed]
         for arm in arms:
             arm(jobs[:1], time.monotonic)  # what happens only once is not measured
         runs = [[measured(partial(arm, jobs)).seconds for arm in arms] for _ in range(3 if self.on_gpu else 1)]

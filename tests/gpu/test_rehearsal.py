@@ -51,7 +51,7 @@ def told(capsys: pytest.CaptureFixture[str]) -> list[Fact]:
 
 def test_a_step_that_fails_is_a_fact(capsys: pytest.CaptureFixture[str]) -> None:
     facts = Facts(60)
-    facts.attempt("one", lambda: {}["missing"])
+    facts.attempt("one", lambda: dict[str, None]()["missing"])
     facts.attempt("two", lambda: facts.check("two holds", True, ratio=0.5))
 
     assert told(capsys) == [Fact("one", False, note="KeyError: 'missing'"), Fact("two holds", True, {"ratio": 0.5})]

@@ -8,6 +8,7 @@ import sys
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from typing import Any
 
 from farm.client import FarmClient
 from farm.errors import StackError
@@ -54,7 +55,7 @@ def _whole(facts: Facts, subjects: Subjects) -> None:
 
 def _wishes(subjects: Subjects, count: int) -> list[JobRequest]:
     """Unlike jobs, long enough to be caught in the midst."""
-    modes = [
+    modes: list[dict[str, Any]] = [
         {"sampler": "lms"},
         {"sampler": "euler_a", "guidance": 3.0},
         {"mode": "mix", "prompt": ("a cat", "an owl"), "mix": 0.5},

@@ -99,7 +99,7 @@ def test_the_doctor_says_in_one_line_what_it_may_not_ask(
 
     assert code == 0
     assert checks["redis questions"]["detail"] == (
-        "may not ask INFO, CONFIG GET: not checked: version, appendonly, maxmemory-policy, connections"
+        "may not ask INFO, CONFIG GET, so these were not checked: version, appendonly, maxmemory-policy, connections"
     )
     assert ("redis writes" in checks and checks["redis writes"]["verdict"] == "warn") is (user == "farm-reader")
     assert {what for _, what in denied(admin)} <= {"info", "config|get", "set"}

@@ -25,7 +25,7 @@ def base_python(tmp_path_factory: pytest.TempPathFactory) -> Path:
     environment = folder / "environment"
     subprocess.run([sys.executable, "-m", "venv", environment], check=True, timeout=120)
     python = environment / "bin" / "python"
-    install = [python, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "-c", "constraints.txt", "."]
+    install = [str(python), "-m", "pip", "install", "-q", "--disable-pip-version-check", "-c", "constraints.txt", "."]
     subprocess.run(install, cwd=folder, check=True, timeout=300)
     return python
 
@@ -33,7 +33,7 @@ def base_python(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.mark.usefixtures("worker")
 def test_the_base_install_submits_and_fetches(base_python: Path, environment: dict[str, str], tmp_path: Path) -> None:
     def run(*arguments: str) -> str:
-        command = [base_python, "-I", "-m", "farm", *arguments]
+        command = [str(base_python), "-I", "-m", "farm", *arguments]
         done = subprocess.run(
             command, env=environment, cwd=tmp_path, capture_output=True, encoding="utf-8", timeout=120
         )

@@ -81,7 +81,13 @@ def test_headers_of_the_senders_choosing_are_not_followed(
     [job] = submit(model="nobody-listens-here")
     spec = client.ledger.spec(job).model_dump(mode="json") | {"model": "tiny"}
     client.ledger.redis.hset(f"farm:job:{job}", mapping={"model": "tiny", "spec": json.dumps(spec)})
-    headers = {"eta": "2999-01-01T00:00:00", "expires": "never", "timelimit": ["x", {}], "retries": "many", "chord": 7}
+    headers: dict[str, Any] = {
+        "eta": "2999-01-01T00:00:00",
+        "expires": "never",
+        "timelimit": ["x", {}],
+        "retries": "many",
+        "chord": 7,
+    }
     put(client, json.dumps([[job], {}, {"callbacks": [{"task": TASK}], "chain": 1}]).encode(), **headers)
 
     [status] = finish([job])
@@ -190,7 +196,7 @@ def test_a_submission_into_a_queue_that_is_none_is_queued_and_told_of_in_one_lin
     told = shell("submit", "txt2img", "x", "--model", "nobody-listens")
 
     [line] = [line for line in told.stderr.splitlines() if "WRONGTYPE" in line]
-    assert "warning: no worker could be told of the jobs, which are queued" in line
+    assert "warning: the jobs are queued, but no worker could be told" in line
     assert client.ledger.waiting("nobody-listens") == 1
     assert "Traceback" not in told.stderr
     client.ledger.redis.delete(queue)
@@ -271,7 +277,7 @@ def test_a_forged_record_is_told_in_one_line(
         assert told.stderr.startswith(f"farm: the record of job '{job}' is damaged")
         assert "\x1b" not in told.stdout + told.stderr
     listed = shell("list")
-    assert listed.stderr.startswith("1 job not shown, whose record is gone or damaged")
+    assert listed.stderr.startswith("1 job not shown: the record is gone or damaged")
     assert "\x1b" not in listed.stdout + listed.stderr
     client.ledger.redis.delete(f"farm:job:{job}")
     client.ledger.redis.hset(f"farm:job:{job}", mapping=before)
@@ -311,8 +317,8 @@ def test_a_result_of_another_job_is_not_taken(
     client.storage.put("probes/secret", b"a secret", "text/plain")
     client.storage.put(own, json.dumps(forged).encode(), "application/json")
     client.ledger.redis.hset(f"farm:job:{first}", "result", own)
-    assert "not a result this version reads" in shell("fetch", first, code=1).stderr
-    assert "not a result this version reads" in shell("sheet", first, code=1).stderr
+    assert "not a result that this version can read" in shell("fetch", first, code=1).stderr
+    assert "not a result that this version can read" in shell("sheet", first, code=1).stderr
 
     forged["objects"]["image.png"]["key"] = keys.attempt_object(first, forged["attempt"], "image.png")
     client.storage.put(own, json.dumps(forged).encode(), "application/json")

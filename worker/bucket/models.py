@@ -35,10 +35,10 @@ def bucket_fetcher(where: Settings) -> Callable[[str, Path], None]:
         storage = Storage(replace(where, s3_bucket=parts.netloc))
         objects = _worth_fetching(itertools.islice(storage.list(prefix), _MAX_OBJECTS), prefix)
         if not objects:
-            raise ModelError(f"{url} holds nothing of a model", hint="it should hold model_index.json, unet/, vae/, …")
+            raise ModelError(f"{url} does not hold a model", hint="it should hold model_index.json, unet/, vae/, …")
         free = shutil.disk_usage(directory).free
         if (size := sum(stored.size for stored in objects)) > free:
-            raise ModelUnavailable(f"{url} has {size:,} bytes, and {directory} has room for {free:,}")
+            raise ModelUnavailable(f"{url} has {size:,} bytes, but {directory} has room for only {free:,}")
         try:
             for stored in objects:
                 storage.download(stored.key, _place(directory, stored.key.removeprefix(prefix)), limit=stored.size)
@@ -69,6 +69,6 @@ def _place(directory: Path, name: str) -> Path:
     """The file that an object of this name becomes, in a folder that is there."""
     target = (directory / name).resolve()
     if not target.is_relative_to(directory.resolve()):
-        raise ModelError(f"{name!r:.200} would be written outside of the model's directory")
+        raise ModelError(f"{name!r:.200} would be written outside the model's directory")
     target.parent.mkdir(parents=True, exist_ok=True)
     return target

@@ -10,16 +10,16 @@ from farm.jobs.spec import MAX_SIDE, MIN_SIDE, Fit, ResolvedSpec
 from farm.pictures.colour import to_srgb
 
 _WORTH_TELLING = 0.01
-"""The share of a side. Less is the rounding of sizes to what a model can draw."""
+"""Of a side. Less comes of rounding sizes to what a model can draw."""
 _MOST_TOLD = 0.99
-"""Something is left of every picture."""
+"""Something of every picture is left."""
 _REDUCING_GAP = 3.0
 """A side a million times too long is averaged down to three times its new length first: the filter would need
 gigabytes for it."""
 
 
 def own_size(width: int, height: int, *, most: int, multiple: int) -> tuple[int, int]:
-    """The size of a job that has the shape of a picture: in multiples of `multiple`, with `most` pixels at the most.
+    """The size of a job that has the shape of a picture: in multiples of `multiple`, with at most `most` pixels.
 
     Smaller pictures are enlarged only to the smallest side that a job may have; longer ones than fit are cut.
     """
@@ -65,7 +65,7 @@ def cut_off(spec: ResolvedSpec) -> str | None:
     return (
         f"{min(lost[side], _MOST_TOLD):.0%} of the init picture's {side} was cut off to make"
         f" {image.width}×{image.height} fit {spec.width}×{spec.height} (--fit pad or stretch shows all of it"
-        + (", init gives the job its shape)" if spec.start.fit == "crop" else ")")
+        + (", --fit init gives the job its shape)" if spec.start.fit == "crop" else ")")
     )
 
 

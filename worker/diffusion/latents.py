@@ -24,7 +24,7 @@ from worker.diffusion.noise import NoiseStream
 def image_tensor(picture: Image.Image, width: int, height: int, how: Fit = "crop") -> Tensor:
     """`picture` as an image [1, 3, height, width] from 0 to 1, made to `fit`.
 
-    A picture that has the size already keeps every pixel.
+    A picture that already has the size keeps every pixel.
     """
     pixels = np.asarray(fit(picture, width, height, how), dtype=np.float32) / 255
     return torch.from_numpy(pixels).permute(2, 0, 1)[None]
@@ -66,7 +66,7 @@ def has_tiles(vae: AutoencoderKL, latents: Tensor) -> bool:
 
 
 def decode_in_tiles(vae: AutoencoderKL, latents: Tensor) -> Tensor:
-    """As `decode`, in overlapping tiles of the autoencoder's own size, blended at their seams: for want of memory."""
+    """As `decode`, in overlapping tiles of the autoencoder's own size, blended at their seams: when memory is short."""
     vae.enable_tiling()
     try:
         return decode(vae, latents)

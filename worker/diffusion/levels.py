@@ -57,7 +57,7 @@ def strided(scheduler: Any) -> Levels:
 def too_many(steps: int, sampler: str) -> InvalidInput:
     """That a schedule has not so many levels."""
     return InvalidInput(
-        f"'{sampler}' has no {steps} distinct noise levels on this model's schedule",
+        f"'{sampler}' does not have {steps} distinct noise levels on this model's schedule",
         field="steps",
         hint="use fewer steps",
     )

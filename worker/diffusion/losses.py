@@ -75,7 +75,7 @@ class Losses:
 def load_losses(plugins: Iterable[EntryPoint] | None = None) -> Losses:
     """The built-in losses and those of `plugins` (by default all that are installed).
 
-    Raises `FarmError` naming the plugin if one cannot be imported, is no `Loss`, or takes a name that is taken.
+    Raises `FarmError` naming the plugin if one cannot be imported, is not a `Loss`, or takes a name that is taken.
     """
     losses: dict[str, Loss] = {loss.declaration.name: loss for loss in _builtin()}
     for plugin in entry_points(group=ENTRY_POINT_GROUP) if plugins is None else plugins:

@@ -63,7 +63,7 @@ def read_preview_map(path: Path) -> PreviewMap:
 def fit_preview_map(vae: AutoencoderKL) -> PreviewMap:
     """The map for an autoencoder, from what it makes of pictures of coloured shapes. Deterministic.
 
-    Raises `ModelError` if it makes of them what are no numbers.
+    Raises `ModelError` if it turns them into values that are not numbers.
     """
     pictures = np.stack([np.asarray(picture, dtype=np.float32) / 255 for picture in _pictures()])
     with torch.no_grad():
@@ -71,7 +71,7 @@ def fit_preview_map(vae: AutoencoderKL) -> PreviewMap:
         decoded = decode(vae, latents)
     if not (latents.isfinite().all() and decoded.isfinite().all()):
         raise ModelError(
-            "the model's autoencoder makes of pictures what are no numbers", hint="its weights are damaged"
+            "the model's autoencoder turns pictures into values that are not numbers", hint="its weights are damaged"
         )
     return fit(latents.cpu(), decoded.clamp(0, 1).cpu())
 

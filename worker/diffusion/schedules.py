@@ -51,7 +51,7 @@ def unusable(config: Mapping[str, Any]) -> dict[SamplerName, FarmError]:
 
 @lru_cache(maxsize=256)
 def _read(config: str, sampler: Sampler, steps: int) -> Schedule:
-    """What a configuration says in a wrong way comes up anywhere in diffusers, as errors of all kinds."""
+    """What is wrong in a configuration can come up anywhere in diffusers, as errors of all kinds."""
     try:
         with np.errstate(all="ignore"):
             return _followed(config, sampler, steps)
@@ -79,7 +79,7 @@ def _followed(config: str, sampler: Sampler, steps: int) -> Schedule:
     )
     _check(schedule, steps)
     if not np.isfinite(plan(schedule).table).all():
-        raise ValueError("its steps are no finite numbers")
+        raise ValueError("its steps are not finite numbers")
     return schedule
 
 
@@ -98,7 +98,7 @@ def _fresh(written: str, sampler: Sampler) -> Any:
         if config.get(key) in values:
             raise ModelError(
                 f"the model's scheduler_config.json asks '{sampler.name}' for {key}: {json.dumps(config[key])}",
-                hint="latents of Stable Diffusion must not have it; another sampler does not know of it",
+                hint="Stable Diffusion's latents must not have it; another sampler does not know of it",
             )
     scheduler = sampler.scheduler.from_config(config, **sampler.settings)
     if not sampler.knows_zero_snr and config.get("rescale_betas_zero_snr"):
@@ -112,7 +112,9 @@ def _scheduler(config: str, sampler: Sampler, steps: int) -> Any:
     scheduler = copy.copy(_fresh(config, sampler))
     trained_on = int(scheduler.config.num_train_timesteps)
     if not 1 <= steps <= trained_on:
-        raise InvalidInput(f"{steps} is not within 1 and the {trained_on} steps of the model", field="steps")
+        raise InvalidInput(
+            f"{steps} is not between 1 and the {trained_on} steps that the model was trained on", field="steps"
+        )
     scheduler.set_timesteps(steps)
     return scheduler
 

@@ -155,7 +155,7 @@ class SamplingPlan:
 def plan(schedule: Schedule, start: int = 0) -> SamplingPlan:
     """The steps from `start` to the end of `schedule`. Raises `InvalidInput` if that leaves no step."""
     if not 0 <= start < schedule.steps:
-        raise InvalidInput(f"{start} is not a step of 0 to {schedule.steps - 1}", field="start.step")
+        raise InvalidInput(f"{start} is not a step from 0 to {schedule.steps - 1}", field="start.step")
     x0_x, x0_out = _clean_latent(schedule)
     step = schedule.solver(schedule, start)
     if step.remembers == "x0":

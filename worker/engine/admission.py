@@ -36,7 +36,7 @@ class Admission:
         self._spent = {batch_key: known.get(batch_key, least) for batch_key in batch_keys}
 
     def charge(self, batch_key: Hashable, seconds: float) -> None:
-        """Jobs of a batch key have had the device for so long."""
+        """Jobs of a batch key have had the device for this long."""
         self._spent[batch_key] = self.spent(batch_key) + seconds
 
     def spent(self, batch_key: Hashable) -> float:

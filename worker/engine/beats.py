@@ -1,7 +1,7 @@
 """A beat between the operators of one long computation: a sign of life, and a place where others can take a turn.
 
 A picture of 2,048 pixels a side can keep a CPU for minutes in one step. Without beats nobody could tell that from a
-hanging kernel, and everybody else would wait.
+hung kernel, and everybody else would wait.
 """
 
 from __future__ import annotations
@@ -35,8 +35,8 @@ class Event(Protocol):
 def beats(between: Callable[[], None], *, in_parts: bool, event: Callable[[], Event] | None = None) -> Iterator[None]:
     """Call `between` before every operator that Python calls in the block, and with `in_parts` amid long attention too.
 
-    A GPU is told in a moment what it will compute for seconds, and who comes in between would wait for all of it. So
-    with `event` the host stays only a few operators ahead.
+    A GPU is told in a moment what it will compute for seconds, and whoever comes in between would wait for all of it.
+    So with `event` the host stays only a few operators ahead.
     What `between` computes has no beats of its own unless it asks for them. It may raise, which ends the block.
     Recorded and compiled modules are one operator each, and so is a backward pass.
     """
@@ -69,9 +69,9 @@ class _Beats(TorchFunctionMode):
         return made
 
     def _attention(self, query: Tensor, key: Tensor, value: Tensor, *more: Any, **options: Any) -> Tensor:
-        """Attention [..., tokens, width], for some of the queries after the other: none depends on another.
+        """Attention [..., tokens, width], for some of the queries at a time: none depends on another.
 
-        In how many parts is said by the shapes alone, so that a job's bytes do not depend on anything else.
+        The shapes alone say in how many parts, so that a job's bytes do not depend on anything else.
         """
         for_one = 4 * key.shape[-2] * query.numel() / query.shape[-2]
         operations = _OPERATIONS.get(query.device.type, _OPERATIONS_OF_A_GPU)
@@ -80,7 +80,7 @@ class _Beats(TorchFunctionMode):
         if query.shape[-2] <= length or not is_plain:
             whole: Tensor = self._done(F.scaled_dot_product_attention(query, key, value, *more, **options))
             return whole
-        # written in place: joining the parts in the end would take twice the room
+        # written in place: joining the parts at the end would take twice the room
         joined = query.new_empty((*query.shape[:-1], value.shape[-1]))
         for part, out in zip(query.split(length, dim=-2), joined.split(length, dim=-2), strict=True):
             self._between()

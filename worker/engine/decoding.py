@@ -1,4 +1,4 @@
-"""From finished latents to pictures: as many together as there is room for, and in tiles where one has none."""
+"""From finished latents to pictures: as many together as there is room for, and in tiles if not even one has room."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from worker.engine.request_state import RequestState
 from worker.engine.room import Room
 from worker.models.memory_profile import is_out_of_memory
 
-_IN_TILES = "the picture was decoded in tiles, for want of memory: their seams may show"
+_IN_TILES = "the picture was decoded in tiles, because memory was short: their seams may show"
 
 
 class Decoder:

@@ -149,7 +149,7 @@ class Engine:
             self._retire(self._jobs.decoding)
 
     def _admit(self) -> None:
-        """Take in what other threads sent; with nothing to render, wait for it. Who is late goes."""
+        """Take in what other threads sent; with nothing to render, wait for it. Late jobs go."""
         for request, future in self._jobs.take_put_off():  # nobody holds memory any more
             self._inbox.put(partial(self._prepare, request, future, needs_all_room=True))
         if not self._jobs.all:
@@ -201,7 +201,7 @@ class Engine:
             self._jobs.fail(state, RenderError("timeout", message))
 
     def _step(self, candidates: Iterable[RequestState], *, seconds: float) -> None:
-        """Advance those of the jobs that get rows by one step, which is to take so long at the most."""
+        """Advance those of the jobs that get rows by one step, which is to take at most this long."""
         chosen = [self._jobs.active[job] for job in self._turns.choose(candidates, self._max_rows)]
         if not chosen:
             return
@@ -248,7 +248,7 @@ class Engine:
         self._note_progress()
 
     def _let_cut_in(self, turn: Turn) -> None:
-        """In the midst of a long turn: live, and let those go first who do."""
+        """In the midst of a long turn: show that it lives, and let those go first who may."""
         self._note_progress()
         self._meet_all()
         while first := self._turns.first(self._jobs.active.values(), turn):

@@ -18,7 +18,7 @@ def told(error: Exception, doing: str) -> Exception:
         return error
     if is_out_of_memory(error):
         release(error)
-        hint = "use a smaller width and height, or fewer rows of a deterministic worker"
+        hint = "use a smaller width and height, or run a deterministic worker with fewer rows"
         return RenderError("memory", f"out of memory while {doing}", hint=hint)
     _log.error("unexpected error while %s", doing, exc_info=error)
     return RenderError("internal", f"unexpected error while {doing}: {type(error).__name__}: {error}")

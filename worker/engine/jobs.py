@@ -32,7 +32,7 @@ class Jobs:
         self.active[state.id] = state
 
     def still_active(self, states: Iterable[RequestState]) -> list[RequestState]:
-        """Those of the jobs that have not ended meanwhile, nor had their last step."""
+        """Those of the jobs that have neither ended nor had their last step in the meantime."""
         return [state for state in states if self.active.get(state.id) is state]
 
     def to_decoding(self, state: RequestState) -> None:
@@ -45,7 +45,7 @@ class Jobs:
         self._put_off[request.id] = request, future
 
     def take_put_off(self) -> Collection[tuple[RenderRequest, Future[Rendered]]]:
-        """The requests that were put off, which are so no more."""
+        """The requests that were put off, and no longer are."""
         put_off, self._put_off = self._put_off, {}
         return put_off.values()
 

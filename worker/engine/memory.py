@@ -103,7 +103,7 @@ class RowCaps:
         return cap.rows if cap else None
 
     def ran_out(self, batch_key: Hashable, rows: int) -> None:
-        """A step of so many rows did not fit: take half, for the longer the more often it happened."""
+        """A step of this many rows did not fit: take half, and for longer the more often that happens."""
         probation = _FIRST_PROBATION
         if (known := self._caps.get(batch_key)) is not None:
             probation = min(2 * known.probation, _LONGEST_PROBATION)

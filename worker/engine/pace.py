@@ -13,7 +13,7 @@ _MOST_KEYS = 256
 
 @dataclass
 class Paces:
-    """Seconds a row, of the batch keys that had a step the latest."""
+    """Seconds per row, of the batch keys that had a step most recently."""
 
     _seconds: OrderedDict[Hashable, float] = field(default_factory=OrderedDict)
 
@@ -22,7 +22,7 @@ class Paces:
         return self._seconds.get(batch_key)
 
     def took(self, batch_key: Hashable, rows: int, seconds: float) -> None:
-        """A step of so many rows took so long."""
+        """A step of this many rows took this long."""
         known = self._seconds.get(batch_key)
         new = seconds / rows
         self._seconds[batch_key] = new if known is None else known + _NEWEST * (new - known)

@@ -61,7 +61,7 @@ class Observer(Protocol):
         """A traced step. `frame` [height, 2·width, 3] shows the latents after it beside the predicted x_0."""
 
     def on_snapshot(self, snapshot: Snapshot) -> None:
-        """Now and then, in a long job: what to keep in case that this process ends."""
+        """Now and then, in a long job: what to keep in case this process ends."""
 
     def on_preview(self, done: int, pixels: Pixels) -> None:
         """As asked for: how the job looks after `done` steps, one pixel a latent (the predicted x_0, not decoded)."""

@@ -148,7 +148,7 @@ class RequestState:
         )
 
     def restore(self, snapshot: Snapshot) -> None:
-        """Go on from where an earlier attempt got to. Raises `InvalidInput` if it is not one at this job."""
+        """Go on from where an earlier attempt got to. Raises `InvalidInput` if it is not one of this job."""
         if snapshot.x.shape != self.x.shape or snapshot.history.shape != self.history.shape:
             raise InvalidInput(f"a snapshot of latents {tuple(snapshot.x.shape)} is not one of {tuple(self.x.shape)}")
         if not 0 < snapshot.position < self.plan.steps:
@@ -218,7 +218,7 @@ def _idle_losses(spec: JobSpec) -> tuple[str, ...]:
     """Losses act at steps that are multiples of their `every`; a late start may leave none."""
     steps = range(spec.start.step, spec.steps)
     return tuple(
-        f"the loss '{loss.name}' had no effect: of steps {steps[0]} to {steps[-1]} none is a multiple of {loss.every}"
+        f"the loss '{loss.name}' had no effect: no step from {steps[0]} to {steps[-1]} is a multiple of {loss.every}"
         for loss in spec.guidance.losses
         if not any(step % loss.every == 0 for step in steps)
     )

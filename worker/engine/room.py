@@ -1,8 +1,8 @@
 """Room in memory: how much is taken together, and what becomes of work that found none.
 
 Whatever runs out of memory goes down the same ladder: several jobs together, each of them alone, then in parts (the
-rows of a step one after the other, a picture in tiles), and only then it fails. Work that lacked what others held,
-around its turn or in its midst, fails for no fault of its own: it is put off until they are done.
+rows of a step one after the other, a picture in tiles), and only then does it fail. Work that lacked what others
+held, around its turn or in its midst, fails through no fault of its own: it is put off until they are done.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ class Room:
         return self._budget.rows(state.request.model, state.x.shape, most)
 
     def rows_within(self, seconds: float, state: RequestState) -> int:
-        """How many rows to take together for a step of at most so long; a deterministic engine does not ask the clock.
+        """How many rows to take together in a step of at most this long; a deterministic engine does not ask the clock.
 
         Before a batch key's first step nobody knows, and one job is taken.
         """
@@ -59,14 +59,14 @@ class Room:
         self._caps.fitted(state.batch_key, most=self._max_rows)
 
     def ran_out(self, state: RequestState, rows: int, error: Exception) -> None:
-        """A step of so many rows did not fit."""
+        """A step of this many rows did not fit."""
         release(error)
         self._caps.ran_out(state.batch_key, rows)
 
     def is_taken(self, error: Exception) -> bool:
         """Whether work failed for lack of memory that others hold or held, around its turn or in its midst.
 
-        It says nothing of the job then.
+        If so, the failure says nothing of the job.
         """
         if not (is_out_of_memory(error) and (self._turns.is_within_another or self._turns.was_shared)):
             return False

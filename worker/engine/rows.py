@@ -25,7 +25,7 @@ ROWS = 32
 """Rows of one forward, at most. On a CPU too: a row of 32 takes 8 % less than one of 16: see
 deploy/docs/performance.md."""
 CAREFUL_CPU_ROWS = 8
-"""In deterministic mode every forward has as many, and a job alone waits for all of them."""
+"""In deterministic mode every forward has this many, and a job alone waits for all of them."""
 
 
 @dataclass(frozen=True)
@@ -46,8 +46,8 @@ def run_step(
     """One step of all `states`, which must have one batch key. Changes none of them.
 
     With `padded_rows` the forward always has that many rows, which makes a row's bits independent of its
-    company. Losses are differentiated `gradient_chunk` jobs at a time. `row_by_row` is for want of memory: as many
-    forwards as there are rows.
+    company. Losses are differentiated `gradient_chunk` jobs at a time. `row_by_row` is for when memory is short:
+    as many forwards as there are rows.
     """
     model = states[0].request.model
     table = to_device(torch.from_numpy(np.stack([state.coefficients for state in states])), model.device)

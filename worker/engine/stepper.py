@@ -1,4 +1,4 @@
-"""Steps: jobs advance together, or those that cannot one by one; each is given its own and its observer told."""
+"""Steps: jobs advance together, or one by one if they cannot; each gets its own, and its observer is told."""
 
 from __future__ import annotations
 

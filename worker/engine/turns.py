@@ -19,15 +19,15 @@ from worker.engine.pace import Paces
 from worker.engine.request_state import RequestState
 
 LONGEST_SECONDS = 10.0
-"""No more rows are taken together than are done in so long: a batch that takes longer gains nothing by its size."""
+"""No more rows are taken together than are done in this time: a batch that takes longer gains nothing by its size."""
 SHORT_SECONDS = 1.0
-"""What takes no longer may take its turn in the midst of another's."""
+"""What takes no longer than this may take its turn in the midst of another's."""
 _CHECK_SECONDS = 0.02
 """How often a long turn checks whether somebody goes first."""
 
 
 class NotWanted(BaseException):
-    """Ends a turn of which nobody waits for the outcome. Not an error of any job's."""
+    """Ends a turn whose outcome nobody waits for. Not an error of any job's."""
 
 
 @dataclass
@@ -77,7 +77,7 @@ class Turns:
         return self._admission.choose([state.candidate for state in states], max_rows)
 
     def rows_in(self, seconds: float, state: RequestState) -> int | None:
-        """How many rows like a job's are done in so long, two at least; None before their first step."""
+        """How many rows like a job's are done in this time, at least two; None before their first step."""
         pace = self._paces.of(state.batch_key)
         return None if pace is None else max(2, int(seconds / max(pace, 1e-9)))
 
@@ -87,7 +87,7 @@ class Turns:
         return not state.is_large if pace is None else pace * state.rows <= SHORT_SECONDS
 
     def took(self, turn: Turn, rows: int) -> None:
-        """A turn has been a step of so many rows."""
+        """A turn was a step of this many rows."""
         self._charge()
         self._paces.took(turn.batch_key, rows, turn.seconds)
 

@@ -1,4 +1,4 @@
-"""What is left of a worker whose process did not end in order: a file that tells the next one how that came about.
+"""What is left of a worker whose process did not end in order: a file that tells the next one what happened.
 
 A crash in native code leaves the Python calls it happened under (`faulthandler`); a process that was killed leaves an
 empty file. The next worker of the same machine finds it and tells the ledger, so that the user of a job that brings
@@ -19,7 +19,7 @@ _log = logging.getLogger(__name__)
 
 _SUFFIX = ".blackbox"
 _LINES = 6
-_KILLED = "ended without a word: it was killed, by somebody or by the kernel for want of memory"
+_KILLED = "ended without a word: it was killed, by somebody or by the kernel because memory ran out"
 
 
 class CrashReport:
@@ -38,7 +38,7 @@ class CrashReport:
         faulthandler.enable(self._file, all_threads=False)
 
     def write(self, what: str) -> None:
-        """Leave word, just before the end."""
+        """Write down why, just before the end."""
         if self._file is not None:
             with contextlib.suppress(OSError):
                 self._file.write(what + "\n")
@@ -53,7 +53,7 @@ class CrashReport:
 
 
 def left_behind(folder: Path) -> Iterator[tuple[str, str]]:
-    """Each dead worker's name and how it ended, as what follows the name in a sentence. Each is told once."""
+    """Each dead worker's name and how it ended, as what follows the name in a sentence. Each is given once."""
     for path in sorted(folder.glob(f"*{_SUFFIX}")):
         try:
             with path.open(encoding="utf-8", errors="replace") as file:

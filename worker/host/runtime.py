@@ -1,5 +1,5 @@
 """How this process uses memory and cores, settled before torch is imported and before any thread is started, and how it
-imports so much."""
+imports large packages."""
 
 from __future__ import annotations
 
@@ -27,8 +27,8 @@ def _wait_briefly_awake() -> None:
     sleep at once, forwards take 1.6 to 2.3 times as long. Where they spin for long, they take the cores from the one
     that is waited for as soon as the machine has other work (see deploy/docs/performance.md). GNU's runtime, which
     torch's wheels for Linux have, spins hardly at all by itself once more threads than there are cores have ever
-    computed something; with `ACTIVE` it spins 1,000 times even then. Other runtimes would understand `ACTIVE` as for
-    ever, but for a `KMP_BLOCKTIME`, in milliseconds. A user's own settings win.
+    computed something; with `ACTIVE` it spins 1,000 times even then. Other runtimes would take `ACTIVE` to mean
+    for ever, were it not for a `KMP_BLOCKTIME`, in milliseconds. A user's own settings win.
     """
     if "OMP_WAIT_POLICY" not in os.environ:
         os.environ["OMP_WAIT_POLICY"] = "ACTIVE" if sys.platform.startswith("linux") else "PASSIVE"

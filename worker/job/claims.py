@@ -32,11 +32,11 @@ class Claims:
     timing: Timing = TIMING
 
     def claim(self, job: str, *, alone: bool = False) -> Claim | None:
-        """Claim a job, or, unless `alone`, another that waits if it does not.
+        """Claim a job, or, unless `alone`, another that waits if this one does not.
 
         While the ledger does not answer, ask again: it may have granted the claim, and nobody knows. Raises `Suspect`
-        for a job that is to be claimed `alone`, `LedgerRefused` if this worker may not claim, and as time runs out
-        `LedgerUnavailable`.
+        for a job that is to be claimed `alone`, `LedgerRefused` if this worker may not claim, and
+        `LedgerUnavailable` when time runs out.
         """
         token, give_up = new_token(), time.monotonic() + self.timing.patience
         while True:
@@ -51,7 +51,7 @@ class Claims:
                     raise
 
     def offer_again(self, job: str) -> None:
-        """Put a job back into its queue whose message came when no jobs were taken any more."""
+        """Put a job whose message came when no more jobs were taken back into its queue."""
         with contextlib.suppress(JobNotFound):
             status = self.ledger.get(job)
             if status.state == "queued":
@@ -65,4 +65,4 @@ class Claims:
                 self.queue.publish([Waiting(claim.job, model, claim.priority)])
                 _log.info("job %s handed back", claim.job)
         except LedgerUnavailable as error:
-            _log.warning("job %s is left to its lease: %s", claim.job, error)
+            _log.warning("job %s goes back to the queue when its lease lapses: %s", claim.job, error)

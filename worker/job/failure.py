@@ -31,7 +31,7 @@ from worker.queue.intake import Intake
 _log = logging.getLogger(__name__)
 
 _DISK_REFUSALS = 3
-"""A job that this worker's disk could not hold so many times fails."""
+"""A job that this worker's disk could not hold this many times fails."""
 
 
 @dataclass
@@ -53,12 +53,12 @@ class Failures:
         claim = holding.claim
         match error:
             case Lost():
-                _log.info("job %s was cancelled or is another's by now", claim.job)
+                _log.info("job %s was cancelled or is another worker's by now", claim.job)
                 self._after_loss(claim)
             case HandBack():
                 self.hand_back(claim)
             case LedgerUnavailable():
-                _log.warning("job %s is left to its lease: %s", claim.job, error)
+                _log.warning("job %s goes back to the queue when its lease lapses: %s", claim.job, error)
             case OSError() if disk.is_trouble(error):
                 self._without_disk(holding, error)
             case _:
@@ -108,7 +108,7 @@ class Failures:
             if self.retrier.until_done(holding, lambda: self.ledger.finish(claim, self.worker, "failed", fields)):
                 self.leftovers.remove(claim)
         except (Lost, HandBack, LedgerUnavailable):
-            _log.warning("job %s is left to its lease", claim.job)
+            _log.warning("job %s could not be ended, and goes back to the queue when its lease lapses", claim.job)
 
 
 def _reason(error: Exception) -> tuple[str, str]:

@@ -76,7 +76,7 @@ class Retrier:
             except (StorageError, LedgerUnavailable) as again:
                 error = again
             else:
-                _log.info("job %s has waited and goes on", holding.claim.job)
+                _log.info("job %s goes on after waiting", holding.claim.job)
                 return answer
         if isinstance(error, LedgerUnavailable):
             raise error

@@ -1,1 +1,1 @@
-"""Leases: keeping those of the jobs in hand, and finding the jobs whose lease has lapsed."""
+"""Leases: keeping those of the jobs held, and finding the jobs whose lease has lapsed."""

@@ -31,4 +31,4 @@ class Announcer:
         try:
             self.ledger.announce(self.describe())
         except LedgerUnavailable as error:
-            _log.warning("could not be announced: %s", error)
+            _log.warning("this worker could not be announced: %s", error)

@@ -1,4 +1,4 @@
-"""Keeping the leases of the jobs in hand, for as long as the engine gets on with them.
+"""Keeping the leases of the jobs held, for as long as the engine gets on with them.
 
 One thread a worker renews all leases with one ledger call, records progress, hears of cancellations, and
 announces the worker. It stops renewing when the engine hangs: then the leases lapse and others take the jobs.
@@ -24,7 +24,7 @@ _log = logging.getLogger(__name__)
 
 @dataclass
 class Holding:
-    """A job in hand: the step it has reached, and whether it was lost (cancelled, or taken by another)."""
+    """A job held: the step it has reached, and whether it was lost (cancelled, or taken by another)."""
 
     claim: Claim
     step: int = 0
@@ -74,7 +74,7 @@ class LeaseKeeper:
         try:
             self._ledger.depart(self._worker)
         except LedgerUnavailable as error:
-            _log.warning("could not say goodbye: %s", error)
+            _log.warning("the ledger could not be told that this worker is gone: %s", error)
 
     @contextmanager
     def holding(self, claim: Claim) -> Iterator[Holding]:
@@ -91,7 +91,7 @@ class LeaseKeeper:
 
     @property
     def held(self) -> list[Claim]:
-        """The claims in hand."""
+        """The claims held."""
         with self._lock:
             return [holding.claim for holding in self._held.values()]
 

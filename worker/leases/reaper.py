@@ -96,10 +96,10 @@ class Reaper:
                 _log.error("a chore failed", exc_info=True)
 
     def reap(self, *, window: float = 0.0) -> None:
-        """Queue jobs again whose lease lapsed. Raises `LedgerUnavailable`."""
+        """Requeue jobs whose lease lapsed. Raises `LedgerUnavailable`."""
         reaped = self._ledger.reap(window=window)
         for job in reaped:
-            _log.warning("the lease of job %s lapsed: it is %s", job.job, job.state)
+            _log.warning("the lease of job %s lapsed: it is now %s", job.job, job.state)
         self._queue.publish(Waiting(job.job, job.model, job.priority) for job in reaped if job.state == "queued")
 
     def look_over(self) -> None:
@@ -107,7 +107,7 @@ class Reaper:
         self._cursor = self._ledger.look_over(self._cursor)
         quarantined = self._ledger.quarantined()
         for job in sorted(quarantined.keys() - self._told):
-            _log.warning("job %s is in quarantine: %s; 'farm recover' makes it anew", job, quarantined[job])
+            _log.warning("job %s is in quarantine: %s; 'farm recover' rebuilds it", job, quarantined[job])
         self._told = set(quarantined)
 
     def reconcile(self) -> None:
@@ -116,7 +116,7 @@ class Reaper:
             try:
                 self._reconcile(model)
             except (LedgerUnavailable, InvalidInput) as error:  # one strange queue must not hide the others
-                _log.warning("the queue of '%s' cannot be looked after: %s", model, error)
+                _log.warning("the queue of '%s' cannot be checked: %s", model, error)
 
     def _reconcile(self, model: str) -> None:
         if not self._ledger.waiting(model):

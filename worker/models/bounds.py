@@ -48,7 +48,7 @@ def check_numbers(name: str, component: str, config: Mapping[str, Any]) -> None:
     for key, value in config.items():
         most = _MOST.get(key, _ANY)
         for number in _numbers(value):
-            if not abs(number) <= most or (key in _MOST and number < 1):  # nor is it not a number
+            if not abs(number) <= most or (key in _MOST and number < 1):  # so put that NaN is refused
                 raise ModelError(
                     f"the {component} of the model '{name}' says {key} = {number!r:.40}",
                     hint=f"models have {'1 to' if key in _MOST else 'at most'} {most:,}",

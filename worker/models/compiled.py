@@ -2,7 +2,7 @@
 
 `torch.compile` makes kernels for one shape at a time. So rows are padded to one of at most seven numbers, for the
 model's own picture size alone. All of them are compiled before the worker takes its first job, and nothing is ever
-compiled while jobs wait: a model that was dropped for want of memory and is loaded again runs as it is.
+compiled while jobs wait: a model that was dropped to free memory and is loaded again runs as it is.
 """
 
 from __future__ import annotations
@@ -80,7 +80,7 @@ def compiled(model: LoadedModel, numbers: Sequence[int]) -> CompiledUNet | None:
     try:
         unet.warm_up()
     except Exception as error:  # Dynamo, Inductor and Triton each have their own, and the farm can do without them
-        _log.warning("the model '%s' cannot be compiled here and runs as it is: %s", model.name, _reason(error))
+        _log.warning("the model '%s' cannot be compiled here, so it runs as it is: %s", model.name, _reason(error))
         return None
     return unet
 

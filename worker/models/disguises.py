@@ -1,4 +1,4 @@
-"""What a file is that is not what its name says: downloads go wrong in a few well-known ways."""
+"""What a file really is when it is not what its name says: downloads go wrong in a few well-known ways."""
 
 from __future__ import annotations
 

@@ -43,7 +43,7 @@ def download_configuration(source: Hub, *, instead: str) -> Path:
 def _snapshot(source: Hub, files: Sequence[str], instead: str) -> Path:
     try:
         return Path(snapshot_download(source.repository, revision=source.revision, allow_patterns=list(files)))
-    except Exception as error:  # those of its HTTP client are no OSErrors, and other ones in each of its releases
+    except Exception as error:  # those of its HTTP client are not OSErrors, and change from release to release
         kind = ModelError if isinstance(error, _NOT_THERE) else ModelUnavailable
         raise kind(
             f"{source.repository}@{source.revision} cannot be downloaded from the hub: {first_line(error)}",

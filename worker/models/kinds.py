@@ -1,6 +1,6 @@
 """What a single file of weights is, from the names and shapes in its header alone.
 
-Only a whole checkpoint of Stable Diffusion 1 or 2 in its original layout is loaded; all else is told for what it is.
+Only a whole checkpoint of Stable Diffusion 1 or 2 in its original layout is loaded; all else is refused as what it is.
 """
 
 from __future__ import annotations
@@ -108,4 +108,4 @@ def _part(shapes: Shapes, held: set[str]) -> str:
         return "only a UNet, in diffusers' layout"
     if "input_blocks.0.0.weight" in shapes:
         return "only a UNet"
-    return f"no checkpoint of Stable Diffusion: its weights have names such as {min(shapes)!r:.80}"
+    return f"not a checkpoint of Stable Diffusion: its weights have names such as {min(shapes)!r:.80}"

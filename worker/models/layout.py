@@ -34,7 +34,7 @@ _FEWEST_TOKENS = 3  # both marks, and one between them
 def read_guidance(directory: Path) -> float:
     """The guidance scale that suits a model: its `farm.json`'s, such as {"guidance": 4.0}, else 7.5.
 
-    Raises `ModelError` if the file is malformed, or the scale none that a job may have.
+    Raises `ModelError` if the file is malformed, or the scale is not one that a job may have.
     """
     path = directory / "farm.json"
     if not path.is_file():
@@ -44,7 +44,7 @@ def read_guidance(directory: Path) -> float:
     except (OSError, ValueError, TypeError, AttributeError, OverflowError) as error:
         raise ModelError(f"{path} is malformed: {error}") from error
     if not 0 <= guidance <= MAX_GUIDANCE:
-        raise ModelError(f"{path} is malformed: a guidance of {guidance:g} is not from 0 to {MAX_GUIDANCE:g}")
+        raise ModelError(f"{path} is malformed: a guidance of {guidance:g} is not between 0 and {MAX_GUIDANCE:g}")
     return guidance
 
 
@@ -105,7 +105,7 @@ def check_configs(name: str, unet: Any, vae: Any, text_encoder: Any) -> None:
     if not unet.in_channels == unet.out_channels == vae.latent_channels:
         raise ModelError(
             f"the UNet of '{name}' goes from {unet.in_channels} to {unet.out_channels} channels, "
-            f"and its latents have {vae.latent_channels}",
+            f"but its latents have {vae.latent_channels}",
             hint=_ONLY_SD,
         )
     factor = 2 ** (len(vae.block_out_channels) - 1)
@@ -120,7 +120,7 @@ def check_configs(name: str, unet: Any, vae: Any, text_encoder: Any) -> None:
     if unet.cross_attention_dim != text_encoder.hidden_size:
         raise ModelError(
             f"the UNet of '{name}' attends to width {unet.cross_attention_dim}, "
-            f"and its text encoder has {text_encoder.hidden_size}"
+            f"but its text encoder has {text_encoder.hidden_size}"
         )
 
 
@@ -129,8 +129,8 @@ def check_vocabulary(name: str, ids: Collection[int], longest: Any, text_encoder
     size = text_encoder.vocab_size
     if not 2 * len(ids) >= size or not 0 <= min(ids) <= max(ids) < size:
         raise ModelError(
-            f"the tokenizer of the model '{name}' has {len(ids):,} tokens, the highest number {max(ids):,}, "
-            f"and its text encoder knows {size:,}",
+            f"the tokenizer of the model '{name}' has {len(ids):,} tokens, numbered up to {max(ids):,}, "
+            f"but its text encoder knows {size:,}",
             hint="they belong to different models, or files of the tokenizer are missing",
         )
     shortest = min(longest, text_encoder.max_position_embeddings) if isinstance(longest, int) else 0

@@ -59,7 +59,7 @@ class ModelLoader:
 
         Raises `ModelError` saying what is wrong with it and what to try.
         """
-        torch.set_num_threads(self._cores)  # a new thread has what a forward that runs right now leaves to others
+        torch.set_num_threads(self._cores)  # a new thread has what a forward running now has set
         model = self._loaded(name, source)
         try:
             model = replace(model, memory=memory_profile(model), recorded=recorded(model, self._cores))
@@ -79,7 +79,7 @@ class ModelLoader:
             case Bucket(url):
                 return self._from_bucket(name, source, url)
             case SingleFile(path, config):
-                check_kind(path, read_shapes(path))  # before a hub is asked how to put together what is none
+                check_kind(path, read_shapes(path))  # before a hub is asked how to put it together
                 config = config or download_configuration(
                     STABLE_DIFFUSION_1_4, instead=f"{name}={path}#config=DIRECTORY"
                 )
@@ -155,7 +155,7 @@ class ModelLoader:
     def _fetched(self, name: str, url: str) -> Path:
         """The local copy of a bucket's prefix, downloaded once; it appears under its name only when complete."""
         if self._fetch is None:
-            raise ModelError(f"the model '{name}' is in {url}, and this worker has no access to buckets")
+            raise ModelError(f"the model '{name}' is in {url}, but this worker has no access to buckets")
         directory = self._cache / hashlib.sha256(url.encode()).hexdigest()[:16]
         if directory.is_dir():
             return directory
@@ -209,11 +209,11 @@ def _check_samplers(name: str, scheduler_config: Mapping[str, Any]) -> None:
 
 
 def _check_finite(name: str, component: str, module: torch.nn.Module) -> None:
-    """Raise `ModelError` if a weight is not a number, or too large for the precision in which it is computed with."""
+    """Raise `ModelError` if a weight is not a number, or too large for the precision that it is computed in."""
     for key, weight in module.named_parameters():
         if not weight.isfinite().all():
             raise ModelError(
-                f"the {component} of the model '{name}' has weights that are no finite numbers, in {key}",
+                f"the {component} of the model '{name}' has weights that are not finite numbers, in {key}",
                 hint="the file is damaged, or was made by a training or a merge that went wrong",
             )
 

@@ -45,7 +45,7 @@ def _differentiate(model: LoadedModel, x: Tensor) -> Tensor:
 def highest(call: Callable[[], Any], device: torch.device) -> int:
     """The most bytes of tensors that a call holds at once, besides those that were there before.
 
-    On CUDA its allocator tells, of whatever else runs meanwhile too. Elsewhere every operator's tensors are counted;
+    On CUDA its allocator tells, including whatever else runs then. Elsewhere every operator's tensors are counted;
     what it uses only inside is not.
     """
     if device.type == "cuda":
@@ -62,7 +62,7 @@ def highest(call: Callable[[], Any], device: torch.device) -> int:
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether it is for want of memory. A CPU's allocator, oneDNN, and TorchScript for any, say so in words alone.
+    """Whether memory ran out. A CPU's allocator, oneDNN, and TorchScript for any error, say so in words alone.
 
     oneDNN's words have other causes too, but not for a model that has rendered, as each has when it is loaded.
     """

@@ -63,7 +63,7 @@ class Original:
         for key, value in own.items():
             if given[key].shape != value.shape:
                 raise ValueError(
-                    f"{key} of the {part} is {_written(given[key])}, and by its configuration {_written(value)}"
+                    f"{key} of the {part} is {_written(given[key])}, but by its configuration {_written(value)}"
                 )
         module.load_state_dict({key: given[key] for key in own})
 

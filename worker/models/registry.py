@@ -87,14 +87,14 @@ class ModelRegistry:
     """The models that a worker can serve, by name."""
 
     def __init__(self, sources: Mapping[str, Source | InvalidInput] = BUILT_IN) -> None:
-        """For a model that cannot be served, why not takes the place of its source."""
+        """For a model that cannot be served, the reason takes the place of its source."""
         self._sources = dict(sources)
 
     @classmethod
     def from_options(cls, options: Iterable[str]) -> ModelRegistry:
         """The models of `NAME=SOURCE` options; a bare NAME is a built-in one. Without options, the built-in ones.
 
-        A source that is none, or is not there, keeps only its own model from being served. Raises `InvalidInput` if
+        A source that is bad, or is not there, keeps only its own model from being served. Raises `InvalidInput` if
         that goes for all of them, or if an option is malformed.
         """
         sources: dict[str, Source | InvalidInput] = {}
@@ -179,7 +179,7 @@ def _hub(text: str) -> Hub:
     match = _HUB.fullmatch(text.removeprefix("hub:"))
     if match is None:
         raise InvalidInput(
-            f"'{text}' is no model source",
+            f"'{text}' is not a model source",
             field="model",
             hint="use an existing directory, FILE.safetensors, s3://BUCKET/PREFIX or OWNER/NAME@REVISION",
         )

@@ -18,7 +18,7 @@ _CAN_PASS = (ModelUnavailable, StorageError)
 
 
 class ModelService:
-    """Loads all models. One that cannot be loaded is refused, and keeps the others from nothing.
+    """Loads all models. One that cannot be loaded is refused, and does not affect the others.
 
     If the cause can pass, it is tried again now and then, until it is served.
     """
@@ -70,7 +70,7 @@ class ModelService:
             raise self._none()
 
     def keep_trying(self, leaving: threading.Event, on_served: Callable[[str], None]) -> None:
-        """Try those again whose cause can pass, until none is left or the worker leaves; each that comes is told."""
+        """Try those again whose cause can pass, until none is left or the worker leaves. Tells `on_served`."""
         wait = FIRST_WAIT
         while self._may_come and not leaving.wait(wait):
             for name in self._may_come:
@@ -83,7 +83,7 @@ class ModelService:
         return tuple(name for name, error in dict(self._errors).items() if isinstance(error, _CAN_PASS))
 
     def _try_again(self, name: str) -> bool:
-        """Whether the model is served now. It is told why not only where that is for good."""
+        """Whether the model is served now. Why not is logged only if that is for good."""
         try:
             with self._pool.using(name):
                 self._loaded.append(name)

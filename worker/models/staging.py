@@ -27,7 +27,7 @@ _MAX_TOKENIZER_BYTES = 64 * 2**20
 def staged(name: str, directory: Path, weights: Mapping[str, Weights]) -> Iterator[Path]:
     """A temporary folder with the configuration of the model `name` in `directory`, its tokenizer, and `weights`.
 
-    Raises `ModelError` for a configuration that is none, and `OSError` if the folder cannot be made.
+    Raises `ModelError` for a configuration that cannot be read, and `OSError` if the folder cannot be made.
     """
     with tempfile.TemporaryDirectory(prefix="farm-model-") as made:
         stage = Path(made)

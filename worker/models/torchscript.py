@@ -102,7 +102,7 @@ class RecordedUNet(nn.Module):
 
 
 def recorded(model: LoadedModel, cores: int) -> RecordedUNet | None:
-    """The model's UNet, recorded and tried; None where that has no use, or, with a warning, where it does not work.
+    """The model's UNet, recorded and tried; None where that has no use, or, with a warning, if it does not work.
 
     Raises what torch raises if memory runs out: whether a model is recorded must not depend on that.
     """
@@ -119,9 +119,9 @@ def recorded(model: LoadedModel, cores: int) -> RecordedUNet | None:
     except Exception as failure:  # whatever a model of strange parts makes of it, it can be rendered without
         if is_out_of_memory(failure):
             raise
-        _log.warning("the model '%s' cannot be recorded and runs as it is: %s", model.name, first_line(failure))
+        _log.warning("the model '%s' cannot be recorded, so it runs as it is: %s", model.name, first_line(failure))
         return None
-    if not error <= _TOLERANCE:  # nor if it is not a number
+    if not error <= _TOLERANCE:  # so put that NaN is refused
         _log.warning("the model '%s' runs as it is: recorded, it differs by %.1g of its output", model.name, error)
         return None
     return unet
@@ -201,7 +201,7 @@ def _lane(number: int) -> ThreadPoolExecutor:
 
 @contextmanager
 def _threads(count: int, *, afterwards: int) -> Iterator[None]:
-    """Let this thread compute with so many threads.
+    """Let this thread compute with this many threads.
 
     Threads that compute something for the first time meanwhile would keep that number too: see `ModelLoader.load`.
     """

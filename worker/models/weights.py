@@ -21,7 +21,7 @@ from farm.keys import PICKLED_WEIGHTS
 from worker.models.disguises import CONVERT, first_line, unreadable
 
 STEMS = {"unet": "diffusion_pytorch_model", "vae": "diffusion_pytorch_model", "text_encoder": "model"}
-"""How the weights of each component are called, before marks and endings."""
+"""What the weights of each component are called, before marks and endings."""
 
 _MARKS = ("", ".fp16")
 _SHARD = re.compile(r"\w[\w.-]*\.safetensors")
@@ -40,7 +40,7 @@ class Weights:
     index: Mapping[str, str] | None = None
 
     def count(self) -> int:
-        """How many numbers they hold. Raises `ModelError` for a file that is none of safetensors."""
+        """How many numbers they hold. Raises `ModelError` for a file that is not safetensors."""
         return sum(math.prod(shape) for path in self.files.values() for shape in read_shapes(path).values())
 
 
@@ -137,5 +137,5 @@ def _read_index(name: str, path: Path) -> dict[str, str]:
         if not 1 <= len(set(index.values())) <= _MAX_SHARDS:
             raise ValueError(f"it names {len(set(index.values())):,} shards")
     except (OSError, ValueError, TypeError, KeyError, RecursionError) as error:
-        raise ModelError(f"{path} of the model '{name}' is no index of shards: {first_line(error)}") from error
+        raise ModelError(f"{path} of the model '{name}' is not an index of shards: {first_line(error)}") from error
     return index

@@ -12,7 +12,7 @@ from farm import keys
 from farm.queue import TASK
 
 MAX_CHARACTERS = 65_536
-"""Of a message: ours have some hundred, and to parse one takes ten times its size."""
+"""Of a message: ours have a few hundred, and parsing one takes ten times its size."""
 _MAX_BODY_CHARACTERS = 4_096
 
 

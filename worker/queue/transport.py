@@ -43,7 +43,7 @@ def install(intake: Intake) -> None:
     kombus.loads = _bounded_loads
     channel = type("Channel", (CarefulChannel,), {"QoS": QoS, "intake": intake})
     with_intake = type("Transport", (CarefulTransport,), {"Channel": channel})
-    aliases: dict[str, Any] = transport.TRANSPORT_ALIASES  # kombu calls what is no name
+    aliases: dict[str, Any] = transport.TRANSPORT_ALIASES  # kombu calls what is not a string
     for scheme in ("redis", "rediss"):
         aliases[scheme] = lambda: with_intake
 
@@ -56,7 +56,7 @@ def _bounded_loads(entry: str | bytes) -> Any:
 
 
 class CarefulChannel(redis.Channel):
-    """Survives entries of the queue that are no message at all, queues that are none, and a Redis that takes no
+    """Survives entries of the queue that are not messages at all, keys that are not queues, and a Redis that takes no
     writes: one that became a replica, or whose disk or memory is full. kombu ends at what it answers then."""
 
     intake: Intake
@@ -87,7 +87,7 @@ class CarefulChannel(redis.Channel):
     def _told(self, refusal: ResponseError) -> Iterator[None]:
         denied = lack(refusal)
         said = f"this user lacks {denied.right} ({denied.mend})" if denied and denied.right else str(refusal)
-        _log.warning("Redis refuses what the queue needs: %s; waiting until it does not", said)
+        _log.warning("Redis refuses what the queue needs: %s; waiting until it allows it", said)
         with self.intake.paused(f"Redis refuses: {said}"):
             yield
         _log.info("Redis takes writes again")
@@ -104,7 +104,7 @@ class CarefulChannel(redis.Channel):
         except (Empty, *self.connection_errors):
             raise
         except Exception as error:  # the JSON hooks of kombu raise whatever an entry makes them raise
-            _log.warning("dropped an entry of the queue that is no message: %s", error)
+            _log.warning("dropped an entry of the queue that is not a message: %s", error)
             raise Empty from error
 
     def _remove_what_is_no_queue(self) -> None:
@@ -116,7 +116,7 @@ class CarefulChannel(redis.Channel):
                     b"list",
                     b"none",
                 ):  # kombu puts it before others
-                    _log.warning("removed the queue %r, which was none", name)
+                    _log.warning("removed the key %r, which has a queue's name but was not a queue", name)
                     client.delete(name)
 
 

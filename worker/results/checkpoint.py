@@ -73,7 +73,7 @@ def pack(checkpoint: Checkpoint, job: str, spec: ResolvedSpec, model: ModelUsed)
 
 
 def unpack(data: bytes, job: str, spec: ResolvedSpec, model: ModelUsed, shape: tuple[int, ...]) -> Checkpoint:
-    """The checkpoint in `data`, every part of which was looked at: a job that goes on from it fails for none.
+    """The checkpoint in `data`, every part of it checked: no job fails because it goes on from it.
 
     `shape` [4, h, w] is that of the job's latents. Raises `Unusable` unless it is a checkpoint of this job, rendered as
     `spec` by `model`.
@@ -137,13 +137,13 @@ class Checkpoints:
         try:
             found = unpack(self._storage.get(key, limit=MAX_BYTES), claim.job, spec, model, shape)
         except FarmError as error:
-            _log.warning("job %s starts over, for %s cannot be used: %s", claim.job, key, error)
+            _log.warning("job %s starts over, because %s cannot be used: %s", claim.job, key, error)
             return None
         _log.info("job %s goes on from step %d of attempt %d", claim.job, found.snapshot.position, claim.checkpoint)
         return found
 
     def forget(self, claim: Claim) -> None:
-        """Remove what is of no more use once the job is over."""
+        """Remove what is no longer of use once the job is over."""
         attempts = {claim.checkpoint} if claim.checkpoint is not None else set()
         if (claim.job, claim.attempt) in self._saved:
             attempts.add(claim.attempt)
@@ -159,7 +159,7 @@ class Checkpoints:
         try:
             self._storage.delete(keys.checkpoint(job, attempt))
         except StorageError as error:
-            _log.warning("a checkpoint that is of no more use stays in the bucket: %s", error)
+            _log.warning("a checkpoint that is no longer needed stays in the bucket: %s", error)
 
 
 def _identity(job: str, spec: ResolvedSpec, model: ModelUsed) -> dict[str, Any]:
@@ -194,5 +194,5 @@ def _stream(state: bytes) -> bytes:
 
 def _within(value: Number, least: Number, most: Number) -> Number:
     if type(value) is not type(least) or not least <= value <= most:
-        raise Unusable(f"it says {value!r:.40} where {least} to {most} can be")
+        raise Unusable(f"it says {value!r:.40}, which is not between {least} and {most}")
     return value

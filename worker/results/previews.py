@@ -15,7 +15,7 @@ from farm.bucket.storage import Storage
 _log = logging.getLogger(__name__)
 
 _LAST_SECONDS = 5.0
-"""What is still to be done when the worker ends may take so long."""
+"""What is still to be done when the worker ends may take this long."""
 
 
 class Previews:
@@ -25,7 +25,7 @@ class Previews:
         self._storage = storage
         self._shown: set[str] = set()
         self._due: dict[str, Preview | None] = {}
-        """What the bucket shall have of a job, None for nothing."""
+        """What the bucket is to have of a job, None for nothing."""
         self._changed = threading.Condition()
         self._is_ending = False
         self._thread = threading.Thread(target=self._run, name="previews", daemon=True)
@@ -56,7 +56,7 @@ class Previews:
                 self._changed.notify()
 
     def let_go(self, job: str) -> None:
-        """The job goes on elsewhere: who finishes it removes its preview."""
+        """The job goes on elsewhere: whoever finishes it removes its preview."""
         with self._changed:
             self._shown.discard(job)
             self._due.pop(job, None)

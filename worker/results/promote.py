@@ -1,7 +1,7 @@
 """The job's own `result.json`: a copy of the winning attempt's, for those who know only the bucket.
 
 It is written once the ledger has accepted the attempt, so one that lost its lease can never replace the winner's.
-Should the worker die in between, another gives the crown.
+Should the worker die in between, another writes it.
 """
 
 from __future__ import annotations

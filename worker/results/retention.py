@@ -7,6 +7,7 @@ import os
 import time
 from collections.abc import Mapping
 
+from farm import variables
 from farm.bucket.storage import Storage
 from farm.client import forget
 from farm.ledger.ledger import Ledger
@@ -19,13 +20,12 @@ _PERIOD_SECONDS = 600.0
 class Retention:
     """`FARM_RETENTION=30d` of workers; with `FARM_RETENTION_OBJECTS=yes` what the jobs made goes as well.
 
-    Raises `InvalidInput` for what is no length of time.
+    Raises `InvalidInput` for what is no length of time, or neither yes nor no.
     """
 
     def __init__(self, ledger: Ledger, storage: Storage, environment: Mapping[str, str] = os.environ) -> None:
-        kept = environment.get("FARM_RETENTION")
-        self._seconds = forget.age(kept, field="FARM_RETENTION") if kept else None
-        self._objects = environment.get("FARM_RETENTION_OBJECTS") == "yes"
+        self._seconds = variables.RETENTION.of(environment)
+        self._objects = variables.RETENTION_OBJECTS.of(environment) or False
         self._ledger = ledger
         self._storage = storage
         self._next = float("-inf")

@@ -123,7 +123,7 @@ class Spool:
             except OSError:  # another worker was faster
                 continue
             if is_stale or (keys.is_job_id(job) and is_over(job)):
-                _log.info("the spool forgets %s", job)
+                _log.info("removed %s from the spool", job)
                 shutil.rmtree(folder, ignore_errors=True)
 
     def _entry(self, job: str) -> Path:

@@ -45,7 +45,7 @@ def check_so_far(files: Mapping[str, bytes], spec: ResolvedSpec) -> None:
             _check_numbers(data, spec)
         else:
             if not spec.start.step <= int(frame[1]) < spec.steps:
-                raise ValueError(f"{name} is of no step of the job")
+                raise ValueError(f"{name} belongs to no step of the job")
             _check_frame(data, (2 * spec.width, spec.height))
 
 
@@ -54,7 +54,7 @@ def _check_numbers(data: bytes, spec: ResolvedSpec) -> None:
     if len(lines) > spec.steps_to_do or any(len(line) > _MAX_LINE for line in lines):
         raise ValueError(f"{_NUMBERS} is longer than a trace of {spec.steps_to_do} steps")
     if not all(isinstance(json.loads(line), dict) for line in lines):
-        raise ValueError(f"{_NUMBERS} has a line that is no JSON object")
+        raise ValueError(f"{_NUMBERS} has a line that is not a JSON object")
 
 
 def _check_frame(data: bytes, size: tuple[int, int]) -> None:
@@ -101,7 +101,7 @@ class TraceWriter:
             self._add_frame(path)
 
     def so_far(self) -> dict[str, bytes]:
-        """The files written so far but for the video, by name."""
+        """The files written so far except the video, by name."""
         if self._lines is None:
             return {}
         self._lines.flush()

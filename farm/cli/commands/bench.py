@@ -24,16 +24,16 @@ from farm.host.places import check_folder
 @click.option(
     "--out", type=click.Path(path_type=Path, file_okay=False), metavar="DIR", help="Write JSON and plots here."
 )
-@click.option("--seconds", type=click.FloatRange(30), metavar="S", help="Cut the workloads to this.  [default: 280]")
+@click.option("--seconds", type=click.FloatRange(30), metavar="S", help="Cut workloads to this time.  [default: 280]")
 @click.option("--repeats", type=click.IntRange(3), metavar="N", help="Runs of every arm.  [default: 3]")
 @click.option("--device", metavar="D", help="cpu, cuda or cuda:N.  [default: the best there is]")
-@click.option("--model", metavar="NAME=DIR", help="In diffusers' layout.  [default: emoji, on a GPU random weights]")
+@click.option("--model", metavar="NAME=DIR", help="In diffusers' layout.  [default: emoji; random weights on a GPU]")
 @click.option("--rows", type=click.IntRange(2, 1024), metavar="N", help="Rows of one forward.  [default: 32, or 64]")
 @click.option("--slots", type=click.IntRange(1, 1024), metavar="N", help="Jobs in flight.  [default: half the rows]")
-@click.option("--whole", is_flag=True, help="Only one backlog by LMS, but of whole jobs: minutes.")
+@click.option("--whole", is_flag=True, help="Only one backlog by LMS, but of whole jobs: takes minutes.")
 @click.option("--no-plots", is_flag=True, help="Do without matplotlib.")
 def bench(whole: bool, no_plots: bool, **options: object) -> None:
-    """How many times as fast as diffusers' pipelines the farm renders here, with the same weights.
+    """Measure how many times as fast as diffusers' pipelines the farm renders here, with the same weights.
 
     No farm is needed. The plots need matplotlib, which the extra 'bench' brings.
     """

@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 def demo(keep: bool, out: Path) -> None:
     """See it all: start a local farm, render a dozen jobs of every mode, fetch them, and lay them out on a sheet.
 
-    A local farm that runs already is used, and left running. Otherwise nothing stays but DIR and the farm's home.
+    A local farm that is already running is used, and left running. Otherwise only DIR and the farm's home stay.
     """
     from farm import demo as demonstration
     from farm import settings, stack
@@ -54,7 +54,7 @@ def demo(keep: bool, out: Path) -> None:
             statuses = show(demonstration.timed_watch(farm, submission.jobs, timings), submission.jobs)
         except KeyboardInterrupt:
             note("", "stopping")
-            farm.cancel([submission.batch])  # else the next farm of this home would take the jobs up again
+            farm.cancel([submission.batch])  # else the next farm of this home would take up the jobs again
             raise
         with timings.of("fetch"):
             files = demonstration.fetch_all(farm, [s.id for s in statuses if s.state == "done"], out)
@@ -62,7 +62,7 @@ def demo(keep: bool, out: Path) -> None:
             sheet = demonstration.write_sheet(files, out) if files else None
     _tell(files, sheet, out, timings)
     if was_running or keep:
-        say("", 'The farm runs on: farm submit txt2img "a red apple" --wait --out renders; farm down stops it.')
+        say("", 'The farm stays up: farm submit txt2img "a red apple" --wait --out renders; farm down stops it.')
     exit_unless_done(statuses)
 
 

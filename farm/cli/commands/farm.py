@@ -35,7 +35,7 @@ def workers(as_json: bool) -> None:
     """List the live workers.
 
     With --json: a list of {id, host, pid, device, state, models, warm, slots, jobs, refused, paused, losses, limits,
-    version, started, done, images_per_minute}; `refused` says of models why they are not served, `paused` is null, or
+    version, started, done, images_per_minute}; `refused` says why models are not served, `paused` is null, or
     why the worker takes no jobs now, and `limits` has side, steps and seconds, null where it has none of its own.
     """
     from farm.client import FarmClient
@@ -53,7 +53,7 @@ def workers(as_json: bool) -> None:
         if worker.paused and worker.state == "ready":
             note(f"{worker.id} takes no jobs: {worker.paused}")
         if limits := str(worker.limits):
-            note(f"{worker.id} does {limits} at the most")
+            note(f"{worker.id} does at most {limits}")
         for model, reason in worker.refused.items():
             note(f"{worker.id} does not serve {model}: {reason}")
 

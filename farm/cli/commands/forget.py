@@ -29,11 +29,11 @@ _AT_ONCE = 20_000
     """
 )
 @jobs_argument(required=False)
-@click.option("--older-than", metavar="AGE", help="Jobs that have been over for so long: 30d, 12h, 90m.")
+@click.option("--older-than", metavar="AGE", help="Jobs that have been over for at least this long: 30d, 12h, 90m.")
 @click.option("--state", "states", multiple=True, type=click.Choice(_STATES), help="With --older-than: only these.")
 @click.option("--objects", is_flag=True, help="Delete their pictures and traces from the bucket as well.")
 @click.option("--yes", is_flag=True, help="Do not ask.")
-@click.option("--dry-run", is_flag=True, help="Only say which.")
+@click.option("--dry-run", is_flag=True, help="Only say which jobs it would be.")
 @json_option
 def forget(
     names: tuple[str, ...],
@@ -51,12 +51,13 @@ def forget(
     """
     from farm.client import FarmClient
     from farm.client import forget as forgetting
+    from farm.variables import age
 
     if bool(names) == bool(older_than):
         raise InvalidInput("name the jobs or batches to forget, or give --older-than")
     if states and names:
         raise InvalidInput("goes with --older-than", field="state")
-    seconds = forgetting.age(older_than, field="older-than") if older_than else 0.0
+    seconds = age(older_than, field="older-than") if older_than else 0.0
     with FarmClient.connect() as farm:
         jobs = _named(farm, names) if names else _oldest(farm, states or _STATES, seconds)
         if jobs and not dry_run:
@@ -76,12 +77,12 @@ def _named(farm: FarmClient, names: Sequence[str]) -> list[str]:
     at_work = {status.id for status in farm.ledger.get_many(named) if not status.is_over}
     jobs = [job for job in dict.fromkeys(named) if job not in at_work]
     if not jobs:
-        raise WrongState("nothing to forget: queued or running", hint="'farm cancel' ends a job")
+        raise WrongState("nothing to forget: all are queued or running", hint="'farm cancel' ends a job")
     return jobs
 
 
 def _oldest(farm: FarmClient, states: Sequence[State], seconds: float) -> list[str]:
-    """The jobs that have been in one of the states for so long, as many as are forgotten at once."""
+    """The jobs that have been in one of the states for that long, as many as are forgotten at once."""
     jobs = farm.ledger.expired(states, older_than=seconds, limit=_AT_ONCE)
     if len(jobs) == _AT_ONCE:
         note(f"these are the oldest {_AT_ONCE:,}: run it again for the others")

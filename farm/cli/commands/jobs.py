@@ -53,7 +53,7 @@ def list_jobs(state: State | None, limit: int, page: int, as_json: bool) -> None
         console().print(_table_of(statuses))
     totals = [f"{number:,} {name}" for name, number in counts.items() if number]
     if quarantined:
-        totals.append(f"{len(quarantined):,} in quarantine ('farm recover' makes them anew)")
+        totals.append(f"{len(quarantined):,} in quarantine ('farm recover' rebuilds them)")
     note("  ".join(totals) or "no jobs yet")
 
 
@@ -97,8 +97,8 @@ def status(names: tuple[str, ...], as_json: bool) -> None:
 def watch(names: tuple[str, ...], previews: bool, previews_to: Path | None, as_json: bool) -> None:
     """Follow jobs until they are over: live bars in a terminal, else a line for each change.
 
-    Workers make previews only while somebody looks, of 16 jobs at a time. Ctrl-C leaves the jobs running. Exit code 3
-    if a job failed or was cancelled. With --json: one line a change, each what 'farm status --json' prints.
+    Workers make previews only while somebody looks, for 16 jobs at a time. Ctrl-C leaves the jobs running. Exit code 3
+    if a job failed or was cancelled. With --json: one line per change, each what 'farm status --json' prints.
     """
     if previews or previews_to:
         from farm.cli.view import looking
@@ -118,7 +118,7 @@ def watch(names: tuple[str, ...], previews: bool, previews_to: Path | None, as_j
     """
 )
 @jobs_argument(required=False)
-@click.option("--all", "everything", is_flag=True, help="Every queued and running job of the farm, whoever's.")
+@click.option("--all", "everything", is_flag=True, help="Every queued and running job of the farm, anyone's.")
 @click.option("--yes", is_flag=True, help="With --all: do not ask.")
 @json_option
 def cancel(names: tuple[str, ...], everything: bool, yes: bool, as_json: bool) -> None:

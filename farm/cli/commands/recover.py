@@ -17,13 +17,13 @@ from farm.cli.view.output import json_option, note, plural, print_json, say
       farm recover --adopt-bucket
     """
 )
-@click.option("--adopt-bucket", is_flag=True, help="The ledger belongs to this bucket from now on.")
+@click.option("--adopt-bucket", is_flag=True, help="Make the ledger belong to this bucket from now on.")
 @json_option
 def recover(adopt_bucket: bool, as_json: bool) -> None:
     """Rebuild the ledger from the bucket, after Redis was lost.
 
-    Jobs with a result are recorded as done, all others are queued again: also those that had failed or were
-    cancelled, which the bucket does not know. Jobs that the ledger has are left alone; damaged records are made anew,
+    Jobs with a result are recorded as done, all others are queued again: even those that had failed or were
+    cancelled, which the bucket does not know. Jobs that the ledger has are left alone; damaged records are rebuilt,
     and indexes put right. With --json: {batches, done, queued, damaged, anew, indexed, unexplained}.
 
     A ledger that belongs to another bucket is refused. With --adopt-bucket it takes the one that the environment
@@ -43,10 +43,10 @@ def recover(adopt_bucket: bool, as_json: bool) -> None:
     if adopt_bucket:
         note(f"the ledger belongs to the bucket '{farm.settings.s3_bucket}' now: start the workers again with it")
     if found.anew:
-        note(f"{plural(found.anew, 'record')} of which a part was lost or damaged: made anew")
+        note(f"{plural(found.anew, 'record')} partly lost or damaged: rebuilt")
     if found.indexed:
-        note(f"{plural(found.indexed, 'job')} that an index did not have: put right")
+        note(f"{plural(found.indexed, 'job')} missing from an index: put right")
     for job in found.unexplained:
-        note(f"warning: job {job} stays in quarantine: no manifest in the bucket has it")
+        note(f"warning: job {job} stays in quarantine: no manifest in the bucket names it")
     for key in found.damaged:
-        note(f"warning: {key} is damaged and was passed over")
+        note(f"warning: {key} is damaged and was skipped")

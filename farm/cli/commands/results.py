@@ -40,7 +40,7 @@ _NAMED_SIGNS = 10
 @click.option("--out", type=_FOLDER, default=Path(), metavar="DIR", help="Where to put files.  [default: here]")
 @click.option("--all", "everything", is_flag=True, help="Traces, frames, videos and result.json too, in DIR/JOB/.")
 @click.option("--overwrite", is_flag=True, help="Replace other files of the same names.")
-@click.option("--wait", is_flag=True, help="Follow the jobs until they are over first.")
+@click.option("--wait", is_flag=True, help="First follow the jobs until they are over.")
 @json_option
 def fetch(names: tuple[str, ...], out: Path, everything: bool, overwrite: bool, wait: bool, as_json: bool) -> None:
     """Bring pictures and traces here, checked by their SHA-256.
@@ -60,7 +60,7 @@ def fetch(names: tuple[str, ...], out: Path, everything: bool, overwrite: bool, 
     if as_json:
         print_json(haul.as_json())
     fetching.tell(haul, out, quiet=as_json)
-    if as_json or not wait:  # else they were told when all was over
+    if as_json or not wait:  # else they were named when all was over
         tell_warnings(statuses)
     _name_unfinished([status for status in statuses if status.state != "done"])
     if haul.errors:
@@ -80,9 +80,9 @@ def fetch(names: tuple[str, ...], out: Path, everything: bool, overwrite: bool, 
 @click.option(
     "--out", type=_FILE, default=Path("sheet.png"), show_default=True, metavar="FILE", help="The sheet, a PNG."
 )
-@click.option("--columns", type=click.IntRange(1, 100), metavar="N", help="Pictures in a row.  [default: as fits]")
+@click.option("--columns", type=click.IntRange(1, 100), metavar="N", help="Pictures in a row.  [default: about square]")
 @click.option("--labels/--no-labels", default=True, help="Write prompt, mode and seed beneath.  [default: labels]")
-@click.option("--overwrite", is_flag=True, help="Replace FILE if it is there.")
+@click.option("--overwrite", is_flag=True, help="Replace FILE if it exists.")
 def sheet(names: tuple[str, ...], out: Path, columns: int | None, labels: bool, overwrite: bool) -> None:
     """Make one labelled sheet of many pictures: of jobs, batches, or files."""
     from farm.pictures.lettering import Lettering
@@ -91,7 +91,7 @@ def sheet(names: tuple[str, ...], out: Path, columns: int | None, labels: bool, 
     if out.suffix.lower() != ".png":
         raise InvalidInput(f"{out} does not end in .png", field="--out")
     if out.exists() and not overwrite:
-        raise InvalidInput(f"{out} is there already", field="--out", hint="add --overwrite to replace it")
+        raise InvalidInput(f"{out} already exists", field="--out", hint="add --overwrite to replace it")
     check_file(out, option="--out")
     tiles = list(_tiles(names))
     lettering = Lettering()
@@ -106,8 +106,8 @@ def _tell_missing(signs: Collection[str]) -> None:
     if signs:
         some = " ".join(sorted(signs)[:_NAMED_SIGNS])
         note(
-            f"warning: no font here has {plural(len(signs), 'sign')} of the captions, such as {some}",
-            "  install fonts of these scripts, such as the packages fonts-noto-core and fonts-noto-cjk of Debian",
+            f"warning: no font here has {plural(len(signs), 'character')} of the captions, such as {some}",
+            "  install fonts for these scripts, such as Debian's packages fonts-noto-core and fonts-noto-cjk",
         )
 
 

@@ -48,7 +48,7 @@ def up(workers: int, models: tuple[str, ...], detach: bool) -> None:
 
 
 @click.command()
-@click.option("--timeout", type=Seconds(), default=60.0, show_default=True, help="Seconds, then kill.")
+@click.option("--timeout", type=Seconds(), default=60.0, show_default=True, help="Seconds to wait before killing.")
 def down(timeout: float) -> None:
     """Stop this machine's farm. Workers hand their jobs back first; everything stored is kept."""
     from farm import settings, stack
@@ -83,6 +83,7 @@ def doctor(context: click.Context, as_json: bool) -> None:
 def _tell_ready(home: Path, settings: Settings, workers: str, began: float, *, ending: str) -> None:
     import os
 
+    from farm import variables
     from farm.stack.layout import Layout
 
     say(f"The farm is ready in {time.monotonic() - began:.1f} s.")
@@ -93,7 +94,7 @@ def _tell_ready(home: Path, settings: Settings, workers: str, began: float, *, e
     say(f"  logs     {Layout(home).logs}")
     say('Next: farm submit txt2img "a watercolor painting of an otter" --wait')
     say(f"      farm doctor looks it over, {ending} stops it")
-    if os.environ.get("FARM_REDIS_URL"):
+    if os.environ.get(variables.REDIS_URL.name):
         note("FARM_REDIS_URL is set: other commands talk to that farm, and not to this one")
 
 

@@ -129,7 +129,7 @@ def guided(prompt: str, **options: Any) -> None:
     """
 )
 @click.argument("file", type=click.Path(path_type=Path, allow_dash=True))
-@click.option("--yes", is_flag=True, help="Submit also more than --max-jobs.")
+@click.option("--yes", is_flag=True, help="Submit even more than --max-jobs.")
 @click.option("--max-jobs", type=click.IntRange(min=1), default=1_000, show_default=True, help="Ask for --yes above.")
 @sending_options
 def batch(file: Path, yes: bool, max_jobs: int, **options: Any) -> None:
@@ -143,7 +143,7 @@ def batch(file: Path, yes: bool, max_jobs: int, **options: Any) -> None:
         document = documents.parse(_read(file), is_json=file.suffix.lower() == ".json")
         number = sweep.count(document)
         if max_jobs < number <= sweep.MAX_JOBS and not yes:
-            raise InvalidInput(f"makes {number:,} jobs, more than {max_jobs:,}", hint="add --yes if they are meant")
+            raise InvalidInput(f"makes {number:,} jobs, more than {max_jobs:,}", hint="add --yes if you mean it")
         folder = Path() if from_stdin else file.parent
         drafts: list[Draft] = []
         sweep.expand(document, folder=folder, limit=sweep.MAX_JOBS, check=_drafting(drafts, dry_run=options["dry_run"]))

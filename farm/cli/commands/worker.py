@@ -16,7 +16,7 @@ from farm.cli.options.parsing import Seconds
 from farm.errors import FarmError
 from farm.jobs.spec import MAX_SIDE, MAX_STEPS, MIN_SIDE
 
-# -P: not the user's folder but only what is installed can be imported, whatever files lie there.
+# -P: only what is installed can be imported, and nothing from the user's folder, whatever files lie there.
 _COMMAND = (sys.executable, "-P", "-m", "worker")
 _COUNT_GPUS = "import torch; print(torch.cuda.device_count())"
 _POLL_SECONDS = 0.5
@@ -32,16 +32,19 @@ _COUNT_TIMEOUT_SECONDS = 120.0
       farm worker --model base=stabilityai/stable-diffusion-2-1-base@main
     """
 )
-@click.option("--device", metavar="D", help="cpu, cuda, cuda:N or mps.  [default: one worker a GPU, else the CPU]")
+@click.option("--device", metavar="D", help="cpu, cuda, cuda:N or mps.  [default: one worker per GPU, else the CPU]")
 @click.option("--model", "models", multiple=True, metavar="NAME[=SOURCE]", help="A model to serve.  [default: emoji]")
 @click.option("--slots", type=click.IntRange(1, 1024), metavar="N", help="Jobs in flight at once.")
 @click.option("--rows", type=click.IntRange(2, 1024), metavar="N", help="Rows of one forward pass.")
 @click.option("--name", metavar="N", help="What the worker is called.  [default: the host's name]")
-@click.option("--deterministic", is_flag=True, help="The same bytes whatever the load, at some speed.")
-@click.option("--compile", is_flag=True, help="On a GPU, compile the models first: minutes, once.")
-@click.option("--grace", type=Seconds(), metavar="S", help="Seconds to be gone in when asked to leave.  [default: 25]")
+@click.option("--deterministic", is_flag=True, help="The same bytes whatever the load, at some cost in speed.")
+@click.option("--compile", is_flag=True, help="On a GPU, compile the models first: takes minutes, once.")
+@click.option("--grace", type=Seconds(), metavar="S", help="Leave within S seconds when asked to.  [default: 25]")
 @click.option(
-    "--checkpoint-seconds", type=Seconds(), metavar="S", help="Checkpoint long jobs so often; 0: never.  [default: 60]"
+    "--checkpoint-seconds",
+    type=Seconds(),
+    metavar="S",
+    help="Checkpoint long jobs every S seconds; 0: never.  [default: 60]",
 )
 @click.option(
     "--max-side", type=click.IntRange(MIN_SIDE, MAX_SIDE), metavar="N", help="Refuse pictures with a longer side."
@@ -86,7 +89,7 @@ def worker(
 
 
 def check_installed() -> None:
-    """Raise `FarmError` unless what renders is installed too."""
+    """Raise `FarmError` unless what rendering needs is installed too."""
     missing = [package for package in ("torch", "diffusers", "transformers", "worker") if find_spec(package) is None]
     if missing:
         raise FarmError(
@@ -114,7 +117,7 @@ def _visible_gpus() -> int:
 def _run_one_each(gpus: int, name: str | None, options: Sequence[str]) -> int:
     """Run a worker on each GPU until all have ended; the worst of their exit codes.
 
-    When one ends unasked the others are asked to leave too, so that whoever supervises this process can start all
+    When one ends unasked the others are asked to leave too, so that whatever supervises this process can start all
     of them again.
     """
     base = name or os.uname().nodename

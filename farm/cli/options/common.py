@@ -37,7 +37,7 @@ _REQUEST = (
     click.option("--width", type=int, help="Pixels, a multiple of 8 from 64 to 2048.  [default: the model's]"),
     click.option("--height", type=int, help="Pixels, likewise.  [default: the model's]"),
     click.option("--sampler", type=click.Choice(SAMPLERS), default="lms", show_default=True, help="The solver."),
-    click.option("--model", metavar="NAME", help="Who renders.  [default: $FARM_MODEL, or the only one served]"),
+    click.option("--model", metavar="NAME", help="The model to use.  [default: $FARM_MODEL, or the only one served]"),
     click.option("--init", type=_FILE, metavar="FILE", help="Start from this PNG, JPEG or WebP picture."),
     click.option("--start-step", type=int, metavar="K", help="With --init: skip the first K steps."),
     click.option("--strength", type=float, metavar="S", help="With --init: redo this share of the steps.  [0.75]"),
@@ -59,18 +59,18 @@ _REQUEST = (
     click.option("--loss-scale", type=float, metavar="X", help="How strongly the one loss pulls."),
     click.option("--loss-every", type=int, metavar="N", help="Apply the one loss at every N-th step.  [5]"),
     click.option(
-        "--trace", type=click.Choice(TRACE_LEVELS), default="none", show_default=True, help="What to keep of the way."
+        "--trace", type=click.Choice(TRACE_LEVELS), default="none", show_default=True, help="What to keep of the steps."
     ),
     click.option("--trace-every", type=int, metavar="N", help="Keep every N-th step.  [1]"),
     click.option(
         "--priority", type=int, default=DEFAULT_PRIORITY, show_default=True, metavar="0-9", help="9 is the most urgent."
     ),
-    click.option("--time-limit", type=float, metavar="SECONDS", help="Fail the job after so long in rendering."),
+    click.option("--time-limit", type=float, metavar="SECONDS", help="Fail the job if rendering takes longer."),
     click.option("--label", multiple=True, metavar="K=V", help="A label of your own, kept with the job."),
 )
 
 _LOOKING = (
-    click.option("--previews", is_flag=True, help="Follow, and show in the terminal how the pictures come about."),
+    click.option("--previews", is_flag=True, help="Follow, and show in the terminal how the pictures take shape."),
     click.option("--previews-to", type=_FOLDER, metavar="DIR", help="Follow, and keep DIR/<job>.preview.png fresh."),
 )
 

@@ -23,7 +23,7 @@ _LEAST_CUT, _LEAST_WRAPPED = 10, 16
 class Columns:
     """Rows of cells under names. A cell that is a `str` may hold the words of a stranger.
 
-    Where the width does not do, the `elastic` column gives way as far as it reads: it is cut, or `wrapped` onto more
+    Where there is no room, the `elastic` column gives way as far as it can be read: it is cut, or `wrapped` onto more
     lines. Then the columns of `dropped` are left out, the first of them first. The others are shown whole, one
     below the other if need be: ids are typed, and half a number is another number.
     """
@@ -88,7 +88,7 @@ class Columns:
         return Group(*lines)
 
     def _widths(self, console: Console, options: ConsoleOptions) -> dict[str, int]:
-        """The columns of each name that show it whole."""
+        """How wide the cells of each name are when shown whole."""
         unbounded = options.update(width=_UNBOUNDED)
         widths = {name: len(name) if self._header else 0 for name in self._names}
         for row in self._rows:
@@ -103,19 +103,19 @@ class Columns:
         return kept
 
     def _least(self, widths: dict[str, int], kept: Sequence[str]) -> int:
-        """In how many columns these can be read."""
+        """The smallest width in which these can be read."""
         least = _LEAST_WRAPPED if self._wrapped else _LEAST_CUT
         each = (min(widths[name], least) if name == self._elastic else widths[name] for name in kept)
         return sum(each) + _GAP * (len(kept) - 1)
 
     def _room(self, widths: dict[str, int], kept: Sequence[str], width: int) -> int:
-        """How many columns the elastic one, if it is kept, has at most."""
+        """How wide the elastic column, if it is kept, can be."""
         others = sum(widths[name] + _GAP for name in kept if name != self._elastic)
         return min(widths.get(self._elastic or "", 0), width - others)
 
 
 def _without_blanks_at_its_end(line: Sequence[Segment]) -> Sequence[Segment]:
-    """Tables fill every cell up; who reads a pipe wants none of that."""
+    """Tables pad every cell; whoever reads a pipe wants none of that."""
     kept = list(line)
     while kept and not kept[-1].text.strip():
         kept.pop()

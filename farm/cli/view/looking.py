@@ -1,6 +1,6 @@
 """Looking at jobs while they are followed: fetches their previews in the background, and keeps them as files on demand.
 
-A preview that cannot be had never ends the following: what was in the way is told at its end.
+A preview that cannot be fetched never ends the following: what was in the way is reported at its end.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from farm.client import FarmClient
 
 AT_ONCE = 16
-"""So many jobs are looked at, the running ones first: a batch may be of thousands."""
+"""This many jobs are looked at, the running ones first: a batch may have thousands."""
 _EVERY_SECONDS = 0.5
 _OPTION = "--previews-to"
 _AS_FILES = "--previews-to DIR keeps them as files"
@@ -46,8 +46,8 @@ class Looking:
     def __enter__(self) -> Self:
         _ = self._farm.ledger, self._farm.storage  # made here, once, before threads ask for them
         if self._folder is not None:
-            with contextlib.suppress(OSError):  # told with the first preview
-                self._folder.mkdir(parents=True, exist_ok=True)  # to be opened in a viewer before there is anything
+            with contextlib.suppress(OSError):  # reported with the first preview
+                self._folder.mkdir(parents=True, exist_ok=True)  # so that a viewer can open it before anything is there
         self._thread.start()
         return self
 

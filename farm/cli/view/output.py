@@ -50,9 +50,9 @@ def note(*lines: str) -> None:
 
 
 def note_unreadable(number: int) -> None:
-    """Tell of so many jobs that were asked for, and whose record is gone or damaged."""
+    """Say how many of the jobs asked for have a record that is gone or damaged."""
     if number:
-        note(f"{plural(number, 'job')} not shown, whose record is gone or damaged ('farm recover' makes it anew)")
+        note(f"{plural(number, 'job')} not shown: the record is gone or damaged ('farm recover' rebuilds it)")
 
 
 def say(*lines: str, err: bool = False) -> None:
@@ -68,7 +68,7 @@ def confirmed(question: str) -> bool:
         if sys.stdin.isatty():
             raise
         note("")
-        raise InvalidInput("there is nobody to ask", hint="add --yes if it is meant") from None
+        raise InvalidInput("there is nobody to ask", hint="add --yes if you mean it") from None
 
 
 def console() -> Console:

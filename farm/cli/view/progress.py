@@ -41,7 +41,7 @@ def follow(
 ) -> Sequence[JobStatus]:
     """Show the jobs until all are over; their last statuses, in order.
 
-    With `previews` a terminal shows how they look meanwhile, and `previews_to` is a folder that has that as files.
+    With `previews` a terminal shows how they look on the way, and `previews_to` is a folder that gets this as files.
     On Ctrl-C the jobs go on: this says how to follow or cancel them, and exits with 130.
     """
     try:

@@ -41,7 +41,7 @@ class Thumbnail:
 
 
 def how_many(width: int) -> int:
-    """How many thumbnails stand side by side in so many columns."""
+    """How many thumbnails stand side by side in this many columns."""
     return (width + _GAP) // (COLUMNS + _GAP)
 
 

@@ -29,8 +29,8 @@ local function job_key(id) return P .. ':job:' .. id end
 local function field(id, name) return redis.call('HGET', job_key(id), name) end
 local function set(id, ...) redis.call('HSET', job_key(id), ...) end
 
--- A command on a key that is no record. What is there in another type, or takes no entries any more, is nobody's
--- truth, and makes room.
+-- A command on a key that is not a record. What is there in another type, or takes no more entries, is nobody's truth,
+-- and makes room.
 local function call(command, key, ...)
   local answer = redis.pcall(command, key, ...)
   local trouble = type(answer) == 'table' and answer.err
@@ -50,8 +50,8 @@ local function number(text)
   if text and #text <= 15 and string.match(text, '^%d+$') then return tonumber(text) end
 end
 
--- Whether a command failed for there being something of another kind. Whatever else is in its way, such as a right that
--- the user lacks, says nothing of the data, and ends the operation.
+-- Whether a command failed because the key holds something of another kind. Whatever else is in its way, such as a
+-- right that the user lacks, says nothing of the data, and ends the operation.
 local function is_of_another_kind(answer)
   local trouble = type(answer) == 'table' and answer.err
   if trouble and not string.find(trouble, 'WRONGTYPE') then error(trouble, 0) end
@@ -76,7 +76,7 @@ end
 -- What a record says, its numbers as numbers; or nil, and what is wrong with it.
 local function read(id)
   local found = redis.pcall('HMGET', job_key(id), unpack(NAMES))
-  if is_of_another_kind(found) then return nil, 'its record is no hash' end
+  if is_of_another_kind(found) then return nil, 'its record is not a hash' end
   local job, is_there = { id = id }, false
   for position, name in ipairs(NAMES) do
     if found[position] then
@@ -87,14 +87,14 @@ local function read(id)
   if not is_state(job.state) then return nil, 'it has no state' end
   for _, name in ipairs(NUMBERS) do
     job[name] = number(job[name])
-    if not job[name] then return nil, 'its ' .. name .. ' is no number' end
+    if not job[name] then return nil, 'its ' .. name .. ' is not a number' end
   end
   if job.priority > 9 then return nil, 'its priority is not from 0 to 9' end
   if job.steps == 0 then return nil, 'it has no steps' end
   if not job.model or #job.model > 64 or not string.match(job.model, '^[a-z0-9][a-z0-9._-]*$') then
-    return nil, 'its model is no name'
+    return nil, 'its model is not a valid name'
   end
-  if not job.batch or not string.match(job.batch, '^[0-9a-z]+$') then return nil, 'its batch is no name' end
+  if not job.batch or not string.match(job.batch, '^[0-9a-z]+$') then return nil, 'its batch is not a valid id' end
   if not string.match(job.checkpoint or '', '^%d+:%d+$') then job.checkpoint = nil end
   return job
 end
@@ -116,7 +116,7 @@ local function take_out(id)
   end
 end
 
--- Out of everything that is worked through, and to where people see it. `farm recover` makes the job anew.
+-- Takes a job out of everything that is worked through, to where people see it. `farm recover` rebuilds it.
 local function quarantine(id, why)
   take_out(id)
   if is_id(id) then
@@ -160,7 +160,7 @@ local function stop_waiting(id, model)
 end
 
 -- The only place where a job changes state; each state's jobs are indexed by the time they entered it.
--- The rest are fields that tell those who follow the events how it came to that.
+-- The rest are fields that tell those who follow the events why.
 local function move(job, to, ...)
   local id, from = job.id, job.state
   set(id, 'state', to)

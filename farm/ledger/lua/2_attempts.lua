@@ -68,10 +68,10 @@ local function next_of(models, deaths)
   return first
 end
 
--- `token` is new for each claim, so that a claim sent twice is granted once. A job that has outlived all workers but
--- the last it may have is a suspect: only a worker that does nothing else may claim it (`alone` is '1'), so that what
--- happens to that worker is the job's own doing and nobody else's. If the job is not to be had, another that waits for one
--- of the models in `instead` (a JSON list) is granted: a message says that there is work, not which.
+-- `token` is new for each claim, so that a claim sent twice is granted once. A job that may have crashed as
+-- many workers as it may but one is a suspect: only a worker that does nothing else may claim it (`alone` is '1'), so
+-- that what happens to that worker is the job's own doing and nobody else's. If the job cannot be had, another that
+-- waits for one of the models in `instead` (a JSON list) is granted: a message says that there is work, not which.
 -- Returns {state}, {'missing'}, {'suspect'} or {'claimed', id, attempt, spec, priority, checkpoint}.
 function operations.claim(id, worker, token, lease, deaths, alone, instead)
   local grant = index('grant:' .. token)
@@ -101,7 +101,7 @@ function operations.claim(id, worker, token, lease, deaths, alone, instead)
   return granted()
 end
 
--- A checkpoint of a running job is in the bucket, and the next attempt shall go on from it.
+-- A checkpoint of a running job is in the bucket, and the next attempt is to go on from it.
 function operations.checkpoint(id, worker, attempt, step)
   if not held(id, worker, attempt) then return 0 end
   set(id, 'checkpoint', attempt .. ':' .. step)

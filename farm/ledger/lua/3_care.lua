@@ -34,7 +34,7 @@ local function lapse(job, deaths)
   return to
 end
 
--- Drops what is of another type than everybody expects who reads it.
+-- Drops what is not of the type that all its readers expect.
 local function make_room()
   for _, name in ipairs({ 'jobs', 'batches', 'leases', 'unpromoted' }) do call('ZCARD', index(name)) end
   for _, name in ipairs(STATES) do call('ZCARD', index('state:' .. name)) end
@@ -43,7 +43,7 @@ local function make_room()
   call('HLEN', index('quarantine'))
 end
 
--- Requeues jobs whose lease lapsed, `limit` at most; one that outlived `deaths` workers fails. Nothing is reaped
+-- Requeues jobs whose lease lapsed, at most `limit`; one whose lease lapsed `deaths` times fails. Nothing is reaped
 -- until reapers have watched for `window` ms (0: none is needed).
 -- Returns a flat list: id, model, priority, 'queued' | 'failed', …
 function operations.reap(limit, deaths, window)

@@ -7,6 +7,7 @@ import urllib.request
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -104,7 +105,7 @@ def broken(case: str, where: Settings, tmp_path: Path, monkeypatch: pytest.Monke
     (tmp_path / "config").write_text("[default\nregion")
     for name, value in variables.items():
         monkeypatch.setenv(name, str(tmp_path / "config") if value == "CONFIG" else value)
-    keys = {"s3_access_key": None, "s3_secret_key": None} if "AWS_ACCESS_KEY_ID" in variables else {}
+    keys: dict[str, Any] = {"s3_access_key": None, "s3_secret_key": None} if "AWS_ACCESS_KEY_ID" in variables else {}
     return replace(where, local=False, **keys, **changes), message
 
 

@@ -155,7 +155,7 @@ def test_many_jobs_want_a_yes(tmp_path: Path) -> None:
     file.write_text(json.dumps({"jobs": [{"prompt": "x", "product": {"seed": list(range(11))}}]}), encoding="utf-8")
     refused = run("submit", "batch", str(file), "--max-jobs", "10", "--dry-run")
     assert refused.exit_code == 2
-    assert refused.stderr == f"farm: {file}: makes 11 jobs, more than 10\n  add --yes if they are meant\n"
+    assert refused.stderr == f"farm: {file}: makes 11 jobs, more than 10\n  add --yes if you mean it\n"
     assert len(planned("batch", str(file), "--max-jobs", "10", "--yes")) == 11
 
 
@@ -257,8 +257,8 @@ WRONG = [
         ("up", "--model", "mine"),
         "farm: --model: 'mine' is neither NAME=SOURCE nor a built-in model\n  built in: emoji,",
     ),
-    (("up", "--model", "mine=./no.safetensors"), "farm: --model: 'mine' comes from ./no.safetensors, which is not"),
-    (("up", "--model", "mine=~no such user/x"), "farm: --model: 'mine' comes from ~no such user/x, which is not"),
+    (("up", "--model", "mine=./no.safetensors"), "farm: --model: 'mine' comes from ./no.safetensors, which does not"),
+    (("up", "--model", "mine=~no such user/x"), "farm: --model: 'mine' comes from ~no such user/x, which does not"),
     (("sheet", str(EXAMPLE)), f"farm: {EXAMPLE} is not a PNG, JPEG or WebP image"),
     (("sheet", INIT, "--out", f"{EXAMPLE}/s.png"), f"farm: --out: {EXAMPLE}/s.png cannot be written: "),
     (("submit", "batch", "/no.yaml"), "farm: /no.yaml: cannot be read: No such file or directory"),
@@ -309,7 +309,7 @@ def test_a_wrong_init_image_is_said(make: Callable[[], bytes], message: str, tmp
         (b"jobs: [\n{prompt: x\n", "stdin: line 3, column 1: "),
         (b"jobs:\n- {prompt: x, stepz: 3}\n", "stdin: job 1: there is no field 'stepz'\n  did you mean 'steps'?"),
         (b"jobs:\n- {prompt: x, steps: 0}\n", "stdin: job 1: steps: 0: input should be greater than or equal to 1"),
-        (b"jobs:\n- {prompt: x}\n- {prompt: 5}\n", "stdin: job 2: prompt: 5 is a number, and should be text; write "),
+        (b"jobs:\n- {prompt: x}\n- {prompt: 5}\n", "stdin: job 2: prompt: 5 is a number, but should be text; write "),
         (b"jobs:\n- {prompt: x}\n- {prompt: x, init: no.png}\n", "stdin: job 2: init: no.png cannot be read: "),
         (b"jobs:\n- {prompt: x}\n- {prompt: [a, b], weights: [1, -1]}\n", "stdin: job 2: weights: the weights sum"),
         (b"jobs:\n- {prompt: x}\n- {prompt: x, losses: [{name: bleu}]}\n", "stdin: job 2: loss: there is no loss"),
@@ -436,7 +436,7 @@ def test_a_sheet_names_the_signs_that_no_font_has(monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr("farm.pictures.fonts._folders", tuple)
     Image.new("RGB", (8, 8)).save(tmp_path / "水獺.png")
     result = run("sheet", str(tmp_path / "水獺.png"), "--out", str(tmp_path / "sheet.png"))
-    assert result.stderr.splitlines()[0] == "warning: no font here has 2 signs of the captions, such as 水 獺"
+    assert result.stderr.splitlines()[0] == "warning: no font here has 2 characters of the captions, such as 水 獺"
     assert result.exit_code == 0
 
 

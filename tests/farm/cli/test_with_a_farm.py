@@ -234,7 +234,7 @@ def test_one_refused_file_does_not_stop_the_others(client: FarmClient) -> None:
         render(client, job)
     Path(f"{jobs[0]}.png").write_bytes(b"mine")
     result = run("fetch", batch, code=1)
-    assert f"{jobs[0]}.png exists and is another file" in result.stderr
+    assert f"{jobs[0]}.png already exists and differs" in result.stderr
     assert Path(f"{jobs[0]}.png").read_bytes() == b"mine"
     assert all(Path(f"{job}.png").exists() for job in jobs[1:])
 
@@ -246,7 +246,7 @@ def test_a_sheet_of_a_batch_and_of_files(client: FarmClient) -> None:
     assert "3 pictures" in run("sheet", batch, "--columns", "3").stdout
     with Image.open("sheet.png") as page:
         assert page.width == 80 + 3 * 256 + 2 * 24
-    assert "is there already" in run("sheet", batch, code=2).stderr
+    assert "already exists" in run("sheet", batch, code=2).stderr
     assert "1 picture," in run("sheet", "sheet.png", "--out", "of/sheets.png").stdout
 
 
@@ -348,4 +348,4 @@ def test_a_deleted_record_hides_no_other(client: FarmClient, command: tuple[str,
     result = run(*(batch if word == "BATCH" else word for word in command), code=code)
 
     assert jobs[2] in result.output
-    assert "1 job not shown, whose record is gone or damaged" in result.stderr
+    assert "1 job not shown: the record is gone or damaged" in result.stderr

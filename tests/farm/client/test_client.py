@@ -51,8 +51,8 @@ def test_jobs_that_every_worker_would_refuse_are_told(client: FarmClient) -> Non
     warnings = client.submit(asked).warnings
 
     assert list(warnings[1:]) == [
-        "a job that asks for 101 steps will fail: w1 does 100 at the most (--max-steps), nor does the other",
-        "a job that asks for 768 pixels a side will fail: w1 does 512 at the most (--max-side), nor does the other",
+        "a job that asks for 101 steps will fail: w1 does at most 100 (--max-steps), and the other refuses it",
+        "a job that asks for 768 pixels a side will fail: w1 does at most 512 (--max-side), and the other refuses it",
     ]
     assert len(warnings) == 3 and "no live worker serves the model 'other'" in warnings[0]
 
@@ -104,7 +104,7 @@ def test_what_is_wrong_with_an_init_image_is_told_once(client: FarmClient, tmp_p
     submission = client.submit([otter(init=str(path), strength=0.5), otter(init=str(path), strength=0.7)])
 
     told = [warning for warning in submission.warnings if "profile" in warning]
-    assert told == [f"the colour profile of {path} is damaged: its colours are taken for sRGB"]
+    assert told == [f"the colour profile of {path} is damaged: its colours are taken as sRGB"]
     image = client.ledger.spec(submission.jobs[0]).start.image
     assert image is not None
     assert (image.width, image.height) == (64, 32)
@@ -200,7 +200,7 @@ def test_fetching_brings_the_picture_or_everything(rendered: Rendering, tmp_path
 def test_another_file_is_not_overwritten_unless_meant(rendered: Rendering, tmp_path: Path) -> None:
     picture = tmp_path / f"{rendered.job}.png"
     picture.write_bytes(b"mine")
-    with pytest.raises(FetchRefused, match="exists and is another file"):
+    with pytest.raises(FetchRefused, match="already exists and differs"):
         list(fetch(rendered, tmp_path))
     assert picture.read_bytes() == b"mine"
     assert list(fetch(rendered, tmp_path, overwrite=True)) == [picture]
@@ -211,7 +211,7 @@ def test_another_result_is_not_overwritten_either(rendered: Rendering, tmp_path:
     description = tmp_path / rendered.job / "result.json"
     description.parent.mkdir()
     description.write_text("mine", encoding="utf-8")
-    with pytest.raises(FetchRefused, match="exists and is another file"):
+    with pytest.raises(FetchRefused, match="already exists and differs"):
         list(fetch(rendered, tmp_path, everything=True))
     assert description.read_text(encoding="utf-8") == "mine"
 
@@ -224,7 +224,7 @@ def test_a_folder_that_cannot_be_written_is_said(rendered: Rendering, tmp_path: 
 
 def test_a_changed_object_is_not_kept(rendered: Rendering, tmp_path: Path) -> None:
     rendered.client.storage.put(rendered.key("image.png"), b"changed", "image/png")
-    with pytest.raises(FetchRefused, match="does not have the checksum"):
+    with pytest.raises(FetchRefused, match="does not match the checksum"):
         list(fetch(rendered, tmp_path))
     assert list(tmp_path.iterdir()) == []
 

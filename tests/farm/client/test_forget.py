@@ -8,9 +8,8 @@ from click.testing import CliRunner
 from farm import keys
 from farm.cli.commands.forget import forget as forget_command
 from farm.client import FarmClient
-from farm.client.forget import age, expire, forget, forgotten_of
+from farm.client.forget import expire, forget, forgotten_of
 from farm.client.recover import recover
-from farm.errors import InvalidInput
 from farm.jobs.request import JobRequest
 from farm.jobs.status import State
 from worker.results.retention import Retention
@@ -94,13 +93,6 @@ def test_retention_is_off_unless_it_is_set(client: FarmClient) -> None:
 
     assert client.ledger.counts()["done"] == 0
     assert client.ledger.counts()["failed"] == 1
-
-
-@pytest.mark.parametrize("text", ["", "30", "d", "-1d", "1y", "1.5d"])
-def test_an_age_that_is_none_names_the_option(text: str) -> None:
-    with pytest.raises(InvalidInput, match="older-than"):
-        age(text, field="older-than")
-    assert (age("30d", field="x"), age("90m", field="x")) == (30 * 86_400.0, 5_400.0)
 
 
 def test_the_command(client: FarmClient, monkeypatch: pytest.MonkeyPatch) -> None:

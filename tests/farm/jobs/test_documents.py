@@ -67,19 +67,19 @@ def test_tags_are_refused(tag: str) -> None:
             "a: !!python/object/apply:os.system [x]",
             "line 1: has the tag '!!python/object/apply:os.system'",
         ),
-        ("a: b\nc: d\x00", "line 2: has the character U+0000, which is not YAML or JSON"),
-        ("a: é\nb: \x7f", "line 2: has the character U+007F, which is not YAML or JSON"),
+        ("a: b\nc: d\x00", "line 2: has the character U+0000, which YAML and JSON forbid"),
+        ("a: é\nb: \x7f", "line 2: has the character U+007F, which YAML and JSON forbid"),
         ("x" * (MAX_FILE_BYTES + 1), "is larger than 2 MiB"),
         ("jobs:\n- prompt: an otter: in the snow\n", "line 2, column 19: mapping values are not allowed"),
         ("jobs:\n- prompt: @otter\n", "line 2, column 11: found character that cannot start any token"),
         ("jobs:\n- prompt: *otter\n", "line 2, column 11: found undefined alias"),
-        ("seed: " + "9" * 5_000, "has a number of thousands of digits"),
-        ('{"seed": ' + "9" * 5_000 + "}", "has a number of thousands of digits"),
-        ('{"guidance": NaN}', "has NaN for a number, which JSON does not know"),
+        ("seed: " + "9" * 5_000, "has a number with thousands of digits"),
+        ('{"seed": ' + "9" * 5_000 + "}", "has a number with thousands of digits"),
+        ('{"guidance": NaN}', "has NaN as a number, which JSON does not allow"),
         ('{"jobs": [\n{"prompt": "a"},\n]}', "line 3, column 1: "),
         ("[{a: 1}, {[b]: 2}]", "line 1, column 11: found unhashable key"),
         ("jobs:\n- prompt: a\n  prompt: b\n", "line 3: 'prompt' is there twice"),
-        ('{"jobs": [{"prompt": "a", "prompt": "b"}]}', "'prompt' is there twice: as 'a', and as 'b'"),
+        ('{"jobs": [{"prompt": "a", "prompt": "b"}]}', "'prompt' is there twice: as 'a' and as 'b'"),
         ("a: {b: 1}\nc: {b: 1}\n? [a]\n: 1\nc: 2\n", "line 5: 'c' is there twice"),
     ],
 )
@@ -92,14 +92,14 @@ def test_text_that_is_no_document_is_refused(text: str, message: str) -> None:
 def test_what_yaml_takes_for_a_sign_is_to_be_quoted() -> None:
     with pytest.raises(InvalidInput) as caught:
         parse("jobs:\n- prompt: an otter: in the snow\n")
-    assert "goes into quotes" in (caught.value.hint or "")
+    assert "needs quotes" in (caught.value.hint or "")
 
 
 @pytest.mark.parametrize(
     ("text", "message", "mend"),
     [
-        ("jobs:\n\t- prompt: x\n", "line 2, column 1", "by spaces, not by tabs"),
-        ("a: 1\n---\nb: 2\n", "a second document begins, and one is read", "leave out '---'"),
+        ("jobs:\n\t- prompt: x\n", "line 2, column 1", "with spaces, not tabs"),
+        ("a: 1\n---\nb: 2\n", "a second document begins; only one is read", "leave out '---'"),
         ('a: "\\q"\n', "found unknown escape character", None),
     ],
 )
@@ -151,7 +151,7 @@ def test_a_tower_of_aliases_is_refused(floor: str) -> None:
 
 
 def test_what_is_part_of_itself_is_refused() -> None:
-    with pytest.raises(InvalidInput, match="line 2: 'a' is part of itself"):
+    with pytest.raises(InvalidInput, match="line 2: 'a' contains itself"):
         parse("jobs:\n- prompt: &a [x, *a]\n")
 
 

@@ -30,12 +30,12 @@ def resolved(**fields: Any) -> ResolvedSpec:
         (
             Limits(side=256),
             {},
-            r"it asks for 512 pixels a side, and the worker w does 256 at the most \(.*--max-side\)",
+            r"it asks for 512 pixels a side, but the worker w does at most 256 \(.*--max-side\)",
         ),
         (
             Limits(steps=20),
             {"steps": 21},
-            r"it asks for 21 steps, and the worker w does 20 at the most \(.*--max-steps\)",
+            r"it asks for 21 steps, but the worker w does at most 20 \(.*--max-steps\)",
         ),
     ],
 )

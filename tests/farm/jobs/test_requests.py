@@ -23,13 +23,13 @@ def specs(**fields: Any) -> list[JobSpec]:
 
 WRONG = [
     ({"prompt": ()}, "prompt: there are 0; there must be 1 to 16"),
-    ({"prompt": 7}, 'prompt: 7 is a number, and should be text; write "7" if it is meant'),
-    ({"prompt": ("x", 2.5)}, 'prompt: 2.5 is a number, and should be text; write "2.5" if it is meant'),
+    ({"prompt": 7}, 'prompt: 7 is a number, but should be text; write "7" if it is meant'),
+    ({"prompt": ("x", 2.5)}, 'prompt: 2.5 is a number, but should be text; write "2.5" if it is meant'),
     ({"prompt": {"a": "b"}}, "prompt: {'a': 'b'} should be text"),
     ({"prompt": None}, "prompt: field required"),
     ({"prompt": "an \udcff otter"}, "prompt: 'an \\udcff otter' is not UTF-8 text from character 4 on"),
     ({"negative": "\ud83e"}, "negative: '\\ud83e' is not UTF-8 text from character 1 on"),
-    ({"negative": 7}, 'negative: 7 is a number, and should be text; write "7" if it is meant'),
+    ({"negative": 7}, 'negative: 7 is a number, but should be text; write "7" if it is meant'),
     ({"labels": {"a": "\ud83e"}}, "labels: '\\ud83e' is not UTF-8 text from character 1 on"),
     ({"labels": {"a": ["b"]}}, "labels: ['b'] should be text"),
     ({"labels": ["a"]}, "labels: ['a'] should be a mapping of names to values"),

@@ -94,7 +94,7 @@ def test_a_damaged_record_is_no_outage_to_who_claims_it(ledger: Ledger) -> None:
 
     assert ledger.claim(job(0).id, "w") is None
 
-    assert ledger.quarantined() == {job(0).id: "its attempt is no number"}
+    assert ledger.quarantined() == {job(0).id: "its attempt is not a number"}
     assert ledger.waiting("emoji") == 1
     with pytest.raises(LedgerUnavailable, match="damaged"):
         ledger.cancel(job(0).id)
@@ -216,7 +216,7 @@ def test_a_message_of_a_cancelled_job_brings_the_next_that_waits(ledger: Ledger)
 
     def next_one(token: str) -> str | None:
         claim = ledger.claim(job(0).id, "w", token=token, instead=["emoji", "unheard-of"])
-        return claim and claim.job
+        return claim.job if claim else None
 
     assert ledger.claim(job(0).id, "w") is None, "unless another is welcome"
     assert next_one("a") == job(2).id, "by priority"

@@ -142,7 +142,7 @@ def test_the_same_worker_is_fenced_by_the_attempt(ledger: Ledger) -> None:
 
 def outlive_three_workers(ledger: Ledger) -> list[str]:
     """The states that a job has after each of three workers fell silent with it."""
-    states = []
+    states: list[str] = []
     for death in range(3):
         claimed(ledger, f"w{death}", lease=LAPSED, alone=death == 2)
         states += [reaped.state for reaped in ledger.reap()]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import struct
 import zlib
 from pathlib import Path
+from typing import Any
 
 import pytest
 from PIL import Image, ImageCms
@@ -179,7 +180,7 @@ def compressed_profile(profile: bytes) -> bytes:
     return png_chunk(b"iCCP", b"name\0\0" + zlib.compress(profile))
 
 
-def plain(**options: object) -> bytes:
+def plain(**options: Any) -> bytes:
     return encoded(Image.new("RGB", (8, 8), (180, 100, 60)), **options)
 
 
@@ -187,7 +188,7 @@ PLAIN = plain()
 FAULTY = {
     "no profile at all": (plain(icc_profile=b"nonsense"), "is damaged"),
     "cut short": (plain(icc_profile=DISPLAY_P3[:300]), "is damaged"),
-    "of grey": (plain(icc_profile=GREY), "is for GRAY, and the picture is RGB"),
+    "of grey": (plain(icc_profile=GREY), "is for GRAY, but the picture is RGB"),
     "another checksum": (with_chunks(PLAIN, compressed_profile(DISPLAY_P3)[:-1] + b"?"), "is damaged"),
     "not compressed": (with_chunks(PLAIN, png_chunk(b"iCCP", b"name\0\0" + DISPLAY_P3)), "is damaged"),
     "empty": (with_chunks(PLAIN, png_chunk(b"iCCP", b"")), "is damaged"),
@@ -200,7 +201,7 @@ def test_a_profile_that_cannot_be_used_is_told_and_passed_over(case: str) -> Non
     data, said = FAULTY[case]
     assert pixel(decode(data, name="x")) == (180, 100, 60)
     assert check_init(data, name="a.png").warnings == (
-        f"the colour profile of a.png {said}: its colours are taken for sRGB",
+        f"the colour profile of a.png {said}: its colours are taken as sRGB",
     )
 
 

@@ -77,7 +77,7 @@ def test_a_picture_of_any_shape_is_shown(size: tuple[int, int]) -> None:
 
 @pytest.mark.parametrize("size", [(1, 70_000), (70_000, 1)])
 def test_a_side_that_takes_memory_to_read_is_refused_unread(size: tuple[int, int]) -> None:
-    with pytest.raises(InvalidInput, match="pixels, and a side may have 65,535"):
+    with pytest.raises(InvalidInput, match="pixels, but a side may have at most 65,535"):
         tile_of(png(size=size), name="x.png")
 
 

@@ -62,7 +62,7 @@ def test_weights_are_fetched_in_one_precision_and_nothing_that_is_not_loaded(
 
 
 def test_a_prefix_of_nothing_is_told(servers: Settings, url: str, tmp_path: Path) -> None:
-    with pytest.raises(ModelError, match="holds nothing of a model"):
+    with pytest.raises(ModelError, match="does not hold a model"):
         bucket_fetcher(servers)(url + "-not", tmp_path)
 
 

@@ -94,7 +94,7 @@ def test_what_is_cut_off_is_said() -> None:
     said = cut_off(spec_from((1_600, 900), (512, 512)))
     assert said == (
         "44% of the init picture's width was cut off to make 1600×900 fit 512×512 (--fit pad or stretch shows all of it"
-        ", init gives the job its shape)"
+        ", --fit init gives the job its shape)"
     )
     assert "61% of the init picture's height" in (cut_off(spec_from((1_000, 2_000), (640, 496))) or "")
     assert (cut_off(spec_from((10_000, 100), (2_048, 64), fit="init")) or "").endswith(

@@ -60,10 +60,10 @@ REFUSED: list[tuple[dict[str, Any], SamplerName, int, type[FarmError], str]] = [
         ModelError,
         "predicts ε from pure noise",
     ),
-    ({}, "lms", 0, InvalidInput, "steps: 0 is not within 1 and the 1000 steps of the model"),
-    ({}, "ddim", 1001, InvalidInput, "steps: 1001 is not within 1 and the 1000 steps of the model"),
-    ({}, "dpmpp_2m", 1000, InvalidInput, "'dpmpp_2m' has no 1000 distinct noise levels"),
-    ({}, "ddim", 1000, InvalidInput, "'ddim' has no 1000 distinct noise levels"),
+    ({}, "lms", 0, InvalidInput, "steps: 0 is not between 1 and the 1000 steps that the model was trained on"),
+    ({}, "ddim", 1001, InvalidInput, "steps: 1001 is not between 1 and the 1000 steps that the model was trained on"),
+    ({}, "dpmpp_2m", 1000, InvalidInput, "'dpmpp_2m' does not have 1000 distinct noise levels"),
+    ({}, "ddim", 1000, InvalidInput, "'ddim' does not have 1000 distinct noise levels"),
 ]
 
 

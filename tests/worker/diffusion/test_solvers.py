@@ -181,5 +181,5 @@ def test_plans_are_memoised() -> None:
 
 @pytest.mark.parametrize("start", [-1, 10, 11])
 def test_a_start_beyond_the_schedule_is_refused(start: int) -> None:
-    with pytest.raises(InvalidInput, match=r"start\.step: -?\d+ is not a step of 0 to 9"):
+    with pytest.raises(InvalidInput, match=r"start\.step: -?\d+ is not a step from 0 to 9"):
         plan(read_schedule(LMS_CONFIG, "lms", 10), start)

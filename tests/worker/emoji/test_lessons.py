@@ -60,7 +60,8 @@ def test_a_mix_is_told_as_the_farm_tells_it() -> None:
     encoder = new_text_encoder(settings, tokenizer).eval()
 
     def read(tokens: Tensor) -> Tensor:
-        return encoder(tokens).last_hidden_state
+        read: Tensor = encoder(tokens).last_hidden_state
+        return read
 
     with torch.no_grad():
         plain, mixed = told(read, tokenizer, [Lesson(0, "a banana"), Lesson(0, "a banana", Other(1, "a cat", 0.3, 0))])

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import pytest
 import torch
 from torch.nn import functional as F
@@ -41,7 +43,7 @@ def test_long_attention_is_done_in_parts_and_is_the_same(rows: int) -> None:
     counts = {}
     for in_parts in (False, True):
         beaten: list[None] = []
-        with beats(lambda beaten=beaten: beaten.append(None), in_parts=in_parts):
+        with beats(partial(beaten.append, None), in_parts=in_parts):
             done = F.scaled_dot_product_attention(query, key, value, dropout_p=0.0, is_causal=False)
         counts[in_parts] = len(beaten)
         torch.testing.assert_close(done, whole, rtol=1e-5, atol=1e-6)

@@ -232,11 +232,12 @@ def test_a_picture_without_room_is_decoded_in_tiles(
         return decode(z)
 
     monkeypatch.setattr(model.vae, "decode", only_tiles)
-    assert model.memory is not None
-    options = {"free": lambda: 10 * model.memory.picture} if knows == "what is free" else {}
+    memory = model.memory
+    assert memory is not None
+    options = {"free": lambda: 10 * memory.picture} if knows == "what is free" else {}
     rendered = engines(**options).submit(request_for("tiled", **large)).result(60)
 
-    assert rendered.warnings == ("the picture was decoded in tiles, for want of memory: their seams may show",)
+    assert rendered.warnings == ("the picture was decoded in tiles, because memory was short: their seams may show",)
     assert rendered.pixels.shape == expected.shape
     assert np.abs(rendered.pixels.astype(int) - expected.astype(int)).mean() < 16
     assert not model.vae.use_tiling, "the next picture is decoded whole"
@@ -299,7 +300,7 @@ def test_a_loss_that_no_step_is_due_for_is_reported(engines: Callable[..., Engin
 
     assert engines().submit(request_for("due", **{**fields, "start_step": 5})).result().warnings == ()
     assert engines().submit(request_for("late", **late)).result().warnings == (
-        "the loss 'blue' had no effect: of steps 6 to 9 none is a multiple of 20",
+        "the loss 'blue' had no effect: no step from 6 to 9 is a multiple of 20",
     )
 
 

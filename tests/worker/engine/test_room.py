@@ -17,7 +17,8 @@ from worker.engine.engine import Engine
 from worker.engine.request import Cancelled, RenderRequest
 from worker.models.model import LoadedModel
 
-Engines, Request = Callable[..., Engine], Callable[..., RenderRequest]
+Engines = Callable[..., Engine]
+Request = Callable[..., RenderRequest]
 ONE_STEP = {**LARGE, "steps": 1}
 
 

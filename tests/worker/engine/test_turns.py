@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import pytest
@@ -85,7 +86,8 @@ def test_only_the_more_urgent_cut_in(
     priorities: tuple[int, int],
 ) -> None:
     of_large, of_small = priorities
-    in_midst, go_on, order = threading.Event(), threading.Event(), []
+    in_midst, go_on = threading.Event(), threading.Event()
+    order: list[str] = []
 
     def call(rows: torch.Tensor, *arguments: Any, **keywords: Any) -> Any:
         while is_large(rows) and not go_on.is_set() and not order:
@@ -97,8 +99,8 @@ def test_only_the_more_urgent_cut_in(
     large = engine.submit(replace(request_for("large", priority=of_large, **{**LARGE, "steps": 1}), model=patient))
     assert in_midst.wait(ENOUGH)
     small = engine.submit(replace(request_for("small", priority=of_small, steps=4), model=patient))
-    for name, future in (("small", small), ("large", large)):
-        future.add_done_callback(lambda _, name=name: order.append(name))
+    small.add_done_callback(lambda _: order.append("small"))
+    large.add_done_callback(lambda _: order.append("large"))
     if of_large > of_small:
         go_on.set()
     small.result(ENOUGH), large.result(ENOUGH)
@@ -127,6 +129,11 @@ def test_a_long_step_that_nobody_wants_any_more_ends_at_once(
     assert engine.submit(request_for("next", steps=2)).result(ENOUGH).pixels.shape == (64, 64, 3)
 
 
+def has_begun(engine: Engine, seen: float) -> bool:
+    """Whether the engine began something since it had been busy for `seen` seconds."""
+    return engine.busy_for() < seen
+
+
 @pytest.mark.long
 def test_a_long_step_is_told_from_one_that_hangs(
     engines: Callable[..., Engine], request_for: Callable[..., RenderRequest], model: LoadedModel
@@ -146,7 +153,7 @@ def test_a_long_step_is_told_from_one_that_hangs(
     for _ in range(3):
         eventually(lambda: engine.busy_for() > 0.001, "it is busy")
         seen = engine.busy_for()
-        eventually(lambda seen=seen: engine.busy_for() < seen, "it has begun something since")
+        eventually(partial(has_begun, engine, seen), "it has begun something since")
     enough.set()
     large.result(ENOUGH)
 

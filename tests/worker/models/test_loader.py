@@ -182,7 +182,7 @@ SPOILT: dict[str, tuple[Callable[[Path], Any], str]] = {
     ),
     "no number": (
         lambda m: (m / "farm.json").write_text('{"guidance": NaN}', encoding="utf-8"),
-        r"a guidance of nan is not from 0",
+        r"a guidance of nan is not between 0",
     ),
     "preview.json": (
         lambda m: (m / "preview.json").write_text("{}", encoding="utf-8"),
@@ -275,20 +275,23 @@ SPOILT: dict[str, tuple[Callable[[Path], Any], str]] = {
         lambda m: write_config(m / "unet" / "config.json", attention_head_dim=0),
         r"says attention_head_dim = 0 \(models have 1 to 1,024\)",
     ),
-    "an autoencoder of what is no number": (spoil_a_weight("vae/diffusion_pytorch_model"), "the vae of .* no finite"),
+    "an autoencoder of what is no number": (spoil_a_weight("vae/diffusion_pytorch_model"), "the vae of .* not finite"),
     "a UNet of infinity": (
         spoil_a_weight("unet/diffusion_pytorch_model", torch.inf),
-        r"the unet of the model 'tiny' has weights that are no finite numbers, in \S+ \(the file is damaged",
+        r"the unet of the model 'tiny' has weights that are not finite numbers, in \S+ \(the file is damaged",
     ),
-    "a text encoder of what is no number": (spoil_a_weight("text_encoder/model"), "the text_encoder of .* no finite"),
-    "an autoencoder that overflows": (overflow, "the model's autoencoder makes of pictures what are no numbers"),
+    "a text encoder of what is no number": (spoil_a_weight("text_encoder/model"), "the text_encoder of .* not finite"),
+    "an autoencoder that overflows": (
+        overflow,
+        "the model's autoencoder turns pictures into values that are not numbers",
+    ),
     "another model's tokenizer": (
         lambda m: add_tokens(m / "tokenizer"),
-        "the tokenizer of the model 'tiny' has 647 tokens, the highest number 646, and its text encoder knows 547",
+        "the tokenizer of the model 'tiny' has 647 tokens, numbered up to 646, but its text encoder knows 547",
     ),
     "a tokenizer of few words": (
         lambda m: shrink_vocabulary(m / "tokenizer"),
-        r"has [\d,]+ tokens, the highest number [\d,]+, and its text encoder knows 547 \(they belong to different",
+        r"has [\d,]+ tokens, numbered up to [\d,]+, but its text encoder knows 547 \(they belong to different",
     ),
     "no tokenizer": (
         lambda m: (m / "tokenizer" / "tokenizer.json").unlink(),

@@ -168,7 +168,7 @@ def test_an_incomplete_checkpoint_is_refused(
 
 def test_a_weight_of_another_shape_is_named(built: Path, checkpoint: Path, tmp_path: Path) -> None:
     file = with_weights(checkpoint, tmp_path / "odd.safetensors", {UNET + "out.2.bias": torch.zeros(6)})
-    with pytest.raises(ModelError, match=r"conv_out\.bias of the unet is 6, and by its configuration 4 .*#config="):
+    with pytest.raises(ModelError, match=r"conv_out\.bias of the unet is 6, but by its configuration 4 .*#config="):
         read_checkpoint("one", file, built)
 
 
@@ -227,7 +227,7 @@ OTHERS: dict[str, tuple[Callable[[dict[str, Tensor]], dict[str, Tensor]], str]] 
         lambda w: {**without(UNET)(w), UNET + "layers.0.attention.weight": torch.zeros(2)},
         r"is of another architecture: its weights have names such as 'model\.diffusion_model\.layers",
     ),
-    "something else": (named("layers.0.weight"), "is no checkpoint of Stable Diffusion: .* 'layers.0.weight'"),
+    "something else": (named("layers.0.weight"), "is not a checkpoint of Stable Diffusion: .* 'layers.0.weight'"),
     "nothing": (lambda _: {}, "is a file without any weights"),
 }
 

@@ -145,7 +145,7 @@ def test_a_unet_that_cannot_be_recorded_is_not_used(plain: LoadedModel, caplog: 
     unet: Any = Refuses()
 
     assert recorded(replace(plain, unet=unet), 2) is None
-    assert "the model 'tiny' cannot be recorded and runs as it is: not like this\n" in caplog.text
+    assert "the model 'tiny' cannot be recorded, so it runs as it is: not like this\n" in caplog.text
 
 
 def test_a_unet_that_gives_no_numbers_when_recorded_is_not_used(
@@ -208,7 +208,7 @@ def test_a_loaded_model_is_recorded_on_a_cpu(tmp_path: Path) -> None:
     loaded = ModelLoader(place("cpu"), cache=tmp_path / "cache").load("tiny", LocalDirectory(directory))
 
     assert loaded.recorded is not None
-    assert loaded.called_unet is loaded.recorded
+    assert loaded.called_unet is loaded.recorded.module
 
 
 def test_a_thread_that_loads_a_model_computes_with_all_cores(tmp_path: Path) -> None:

@@ -162,7 +162,7 @@ MALFORMED = ("[]", "{", '{"weight_map": []}', '{"weight_map": {}}', '{"weight_ma
 def test_an_index_that_is_none_is_told(model: Path, text: str) -> None:
     split(model)
     (model / "unet" / f"{UNET}.safetensors.index.json").write_text(text)
-    with pytest.raises(ModelError, match=r"index\.json of the model 'tiny' is no index of shards"):
+    with pytest.raises(ModelError, match=r"index\.json of the model 'tiny' is not an index of shards"):
         read(model)
 
 

@@ -13,9 +13,9 @@ from typing import Any
 
 import pytest
 import redis
-from kombu import Consumer
-from kombu import Queue as Messages
 from kombu import transport as transports
+from kombu.entity import Queue as Messages
+from kombu.messaging import Consumer
 
 from farm.jobs.status import Waiting
 from farm.ledger.redis_errors import KEYS
@@ -176,6 +176,7 @@ def test_redelivery_touches_no_keys_but_the_farms(servers: Settings, server: red
         channel = connection.default_channel
         with Consumer(channel, [Messages(queue_name("emoji"))], callbacks=[take]):
             eventually(lambda: drained(connection, 1), "it is delivered")
+            tag: Any
             [tag] = server.zrange(index, 0, -1)
             server.zadd(index, {tag: 1})  # as if it were long ago
             channel.qos.restore_visible(interval=1)
@@ -184,7 +185,8 @@ def test_redelivery_touches_no_keys_but_the_farms(servers: Settings, server: red
 
     assert [body[0] for body in seen] == [[job().id]] * 2
     assert not server.exists(index)
-    assert all(key.startswith(KEY_PREFIX.encode()) for key in server.keys("*"))
+    left: list[Any] = server.keys("*")
+    assert all(key.startswith(KEY_PREFIX.encode()) for key in left)
     assert server.acl_log() == []
 
 
@@ -205,7 +207,7 @@ def test_a_long_message_is_dropped_unread(
     """To read it would take ten times its size, which the worker would keep."""
     key, ours = published(servers, server)
     assert len(ours) < MAX_CHARACTERS // 20
-    server.rpush(key, ours[:-1] + b', "x": "' + b"x" * MAX_CHARACTERS + b'"}')  # the next to be taken
+    server.rpush(key, ours[:-1].decode() + ', "x": "' + "x" * MAX_CHARACTERS + '"}')  # the next to be taken
 
     seen: list[Any] = []
     with (
@@ -228,5 +230,5 @@ def test_a_long_message_names_no_job(servers: Settings, server: redis.Redis) -> 
     key, ours = published(servers, server)
     with closing(Queue(servers)) as queue:
         assert jobs_named(queue.entries("emoji")) == {job().id}
-        server.lset(key, 0, ours[:-1] + b', "x": "' + b"x" * MAX_CHARACTERS + b'"}')
+        server.lset(key, 0, ours[:-1].decode() + ', "x": "' + "x" * MAX_CHARACTERS + '"}')
         assert jobs_named(queue.entries("emoji")) == set()

@@ -1,0 +1,51 @@
+"""Renders with what the recipes add, and prints what became of it: run by itself, on changed copies of the packages."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from farm.jobs.request import JobRequest
+from tests.tiny import LMS_CONFIG, build_tiny_model
+from worker.diffusion.losses import load_losses
+from worker.diffusion.schedules import read_schedule
+from worker.diffusion.solvers import plan
+from worker.engine.engine import Engine
+from worker.engine.request import RenderRequest, resolve
+from worker.models.device import place
+from worker.models.loader import ModelLoader
+from worker.models.registry import LocalDirectory
+
+
+def main(folder: Path) -> dict[str, Any]:
+    """The mean colour of each job's picture, and how many older predictions the sampler uses."""
+    asked: Any = "lms_2"
+    used = np.flatnonzero(plan(read_schedule(LMS_CONFIG, asked, 3)).b.any(axis=0))
+    model = ModelLoader(place("cpu"), cache=folder / "cache").load("tiny", LocalDirectory(build_tiny_model(folder)))
+    losses = load_losses()
+    declarations = losses.declarations
+    engine = Engine(losses, max_rows=4)
+    engine.start()
+    jobs: dict[str, dict[str, Any]] = {
+        "lms": {},
+        "lms_2": {"sampler": "lms_2"},
+        "green": {"losses": [{"name": "green", "arguments": {"target": 1.0}, "every": 1}]},
+    }
+    try:
+        found: dict[str, Any] = {"history": int(used.max())}
+        for name, fields in jobs.items():
+            request = JobRequest.parse({"prompt": "a cat", "seed": 1, "steps": 2, **fields})
+            [spec] = request.specs(None, default_model="tiny", declarations=declarations)
+            pixels = engine.submit(RenderRequest(name, resolve(spec, model), model)).result(60).pixels
+            found[name] = pixels.mean(axis=(0, 1)).tolist()
+        return found
+    finally:
+        engine.stop()
+
+
+if __name__ == "__main__":
+    print(json.dumps(main(Path(sys.argv[1]))))
