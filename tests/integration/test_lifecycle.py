@@ -11,8 +11,12 @@ import pytest
 from farm.client import FarmClient
 from farm.errors import JobNotFound, WrongState
 from farm.jobs.status import JobStatus
+from farm.ledger.timing import TIMING
 from tests.integration.conftest import LONG, Worker
+from tests.timing import of_a_farm
 from tests.waiting import eventually
+
+REAL = of_a_farm(TIMING)
 
 Launch = Callable[..., Worker]
 Submit = Callable[..., list[str]]
@@ -133,11 +137,12 @@ def test_jobs_of_a_killed_worker_are_finished_by_another(
 def test_jobs_of_a_killed_worker_are_finished_by_one_that_lives_within_half_a_minute(
     launch: Launch, submit: Submit, status: Status, finish: Finish
 ) -> None:
-    victim = launch("first", model="prompt")
+    """With the times that a farm runs with: what is promised to people."""
+    victim = launch("first", model="prompt", **REAL)
     jobs = submit(model="prompt", count=3, **LONG)
     for job in jobs:
         in_the_middle(status, job)
-    launch("second", model="prompt")
+    launch("second", model="prompt", **REAL)
     held = [job for job in jobs if not status(job).is_over]
     assert held, "the victim was too fast to be killed at work"
 
