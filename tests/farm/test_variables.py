@@ -29,7 +29,7 @@ def test_values_are_of_their_types() -> None:
 
 
 def test_what_is_refused_is_named() -> None:
-    with pytest.raises(InvalidInput, match=r"^FARM_RETENTION: 'long' is no length of time \(such as 30d"):
+    with pytest.raises(InvalidInput, match=r"^FARM_RETENTION: 'long' is not a length of time \(such as 30d"):
         variables.RETENTION.of({"FARM_RETENTION": "long"})
     with pytest.raises(InvalidInput, match=r"^FARM_RETENTION_OBJECTS: is 'true', and neither yes nor no"):
         variables.RETENTION_OBJECTS.of({"FARM_RETENTION_OBJECTS": "true"})
