@@ -65,7 +65,7 @@ check: $(VENV)/.tools
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/mypy
 	$(VENV)/bin/lint-imports
-	$(MKDOCS) --site-dir $(CURDIR)/$(VENV)/site
+	$(MKDOCS) --site-dir "$(CURDIR)/$(VENV)/site"
 
 format: $(VENV)/.tools
 	$(VENV)/bin/ruff format .
@@ -73,7 +73,7 @@ format: $(VENV)/.tools
 
 docs: $(VENV)/.tools
 	$(VENV)/bin/python deploy/commands_page.py
-	$(MKDOCS) --site-dir $(CURDIR)/site
+	$(MKDOCS) --site-dir "$(CURDIR)/site"
 	@echo "The documentation is in site/index.html; with its search: $(VENV)/bin/python -m http.server --bind 127.0.0.1 --directory site"
 
 # The farm with everything a laptop needs: the client, the two servers and a worker.

@@ -36,7 +36,7 @@ def examine(settings: Settings) -> Iterator[Check]:
     """Reachability first; the other checks only where that one succeeds."""
     client = _client(settings.redis_url)
     try:
-        client.ping()
+        _ping(client)
     except redis.AuthenticationError:
         mend = "put the right password into FARM_REDIS_URL: redis://:PASSWORD@HOST:PORT/0"
         yield fail("redis", f"Redis at {settings.redis_address} refuses the password", mend=mend)
@@ -126,6 +126,15 @@ def _version(questions: Questions, settings: Settings) -> Check:
     if tuple(int(part) for part in version.split(".")[:2]) < _OLDEST:
         return warn("redis", f"{where} is older than 6.0", mend="upgrade it")
     return ok("redis", where)
+
+
+def _ping(client: redis.Redis) -> None:
+    """Raises `RedisError` unless Redis answers. One that cannot write to its disk refuses even a PING, from 7.0 on."""
+    try:
+        client.ping()
+    except redis.ResponseError as error:
+        if not str(error).startswith("MISCONF"):
+            raise
 
 
 def _writes(client: redis.Redis, settings: Settings) -> Check:

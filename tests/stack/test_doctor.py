@@ -283,6 +283,29 @@ def test_a_redis_that_takes_no_writes_is_named(running: Running, tmp_path: Path)
     assert "is a replica of 127.0.0.1:1" in checks["redis writes"]["detail"]
 
 
+def test_a_redis_that_cannot_write_to_its_disk_answers_and_takes_no_writes(running: Running) -> None:
+    farm, settings = running
+    ledger = Ledger(settings)
+    redis = ledger.redis
+    in_the_way = Path(redis.config_get("dir")["dir"]) / redis.config_get("dbfilename")["dbfilename"]
+    kept = redis.config_get("save")["save"]
+    in_the_way.mkdir()
+    try:
+        redis.config_set("save", "3600 1000000")
+        redis.bgsave()
+        eventually(lambda: redis.info("persistence")["rdb_last_bgsave_status"] == "err", "it cannot save")
+        code, checks = examine({"FARM_HOME": str(farm.home)})
+    finally:
+        in_the_way.rmdir()
+        redis.config_set("save", kept)
+        ledger.close()
+    assert code == 1
+    assert checks["redis"]["verdict"] == "ok"
+    assert checks["redis writes"]["verdict"] == "fail"
+    assert "takes no writes: MISCONF" in checks["redis writes"]["detail"]
+    assert "full disk" in checks["redis writes"]["mend"]
+
+
 def test_a_clock_that_the_s3_server_will_not_believe_is_told(running: Running, monkeypatch: pytest.MonkeyPatch) -> None:
     offsets = {"ok": 3.0, "warn": -120.0, "fail": 1000.0}
     for verdict, offset in offsets.items():
