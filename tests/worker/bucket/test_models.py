@@ -76,7 +76,7 @@ def test_a_disk_without_room_may_have_some_later(
     servers: Settings, url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("shutil.disk_usage", lambda _: SimpleNamespace(free=3))
-    with pytest.raises(ModelUnavailable, match="has room for 3"):
+    with pytest.raises(ModelUnavailable, match="has room for only 3"):
         bucket_fetcher(servers)(url, tmp_path)
 
 
