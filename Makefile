@@ -22,9 +22,9 @@ PIP_LOWEST := $(VENV)/lowest/bin/python -m pip --disable-pip-version-check insta
 BY_PLATFORM := torch triton cuda-bindings cuda-pathfinder cuda-toolkit nvidia-cublas nvidia-cuda-cupti \
     nvidia-cuda-nvrtc nvidia-cuda-runtime nvidia-cudnn-cu13 nvidia-cufft nvidia-cufile nvidia-curand nvidia-cusolver \
     nvidia-cusparse nvidia-cusparselt-cu13 nvidia-nccl-cu13 nvidia-nvjitlink nvidia-nvshmem-cu13 nvidia-nvtx
-# PyPI's own hashes of every file of each release, for all platforms, whatever index this machine uses.
+# The hashes of every file of each release, for all platforms: those of PyPI, unless a variable of uv names another index.
 COMPILE := $(VENV)/locking/bin/uv pip compile --quiet --no-config --universal --python-version 3.11 --no-build \
-    --default-index https://pypi.org/simple --generate-hashes --no-annotate --no-header \
+    --generate-hashes --no-annotate --no-header \
     $(addprefix --no-emit-package ,$(BY_PLATFORM)) pyproject.toml
 LOCK := $(COMPILE) --constraint constraints.txt
 LOWEST_TORCH := $(shell sed -n 's/.*"torch>=\([0-9.]*\)".*/\1/p' pyproject.toml)
