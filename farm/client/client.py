@@ -28,7 +28,7 @@ from farm.bucket.results import JobResult
 from farm.bucket.storage import Storage
 from farm.client import tie
 from farm.client.planning import Draft, default_model, drafted, images_of, known_losses, plan
-from farm.client.previews import look_at
+from farm.client.previews import subscribe
 from farm.client.warnings import of_pictures, of_workers
 from farm.client.watching import watch
 from farm.errors import LedgerUnavailable, ObjectMissing, StorageError, WrongState
@@ -207,7 +207,7 @@ class FarmClient:
         Raises `WrongBucket`, `LedgerUnavailable`, `StorageError`.
         """
         self.check_bucket(only_to_read=True)
-        return look_at(self.ledger, self.storage, jobs)
+        return subscribe(self.ledger, self.storage, jobs)
 
     def cancel(self, names: Iterable[str]) -> dict[str, State]:
         """Cancel queued and running jobs. Returns the state each job was in. What has no record is left out."""

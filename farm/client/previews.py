@@ -18,7 +18,7 @@ SUBSCRIPTION_SECONDS = 15.0
 """For this long workers keep previews up after somebody looked."""
 
 
-def look_at(ledger: Ledger, storage: Storage, jobs: Sequence[str]) -> dict[str, Preview]:
+def subscribe(ledger: Ledger, storage: Storage, jobs: Sequence[str]) -> dict[str, Preview]:
     """The previews that there are of `jobs`; more come while one keeps asking, at least every `SUBSCRIPTION_SECONDS`.
 
     Raises `LedgerUnavailable`, `StorageError`.

@@ -215,8 +215,8 @@ class FakeLedger(Ledger):
                     self._cancellations.append((job, record.attempt))
                 record.checkpoint = None
                 self._move(record, "cancelled")
-            looked_at = record.previews_until is not None
-            return Cancelled(before, record.model, checkpoint[0] if checkpoint else None, looked_at)
+            had_preview = record.previews_until is not None
+            return Cancelled(before, record.model, checkpoint[0] if checkpoint else None, had_preview)
 
     def retry(self, job: str) -> State:
         with self._doing("retry"):

@@ -66,7 +66,7 @@ class Room:
     def is_taken(self, error: Exception) -> bool:
         """Whether work failed for lack of memory that others hold or held, around its turn or in its midst.
 
-        If so, the failure says nothing of the job.
+        If so, the failure says nothing of the job, and what the failed work still holds is given up.
         """
         if not (is_out_of_memory(error) and (self._turns.is_within_another or self._turns.was_shared)):
             return False

@@ -17,7 +17,7 @@ from typing import IO
 
 _log = logging.getLogger(__name__)
 
-_SUFFIX = ".blackbox"
+_SUFFIX = ".crash"
 _LINES = 6
 _KILLED = "ended without a word: it was killed, by somebody or by the kernel because memory ran out"
 

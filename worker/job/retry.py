@@ -1,4 +1,4 @@
-"""Waiting for a bucket or a ledger that does not answer, with a finished picture in hand."""
+"""Waiting for a bucket or a ledger that does not answer, holding a finished picture."""
 
 from __future__ import annotations
 

@@ -68,8 +68,8 @@ local function next_of(models, deaths)
   return first
 end
 
--- `token` is new for each claim, so that a claim sent twice is granted once. A job that may have crashed as
--- many workers as it may but one is a suspect: only a worker that does nothing else may claim it (`alone` is '1'), so
+-- `token` is new for each claim, so that a claim sent twice is granted once. A job that
+-- one more crash would fail is a suspect: only a worker that does nothing else may claim it (`alone` is '1'), so
 -- that what happens to that worker is the job's own doing and nobody else's. If the job cannot be had, another that
 -- waits for one of the models in `instead` (a JSON list) is granted: a message says that there is work, not which.
 -- Returns {state}, {'missing'}, {'suspect'} or {'claimed', id, attempt, spec, priority, checkpoint}.

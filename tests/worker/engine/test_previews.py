@@ -82,7 +82,7 @@ def test_nothing_is_shown_of_the_last_step_nor_to_who_does_not_look(engines: Eng
     assert late.seen == silent.seen == {}
 
 
-def test_a_look_at_what_does_not_fly_is_ignored(engines: Engines, request_for: Request) -> None:
+def test_a_preview_of_an_unknown_job_is_ignored(engines: Engines, request_for: Request) -> None:
     engine = engines()
     engine.want_preview("nobody")
     looking = Looking(engine, 1, job="nobody")
