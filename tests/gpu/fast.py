@@ -23,6 +23,7 @@ from worker.bench.workloads import Job
 from worker.diffusion.conditioning import Conditioning
 from worker.engine.engine import Engine
 from worker.models.compiled import compiled
+from worker.models.cuda_graphs import with_graphs
 from worker.models.model import LoadedModel
 
 _LONGEST = 300.0
@@ -38,14 +39,18 @@ def run(facts: Facts, subjects: Subjects) -> None:
     if subjects.is_rehearsal:
         torch.compiler.set_stance("force_eager")  # compiling takes a CPU minutes, and other tests do
     bench = _Bench(facts, subjects)
-    facts.attempt("forwards", lambda: bench.forwards(bench.model, "eager", ROWS if bench.on_gpu else ROWS[:3]))
+    launched = replace(bench.model, graphed=None)
+    facts.attempt("forwards", lambda: bench.forwards(launched, "launched", ROWS if bench.on_gpu else ROWS[:3]))
+    if bench.on_gpu:
+        facts.attempt("graphs", lambda: bench.forwards(bench.model, "replayed", ROWS))
     facts.attempt("a tick's overhead", bench.overhead)
     facts.attempt("unlike backlog, eager", bench.backlog, seconds=10)
+    facts.attempt("a lone job", bench.lone_job)
     facts.attempt("beside giants", bench.beside_giants, seconds=10)
     facts.attempt("compiling the engine", bench.compile_engine, seconds=60 if bench.on_gpu else 0)
     facts.attempt("compiling the pipeline", bench.compile_pipeline, seconds=60 if bench.on_gpu else 0)
     facts.attempt("unlike backlog, compiled", bench.compiled_backlog, seconds=10)
-    facts.attempt("a lone job", bench.lone_job)
+    facts.attempt("a lone job, compiled", bench.compiled_lone_job)
     facts.attempt("forwards, compiled", bench.compiled_forwards)
 
 
@@ -64,6 +69,7 @@ class _Bench:
         embedding = Conditioning(self.model.prompts.encode("").embedding)
         self._row_flops = flops(lambda: costing.forward(self.model, embedding, 1))
         self._jobs = subjects.unlike(self.model, 24 if self.on_gpu else 3)
+        self._lone = workloads.alike(self.model, 1, steps=2 * subjects.steps)
         self._compiled: LoadedModel | None = None
         self._compiled_pipelines: Pipelines | None = None
         facts.figure("the card's peak", teraflops=self._peak / 1e12, row_gigaflop=self._row_flops / 1e9)
@@ -95,7 +101,7 @@ class _Bench:
 
     def backlog(self) -> None:
         """Both as they are."""
-        self._compare("unlike backlog", self._pipelines, self.model, self._jobs, at_least=_AGAINST_EAGER)
+        self._compare("unlike backlog", self._pipelines, self.model, self._jobs, at_least=_AGAINST_EAGER, repeats=2)
 
     def beside_giants(self) -> None:
         """How much longer short jobs take while the device has the largest pictures to render too."""
@@ -119,7 +125,7 @@ class _Bench:
         unet = compiled(self.model, (2, self._subjects.rows))
         if unet is None:
             return self._facts.not_run("the engine, compiled", "torch.compile does not work here: see the log")
-        self._compiled = replace(self.model, compiled=unet)
+        self._compiled = with_graphs(replace(self.model, compiled=unet))
         self._facts.figure("compiling the engine", seconds=time.monotonic() - began)
 
     def compile_pipeline(self) -> None:
@@ -133,8 +139,10 @@ class _Bench:
         self._compare_compiled("unlike backlog, compiled", self._jobs, at_least=_AGAINST_COMPILED)
 
     def lone_job(self) -> None:
-        job = workloads.alike(self.model, 1, steps=2 * self._subjects.steps)
-        self._compare_compiled("a lone job, compiled", job, at_least=_LONE / _SPREAD)
+        self._compare("a lone job", self._pipelines, self.model, self._lone, at_least=_LONE / _SPREAD)
+
+    def compiled_lone_job(self) -> None:
+        self._compare_compiled("a lone job, compiled", self._lone, at_least=_LONE / _SPREAD)
 
     def compiled_forwards(self) -> None:
         if self._compiled:
@@ -147,14 +155,21 @@ class _Bench:
             self._facts.not_run(name, "not both of them are compiled")
 
     def _compare(
-        self, name: str, pipelines: Pipelines, model: LoadedModel, jobs: Sequence[Job], *, at_least: float
+        self,
+        name: str,
+        pipelines: Pipelines,
+        model: LoadedModel,
+        jobs: Sequence[Job],
+        *,
+        at_least: float,
+        repeats: int = 3,
     ) -> None:
         """Diffusers' pipeline job by job and the engine, in turn: how many times as fast the engine is."""
         engines = Engines(model, self._subjects.rows, self._subjects.rows // 2)
         arms: list[Callable[..., Any]] = [partial(pipelines.job_by_job, memoised=True), engines.mixed]
         for arm in arms:
             arm(jobs[:1], time.monotonic)  # what happens only once is not measured
-        runs = [[measured(partial(arm, jobs)).seconds for arm in arms] for _ in range(3 if self.on_gpu else 1)]
+        runs = [[measured(partial(arm, jobs)).seconds for arm in arms] for _ in range(repeats if self.on_gpu else 1)]
         ratios = [pipeline / engine for pipeline, engine in runs]
         self._asked(
             f"{name}: times as fast as the pipeline",

@@ -71,8 +71,8 @@ def _bfloat16(facts: Facts, subjects: Subjects) -> None:
     facts.check(
         "bfloat16 as near to float32 as diffusers", farm >= diffusers - _SHORT_OF, farm=farm, diffusers=diffusers
     )
-    company = _decibels(ours, _rendered(model, jobs, others=subjects.unlike(model, 8)))
-    facts.check("bfloat16 in company, to what it can give", company >= farm - _SHORT_OF, company=company, farm=farm)
+    company = _decibels(truth, _rendered(model, jobs, others=subjects.unlike(model, 8)))
+    facts.check("bfloat16 in company as near as alone", company >= farm - _SHORT_OF, company=company, alone=farm)
 
 
 def _rendered(model: LoadedModel, jobs: Sequence[Job], *, others: Sequence[Job] = ()) -> list[Pixels]:

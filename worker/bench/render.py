@@ -30,6 +30,7 @@ from worker.bench.workloads import Job
 from worker.diffusion.conditioning import Conditioning
 from worker.engine.rows import CAREFUL_CPU_ROWS
 from worker.models.compiled import compiled, numbers_of_rows
+from worker.models.cuda_graphs import with_graphs
 from worker.models.device import Placement
 from worker.models.model import LoadedModel
 
@@ -67,7 +68,7 @@ class Comparison:
     def __init__(self, model: LoadedModel, directory: Path, placement: Placement, options: Options) -> None:
         on_gpu = placement.device.type == "cuda"
         if on_gpu:
-            model = replace(model, compiled=compiled(model, numbers_of_rows(options.rows)))
+            model = with_graphs(replace(model, compiled=compiled(model, numbers_of_rows(options.rows))))
         self.model = model
         self._options = options
         self._placement = placement

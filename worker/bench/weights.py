@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 import tempfile
 from pathlib import Path
@@ -27,23 +28,24 @@ def random_stable_diffusion() -> Path:
     return directory
 
 
-def build(directory: Path, *, width: int = 320) -> None:
-    """Write the model into `directory`. `width` is the UNet's first, 320 in Stable Diffusion 1.4.
+def build(directory: Path, *, width: int = 320, side: int = 64) -> None:
+    """Write the model into `directory`. `width` is the UNet's first, and `side` that of its latents.
 
-    The tokenizer and the schedule are those of the bundled model.
+    The tokenizer, with as many tokens as it has, and the schedule are those of the bundled model.
     """
     emoji = BUILT_IN["emoji"]
     assert isinstance(emoji, LocalDirectory)
+    vocabulary = json.loads((emoji.path / "tokenizer" / "tokenizer.json").read_text(encoding="utf-8"))["model"]["vocab"]
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         unet: UNet2DConditionModel = UNet2DConditionModel(
-            sample_size=64,
+            sample_size=side,
             block_out_channels=tuple(width * factor for factor in (1, 2, 4, 4)),
             cross_attention_dim=768,
             attention_head_dim=8,
         )
         vae: AutoencoderKL = AutoencoderKL(
-            sample_size=512,
+            sample_size=8 * side,
             block_out_channels=tuple(width * 2 // 5 * factor for factor in (1, 2, 4, 4)),
             down_block_types=("DownEncoderBlock2D",) * 4,
             up_block_types=("UpDecoderBlock2D",) * 4,
@@ -52,7 +54,13 @@ def build(directory: Path, *, width: int = 320) -> None:
         )
         text_encoder = CLIPTextModel(
             CLIPTextConfig(
-                hidden_size=768, intermediate_size=3072, num_hidden_layers=12, num_attention_heads=12, vocab_size=49408
+                hidden_size=768,
+                intermediate_size=3072,
+                num_hidden_layers=12,
+                num_attention_heads=12,
+                vocab_size=len(vocabulary),
+                bos_token_id=vocabulary["<|startoftext|>"],
+                eos_token_id=vocabulary["<|endoftext|>"],
             )
         )
     unet.save_pretrained(directory / "unet")

@@ -23,6 +23,7 @@ from worker.diffusion.cross_attention import cache_cross_attention
 from worker.diffusion.preview import PreviewMap, fit_preview_map, read_preview_map
 from worker.models import layout
 from worker.models.components import Components, read_checkpoint, read_directory
+from worker.models.cuda_graphs import with_graphs
 from worker.models.device import Placement
 from worker.models.disguises import first_line
 from worker.models.hub import download, download_configuration
@@ -67,7 +68,7 @@ class ModelLoader:
             raise ModelError(
                 f"the model '{name}' cannot render a picture on {model.device}: {first_line(error)}"
             ) from error
-        return replace(model, compiled=self._compile(model)) if self._compile else model
+        return with_graphs(replace(model, compiled=self._compile(model)) if self._compile else model)
 
     def _loaded(self, name: str, source: Source) -> LoadedModel:
         match source:

@@ -77,6 +77,7 @@ class LoadedModel:
     """What forwards and decodes take besides; None: not measured."""
     recorded: UNetForward | None = field(default=None, repr=False)
     compiled: UNetForward | None = field(default=None, repr=False)
+    graphed: UNetForward | None = field(default=None, repr=False)
 
     @property
     def latent_shape(self) -> tuple[int, int, int]:
@@ -88,7 +89,7 @@ class LoadedModel:
     def called_unet(self) -> torch.nn.Module:
         """The module that `predict` calls for the model's own size, to be hooked: hooks on the UNet inside are not
         called, or would undo the compilation."""
-        quicker = self.compiled or self.recorded
+        quicker = self.graphed or self.compiled or self.recorded
         return self.unet if quicker is None else quicker.module
 
     def is_large(self, shape: Sequence[int]) -> bool:
@@ -101,6 +102,8 @@ class LoadedModel:
         `rows` [N, 4, h, w] are noisy latents, scaled as the UNet reads them.
         """
         rows = rows.to(self.dtype)
+        if self.graphed is not None and self.graphed.fits(rows, conditioning):
+            return self.graphed(rows, timesteps, conditioning)
         if self.compiled is not None and self.compiled.fits(rows, conditioning):
             return self.compiled(rows, timesteps, conditioning)
         # A recording is one long operator, in the midst of which nobody else can have a turn.
