@@ -33,6 +33,7 @@ from farm.jobs.spec import (
     MAX_SEED,
     MAX_WEIGHT,
     Conditioning,
+    Encode,
     Every,
     Fit,
     Guidance,
@@ -156,7 +157,8 @@ class JobRequest(Wire):
     mode: Mode = "txt2img"
     prompt: Annotated[str | tuple[str, ...], PlainValidator(_as_prompts)]
     weights: tuple[float, ...] | None = None
-    mix: Annotated[float, Field(ge=0, le=1)] | None = None
+    mix: Annotated[float, Field(ge=1 - MAX_WEIGHT, le=MAX_WEIGHT)] | None = None
+    """The first prompt's share of two; beyond 0 to 1 the mix goes on past one of them."""
     mix_with: Annotated[tuple[MixTerm, ...], Field(max_length=MAX_PROMPTS - 1)] = ()
     negative: Written = ""
     init: Annotated[Path | bytes | None, PlainValidator(_as_init)] = None
@@ -164,6 +166,7 @@ class JobRequest(Wire):
     start_step: Annotated[int, Field(ge=0)] | None = None
     strength: float | None = None
     fit: Fit | None = None
+    encode: Encode | None = None
     losses: Annotated[tuple[LossRequest, ...], Field(max_length=MAX_LOSSES)] = ()
     guidance: Scale | None = None
     sampler: SamplerName = "lms"
@@ -217,6 +220,8 @@ class JobRequest(Wire):
             raise ValueError("--start-step and --strength need an init image: give --init FILE")
         if self.init is None and self.fit is not None:
             raise ValueError("--fit needs an init image: give --init FILE")
+        if self.init is None and self.encode is not None:
+            raise ValueError("--encode needs an init image: give --init FILE")
         if self.fit == "init" and (self.width is not None or self.height is not None):
             raise ValueError("--fit init takes the size from the picture: leave out --width and --height")
         if self.start_step is not None and self.strength is not None:
@@ -276,13 +281,13 @@ class JobRequest(Wire):
     def _start(self, init: InitReference | None) -> Start:
         if self.init is None:
             return Start()
-        fit = self.fit or "crop"
+        how: dict[str, Any] = {"fit": self.fit or "crop", "encode": self.encode or "sample"}
         if self.start_step is not None:
             if self.start_step >= self.steps:
                 raise InvalidInput(f"{self.start_step} leaves none of the {self.steps} steps to do", field="start_step")
-            return Start(image=init, step=self.start_step, fit=fit)
+            return Start(image=init, step=self.start_step, **how)
         strength = 0.75 if self.strength is None else self.strength
-        return Start(image=init, step=start_step_of_strength(strength, self.steps), fit=fit)
+        return Start(image=init, step=start_step_of_strength(strength, self.steps), **how)
 
     def _loss_terms(self, declarations: tuple[LossDeclaration, ...]) -> tuple[LossTerm, ...]:
         return tuple(_loss_term(wanted, declarations) for wanted in self.losses)
@@ -293,6 +298,6 @@ def _loss_term(wanted: LossRequest, declarations: tuple[LossDeclaration, ...]) -
     return LossTerm(
         name=declaration.name,
         arguments=declaration.complete(wanted.arguments),
-        scale=declaration.default_scale if wanted.scale is None else wanted.scale,
+        scale=wanted.scale,
         every=wanted.every,
     )

@@ -67,7 +67,7 @@ def describe(spec: JobSpec) -> str:
         f"{spec.steps_to_do} step{'s' if spec.steps_to_do > 1 else ''}",
         spec.sampler,
     ]
-    parts += [f"{loss.name} x{loss.scale:g}" for loss in spec.guidance.losses]
+    parts += [loss.name if loss.scale is None else f"{loss.name} x{loss.scale:g}" for loss in spec.guidance.losses]
     return " · ".join(parts)
 
 

@@ -12,6 +12,7 @@ from farm.errors import ModelError
 from farm.jobs.spec import MAX_GUIDANCE, MAX_SIDE, MIN_SIDE
 from worker.models.bounds import check_numbers
 from worker.models.disguises import recognised
+from worker.models.model import Defaults
 
 COMPONENTS = {
     "unet": "UNet2DConditionModel",
@@ -25,27 +26,30 @@ FETCHING_CODE = ("auto_map", "attn_implementation", "_attn_implementation", "qua
 ADAPTER = "adapter_config.json"
 _LIBRARIES: Sequence[list[str | None]] = ([], [None], ["diffusers"], ["transformers"], ["stable_diffusion"])
 
-DEFAULT_GUIDANCE = 7.5
+MAX_LOSS_SCALE = 1_000.0
 _MAX_JSON_BYTES = 4 * 2**20
 _MAX_TRAINING_STEPS = 100_000
 _FEWEST_TOKENS = 3  # both marks, and one between them
 
 
-def read_guidance(directory: Path) -> float:
-    """The guidance scale that suits a model: its `farm.json`'s, such as {"guidance": 4.0}, else 7.5.
+def read_defaults(directory: Path) -> Defaults:
+    """What suits a model, by its `farm.json`, such as {"guidance": 4.0, "loss_scale": 0.5}; each may be left out.
 
-    Raises `ModelError` if the file is malformed, or the scale is not one that a job may have.
+    Raises `ModelError` if the file is malformed, or a number is not one that a job may have.
     """
     path = directory / "farm.json"
     if not path.is_file():
-        return DEFAULT_GUIDANCE
+        return Defaults()
     try:
-        guidance = float(_json(path).get("guidance", DEFAULT_GUIDANCE))
+        said = _json(path)
+        guidance = float(said.get("guidance", Defaults.guidance))
+        losses = float(said.get("loss_scale", Defaults.losses))
     except (OSError, ValueError, TypeError, AttributeError, OverflowError) as error:
         raise ModelError(f"{path} is malformed: {error}") from error
-    if not 0 <= guidance <= MAX_GUIDANCE:
-        raise ModelError(f"{path} is malformed: a guidance of {guidance:g} is not between 0 and {MAX_GUIDANCE:g}")
-    return guidance
+    for what, number, most in (("guidance", guidance, MAX_GUIDANCE), ("loss_scale", losses, MAX_LOSS_SCALE)):
+        if not 0 <= number <= most:
+            raise ModelError(f"{path} is malformed: a {what} of {number:g} is not between 0 and {most:g}")
+    return Defaults(guidance, losses)
 
 
 def check(name: str, directory: Path) -> Mapping[str, Any]:

@@ -75,7 +75,9 @@ def img2img(prompt: str, **options: Any) -> None:
     """
 )
 @click.argument("prompts", metavar="PROMPT PROMPT…", nargs=-1, required=True)
-@click.option("--mix", type=float, metavar="SHARE", help="The first prompt's share of two, 0 to 1.  [default: half]")
+@click.option(
+    "--mix", type=float, metavar="SHARE", help="The first prompt's share of two; any number.  [default: half]"
+)
 @click.option("--weights", metavar="W,W,…", help="A weight for each prompt; only their ratio counts.")
 @request_options
 def mix(prompts: tuple[str, ...], mix: float | None, weights: str | None, **options: Any) -> None:
@@ -116,7 +118,7 @@ def guided(prompt: str, **options: Any) -> None:
             losses.0.scale: [0, 50, 100, 200]
 
     \b
-    Fields: mode prompt weights mix mix_with negative init start_step strength fit losses guidance
+    Fields: mode prompt weights mix mix_with negative init start_step strength fit encode losses guidance
     sampler steps seed count width height model priority trace trace_every time_limit labels. `zip` takes
     its lists in step, `product` every combination; with both, every pair of the two. A dotted name
     reaches into lists and mappings. A relative `init` is looked for beside the file.

@@ -109,6 +109,8 @@ def test_img2img_starts_where_it_is_told(tmp_path: Path) -> None:
     [
         (("a", "b"), [0.5, 0.5]),
         (("a", "b", "--mix", "0.7"), [0.7, 0.3]),
+        (("a", "b", "--mix", "1.5"), [1.5, -0.5]),
+        (("a", "b", "--mix", "-0.5"), [-0.5, 1.5]),
         (("a", "b", "--weights", "0.2,0.8"), [0.2, 0.8]),
         (("a", "b", "c", "--weights", "2, 1, 1"), [0.5, 0.25, 0.25]),
     ],
@@ -141,7 +143,7 @@ def test_modes_compose(tmp_path: Path) -> None:
     Image.new("RGB", (64, 64)).save(picture)
     (spec,) = planned("mix", "a", "b", "--init", str(picture), "--loss", "blue", "--loss", "symmetry:scale=3")
     assert spec["start"]["step"] == 8
-    assert [(loss["name"], loss["scale"]) for loss in spec["guidance"]["losses"]] == [("blue", 200), ("symmetry", 3)]
+    assert [(loss["name"], loss["scale"]) for loss in spec["guidance"]["losses"]] == [("blue", None), ("symmetry", 3)]
 
 
 def test_a_batch_file_is_expanded() -> None:
@@ -239,7 +241,7 @@ WRONG = [
         "farm: give --start-step or --strength, not both",
     ),
     (("submit", "mix", "a", "b", "--mix", "nan"), "farm: --mix: nan: input should be a finite number"),
-    (("submit", "mix", "a", "b", "--mix", "-0.1"), "farm: --mix: -0.1: input should be greater than or equal to 0"),
+    (("submit", "mix", "a", "b", "--mix", "-100"), "farm: --mix: -100.0: input should be greater than or equal to -99"),
     (("submit", "mix", "a", "b", "--weights", "1,nan"), "farm: --weights: nan: input should be a finite number"),
     (("submit", "mix", "a", "b", "--weights", "0,0"), "farm: --weights: the weights sum to 0; their sum must be above"),
     (

@@ -52,7 +52,7 @@ WRONG = [
     ({"steps": 10**400}, "steps: "),
     ({"guidance": NAN}, "guidance: nan: input should be a finite number"),
     ({"guidance": INFINITY}, "guidance: inf: input should be a finite number"),
-    ({"guidance": -1}, "guidance: -1: input should be greater than or equal to 0"),
+    ({"guidance": -101}, "guidance: -101: input should be greater than or equal to -100"),
     ({"guidance": 1e9}, "guidance: 1000000000.0: input should be less than or equal to 100"),
     ({"seed": -2}, "seed: must be 0 to 9223372036854775807, or -1 for a random one"),
     ({"seed": 2**63}, "seed: 9223372036854775808: input should be less than or equal to 9223372036854775807"),
@@ -99,7 +99,7 @@ WRONG = [
     ({"init": "a.png", "strength": NAN}, "strength: nan: input should be a finite number"),
     ({"init": "a.png", "strength": 0.01}, "strength: 0.01 of 30 steps leaves no step to do"),
     ({"prompt": ("a", "b", "c"), "mix": 0.5}, "--mix goes with exactly two prompts; give --weights for more"),
-    ({"prompt": ("a", "b"), "mix": 1.5}, "mix: 1.5: input should be less than or equal to 1"),
+    ({"prompt": ("a", "b"), "mix": 101}, "mix: 101: input should be less than or equal to 100"),
     ({"prompt": ("a", "b"), "weights": (1,)}, "there are 2 prompts and 1 weights"),
     ({"prompt": ("a", "b"), "weights": (1, -1)}, "weights: the weights sum to 0; their sum must be above 0 and finite"),
     (
