@@ -26,6 +26,7 @@ INTERRUPTED = 130
 SECTIONS = {
     "Submit": {
         "submit": LazyCommand("submit:submit", "Queue pictures: txt2img, img2img, mix, guided, batch."),
+        "rerun": LazyCommand("rerun:rerun", "Render a picture again, from what it says of itself."),
     },
     "Follow": {
         "list": LazyCommand("jobs:list_jobs", "List jobs, the newest first."),

@@ -11,9 +11,9 @@ from PIL import Image
 
 from farm.errors import InvalidInput
 from farm.jobs.spec import JobSpec
-from farm.pictures.images import SPEC_KEY, decode
+from farm.pictures.images import decode
 from farm.pictures.lettering import Lettering, Line
-from farm.pictures.metadata import read_text
+from farm.pictures.provenance import spec_in
 
 MAX_TILES = 1_000
 _TILE = 256
@@ -55,7 +55,7 @@ def tile_of(data: bytes, *, name: str) -> Tile:
     Raises `InvalidInput` if the bytes are not an image.
     """
     picture = _fitted(decode(data, name=name))
-    spec = _spec_in(data)
+    spec = spec_in(data)
     return Tile(picture, title=spec.prompt, detail=describe(spec)) if spec else Tile(picture, title=Path(name).name)
 
 
@@ -104,14 +104,6 @@ def contact_sheet(
             _write_caption(page, caption, lettering, left, top + highest)
         top += height + _GAP
     return page
-
-
-def _spec_in(data: bytes) -> JobSpec | None:
-    text = read_text(data, SPEC_KEY)
-    try:
-        return JobSpec.from_json(text) if text else None
-    except InvalidInput:
-        return None  # a picture of another version, or another's: it is shown all the same
 
 
 def _fitted(picture: Image.Image) -> Image.Image:

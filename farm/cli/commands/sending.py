@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -17,8 +17,16 @@ if TYPE_CHECKING:
     from farm.jobs.spec import JobSpec
 
 
-def send(drafts: Sequence[Draft], options: Mapping[str, Any]) -> None:
-    """Do what the sending options say. Exits with 3 if jobs were waited for and not all are done."""
+def send(
+    drafts: Sequence[Draft],
+    options: Mapping[str, Any],
+    *,
+    afterwards: Callable[[FarmClient, Submission], None] | None = None,
+) -> None:
+    """Do what the sending options say. Exits with 3 if jobs were waited for and not all are done.
+
+    If they were waited for and all are done, `afterwards` is called.
+    """
     if options["dry_run"]:
         from farm.client.planning import dry_run
 
@@ -31,6 +39,8 @@ def send(drafts: Sequence[Draft], options: Mapping[str, Any]) -> None:
         _tell(submission, options, follows=follows)
         if follows:
             _see_through(farm, submission, options)
+            if afterwards:
+                afterwards(farm, submission)
 
 
 def _follows(options: Mapping[str, Any]) -> bool:
