@@ -43,10 +43,11 @@ class JobResult(RenderReport):
     """Everything `result.json` says. `objects` maps a name such as `image.png` to its object; times in seconds.
 
     `spec` is the `ResolvedSpec` that was rendered, and is read as any other spec. Every key is the one that this job's
-    attempt and the object's name make, so that a result cannot point at anything else in the bucket.
+    attempt and the object's name make, so that a result cannot point at anything else in the bucket. What else a newer
+    farm says is kept as it is.
     """
 
-    model_config = ConfigDict(frozen=True)
+    model_config = ConfigDict(frozen=True, extra="allow")
 
     version: int = 1
     job: str

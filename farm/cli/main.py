@@ -39,6 +39,8 @@ SECTIONS = {
     "Fetch": {
         "fetch": LazyCommand("results:fetch", "Bring pictures and traces here, checked."),
         "sheet": LazyCommand("results:sheet", "Make one labelled sheet of many pictures."),
+        "trace": LazyCommand("trace:trace", "Make one page of how a picture came to be."),
+        "open": LazyCommand("open:open_job", "Show a picture, or its page, in the system's viewer."),
     },
     "Farm": {
         "demo": LazyCommand("demo:demo", "See it all: a local farm, a dozen jobs, a sheet."),
