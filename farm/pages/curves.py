@@ -4,21 +4,22 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 from farm.jobs.spec import JobSpec
 from farm.pages.gather import Seen
 from farm.pages.plot import Plot, Series
-from farm.pages.record import Remark, Step
+from farm.pages.record import Remark, Step, figure
 
-_OF_GUIDANCE = "Nothing of what guidance does is here: this farm's workers did not write it down yet, or it was off."
+_OLDER = "What guidance does is not here, for its trace is of an older worker."
+_OFF = "What guidance does is not here, for it was off: its scale makes one prediction do."
 
 
 def schedule_plot(seen: Seen) -> tuple[Plot | None, list[Remark]]:
     """The whole schedule with this job's part of it; without one, the noise levels of the steps in the trace."""
-    spec, schedule = seen.result.spec, seen.told.schedule
+    spec, schedule = seen.result.spec, seen.result.schedule
     if schedule is not None:
-        levels: list[tuple[int, float | None]] = list(enumerate(schedule.sigmas))
+        levels: list[tuple[int, float | None]] = list(enumerate(map(figure, schedule.sigmas)))
         about, remarks = f"σ/α at each of the {spec.steps} steps of the schedule", []
     else:
         levels = [(step.step, step.sigma) for step in seen.steps]
@@ -66,8 +67,10 @@ def guidance_plots(seen: Seen) -> tuple[list[Plot], list[Remark]]:
         draw("distance", "Distance of guidance", "norm of the difference of the two predictions", [distance]),
     ]
     found = [plot for plot in plots if plot]
-    is_told = any(pull for _, pull in pulls)
-    return found, [] if is_told or not seen.steps else [Remark("numbers", _OF_GUIDANCE)]
+    if not seen.steps or any(pull for _, pull in pulls):
+        return found, []
+    is_older = not any("x_next" in step.norms for step in seen.steps)
+    return found, [Remark("numbers", _OLDER if is_older else _OFF)]
 
 
 def latents_plots(seen: Seen) -> list[Plot]:
@@ -91,15 +94,17 @@ def losses_plots(seen: Seen) -> tuple[list[Plot], list[Remark]]:
     spec = seen.result.spec
     if not spec.guidance.losses:
         return [], []
-    losses, remarks = seen.told.losses, []
-    if losses is None:
-        names = dict.fromkeys(term.name for term in spec.guidance.losses)
+    remarks = []
+    scales, times = _scales(spec)
+    losses: Mapping[str, Sequence[tuple[int, float | None]]] = seen.result.losses
+    if not losses and seen.result.schedule is None:  # which came with them
         losses = {
-            name: [(step.step, step.losses[name]) for step in seen.steps if name in step.losses] for name in names
+            name: [(step.step, step.losses[name]) for step in seen.steps if name in step.losses] for name in times
         }
         remarks.append(Remark("losses", "Its result has no losses, for it is of an older worker."))
         remarks += [Remark("losses", "These are of the steps in its trace.")] if any(losses.values()) else []
-    scales, times = _scales(spec)
+    elif not losses:
+        remarks.append(Remark("losses", "No loss was due at any of its steps."))
     known = {name: _in_order(points, spec) for name, points in losses.items() if name in times}
     draw = _drawer(seen)
     raw = [Series(name, points) for name, points in known.items()]
@@ -108,7 +113,7 @@ def losses_plots(seen: Seen) -> tuple[list[Plot], list[Remark]]:
         for name, points in known.items()
         if name in scales
     ]
-    if several := [name for name in known if name not in scales]:
+    if several := [name for name in known if times[name] > 1]:
         told = f"{', '.join(several)} guides this job more than once, so its values cannot be told apart nor scaled."
         remarks.append(Remark("losses", told))
     plots = (
@@ -121,12 +126,14 @@ def losses_plots(seen: Seen) -> tuple[list[Plot], list[Remark]]:
 def _scales(spec: JobSpec) -> tuple[dict[str, float], Counter[str]]:
     """The scale of each loss that there is once, and how often each is there."""
     times = Counter(term.name for term in spec.guidance.losses)
-    return {term.name: term.scale for term in spec.guidance.losses if times[term.name] == 1}, times
+    terms = spec.guidance.losses
+    return {one.name: one.scale for one in terms if times[one.name] == 1 and one.scale is not None}, times
 
 
 def _in_order(points: Sequence[tuple[int, float | None]], spec: JobSpec) -> list[tuple[int, float | None]]:
     """Points that belong to steps of the job, each once."""
-    return sorted((step, value) for step, value in dict(points).items() if spec.start.step <= step < spec.steps)
+    once = dict(points)
+    return [(step, figure(once[step])) for step in sorted(once) if spec.start.step <= step < spec.steps]
 
 
 def _times(scale: float, value: float | None) -> float | None:

@@ -19,7 +19,7 @@ from farm.bucket.results import JobResult, ResultObject
 from farm.bucket.storage import Storage
 from farm.errors import FetchRefused, ObjectMissing, ObjectTooLarge
 from farm.jobs.spec import JobSpec
-from farm.pages.record import MAX_LINE, Part, Remark, Step, Told, read_steps
+from farm.pages.record import MAX_LINE, Part, Remark, Step, read_steps
 from farm.pictures.images import without_warnings
 
 NUMBERS, VIDEO, START = "trace.jsonl", "trace.mp4", "trace/start.jpeg"
@@ -46,7 +46,6 @@ class Seen:
     """All that a page shows of a job. `frames` are of `frames_kept` in the bucket."""
 
     result: JobResult
-    told: Told
     steps: tuple[Step, ...] = ()
     frames: tuple[Frame, ...] = ()
     frames_kept: int = 0
@@ -63,8 +62,7 @@ class Seen:
 
 def gather(storage: Storage, result: JobResult) -> Seen:
     """Read what a job left. Raises `StorageError` if the bucket does not answer."""
-    told = Told.by(result)
-    seen = Seen(result, told, remarks=list(told.remarks))
+    seen = Seen(result)
     reader = _Reader(storage, seen)
     spec, size = result.spec, _size_of(result.spec)
     seen.picture = reader.picture(IMAGE, "picture", limit=MAX_PICTURE_BYTES, kind="PNG", size=size)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cache
 from importlib import resources
@@ -18,10 +18,11 @@ from typing import Any, get_args
 from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescape
 from markupsafe import Markup
 
+from farm.jobs.report import PromptRead
 from farm.jobs.spec import JobSpec
 from farm.pages import curves, plot
 from farm.pages.gather import Seen
-from farm.pages.record import Part, Prompt, Remark
+from farm.pages.record import Part, Remark, figure
 from farm.words import one_line
 
 _WEB = resources.files("farm.pages").joinpath("web")
@@ -37,7 +38,7 @@ class Shown:
     title: str
     text: str
     weight: float | None
-    read: Prompt | None
+    read: PromptRead | None
 
 
 @dataclass(frozen=True)
@@ -96,7 +97,7 @@ def _environment() -> Environment:
         lstrip_blocks=True,
         finalize=_finalized,
     )
-    made.filters |= {"data": _data, "figure": _figure, "seconds": _seconds}
+    made.filters |= {"data": _data, "figure": _written, "seconds": _seconds}
     return made
 
 
@@ -125,7 +126,7 @@ def _data(content: bytes, kind: str) -> Markup:
     return Markup(f"data:{kind};base64,{base64.b64encode(content).decode()}")  # noqa: S704 - the kind is the template's
 
 
-def _figure(value: float | None) -> str:
+def _written(value: float | None) -> str:
     return "–" if value is None else "no number" if math.isnan(value) else f"{value:.4g}"
 
 
@@ -149,7 +150,7 @@ def _by_part(remarks: Iterable[Remark]) -> dict[str, list[str]]:
 def _prompts(seen: Seen) -> tuple[list[Shown], list[Remark]]:
     """The prompts of the mix, then the negative one, each with its tokens as the encoder saw them."""
     conditioning = seen.result.spec.conditioning
-    read = seen.told.prompts or ()
+    read = seen.result.prompts
     positive = [prompt for prompt in read if prompt.role == "prompt"]
     negative = [prompt for prompt in read if prompt.role == "negative"]
     count = len(conditioning.prompts)
@@ -164,7 +165,7 @@ def _prompts(seen: Seen) -> tuple[list[Shown], list[Remark]]:
     ]
     if conditioning.negative or negative:
         shown.append(Shown("Negative prompt", conditioning.negative, None, negative[0] if negative else None))
-    if seen.told.prompts is None:
+    if not read:
         return shown, [Remark("prompts", "Its result has no tokens, for it is of an older worker.")]
     return shown, []
 
@@ -173,8 +174,9 @@ def _time(seen: Seen) -> tuple[list[Span], list[Remark]]:
     """Where the time went, from submission to the last of its files; uploading comes after."""
     timings = {name: seconds for name, seconds in seen.result.timings.items() if 0 <= seconds < 1e9}
     remarks = []
-    if seen.told.queued is not None and 0 <= seen.told.queued < 1e9:
-        timings["queued"] = seen.told.queued
+    queued = figure(getattr(seen.result, "queued", None))  # not every farm knows it
+    if queued is not None and 0 <= queued < 1e9:
+        timings["queued"] = queued
     if missing := [shown for name, shown in _PARTS if name not in timings]:
         remarks.append(Remark("time", f"Its result does not say how long it was: {', '.join(missing)}."))
     parts = [(shown, timings[name]) for name, shown in _PARTS if name in timings]
@@ -206,7 +208,8 @@ def _settings(spec: JobSpec) -> list[tuple[str, str]]:
         )
     for loss in guidance.losses:
         numbers = "".join(f" {name}={value:g}" for name, value in loss.arguments.items())
-        rows.append(("loss", f"{loss.name} × {loss.scale:g}, every {loss.every} steps{numbers and ':'}{numbers}"))
+        times = "" if loss.scale is None else f" × {loss.scale:g}"
+        rows.append(("loss", f"{loss.name}{times}, every {loss.every} steps{numbers and ':'}{numbers}"))
     rows.append(("trace", spec.trace.level + (f", every {spec.trace.every} steps" if spec.trace.every > 1 else "")))
     return rows
 
@@ -237,6 +240,6 @@ def _printed(number: int) -> set[int]:
 
 
 def _sigmas(seen: Seen) -> dict[int, float | None]:
-    """The noise level that each traced step starts from."""
-    of_schedule: Sequence[float | None] = seen.told.schedule.sigmas if seen.told.schedule else ()
-    return {**dict(enumerate(of_schedule)), **{step.step: step.sigma for step in seen.steps if step.sigma}}
+    """The noise level that each step starts from, as far as it is known."""
+    of_schedule = seen.result.schedule.sigmas if seen.result.schedule else ()
+    return {**{step.step: step.sigma for step in seen.steps}, **dict(enumerate(map(figure, of_schedule)))}

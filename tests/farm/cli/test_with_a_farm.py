@@ -399,10 +399,22 @@ def test_trace_as_json_has_the_documented_fields(client: FarmClient) -> None:
 
 
 def test_a_page_of_hostile_words_steers_no_terminal(client: FarmClient) -> None:
-    job = done(client, device="\x1b[2J", losses={"\x1b]0;x\x07": 5})
+    job = done(client, device="\x1b[2J", changed={"trace.jsonl": b"\x1b]0;x\x07"})
     told = run("trace", job)
     assert "\x1b" not in told.output
-    assert "warning: What result.json says of 'losses' cannot be read." in told.stderr
+    assert told.stderr == "warning: 1 line of trace.jsonl cannot be read as a step of this job.\n"
+    assert "\x1b" not in Path(f"{job}.trace.html").read_text(encoding="utf-8")
+
+
+def test_a_result_that_makes_no_sense_has_no_page(client: FarmClient) -> None:
+    job = done(client)
+    key = client.ledger.get(job).result
+    assert key
+    forged = json.loads(client.storage.get(key)) | {"losses": {"\x1b]0;x\x07": 5}}
+    client.storage.put(key, json.dumps(forged).encode(), "application/json")
+    told = run("trace", job, code=1)
+    assert told.stderr.startswith(f"farm: {key} is not a result that this version can read: ")
+    assert "\x1b" not in told.output and told.stderr.count("\n") == 1
 
 
 @pytest.mark.parametrize("command", [("trace",), ("open",), ("open", "--trace")], ids=" ".join)

@@ -20,6 +20,7 @@ from tests.ledgers import BATCH
 
 JOB = f"{BATCH}-0000"
 SIDE = 64
+LEFT_OUT = object()
 KINDS = {"png": "image/png", "jpeg": "image/jpeg", "jsonl": "application/jsonl", "mp4": "video/mp4"}
 
 
@@ -150,6 +151,7 @@ def put(
         **told(of),
         **fields,
     }
+    document = {name: value for name, value in document.items() if value is not LEFT_OUT}
     key = keys.attempt_result(job, 1)
     storage.put(key, json.dumps(document).encode(), "application/json")
     return JobResult.from_json(json.dumps(document).encode(), key=key)
@@ -157,4 +159,4 @@ def put(
 
 def without(*names: str) -> dict[str, Any]:
     """Fields of a result that an older worker did not write."""
-    return dict.fromkeys(names)
+    return dict.fromkeys(names, LEFT_OUT)

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from farm.pages.record import MAX_LINE, Told, read_steps
+from farm.pages.record import MAX_LINE, read_steps
 from tests.farm.pages import made_up
 
 SPEC = made_up.spec(steps=12)
@@ -25,12 +25,6 @@ def test_all_that_a_worker_writes_is_read() -> None:
     assert (steps[2].norms["conditional"], steps[2].losses, steps[2].x0_change) == (26.4, {"blue": 0.46}, 1.5)
     assert steps[2].guidance is not None
     assert (steps[2].guidance.angle, steps[2].guidance.distance) == (7.0, 1.5)
-    told = Told.by_fields(made_up.told(SPEC))
-    assert told.prompts and told.schedule and told.losses
-    assert [prompt.role for prompt in told.prompts] == ["prompt", "prompt", "negative"]
-    assert [token.piece for token in told.prompts[0].tokens] == ["an</w>", "otter</w>"]
-    assert (told.schedule.spacing, len(told.schedule.sigmas), told.queued, told.remarks) == ("karras", 12, 0.4, ())
-    assert list(told.losses["blue"])[:2] == [(0, 0.5), (2, 0.46)]
 
 
 def test_a_line_of_an_older_worker_is_read() -> None:
@@ -64,26 +58,3 @@ def test_what_is_no_number_to_draw_is_told_from_nothing(number: str) -> None:
     assert step.norms["x"] is not None
     assert math.isnan(step.sigma) and math.isnan(step.norms["x"]) and math.isnan(step.guidance.angle)
     assert (step.norms["x0"], step.x0_change, step.guidance.distance) == (1.0, None, None)
-
-
-@pytest.mark.parametrize(
-    ("field", "value"),
-    [
-        *(("prompts", 5), ("prompts", [{}]), ("prompts", [{"role": "x", "tokens": []}]), ("prompts", [[]] * 99)),
-        *(("schedule", []), ("schedule", {"sigmas": []}), ("schedule", {"sigmas": [1.0] * 1_001})),
-        *(("losses", []), ("losses", {"blue": [[1]]}), ("losses", {"blue": [["x", 1.0]]})),
-        ("losses", {f"l{number}": [] for number in range(9)}),
-    ],
-)
-def test_a_damaged_field_of_a_result_hides_no_other(field: str, value: Any) -> None:
-    told = Told.by_fields(made_up.told(SPEC) | {field: value})
-    assert getattr(told, field) is None
-    assert [remark.text for remark in told.remarks] == [f"What result.json says of '{field}' cannot be read."]
-    assert all(
-        getattr(told, other) is not None for other in ("prompts", "schedule", "losses", "queued") if other != field
-    )
-
-
-def test_an_older_result_says_nothing_and_that_is_no_fault() -> None:
-    told = Told.by_fields({"job": "x", "timings": {}})
-    assert (told.prompts, told.schedule, told.losses, told.queued, told.remarks) == (None, None, None, None, ())

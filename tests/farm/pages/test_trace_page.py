@@ -113,15 +113,17 @@ def test_every_number_is_a_point_of_its_plot_and_a_cell_of_its_table() -> None:
 def test_an_older_result_says_what_it_lacks() -> None:
     old = made_up.lines(made_up.spec(steps=12))
     for line in old:
-        del line["guidance"], line["x0_change"], line["norms"]["conditional"], line["norms"]["unconditional"]
+        del line["guidance"], line["x0_change"]
+        for name in ("x_next", "conditional", "unconditional"):
+            del line["norms"][name]
     numbers = "\n".join(map(json.dumps, old)).encode()
     lacking = made_up.without("queued", "prompts", "losses", "schedule")
     found = page_of({"trace.jsonl": numbers}, timings={"model": 1, "render": 2, "decode": 1, "total": 5}, **lacking)
-    remarks = [text for text in found.text("p") if "older" in text or "did not" in text or "does not" in text]
+    remarks = [text for text in found.text("p") if "older" in text or "does not" in text]
     assert remarks == [
         "Its result has no tokens, for it is of an older worker.",
         "Its result has no schedule, for it is of an older worker.",
-        "Nothing of what guidance does is here: this farm's workers did not write it down yet, or it was off.",
+        "What guidance does is not here, for its trace is of an older worker.",
         "Its result has no losses, for it is of an older worker.",
         "Its result does not say how long it was: queued, text.",
     ]
