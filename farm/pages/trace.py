@@ -43,8 +43,12 @@ class Shown:
 
 @dataclass(frozen=True)
 class Span:
-    """A part of the bar of time: its seconds, and where it begins and how long it is in thousandths of the bar."""
+    """A part of the bar of time: its seconds, and where it begins and how long it is in thousandths of the bar.
 
+    Each `number` has a colour of its own.
+    """
+
+    number: int
     name: str
     seconds: float
     at: float
@@ -178,18 +182,18 @@ def _time(seen: Seen) -> tuple[list[Span], list[Remark]]:
     if queued is not None and 0 <= queued < 1e9:
         timings["queued"] = queued
     if missing := [shown for name, shown in _PARTS if name not in timings]:
-        remarks.append(Remark("time", f"Its result does not say how long it was: {', '.join(missing)}."))
-    parts = [(shown, timings[name]) for name, shown in _PARTS if name in timings]
+        remarks.append(Remark("time", f"Its result does not say how long these took: {', '.join(missing)}."))
+    parts = [(number, shown, timings[name]) for number, (name, shown) in enumerate(_PARTS) if name in timings]
     known = sum(seconds for name, seconds in timings.items() if name in ("model", "text", "render", "decode"))
     if (rest := timings.get("total", 0.0) - known) > 0:
-        parts.append(("the rest", rest))
-    whole = sum(seconds for _, seconds in parts)
+        parts.append((len(_PARTS), "the rest", rest))
+    whole = sum(seconds for _, _, seconds in parts)
     if not whole:
         return [], remarks
     spans, at = [], 0.0
-    for shown, seconds in parts:
+    for number, shown, seconds in parts:
         length = 1000 * seconds / whole
-        spans.append(Span(shown, seconds, round(at, 2), round(length, 2)))
+        spans.append(Span(number, shown, seconds, round(at, 2), round(length, 2)))
         at += length
     return spans, remarks
 
@@ -206,6 +210,7 @@ def _settings(spec: JobSpec) -> list[tuple[str, str]]:
         rows.append(
             ("init picture", f"{start.image.sha256[:12]}….{start.image.extension}{shape}, fitted by {start.fit}")
         )
+        rows.append(("encoded", "as its mean" if start.encode == "mean" else "as a sample"))
     for loss in guidance.losses:
         numbers = "".join(f" {name}={value:g}" for name, value in loss.arguments.items())
         times = "" if loss.scale is None else f" × {loss.scale:g}"

@@ -125,7 +125,7 @@ def test_an_older_result_says_what_it_lacks() -> None:
         "Its result has no schedule, for it is of an older worker.",
         "What guidance does is not here, for its trace is of an older worker.",
         "Its result has no losses, for it is of an older worker.",
-        "Its result does not say how long it was: queued, text.",
+        "Its result does not say how long these took: queued, text.",
     ]
     assert [figure["id"] for figure in found.all("figure", **{"class": "plot"})] == [
         *("schedule", "predictions", "latents", "losses", "losses-scaled"),
