@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from PIL import Image
 
 from farm.bucket.fetch import IMAGE, read
-from farm.bucket.results import JobResult, ResultObject
+from farm.bucket.results import JobResult
 from farm.bucket.storage import Storage
 from farm.errors import FetchRefused, ObjectMissing, ObjectTooLarge
 from farm.jobs.spec import JobSpec
@@ -25,7 +25,7 @@ from farm.pictures.images import without_warnings
 NUMBERS, VIDEO, START = "trace.jsonl", "trace.mp4", "trace/start.jpeg"
 MAX_FRAMES = 200
 MAX_FRAMES_BYTES = 48 * 2**20
-MAX_PICTURE_BYTES = 32 * 2**20
+MAX_PICTURE_BYTES = 16 * 2**20
 MAX_VIDEO_BYTES = 32 * 2**20
 _FRAME = re.compile(r"trace/(\d{4})\.jpeg")
 _AT_ONCE = 8
@@ -65,54 +65,57 @@ def gather(storage: Storage, result: JobResult) -> Seen:
     seen = Seen(result)
     reader = _Reader(storage, seen)
     spec, size = result.spec, _size_of(result.spec)
-    seen.picture = reader.picture(IMAGE, "picture", limit=MAX_PICTURE_BYTES, kind="PNG", size=size)
-    if (numbers := reader.object(NUMBERS, "numbers", limit=spec.steps_to_do * MAX_LINE)) is not None:
+    of_frame = size and (2 * size[0], size[1])
+    seen.picture = reader.kept(reader.picture(IMAGE, "picture", kind="PNG", size=size))
+    numbers = reader.kept(reader.object(NUMBERS, "numbers", limit=spec.steps_to_do * MAX_LINE))
+    if numbers is not None:
         seen.steps, remarks = read_steps(numbers, spec)
         seen.remarks += remarks
-    of_frame = size and (2 * size[0], size[1])
-    seen.start = reader.picture(START, "frames", limit=MAX_FRAMES_BYTES, kind="JPEG", size=of_frame)
+    seen.start = reader.kept(reader.picture(START, "frames", kind="JPEG", size=of_frame))
     seen.frames, seen.frames_kept = _frames(reader, spec, of_frame)
-    seen.video = _video(reader)
+    seen.video = reader.kept(_video(reader))
     if not result.objects.keys() - {IMAGE}:
-        reader.remark("frames", _NO_TRACE, is_fault=False)
+        seen.remarks.append(Remark("frames", _NO_TRACE))
     elif not seen.frames_kept:
-        reader.remark("frames", _NUMBERS_ALONE, is_fault=False)
+        seen.remarks.append(Remark("frames", _NUMBERS_ALONE))
     return seen
 
 
 class _Reader:
-    """Reads objects of one result; what cannot be read is None, with a remark."""
+    """Reads objects of one result: bytes, None where there is no such object, or why it is not to be shown."""
 
     def __init__(self, storage: Storage, seen: Seen) -> None:
         self._storage = storage
         self._seen = seen
+        self.objects = seen.result.objects
 
-    @property
-    def objects(self) -> dict[str, ResultObject]:
-        return self._seen.result.objects
+    def kept(self, found: bytes | Remark | None) -> bytes | None:
+        """The bytes that were found; why there are none becomes a remark of the page."""
+        if isinstance(found, Remark):
+            self._seen.remarks.append(found)
+            return None
+        return found
 
-    def remark(self, part: Part, text: str, *, is_fault: bool = True) -> None:
-        self._seen.remarks.append(Remark(part, text, is_fault))
-
-    def object(self, name: str, part: Part, *, limit: int) -> bytes | None:
+    def object(self, name: str, part: Part, *, limit: int) -> bytes | Remark | None:
         stored = self.objects.get(name)
         if stored is None:
             return None
         if stored.size > limit:
-            self.remark(part, f"{name} is left out: it has {stored.size:,} bytes, more than {limit:,}.")
-            return None
+            return _left_out(name, part, f"it has {stored.size:,} bytes, more than {limit:,}")
         try:
             return read(self._storage, stored)
         except (FetchRefused, ObjectMissing, ObjectTooLarge) as error:
-            self.remark(part, f"{name} is left out: {error.message}.")
-            return None
+            return _left_out(name, part, error.message)
 
-    def picture(self, name: str, part: Part, *, limit: int, kind: str, size: tuple[int, int] | None) -> bytes | None:
-        data = self.object(name, part, limit=limit)
-        if data is not None and (fault := _fault_of(data, kind, size)):
-            self.remark(part, f"{name} is left out: it is {fault}.")
-            return None
+    def picture(self, name: str, part: Part, *, kind: str, size: tuple[int, int] | None) -> bytes | Remark | None:
+        data = self.object(name, part, limit=MAX_PICTURE_BYTES)
+        if isinstance(data, bytes) and (fault := _fault_of(data, kind, size)):
+            return _left_out(name, part, f"it is {fault}")
         return data
+
+
+def _left_out(name: str, part: Part, why: str) -> Remark:
+    return Remark(part, f"{name} is left out: {why}.", is_fault=True)
 
 
 def _frames(reader: _Reader, spec: JobSpec, size: tuple[int, int] | None) -> tuple[tuple[Frame, ...], int]:
@@ -120,17 +123,13 @@ def _frames(reader: _Reader, spec: JobSpec, size: tuple[int, int] | None) -> tup
     kept = sorted(int(match[1]) for name in reader.objects if (match := _FRAME.fullmatch(name)))
     kept = [step for step in kept if spec.start.step <= step < spec.steps]
     shown = _thinned(kept, lambda step: reader.objects[_name(step)].size)
-
-    def one(step: int) -> Frame | None:
-        data = reader.picture(_name(step), "frames", limit=MAX_FRAMES_BYTES, kind="JPEG", size=size)
-        return None if data is None else Frame(step, data)
-
     with ThreadPoolExecutor(_AT_ONCE) as pool:
-        frames = tuple(frame for frame in pool.map(one, shown) if frame is not None)
+        found = list(pool.map(lambda step: reader.picture(_name(step), "frames", kind="JPEG", size=size), shown))
     if len(shown) < len(kept):
         told = f"{len(shown):,} of {len(kept):,} frames are here, so that the page stays small enough to open."
-        reader.remark("frames", told, is_fault=False)
-    return frames, len(kept)
+        reader.kept(Remark("frames", told))
+    pictures = zip(shown, map(reader.kept, found), strict=True)
+    return tuple(Frame(step, data) for step, data in pictures if data is not None), len(kept)
 
 
 def _name(step: int) -> str:
@@ -148,12 +147,9 @@ def _thinned(steps: Sequence[int], size: Callable[[int], int]) -> list[int]:
     return []
 
 
-def _video(reader: _Reader) -> bytes | None:
+def _video(reader: _Reader) -> bytes | Remark | None:
     data = reader.object(VIDEO, "video", limit=MAX_VIDEO_BYTES)
-    if data is not None and data[4:8] != b"ftyp":
-        reader.remark("video", f"{VIDEO} is left out: it is no MP4 file.")
-        return None
-    return data
+    return _left_out(VIDEO, "video", "it is no MP4 file") if isinstance(data, bytes) and data[4:8] != b"ftyp" else data
 
 
 def _size_of(spec: JobSpec) -> tuple[int, int] | None:

@@ -160,9 +160,9 @@ def test_each_plot_has_a_point_for_each_number(show: Show) -> None:
     }
 
 
-@pytest.mark.parametrize(("name", "scheme"), [("traced", "light"), ("traced", "dark"), ("plain", "light")])
-def test_the_page_shuts_nobody_out(show: Show, name: str, scheme: str) -> None:
-    page = show(name, color_scheme=scheme)
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_the_page_shuts_nobody_out(show: Show, scheme: str) -> None:
+    page = show("traced", color_scheme=scheme)
     for details in page.locator("details").all():
         details.evaluate("element => { element.open = true; }")
     found = Axe().run(page)
