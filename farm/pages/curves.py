@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
 from farm.jobs.spec import JobSpec
 from farm.pages.gather import Seen
 from farm.pages.plot import Plot, Series
-from farm.pages.record import Remark, Step, figure
+from farm.pages.record import Part, Remark, Step, figure
 
 _OLDER = "What guidance does is not here, for its trace is of an older worker."
 _OFF = "What guidance does is not here, for it was off: its scale makes one prediction do."
@@ -156,11 +156,11 @@ def _drawer(seen: Seen) -> Callable[[str, str, str, Sequence[Series]], Plot | No
     return draw
 
 
-def undrawn(plots: Sequence[Plot]) -> Iterator[Remark]:
+def undrawn(part: Part, plots: Iterable[Plot]) -> Iterator[Remark]:
     """A remark on curves that are interrupted by what is no number."""
     for plot in plots:
         if number := sum(value is not None and math.isnan(value) for one in plot.series for _, value in one.points):
             told = (
                 f"{plot.title}: {number:,} {'value is no number' if number == 1 else 'values are no numbers'} to draw."
             )
-            yield Remark("numbers", told, is_fault=True)
+            yield Remark(part, told)

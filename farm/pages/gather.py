@@ -8,7 +8,7 @@ from __future__ import annotations
 import io
 import math
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 
@@ -122,12 +122,14 @@ def _frames(reader: _Reader, spec: JobSpec, size: tuple[int, int] | None) -> tup
     """The frames of a page, in order, and how many were kept of the job."""
     kept = sorted(int(match[1]) for name in reader.objects if (match := _FRAME.fullmatch(name)))
     kept = [step for step in kept if spec.start.step <= step < spec.steps]
-    shown = _thinned(kept, lambda step: reader.objects[_name(step)].size)
+    sizes = {step: reader.objects[_name(step)].size for step in kept}
+    every, shown = _thinned(kept, sizes)
     with ThreadPoolExecutor(_AT_ONCE) as pool:
         found = list(pool.map(lambda step: reader.picture(_name(step), "frames", kind="JPEG", size=size), shown))
     if len(shown) < len(kept):
-        told = f"{len(shown):,} of {len(kept):,} frames are here, so that the page stays small enough to open."
-        reader.kept(Remark("frames", told))
+        told = f"{len(shown):,} of its {len(kept):,} frames are here, one of every {every} and the last"
+        whole = f"all have {sum(sizes.values()) / 2**20:,.1f} MiB, and 'farm fetch … --all' brings them"
+        reader.kept(Remark("frames", f"{told}: {whole}."))
     pictures = zip(shown, map(reader.kept, found), strict=True)
     return tuple(Frame(step, data) for step, data in pictures if data is not None), len(kept)
 
@@ -136,15 +138,15 @@ def _name(step: int) -> str:
     return f"trace/{step:04d}.jpeg"
 
 
-def _thinned(steps: Sequence[int], size: Callable[[int], int]) -> list[int]:
-    """Every n-th step and the last, with the least n by which their frames are few and small enough."""
+def _thinned(steps: Sequence[int], sizes: Mapping[int, int]) -> tuple[int, list[int]]:
+    """Every n-th step and the last, with the least n by which their frames are few and small enough; and that n."""
     for n in range(max(1, math.ceil(len(steps) / MAX_FRAMES)), len(steps) + 1):
         taken = list(steps[::n])
         if taken[-1] != steps[-1]:
             taken = [*taken[: MAX_FRAMES - 1], steps[-1]]
-        if sum(map(size, taken)) <= MAX_FRAMES_BYTES:
-            return taken
-    return []
+        if sum(sizes[step] for step in taken) <= MAX_FRAMES_BYTES:
+            return n, taken
+    return len(steps), []
 
 
 def _video(reader: _Reader) -> bytes | Remark | None:

@@ -62,9 +62,14 @@ def page(seen: Seen) -> str:
     guidance, of_guidance = curves.guidance_plots(seen)
     losses, of_losses = curves.losses_plots(seen)
     numbers = [*guidance, *curves.latents_plots(seen)]
-    remarks = [*seen.remarks, *of_schedule, *of_guidance, *of_losses, *curves.undrawn([*numbers, *losses])]
     prompts, of_prompts = _prompts(seen)
     time, of_time = _time(seen)
+    undrawn = (
+        *curves.undrawn("schedule", [schedule] if schedule else []),
+        *curves.undrawn("numbers", numbers),
+        *curves.undrawn("losses", losses),
+    )
+    remarks = (*seen.remarks, *of_prompts, *of_schedule, *of_guidance, *of_losses, *of_time, *undrawn)
     script, style = _asset("trace.js"), _asset("page.css")
     return (
         _environment()
@@ -81,7 +86,7 @@ def page(seen: Seen) -> str:
             numbers=numbers,
             losses=losses,
             time=time,
-            remarks=_by_part([*remarks, *of_prompts, *of_time]),
+            remarks=_by_part(remarks),
             settings=_settings(spec),
             made=_made(seen),
             printed=_printed(len(seen.frames)),

@@ -215,16 +215,22 @@ def test_numbers_that_are_none_are_told_of_and_not_drawn() -> None:
     strange[4]["guidance"]["angle"] = float("inf")
     strange[5]["x0_change"] = 10**400
     numbers = "\n".join(map(json.dumps, strange)).encode()
-    found = page_of({"trace.jsonl": numbers}, timings={"render": 1e308, "total": -5.0})
+    losses, schedule = {"blue": [[0, float("nan")], [2, 1.0]]}, {"spacing": "", "timesteps": [], "sigmas": [1e300, 1.0]}
+    found = page_of(
+        {"trace.jsonl": numbers}, losses=losses, schedule=schedule, timings={"render": 1e308, "total": -5.0}
+    )
     told = [text for text in found.text("p") if "no number to draw" in text]
     assert told == [
+        "Noise level: 1 value is no number to draw.",
         "Angle of guidance, in degrees: 1 value is no number to draw.",
         "Norms of the latents: 1 value is no number to draw.",
         "Change of x₀: 1 value is no number to draw.",
+        "Losses: 1 value is no number to draw.",
+        "Losses × scale: 1 value is no number to draw.",
     ]
     drawn = [given["points"] or "" for given in found.all("polyline")]
     assert not [line for line in drawn if re.search("[a-df-z]", line)]
-    assert found.text("td").count("no number") == 3
+    assert found.text("td").count("no number") == 6
 
 
 def test_the_same_job_makes_the_same_page() -> None:
