@@ -121,7 +121,8 @@ def test_of_very_many_frames_every_nth_and_the_last_are_taken(monkeypatch: pytes
     assert [frame.step for frame in seen.frames] == [0, 3, 6, 9, 11]
     assert seen.frames_kept == 12
     assert [remark.text for remark in seen.remarks] == [
-        "5 of its 12 frames are here, one of every 3 and the last: all have 0.0 MiB, and 'farm fetch … --all' brings them."
+        "5 of its 12 frames are here, one of every 3 and the last: "
+        "all have 0.0 MiB, and 'farm fetch … --all' brings them."
     ]
 
 
