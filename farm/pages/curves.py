@@ -26,10 +26,10 @@ def schedule_plot(seen: Seen) -> tuple[Plot | None, list[Remark]]:
         about = "σ/α at the steps of the trace"
         remarks = [Remark("schedule", "Its result has no schedule, for it is of an older worker.")]
         remarks += [Remark("schedule", "These are the levels of the steps in its trace.")] if levels else []
-    skipped = [(step, level) for step, level in levels if step <= spec.start.step]
+    skipped = [(step, level) for step, level in levels if step < spec.start.step]
     rendered = [(step, level) for step, level in levels if step >= spec.start.step]
     series = [Series("this job's steps", rendered)]
-    if spec.start.step and len(skipped) > 1:
+    if skipped:
         series.append(Series("steps that it skipped", skipped))
     plot = Plot(
         "schedule",

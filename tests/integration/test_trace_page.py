@@ -39,7 +39,7 @@ def test_the_page_of_a_rendered_job_has_all_that_it_left(
     assert [figure["id"] for figure in found.all("figure", **{"class": "plot"})] == [
         *("schedule", "predictions", "angle", "distance", "latents", "x0-change", "losses", "losses-scaled"),
     ]
-    in_plots = (START + 1 + rendered) + (3 + 1 + 1 + 3) * rendered + (rendered - 1) + 2 * (rendered // 2)
+    in_plots = STEPS + (3 + 1 + 1 + 3) * rendered + (rendered - 1) + 2 * (rendered // 2)
     assert points(found) == in_plots
     read = [token.piece for prompt in client.result(job).prompts for token in prompt.tokens]
     assert [text.split()[0] for text in found.text("li") if text.startswith(tuple(read))] == read

@@ -155,7 +155,7 @@ def test_each_plot_has_a_point_for_each_number(show: Show) -> None:
     page = show("traced")
     numbers = {plot.get_attribute("id"): plot.locator("circle").count() for plot in page.locator(".plot").all()}
     assert numbers == {
-        **{"schedule": 13 + 8, "predictions": 24, "angle": 8, "distance": 8, "latents": 24, "x0-change": 7},
+        **{"schedule": 20, "predictions": 24, "angle": 8, "distance": 8, "latents": 24, "x0-change": 7},
         **{"losses": 4, "losses-scaled": 4},
     }
 

@@ -102,7 +102,7 @@ def test_the_page_has_all_that_a_traced_job_left() -> None:
 def test_every_number_is_a_point_of_its_plot_and_a_cell_of_its_table() -> None:
     found = page_of(of=made_up.spec(steps=20, start=12))
     due = 4
-    of_schedule, of_others = 13 + 8, (3 + 1 + 1 + 3) * 8 + 7 + 2 * due
+    of_schedule, of_others = 20, (3 + 1 + 1 + 3) * 8 + 7 + 2 * due
     assert points(found) == of_schedule + of_others
     assert len(found.all("circle")) == of_schedule + of_others
     rows = [given["data-step"] for name, given in found.elements if name == "tr" and "data-step" in given]
