@@ -227,6 +227,11 @@ OTHERS: dict[str, tuple[Callable[[dict[str, Tensor]], dict[str, Tensor]], str]] 
         lambda w: {**without(UNET)(w), UNET + "layers.0.attention.weight": torch.zeros(2)},
         r"is of another architecture: its weights have names such as 'model\.diffusion_model\.layers",
     ),
+    "prefixed": (
+        lambda w: {f"state_dict.{key}": value for key, value in w.items()},
+        r"is not a checkpoint of Stable Diffusion: its weights have names such as 'state_dict\.",
+    ),
+    "text encoder of transformers": (only("cond_stage_model.transformer.", bare=True), "is only a text encoder"),
     "something else": (named("layers.0.weight"), "is not a checkpoint of Stable Diffusion: .* 'layers.0.weight'"),
     "nothing": (lambda _: {}, "is a file without any weights"),
 }
