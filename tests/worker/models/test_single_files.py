@@ -131,6 +131,17 @@ def test_a_checkpoint_says_what_it_predicts(
         assert (schedule.sigma_ve[0] > 4000) == ("ztsnr" in marks), "the first step begins with nothing but noise"
 
 
+@pytest.mark.parametrize(
+    ("said", "prediction"), [("v", "v_prediction"), ("v_prediction", "v_prediction"), ("epsilon", "epsilon")]
+)
+def test_a_checkpoints_metadata_may_say_it(
+    built: Path, checkpoint: Path, tmp_path: Path, said: str, prediction: str
+) -> None:
+    file = tmp_path / "said.safetensors"
+    save_file(load_file(checkpoint), file, {"modelspec.prediction_type": said})
+    assert read_checkpoint("one", file, built).scheduler_config["prediction_type"] == prediction
+
+
 def test_zero_snr_means_nothing_without_v(
     built: Path, checkpoint: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
