@@ -58,6 +58,10 @@ MALFORMED = {
     "model.ckpt": r"'model\.ckpt' is pickled, which can run code, and is never opened .*save_pretrained",
     "OLD.CKPT": "'OLD.CKPT' is pickled",
     "owner/weights.pth": "is pickled",
+    "https://example.org/mine.safetensors": "is an address, from which no model is downloaded .*download the file",
+    "file:///models/mine": "is an address",
+    "s3://bucket/mine.SafeTensors": "is one file, and in a bucket a model is a folder .*download the file",
+    "./not-there": "is not a model source .*an existing directory",
     "NONE.SAFETENSORS": r"there is no file .*NONE\.SAFETENSORS",
 }
 
