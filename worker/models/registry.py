@@ -120,7 +120,7 @@ class ModelRegistry:
         """Where the model `name` comes from. Raises `ModelError` saying why it has none, or what models there are."""
         if (source := self._sources.get(name)) is not None:
             if isinstance(source, InvalidInput):
-                raise ModelError(source.message, hint=source.hint)
+                raise ModelError(source.reason, hint=source.hint)
             return source
         near = difflib.get_close_matches(name, self._sources, n=1)
         hint = f"did you mean '{near[0]}'?" if near else f"this worker has: {', '.join(sorted(self._sources))}"
