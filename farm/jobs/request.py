@@ -80,7 +80,9 @@ def _clean(value: Any) -> Any:
     Half characters are what Python makes of bytes that are not UTF-8, and JSON of half an emoji.
     """
     if isinstance(value, (int, float)):
-        raise ValueError(f'{quoted(value)} is a number, but should be text; write "{quoted(value)}" if it is meant')
+        raise ValueError(f"{quoted(value)} is a number, but should be text; put it in quotes if it is meant")
+    if isinstance(value, dict):
+        raise ValueError(f"{quoted(value)} should be text; what begins with a brace needs quotes")
     if not isinstance(value, str):
         raise ValueError(f"{quoted(value)} should be text")
     try:
@@ -115,7 +117,7 @@ def _as_init(value: Any) -> Path | bytes:
 def _random_if_asked(seed: Any) -> Any:
     if isinstance(seed, int) and seed < RANDOM_SEED:
         raise ValueError(f"must be 0 to {MAX_SEED}, or {RANDOM_SEED} for a random one")
-    return None if seed == RANDOM_SEED else seed
+    return None if seed in (RANDOM_SEED, str(RANDOM_SEED)) else seed
 
 
 def _as_labels(value: Any) -> Any:
@@ -135,14 +137,25 @@ def _as_written(value: Any) -> Any:
 Written = Annotated[PromptText, BeforeValidator(_clean)]
 
 
-class MixTerm(Wire):
+class Asked(Wire):
+    """A value that a person wrote. A field without a value, as YAML has it for `negative:`, is one not given."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _null_is_left_out(cls, fields: Any) -> Any:
+        return (
+            {name: value for name, value in fields.items() if value is not None} if isinstance(fields, dict) else fields
+        )
+
+
+class MixTerm(Asked):
     """A further prompt and its share of the mix, 0 < weight < 1."""
 
     prompt: Written
     weight: Annotated[float, Field(gt=0, lt=1)]
 
 
-class LossRequest(Wire):
+class LossRequest(Asked):
     """A loss by name; arguments and scale left out are the loss's own."""
 
     name: Annotated[str, StringConstraints(max_length=64)]
@@ -151,7 +164,7 @@ class LossRequest(Wire):
     every: Every = 5
 
 
-class JobRequest(Wire):
+class JobRequest(Asked):
     """What one submission asks for: `count` images with consecutive seeds."""
 
     mode: Mode = "txt2img"
@@ -186,14 +199,6 @@ class JobRequest(Wire):
     def prompts(self) -> tuple[str, ...]:
         """The prompts, even when there is only one."""
         return (self.prompt,) if isinstance(self.prompt, str) else self.prompt
-
-    @model_validator(mode="before")
-    @classmethod
-    def _null_is_left_out(cls, fields: Any) -> Any:
-        """A field without a value, as YAML has it for `negative:`, is one that was not given."""
-        return (
-            {name: value for name, value in fields.items() if value is not None} if isinstance(fields, dict) else fields
-        )
 
     @field_validator("labels", mode="before")
     @classmethod

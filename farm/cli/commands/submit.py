@@ -187,7 +187,9 @@ def _read(file: Path) -> str:
     except OSError as error:
         raise InvalidInput(f"cannot be read: {error.strerror}") from error
     except UnicodeDecodeError as error:
-        raise InvalidInput(f"is not UTF-8 text: {error.reason} at byte {error.start}") from error
+        raise InvalidInput(
+            f"is not UTF-8 text: {error.reason} at byte {error.start}", hint="save it in UTF-8"
+        ) from error
 
 
 @contextmanager

@@ -307,11 +307,14 @@ def test_a_wrong_init_image_is_said(make: Callable[[], bytes], message: str, tmp
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        (b"\xff\xfe", "stdin: is not UTF-8 text"),
+        (b"\xff\xfe", "stdin: is not UTF-8 text: invalid start byte at byte 0\n  save it in UTF-8"),
         (b"jobs: [\n{prompt: x\n", "stdin: line 3, column 1: "),
         (b"jobs:\n- {prompt: x, stepz: 3}\n", "stdin: job 1: there is no field 'stepz'\n  did you mean 'steps'?"),
         (b"jobs:\n- {prompt: x, steps: 0}\n", "stdin: job 1: steps: 0: input should be greater than or equal to 1"),
-        (b"jobs:\n- {prompt: x}\n- {prompt: 5}\n", "stdin: job 2: prompt: 5 is a number, but should be text; write "),
+        (
+            b"jobs:\n- {prompt: x}\n- {prompt: 5}\n",
+            "stdin: job 2: prompt: 5 is a number, but should be text; put it in quotes",
+        ),
         (b"jobs:\n- {prompt: x}\n- {prompt: x, init: no.png}\n", "stdin: job 2: init: no.png cannot be read: "),
         (b"jobs:\n- {prompt: x}\n- {prompt: [a, b], weights: [1, -1]}\n", "stdin: job 2: weights: the weights sum"),
         (b"jobs:\n- {prompt: x}\n- {prompt: x, losses: [{name: bleu}]}\n", "stdin: job 2: loss: there is no loss"),

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from farm.errors import InvalidInput
-from farm.jobs.request import JobRequest
+from farm.jobs.request import JobRequest, LossRequest
 from farm.jobs.spec import InitReference, JobSpec
 
 IMAGE = InitReference(sha256="0" * 64, extension="png")
@@ -23,13 +23,13 @@ def specs(**fields: Any) -> list[JobSpec]:
 
 WRONG = [
     ({"prompt": ()}, "prompt: there are 0; there must be 1 to 16"),
-    ({"prompt": 7}, 'prompt: 7 is a number, but should be text; write "7" if it is meant'),
-    ({"prompt": ("x", 2.5)}, 'prompt: 2.5 is a number, but should be text; write "2.5" if it is meant'),
-    ({"prompt": {"a": "b"}}, "prompt: {'a': 'b'} should be text"),
+    ({"prompt": 7}, "prompt: 7 is a number, but should be text; put it in quotes if it is meant"),
+    ({"prompt": ("x", 2.5)}, "prompt: 2.5 is a number, but should be text; put it in quotes if it is meant"),
+    ({"prompt": {"a": "b"}}, "prompt: {'a': 'b'} should be text; what begins with a brace needs quotes"),
     ({"prompt": None}, "prompt: field required"),
     ({"prompt": "an \udcff otter"}, "prompt: 'an \\udcff otter' is not UTF-8 text from character 4 on"),
     ({"negative": "\ud83e"}, "negative: '\\ud83e' is not UTF-8 text from character 1 on"),
-    ({"negative": 7}, 'negative: 7 is a number, but should be text; write "7" if it is meant'),
+    ({"negative": 7}, "negative: 7 is a number, but should be text; put it in quotes if it is meant"),
     ({"labels": {"a": "\ud83e"}}, "labels: '\\ud83e' is not UTF-8 text from character 1 on"),
     ({"labels": {"a": ["b"]}}, "labels: ['b'] should be text"),
     ({"labels": ["a"]}, "labels: ['a'] should be a mapping of names to values"),
@@ -154,6 +154,8 @@ def test_text_is_cleaned_of_what_no_picture_is_made_of() -> None:
 def test_a_field_without_a_value_is_left_out() -> None:
     fields = dict.fromkeys(set(JobRequest.model_fields) - {"prompt"})
     assert JobRequest.parse({"prompt": "x", **fields}) == JobRequest(prompt="x")
+    loss = dict.fromkeys(set(LossRequest.model_fields) - {"name"})
+    assert JobRequest.parse({"prompt": "x", "losses": [{"name": "blue", **loss}]}).losses == (LossRequest(name="blue"),)
 
 
 def test_labels_may_be_numbers() -> None:
@@ -162,7 +164,8 @@ def test_labels_may_be_numbers() -> None:
 
 
 def test_minus_one_is_any_seed() -> None:
-    assert JobRequest.parse({"prompt": "x", "seed": -1}) == JobRequest.parse({"prompt": "x"})
+    for seed in (-1, -1.0, "-1"):
+        assert JobRequest.parse({"prompt": "x", "seed": seed}) == JobRequest.parse({"prompt": "x"})
     assert specs(seed=-1)[0].seed != specs(seed=-1)[0].seed
 
 
