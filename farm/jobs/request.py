@@ -8,7 +8,6 @@ connection is opened.
 from __future__ import annotations
 
 import math
-import re
 import secrets
 from collections.abc import Iterable
 from pathlib import Path
@@ -28,7 +27,6 @@ from farm.errors import InvalidInput
 from farm.jobs.losses import BUILTIN, LossDeclaration, find
 from farm.jobs.spec import (
     MAX_LOSSES,
-    MAX_PROMPT_CHARACTERS,
     MAX_PROMPTS,
     MAX_SEED,
     MAX_WEIGHT,
@@ -59,82 +57,16 @@ from farm.jobs.spec import (
     WeightedPrompt,
     Wire,
     invalid,
-    quoted,
     start_step_of_strength,
 )
+from farm.jobs.writing import as_init, as_labels, as_prompts, clean, random_if_asked
 
 DEFAULT_STEPS = 30
 DEFAULT_PRIORITY = 5
 MAX_COUNT = 10_000
-RANDOM_SEED = -1
-"""What other tools take for "any seed"."""
 
 
-# All but tabs and the ends of lines; no picture is made of them, and a terminal acts on some.
-_CONTROL_CHARACTERS = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f]")
-
-
-def _clean(value: Any) -> Any:
-    """Text without control characters, its lines ending in `\\n` alone. Raises `ValueError` if it is not text.
-
-    Half characters are what Python makes of bytes that are not UTF-8, and JSON of half an emoji.
-    """
-    if isinstance(value, (int, float)):
-        raise ValueError(f"{quoted(value)} is a number, but should be text; put it in quotes if it is meant")
-    if isinstance(value, dict):
-        raise ValueError(f"{quoted(value)} should be text; what begins with a brace needs quotes")
-    if not isinstance(value, str):
-        raise ValueError(f"{quoted(value)} should be text")
-    try:
-        value.encode()
-    except UnicodeEncodeError as error:
-        raise ValueError(f"{quoted(value)} is not UTF-8 text from character {error.start + 1} on") from error
-    return _CONTROL_CHARACTERS.sub(" ", value.replace("\r\n", "\n").replace("\r", "\n"))
-
-
-def _as_prompts(value: Any) -> tuple[str, ...]:
-    """One prompt, or several, as a tuple."""
-    prompts = tuple(value) if isinstance(value, (tuple, list)) else (value,)
-    if not 1 <= len(prompts) <= MAX_PROMPTS:
-        raise ValueError(f"there are {len(prompts)}; there must be 1 to {MAX_PROMPTS}")
-    for prompt in prompts:
-        if isinstance(prompt, str) and len(prompt) > MAX_PROMPT_CHARACTERS:
-            raise ValueError(f"{prompt!r:.60}… has {len(prompt):,} characters, more than {MAX_PROMPT_CHARACTERS:,}")
-    return tuple(_clean(prompt) for prompt in prompts)
-
-
-def _as_init(value: Any) -> Path | bytes:
-    """The path of a picture's file, or its bytes."""
-    if isinstance(value, bytes):
-        return value
-    if not isinstance(value, (str, Path)):
-        raise ValueError(f"{quoted(value)} should be the path of a picture")
-    if value == "":
-        raise ValueError("'' cannot be the name of a file")
-    return Path(value)
-
-
-def _random_if_asked(seed: Any) -> Any:
-    if isinstance(seed, int) and seed < RANDOM_SEED:
-        raise ValueError(f"must be 0 to {MAX_SEED}, or {RANDOM_SEED} for a random one")
-    return None if seed in (RANDOM_SEED, str(RANDOM_SEED)) else seed
-
-
-def _as_labels(value: Any) -> Any:
-    """Labels, the values of which may be written as numbers."""
-    if not isinstance(value, dict):
-        return value
-    return {name: _clean(_as_written(text)) for name, text in value.items() if text is not None}
-
-
-def _as_written(value: Any) -> Any:
-    """A number or a boolean as the text that stands for it in a batch file."""
-    if isinstance(value, bool):
-        return str(value).lower()
-    return str(value) if isinstance(value, (int, float)) else value
-
-
-Written = Annotated[PromptText, BeforeValidator(_clean)]
+Written = Annotated[PromptText, BeforeValidator(clean)]
 
 
 class Asked(Wire):
@@ -168,13 +100,13 @@ class JobRequest(Asked):
     """What one submission asks for: `count` images with consecutive seeds."""
 
     mode: Mode = "txt2img"
-    prompt: Annotated[str | tuple[str, ...], PlainValidator(_as_prompts)]
+    prompt: Annotated[str | tuple[str, ...], PlainValidator(as_prompts)]
     weights: tuple[float, ...] | None = None
     mix: Annotated[float, Field(ge=1 - MAX_WEIGHT, le=MAX_WEIGHT)] | None = None
     """The first prompt's share of two; beyond 0 to 1 the mix goes on past one of them."""
     mix_with: Annotated[tuple[MixTerm, ...], Field(max_length=MAX_PROMPTS - 1)] = ()
     negative: Written = ""
-    init: Annotated[Path | bytes | None, PlainValidator(_as_init)] = None
+    init: Annotated[Path | bytes | None, PlainValidator(as_init)] = None
     """The file of a picture to start from, or all of its bytes."""
     start_step: Annotated[int, Field(ge=0)] | None = None
     strength: float | None = None
@@ -184,7 +116,7 @@ class JobRequest(Asked):
     guidance: Scale | None = None
     sampler: SamplerName = "lms"
     steps: Steps = DEFAULT_STEPS
-    seed: Annotated[Seed | None, BeforeValidator(_random_if_asked)] = None
+    seed: Annotated[Seed | None, BeforeValidator(random_if_asked)] = None
     count: Annotated[int, Field(ge=1, le=MAX_COUNT)] = 1
     width: Side | None = None
     height: Side | None = None
@@ -203,7 +135,7 @@ class JobRequest(Asked):
     @field_validator("labels", mode="before")
     @classmethod
     def _labels_are_text(cls, value: Any) -> Any:
-        return _as_labels(value)
+        return as_labels(value)
 
     @classmethod
     def parse(cls, fields: dict[str, Any]) -> JobRequest:

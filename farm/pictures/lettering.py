@@ -1,7 +1,7 @@
 """Lines of text in any script: broken to a width, with a font for each run, both directions, and emoji in colour.
 
-Each run is shaped by Raqm where Pillow has it. What stands left of what in a line of both directions follows the first
-level of Unicode's bidirectional algorithm; Raqm sees to what is inside a run.
+Each run is shaped by Raqm where Pillow has it, which sees to what is inside a run; `direction` says what stands left of
+what.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from itertools import groupby
 
 from PIL import Image, ImageDraw, features
 
+from farm.pictures.direction import directions, own_direction
 from farm.pictures.fonts import Face, Fonts
 from farm.words import one_line
 
@@ -25,7 +26,6 @@ _SELECTORS = frozenset(map(chr, (0x200C, 0x200D, *range(0xFE00, 0xFE10), *range(
 _SKINS = frozenset(map(chr, range(0x1F3FB, 0x1F400)))
 _FLAGS = frozenset(map(chr, range(0x1F1E6, 0x1F200)))
 _ELLIPSIS = "…"
-_CLOSED_BY = {pair[0]: pair[1] for pair in ["()", "[]", "{}", "（）", "［］", "「」", "『』", "【】", "《》", "〈〉"]}
 
 
 @dataclass(frozen=True)
@@ -98,7 +98,7 @@ class Lettering:
             if number == _MOST_CLUSTERS:
                 return
             face = self._face(cluster, before)
-            yield Cluster(cluster, face, _direction(cluster))
+            yield Cluster(cluster, face, own_direction(cluster))
             before = face
 
     def _face(self, cluster: str, before: Face | None) -> Face:
@@ -195,11 +195,6 @@ def _is_emoji(cluster: str) -> bool:
     return _is_picture(cluster[0]) and unicodedata.east_asian_width(cluster[0]) == "W"
 
 
-def _direction(cluster: str) -> bool | None:
-    kind = unicodedata.bidirectional(cluster[0])
-    return True if kind == "L" else False if kind in ("R", "AL", "AN") else None
-
-
 def _words(clusters: Sequence[Cluster]) -> Iterator[list[Cluster]]:
     """What is not broken unless it is wider than a line; spaces are words of their own."""
     word: list[Cluster] = []
@@ -214,53 +209,10 @@ def _words(clusters: Sequence[Cluster]) -> Iterator[list[Cluster]]:
 
 
 def _directed(line: Sequence[Cluster], base: bool) -> Iterator[tuple[bool, list[Cluster]]]:
-    """The line in parts of one direction, as they are read.
-
-    Digits take the direction of the words before them, brackets one for both; whatever else has none that of both its
-    neighbours, or `base`.
-    """
-    directions: list[bool | None] = []
-    words = base
-    for one in line:
-        words = words if one.rightwards is None else one.rightwards
-        directions.append(words if one.text.isdigit() else one.rightwards)
-    for opening, closing in _pairs(line):
-        directions[opening] = directions[closing] = _of_brackets(directions, opening, closing, base)
-    before = _nearest(directions, base)
-    after = _nearest(directions[::-1], base)[::-1]
-    resolved = (here if here == there else base for here, there in zip(before, after, strict=True))
-    for rightwards, part in groupby(zip(resolved, line, strict=True), key=lambda pair: pair[0]):
+    """The line in parts of one direction, as they are read."""
+    each = zip(directions([one.text for one in line], base), line, strict=True)
+    for rightwards, part in groupby(each, key=lambda pair: pair[0]):
         yield rightwards, [one for _, one in part]
-
-
-def _pairs(line: Sequence[Cluster]) -> list[tuple[int, int]]:
-    """The places of brackets that belong together, by where they open (rule BD16 of UAX #9)."""
-    pairs, open_ones = [], list[int]()
-    for place, one in enumerate(line):
-        if one.text in _CLOSED_BY:
-            open_ones.append(place)
-        for opening in reversed(open_ones):
-            if _CLOSED_BY[line[opening].text] == one.text:
-                del open_ones[open_ones.index(opening) :]
-                pairs.append((opening, place))
-                break
-    return sorted(pairs)
-
-
-def _of_brackets(directions: Sequence[bool | None], opening: int, closing: int, base: bool) -> bool | None:
-    """`base` if anything in them has it; else, if there are words in them, that of what is before them (rule N0)."""
-    inside = set(directions[opening + 1 : closing]) - {None}
-    before = next((direction for direction in reversed(directions[:opening]) if direction is not None), base)
-    return base if base in inside else before if inside else None
-
-
-def _nearest(directions: Sequence[bool | None], base: bool) -> list[bool]:
-    """Each direction, or the last one before it, or `base`."""
-    nearest, found = base, []
-    for direction in directions:
-        nearest = nearest if direction is None else direction
-        found.append(nearest)
-    return found
 
 
 def _length(text: str, face: Face, size: int, *, rightwards: bool) -> float:
