@@ -10,7 +10,8 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from farm import keys
 from farm.bucket.storage import Storage
 from farm.errors import InvalidInput
-from farm.jobs.spec import MAX_LABELS, JobSpec, Labels, Priority, invalid
+from farm.jobs.faults import invalid
+from farm.jobs.spec import MAX_LABELS, JobSpec, Labels, Priority
 from farm.ledger.records import NewJob
 
 MAX_MANIFEST_BYTES = 256 * 2**20

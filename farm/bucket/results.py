@@ -9,8 +9,9 @@ from pydantic import BaseModel, ConfigDict, Field, StringConstraints, Validation
 
 from farm import keys
 from farm.errors import InvalidInput, ObjectDamaged
+from farm.jobs.faults import invalid
 from farm.jobs.report import RenderReport
-from farm.jobs.spec import JobSpec, invalid
+from farm.jobs.spec import JobSpec
 
 IMAGE = "image.png"
 MAX_OBJECT_BYTES = 4 * 2**30

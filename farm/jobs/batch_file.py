@@ -23,8 +23,8 @@ from pathlib import Path
 from typing import Any
 
 from farm.errors import InvalidInput
+from farm.jobs.faults import quoted
 from farm.jobs.request import MAX_COUNT, JobRequest
-from farm.jobs.spec import quoted
 
 MAX_JOBS = 100_000
 MAX_AXES = 64

@@ -17,7 +17,7 @@ from functools import cache
 from typing import TYPE_CHECKING, Any
 
 from farm.errors import InvalidInput
-from farm.jobs.spec import quoted
+from farm.jobs.faults import quoted
 
 if TYPE_CHECKING:
     from yaml.events import Event

@@ -24,6 +24,7 @@ from pydantic import (
 )
 
 from farm.errors import InvalidInput
+from farm.jobs.faults import invalid
 from farm.jobs.losses import BUILTIN, LossDeclaration, find
 from farm.jobs.spec import (
     MAX_LOSSES,
@@ -56,7 +57,6 @@ from farm.jobs.spec import (
     TraceLevel,
     WeightedPrompt,
     Wire,
-    invalid,
     start_step_of_strength,
 )
 from farm.jobs.writing import as_init, as_labels, as_prompts, clean, random_if_asked

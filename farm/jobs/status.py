@@ -12,9 +12,10 @@ from pydantic import AfterValidator, AwareDatetime, BaseModel, ConfigDict, Field
 
 from farm import keys
 from farm.errors import InvalidInput, LedgerUnavailable
+from farm.jobs.faults import quoted
 from farm.jobs.limits import Limits
 from farm.jobs.losses import LossDeclaration
-from farm.jobs.spec import ModelName, quoted
+from farm.jobs.spec import ModelName
 from farm.words import one_line
 
 State = Literal["queued", "running", "done", "failed", "cancelled"]

@@ -6,7 +6,8 @@ import re
 from pathlib import Path
 from typing import Any
 
-from farm.jobs.spec import MAX_PROMPT_CHARACTERS, MAX_PROMPTS, MAX_SEED, quoted
+from farm.jobs.faults import quoted
+from farm.jobs.spec import MAX_PROMPT_CHARACTERS, MAX_PROMPTS, MAX_SEED
 
 RANDOM_SEED = -1
 """What other tools take for "any seed"."""

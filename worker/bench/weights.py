@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 import tempfile
+from collections.abc import Mapping
 from pathlib import Path
 
 import torch
@@ -52,20 +53,23 @@ def build(directory: Path, *, width: int = 320, side: int = 64) -> None:
             layers_per_block=2,
             latent_channels=4,
         )
-        text_encoder = CLIPTextModel(
-            CLIPTextConfig(
-                hidden_size=768,
-                intermediate_size=3072,
-                num_hidden_layers=12,
-                num_attention_heads=12,
-                vocab_size=len(vocabulary),
-                bos_token_id=vocabulary["<|startoftext|>"],
-                eos_token_id=vocabulary["<|endoftext|>"],
-            )
-        )
+        text_encoder = CLIPTextModel(_of_clip(vocabulary))
     unet.save_pretrained(directory / "unet")
     vae.save_pretrained(directory / "vae")
     text_encoder.save_pretrained(directory / "text_encoder")
     for part in ("tokenizer", "scheduler"):
         shutil.copytree(emoji.path / part, directory / part)
     shutil.copy(emoji.path / "model_index.json", directory)
+
+
+def _of_clip(vocabulary: Mapping[str, int]) -> CLIPTextConfig:
+    """The text encoder's shape, for so many tokens."""
+    return CLIPTextConfig(
+        hidden_size=768,
+        intermediate_size=3072,
+        num_hidden_layers=12,
+        num_attention_heads=12,
+        vocab_size=len(vocabulary),
+        bos_token_id=vocabulary["<|startoftext|>"],
+        eos_token_id=vocabulary["<|endoftext|>"],
+    )
