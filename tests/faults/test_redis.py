@@ -18,8 +18,23 @@ from tests.faults.plugin import paced
 from tests.faults.processes import Process
 from tests.timing import SHORT
 
-FREEZE_SECONDS = float(os.environ.get("FAULT_FREEZE_SECONDS", "35"))
-"""Longer than any client of Redis waits for an answer."""
+FREEZE_SECONDS = float(os.environ.get("FAULT_FREEZE_SECONDS", "11"))
+"""Longer than a lease, and than any of the workers waits for an answer of Redis."""
+_PATIENCE = FREEZE_SECONDS - 3
+
+# A worker whose connections wait for an answer for so long at the most: with FAULT_FREEZE_SECONDS=35, as long as ever.
+IMPATIENT = f"""
+import runpy
+from redis.connection import AbstractConnection
+
+made = AbstractConnection.__init__
+
+def impatient(connection, *arguments, socket_timeout=None, **more):
+    made(connection, *arguments, socket_timeout=min(socket_timeout or {_PATIENCE}, {_PATIENCE}), **more)
+
+AbstractConnection.__init__ = impatient
+runpy.run_module("worker", run_name="__main__")
+"""
 SOME_SECONDS: dict[str, Any] = {"steps": 20, **paced(0.2)}
 
 Pair = tuple[Process, Process]
@@ -34,15 +49,16 @@ def timing() -> Timing:
 @pytest.fixture
 def busy(farm: FaultyFarm) -> Pair:
     """A worker with more jobs than slots, and one that is partly idle: both sides of a consumer."""
-    full = farm.workers.get("full") or farm.worker("full", "--slots", "2", model="wanted")
-    idle = farm.workers.get("idle") or farm.worker("idle", model="spared")
+    full = farm.workers.get("full") or farm.worker("full", "--slots", "2", model="wanted", script=IMPATIENT)
+    idle = farm.workers.get("idle") or farm.worker("idle", model="spared", script=IMPATIENT)
     farm.start(*(worker for worker in (full, idle) if not worker.is_running))
     return full, idle
 
 
-def submit_to_both(farm: FaultyFarm) -> list[str]:
+def submit_to_both(farm: FaultyFarm, *, seconds: float = 10.0) -> list[str]:
+    """To the idle one a job that takes so long."""
     jobs = farm.submit(model="wanted", count=3, **SOME_SECONDS)
-    one = farm.submit(model="spared", steps=100, **paced(0.2))
+    one = farm.submit(model="spared", steps=round(seconds / 0.2), **paced(0.8, every=4))
     farm.until_running([*jobs[:2], *one])
     return [*jobs, *one]
 
@@ -59,7 +75,7 @@ def test_losing_every_connection_again_and_again_reruns_nothing(
 
     with farm.fault("connections killed"):
         for _ in range(5):
-            time.sleep(chance.uniform(0, 1.5))
+            time.sleep(chance.uniform(0, 1.2))
             for kind in ("normal", "pubsub"):
                 farm.client.ledger.redis.client_kill_filter(_type=kind)
 
@@ -71,7 +87,7 @@ def test_losing_every_connection_again_and_again_reruns_nothing(
 def test_a_restarted_redis_finds_the_same_workers_at_the_same_jobs(
     farm: FaultyFarm, busy: Pair, chance: random.Random, leases: float
 ) -> None:
-    jobs = submit_to_both(farm)
+    jobs = submit_to_both(farm, seconds=10.0 + leases * farm.timing.lease)
     pids = [worker.pid for worker in busy]
     time.sleep(chance.uniform(0, 1))
 
