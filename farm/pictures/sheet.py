@@ -10,6 +10,7 @@ from pathlib import Path
 from PIL import Image
 
 from farm.errors import InvalidInput
+from farm.jobs.describe import describe
 from farm.jobs.spec import JobSpec
 from farm.pictures.images import SPEC_KEY, decode
 from farm.pictures.lettering import Lettering, Line
@@ -22,7 +23,7 @@ _MARGIN = 40
 _PAPER, _INK, _FAINT = (250, 249, 246), (34, 34, 38), (128, 126, 122)
 _TITLE_SIZE, _DETAIL_SIZE = 17, 13
 _LEADING = 1.35
-_MOST_TITLE_LINES, _MOST_DETAIL_LINES = 3, 2
+_MOST_TITLE_LINES, _MOST_DETAIL_LINES = 3, 3
 _REDUCING_GAP = 3.0
 """A larger picture is halved, thirded… to this times a tile's size first, which takes no time and shows in no pixel."""
 
@@ -57,18 +58,6 @@ def tile_of(data: bytes, *, name: str) -> Tile:
     picture = _fitted(decode(data, name=name))
     spec = _spec_in(data)
     return Tile(picture, title=spec.prompt, detail=describe(spec)) if spec else Tile(picture, title=Path(name).name)
-
-
-def describe(spec: JobSpec) -> str:
-    """`mix · seed 7 · 30 steps · lms · blue x200`."""
-    parts = [
-        spec.mode,
-        f"seed {spec.seed}",
-        f"{spec.steps_to_do} step{'s' if spec.steps_to_do > 1 else ''}",
-        spec.sampler,
-    ]
-    parts += [f"{loss.name} x{loss.scale:g}" for loss in spec.guidance.losses]
-    return " · ".join(parts)
 
 
 def contact_sheet(

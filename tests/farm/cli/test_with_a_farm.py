@@ -108,12 +108,23 @@ def test_status_and_list_for_people() -> None:
     batch, (job, _) = submitted(2)
     shown = run("status", job).stdout
     assert f"{job}  queued" in shown
-    assert "prompt     a watercolor otter" in shown
+    assert "prompt     a watercolor otter\n  settings   txt2img · seed 7 · 30 steps · lms\n" in shown
     listed = run("list")
     assert listed.stdout.count(batch) == 2
     assert listed.stderr == "2 queued\n"
     assert [job["id"] for job in json.loads(run("list", "--json", "--limit", "1", "--page", "2").stdout)]
     assert json.loads(run("list", "--state", "done", "--json").stdout) == []
+
+
+def test_status_tells_where_a_job_starts_and_what_pulls_it() -> None:
+    Image.new("RGB", (64, 64), "teal").save("a.png")
+    told = run(
+        *("submit", "mix", "a giraffe", "a cat", "--mix", "0.7", "--init", "a.png", "--start-step", "12"),
+        *("--guidance", "3", "--seed", "7", "--json"),
+    )
+    shown = run("status", json.loads(told.stdout)["batch"]).stdout
+    assert "settings   mix · shares 0.7 + 0.3 · seed 7 · 30 steps from step 12 · lms · guidance 3\n" in shown
+    assert "step       0 of 18\n" in shown
 
 
 def test_a_hostile_prompt_cannot_steer_the_terminal() -> None:

@@ -1,0 +1,36 @@
+"""What a spec asks for, in a few words: the captions of sheets, and a line of `farm status`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+from farm.jobs.spec import JobSpec
+
+_BETWEEN = " · "
+
+
+def describe(spec: JobSpec) -> str:
+    """`mix · shares 0.7 + 0.3 · seed 7 · 30 steps from step 12 · lms · guidance 7.5 · blue x200`."""
+    return _BETWEEN.join(parts(spec))
+
+
+def common(specs: Iterable[JobSpec]) -> str:
+    """What `describe` says of every one of the specs."""
+    first, *others = (parts(spec) for spec in specs)
+    return _BETWEEN.join(part for part in first if all(part in other for other in others))
+
+
+def parts(spec: JobSpec) -> Sequence[str]:
+    """The parts of that line. A guidance scale that is left to the model is left out."""
+    said: list[str] = [spec.mode]
+    if len(spec.conditioning.prompts) > 1:
+        said.append(f"shares {' + '.join(f'{prompt.weight:.3g}' for prompt in spec.conditioning.prompts)}")
+    said += [f"seed {spec.seed}", _steps(spec), spec.sampler]
+    if spec.guidance.scale is not None:
+        said.append(f"guidance {spec.guidance.scale:g}")
+    return said + [f"{loss.name} x{loss.scale:g}" for loss in spec.guidance.losses]
+
+
+def _steps(spec: JobSpec) -> str:
+    said = f"{spec.steps} step{'s' if spec.steps > 1 else ''}"
+    return f"{said} from step {spec.start.step}" if spec.start.step else said
