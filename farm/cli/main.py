@@ -25,7 +25,8 @@ INTERRUPTED = 130
 
 SECTIONS = {
     "Submit": {
-        "submit": LazyCommand("submit:submit", "Queue pictures: txt2img, img2img, mix, guided, batch."),
+        "submit": LazyCommand("submit:submit", "Queue pictures: txt2img, img2img, mix, guided, batch, grid."),
+        "morph": LazyCommand("morph:morph", "Queue a film from one prompt to another."),
     },
     "Follow": {
         "list": LazyCommand("jobs:list_jobs", "List jobs, the newest first."),
@@ -38,6 +39,7 @@ SECTIONS = {
     "Fetch": {
         "fetch": LazyCommand("results:fetch", "Bring pictures and traces here, checked."),
         "sheet": LazyCommand("results:sheet", "Make one labelled sheet of many pictures."),
+        "film": LazyCommand("film:film", "Make a film of many pictures."),
     },
     "Farm": {
         "demo": LazyCommand("demo:demo", "See it all: a local farm, a dozen jobs, a sheet."),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from itertools import takewhile
 
 from farm.jobs.spec import JobSpec
 
@@ -18,6 +19,22 @@ def common(specs: Iterable[JobSpec]) -> str:
     """What `describe` says of every one of the specs."""
     first, *others = (parts(spec) for spec in specs)
     return _BETWEEN.join(part for part in first if all(part in other for other in others))
+
+
+def shared_prompt(specs: Iterable[JobSpec]) -> str:
+    """The specs' prompt; of unlike ones, the words that all begin and end with: `a red … on a blue background`."""
+    first, *others = dict.fromkeys(spec.prompt for spec in specs)
+    if not others:
+        return first
+    words = [prompt.split() for prompt in (first, *others)]
+    begin = _shared(words)
+    end = _shared([rest[len(begin) :][::-1] for rest in words])[::-1]
+    return " ".join([*begin, "…", *end]) if begin or end else ""
+
+
+def _shared(texts: Iterable[Sequence[str]]) -> list[str]:
+    """The words that all begin with."""
+    return [first for first, *_ in takewhile(lambda same: len(set(same)) == 1, zip(*texts, strict=False))]
 
 
 def parts(spec: JobSpec) -> Sequence[str]:

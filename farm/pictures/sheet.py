@@ -17,12 +17,12 @@ from farm.pictures.lettering import Lettering, Line
 from farm.pictures.metadata import read_text
 
 MAX_TILES = 1_000
-_TILE = 256
-_GAP = 24
-_MARGIN = 40
-_PAPER, _INK, _FAINT = (250, 249, 246), (34, 34, 38), (128, 126, 122)
-_TITLE_SIZE, _DETAIL_SIZE = 17, 13
-_LEADING = 1.35
+TILE = 256
+GAP = 24
+MARGIN = 40
+PAPER, INK, FAINT = (250, 249, 246), (34, 34, 38), (128, 126, 122)
+TITLE_SIZE, DETAIL_SIZE = 17, 13
+LEADING = 1.35
 _MOST_TITLE_LINES, _MOST_DETAIL_LINES = 3, 3
 _REDUCING_GAP = 3.0
 """A larger picture is halved, thirded… to this times a tile's size first, which takes no time and shows in no pixel."""
@@ -47,7 +47,7 @@ class Caption:
     @property
     def height(self) -> int:
         """In pixels, with the space above it."""
-        return round(_LEADING * (len(self.title) * _TITLE_SIZE + len(self.detail) * _DETAIL_SIZE) + _TITLE_SIZE * 0.6)
+        return round(LEADING * (len(self.title) * TITLE_SIZE + len(self.detail) * DETAIL_SIZE) + TITLE_SIZE * 0.6)
 
 
 def tile_of(data: bytes, *, name: str) -> Tile:
@@ -55,8 +55,8 @@ def tile_of(data: bytes, *, name: str) -> Tile:
 
     Raises `InvalidInput` if the bytes are not an image.
     """
-    picture = _fitted(decode(data, name=name))
-    spec = _spec_in(data)
+    picture = fitted(decode(data, name=name))
+    spec = spec_in(data)
     return Tile(picture, title=spec.prompt, detail=describe(spec)) if spec else Tile(picture, title=Path(name).name)
 
 
@@ -73,7 +73,7 @@ def contact_sheet(
     columns = min(columns or math.ceil(math.sqrt(len(tiles) * 1.4)), len(tiles))
     lettering = lettering or Lettering()
     rows = [tiles[start : start + columns] for start in range(0, len(tiles), columns)]
-    pictures = [[_fitted(tile.picture) for tile in row] for row in rows]
+    pictures = [[fitted(tile.picture) for tile in row] for row in rows]
     captions = [[_caption(tile, lettering) if labels else Caption() for tile in row] for row in rows]
     heights = [
         max(picture.height for picture in row) + (max(caption.height for caption in beneath) if labels else 0)
@@ -81,46 +81,47 @@ def contact_sheet(
     ]
     page = Image.new(
         "RGB",
-        (2 * _MARGIN + columns * _TILE + (columns - 1) * _GAP, 2 * _MARGIN + sum(heights) + (len(rows) - 1) * _GAP),
-        _PAPER,
+        (2 * MARGIN + columns * TILE + (columns - 1) * GAP, 2 * MARGIN + sum(heights) + (len(rows) - 1) * GAP),
+        PAPER,
     )
-    top = _MARGIN
+    top = MARGIN
     for row, beneath, height in zip(pictures, captions, heights, strict=True):
         highest = max(picture.height for picture in row)
         for column, (picture, caption) in enumerate(zip(row, beneath, strict=True)):
-            left = _MARGIN + column * (_TILE + _GAP)
-            page.paste(picture, (left + (_TILE - picture.width) // 2, top + highest - picture.height))
+            left = MARGIN + column * (TILE + GAP)
+            page.paste(picture, (left + (TILE - picture.width) // 2, top + highest - picture.height))
             _write_caption(page, caption, lettering, left, top + highest)
-        top += height + _GAP
+        top += height + GAP
     return page
 
 
-def _spec_in(data: bytes) -> JobSpec | None:
+def spec_in(data: bytes) -> JobSpec | None:
+    """The spec that a worker wrote into an image file, if it is one that this version can read."""
     text = read_text(data, SPEC_KEY)
     try:
         return JobSpec.from_json(text) if text else None
     except InvalidInput:
-        return None  # a picture of another version, or another's: it is shown all the same
+        return None
 
 
-def _fitted(picture: Image.Image) -> Image.Image:
-    """As large as a tile allows, its proportions kept."""
-    scale = min(_TILE / picture.width, _TILE / picture.height)
+def fitted(picture: Image.Image) -> Image.Image:
+    """The picture as large as a tile allows, its proportions kept."""
+    scale = min(TILE / picture.width, TILE / picture.height)
     size = (max(1, round(picture.width * scale)), max(1, round(picture.height * scale)))
     return picture.convert("RGB").resize(size, Image.Resampling.LANCZOS, reducing_gap=_REDUCING_GAP)
 
 
 def _caption(tile: Tile, lettering: Lettering) -> Caption:
     return Caption(
-        lettering.lines(tile.title, _TITLE_SIZE, width=_TILE, most=_MOST_TITLE_LINES),
-        lettering.lines(tile.detail, _DETAIL_SIZE, width=_TILE, most=_MOST_DETAIL_LINES),
+        lettering.lines(tile.title, TITLE_SIZE, width=TILE, most=_MOST_TITLE_LINES),
+        lettering.lines(tile.detail, DETAIL_SIZE, width=TILE, most=_MOST_DETAIL_LINES),
     )
 
 
 def _write_caption(page: Image.Image, caption: Caption, lettering: Lettering, left: int, bottom: int) -> None:
-    top = bottom + _TITLE_SIZE * 0.5
-    for lines, size, colour in ((caption.title, _TITLE_SIZE, _INK), (caption.detail, _DETAIL_SIZE, _FAINT)):
+    top = bottom + TITLE_SIZE * 0.5
+    for lines, size, colour in ((caption.title, TITLE_SIZE, INK), (caption.detail, DETAIL_SIZE, FAINT)):
         for line in lines:
-            begin = left if line.rightwards else left + _TILE - line.width
+            begin = left if line.rightwards else left + TILE - line.width
             lettering.draw(page, line, begin, top, size, colour)
-            top += size * _LEADING
+            top += size * LEADING

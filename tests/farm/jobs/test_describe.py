@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from farm.jobs.describe import common, describe
+from farm.jobs.describe import common, describe, shared_prompt
 from farm.jobs.request import JobRequest
 from farm.jobs.spec import InitReference, JobSpec
 
@@ -52,3 +52,20 @@ def test_what_jobs_have_in_common_is_said_once() -> None:
     jobs = [spec(guidance=scale, sampler=sampler) for scale in (1, 3) for sampler in ("lms", "euler")]
     assert common(jobs) == "txt2img · seed 7 · 30 steps"
     assert common(jobs[:1]) == "txt2img · seed 7 · 30 steps · lms · guidance 1"
+
+
+@pytest.mark.parametrize(
+    ("prompts", "said"),
+    [
+        (["an otter", "an otter"], "an otter"),
+        (["a red apple on blue", "a red rose on blue", "a red car on blue"], "a red … on blue"),
+        (["a cat", "a cat asleep"], "a cat …"),
+        (["a a", "a a a"], "a a …"),
+        (["a car", "a cat"], "a …"),
+        (["cat", "dog"], ""),
+        (["a cat at sea", "dog at sea"], "… at sea"),
+        (["", "x"], ""),
+    ],
+)
+def test_what_prompts_share_is_said(prompts: list[str], said: str) -> None:
+    assert shared_prompt(spec(prompt=prompt) for prompt in prompts) == said
