@@ -72,11 +72,6 @@ def told_apart(jobs: Sequence[Arranged], arrangement: Arrangement) -> Sequence[s
     return list(dict.fromkeys(itertools.chain.from_iterable(found)))
 
 
-def heading(field: str, value: str) -> str:
-    """What stands beside a row or above a column: `guidance 3`; of a prompt its words alone."""
-    return value if field.partition(".")[0] == "prompt" else f"{field} {value}"
-
-
 def _value(job: Arranged, field: str) -> str:
     """By the grid's label, which has it as it was asked for, or else by the spec."""
     for name in AXES:

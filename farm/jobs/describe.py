@@ -7,18 +7,18 @@ from itertools import takewhile
 
 from farm.jobs.spec import JobSpec
 
-_BETWEEN = " · "
+BETWEEN = " · "
 
 
 def describe(spec: JobSpec) -> str:
     """`mix · shares 0.7 + 0.3 · seed 7 · 30 steps from step 12 · lms · guidance 7.5 · blue x200`."""
-    return _BETWEEN.join(parts(spec))
+    return BETWEEN.join(_parts(spec))
 
 
-def common(specs: Iterable[JobSpec]) -> str:
-    """What `describe` says of every one of the specs."""
-    first, *others = (parts(spec) for spec in specs)
-    return _BETWEEN.join(part for part in first if all(part in other for other in others))
+def common(descriptions: Iterable[str]) -> str:
+    """What all of several descriptions say."""
+    first, *others = (said.split(BETWEEN) for said in descriptions)
+    return BETWEEN.join(part for part in first if all(part in other for other in others))
 
 
 def shared_prompt(specs: Iterable[JobSpec]) -> str:
@@ -37,8 +37,8 @@ def _shared(texts: Iterable[Sequence[str]]) -> list[str]:
     return [first for first, *_ in takewhile(lambda same: len(set(same)) == 1, zip(*texts, strict=False))]
 
 
-def parts(spec: JobSpec) -> Sequence[str]:
-    """The parts of that line. A guidance scale that is left to the model is left out."""
+def _parts(spec: JobSpec) -> Sequence[str]:
+    """A guidance scale that is left to the model is left out."""
     said: list[str] = [spec.mode]
     if len(spec.conditioning.prompts) > 1:
         said.append(f"shares {' + '.join(f'{prompt.weight:.3g}' for prompt in spec.conditioning.prompts)}")

@@ -53,6 +53,24 @@ def value(spec: JobSpec, labels: Mapping[str, str], field: str) -> str:
     return _READ[field](spec)
 
 
+def called(field: str, specs: Iterable[JobSpec]) -> str:
+    """What a field is called in a heading: `start step`, or `blue scale` where all of the jobs have that loss.
+
+    A prompt is not called anything, for its words speak for themselves.
+    """
+    root, _, rest = field.partition(".")
+    if root == "prompt":
+        return ""
+    if root == "labels" and rest:
+        return rest
+    if root == "losses" and rest:
+        index, _, part = rest.partition(".")
+        names = {value(spec, {}, f"losses.{index}.name") for spec in specs}
+        loss = names.pop() if len(names) == 1 else "loss" if index == "0" else f"loss {index}"
+        return f"{loss} {part.removeprefix('arguments.')}"
+    return field.replace("_", " ")
+
+
 def known() -> Sequence[str]:
     """The fields that every spec tells something of."""
     return (*_LISTS, *_READ, "losses")

@@ -10,7 +10,7 @@ from pathlib import Path
 from PIL import Image
 
 from farm.errors import InvalidInput
-from farm.jobs.describe import describe
+from farm.jobs.describe import BETWEEN, describe
 from farm.jobs.spec import JobSpec
 from farm.pictures.images import SPEC_KEY, decode
 from farm.pictures.lettering import Lettering, Line
@@ -114,8 +114,21 @@ def fitted(picture: Image.Image) -> Image.Image:
 def _caption(tile: Tile, lettering: Lettering) -> Caption:
     return Caption(
         lettering.lines(tile.title, TITLE_SIZE, width=TILE, most=_MOST_TITLE_LINES),
-        lettering.lines(tile.detail, DETAIL_SIZE, width=TILE, most=_MOST_DETAIL_LINES),
+        _part_by_part(tile.detail, lettering),
     )
+
+
+def _part_by_part(detail: str, lettering: Lettering) -> list[Line]:
+    """The details in lines that are broken between parts: `guidance` and its number stand together."""
+    lines: list[str] = []
+    for part in detail.split(BETWEEN):
+        longer = BETWEEN.join([*lines[-1:], part])
+        fits = len(lettering.lines(longer, DETAIL_SIZE, width=TILE, most=2)) == 1
+        if lines and (fits or len(lines) == _MOST_DETAIL_LINES):
+            lines[-1] = longer
+        else:
+            lines.append(part)
+    return [line for text in lines for line in lettering.lines(text, DETAIL_SIZE, width=TILE, most=1)]
 
 
 def _write_caption(page: Image.Image, caption: Caption, lettering: Lettering, left: int, bottom: int) -> None:

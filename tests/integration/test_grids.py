@@ -41,8 +41,10 @@ def test_a_grid_comes_back_as_a_sheet(shell: Shell, client: FarmClient, tmp_path
         assert sheet.width == 2 * 40 + 168 + 3 * (256 + 24)
     page = (tmp_path / "sheet.html").read_text(encoding="utf-8")
     assert page.count("data:image/png;base64,") == 6
-    assert 'data-place="mix 0.5, losses.0.scale 50"' in page
-    assert "mix · seed 7 · 4 steps" in page
+    assert 'data-place="mix 0.5, blue scale 50"' in page
+    assert '<p class="faint">mix · seed 7 · 4 steps · lms · guidance 7.5</p>' in page, (
+        "the model's own guidance is told"
+    )
 
 
 def test_a_morph_ends_where_each_prompt_alone_would(shell: Shell, tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -11,13 +12,14 @@ from typing import TYPE_CHECKING
 from farm.cli.commands.pictures import means_file, read_file, read_job
 from farm.cli.view.output import note, note_unreadable, plural, size
 from farm.errors import InvalidInput, ObjectDamaged, ObjectMissing, ObjectTooLarge, WrongState
-from farm.jobs.arrangement import Arranged, Arrangement, Fields, arrange, axes_of, heading, told_apart
+from farm.jobs.arrangement import Arranged, Arrangement, Fields, arrange, axes_of, told_apart
 from farm.jobs.describe import common, describe, shared_prompt
-from farm.jobs.fields import field_name
+from farm.jobs.fields import called, field_name
 from farm.jobs.grid import AXES
 
 if TYPE_CHECKING:
     from farm.client import FarmClient
+    from farm.jobs.spec import JobSpec
     from farm.jobs.status import JobStatus
     from farm.pictures.lettering import Lettering
     from farm.pictures.table import Cell, Page, Table
@@ -64,7 +66,9 @@ def sources_of(farm: FarmClient, jobs: Sequence[str]) -> Sequence[Source]:
     known = [status for status in statuses if status.id in specs]
     note_unreadable(len(jobs) - len(known))
     return [
-        Source(Arranged(specs[status.id], status.labels), status.id, _reader(farm, status.id), _missing(status))
+        Source(
+            Arranged(specs[status.id], status.labels), status.id, partial(read_job, farm, status.id), _missing(status)
+        )
         for status in known
     ]
 
@@ -72,14 +76,17 @@ def sources_of(farm: FarmClient, jobs: Sequence[str]) -> Sequence[Source]:
 def sources(names: Sequence[str], farm: Callable[[], FarmClient]) -> Sequence[Source]:
     """The jobs and files that are named, in the order given. A `farm` is asked for only if there are jobs.
 
-    Raises `InvalidInput` for a file that cannot be read, or does not say how it was made.
+    Files that do not say how they were made, such as another sheet, are left out, which is said on stderr.
+    Raises `InvalidInput` for a file that cannot be read, and where nothing is left.
     """
     found: list[Source] = []
     for are_files, group in groupby(names, key=means_file):
         if are_files:
-            found += map(_source_of_file, group)
+            found += _sources_of_files(group)
         else:
             found += sources_of(farm(), farm().resolve(group))
+    if not found:
+        raise InvalidInput("nothing here says how it was made", hint="only the farm's own pictures have a place")
     return found
 
 
@@ -102,30 +109,34 @@ def table_of(found: Sequence[Source], fields: Fields) -> Table:
         raise WrongState("none of these jobs is done", hint="'farm watch' follows them")
     _tell_crowded(arranged, arrangement)
     specs = [job.spec for job in arranged]
-    named = {name: heading_of(fields, name) for name in AXES}
+    pages = list(_pages(found, arrangement, _headings(arrangement.pages, fields.get("z"), specs)))
+    cells = [cell for page in pages for row in page.cells for cell in row]
     return Table(
         title=shared_prompt(specs),
-        detail=common(specs),
-        columns=[named["x"](value) for value in arrangement.columns],
-        rows=[named["y"](value) for value in arrangement.rows],
-        pages=list(_pages(found, arrangement, named["z"])),
+        detail=common([cell.detail for cell in cells if cell.detail] or map(describe, specs)),
+        columns=_headings(arrangement.columns, fields["x"], specs),
+        rows=_headings(arrangement.rows, fields.get("y"), specs),
+        pages=pages,
     )
 
 
-def heading_of(fields: Fields, name: str) -> Callable[[str], str]:
-    """What an axis calls its values; nothing where there is no such axis."""
-    return lambda value: heading(fields[name], value) if name in fields else ""
+def _headings(values: Sequence[str], field: str | None, specs: Sequence[JobSpec]) -> Sequence[str]:
+    """What stands at each value of an axis: `guidance 3`; nothing where there is no such axis."""
+    if field is None:
+        return [""] * len(values)
+    name = called(field, specs)
+    return [f"{name} {value}".lstrip() for value in values]
 
 
-def _pages(found: Sequence[Source], arrangement: Arrangement, title: Callable[[str], str]) -> Iterator[Page]:
+def _pages(found: Sequence[Source], arrangement: Arrangement, titles: Sequence[str]) -> Iterator[Page]:
     from farm.pictures.table import Cell, Page
 
-    for page, value in enumerate(arrangement.pages):
+    for page, title in enumerate(titles):
         rows: list[list[Cell]] = []
         for row in range(len(arrangement.rows)):
             cells = (arrangement.cells.get((page, row, column)) for column in range(len(arrangement.columns)))
             rows.append([_cell(found[jobs[0]]) if jobs else Cell(note=_NO_JOB) for jobs in cells])
-        yield Page(title(value), rows)
+        yield Page(title, rows)
 
 
 def _cell(source: Source) -> Cell:
@@ -159,23 +170,21 @@ def _tell_crowded(jobs: Sequence[Arranged], arrangement: Arrangement) -> None:
         note(f"  they differ in {', '.join(apart[:_MOST_FIELDS_NAMED])}{also}")
 
 
-def _reader(farm: FarmClient, job: str) -> Callable[[], bytes]:
-    return lambda: read_job(farm, job)
-
-
 def _missing(status: JobStatus) -> str:
     if status.state == "done":
         return ""
     return f"{status.state}: {status.error.message}" if status.error else status.state
 
 
-def _source_of_file(name: str) -> Source:
+def _sources_of_files(names: Iterable[str]) -> Iterator[Source]:
     from farm.pictures.sheet import spec_in
 
-    spec = spec_in(read_file(name))
-    if spec is None:
-        raise InvalidInput(f"{name} does not say how it was made", hint="only the farm's own pictures have a place")
-    return Source(Arranged(spec, {}), Path(name).name, lambda: read_file(name))
+    for name in names:
+        spec = spec_in(read_file(name))
+        if spec is None:
+            note(f"{name} does not say how it was made, and is left out")
+        else:
+            yield Source(Arranged(spec, {}), Path(name).name, partial(read_file, name))
 
 
 def pictures_in(table: Table) -> int:

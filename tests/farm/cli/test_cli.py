@@ -259,10 +259,13 @@ def test_files_are_laid_out_by_what_they_say_of_themselves(tmp_path: Path) -> No
     result = run("sheet", *files, "--y", "steps", "--out", str(out), "--overwrite")
     assert result.stderr == "farm: --x: the sheet needs columns\n  name the field that they differ in\n"
     Image.new("RGB", (8, 8)).save(files[0])
-    result = run("sheet", *files, "--x", "seed", "--out", str(out), "--overwrite")
-    assert (result.exit_code, result.stderr.splitlines()) == (
+    result = run("sheet", *files, "--x", "seed", "--y", "steps", "--out", str(out), "--overwrite")
+    assert result.stderr == f"{files[0]} does not say how it was made, and is left out\n"
+    assert "3 pictures" in result.stdout
+    result = run("sheet", files[0], "--x", "seed", "--out", str(out), "--overwrite")
+    assert (result.exit_code, result.stderr.splitlines()[1:]) == (
         2,
-        [f"farm: {files[0]} does not say how it was made", "  only the farm's own pictures have a place"],
+        ["farm: nothing here says how it was made", "  only the farm's own pictures have a place"],
     )
 
 
@@ -301,7 +304,7 @@ WRONG = [
     (("film", "/no.png", "--out", "/tmp/none/film.mp4"), "farm: /no.png cannot be read: No such file or directory"),
     (("film", str(EXAMPLE), "--out", "/tmp/none/film.mp4"), f"farm: {EXAMPLE} is not a PNG, JPEG or WebP image"),
     (("sheet", INIT, "--x", "stepz"), "farm: --x: there is no field 'stepz'\n  did you mean 'steps'?"),
-    (("sheet", INIT, "--y", "steps", "--out", "/tmp/none/s.png"), f"farm: {INIT} does not say how it was made"),
+    (("sheet", INIT, "--y", "steps", "--out", "/tmp/none/s.png"), "farm: nothing here says how it was made"),
     (("sheet", INIT, "--html", "x.htm"), "farm: --html: x.htm does not end in .html"),
     (
         ("sheet", INIT, "--html", "/tmp/none/x.html", "--out", "/tmp/none/s.png"),

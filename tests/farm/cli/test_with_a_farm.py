@@ -326,9 +326,9 @@ def test_a_sheet_of_a_grid_needs_no_options(client: FarmClient) -> None:
     with Image.open("sheet.png") as page:
         assert result.stdout.startswith(f"sheet.png  4 pictures, {page.width}×{page.height} pixels\nsheet.html  4 pict")
         assert page.width == 2 * 40 + 168 + 2 * (256 + 24)
-    page = Path("sheet.html").read_text(encoding="utf-8")
+    text = Path("sheet.html").read_text(encoding="utf-8")
     for words in ("a red …", "txt2img · seed 7 · 30 steps · lms", "guidance 7.5, rose", jobs[3]):
-        assert words in page
+        assert words in text
     plain = run("sheet", batch, "--columns", "4", "--out", "plain.png")
     assert "4 pictures" in plain.stdout
     with Image.open("plain.png") as page:

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from farm.errors import InvalidInput
-from farm.jobs.arrangement import Arranged, arrange, axes_of, heading, told_apart
+from farm.jobs.arrangement import Arranged, arrange, axes_of, told_apart
 from farm.jobs.grid import parse_axis, requests
 from farm.jobs.request import JobRequest
 
@@ -120,7 +120,3 @@ def test_labels_that_a_stranger_wrote_are_words() -> None:
 def test_a_field_that_no_spec_tells_of_is_refused() -> None:
     with pytest.raises(InvalidInput, match="what a job had in 'priority' is not kept"):
         arrange([job()], {"x": "priority"})
-
-
-def test_headings_name_the_field_unless_it_is_the_prompt() -> None:
-    assert [heading(field, "1") for field in ("guidance", "prompt", "prompt.1")] == ["guidance 1", "1", "1"]

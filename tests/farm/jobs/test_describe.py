@@ -49,7 +49,7 @@ def test_whatever_tells_one_job_from_another_is_said(fields: dict[str, Any], sai
 
 
 def test_what_jobs_have_in_common_is_said_once() -> None:
-    jobs = [spec(guidance=scale, sampler=sampler) for scale in (1, 3) for sampler in ("lms", "euler")]
+    jobs = [describe(spec(guidance=scale, sampler=sampler)) for scale in (1, 3) for sampler in ("lms", "euler")]
     assert common(jobs) == "txt2img · seed 7 · 30 steps"
     assert common(jobs[:1]) == "txt2img · seed 7 · 30 steps · lms · guidance 1"
 

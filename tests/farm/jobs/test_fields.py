@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from farm.errors import InvalidInput
-from farm.jobs.fields import MODELS_OWN, NONE, differing, field_name, known, value
+from farm.jobs.fields import MODELS_OWN, NONE, called, differing, field_name, known, value
 from farm.jobs.request import JobRequest
 from farm.jobs.spec import InitReference, JobSpec
 
@@ -112,3 +112,25 @@ def test_what_tells_jobs_apart_is_named() -> None:
     assert differing([spec(guidance=1), spec(guidance=3, seed=8)]) == ["guidance", "seed"]
     assert differing([spec(**GUIDED), spec(**GUIDED | {"losses": []} | {"mode": "txt2img"})]) == ["mode", "losses"]
     assert set(known()) >= {"prompt", "guidance", "losses"}
+
+
+@pytest.mark.parametrize(
+    ("field", "name"),
+    [
+        ("guidance", "guidance"),
+        ("start_step", "start step"),
+        ("prompt", ""),
+        ("prompt.1", ""),
+        ("labels.my_label", "my_label"),
+        ("losses", "losses"),
+        ("losses.0.scale", "color scale"),
+        ("losses.0.arguments.red", "color red"),
+    ],
+)
+def test_a_heading_calls_a_field_by_words(field: str, name: str) -> None:
+    assert called(field, [spec(**GUIDED), spec(**GUIDED)]) == name
+
+
+def test_losses_that_are_unlike_have_no_name() -> None:
+    others = [spec(**GUIDED), spec(losses=[{"name": "blue"}, {"name": "contrast"}])]
+    assert [called(f"losses.{index}.scale", others) for index in range(2)] == ["loss scale", "loss 1 scale"]
