@@ -7,7 +7,7 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from farm.jobs.fields import differing, value
+from farm.jobs.fields import NONE, differing, value
 from farm.jobs.grid import AXES, label_of
 from farm.jobs.spec import JobSpec
 
@@ -77,7 +77,7 @@ def _value(job: Arranged, field: str) -> str:
     for name in AXES:
         label = job.labels.get(label_of(name), "")
         if _field(label) == field:
-            return label.partition("=")[2]
+            return label.partition("=")[2] or NONE
     return value(job.spec, job.labels, field)
 
 

@@ -109,10 +109,12 @@ def sheet(
     if html:
         _check_target(html, ".html", option="--html", overwrite=overwrite)
     fields, lettering = tables.fields_of(axes), Lettering()
+    if fields and columns:
+        raise InvalidInput("a sheet with axes has as many as there are values", field="--columns", hint="leave it out")
     if fields or (columns is None and tables.are_of_a_grid(names)):
         with ExitStack() as connections:
             farm = cache(lambda: connections.enter_context(FarmClient.connect()))
-            table = tables.table_of(tables.sources(names, farm), fields)
+            table = tables.table_of(tables.sources(names, farm), fields, with_files=html is not None)
         say(tables.save(table, out, lettering, option="--out"))
         if html:
             say(tables.save_page(table, html, option="--html"))

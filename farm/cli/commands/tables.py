@@ -90,11 +90,12 @@ def sources(names: Sequence[str], farm: Callable[[], FarmClient]) -> Sequence[So
     return found
 
 
-def table_of(found: Sequence[Source], fields: Fields) -> Table:
+def table_of(found: Sequence[Source], fields: Fields, *, with_files: bool = False) -> Table:
     """The table of these sources by `fields`, or by the axes of the grid that they are of if `x` is not named.
 
-    Of several in a cell the first is taken, which is said on stderr. Raises `InvalidInput` for no axis, for a field
-    that no spec tells of, and for too many cells; `WrongState` if there is no picture at all.
+    Of several in a cell the first that has a picture is taken, which is said on stderr. A page needs the pictures
+    `with_files`. Raises `InvalidInput` for no axis, for a field that no spec tells of, and for too many cells;
+    `WrongState` if there is no picture at all.
     """
     from farm.pictures.table import Table, check_size
 
@@ -109,7 +110,8 @@ def table_of(found: Sequence[Source], fields: Fields) -> Table:
         raise WrongState("none of these jobs is done", hint="'farm watch' follows them")
     _tell_crowded(arranged, arrangement)
     specs = [job.spec for job in arranged]
-    pages = list(_pages(found, arrangement, _headings(arrangement.pages, fields.get("z"), specs)))
+    titles = _headings(arrangement.pages, fields.get("z"), specs)
+    pages = list(_pages(found, arrangement, titles, with_files=with_files))
     cells = [cell for page in pages for row in page.cells for cell in row]
     return Table(
         title=shared_prompt(specs),
@@ -128,18 +130,26 @@ def _headings(values: Sequence[str], field: str | None, specs: Sequence[JobSpec]
     return [f"{name} {value}".lstrip() for value in values]
 
 
-def _pages(found: Sequence[Source], arrangement: Arrangement, titles: Sequence[str]) -> Iterator[Page]:
+def _pages(
+    found: Sequence[Source], arrangement: Arrangement, titles: Sequence[str], *, with_files: bool
+) -> Iterator[Page]:
     from farm.pictures.table import Cell, Page
 
     for page, title in enumerate(titles):
         rows: list[list[Cell]] = []
         for row in range(len(arrangement.rows)):
-            cells = (arrangement.cells.get((page, row, column)) for column in range(len(arrangement.columns)))
-            rows.append([_cell(found[jobs[0]]) if jobs else Cell(note=_NO_JOB) for jobs in cells])
+            jobs = [arrangement.cells.get((page, row, column), ()) for column in range(len(arrangement.columns))]
+            first = [_first([found[job] for job in cell]) for cell in jobs]
+            rows.append([_cell(one, with_file=with_files) if one else Cell(note=_NO_JOB) for one in first])
         yield Page(title, rows)
 
 
-def _cell(source: Source) -> Cell:
+def _first(sources: Sequence[Source]) -> Source | None:
+    """The first that has a picture, or else the first, if there is any."""
+    return next((source for source in sources if not source.missing), next(iter(sources), None))
+
+
+def _cell(source: Source, *, with_file: bool) -> Cell:
     """A source's picture, made as small as it is drawn, or the reason why there is none."""
     from farm.pictures.images import decode
     from farm.pictures.sheet import fitted, spec_in
@@ -155,7 +165,7 @@ def _cell(source: Source) -> Cell:
     except InvalidInput as error:
         return Cell(note=error.reason, name=source.name)
     spec = spec_in(data) or source.arranged.spec
-    return Cell(picture, name=source.name, title=spec.prompt, detail=describe(spec), data=data)
+    return Cell(picture, name=source.name, title=spec.prompt, detail=describe(spec), data=data if with_file else b"")
 
 
 def _tell_crowded(jobs: Sequence[Arranged], arrangement: Arrangement) -> None:
@@ -187,9 +197,11 @@ def _sources_of_files(names: Iterable[str]) -> Iterator[Source]:
             yield Source(Arranged(spec, {}), Path(name).name, partial(read_file, name))
 
 
-def pictures_in(table: Table) -> int:
-    """How many cells have a picture."""
-    return sum(cell.picture is not None for page in table.pages for row in page.cells for cell in row)
+def _told(table: Table) -> str:
+    """`9 pictures in 12 cells`."""
+    cells = [cell for page in table.pages for row in page.cells for cell in row]
+    pictures = sum(cell.picture is not None for cell in cells)
+    return plural(pictures, "picture") + ("" if pictures == len(cells) else f" in {plural(len(cells), 'cell')}")
 
 
 def save(table: Table, path: Path, lettering: Lettering, *, option: str) -> str:
@@ -200,7 +212,7 @@ def save(table: Table, path: Path, lettering: Lettering, *, option: str) -> str:
     page = drawn(table, lettering)
     with replacing(path, option=option) as unfinished:
         page.save(unfinished, "PNG")
-    return f"{path}  {plural(pictures_in(table), 'picture')}, {page.width}×{page.height} pixels"
+    return f"{path}  {_told(table)}, {page.width}×{page.height} pixels"
 
 
 def save_page(table: Table, path: Path, *, option: str) -> str:
@@ -211,7 +223,7 @@ def save_page(table: Table, path: Path, *, option: str) -> str:
     text = written(table).encode()
     with replacing(path, option=option) as unfinished:
         unfinished.write_bytes(text)
-    return f"{path}  {plural(pictures_in(table), 'picture')}, {size(len(text))}"
+    return f"{path}  {_told(table)}, {size(len(text))}"
 
 
 def write_sheet(farm: FarmClient, jobs: Iterable[str], path: Path) -> None:

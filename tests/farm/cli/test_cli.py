@@ -305,6 +305,7 @@ WRONG = [
     (("film", str(EXAMPLE), "--out", "/tmp/none/film.mp4"), f"farm: {EXAMPLE} is not a PNG, JPEG or WebP image"),
     (("sheet", INIT, "--x", "stepz"), "farm: --x: there is no field 'stepz'\n  did you mean 'steps'?"),
     (("sheet", INIT, "--y", "steps", "--out", "/tmp/none/s.png"), "farm: nothing here says how it was made"),
+    (("sheet", INIT, "--x", "seed", "--columns", "3"), "farm: --columns: a sheet with axes has as many as there are"),
     (("sheet", INIT, "--html", "x.htm"), "farm: --html: x.htm does not end in .html"),
     (
         ("sheet", INIT, "--html", "/tmp/none/x.html", "--out", "/tmp/none/s.png"),

@@ -350,7 +350,7 @@ def test_what_is_missing_in_a_grid_has_a_cell_that_says_why(client: FarmClient) 
 
     result = run("sheet", batch, "--html", "sheet.html")
 
-    assert "1 picture," in result.stdout
+    assert "sheet.png  1 picture in 4 cells, " in result.stdout
     page = Path("sheet.html").read_text(encoding="utf-8")
     for words in ("failed: it needs &lt;more&gt; memory", "cancelled", "there is no such object"):
         assert f"{words}</td>" in page
@@ -384,12 +384,28 @@ def test_a_sheet_by_fields_of_any_batch(client: FarmClient) -> None:
     assert "they differ in steps, seed" in run("sheet", batch, "--x", "sampler", "--overwrite").stderr
 
 
+def test_of_several_jobs_in_a_cell_one_that_is_done_is_shown(client: FarmClient) -> None:
+    batch, (first, second) = submitted(2)
+    client.ledger.cancel(first)
+    render(client, second)
+    result = run("sheet", batch, "--x", "steps", "--html", "sheet.html")
+    assert "1 picture, " in result.stdout
+    assert f'data-name="{second}"' in Path("sheet.html").read_text(encoding="utf-8")
+
+
 def test_a_grid_with_out_comes_back_with_its_sheet(client: FarmClient) -> None:
     with rendering(client):
         result = run(*GRID, "--out", "renders")
     batch = result.stdout.split()[0]
     assert f"sheet: renders/{batch}.sheet.png  4 pictures, " in result.stderr
     assert len(list(Path("renders").iterdir())) == 5
+
+
+def test_a_grid_that_is_too_large_for_a_sheet_is_fetched_all_the_same(client: FarmClient) -> None:
+    with rendering(client):
+        result = run("submit", "grid", "x", "--x", f"seed={','.join(map(str, range(101)))}", "--out", "renders")
+    assert "no sheet: 101 columns are more than 100 (give the longer axis to --y)" in result.stderr
+    assert len(list(Path("renders").iterdir())) == 101
 
 
 def test_a_morph_with_out_comes_back_with_its_film_and_a_strip(client: FarmClient) -> None:

@@ -117,6 +117,12 @@ def test_labels_that_a_stranger_wrote_are_words() -> None:
     assert arrange(jobs, fields).columns == ["1\n2", "3"]
 
 
+def test_no_words_at_all_are_a_dash() -> None:
+    jobs = of_a_grid("negative=,blurry", "prompt=cat,")
+    found = arrange(jobs, axes_of(one.labels for one in jobs))
+    assert (found.columns, found.rows) == (["–", "blurry"], ["cat", "–"])
+
+
 def test_a_field_that_no_spec_tells_of_is_refused() -> None:
     with pytest.raises(InvalidInput, match="what a job had in 'priority' is not kept"):
         arrange([job()], {"x": "priority"})
