@@ -180,6 +180,7 @@ class Parts:
             engine=self._engine,
             models=self._pool,
             limits=self._options.limits,
+            losses=self._losses,
             storage=self._storage,
             checkpoints=self._checkpoints,
             previews=self._previews,

@@ -17,7 +17,7 @@ from farm.bucket.results import IMAGE, JobResult, ResultObject
 from farm.bucket.storage import Storage
 from farm.errors import FetchRefused
 
-__all__ = ["IMAGE", "Fetched", "fetch", "read_result"]
+__all__ = ["IMAGE", "Fetched", "fetch", "read", "read_result"]
 
 _MAX_RESULT_BYTES = 4 * 2**20
 
@@ -36,6 +36,14 @@ class Fetched:
 def read_result(storage: Storage, key: str) -> JobResult:
     """The `result.json` under `key`. Raises `ObjectMissing` if there is none."""
     return JobResult.from_json(storage.get(key, limit=_MAX_RESULT_BYTES), key=key)
+
+
+def read(storage: Storage, stored: ResultObject) -> bytes:
+    """One of a result's objects. Raises `FetchRefused` if a checksum differs, `ObjectMissing`, `ObjectTooLarge`."""
+    data = storage.get(stored.key, limit=stored.size)
+    if hashlib.sha256(data).hexdigest() != stored.sha256:
+        raise FetchRefused(_differs(stored))
+    return data
 
 
 def fetch(storage: Storage, result: JobResult, out: Path, *, everything: bool, overwrite: bool) -> Iterator[Fetched]:
@@ -94,13 +102,17 @@ def _keep(
         try:
             write(unfinished)
             if _sha256(unfinished) != stored.sha256:
-                raise FetchRefused(f"{stored.key} does not match the checksum in its result; it was not kept")
+                raise FetchRefused(f"{_differs(stored)}; it was not kept")
             unfinished.replace(path)
         finally:
             unfinished.unlink(missing_ok=True)
     except OSError as error:
         raise FetchRefused(f"{path} cannot be written: {error.strerror}", hint="give another --out") from error
     return Fetched(job, name, path, stored.size, already_there=False)
+
+
+def _differs(stored: ResultObject) -> str:
+    return f"{stored.key} does not match the checksum in its result"
 
 
 def _sha256(path: Path) -> str:

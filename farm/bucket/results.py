@@ -9,6 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field, StringConstraints, Validation
 
 from farm import keys
 from farm.errors import InvalidInput, ObjectDamaged
+from farm.jobs.report import RenderReport
 from farm.jobs.spec import JobSpec, invalid
 
 IMAGE = "image.png"
@@ -38,14 +39,15 @@ class ModelUsed(BaseModel):
     sha256: str | None = None
 
 
-class JobResult(BaseModel):
+class JobResult(RenderReport):
     """Everything `result.json` says. `objects` maps a name such as `image.png` to its object; times in seconds.
 
     `spec` is the `ResolvedSpec` that was rendered, and is read as any other spec. Every key is the one that this job's
-    attempt and the object's name make, so that a result cannot point at anything else in the bucket.
+    attempt and the object's name make, so that a result cannot point at anything else in the bucket. What else a newer
+    farm says is kept as it is.
     """
 
-    model_config = ConfigDict(frozen=True)
+    model_config = ConfigDict(frozen=True, extra="allow")
 
     version: int = 1
     job: str

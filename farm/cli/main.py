@@ -27,6 +27,7 @@ SECTIONS = {
     "Submit": {
         "submit": LazyCommand("submit:submit", "Queue pictures: txt2img, img2img, mix, guided, batch, grid."),
         "morph": LazyCommand("morph:morph", "Queue a film from one prompt to another."),
+        "rerun": LazyCommand("rerun:rerun", "Render a picture again, from what it says of itself."),
     },
     "Follow": {
         "list": LazyCommand("jobs:list_jobs", "List jobs, the newest first."),
@@ -40,6 +41,8 @@ SECTIONS = {
         "fetch": LazyCommand("results:fetch", "Bring pictures and traces here, checked."),
         "sheet": LazyCommand("results:sheet", "Make one labelled sheet of many pictures."),
         "film": LazyCommand("film:film", "Make a film of many pictures."),
+        "trace": LazyCommand("trace:trace", "Make one page of how a picture came to be."),
+        "open": LazyCommand("open:open_job", "Show a picture, or its page, in the system's viewer."),
     },
     "Farm": {
         "demo": LazyCommand("demo:demo", "See it all: a local farm, a dozen jobs, a sheet."),

@@ -152,7 +152,7 @@ def request(fields: Mapping[str, Any], choices: Iterable[Choice], folder: Path =
     chosen = copy.deepcopy(dict(fields))
     for choice in choices:
         for path, value in choice.items():
-            _assign(chosen, path, copy.deepcopy(value))
+            assign(chosen, path, copy.deepcopy(value))
     if isinstance(init := chosen.get("init"), str) and init:
         chosen["init"] = _beside(folder, init)
     return JobRequest.parse(chosen)
@@ -167,7 +167,7 @@ def _beside(folder: Path, init: str) -> Path:
         raise InvalidInput(f"{init!r:.60}: {error}", field="init") from error
 
 
-def _assign(fields: dict[str, Any], path: str, value: Any) -> None:
+def assign(fields: dict[str, Any], path: str, value: Any) -> None:
     """Set `losses.0.scale` and the like; mappings on the way are made, lists must be there."""
     parts = path.split(".")
     target: Any = fields

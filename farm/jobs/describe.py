@@ -45,7 +45,7 @@ def _parts(spec: JobSpec) -> Sequence[str]:
     said += [f"seed {spec.seed}", _steps(spec), spec.sampler]
     if spec.guidance.scale is not None:
         said.append(f"guidance {spec.guidance.scale:g}")
-    return said + [f"{loss.name} x{loss.scale:g}" for loss in spec.guidance.losses]
+    return said + [loss.name if loss.scale is None else f"{loss.name} x{loss.scale:g}" for loss in spec.guidance.losses]
 
 
 def _steps(spec: JobSpec) -> str:

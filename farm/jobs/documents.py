@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cache
 from typing import TYPE_CHECKING, Any
@@ -54,9 +54,15 @@ def parse(text: str, *, is_json: bool = False) -> Any:
     try:
         return _parse_json(text)
     except json.JSONDecodeError as error:
-        if is_json or _looks_like_json(text):
-            raise InvalidInput(f"line {error.lineno}, column {error.colno}: {error.msg}, as JSON") from error
-    return _parse_yaml(text)
+        not_json = InvalidInput(f"line {error.lineno}, column {error.colno}: {error.msg}, as JSON")
+    if is_json:
+        raise not_json
+    try:
+        return _parse_yaml(text)
+    except InvalidInput:
+        if _looks_like_json(text):
+            raise not_json from None
+        raise
 
 
 def _looks_like_json(text: str) -> bool:
@@ -121,7 +127,7 @@ def _parse_yaml(text: str) -> Any:
     except ReaderError as error:
         line = text.encode(errors="surrogatepass")[: error.position].count(b"\n") + 1
         code = error.character if isinstance(error.character, int) else ord(error.character)
-        raise InvalidInput(f"line {line}: has the character U+{code:04X}, which YAML and JSON forbid") from error
+        raise InvalidInput(f"line {line}: has the character U+{code:04X}, which YAML forbids") from error
     except yaml.YAMLError as error:
         raise InvalidInput(f"is not YAML or JSON: {error}") from error
 
@@ -133,6 +139,8 @@ def _line_at(text: str, mark: Any) -> str:
 
 def _mend(problem: str, line: str) -> str | None:
     """What mends the usual faults of YAML."""
+    if "invalid Unicode character escape" in problem:
+        return r'write the character itself, or such as "\U0001F98A"; pairs of \u are JSON'
     if "cannot start any token" in problem and line.lstrip(" ").startswith("\t"):
         return "YAML is indented with spaces, not tabs"
     return _QUOTES if any(words in problem for words in _UNQUOTED) else None
@@ -170,10 +178,21 @@ def _keep_labels_as_written(document: Any) -> None:
             waiting += node.value
             continue
         waiting += [value for _, value in node.value]
-        labels = [value for key, value in node.value if key.value == "labels" and isinstance(value, yaml.MappingNode)]
-        for text in (part for mapping in labels for pair in mapping.value for part in pair):
+        for text in (part for key, value in node.value for part in _parts_of_labels(key, value)):
             if text.tag in _WRITTEN_AS_TEXT:
                 text.tag = "tag:yaml.org,2002:str"
+
+
+def _parts_of_labels(key: Any, value: Any) -> Iterator[Any]:
+    """The names and texts of labels, where a key is of labels: `labels`, or `labels.take`; a sweep lists several."""
+    import yaml
+
+    name = key.value if isinstance(key, yaml.ScalarNode) else ""
+    several = value.value if isinstance(value, yaml.SequenceNode) else [value]
+    if name == "labels":
+        yield from (part for one in several if isinstance(one, yaml.MappingNode) for pair in one.value for part in pair)
+    elif name.startswith("labels."):
+        yield from several
 
 
 _WRITTEN_AS_TEXT = frozenset(f"tag:yaml.org,2002:{name}" for name in ("int", "float", "bool"))

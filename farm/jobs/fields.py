@@ -92,7 +92,7 @@ def _of_losses(losses: Sequence[LossTerm], rest: str) -> str:
     if part.startswith("arguments."):
         found = loss.arguments.get(part.removeprefix("arguments."))
         return NONE if found is None else f"{found:g}"
-    told = {"name": loss.name, "scale": f"{loss.scale:g}", "every": str(loss.every)}
+    told = {"name": loss.name, "scale": _or(loss.scale, MODELS_OWN), "every": str(loss.every)}
     return told.get(part, NONE)
 
 
@@ -123,6 +123,7 @@ _READ: Mapping[str, Callable[[JobSpec], str]] = {
     "strength": _strength,
     "init": lambda spec: spec.start.image.sha256[:8] if spec.start.image else NONE,
     "fit": lambda spec: spec.start.fit,
+    "encode": lambda spec: spec.start.encode,
     "width": lambda spec: _or(spec.width, MODELS_OWN),
     "height": lambda spec: _or(spec.height, MODELS_OWN),
     "model": lambda spec: spec.model,

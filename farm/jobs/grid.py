@@ -108,6 +108,8 @@ def _values(text: str, field: str, option: str) -> tuple[str, ...]:
         hint = 'a value with a comma in it is quoted: "prompt=cat,""a dog, asleep"""'
         raise InvalidInput(f"{quoted(text)} cannot be read as values: {error}", field=option, hint=hint) from error
     values = tuple(value.strip() for value in itertools.chain(*rows))
+    if field == "seed" and str(RANDOM_SEED) in values:
+        raise InvalidInput(f"{RANDOM_SEED} is another seed at every place", field=option, hint="name seeds: seed=1,2,3")
     if not values or values == ("",):
         raise InvalidInput(f"{field} has no values", field=option, hint=_EXAMPLE)
     for value in values:

@@ -39,7 +39,7 @@ class Argument:
 
 @dataclass(frozen=True)
 class LossDeclaration:
-    """A loss by name, with its arguments and the scale it is used with unless another is given.
+    """A loss by name, with its arguments, and the scale that it has unless another is given; models may multiply it.
 
     Workers announce theirs to every client, so what nobody could use or show is refused: raises `ValueError`.
     """

@@ -33,6 +33,7 @@ from farm.jobs.spec import (
     MAX_SEED,
     MAX_WEIGHT,
     Conditioning,
+    Encode,
     Every,
     Fit,
     Guidance,
@@ -79,7 +80,9 @@ def _clean(value: Any) -> Any:
     Half characters are what Python makes of bytes that are not UTF-8, and JSON of half an emoji.
     """
     if isinstance(value, (int, float)):
-        raise ValueError(f'{quoted(value)} is a number, but should be text; write "{quoted(value)}" if it is meant')
+        raise ValueError(f"{quoted(value)} is a number, but should be text; put it in quotes if it is meant")
+    if isinstance(value, dict):
+        raise ValueError(f"{quoted(value)} should be text; what begins with a brace needs quotes")
     if not isinstance(value, str):
         raise ValueError(f"{quoted(value)} should be text")
     try:
@@ -114,7 +117,7 @@ def _as_init(value: Any) -> Path | bytes:
 def _random_if_asked(seed: Any) -> Any:
     if isinstance(seed, int) and seed < RANDOM_SEED:
         raise ValueError(f"must be 0 to {MAX_SEED}, or {RANDOM_SEED} for a random one")
-    return None if seed == RANDOM_SEED else seed
+    return None if seed in (RANDOM_SEED, str(RANDOM_SEED)) else seed
 
 
 def _as_labels(value: Any) -> Any:
@@ -134,14 +137,25 @@ def _as_written(value: Any) -> Any:
 Written = Annotated[PromptText, BeforeValidator(_clean)]
 
 
-class MixTerm(Wire):
+class Asked(Wire):
+    """A value that a person wrote. A field without a value, as YAML has it for `negative:`, is one not given."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _null_is_left_out(cls, fields: Any) -> Any:
+        return (
+            {name: value for name, value in fields.items() if value is not None} if isinstance(fields, dict) else fields
+        )
+
+
+class MixTerm(Asked):
     """A further prompt and its share of the mix, 0 < weight < 1."""
 
     prompt: Written
     weight: Annotated[float, Field(gt=0, lt=1)]
 
 
-class LossRequest(Wire):
+class LossRequest(Asked):
     """A loss by name; arguments and scale left out are the loss's own."""
 
     name: Annotated[str, StringConstraints(max_length=64)]
@@ -150,13 +164,14 @@ class LossRequest(Wire):
     every: Every = 5
 
 
-class JobRequest(Wire):
+class JobRequest(Asked):
     """What one submission asks for: `count` images with consecutive seeds."""
 
     mode: Mode = "txt2img"
     prompt: Annotated[str | tuple[str, ...], PlainValidator(_as_prompts)]
     weights: tuple[float, ...] | None = None
-    mix: Annotated[float, Field(ge=0, le=1)] | None = None
+    mix: Annotated[float, Field(ge=1 - MAX_WEIGHT, le=MAX_WEIGHT)] | None = None
+    """The first prompt's share of two; beyond 0 to 1 the mix goes on past one of them."""
     mix_with: Annotated[tuple[MixTerm, ...], Field(max_length=MAX_PROMPTS - 1)] = ()
     negative: Written = ""
     init: Annotated[Path | bytes | None, PlainValidator(_as_init)] = None
@@ -164,6 +179,7 @@ class JobRequest(Wire):
     start_step: Annotated[int, Field(ge=0)] | None = None
     strength: float | None = None
     fit: Fit | None = None
+    encode: Encode | None = None
     losses: Annotated[tuple[LossRequest, ...], Field(max_length=MAX_LOSSES)] = ()
     guidance: Scale | None = None
     sampler: SamplerName = "lms"
@@ -183,14 +199,6 @@ class JobRequest(Wire):
     def prompts(self) -> tuple[str, ...]:
         """The prompts, even when there is only one."""
         return (self.prompt,) if isinstance(self.prompt, str) else self.prompt
-
-    @model_validator(mode="before")
-    @classmethod
-    def _null_is_left_out(cls, fields: Any) -> Any:
-        """A field without a value, as YAML has it for `negative:`, is one that was not given."""
-        return (
-            {name: value for name, value in fields.items() if value is not None} if isinstance(fields, dict) else fields
-        )
 
     @field_validator("labels", mode="before")
     @classmethod
@@ -217,6 +225,8 @@ class JobRequest(Wire):
             raise ValueError("--start-step and --strength need an init image: give --init FILE")
         if self.init is None and self.fit is not None:
             raise ValueError("--fit needs an init image: give --init FILE")
+        if self.init is None and self.encode is not None:
+            raise ValueError("--encode needs an init image: give --init FILE")
         if self.fit == "init" and (self.width is not None or self.height is not None):
             raise ValueError("--fit init takes the size from the picture: leave out --width and --height")
         if self.start_step is not None and self.strength is not None:
@@ -276,13 +286,13 @@ class JobRequest(Wire):
     def _start(self, init: InitReference | None) -> Start:
         if self.init is None:
             return Start()
-        fit = self.fit or "crop"
+        how: dict[str, Any] = {"fit": self.fit or "crop", "encode": self.encode or "sample"}
         if self.start_step is not None:
             if self.start_step >= self.steps:
                 raise InvalidInput(f"{self.start_step} leaves none of the {self.steps} steps to do", field="start_step")
-            return Start(image=init, step=self.start_step, fit=fit)
+            return Start(image=init, step=self.start_step, **how)
         strength = 0.75 if self.strength is None else self.strength
-        return Start(image=init, step=start_step_of_strength(strength, self.steps), fit=fit)
+        return Start(image=init, step=start_step_of_strength(strength, self.steps), **how)
 
     def _loss_terms(self, declarations: tuple[LossDeclaration, ...]) -> tuple[LossTerm, ...]:
         return tuple(_loss_term(wanted, declarations) for wanted in self.losses)
@@ -293,6 +303,6 @@ def _loss_term(wanted: LossRequest, declarations: tuple[LossDeclaration, ...]) -
     return LossTerm(
         name=declaration.name,
         arguments=declaration.complete(wanted.arguments),
-        scale=declaration.default_scale if wanted.scale is None else wanted.scale,
+        scale=wanted.scale,
         every=wanted.every,
     )

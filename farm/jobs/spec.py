@@ -7,6 +7,7 @@ bound on what a stranger can ask for is here. The four modes are presets of this
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from typing import Annotated, Any, Literal, Self, get_args
 
 from pydantic import (
@@ -14,9 +15,11 @@ from pydantic import (
     BaseModel,
     ConfigDict,
     Field,
+    SerializerFunctionWrapHandler,
     StringConstraints,
     ValidationError,
     field_validator,
+    model_serializer,
     model_validator,
 )
 
@@ -38,11 +41,13 @@ MAX_LABELS = 16
 Mode = Literal["txt2img", "img2img", "mix", "guided"]
 SamplerName = Literal["lms", "euler", "euler_a", "ddim", "dpmpp_2m"]
 Fit = Literal["crop", "pad", "stretch", "init"]
+Encode = Literal["sample", "mean"]
 TraceLevel = Literal["none", "numbers", "frames", "video"]
 
 MODES: tuple[Mode, ...] = get_args(Mode)
 SAMPLERS: tuple[SamplerName, ...] = get_args(SamplerName)
 FITS: tuple[Fit, ...] = get_args(Fit)
+ENCODINGS: tuple[Encode, ...] = get_args(Encode)
 TRACE_LEVELS: tuple[TraceLevel, ...] = get_args(TraceLevel)
 
 PromptText = Annotated[str, StringConstraints(max_length=MAX_PROMPT_CHARACTERS)]
@@ -60,7 +65,7 @@ Side = Annotated[int, Field(ge=MIN_SIDE, le=MAX_SIDE, multiple_of=8)]
 PictureSide = Annotated[int, Field(ge=1, le=2**31)]
 Steps = Annotated[int, Field(ge=1, le=MAX_STEPS)]
 Seed = Annotated[int, Field(ge=0, le=MAX_SEED)]
-Scale = Annotated[float, Field(ge=0, le=MAX_GUIDANCE)]
+Scale = Annotated[float, Field(ge=-MAX_GUIDANCE, le=MAX_GUIDANCE)]
 Priority = Annotated[int, Field(ge=0, le=9)]
 LossScale = Annotated[float, Field(ge=-MAX_SCALE, le=MAX_SCALE)]
 LossName = Annotated[str, StringConstraints(pattern=LOSS_NAME)]
@@ -121,11 +126,14 @@ class Start(Wire):
     """Where the loop starts: at step 0 from noise, or at `step` from an encoded image.
 
     `fit` says what becomes of an image of another shape than the job's; with `init` the job takes the image's shape.
+    The autoencoder gives a distribution for it, of which `encode` takes a `sample`, the job's first draw, as diffusers'
+    pipelines do, or the `mean`: then the noise is the first draw.
     """
 
     image: InitReference | None = None
     step: Annotated[int, Field(ge=0, lt=MAX_STEPS)] = 0
     fit: Fit = "crop"
+    encode: Encode = "sample"
 
     @model_validator(mode="after")
     def _noise_starts_at_zero(self) -> Self:
@@ -133,18 +141,24 @@ class Start(Wire):
             raise ValueError("a start step needs an init image")
         return self
 
+    @model_serializer(mode="wrap")
+    def _as_it_was_before_there_was_a_choice(self, serialize: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Most jobs have no use for `encode`, so their specs are what earlier versions read and wrote."""
+        fields: dict[str, Any] = serialize(self)
+        return {name: value for name, value in fields.items() if (name, value) != ("encode", "sample")}
+
 
 class LossTerm(Wire):
-    """A loss by name, its numbers, its scale, and how often (in steps) its gradient is applied."""
+    """A loss by name, its numbers, its scale (None: what suits the model), and at every which step it is applied."""
 
     name: LossName
     arguments: LossArguments = Field(default={})
-    scale: LossScale
+    scale: LossScale | None = None
     every: Every = 5
 
 
 class Guidance(Wire):
-    """Classifier-free guidance scale (None: the model's own; ≤ 1: off) and loss terms."""
+    """Classifier-free guidance scale (None: the model's own; 1: off; 0: the unconditional picture) and loss terms."""
 
     scale: Scale | None = None
     losses: Annotated[tuple[LossTerm, ...], Field(max_length=MAX_LOSSES)] = ()
@@ -209,10 +223,17 @@ class JobSpec(Wire):
             raise invalid(error) from error
 
 
+class ResolvedLossTerm(LossTerm):
+    """A loss whose scale is known."""
+
+    scale: LossScale
+
+
 class ResolvedGuidance(Guidance):
-    """Guidance whose scale is known."""
+    """Guidance whose scales are known."""
 
     scale: Scale
+    losses: Annotated[tuple[ResolvedLossTerm, ...], Field(max_length=MAX_LOSSES)] = ()
 
 
 class ResolvedSpec(JobSpec):
@@ -223,10 +244,20 @@ class ResolvedSpec(JobSpec):
     height: Side
 
     @classmethod
-    def of(cls, spec: JobSpec, *, width: int, height: int, scale: float) -> ResolvedSpec:
-        """`spec` with this size and guidance scale. Raises `InvalidInput` naming the field at fault."""
+    def of(
+        cls, spec: JobSpec, *, width: int, height: int, scale: float, loss_scales: Mapping[str, float] | None = None
+    ) -> ResolvedSpec:
+        """`spec` with this size and guidance scale, and the losses' own scales, by name, where it says none.
+
+        Raises `InvalidInput` naming the field at fault.
+        """
+        own = loss_scales or {}
         try:
-            guidance = ResolvedGuidance(scale=scale, losses=spec.guidance.losses)
+            losses = [
+                {**dict(term), "scale": own.get(term.name) if term.scale is None else term.scale}
+                for term in spec.guidance.losses
+            ]
+            guidance = ResolvedGuidance.model_validate({"scale": scale, "losses": losses})
             return cls.model_validate({**dict(spec), "guidance": guidance, "width": width, "height": height})
         except ValidationError as error:
             raise invalid(error) from error

@@ -68,6 +68,8 @@ class JobStatus(BaseModel):
     prompt: str
     labels: dict[str, str]
     warnings: tuple[str, ...]
+    losses: Annotated[dict[Words, float], Field(max_length=100)] = {}
+    """The latest values, before their scales, of a job that is guided by any."""
 
     @property
     def is_over(self) -> bool:
@@ -101,6 +103,7 @@ class JobStatus(BaseModel):
             prompt=record["prompt"],
             labels=json.loads(record.get("labels") or "{}"),
             warnings=tuple(json.loads(record.get("warnings") or "[]")),
+            losses=json.loads(record.get("losses") or "{}"),
         )
 
 

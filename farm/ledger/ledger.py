@@ -16,6 +16,7 @@ from farm.ledger.records import (
     Claim,
     Cursor,
     NewJob,
+    Progress,
     Reaped,
     Renewed,
     Restored,
@@ -94,8 +95,8 @@ class Ledger(Reading):
         """Note that `step` steps of a running job are safe in the bucket. False if it is not held any more."""
         return bool(self._run("checkpoint", claim.job, worker, claim.attempt, step))
 
-    def renew(self, worker: str, held: Iterable[tuple[str, int, int]], *, lease: float | None = None) -> Renewed:
-        """Renew the leases on `held` (job, attempt, step) and record their steps."""
+    def renew(self, worker: str, held: Iterable[Progress], *, lease: float | None = None) -> Renewed:
+        """Renew the leases on `held` and record how far they have got."""
         answer = self._run("renew", worker, self._lease(lease), json.dumps(list(held)))
         lost, previewed = (frozenset((job, int(n)) for job, n in in_groups(told, 2)) for told in answer)
         return Renewed(lost, previewed)

@@ -17,6 +17,9 @@ from farm.jobs.status import State, WorkerInfo, state_of
 Attempt = tuple[str, int]
 """A job's id and the fencing number of one attempt at it."""
 
+Progress = tuple[str, int, int] | tuple[str, int, int, str]
+"""A job's id, the attempt, the steps done, and where it has losses their latest values by name, as JSON."""
+
 
 @dataclass(frozen=True)
 class NewJob:

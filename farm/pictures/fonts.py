@@ -22,7 +22,10 @@ _BEST_TABLES = ((3, 10), (0, 6), (0, 4), (3, 1), (0, 3))
 """Platform and encoding of the tables that map Unicode, those of all planes first."""
 _BITMAP_SIZES = (109, 136, 160, 128, 96, 72, 64)
 """Pixels at which colour fonts of pictures can be had: Noto's and Apple's among them."""
-_PECULIAR = ("bold", "italic", "oblique", "black", "light", "thin", "mono", "condensed", "serif", "kufi", "math")
+_PECULIAR = (
+    *("bold", "italic", "oblique", "bdita", "black", "demi", "light", "thin"),
+    *("mono", "condensed", "narrow", "serif", "kufi", "math"),
+)
 _LAST_RESORT = "lastresort"
 """Apple's font that has a box for every sign."""
 
@@ -127,10 +130,11 @@ def _files(folders: Iterable[Path]) -> Iterator[Path]:
             yield from (Path(parent) / name for name in names if name.lower().endswith(_SUFFIXES))
 
 
-def _peculiarity(path: Path) -> tuple[int, bool, str]:
+def _peculiarity(path: Path) -> tuple[int, bool, bool, str]:
     """Plain upright sans serifs first, of Noto before others, for they look alike in all scripts."""
     name = path.stem.lower()
-    return sum(word in name for word in _PECULIAR), not name.startswith("notosans"), name
+    peculiar = sum(word in name for word in _PECULIAR)
+    return peculiar, not name.startswith("notosans"), "sans" not in name, name
 
 
 def _ranges_of(file: BinaryIO) -> Iterator[tuple[int, int]]:

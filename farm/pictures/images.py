@@ -18,9 +18,6 @@ from farm.errors import InvalidInput
 from farm.pictures.colour import to_srgb
 from farm.pictures.metadata import strip
 
-SPEC_KEY = "render-farm"
-"""The PNG text in which workers write a picture's spec."""
-
 MAX_BYTES = 32 * 2**20
 MAX_PIXELS = 40_000_000
 MAX_SIDE = 65_535

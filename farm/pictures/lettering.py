@@ -21,10 +21,11 @@ _MOST_CLUSTERS = 300
 _MOST_IN_EMOJI, _MOST_IN_CLUSTER = 16, 5
 """Families have many members; marks piled upon a letter would grow into the picture above."""
 _JOINER, _AS_EMOJI, _KEYCAP = "\u200d", "\ufe0f", "\u20e3"
-_SELECTORS = frozenset(map(chr, (0x200C, 0x200D, *range(0xFE00, 0xFE10))))
+_SELECTORS = frozenset(map(chr, (0x200C, 0x200D, *range(0xFE00, 0xFE10), *range(0xE0100, 0xE01F0))))
 _SKINS = frozenset(map(chr, range(0x1F3FB, 0x1F400)))
 _FLAGS = frozenset(map(chr, range(0x1F1E6, 0x1F200)))
 _ELLIPSIS = "…"
+_CLOSED_BY = {pair[0]: pair[1] for pair in ["()", "[]", "{}", "（）", "［］", "「」", "『』", "【】", "《》", "〈〉"]}
 
 
 @dataclass(frozen=True)
@@ -215,18 +216,42 @@ def _words(clusters: Sequence[Cluster]) -> Iterator[list[Cluster]]:
 def _directed(line: Sequence[Cluster], base: bool) -> Iterator[tuple[bool, list[Cluster]]]:
     """The line in parts of one direction, as they are read.
 
-    Digits take the direction of the words before them; whatever else has none that of both its neighbours, or `base`.
+    Digits take the direction of the words before them, brackets one for both; whatever else has none that of both its
+    neighbours, or `base`.
     """
     directions: list[bool | None] = []
     words = base
     for one in line:
         words = words if one.rightwards is None else one.rightwards
         directions.append(words if one.text.isdigit() else one.rightwards)
+    for opening, closing in _pairs(line):
+        directions[opening] = directions[closing] = _of_brackets(directions, opening, closing, base)
     before = _nearest(directions, base)
     after = _nearest(directions[::-1], base)[::-1]
     resolved = (here if here == there else base for here, there in zip(before, after, strict=True))
     for rightwards, part in groupby(zip(resolved, line, strict=True), key=lambda pair: pair[0]):
         yield rightwards, [one for _, one in part]
+
+
+def _pairs(line: Sequence[Cluster]) -> list[tuple[int, int]]:
+    """The places of brackets that belong together, by where they open (rule BD16 of UAX #9)."""
+    pairs, open_ones = [], list[int]()
+    for place, one in enumerate(line):
+        if one.text in _CLOSED_BY:
+            open_ones.append(place)
+        for opening in reversed(open_ones):
+            if _CLOSED_BY[line[opening].text] == one.text:
+                del open_ones[open_ones.index(opening) :]
+                pairs.append((opening, place))
+                break
+    return sorted(pairs)
+
+
+def _of_brackets(directions: Sequence[bool | None], opening: int, closing: int, base: bool) -> bool | None:
+    """`base` if anything in them has it; else, if there are words in them, that of what is before them (rule N0)."""
+    inside = set(directions[opening + 1 : closing]) - {None}
+    before = next((direction for direction in reversed(directions[:opening]) if direction is not None), base)
+    return base if base in inside else before if inside else None
 
 
 def _nearest(directions: Sequence[bool | None], base: bool) -> list[bool]:

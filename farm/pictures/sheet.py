@@ -11,10 +11,9 @@ from PIL import Image
 
 from farm.errors import InvalidInput
 from farm.jobs.describe import BETWEEN, describe
-from farm.jobs.spec import JobSpec
-from farm.pictures.images import SPEC_KEY, decode
+from farm.pictures.images import decode
 from farm.pictures.lettering import Lettering, Line
-from farm.pictures.metadata import read_text
+from farm.pictures.provenance import spec_in
 
 MAX_TILES = 1_000
 TILE = 256
@@ -93,15 +92,6 @@ def contact_sheet(
             _write_caption(page, caption, lettering, left, top + highest)
         top += height + GAP
     return page
-
-
-def spec_in(data: bytes) -> JobSpec | None:
-    """The spec that a worker wrote into an image file, if it is one that this version can read."""
-    text = read_text(data, SPEC_KEY)
-    try:
-        return JobSpec.from_json(text) if text else None
-    except InvalidInput:
-        return None
 
 
 def fitted(picture: Image.Image) -> Image.Image:

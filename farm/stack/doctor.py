@@ -203,9 +203,7 @@ def _workers(ledger: Ledger) -> Check:
     if paused:
         mend = "the worker's log says more; it resumes by itself"
         return warn("workers", "; ".join(f"{worker.id} takes no jobs: {worker.paused}" for worker in paused), mend=mend)
-    refused = [
-        f"{worker.id} does not serve {name}: {why:.160}" for worker in live for name, why in worker.refused.items()
-    ]
+    refused = [f"{worker.id} does not serve {name}: {why}" for worker in live for name, why in worker.refused.items()]
     if refused:
         mend = "mend the model or leave it out, and start the worker again"
         return warn("workers", "; ".join(refused), mend=mend)

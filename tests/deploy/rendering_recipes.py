@@ -40,7 +40,7 @@ def main(folder: Path) -> dict[str, Any]:
         for name, fields in jobs.items():
             request = JobRequest.parse({"prompt": "a cat", "seed": 1, "steps": 2, **fields})
             [spec] = request.specs(None, default_model="tiny", declarations=declarations)
-            pixels = engine.submit(RenderRequest(name, resolve(spec, model), model)).result(60).pixels
+            pixels = engine.submit(RenderRequest(name, resolve(spec, model, load_losses()), model)).result(60).pixels
             found[name] = pixels.mean(axis=(0, 1)).tolist()
         return found
     finally:

@@ -8,6 +8,8 @@ from concurrent.futures import Future
 import numpy as np
 import torch
 
+from farm.jobs.spec import ResolvedSpec
+from worker.diffusion.guidance import needs_unconditional
 from worker.diffusion.noise import NoiseStream
 from worker.diffusion.solvers import HISTORY
 from worker.engine.engine import Engine
@@ -112,9 +114,20 @@ class FakeEngine(Engine):
         if spec.trace.level != "none" and (is_last or position % spec.trace.every == 0):
             shown = spec.trace.level in ("frames", "video")
             frame = np.full((spec.height, 2 * spec.width, 3), COLOUR, np.uint8) if shown else None
-            norms = {"x": 1.0, "x0": 1.0, "output": 1.0}
-            observer.on_trace(StepRecord(spec.start.step + position, 0.0, 1.0, norms, {}), frame)
+            if frame is not None and position == 0 and request.picture is not None:
+                observer.on_start(frame)
+            observer.on_trace(_record(spec, position), frame)
         observer.on_step(position + 1)
+
+
+def _record(spec: ResolvedSpec, position: int) -> StepRecord:
+    names = ["x", "x_next", "x0", "output"]
+    guidance = None
+    if needs_unconditional(spec.guidance.scale):
+        names += ["conditional", "unconditional"]
+        guidance = {"angle": 0.0, "distance": 0.0}
+    norms = dict.fromkeys(names, 1.0)
+    return StepRecord(spec.start.step + position, 0.0, 1.0, norms, {}, guidance, 0.0 if position else None)
 
 
 def _plain(request: RenderRequest) -> Pixels:

@@ -20,6 +20,7 @@ from farm.ledger.records import (
     Claim,
     Event,
     NewJob,
+    Progress,
     Reaped,
     Renewed,
     Restored,
@@ -140,17 +141,17 @@ class FakeLedger(Ledger):
                 record.checkpoint = claim.attempt, step
             return record is not None
 
-    def renew(self, worker: str, held: Iterable[tuple[str, int, int]], *, lease: float | None = None) -> Renewed:
+    def renew(self, worker: str, held: Iterable[Progress], *, lease: float | None = None) -> Renewed:
         lost, previewed = set(), set()
         with self._doing("renew"):
-            for job, attempt, step in held:
+            for job, attempt, step, *losses in held:
                 record = self._records.get(job)
                 if record is None or not record.held(worker, attempt):
                     lost.add((job, attempt))
                     continue
                 record.lease = time.time() + (self._timing.lease if lease is None else lease)
                 if record.fields["step"] != str(step):
-                    record.fields["step"] = str(step)
+                    record.fields |= {"step": str(step), **({"losses": str(losses[0])} if losses else {})}
                     self._events.append((job, "running", step))
                 if record.previews_until is not None and time.time() < record.previews_until:
                     previewed.add((job, attempt))

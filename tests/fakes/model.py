@@ -8,6 +8,8 @@ from typing import Any
 
 import torch
 
+from worker.models.model import Defaults
+
 
 @dataclass(frozen=True, eq=False)
 class FakeModel:
@@ -22,5 +24,5 @@ class FakeModel:
     vae_factor: int = 8
     default_width: int = 64
     default_height: int = 64
-    default_guidance: float = 7.5
+    defaults: Defaults = field(default_factory=Defaults)
     size: int = 1

@@ -20,6 +20,7 @@ from tests.fakes.ledger import FakeLedger
 from tests.fakes.model import FakeModel
 from tests.fakes.storage import FakeStorage
 from tests.ledgers import BATCH, a_worker
+from worker.diffusion.losses import load_losses
 from worker.job.claims import Claims
 from worker.job.deliver import Delivery
 from worker.job.failure import Failures
@@ -118,6 +119,7 @@ class FakeWorker:
             engine=self.engine,
             models=loaded,
             limits=limits or Limits(),
+            losses=load_losses(),
             storage=storage,
             checkpoints=self.checkpoints,
             previews=self.previews,

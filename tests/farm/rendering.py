@@ -15,7 +15,7 @@ from farm import keys
 from farm.bucket.results import JobResult, ModelUsed, ResultObject
 from farm.client import FarmClient
 from farm.jobs.spec import JobSpec
-from farm.pictures.images import SPEC_KEY
+from farm.pictures.provenance import SPEC_KEY
 
 TRACE = b'{"step": 1}\n'
 

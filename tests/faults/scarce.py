@@ -54,7 +54,9 @@ def main(directory: Path) -> None:
 
 def a_job(name: str, model: LoadedModel, *, side: int, **fields: float) -> RenderRequest:
     request = JobRequest.parse({"prompt": "a cat", "seed": 1, "steps": 2, "width": side, "height": side, **fields})
-    return RenderRequest(id=name, spec=resolve(request.specs(None, default_model="tiny")[0], model), model=model)
+    return RenderRequest(
+        id=name, spec=resolve(request.specs(None, default_model="tiny")[0], model, load_losses()), model=model
+    )
 
 
 if __name__ == "__main__":

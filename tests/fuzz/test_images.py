@@ -211,7 +211,7 @@ def test_what_is_too_long_is_not_looked_at() -> None:
 def test_a_sheet_takes_pictures_with_any_words_in_them(text: str) -> None:
     from PIL.PngImagePlugin import PngInfo
 
-    from farm.pictures.images import SPEC_KEY
+    from farm.pictures.provenance import SPEC_KEY
 
     info = PngInfo()
     info.add_itxt(SPEC_KEY, text.encode("utf-8", "replace").decode())

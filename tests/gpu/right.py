@@ -55,7 +55,7 @@ def _latents(model: LoadedModel, job: Job) -> Tensor:
     state = prepare(RenderRequest(job.id, job.spec, model), load_losses(), 0, Future())
     while not state.is_done:
         step = run_step([state], padded_rows=None, gradient_chunk=1)
-        state.commit(step.x[0], step.history[0])
+        state.commit(step.x[0], step.history[0], step.x0[0], step.losses[0])
     return state.x.float().cpu()
 
 

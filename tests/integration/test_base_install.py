@@ -48,6 +48,8 @@ def test_the_base_install_submits_and_fetches(base_python: Path, environment: di
 
     with Image.open(tmp_path / "renders" / f"{job}.png") as image:
         assert image.size == (64, 64)
+    run("trace", job, "--out", "renders")  # by files of the package that are no Python
+    assert "</html>" in (tmp_path / "renders" / f"{job}.trace.html").read_text(encoding="utf-8")
 
     assert "1 picture" in run("sheet", job, "--x", "seed", "--html", "sheet.html")
     assert "data:image/png" in (tmp_path / "sheet.html").read_text(encoding="utf-8")

@@ -101,6 +101,19 @@ def test_a_worker_that_takes_no_jobs_is_warned_of(running: Running) -> None:
     )
 
 
+def test_why_a_model_is_not_served_is_told_to_its_end(running: Running) -> None:
+    farm, settings = running
+    why = (
+        f"the checkpoint /models/{'deep/' * 40}one.safetensors is a LoRA (merge it into its base model, and load that)"
+    )
+    ledger = Ledger(settings)
+    ledger.announce(a_worker("local-1", refused={"one": why}))
+    _, checks = examine({"FARM_HOME": str(farm.home)})
+    ledger.depart("local-1")
+    ledger.close()
+    assert checks["workers"]["detail"] == f"local-1 does not serve one: {why}"
+
+
 def test_for_people_it_says_how_to_mend(running: Running) -> None:
     result = CliRunner().invoke(doctor, [], env={"FARM_HOME": str(running[0].home)})
     assert result.exit_code == 0

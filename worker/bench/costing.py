@@ -89,7 +89,7 @@ def overhead_of_a_tick(model: LoadedModel, *, jobs: int, ticks: int = 12) -> dic
             step = run_step(together, padded_rows=None, gradient_chunk=4)
             torch.isfinite(step.x).flatten(1).all(dim=1).tolist()
             for index, state in enumerate(together):
-                state.commit(step.x[index], step.history[index])
+                state.commit(step.x[index], step.history[index], step.x0[index], step.losses[index])
             whole = time.perf_counter() - begun
         overheads.append(whole - meter.seconds)
         shares.append((whole - meter.seconds) / whole)

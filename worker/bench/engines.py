@@ -142,7 +142,7 @@ def _step(states: Sequence[RequestState], final: dict[str, torch.Tensor]) -> Non
         if state.position == state.plan.steps - 1:
             final[state.id] = step.x[index]
         else:
-            state.commit(step.x[index], step.history[index])
+            state.commit(step.x[index], step.history[index], step.x0[index], step.losses[index])
 
 
 def _parts(states: Sequence[RequestState], rows: int) -> list[list[RequestState]]:

@@ -16,7 +16,7 @@ from diffusers import StableDiffusionImg2ImgPipeline, StableDiffusionPipeline
 from diffusers.schedulers.scheduling_lms_discrete import LMSDiscreteScheduler
 from torch import Tensor
 
-from farm.jobs.spec import JobSpec, SamplerName
+from farm.jobs.spec import ResolvedSpec, SamplerName
 from worker.bench.measure import Served
 from worker.bench.workloads import Job
 from worker.diffusion import latents, samplers
@@ -129,7 +129,7 @@ class Pipelines:
             known = self._schedulers[name, memoised] = scheduler.from_config(self._config, **sampler.settings)
         return known
 
-    def _mixed(self, spec: JobSpec) -> Tensor:
+    def _mixed(self, spec: ResolvedSpec) -> Tensor:
         parts = [prompt.weight * self._embedding(prompt.text) for prompt in spec.conditioning.prompts]
         return torch.stack(parts).sum(dim=0)
 
@@ -140,7 +140,7 @@ class Pipelines:
         embedding: Tensor = pipeline.text_encoder(ids.to(pipeline.device)).last_hidden_state
         return embedding
 
-    def _callback(self, spec: JobSpec, served: Sequence[Served], clock: Callable[[], float]) -> Callable[..., Any]:
+    def _callback(self, spec: ResolvedSpec, served: Sequence[Served], clock: Callable[[], float]) -> Callable[..., Any]:
         """Notes the first step; follows the losses and decodes the frames of jobs that ask for them."""
         terms = [(self._losses.term(term), term.every) for term in spec.guidance.losses]
 
@@ -169,7 +169,7 @@ def groups(jobs: Sequence[Job]) -> list[list[Job]]:
     return list(together.values())
 
 
-def _kind(spec: JobSpec) -> Hashable:
+def _kind(spec: ResolvedSpec) -> Hashable:
     loss_names = tuple(loss.model_dump_json() for loss in spec.guidance.losses)
     guidance = spec.guidance.scale
     return spec.steps, spec.start.step, guidance, spec.sampler, spec.width, spec.height, loss_names, spec.trace

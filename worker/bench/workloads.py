@@ -12,6 +12,8 @@ from PIL import Image
 
 from farm.jobs.request import JobRequest
 from farm.jobs.spec import SAMPLERS, InitReference, ResolvedSpec, SamplerName
+from worker.diffusion.guidance import needs_unconditional
+from worker.diffusion.losses import load_losses
 from worker.engine.request import resolve
 from worker.models.model import LoadedModel
 
@@ -33,7 +35,7 @@ class Job:
     @property
     def rows(self) -> int:
         """Rows of one step: two under classifier-free guidance."""
-        return 2 if self.spec.guidance.scale > 1.0 else 1
+        return 2 if needs_unconditional(self.spec.guidance.scale) else 1
 
     @property
     def all_rows(self) -> int:
@@ -93,7 +95,7 @@ def rows(jobs: Sequence[Job]) -> int:
 def job(model: LoadedModel, name: str, fields: dict[str, Any]) -> Job:
     """The job that the fields of a submission ask of a model, which may say its own guidance."""
     request = JobRequest.parse({"guidance": None, **fields})
-    spec = resolve(request.specs(_SOME_IMAGE, default_model=model.name)[0], model)
+    spec = resolve(request.specs(_SOME_IMAGE, default_model=model.name)[0], model, load_losses())
     return Job(name, spec, _picture(spec) if spec.start.image else None)
 
 

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 from transformers import CLIPTextModel, CLIPTokenizer
 
+from farm.jobs.report import Token
 from farm.jobs.spec import WeightedPrompt
 
 SPECIAL_TOKENS = 2
@@ -58,10 +59,14 @@ class Conditioning:
 
 @dataclass(frozen=True, eq=False)
 class Encoded:
-    """An embedding, [1, tokens, width], and the words of the prompts that did not fit into the encoder."""
+    """An embedding, [1, tokens, width], the tokens that it was made of, and the words that did not fit in.
+
+    Of a mix there is no one list of tokens.
+    """
 
     embedding: Tensor
     cut: tuple[str, ...] = ()
+    tokens: tuple[Token, ...] = ()
 
 
 class PromptEncoder:
@@ -86,7 +91,7 @@ class PromptEncoder:
         """The embedding of one prompt, in the encoder's dtype and on its device."""
         known = self._cache.get(prompt)
         if known is None:
-            known = Encoded(self._embed(prompt), self._words_cut_off(prompt))
+            known = Encoded(self._embed(prompt), *self._read(prompt))
             self._cache[prompt] = known
             if len(self._cache) > self._capacity:
                 self._cache.popitem(last=False)
@@ -111,15 +116,19 @@ class PromptEncoder:
         embedding: Tensor = self._text_encoder(ids.to(self._text_encoder.device)).last_hidden_state
         return embedding
 
-    def _words_cut_off(self, prompt: str) -> tuple[str, ...]:
-        """The words of `prompt` from the first one that the encoder does not see to its end."""
-        spans = self._tokenizer(
+    def _read(self, prompt: str) -> tuple[tuple[str, ...], tuple[Token, ...]]:
+        """The words of `prompt` from the first one that the encoder does not see to its end, and the tokens it sees."""
+        every = self._tokenizer(
             prompt, add_special_tokens=False, truncation=False, return_offsets_mapping=True, verbose=False
-        ).offset_mapping
+        )
         room = self.tokens - SPECIAL_TOKENS
+        ids = every.input_ids[:room]
+        pieces = self._tokenizer.convert_ids_to_tokens(ids)
+        tokens = tuple(Token(id=number, piece=piece) for number, piece in zip(ids, pieces, strict=True))
+        spans = every.offset_mapping
         if len(spans) <= room:
-            return ()
+            return (), tokens
         first_lost = spans[room][0]
         # A word of which only the end is lost counts as lost.
         word_start = max((k + 1 for k in range(first_lost) if prompt[k].isspace()), default=0)
-        return tuple(prompt[word_start:].split())
+        return tuple(prompt[word_start:].split()), tokens

@@ -21,9 +21,10 @@ gigabytes for it."""
 def own_size(width: int, height: int, *, most: int, multiple: int) -> tuple[int, int]:
     """The size of a job that has the shape of a picture: in multiples of `multiple`, with at most `most` pixels.
 
-    Smaller pictures are enlarged only to the smallest side that a job may have; longer ones than fit are cut.
+    Small pictures are enlarged only until their short side is the smallest that a job may have; longer ones than fit
+    are cut.
     """
-    scale = min(1.0, math.sqrt(most / (width * height)))
+    scale = max(min(1.0, math.sqrt(most / (width * height))), MIN_SIDE / min(width, height))
     short, long = (_rounded(scale * side, multiple) for side in sorted((width, height)))
     long = max(short, min(long, multiple * (most // (multiple * short))))
     return (short, long) if width < height else (long, short)

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from farm.errors import FarmError, RenderError
 from farm.jobs.losses import BUILTIN, LossDeclaration, find
-from farm.jobs.spec import LossTerm
+from farm.jobs.spec import ResolvedLossTerm
 
 ENTRY_POINT_GROUP = "farm.losses"
 
@@ -66,7 +66,7 @@ class Losses:
     def declarations(self) -> tuple[LossDeclaration, ...]:
         return tuple(loss.declaration for loss in self._losses.values())
 
-    def term(self, wanted: LossTerm) -> WeightedLoss:
+    def term(self, wanted: ResolvedLossTerm) -> WeightedLoss:
         """The loss that a spec asks for. Raises `InvalidInput` if it is unknown or its arguments are."""
         declaration = find(wanted.name, self.declarations)
         return WeightedLoss(self._losses[wanted.name], declaration.complete(wanted.arguments), wanted.scale)

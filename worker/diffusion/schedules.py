@@ -8,6 +8,7 @@ samplers is in their records, in `samplers`.
 from __future__ import annotations
 
 import copy
+import inspect
 import json
 from collections.abc import Mapping
 from functools import lru_cache
@@ -76,6 +77,7 @@ def _followed(config: str, sampler: Sampler, steps: int) -> Schedule:
         sigma_next=levels.sigma_next,
         init_scale=float(scheduler.init_noise_sigma),
         first_order_end=_first_order_end(scheduler, steps),
+        spacing=_spacing(scheduler),
     )
     _check(schedule, steps)
     if not np.isfinite(plan(schedule).table).all():
@@ -134,6 +136,15 @@ def _first_order_end(scheduler: Any, steps: int) -> bool:
         scheduler.config.get(key) for key in ("euler_at_final", "lower_order_final", "final_sigmas_type")
     )
     return bool(euler_at_final or (lower_order_final and steps < 15) or final_sigmas_type == "zero")
+
+
+def _spacing(scheduler: Any) -> str:
+    """How noise levels are spaced, by what the class reads of its configuration: it keeps what it does not read too."""
+    read = inspect.signature(type(scheduler).__init__).parameters
+    for spacing in ("karras", "exponential", "beta"):
+        if f"use_{spacing}_sigmas" in read and scheduler.config.get(f"use_{spacing}_sigmas"):
+            return spacing
+    return str(scheduler.config.get("timestep_spacing", "linspace"))
 
 
 def _check(schedule: Schedule, steps: int) -> None:

@@ -80,6 +80,8 @@ class Schedule:
     """Standard deviation of the first x of a job that starts from noise."""
     first_order_end: bool = field(default=False, kw_only=True)
     """Whether a multistep data solver takes its last step at first order."""
+    spacing: str = field(default="", kw_only=True)
+    """How the levels are spaced: see `farm.jobs.report.ScheduleUsed`."""
 
     @property
     def steps(self) -> int:

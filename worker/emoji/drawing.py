@@ -59,14 +59,15 @@ def draw(
 ) -> list[Image.Image]:
     """Draw one picture of the model's own size for each prompt, by LMS; one seed serves all, or each has its own."""
     each = [seeds] * len(prompts) if isinstance(seeds, int) else list(seeds)
-    engine = Engine(load_losses(), max_rows=_ROWS)
+    losses = load_losses()
+    engine = Engine(losses, max_rows=_ROWS)
     engine.start()
     try:
         futures = [
             engine.submit(
                 RenderRequest(
                     id=str(number),
-                    spec=resolve(_spec(prompt, steps, guidance, seed, start, pull), model),
+                    spec=resolve(_spec(prompt, steps, guidance, seed, start, pull), model, losses),
                     model=model,
                     picture=start.image if start else None,
                 )

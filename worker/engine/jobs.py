@@ -55,8 +55,12 @@ class Jobs:
             return
         self.decoding.remove(state)
         now = time.monotonic()
-        timings = {"render": state.last_step_at - state.started, "decode": now - state.last_step_at}
-        state.future.set_result(Rendered(picture.cpu().numpy(), state.warnings, timings))
+        timings = {
+            "text": state.preparing,
+            "render": state.last_step_at - state.started,
+            "decode": now - state.last_step_at,
+        }
+        state.future.set_result(Rendered(picture.cpu().numpy(), state.warnings, timings, state.report))
 
     def fail(self, state: RequestState, error: Exception) -> None:
         """Answer a job with an error, if anybody still waits for it."""

@@ -5,8 +5,11 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 
+import numpy as np
 import torch
+from torch import Tensor
 
+from worker.diffusion.fitting import fit
 from worker.engine.decoding import Decoder
 from worker.engine.request import Pixels, StepRecord
 from worker.engine.request_state import RequestState
@@ -23,6 +26,9 @@ class Reports:
 
     def traces(self, traced: Sequence[int], states: Sequence[RequestState], step: Step) -> None:
         """Tell the observers of the jobs at `traced` what the step did, with frames where they want them."""
+        for index in traced:
+            if states[index].wants_start:
+                states[index].request.observer.on_start(self._start(states[index]))
         framed = [index for index in traced if states[index].wants_frames]
         frames = dict(zip(framed, self._frames(states, framed, step), strict=True))
         for index in traced:
@@ -46,6 +52,14 @@ class Reports:
         for index, pixels in zip(wanted, pictures, strict=True):
             states[index].request.observer.on_preview(states[index].position + 1, pixels)
 
+    def _start(self, state: RequestState) -> Pixels:
+        """The latents that a job starts from, decoded, beside its picture as it was fitted: [height, 2·width, 3]."""
+        spec, picture = state.request.spec, state.request.picture
+        assert picture is not None
+        (noised,) = self._decoder.pixels(state, state.x[None])
+        fitted = fit(picture, spec.width, spec.height, spec.start.fit)
+        return np.concatenate([noised.cpu().numpy(), np.asarray(fitted)], axis=1)
+
     def _frames(self, states: Sequence[RequestState], framed: Sequence[int], step: Step) -> list[Pixels]:
         """The latents after this step and the predicted x_0, decoded side by side: [height, 2·width, 3] each."""
         if not framed:
@@ -56,11 +70,30 @@ class Reports:
 
 
 def _record(state: RequestState, index: int, step: Step) -> StepRecord:
-    norms = {"x": state.x, "x0": step.x0[index], "output": step.out[index]}
+    """A step's numbers, read from the device at once. Each is of this job's tensors alone, and so are its bits."""
+    x0 = step.x0[index]
+    measured = {"x": state.x, "x_next": step.x[index], "x0": x0, "output": step.out[index]}
+    norms = {name: tensor.norm() for name, tensor in measured.items()}
+    if index in step.predictions:
+        conditional, unconditional = step.predictions[index]
+        norms |= {"conditional": conditional.norm(), "unconditional": unconditional.norm()}
+        norms |= {"distance": (conditional - unconditional).norm(), "angle": _angle(conditional, unconditional)}
+    if state.x0 is not None:
+        norms["x0_change"] = (x0 - state.x0).norm()
+    numbers = dict(zip(norms, torch.stack(list(norms.values())).tolist(), strict=True))
+    guidance: dict[str, float] = {name: numbers.pop(name) for name in ("angle", "distance") if name in numbers}
     return StepRecord(
         step=state.step,
         timestep=float(state.plan.timestep[state.position]),
         sigma=float(state.plan.sigma[state.position]),
-        norms={name: float(tensor.norm()) for name, tensor in norms.items()},
+        x0_change=numbers.pop("x0_change", None),
+        guidance=guidance or None,
+        norms=numbers,
         losses=step.losses[index],
     )
+
+
+def _angle(one: Tensor, other: Tensor) -> Tensor:
+    """The angle between two tensors, 0 to 180 degrees: Kahan's formula, for small ones are lost in a cosine."""
+    one, other = one / one.norm(), other / other.norm()
+    return torch.rad2deg(2 * torch.atan2((one - other).norm(), (one + other).norm()))

@@ -12,8 +12,10 @@ from PIL import Image
 from torch import Tensor
 
 from farm.errors import InvalidInput
+from farm.jobs.report import LossValues, RenderReport
 from farm.jobs.spec import JobSpec, ResolvedSpec
 from worker.diffusion.fitting import own_size
+from worker.diffusion.losses import Losses
 from worker.models.model import LoadedModel
 
 Pixels = NDArray[np.uint8]
@@ -24,8 +26,8 @@ Pixels = NDArray[np.uint8]
 class StepRecord:
     """One step's numbers: its index in the schedule, the noise level it starts from (as σ/α), losses and norms.
 
-    Losses are unscaled, by name. Norms are of the latents `x` at that level, of the predicted `x0`, and of the
-    model's guided `output`.
+    Losses are unscaled, by name. Norms are of the latents `x` before the step and `x_next` after it, of the predicted
+    `x0`, and of the model's `output`: guided, and where guidance takes two rows, of `conditional` and `unconditional`.
     """
 
     step: int
@@ -33,6 +35,10 @@ class StepRecord:
     sigma: float
     norms: Mapping[str, float]
     losses: Mapping[str, float]
+    guidance: Mapping[str, float] | None = None
+    """The `angle` between the two predictions, 0 to 180 degrees, and the `distance`: the norm of their difference."""
+    x0_change: float | None = None
+    """The norm of what the predicted x_0 differs by from the step before; None for a job's first step."""
 
 
 @dataclass(frozen=True)
@@ -41,7 +47,7 @@ class Snapshot:
 
     `position` of its steps are done, `x` [4, h, w] are its latents and `history` [HISTORY, 4, h, w] what its solver
     remembers, newest first: float32 on the CPU. `noise` is where its random stream is, and `seconds` what it took so
-    far.
+    far. `losses` are their values so far, and `x0` [4, h, w] what a traced job's last step predicted.
     """
 
     position: int
@@ -49,6 +55,8 @@ class Snapshot:
     history: Tensor
     noise: bytes
     seconds: float
+    losses: LossValues = field(default_factory=dict)
+    x0: Tensor | None = None
 
 
 class Observer(Protocol):
@@ -56,6 +64,12 @@ class Observer(Protocol):
 
     def on_step(self, done: int) -> None:
         """`done` of the job's steps are done."""
+
+    def on_losses(self, values: Mapping[str, float]) -> None:
+        """What losses that were due at a step said there, before their scales."""
+
+    def on_start(self, frame: Pixels) -> None:
+        """The noised latents that a traced job starts from, beside its picture as fitted: [height, 2·width, 3]."""
 
     def on_trace(self, record: StepRecord, frame: Pixels | None) -> None:
         """A traced step. `frame` [height, 2·width, 3] shows the latents after it beside the predicted x_0."""
@@ -71,6 +85,12 @@ class SilentObserver:
     """An observer that nobody listens to."""
 
     def on_step(self, done: int) -> None:
+        pass
+
+    def on_losses(self, values: Mapping[str, float]) -> None:
+        pass
+
+    def on_start(self, frame: Pixels) -> None:
         pass
 
     def on_trace(self, record: StepRecord, frame: Pixels | None) -> None:
@@ -101,11 +121,12 @@ class RenderRequest:
 
 @dataclass(frozen=True)
 class Rendered:
-    """A finished picture, what the user should know of it, and the seconds spent by part."""
+    """A finished picture, what the user should know of it, the seconds spent by part, and how it came to be."""
 
     pixels: Pixels
     warnings: tuple[str, ...]
     timings: Mapping[str, float]
+    report: RenderReport = field(default_factory=RenderReport)
 
 
 class Cancelled(Exception):
@@ -120,15 +141,19 @@ class Suspended(Exception):
         self.snapshot = snapshot
 
 
-def resolve(spec: JobSpec, model: LoadedModel) -> ResolvedSpec:
-    """`spec` with the size and guidance scale it left to the model. Raises `InvalidInput` if the model refuses it."""
+def resolve(spec: JobSpec, model: LoadedModel, losses: Losses) -> ResolvedSpec:
+    """`spec` with the size and the scales that it left to the model and to these losses.
+
+    Raises `InvalidInput` if the model refuses it.
+    """
     width, height = _own_size(spec, model) or (model.default_width, model.default_height)
     scale = spec.guidance.scale
     resolved = ResolvedSpec.of(
         spec,
         width=spec.width or width,
         height=spec.height or height,
-        scale=model.default_guidance if scale is None else scale,
+        scale=model.defaults.guidance if scale is None else scale,
+        loss_scales={loss.name: model.defaults.losses * loss.default_scale for loss in losses.declarations},
     )
     for side, pixels in (("width", resolved.width), ("height", resolved.height)):
         if pixels % model.vae_factor:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Hashable
+from collections.abc import Hashable, Mapping
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 
@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from farm.errors import InvalidInput
+from farm.jobs.report import LossValues, PromptRead, RenderReport, ScheduleUsed
 from farm.jobs.spec import JobSpec
 from worker.diffusion import latents
 from worker.diffusion.conditioning import Conditioning
@@ -46,8 +47,15 @@ class RequestState:
     history: Tensor
     """[HISTORY, 4, h, w]: what the solver remembers, newest first."""
     warnings: tuple[str, ...]
+    prompts: tuple[PromptRead, ...]
+    preparing: float
+    """Seconds that it took to read the prompts and to encode the picture."""
     position: int = 0
     """Steps done."""
+    losses: LossValues = field(default_factory=dict)
+    """So far."""
+    x0: Tensor | None = None
+    """[4, h, w], what the last step of a traced job predicted."""
     started: float = field(default_factory=time.monotonic)
     saved: float = field(default_factory=time.monotonic)
     """When the last snapshot was taken."""
@@ -118,6 +126,11 @@ class RequestState:
         return trace.level != "none" and (self.is_at_last_step or self.position % trace.every == 0)
 
     @property
+    def wants_start(self) -> bool:
+        """Whether its trace begins with the noised picture."""
+        return self.position == 0 and self.wants_frames and self.request.picture is not None
+
+    @property
     def is_previewed_now(self) -> bool:
         return self.wants_preview and not self.is_at_last_step
 
@@ -131,9 +144,23 @@ class RequestState:
             self._drawn = self.noise.draw((1, *self.x.shape))[0]
         return self._drawn
 
-    def commit(self, x: Tensor, history: Tensor) -> None:
+    @property
+    def report(self) -> RenderReport:
+        """How the picture came to be, so far."""
+        schedule = self.plan.schedule
+        used = ScheduleUsed(
+            spacing=schedule.spacing,
+            timesteps=tuple(schedule.timesteps.tolist()),
+            sigmas=tuple(schedule.sigma_ve.tolist()),
+        )
+        return RenderReport(prompts=self.prompts, schedule=used, losses=self.losses)
+
+    def commit(self, x: Tensor, history: Tensor, x0: Tensor, losses: Mapping[str, float]) -> None:
         """Take the result of a step."""
+        for name, value in losses.items():
+            self.losses.setdefault(name, []).append((self.step, value))
         self.x, self.history, self._drawn = x, history, None
+        self.x0 = None if self.request.spec.trace.level == "none" else x0
         self.position += 1
 
     def snapshot(self) -> Snapshot:
@@ -145,6 +172,8 @@ class RequestState:
             history=self.history.detach().to("cpu", copy=True),
             noise=self.noise.state,
             seconds=self.saved - self.started,
+            losses={name: list(values) for name, values in self.losses.items()},
+            x0=None if self.x0 is None else self.x0.detach().to("cpu", copy=True),
         )
 
     def restore(self, snapshot: Snapshot) -> None:
@@ -154,6 +183,8 @@ class RequestState:
         if not 0 < snapshot.position < self.plan.steps:
             raise InvalidInput(f"a snapshot at step {snapshot.position} is not one of {self.plan.steps} steps")
         self.x, self.history = snapshot.x.to(self.x.device), snapshot.history.to(self.x.device)
+        self.x0 = None if snapshot.x0 is None else snapshot.x0.to(self.x.device)
+        self.losses = {name: list(values) for name, values in snapshot.losses.items()}
         self.noise.restore(snapshot.noise)
         self.position = snapshot.position
         self.started -= snapshot.seconds
@@ -169,6 +200,7 @@ def prepare(request: RenderRequest, losses: Losses, arrival: int, future: Future
 
     Raises `InvalidInput`, `ModelError` or `RenderError` for what the spec asks and cannot have.
     """
+    began = time.monotonic()
     spec, model = request.spec, request.model
     steps = plan(read_schedule(model.scheduler_config, spec.sampler, spec.steps), spec.start.step)
     noise = NoiseStream(spec.seed)
@@ -194,6 +226,8 @@ def prepare(request: RenderRequest, losses: Losses, arrival: int, future: Future
             *_idle_losses(spec),
             *filter(None, (cut_off(spec),)),
         ),
+        prompts=_prompts_read(request),
+        preparing=time.monotonic() - began,
     )
     if request.resume is not None:
         state.restore(request.resume)
@@ -205,9 +239,23 @@ def _first_latents(request: RenderRequest, steps: SamplingPlan, noise: NoiseStre
     if request.picture is None:  # or it was encoded by an earlier attempt
         return (steps.init_scale * noise.draw((1, *latent_shape(spec, model))))[0].to(model.device)
     image = latents.image_tensor(request.picture, spec.width, spec.height, spec.start.fit)
-    encoded = latents.encode(model.vae, image, noise)
+    if spec.start.encode == "mean":
+        encoded = latents.encode_mean(model.vae, image)
+    else:
+        encoded = latents.encode(model.vae, image, noise)
     fresh = noise.draw(tuple(encoded.shape)).to(encoded.device)
     return (steps.start_alpha * encoded + steps.start_sigma * fresh)[0]
+
+
+def _prompts_read(request: RenderRequest) -> tuple[PromptRead, ...]:
+    """The prompts as they were encoded: the model remembers them."""
+    asked, encode = request.spec.conditioning, request.model.prompts.encode
+    texts = [(prompt.weight, encode(prompt.text)) for prompt in asked.prompts]
+    negative = encode(asked.negative)
+    return (
+        *(PromptRead(role="prompt", weight=weight, tokens=text.tokens, cut=text.cut) for weight, text in texts),
+        PromptRead(role="negative", weight=1.0, tokens=negative.tokens, cut=negative.cut),
+    )
 
 
 def _cut_words(what: str, cut: tuple[str, ...]) -> tuple[str, ...]:

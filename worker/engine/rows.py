@@ -30,13 +30,18 @@ CAREFUL_CPU_ROWS = 8
 
 @dataclass(frozen=True)
 class Step:
-    """What a step made of J jobs. All float32: x, x0 and out [J, 4, h, w], history [J, HISTORY, 4, h, w]."""
+    """What a step made of J jobs. All float32: x, x0 and out [J, 4, h, w], history [J, HISTORY, 4, h, w].
+
+    `out` is guided; `predictions` has the two that it was made of, conditional and unconditional, for the jobs (by
+    their index) whose guidance takes two.
+    """
 
     x: Tensor
     x0: Tensor
     out: Tensor
     history: Tensor
     losses: tuple[dict[str, float], ...]
+    predictions: dict[int, tuple[Tensor, Tensor]]
 
 
 @torch.no_grad()
@@ -52,7 +57,7 @@ def run_step(
     model = states[0].request.model
     table = to_device(torch.from_numpy(np.stack([state.coefficients for state in states])), model.device)
     x = torch.stack([state.x for state in states])
-    out = _guided_output(model, states, table, x, padded_rows, row_by_row)
+    out, predictions = _guided_output(model, states, table, x, padded_rows, row_by_row)
     x0 = _coefficient(table, Coefficient.X0_X) * x + _coefficient(table, Coefficient.X0_OUT) * out
     x, losses = _follow_losses(model, states, table, x, x0, gradient_chunk)
     remembered = torch.stack([state.history for state in states])
@@ -62,7 +67,7 @@ def run_step(
         x_next = x_next + _coefficient(table, Coefficient(Coefficient.B1 + age)) * remembered[:, age]
     x_next = _add_noise(states, table, x_next)
     history = torch.cat([h[:, None], remembered[:, :-1]], dim=1)
-    return Step(x_next, x0, out, history, losses)
+    return Step(x_next, x0, out, history, losses, predictions)
 
 
 def _guided_output(
@@ -72,8 +77,11 @@ def _guided_output(
     x: Tensor,
     padded_rows: int | None,
     row_by_row: bool,
-) -> Tensor:
-    """The model's output under classifier-free guidance, [J, 4, h, w]: conditional rows first, then the others."""
+) -> tuple[Tensor, dict[int, tuple[Tensor, Tensor]]]:
+    """The model's output under classifier-free guidance, [J, 4, h, w], and the predictions of `Step`.
+
+    Conditional rows come first, then the others.
+    """
     guided = [index for index, state in enumerate(states) if state.unconditional is not None]
     order = to_device(torch.tensor([*range(len(states)), *guided]), x.device)
     given = [state.conditional for state in states]
@@ -87,10 +95,12 @@ def _guided_output(
         out = _forward(model, rows, timesteps, Conditioning.stacked(given), padded_rows)
     conditional = out[: len(states)]
     if not guided:
-        return conditional
+        return conditional, {}
     scale = to_device(torch.tensor([states[index].request.spec.guidance.scale for index in guided]), x.device)
     which = order[len(states) :]
-    return conditional.index_copy(0, which, guide(out[len(states) :], conditional[which], scale))
+    unconditional = out[len(states) :]
+    predictions = {index: (conditional[index], row) for index, row in zip(guided, unconditional, strict=True)}
+    return conditional.index_copy(0, which, guide(unconditional, conditional[which], scale)), predictions
 
 
 def _forward(

@@ -112,7 +112,9 @@ class Stepper:
         self._reports.traces([index for state, index in mine.items() if state.is_traced_now], states, step)
         self._reports.previews([index for state, index in mine.items() if state.is_previewed_now], states, step)
         for state, index in mine.items():
-            state.commit(step.x[index], step.history[index])
+            state.commit(step.x[index], step.history[index], step.x0[index], step.losses[index])
+            if step.losses[index]:
+                state.request.observer.on_losses(step.losses[index])
             state.request.observer.on_step(state.position)
         self._unchecked = Checks(states, step.x)
         done, due = [state for state in mine if state.is_done], [state for state in mine if self._is_due(state)]

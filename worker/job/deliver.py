@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from farm import keys
 from farm.bucket.results import JobResult, ResultObject
+from farm.jobs.report import LossValues
 from farm.ledger.ledger import Ledger
 from worker.job.retry import Lost, Retrier
 from worker.leases.keeper import Holding
@@ -46,6 +47,13 @@ class Delivery:
         fields = {
             "result": keys.attempt_result(claim.job, claim.attempt),
             "warnings": json.dumps(finished.warnings),
+            **_latest(finished.report.losses),
         }
         if not self.retrier.until_done(holding, lambda: self.ledger.finish(claim, self.worker, "done", fields)):
             raise Lost
+
+
+def _latest(losses: LossValues) -> dict[str, str]:
+    """The last value of each loss as a field of the job's record, if there are any."""
+    latest = {name: values[-1][1] for name, values in losses.items() if values}
+    return {"losses": json.dumps(latest)} if latest else {}

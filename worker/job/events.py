@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import queue
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from concurrent.futures import Future
 
 from PIL import Image
@@ -14,8 +14,8 @@ from worker.engine.request import Pixels, Rendered, Snapshot, StepRecord
 from worker.leases.keeper import Holding
 from worker.results.previews import Previews
 
-Event = tuple[StepRecord, Pixels | None] | Snapshot
-"""A traced step with its frame, or where the job has got to."""
+Event = tuple[StepRecord, Pixels | None] | Pixels | Snapshot
+"""A traced step with its frame, the noised picture that the job starts from, or where it has got to."""
 
 
 class EventQueue:
@@ -29,6 +29,12 @@ class EventQueue:
 
     def on_step(self, done: int) -> None:
         self._holding.step = done
+
+    def on_losses(self, values: Mapping[str, float]) -> None:
+        self._holding.losses = {**self._holding.losses, **values}
+
+    def on_start(self, frame: Pixels) -> None:
+        self._queue.put(frame)
 
     def on_trace(self, record: StepRecord, frame: Pixels | None) -> None:
         self._queue.put((record, frame))

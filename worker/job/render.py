@@ -13,6 +13,7 @@ from farm.bucket.storage import Storage
 from farm.jobs.limits import Limits
 from farm.jobs.spec import JobSpec
 from farm.ledger.records import Claim
+from worker.diffusion.losses import Losses
 from worker.engine.engine import Engine
 from worker.engine.request import (
     Cancelled,
@@ -44,6 +45,7 @@ class Renderer:
     engine: Engine
     models: ModelPool[LoadedModel]
     limits: Limits
+    losses: Losses
     storage: Storage
     checkpoints: Checkpoints
     previews: Previews
@@ -58,7 +60,7 @@ class Renderer:
         began, claim = time.monotonic(), holding.claim
         with self.models.using(spec.model) as model:
             loaded = time.monotonic()
-            spec = resolve(spec, model)
+            spec = resolve(spec, model, self.losses)
             self.limits.check(spec, self.worker)
             used = ModelUsed(name=model.name, source=model.source, revision=model.revision, sha256=model.sha256)
             checkpoint = self.checkpoints.load(claim, spec, used, latent_shape(spec, model))
@@ -79,7 +81,7 @@ class Renderer:
         timings = {"model": loaded - began, **rendered.timings, "total": time.monotonic() - began}
         image = Artifact("image.png", "image/png", encode_png(rendered.pixels, spec, used))
         dtype = str(model.dtype).removeprefix("torch.")
-        return Finished(spec, used, dtype, rendered.warnings, timings, (image, *trace.files()))
+        return Finished(spec, used, dtype, rendered.warnings, timings, (image, *trace.files()), rendered.report)
 
     def _rendered(
         self, request: RenderRequest, holding: Holding, trace: TraceWriter, save: Callable[[Snapshot], None]
@@ -97,8 +99,10 @@ class Renderer:
             for event in events.until_closed():
                 if isinstance(event, Snapshot):
                     save(event)
-                else:
+                elif isinstance(event, tuple):
                     trace.add(*event)
+                else:
+                    trace.add_start(event)
         except BaseException:  # such as a full disk: nobody waits for the job, so it must not go on
             self.engine.cancel(request.id)
             raise

@@ -6,17 +6,18 @@ announces the worker. It stops renewing when the engine hangs: then the leases l
 
 from __future__ import annotations
 
+import json
 import logging
 import threading
 import time
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 from farm.errors import LedgerUnavailable
 from farm.jobs.status import WorkerInfo
 from farm.ledger.ledger import Ledger
-from farm.ledger.records import Attempt, Claim
+from farm.ledger.records import Attempt, Claim, Progress
 from farm.ledger.timing import TIMING, Timing
 
 _log = logging.getLogger(__name__)
@@ -28,7 +29,14 @@ class Holding:
 
     claim: Claim
     step: int = 0
+    losses: Mapping[str, float] = field(default_factory=dict)
+    """Their latest values, by name."""
     lost: threading.Event = field(default_factory=threading.Event)
+
+    @property
+    def progress(self) -> Progress:
+        reached = self.claim.job, self.claim.attempt, self.step
+        return (*reached, json.dumps(self.losses)) if self.losses else reached
 
 
 class LeaseKeeper:
@@ -136,11 +144,11 @@ class LeaseKeeper:
 
     def _renew(self) -> None:
         with self._lock:
-            reports = [(*attempt, holding.step) for attempt, holding in self._held.items()]
+            reports = [holding.progress for holding in self._held.values()]
         if reports:
             renewed = self._ledger.renew(self._worker, reports)
             with self._lock:
-                self._told.update({(job, n): step for job, n, step in reports if (job, n) in self._held})
+                self._told.update({(job, n): step for job, n, step, *_ in reports if (job, n) in self._held})
             self._lose(renewed.lost)
             for holding in self._holdings(renewed.previewed):
                 self._on_preview_wanted(holding.claim)

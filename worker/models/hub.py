@@ -14,7 +14,10 @@ from huggingface_hub.errors import (
 )
 
 from farm.errors import ModelError, ModelUnavailable
+from farm.keys import WEIGHTS
 from worker.models.disguises import first_line
+from worker.models.kinds import ONLY_SD
+from worker.models.layout import INDEX
 from worker.models.registry import HUB_CONFIG_FILES, Hub
 from worker.models.weights import weights_among
 
@@ -32,12 +35,23 @@ def download(source: Hub, *, instead: str) -> Path:
         files = [file.path for file in get_cached_repo_tree(source.repository, revision=source.revision)]
     except CachedRepoTreeNotFoundError:  # nor is there a network: what is in the cache is all there is
         return directory
+    if INDEX not in files:
+        raise _no_model(source, files)
     return _snapshot(source, (*HUB_CONFIG_FILES, *weights_among(files)), instead)
 
 
 def download_configuration(source: Hub, *, instead: str) -> Path:
     """The same of how a hub model is put together, without its weights."""
     return _snapshot(source, HUB_CONFIG_FILES, instead)
+
+
+def _no_model(source: Hub, files: Sequence[str]) -> ModelError:
+    """What to say of a repository without an index, by what lies in it."""
+    single = sorted(file for file in files if "/" not in file and file.lower().endswith(WEIGHTS))
+    return ModelError(
+        f"{source.repository}@{source.revision} is no model in diffusers' layout: it has no {INDEX}",
+        hint=f"if {single[0]} in it is a whole checkpoint, download that and name the file" if single else ONLY_SD,
+    )
 
 
 def _snapshot(source: Hub, files: Sequence[str], instead: str) -> Path:

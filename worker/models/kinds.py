@@ -18,17 +18,20 @@ UNET, VAE, TEXT_ENCODER = "model.diffusion_model.", "first_stage_model.", "cond_
 _BLOCKS = UNET + "input_blocks."
 _FIRST_LAYER = _BLOCKS + "0.0.weight"
 _ATTENTION = re.compile(re.escape(UNET) + r".*\.attn2\.to_k\.weight")
-_EXTRA_CHANNELS = {
+EXTRA_CHANNELS = {
     9: "an inpainting model",
     8: "a model that edits pictures by instructions",
     7: "an upscaler",
     5: "a model that is guided by depth",
 }
+_OF_TEXTS = ("text_model.", "text_projection.", "logit_scale")
 _MOST_OF_AN_EMBEDDING = 4
 _GENERATIONS = {768: "Stable Diffusion 1", 1024: "Stable Diffusion 2"}
 
-_ONLY_SD = "use a text-to-image model of Stable Diffusion 1 or 2"
-_PART = "the whole model is needed: UNet, autoencoder and text encoder in one file, or a folder in diffusers' layout"
+ONLY_SD = "use a text-to-image model of Stable Diffusion 1 or 2"
+WHOLE_IS_NEEDED = (
+    "the whole model is needed: UNet, autoencoder and text encoder in one file, or a folder in diffusers' layout"
+)
 _MERGE = "merge it into its base model, and load that"
 
 
@@ -44,14 +47,14 @@ def _is_embedding(shapes: Shapes) -> bool:
 
 _KINDS: tuple[tuple[Callable[[Shapes], bool], str, str], ...] = (
     (_named(r"^lora_|[._]lora[._]|\.hada_w|\.lokr_w"), "a LoRA", _MERGE),
-    (_named(r"control_model\.|input_hint_block\.|controlnet_cond_embedding\."), "a ControlNet", _ONLY_SD),
-    (_named(r"motion_modules\."), "a motion module", _ONLY_SD),
-    (_named(r"joint_blocks\."), "Stable Diffusion 3", _ONLY_SD),
-    (_named(r"double_blocks\.|single_transformer_blocks\."), "Flux", _ONLY_SD),
-    (_named(r"^conditioner\.embedders\.|^add_embedding\."), "SDXL", _ONLY_SD),
-    (_named(r"^model\.diffusion_model\.label_emb\."), "a model that needs more than a prompt", _ONLY_SD),
+    (_named(r"control_model\.|input_hint_block\.|controlnet_cond_embedding\."), "a ControlNet", ONLY_SD),
+    (_named(r"motion_modules\."), "a motion module", ONLY_SD),
+    (_named(r"joint_blocks\."), "Stable Diffusion 3", ONLY_SD),
+    (_named(r"double_blocks\.|single_transformer_blocks\."), "Flux", ONLY_SD),
+    (_named(r"^conditioner\.embedders\.|^add_embedding\."), "SDXL", ONLY_SD),
+    (_named(r"^model\.diffusion_model\.label_emb\."), "a model that needs more than a prompt", ONLY_SD),
     (_named(r"\.(absmax|quant_map|quant_state|scale_weight)\b|^scaled_fp8$"), "quantised", "use its plain weights"),
-    (_is_embedding, "a textual inversion, which is one word's embedding", _ONLY_SD),
+    (_is_embedding, "a textual inversion, which is one word's embedding", ONLY_SD),
 )
 
 
@@ -62,10 +65,10 @@ def check_kind(path: Path, shapes: Shapes) -> None:
             raise ModelError(f"{path} is {what}, not a checkpoint that can be loaded", hint=hint)
     held = {part for part in (UNET, VAE, TEXT_ENCODER) if any(key.startswith(part) for key in shapes)}
     if not any(key.startswith(_BLOCKS) for key in shapes):
-        raise ModelError(f"{path} is {_part(shapes, held)}", hint=_PART if shapes else None)
+        raise ModelError(f"{path} is {_part(shapes, held)}", hint=WHOLE_IS_NEEDED if shapes else None)
     channels = next(iter(shapes.get(_FIRST_LAYER, ())[1:2]), 0)
-    if channels in _EXTRA_CHANNELS:
-        raise ModelError(f"{path} is {_EXTRA_CHANNELS[channels]}: its UNet reads {channels} channels", hint=_ONLY_SD)
+    if channels in EXTRA_CHANNELS:
+        raise ModelError(f"{path} is {EXTRA_CHANNELS[channels]}: its UNet reads {channels} channels", hint=ONLY_SD)
     for part, what in ((VAE, "autoencoder"), (TEXT_ENCODER, "text encoder")):
         if part not in held:
             raise ModelError(
@@ -102,7 +105,7 @@ def _part(shapes: Shapes, held: set[str]) -> str:
         return f"of another architecture: its weights have names such as {typical!r:.80}"
     if held == {VAE} or {"encoder.conv_in.weight", "decoder.conv_in.weight"} & set(shapes):
         return "only an autoencoder (VAE)"
-    if held == {TEXT_ENCODER} or any("text_model." in key for key in shapes):
+    if held == {TEXT_ENCODER} or all(key.startswith(_OF_TEXTS) for key in shapes):
         return "only a text encoder"
     if "conv_in.weight" in shapes and any(key.startswith("down_blocks.") for key in shapes):
         return "only a UNet, in diffusers' layout"

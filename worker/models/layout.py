@@ -10,9 +10,14 @@ from typing import Any
 
 from farm.errors import ModelError
 from farm.jobs.spec import MAX_GUIDANCE, MAX_SIDE, MIN_SIDE
+from farm.keys import PICKLED_WEIGHTS, WEIGHTS
 from worker.models.bounds import check_numbers
-from worker.models.disguises import recognised
+from worker.models.disguises import CONVERT, recognised
+from worker.models.kinds import EXTRA_CHANNELS, ONLY_SD, WHOLE_IS_NEEDED, check_kind
+from worker.models.model import Defaults
+from worker.models.weights import read_shapes
 
+INDEX = "model_index.json"
 COMPONENTS = {
     "unet": "UNet2DConditionModel",
     "vae": "AutoencoderKL",
@@ -25,27 +30,30 @@ FETCHING_CODE = ("auto_map", "attn_implementation", "_attn_implementation", "qua
 ADAPTER = "adapter_config.json"
 _LIBRARIES: Sequence[list[str | None]] = ([], [None], ["diffusers"], ["transformers"], ["stable_diffusion"])
 
-DEFAULT_GUIDANCE = 7.5
+MAX_LOSS_SCALE = 1_000.0
 _MAX_JSON_BYTES = 4 * 2**20
 _MAX_TRAINING_STEPS = 100_000
 _FEWEST_TOKENS = 3  # both marks, and one between them
 
 
-def read_guidance(directory: Path) -> float:
-    """The guidance scale that suits a model: its `farm.json`'s, such as {"guidance": 4.0}, else 7.5.
+def read_defaults(directory: Path) -> Defaults:
+    """What suits a model, by its `farm.json`, such as {"guidance": 4.0, "loss_scale": 0.5}; each may be left out.
 
-    Raises `ModelError` if the file is malformed, or the scale is not one that a job may have.
+    Raises `ModelError` if the file is malformed, or a number is not one that a job may have.
     """
     path = directory / "farm.json"
     if not path.is_file():
-        return DEFAULT_GUIDANCE
+        return Defaults()
     try:
-        guidance = float(_json(path).get("guidance", DEFAULT_GUIDANCE))
+        said = _json(path)
+        guidance = float(said.get("guidance", Defaults.guidance))
+        losses = float(said.get("loss_scale", Defaults.losses))
     except (OSError, ValueError, TypeError, AttributeError, OverflowError) as error:
         raise ModelError(f"{path} is malformed: {error}") from error
-    if not 0 <= guidance <= MAX_GUIDANCE:
-        raise ModelError(f"{path} is malformed: a guidance of {guidance:g} is not between 0 and {MAX_GUIDANCE:g}")
-    return guidance
+    for what, number, most in (("guidance", guidance, MAX_GUIDANCE), ("loss_scale", losses, MAX_LOSS_SCALE)):
+        if not 0 <= number <= most:
+            raise ModelError(f"{path} is malformed: a {what} of {number:g} is not between 0 and {most:g}")
+    return Defaults(guidance, losses)
 
 
 def check(name: str, directory: Path) -> Mapping[str, Any]:
@@ -54,17 +62,21 @@ def check(name: str, directory: Path) -> Mapping[str, Any]:
     Raises `ModelError` unless its configurations are of exactly the expected classes, within bounds, and without code.
     What it has besides, such as a safety checker, is never loaded.
     """
-    index = read_json(name, directory / "model_index.json")
+    if not (directory / INDEX).is_file():
+        raise _no_model(name, directory)
+    index = read_json(name, directory / INDEX)
+    pipeline = index.get("_class_name")
+    named = f"'{name}'" if pipeline in (None, "StableDiffusionPipeline") else f"'{name}' ({pipeline!s:.60})"
     for component, expected in COMPONENTS.items():
-        _check_class(name, component, expected, index.get(component))
+        _check_class(named, component, expected, index.get(component))
     scheduler = read_json(name, directory / "scheduler" / "scheduler_config.json")
     check_schedule(name, scheduler)
     for component in WITH_WEIGHTS:
         config = read_json(name, directory / component / "config.json")
-        architectures = config.get("architectures")
-        only = architectures[0] if isinstance(architectures, list) and architectures else None
-        _check_class(name, component, COMPONENTS[component], ["", config.get("_class_name") or only])
+        _check_class(f"'{name}'", component, COMPONENTS[component], ["", _class_of(config)])
         check_numbers(name, component, config)
+        if component == "unet":
+            _check_unet(name, config)
     check_no_code(name, directory)
     return {**scheduler, "steps_offset": 1}
 
@@ -74,11 +86,11 @@ def check_no_code(name: str, directory: Path) -> None:
 
     diffusers imports whatever module `model_index.json` names for a part.
     """
-    for component, named in read_json(name, directory / "model_index.json").items():
-        if isinstance(named, list) and named[:1] not in _LIBRARIES:
+    for component, named in read_json(name, directory / INDEX).items():
+        if isinstance(named, list) and named[:1] not in _LIBRARIES and not component.startswith("_"):
             raise ModelError(
                 f"the {component} of the model '{name}' is of {named[0]!r:.60}, and no model may bring code",
-                hint=_ONLY_SD,
+                hint=ONLY_SD,
             )
     for path in sorted(directory.glob("*/*config.json")):
         asked = [key for key in FETCHING_CODE if key in read_json(name, path)]
@@ -98,15 +110,12 @@ def check_schedule(name: str, scheduler: Mapping[str, Any]) -> None:
 
 
 def check_configs(name: str, unet: Any, vae: Any, text_encoder: Any) -> None:
-    """Raise `ModelError` unless the parts fit together as Stable Diffusion's do (SDXL and inpainting do not)."""
-    extras = [key for key in ("addition_embed_type", "class_embed_type", "time_cond_proj_dim") if unet.get(key)]
-    if extras:
-        raise ModelError(f"the UNet of '{name}' needs more than a prompt: {', '.join(extras)}", hint=_ONLY_SD)
+    """Raise `ModelError` unless the parts fit together as Stable Diffusion's do."""
     if not unet.in_channels == unet.out_channels == vae.latent_channels:
         raise ModelError(
             f"the UNet of '{name}' goes from {unet.in_channels} to {unet.out_channels} channels, "
             f"but its latents have {vae.latent_channels}",
-            hint=_ONLY_SD,
+            hint=ONLY_SD,
         )
     factor = 2 ** (len(vae.block_out_channels) - 1)
     side = unet.sample_size * factor if isinstance(unet.sample_size, int) else None
@@ -138,17 +147,51 @@ def check_vocabulary(name: str, ids: Collection[int], longest: Any, text_encoder
         raise ModelError(f"the tokenizer of the model '{name}' has a model_max_length of {longest!r:.40}")
 
 
-_ONLY_SD = "use a text-to-image model of Stable Diffusion 1 or 2"
-
-
-def _check_class(name: str, component: str, expected: str, found: Any) -> None:
+def _check_class(named: str, component: str, expected: str, found: Any) -> None:
     written = found[1] if isinstance(found, list) and len(found) == 2 else None
     if component == "tokenizer" and written == "CLIPTokenizerFast":
         return
     if written != expected:
+        said = f"{written}, not {expected}" if written else "missing"
+        raise ModelError(f"the {component} of the model {named} is {said}", hint=ONLY_SD)
+
+
+def _class_of(config: Mapping[str, Any]) -> Any:
+    architectures = config.get("architectures")
+    only = architectures[0] if isinstance(architectures, list) and architectures else None
+    return config.get("_class_name") or only
+
+
+def _check_unet(name: str, config: Mapping[str, Any]) -> None:
+    """Raise `ModelError` for a UNet that needs more than a prompt: before its weights are read, which may be large."""
+    if config.get("addition_embed_type") == "text_time":
+        raise ModelError(f"the model '{name}' is SDXL", hint=ONLY_SD)
+    channels = config.get("in_channels")
+    if isinstance(channels, int) and channels in EXTRA_CHANNELS:
         raise ModelError(
-            f"the {component} of the model '{name}' is {written or 'missing'}, not {expected}", hint=_ONLY_SD
+            f"the model '{name}' is {EXTRA_CHANNELS[channels]}: its UNet reads {channels} channels", hint=ONLY_SD
         )
+    extras = [key for key in ("addition_embed_type", "class_embed_type", "time_cond_proj_dim") if config.get(key)]
+    if extras:
+        raise ModelError(f"the UNet of '{name}' needs more than a prompt: {', '.join(extras)}", hint=ONLY_SD)
+
+
+def _no_model(name: str, directory: Path) -> ModelError:
+    """What to say of a folder without an index: what it holds instead, and what of that can be named."""
+    lacking = f"the model '{name}' has no {directory / INDEX}"
+    files = sorted(path for path in directory.iterdir() if path.is_file()) if directory.is_dir() else []
+    for pattern in (f"*/{INDEX}", f"snapshots/*/{INDEX}"):
+        if inside := sorted(directory.glob(pattern)):
+            return ModelError(lacking, hint=f"the folder {inside[0].parent} has one")
+    if directory / "config.json" in files:
+        only = _class_of(read_json(name, directory / "config.json"))
+        return ModelError(f"{lacking}; it is only a {only!s:.60}", hint=WHOLE_IS_NEEDED)
+    if single := [path for path in files if path.name.lower().endswith(WEIGHTS)]:
+        check_kind(single[0], read_shapes(single[0]))
+        return ModelError(lacking, hint=f"a model in one file is named by that file: {name}={single[0]}")
+    if pickled := [path for path in files if path.name.lower().endswith(PICKLED_WEIGHTS)]:
+        return ModelError(f"{lacking}, and {pickled[0].name} is pickled, which can run code", hint=CONVERT)
+    return ModelError(lacking, hint="a model is a directory in diffusers' layout")
 
 
 def read_json(name: str, path: Path) -> dict[str, Any]:

@@ -131,7 +131,7 @@ class ModelLoader:
             vae_factor=vae_factor,
             default_width=side,
             default_height=side,
-            default_guidance=layout.read_guidance(directory),
+            defaults=layout.read_defaults(directory),
             size=sum(map(_bytes_of, (parts.unet, parts.vae, parts.text_encoder))),
         )
 

@@ -30,6 +30,15 @@ class MemoryProfile:
     gradient: int
 
 
+@dataclass(frozen=True)
+class Defaults:
+    """What suits a model, for jobs that do not say."""
+
+    guidance: float = 7.5
+    losses: float = 1.0
+    """Times the losses' own scales."""
+
+
 class UNetForward(Protocol):
     """A quicker way through a model's UNet, for the shapes that it was made for."""
 
@@ -68,7 +77,7 @@ class LoadedModel:
     """Pixels per latent pixel, on each side: 8 for Stable Diffusion."""
     default_width: int
     default_height: int
-    default_guidance: float
+    defaults: Defaults
     size: int
     """Bytes of all parameters and buffers."""
     sha256: str | None = None

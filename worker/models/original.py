@@ -25,6 +25,8 @@ _log = logging.getLogger(__name__)
 _OPEN_CLIP = kinds.TEXT_ENCODER + "model."
 _CLIP = kinds.TEXT_ENCODER + "transformer."
 _V_PREDICTION, _ZERO_SNR = "v_pred", "ztsnr"
+_SAID_OF_PREDICTION = "modelspec.prediction_type"
+"""What programs that train models note in a file's metadata (https://github.com/Stability-AI/ModelSpec)."""
 
 Named = dict[str, Tensor]
 
@@ -35,16 +37,17 @@ class Original:
 
     path: Path
     shapes: Shapes
+    metadata: Mapping[str, str]
 
     @property
     def prediction(self) -> Mapping[str, Any]:
         """What the file says of its own noise schedule, in the words of a scheduler's configuration.
 
-        By custom an empty tensor of the name `v_pred` marks v-prediction, and one of the name `ztsnr` besides a zero
-        signal-to-noise ratio at the last timestep, which is reached only by trailing spacing (Lin et al. 2023,
-        arXiv:2305.08891).
+        By custom an empty tensor of the name `v_pred` marks v-prediction, as the metadata may, and one of the name
+        `ztsnr` besides a zero signal-to-noise ratio at the last timestep, which is reached only by trailing spacing
+        (Lin et al. 2023, arXiv:2305.08891).
         """
-        if _V_PREDICTION not in self.shapes:
+        if _V_PREDICTION not in self.shapes and self.metadata.get(_SAID_OF_PREDICTION) not in ("v", "v_prediction"):
             if _ZERO_SNR in self.shapes:
                 _log.warning("%s says '%s' without '%s', which has no meaning", self.path, _ZERO_SNR, _V_PREDICTION)
             return {}
@@ -82,7 +85,8 @@ def read_original(name: str, path: Path, config: Path) -> Original:
     kinds.check_kind(path, shapes)
     expected = layout.read_json(name, config / "unet" / "config.json").get("cross_attention_dim")
     kinds.check_width(name, path, shapes, config, expected)
-    return Original(path, shapes)
+    with safe_open(path, framework="pt") as file:
+        return Original(path, shapes, file.metadata() or {})
 
 
 def _unet(original: Original, module: Any) -> Named:

@@ -36,7 +36,7 @@ HUB_CONFIG_FILES = (
 in a second precision, and no safety checker."""
 
 _BUCKET = re.compile(r"s3://[^/\s]+/[^\s]+")
-_HUB = re.compile(r"(?P<repository>[\w.-]+/[\w.-]+)(@(?P<revision>[\w./-]+))?")
+_HUB = re.compile(r"(?P<repository>\w[\w.-]*/\w[\w.-]*)(@(?P<revision>[\w./-]+))?")
 
 
 @dataclass(frozen=True)
@@ -120,7 +120,7 @@ class ModelRegistry:
         """Where the model `name` comes from. Raises `ModelError` saying why it has none, or what models there are."""
         if (source := self._sources.get(name)) is not None:
             if isinstance(source, InvalidInput):
-                raise ModelError(source.message, hint=source.hint)
+                raise ModelError(source.reason, hint=source.hint)
             return source
         near = difflib.get_close_matches(name, self._sources, n=1)
         hint = f"did you mean '{near[0]}'?" if near else f"this worker has: {', '.join(sorted(self._sources))}"
@@ -145,6 +145,12 @@ def parse_source(text: str) -> Source:
     """The source that `text` names. Raises `InvalidInput` if it is malformed or a local path is not there."""
     if text.startswith("s3://"):
         return _bucket(text)
+    if "://" in text:
+        raise InvalidInput(
+            f"'{text}' is an address, from which no model is downloaded",
+            field="model",
+            hint="download the file or folder and name that; a model of the hub is OWNER/NAME@REVISION",
+        )
     path, _, config = text.partition("#config=")
     if path.lower().endswith(WEIGHTS):
         return _single_file(path, config)
@@ -162,6 +168,12 @@ def parse_source(text: str) -> Source:
 def _bucket(text: str) -> Bucket:
     if not _BUCKET.fullmatch(text):
         raise InvalidInput(f"'{text}' is not s3://BUCKET/PREFIX", field="model")
+    if text.lower().endswith(WEIGHTS):
+        raise InvalidInput(
+            f"'{text}' is one file, and in a bucket a model is a folder in diffusers' layout",
+            field="model",
+            hint="download the file and name that",
+        )
     return Bucket(text.rstrip("/"))
 
 

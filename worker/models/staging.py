@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from farm.errors import ModelError
+from worker.models.disguises import recognised
 from worker.models.layout import WITH_WEIGHTS, read_json
 from worker.models.weights import STEMS, Weights
 
@@ -62,6 +63,8 @@ def _stage_tokenizer(name: str, source: Path, target: Path) -> None:
     for file, path in files.items():
         if path.stat().st_size > _MAX_TOKENIZER_BYTES:
             raise ModelError(f"{path} of the model '{name}' is too large for a tokenizer")
+        if found := recognised(path):
+            raise ModelError(f"{path} of the model '{name}' cannot be read: {found[0]}", hint=found[1])
         if file == "tokenizer_config.json":
             config = read_json(name, path)
             _write(target / file, {key: value for key, value in config.items() if key not in _NAMING_FILES})

@@ -17,7 +17,7 @@ from typing import Any
 from safetensors import safe_open
 
 from farm.errors import ModelError
-from farm.keys import PICKLED_WEIGHTS
+from farm.keys import PICKLED_WEIGHTS, WEIGHTS
 from worker.models.disguises import CONVERT, first_line, unreadable
 
 STEMS = {"unet": "diffusion_pytorch_model", "vae": "diffusion_pytorch_model", "text_encoder": "model"}
@@ -111,7 +111,7 @@ def read_shapes(path: Path) -> Shapes:
 
 def _nothing(name: str, directory: Path, names: Collection[str], stem: str) -> ModelError:
     pickled = sorted(found for found in names if found.lower().endswith(PICKLED_WEIGHTS))
-    if others := sorted(found for found in names if found.endswith(".safetensors")):
+    if others := sorted(found for found in names if found.lower().endswith(WEIGHTS)):
         return ModelError(
             f"the model '{name}' has no {stem}.safetensors in {directory}, but {others[0]}",
             hint=f"weights are called {stem}.safetensors or {stem}.fp16.safetensors, or are shards with their index",

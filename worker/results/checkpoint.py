@@ -15,6 +15,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 import torch
+from pydantic import ConfigDict, TypeAdapter
 from safetensors import SafetensorError
 from safetensors.torch import load as load_tensors
 from safetensors.torch import save as save_tensors
@@ -24,6 +25,7 @@ from farm import keys
 from farm.bucket.results import ModelUsed
 from farm.bucket.storage import Storage
 from farm.errors import FarmError, LedgerUnavailable, StorageError
+from farm.jobs.report import LossValues
 from farm.jobs.spec import ResolvedSpec
 from farm.ledger.ledger import Ledger
 from farm.ledger.records import Attempt, Claim
@@ -40,6 +42,7 @@ MAX_BYTES = 256 * 2**20
 
 _VERSION = 1
 _TRACE = "trace:"
+_LOSSES: TypeAdapter[LossValues] = TypeAdapter(LossValues, config=ConfigDict(allow_inf_nan=False))
 _MAX_SECONDS = 365 * 24 * 3600.0
 
 Number = TypeVar("Number", int, float)
@@ -60,9 +63,15 @@ class Unusable(FarmError):
 def pack(checkpoint: Checkpoint, job: str, spec: ResolvedSpec, model: ModelUsed) -> bytes:
     """The checkpoint of a job as safetensors."""
     snapshot = checkpoint.snapshot
-    about = {**_identity(job, spec, model), "position": snapshot.position, "seconds": snapshot.seconds}
+    about = {
+        **_identity(job, spec, model),
+        "position": snapshot.position,
+        "seconds": snapshot.seconds,
+        "losses": snapshot.losses,
+    }
     return save_tensors(
         {
+            **({} if snapshot.x0 is None else {"x0": snapshot.x0.contiguous()}),
             "x": snapshot.x.contiguous(),
             "history": snapshot.history.contiguous(),
             "noise": _as_tensor(snapshot.noise),
@@ -93,6 +102,8 @@ def unpack(data: bytes, job: str, spec: ResolvedSpec, model: ModelUsed, shape: t
                 history=_latents(tensors["history"], (HISTORY, *shape)),
                 noise=_stream(_as_bytes(tensors["noise"])),
                 seconds=_within(about["seconds"], 0.0, _MAX_SECONDS),
+                losses=_LOSSES.validate_python(about.get("losses", {})),
+                x0=_latents(tensors["x0"], shape) if "x0" in tensors else None,
             ),
             files,
         )

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from farm.bucket.results import ModelUsed
+from farm.jobs.report import RenderReport
 from farm.jobs.spec import ResolvedSpec
 
 
@@ -33,3 +34,4 @@ class Finished:
     warnings: tuple[str, ...]
     timings: Mapping[str, float]
     artifacts: tuple[Artifact, ...]
+    report: RenderReport = field(default_factory=RenderReport)

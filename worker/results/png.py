@@ -19,8 +19,8 @@ from PIL.PngImagePlugin import PngInfo
 
 from farm.bucket.results import ModelUsed
 from farm.jobs.spec import ResolvedSpec
-from farm.pictures.images import SPEC_KEY
 from farm.pictures.metadata import read_text
+from farm.pictures.provenance import SPEC_KEY
 from worker.diffusion import samplers
 from worker.engine.request import Pixels
 

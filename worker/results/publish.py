@@ -56,6 +56,7 @@ class Publisher:
             versions=self._versions,
             warnings=finished.warnings,
             finished=datetime.now(UTC),
+            **dict(finished.report),
         )
         self._storage.put(keys.attempt_result(claim.job, claim.attempt), result.to_json(), "application/json")
         return result

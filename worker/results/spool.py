@@ -18,6 +18,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from farm import keys
 from farm.bucket.results import ModelUsed
+from farm.jobs.report import RenderReport
 from farm.jobs.spec import ResolvedSpec
 from worker.results.finished import Artifact, Finished
 
@@ -50,6 +51,7 @@ class _Entry(BaseModel):
     warnings: tuple[str, ...]
     timings: dict[str, float]
     files: tuple[_File, ...]
+    report: RenderReport = RenderReport()
 
 
 class Spool:
@@ -70,6 +72,7 @@ class Spool:
             warnings=finished.warnings,
             timings=dict(finished.timings),
             files=tuple(_File(name=a.name, content_type=a.content_type, size=len(data)) for a, data in files),
+            report=finished.report,
         )
         try:
             if self._bytes_kept() + sum(len(data) for _, data in files) > self._limit:
@@ -107,6 +110,7 @@ class Spool:
             warnings=entry.warnings,
             timings=entry.timings,
             artifacts=self._artifacts(job, entry),
+            report=entry.report,
         )
 
     def remove(self, job: str) -> None:

@@ -27,6 +27,7 @@ _JPEG_QUALITY = 92
 _NUMBERS = "trace.jsonl"
 _MAX_LINE = 4_096
 _FRAME = re.compile(r"trace/(\d{4})\.jpeg")
+_START = "trace/start.jpeg"
 
 
 def check_so_far(files: Mapping[str, bytes], spec: ResolvedSpec) -> None:
@@ -37,12 +38,12 @@ def check_so_far(files: Mapping[str, bytes], spec: ResolvedSpec) -> None:
     wanted = {"none": (), "numbers": (_NUMBERS,)}.get(spec.trace.level)
     for name, data in files.items():
         frame = _FRAME.fullmatch(name)
-        if (wanted is not None and name not in wanted) or (name != _NUMBERS and frame is None):
+        if (wanted is not None and name not in wanted) or (name not in (_NUMBERS, _START) and frame is None):
             raise ValueError(f"a job with the trace '{spec.trace.level}' keeps no {name!r:.40}")
-        if frame is None:
+        if name == _NUMBERS:
             _check_numbers(data, spec)
         else:
-            if not spec.start.step <= int(frame[1]) < spec.steps:
+            if frame is not None and not spec.start.step <= int(frame[1]) < spec.steps:
                 raise ValueError(f"{name} belongs to no step of the job")
             _check_frame(data, (2 * spec.width, spec.height))
 
@@ -77,6 +78,7 @@ class TraceWriter:
     def __init__(self, folder: Path, level: TraceLevel, so_far: Mapping[str, bytes] | None = None) -> None:
         self._folder = folder
         self._level = level
+        self._start: Artifact | None = None
         self._frames: list[Artifact] = []
         self._lines = (folder / _NUMBERS).open("wb") if level != "none" else None
         self._video: Video | None = None
@@ -89,13 +91,19 @@ class TraceWriter:
     def __exit__(self, kind: type[BaseException] | None, error: object, traceback: TracebackType | None) -> None:
         self.close()
 
+    def add_start(self, frame: Pixels) -> None:
+        """Keep the noised picture [height, 2·width, 3] that the job starts from."""
+        path = self._folder / Path(_START).name
+        _write_jpeg(frame, path)
+        self._start = Artifact(_START, "image/jpeg", path)
+
     def add(self, record: StepRecord, frame: Pixels | None) -> None:
         """Write down a step: its numbers, and the frame [height, 2·width, 3] at the levels that keep frames."""
         if self._lines is not None:
             self._lines.write(json.dumps(asdict(record)).encode() + b"\n")
         if frame is not None:
             path = self._frame_path(record.step)
-            Image.fromarray(frame, mode="RGB").save(path, "JPEG", quality=_JPEG_QUALITY)
+            _write_jpeg(frame, path)
             self._add_frame(path)
 
     def so_far(self) -> dict[str, bytes]:
@@ -104,7 +112,7 @@ class TraceWriter:
             return {}
         self._lines.flush()
         numbers = (self._folder / _NUMBERS).read_bytes()
-        return {_NUMBERS: numbers, **{frame.name: frame.read() for frame in self._frames}}
+        return {_NUMBERS: numbers, **{picture.name: picture.read() for picture in self._pictures}}
 
     def close(self) -> None:
         """End the files. May be called twice."""
@@ -117,13 +125,21 @@ class TraceWriter:
         """The finished files, after `close`."""
         if self._lines is not None:
             yield Artifact(_NUMBERS, "application/jsonl", self._folder / _NUMBERS)
-        yield from self._frames
+        yield from self._pictures
         if self._video is not None:
             yield Artifact("trace.mp4", "video/mp4", self._video.path)
+
+    @property
+    def _pictures(self) -> list[Artifact]:
+        return [*([self._start] if self._start else []), *self._frames]
 
     def _take_up(self, name: str, data: bytes) -> None:
         if self._lines is not None and name == _NUMBERS:
             self._lines.write(data)
+        elif self._lines is not None and name == _START:
+            path = self._folder / Path(_START).name
+            path.write_bytes(data)
+            self._start = Artifact(_START, "image/jpeg", path)
         elif self._lines is not None and (match := _FRAME.fullmatch(name)):
             path = self._frame_path(int(match[1]))
             path.write_bytes(data)
@@ -139,3 +155,7 @@ class TraceWriter:
                 if self._video is None:
                     self._video = Video(self._folder / "trace.mp4", width=frame.width, height=frame.height)
                 self._video.add(frame)
+
+
+def _write_jpeg(frame: Pixels, path: Path) -> None:
+    Image.fromarray(frame, mode="RGB").save(path, "JPEG", quality=_JPEG_QUALITY)

@@ -14,6 +14,7 @@ from farm.cli.options.naming import jobs_argument
 from farm.cli.view.output import age, confirmed, console, json_option, note, note_unreadable, plural, print_json, say
 from farm.cli.view.progress import exit_unless_done, follow
 from farm.cli.view.style import STYLES
+from farm.cli.view.summary import values_of
 from farm.client import FarmClient
 from farm.errors import InvalidInput, WrongState
 from farm.jobs.describe import describe
@@ -210,6 +211,8 @@ def _details(status: JobStatus, spec: JobSpec | None) -> Iterator[str]:
     if status.finished:
         took = f", after {(status.finished - status.started).total_seconds():.1f} s" if status.started else ""
         yield f"  finished   {_moment(status.finished)}{took}"
+    if status.losses:
+        yield f"  losses     {' · '.join(values_of(status.losses))}"
     if status.labels:
         yield f"  labels     {' '.join(f'{key}={value}' for key, value in status.labels.items())}"
     if status.error:

@@ -32,10 +32,17 @@ class Yield:
     make: Callable[[FarmClient, Submission, Path], None]
 
 
-def send(drafts: Sequence[Draft], options: Mapping[str, Any], *, yields: Yield | None = None) -> None:
+def send(
+    drafts: Sequence[Draft],
+    options: Mapping[str, Any],
+    *,
+    yields: Yield | None = None,
+    afterwards: Callable[[FarmClient, Submission], None] | None = None,
+) -> None:
     """Do what the sending options say. Exits with 3 if jobs were waited for and not all are done.
 
-    What the batch `yields` is made once its pictures are fetched; else it is said how to make it.
+    What the batch `yields` is made once its pictures are fetched; else it is said how to make it. If the jobs were
+    waited for and all are done, `afterwards` is called.
     """
     if options["dry_run"]:
         from farm.client.planning import dry_run
@@ -51,6 +58,8 @@ def send(drafts: Sequence[Draft], options: Mapping[str, Any], *, yields: Yield |
             _tell_what_next(submission, yields, follows=follows)
         if follows:
             _see_through(farm, submission, options, yields)
+            if afterwards:
+                afterwards(farm, submission)
 
 
 def _follows(options: Mapping[str, Any]) -> bool:

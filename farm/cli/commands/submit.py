@@ -126,7 +126,7 @@ def guided(prompt: str, **options: Any) -> None:
             losses.0.scale: [0, 50, 100, 200]
 
     \b
-    Fields: mode prompt weights mix mix_with negative init start_step strength fit losses guidance
+    Fields: mode prompt weights mix mix_with negative init start_step strength fit encode losses guidance
     sampler steps seed count width height model priority trace trace_every time_limit labels. `zip` takes
     its lists in step, `product` every combination; with both, every pair of the two. A dotted name
     reaches into lists and mappings. A relative `init` is looked for beside the file.
@@ -260,7 +260,9 @@ def _read(file: Path) -> str:
     except OSError as error:
         raise InvalidInput(f"cannot be read: {error.strerror}") from error
     except UnicodeDecodeError as error:
-        raise InvalidInput(f"is not UTF-8 text: {error.reason} at byte {error.start}") from error
+        raise InvalidInput(
+            f"is not UTF-8 text: {error.reason} at byte {error.start}", hint="save it in UTF-8"
+        ) from error
 
 
 @contextmanager

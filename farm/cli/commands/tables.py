@@ -152,7 +152,8 @@ def _first(sources: Sequence[Source]) -> Source | None:
 def _cell(source: Source, *, with_file: bool) -> Cell:
     """A source's picture, made as small as it is drawn, or the reason why there is none."""
     from farm.pictures.images import decode
-    from farm.pictures.sheet import fitted, spec_in
+    from farm.pictures.provenance import spec_in
+    from farm.pictures.sheet import fitted
     from farm.pictures.table import Cell
 
     if source.missing:
@@ -187,7 +188,7 @@ def _missing(status: JobStatus) -> str:
 
 
 def _sources_of_files(names: Iterable[str]) -> Iterator[Source]:
-    from farm.pictures.sheet import spec_in
+    from farm.pictures.provenance import spec_in
 
     for name in names:
         spec = spec_in(read_file(name))
@@ -218,7 +219,7 @@ def save(table: Table, path: Path, lettering: Lettering, *, option: str) -> str:
 def save_page(table: Table, path: Path, *, option: str) -> str:
     """Write the table as an HTML page, whole. Returns a line for people. Raises `InvalidInput`."""
     from farm.host.places import replacing
-    from farm.pictures.page import written
+    from farm.pages.table import written
 
     text = written(table).encode()
     with replacing(path, option=option) as unfinished:

@@ -17,7 +17,7 @@ from farm.errors import InvalidInput
 from farm.jobs.batch_file import MAX_JOBS
 from farm.jobs.losses import BUILTIN
 from farm.jobs.request import DEFAULT_PRIORITY, DEFAULT_STEPS, JobRequest
-from farm.jobs.spec import FITS, SAMPLERS, TRACE_LEVELS, Mode
+from farm.jobs.spec import ENCODINGS, FITS, SAMPLERS, TRACE_LEVELS, Mode
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -33,7 +33,7 @@ _COUNT = click.option("--count", type=int, default=1, show_default=True, help="P
 _REQUEST = (
     click.option("--negative", metavar="PROMPT", help="What the picture should not show."),
     click.option("--steps", type=int, default=DEFAULT_STEPS, show_default=True, help="Denoising steps, 1 to 1000."),
-    click.option("--guidance", type=float, help="Pull of the prompt, 0 to 100; ≤ 1 is off.  [default: the model's]"),
+    click.option("--guidance", type=float, help="Pull of the prompt, -100 to 100; 1 is off.  [default: the model's]"),
     click.option("--seed", type=int, help="Where the noise comes from.  [default: random, recorded]"),
     _COUNT,
     click.option("--width", type=int, help="Pixels, a multiple of 8 from 64 to 2048.  [default: the model's]"),
@@ -47,6 +47,11 @@ _REQUEST = (
         "--fit",
         type=click.Choice(FITS),
         help="With --init of another shape: crop it, pad it, stretch it, or give the job its shape.  [crop]",
+    ),
+    click.option(
+        "--encode",
+        type=click.Choice(ENCODINGS),
+        help="With --init: start from a sample of what the autoencoder makes of it, or from the mean.  [sample]",
     ),
     click.option("--mix-with", multiple=True, metavar="PROMPT:WEIGHT", help="Mix in a prompt with this share, 0 to 1."),
     click.option(
@@ -78,7 +83,7 @@ _LOOKING = (
 
 _MIXING = (
     click.option(
-        "--mix", type=float, metavar="SHARE", help="The first prompt's share of two, 0 to 1.  [default: half]"
+        "--mix", type=float, metavar="SHARE", help="The first prompt's share of two; any number.  [default: half]"
     ),
     click.option("--weights", metavar="W,W,…", help="A weight for each prompt; only their ratio counts."),
 )
@@ -148,7 +153,7 @@ def fields(mode: Mode, prompts: Sequence[str], options: Mapping[str, Any], **mor
     """The fields of that request, as a batch file would have them. Raises `InvalidInput`."""
     named = (
         *("negative", "steps", "guidance", "seed", "count", "width", "height", "sampler", "model", "init"),
-        *("start_step", "strength", "fit", "trace", "trace_every", "priority", "time_limit"),
+        *("start_step", "strength", "fit", "encode", "trace", "trace_every", "priority", "time_limit"),
     )
     given: dict[str, Any] = {name: options[name] for name in named if name in options}
     given |= {

@@ -17,7 +17,7 @@ from farm.bucket.preview import Preview
 from farm.cli.view.columns import Columns
 from farm.cli.view.output import plural
 from farm.cli.view.style import STYLES
-from farm.cli.view.summary import tally
+from farm.cli.view.summary import tally, values_of
 from farm.cli.view.thumbnails import LINES, Thumbnail, how_many, row
 from farm.jobs.status import JobStatus, State
 from farm.words import one_line
@@ -115,7 +115,7 @@ class Bars:
             _bar(status, style, _BAR_WIDTH if self._console.width >= _WIDE else _SHORT_BAR_WIDTH),
             Text(f"{status.step:>{len(str(status.steps))}}/{status.steps}", style=style),
             Text(status.state, style=style),
-            Text(f"{rate:5.1f} steps/s" if rate else "", style="dim"),
+            Text("  ".join([*([f"{rate:5.1f} steps/s"] if rate else []), *values_of(status.losses)]), style="dim"),
             Text(one_line(status.prompt), style="dim"),
         )
 

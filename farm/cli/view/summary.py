@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from farm.cli.view.output import note, plural
 from farm.jobs.status import STATES, JobStatus
@@ -20,6 +20,11 @@ def tell_warnings(statuses: Iterable[JobStatus]) -> None:
     warnings = Counter(warning for status in statuses for warning in status.warnings)
     for warning, number in warnings.items():
         note(f"  warning: {warning}" + (f" ({plural(number, 'job')})" if number > 1 else ""))
+
+
+def values_of(losses: Mapping[str, float]) -> list[str]:
+    """The latest values of losses, each as `blue 0.0824`."""
+    return [f"{name} {value:.3g}" for name, value in losses.items()]
 
 
 def short_names(jobs: Sequence[str]) -> str:

@@ -108,7 +108,7 @@ function operations.checkpoint(id, worker, attempt, step)
   return 1
 end
 
--- reports: JSON list of [id, attempt, step]. Renews what the worker still holds. Returns two flat lists, id, attempt, …:
+-- reports: JSON list of [id, attempt, step], or [id, attempt, step, losses] where losses were computed. Renews what the worker still holds. Returns two flat lists, id, attempt, …:
 -- what it lost, and what previews are wanted of.
 function operations.renew(worker, lease, reports)
   local lost, previewed = {}, {}
@@ -117,12 +117,13 @@ function operations.renew(worker, lease, reports)
     list[#list + 1] = attempt
   end
   for _, one in ipairs(cjson.decode(reports)) do
-    local id, attempt, step = one[1], one[2], one[3]
+    local id, attempt, step, losses = one[1], one[2], one[3], one[4]
     local job = held(id, worker, attempt)
     if job then
       call('ZADD', index('leases'), now + lease, id)
       if job.step ~= step then
         set(id, 'step', step)
+        if losses then set(id, 'losses', losses) end
         tell(id, 'state', 'running', 'step', step)
       end
       if now < (number(job.previews_until) or 0) then add(previewed, id, attempt) end

@@ -112,6 +112,8 @@ def test_img2img_starts_where_it_is_told(tmp_path: Path) -> None:
     [
         (("a", "b"), [0.5, 0.5]),
         (("a", "b", "--mix", "0.7"), [0.7, 0.3]),
+        (("a", "b", "--mix", "1.5"), [1.5, -0.5]),
+        (("a", "b", "--mix", "-0.5"), [-0.5, 1.5]),
         (("a", "b", "--weights", "0.2,0.8"), [0.2, 0.8]),
         (("a", "b", "c", "--weights", "2, 1, 1"), [0.5, 0.25, 0.25]),
     ],
@@ -144,7 +146,7 @@ def test_modes_compose(tmp_path: Path) -> None:
     Image.new("RGB", (64, 64)).save(picture)
     (spec,) = planned("mix", "a", "b", "--init", str(picture), "--loss", "blue", "--loss", "symmetry:scale=3")
     assert spec["start"]["step"] == 8
-    assert [(loss["name"], loss["scale"]) for loss in spec["guidance"]["losses"]] == [("blue", 200), ("symmetry", 3)]
+    assert [(loss["name"], loss["scale"]) for loss in spec["guidance"]["losses"]] == [("blue", None), ("symmetry", 3)]
 
 
 def test_a_batch_file_is_expanded() -> None:
@@ -285,7 +287,10 @@ WRONG = [
     (("submit", "grid", "a", "--x", "steps=1", "--init", "/no.png"), "farm: --init: /no.png cannot be read: No such"),
     (("submit", "grid", "a", "--x", "loss-scale=1"), "farm: --x: losses.0.scale is of a loss that is not there"),
     (("submit", "grid", "a", "--loss", "blue", "--x", "losses.0.target=2"), "farm: --x: losses.0.arguments.target=2: "),
-    (("submit", "grid", "a", "--x", "steps=1", "--guidance", "-1"), "farm: --guidance: -1.0: input should be greater"),
+    (
+        ("submit", "grid", "a", "--x", "steps=1", "--guidance", "-101"),
+        "farm: --guidance: -101.0: input should be",
+    ),
     (("submit", "grid", "a", "--x", "seed=1,2", "--count", "2"), "farm: --count: goes with one seed, and an axis is"),
     (
         ("submit", "grid", "a", "--init", INIT, "--start-step", "12", "--x", "steps=20,12"),
@@ -390,7 +395,7 @@ WRONG = [
         "farm: give --start-step or --strength, not both",
     ),
     (("submit", "mix", "a", "b", "--mix", "nan"), "farm: --mix: nan: input should be a finite number"),
-    (("submit", "mix", "a", "b", "--mix", "-0.1"), "farm: --mix: -0.1: input should be greater than or equal to 0"),
+    (("submit", "mix", "a", "b", "--mix", "-100"), "farm: --mix: -100.0: input should be greater than or equal to -99"),
     (("submit", "mix", "a", "b", "--weights", "1,nan"), "farm: --weights: nan: input should be a finite number"),
     (("submit", "mix", "a", "b", "--weights", "0,0"), "farm: --weights: the weights sum to 0; their sum must be above"),
     (
@@ -456,11 +461,14 @@ def test_a_wrong_init_image_is_said(make: Callable[[], bytes], message: str, tmp
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        (b"\xff\xfe", "stdin: is not UTF-8 text"),
+        (b"\xff\xfe", "stdin: is not UTF-8 text: invalid start byte at byte 0\n  save it in UTF-8"),
         (b"jobs: [\n{prompt: x\n", "stdin: line 3, column 1: "),
         (b"jobs:\n- {prompt: x, stepz: 3}\n", "stdin: job 1: there is no field 'stepz'\n  did you mean 'steps'?"),
         (b"jobs:\n- {prompt: x, steps: 0}\n", "stdin: job 1: steps: 0: input should be greater than or equal to 1"),
-        (b"jobs:\n- {prompt: x}\n- {prompt: 5}\n", "stdin: job 2: prompt: 5 is a number, but should be text; write "),
+        (
+            b"jobs:\n- {prompt: x}\n- {prompt: 5}\n",
+            "stdin: job 2: prompt: 5 is a number, but should be text; put it in quotes",
+        ),
         (b"jobs:\n- {prompt: x}\n- {prompt: x, init: no.png}\n", "stdin: job 2: init: no.png cannot be read: "),
         (b"jobs:\n- {prompt: x}\n- {prompt: [a, b], weights: [1, -1]}\n", "stdin: job 2: weights: the weights sum"),
         (b"jobs:\n- {prompt: x}\n- {prompt: x, losses: [{name: bleu}]}\n", "stdin: job 2: loss: there is no loss"),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -17,11 +18,13 @@ import pytest
 from click.testing import CliRunner, Result
 from PIL import Image
 
+from farm import keys
 from farm.cli.main import farm
 from farm.client import FarmClient
 from farm.jobs.request import JobRequest
 from farm.pictures import images
 from farm.pictures.sheet import Tile
+from tests.farm.pages import made_up
 from tests.farm.rendering import render
 from tests.ledgers import a_worker
 
@@ -504,3 +507,103 @@ def test_a_deleted_record_hides_no_other(client: FarmClient, command: tuple[str,
 
     assert jobs[2] in result.output
     assert "1 job not shown: the record is gone or damaged" in result.stderr
+
+
+def done(client: FarmClient, **fields: Any) -> str:
+    """A job that is done, with all that a traced one leaves; `fields` are those of its result."""
+    _, (job,) = submitted()
+    claim = client.ledger.claim(job, "w1")
+    assert claim is not None
+    result = made_up.put(client.storage, made_up.spec(steps=12), job=job, **fields)
+    assert client.ledger.finish(claim, "w1", "done", {"result": keys.attempt_result(job, result.attempt)})
+    return job
+
+
+def opener(monkeypatch: pytest.MonkeyPatch, *, code: int = 0) -> Path:
+    """A system that opens files by noting them down. Returns where."""
+    noted, programs = Path("opened").absolute(), Path("programs").absolute()
+    programs.mkdir()
+    for name in ("xdg-open", "open"):
+        (programs / name).write_text(f'#!/bin/sh\nprintf "%s" "$1" > "{noted}"\nexit {code}\n', encoding="utf-8")
+        (programs / name).chmod(0o755)
+    monkeypatch.setenv("PATH", str(programs), prepend=os.pathsep)
+    return noted
+
+
+def test_trace_writes_one_page(client: FarmClient) -> None:
+    job = done(client)
+    told = run("trace", job, "--out", "the pages")
+    path = Path("the pages", f"{job}.trace.html")
+    assert told.stdout.startswith(f"{path}  12 steps, 12 frames, ")
+    assert told.stderr == ""
+    assert [file.name for file in path.parent.iterdir()] == [path.name]
+    assert "</html>" in path.read_text(encoding="utf-8")
+    run("trace", job, "--out", "the pages")  # a page of before is replaced
+
+
+def test_trace_as_json_has_the_documented_fields(client: FarmClient) -> None:
+    job = done(client, changed={"trace/0003.jpeg": b"<svg/>"})
+    told = run("trace", job, "--json")
+    path = Path(f"{job}.trace.html")
+    why = "trace/0003.jpeg is left out: it is no JPEG picture."
+    assert json.loads(told.stdout) == {
+        **{"job": job, "path": str(path), "size": path.stat().st_size},
+        **{"frames": 11, "frames_kept": 12, "steps": 12, "video": False, "left_out": [why]},
+    }
+    assert told.stderr == f"warning: {why}\n"
+
+
+def test_a_page_of_hostile_words_steers_no_terminal(client: FarmClient) -> None:
+    job = done(client, device="\x1b[2J", changed={"trace.jsonl": b"\x1b]0;x\x07"})
+    told = run("trace", job)
+    assert "\x1b" not in told.output
+    assert told.stderr == "warning: 1 line of trace.jsonl cannot be read as a step of this job.\n"
+    assert "\x1b" not in Path(f"{job}.trace.html").read_text(encoding="utf-8")
+
+
+def test_a_result_that_makes_no_sense_has_no_page(client: FarmClient) -> None:
+    job = done(client)
+    key = client.ledger.get(job).result
+    assert key
+    forged = json.loads(client.storage.get(key)) | {"losses": {"\x1b]0;x\x07": 5}}
+    client.storage.put(key, json.dumps(forged).encode(), "application/json")
+    told = run("trace", job, code=1)
+    assert told.stderr.startswith(f"farm: {key} is not a result that this version can read: ")
+    assert "\x1b" not in told.output and told.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize("command", [("trace",), ("open",), ("open", "--trace")], ids=" ".join)
+def test_what_is_not_done_or_not_one_job_has_no_page(client: FarmClient, command: tuple[str, ...]) -> None:
+    batch, jobs = submitted(2)
+    assert f"JOB: '{batch}' means 2 jobs" in run(*command, batch, code=2).stderr
+    assert f"job {jobs[0]} is queued, so it has no result" in run(*command, jobs[0], code=1).stderr
+    assert not list(Path().iterdir())
+
+
+def test_a_page_that_cannot_be_written_is_told_of(client: FarmClient) -> None:
+    job = done(client)
+    Path(f"{job}.trace.html").mkdir()
+    assert "it is not a plain file" in run("trace", job, code=2).stderr
+
+
+def test_open_shows_the_picture_or_the_page(client: FarmClient, monkeypatch: pytest.MonkeyPatch) -> None:
+    job, noted = done(client), opener(monkeypatch)
+    for command, ending in ((["open", job], ".png"), (["open", job, "--trace"], ".trace.html")):
+        told = run(*command)
+        path = Path(noted.read_text(encoding="utf-8"))
+        assert told.stdout == f"{path}\n"
+        assert path.name == job + ending
+        assert path.is_file() and path.parent.stat().st_mode & 0o777 == 0o700
+        shutil.rmtree(path.parent)
+    assert run("trace", job, "--open").exit_code == 0
+    assert noted.read_text(encoding="utf-8") == str(Path(f"{job}.trace.html").absolute())
+
+
+def test_without_a_viewer_the_file_is_named(client: FarmClient, monkeypatch: pytest.MonkeyPatch) -> None:
+    job = done(client)
+    opener(monkeypatch, code=3)
+    told = run("trace", job, "--open", code=1)
+    assert told.stderr.startswith(f"farm: nothing here shows {job}.trace.html (")
+    assert Path(f"{job}.trace.html").exists()
+    monkeypatch.setenv("PATH", "/nowhere")
+    assert "nothing here shows" in run("trace", job, "--open", code=1).stderr

@@ -24,7 +24,7 @@ def spec(**fields: Any) -> JobSpec:
         ({}, "txt2img · seed 7 · 30 steps · lms"),
         ({"steps": 1, "sampler": "ddim"}, "txt2img · seed 7 · 1 step · ddim"),
         ({"guidance": 7.5}, "txt2img · seed 7 · 30 steps · lms · guidance 7.5"),
-        ({"guidance": 0}, "txt2img · seed 7 · 30 steps · lms · guidance 0"),
+        ({"guidance": -0.5}, "txt2img · seed 7 · 30 steps · lms · guidance -0.5"),
         (
             {"mode": "img2img", "init": "a.png", "start_step": 12},
             "img2img · seed 7 · 30 steps from step 12 · lms",
@@ -40,7 +40,7 @@ def spec(**fields: Any) -> JobSpec:
         ),
         (
             {"mode": "guided", "losses": [{"name": "blue", "scale": 25}, {"name": "contrast"}]},
-            "guided · seed 7 · 30 steps · lms · blue x25 · contrast x200",
+            "guided · seed 7 · 30 steps · lms · blue x25 · contrast",
         ),
     ],
 )

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from farm.errors import InvalidInput
-from farm.jobs.request import JobRequest
+from farm.jobs.request import JobRequest, LossRequest
 from farm.jobs.spec import InitReference, JobSpec
 
 IMAGE = InitReference(sha256="0" * 64, extension="png")
@@ -23,13 +23,13 @@ def specs(**fields: Any) -> list[JobSpec]:
 
 WRONG = [
     ({"prompt": ()}, "prompt: there are 0; there must be 1 to 16"),
-    ({"prompt": 7}, 'prompt: 7 is a number, but should be text; write "7" if it is meant'),
-    ({"prompt": ("x", 2.5)}, 'prompt: 2.5 is a number, but should be text; write "2.5" if it is meant'),
-    ({"prompt": {"a": "b"}}, "prompt: {'a': 'b'} should be text"),
+    ({"prompt": 7}, "prompt: 7 is a number, but should be text; put it in quotes if it is meant"),
+    ({"prompt": ("x", 2.5)}, "prompt: 2.5 is a number, but should be text; put it in quotes if it is meant"),
+    ({"prompt": {"a": "b"}}, "prompt: {'a': 'b'} should be text; what begins with a brace needs quotes"),
     ({"prompt": None}, "prompt: field required"),
     ({"prompt": "an \udcff otter"}, "prompt: 'an \\udcff otter' is not UTF-8 text from character 4 on"),
     ({"negative": "\ud83e"}, "negative: '\\ud83e' is not UTF-8 text from character 1 on"),
-    ({"negative": 7}, 'negative: 7 is a number, but should be text; write "7" if it is meant'),
+    ({"negative": 7}, "negative: 7 is a number, but should be text; put it in quotes if it is meant"),
     ({"labels": {"a": "\ud83e"}}, "labels: '\\ud83e' is not UTF-8 text from character 1 on"),
     ({"labels": {"a": ["b"]}}, "labels: ['b'] should be text"),
     ({"labels": ["a"]}, "labels: ['a'] should be a mapping of names to values"),
@@ -52,7 +52,7 @@ WRONG = [
     ({"steps": 10**400}, "steps: "),
     ({"guidance": NAN}, "guidance: nan: input should be a finite number"),
     ({"guidance": INFINITY}, "guidance: inf: input should be a finite number"),
-    ({"guidance": -1}, "guidance: -1: input should be greater than or equal to 0"),
+    ({"guidance": -101}, "guidance: -101: input should be greater than or equal to -100"),
     ({"guidance": 1e9}, "guidance: 1000000000.0: input should be less than or equal to 100"),
     ({"seed": -2}, "seed: must be 0 to 9223372036854775807, or -1 for a random one"),
     ({"seed": 2**63}, "seed: 9223372036854775808: input should be less than or equal to 9223372036854775807"),
@@ -99,7 +99,7 @@ WRONG = [
     ({"init": "a.png", "strength": NAN}, "strength: nan: input should be a finite number"),
     ({"init": "a.png", "strength": 0.01}, "strength: 0.01 of 30 steps leaves no step to do"),
     ({"prompt": ("a", "b", "c"), "mix": 0.5}, "--mix goes with exactly two prompts; give --weights for more"),
-    ({"prompt": ("a", "b"), "mix": 1.5}, "mix: 1.5: input should be less than or equal to 1"),
+    ({"prompt": ("a", "b"), "mix": 101}, "mix: 101: input should be less than or equal to 100"),
     ({"prompt": ("a", "b"), "weights": (1,)}, "there are 2 prompts and 1 weights"),
     ({"prompt": ("a", "b"), "weights": (1, -1)}, "weights: the weights sum to 0; their sum must be above 0 and finite"),
     (
@@ -154,6 +154,8 @@ def test_text_is_cleaned_of_what_no_picture_is_made_of() -> None:
 def test_a_field_without_a_value_is_left_out() -> None:
     fields = dict.fromkeys(set(JobRequest.model_fields) - {"prompt"})
     assert JobRequest.parse({"prompt": "x", **fields}) == JobRequest(prompt="x")
+    loss = dict.fromkeys(set(LossRequest.model_fields) - {"name"})
+    assert JobRequest.parse({"prompt": "x", "losses": [{"name": "blue", **loss}]}).losses == (LossRequest(name="blue"),)
 
 
 def test_labels_may_be_numbers() -> None:
@@ -162,7 +164,8 @@ def test_labels_may_be_numbers() -> None:
 
 
 def test_minus_one_is_any_seed() -> None:
-    assert JobRequest.parse({"prompt": "x", "seed": -1}) == JobRequest.parse({"prompt": "x"})
+    for seed in (-1, -1.0, "-1"):
+        assert JobRequest.parse({"prompt": "x", "seed": seed}) == JobRequest.parse({"prompt": "x"})
     assert specs(seed=-1)[0].seed != specs(seed=-1)[0].seed
 
 

@@ -62,7 +62,7 @@ def test_its_bytes_are_what_they_always_were() -> None:
 
 @pytest.mark.parametrize(
     ("size", "scale", "field"),
-    [((60, 64), 7.5, "width"), ((64, 4_096), 7.5, "height"), ((64, 64), -1.0, "scale")],
+    [((60, 64), 7.5, "width"), ((64, 4_096), 7.5, "height"), ((64, 64), -101.0, "scale")],
 )
 def test_what_no_job_may_have_is_refused(size: tuple[int, int], scale: float, field: str) -> None:
     with pytest.raises(InvalidInput, match=f"^{field}: "):
@@ -93,3 +93,25 @@ def result_of(spec: JobSpec) -> JobResult:
         warnings=(),
         finished=datetime(2026, 1, 1, tzinfo=UTC),
     )
+
+
+def test_a_loss_without_a_scale_has_the_models_own() -> None:
+    spec = spec_of(mode="guided", losses=[{"name": "blue"}, {"name": "contrast", "scale": 3}])
+    assert [term.scale for term in spec.guidance.losses] == [None, 3]
+
+    resolved = ResolvedSpec.of(spec, width=64, height=64, scale=7.5, loss_scales={"blue": 100.0, "contrast": 100.0})
+    assert [term.scale for term in resolved.guidance.losses] == [100.0, 3]
+    with pytest.raises(InvalidInput, match="scale"):
+        ResolvedSpec.of(spec, width=64, height=64, scale=7.5)
+
+
+def test_how_a_picture_is_encoded_is_said_if_it_is_not_as_always() -> None:
+    picture = {"mode": "img2img", "init": "a.png"}
+    image = InitReference(sha256="0" * 64, extension="png")
+    mean, sample = (
+        JobRequest.parse({"prompt": "a cat", "seed": 1, **picture, "encode": encode}).specs(image, default_model="m")[0]
+        for encode in ("mean", "sample")
+    )
+
+    assert '"encode":"mean"' in mean.to_json() and "encode" not in sample.to_json()
+    assert [JobSpec.from_json(spec.to_json()) for spec in (mean, sample)] == [mean, sample]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -67,6 +68,25 @@ def test_plain_faces_go_before_peculiar_ones() -> None:
     assert face._path == DEJAVU / "DejaVuSans.ttf"
 
 
+def test_a_plain_face_is_known_by_its_name(tmp_path: Path) -> None:
+    """Those that come with Ghostscript stand before it in the alphabet, and have few words in their names."""
+    for name in ("C059-BdIta", "C059-Roman", "P052-Roman", "URWBookman-Demi", "LiberationSansNarrow", "MySans", "Zed"):
+        shutil.copy(DEJAVU / "DejaVuSans.ttf", tmp_path / f"{name}.ttf")
+    chosen = []
+    while face := Fonts([tmp_path]).with_sign("Ж"):
+        assert face._path is not None
+        chosen.append(face._path.stem)
+        face._path.unlink()
+    assert chosen[0] == "MySans"
+    assert set(chosen[1:4]) == {"C059-Roman", "P052-Roman", "Zed"}
+
+
+def test_a_selector_of_a_variant_is_no_sign() -> None:
+    by = lettering(DEJAVU)
+    assert lines("Ж\U000e0100", by) == ["Ж\U000e0100"]
+    assert by.missing == set()
+
+
 def test_what_no_font_has_is_told() -> None:
     by = lettering()
     assert lines("水獺 an otter é", by) == ["水獺 an otter é"]
@@ -97,6 +117,11 @@ def test_nothing_is_no_line() -> None:
         ("ثعلب otter 12 الماء", [" الماء", "otter 12", "ثعلب "]),
         ("ثعلب 12 الماء", ["ثعلب 12 الماء"]),
         ("an ثعلب 12", ["an ", "ثعلب 12"]),
+        ("an ثعلب (الماء)", ["an ", "ثعلب (الماء)"]),
+        ("an ثعلب (otter) x", ["an ", "ثعلب", " (otter) x"]),
+        ("ثعلب (otter) 12", ["12", ") ", "otter", "ثعلب ("]),
+        ("ثعلب (otter [الماء])", [" [الماء])", "otter", "ثعلب ("]),
+        ("ثعلب (otter", ["otter", "ثعلب ("]),
     ],
 )
 def test_what_is_read_from_the_right_stands_at_the_right(text: str, seen: list[str]) -> None:

@@ -12,8 +12,8 @@ from PIL.PngImagePlugin import PngInfo
 from farm.errors import InvalidInput
 from farm.pictures import sheet
 from farm.pictures.fonts import Fonts
-from farm.pictures.images import SPEC_KEY
 from farm.pictures.lettering import Lettering, Line
+from farm.pictures.provenance import SPEC_KEY
 from farm.pictures.sheet import Tile, contact_sheet, tile_of
 from tests.farm.pictures.test_lettering import DEJAVU
 from tests.ledgers import job

@@ -65,7 +65,9 @@ def test_any_shape_is_fitted_in_moderate_memory(how: Any, size: tuple[int, int])
         ((1_080, 1_920), (384, 680)),
         ((4_000, 3_000), (592, 440)),
         ((300, 200), (304, 200)),  # small ones are not enlarged
-        ((20, 10), (64, 64)),  # but for the smallest side of a job
+        ((20, 10), (128, 64)),  # but for the smallest side of a job, and then all of them
+        ((40, 90), (64, 144)),
+        ((1, 1), (64, 64)),
         ((10_000, 100), (2_048, 64)),  # what is longer than a job may be is cut
     ],
 )

@@ -6,8 +6,8 @@ import torch
 from worker.diffusion.guidance import guide, needs_unconditional
 
 
-@pytest.mark.parametrize(("scale", "needed"), [(0.0, False), (0.5, False), (1.0, False), (1.01, True), (7.5, True)])
-def test_only_scales_above_one_need_the_unconditional_row(scale: float, needed: bool) -> None:
+@pytest.mark.parametrize(("scale", "needed"), [(-1.0, True), (0.0, True), (0.5, True), (1.0, False), (7.5, True)])
+def test_all_scales_but_one_need_the_unconditional_row(scale: float, needed: bool) -> None:
     assert needs_unconditional(scale) is needed
 
 

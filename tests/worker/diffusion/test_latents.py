@@ -6,7 +6,7 @@ import torch
 from diffusers.image_processor import VaeImageProcessor
 from PIL import Image
 
-from farm.jobs.spec import LossTerm
+from farm.jobs.spec import ResolvedLossTerm
 from tests.worker.diffusion.test_parity import gradient_picture
 from worker.diffusion.latents import decode, encode, image_tensor, loss_gradient, to_pixels
 from worker.diffusion.losses import WeightedLoss, load_losses
@@ -60,7 +60,7 @@ def test_pixels_are_rounded_and_clamped() -> None:
 
 def terms(*wanted: tuple[str, float]) -> list[WeightedLoss]:
     losses = load_losses(plugins=[])
-    return [losses.term(LossTerm(name=name, scale=scale)) for name, scale in wanted]
+    return [losses.term(ResolvedLossTerm(name=name, scale=scale)) for name, scale in wanted]
 
 
 def test_the_loss_gradient_equals_finite_differences(tiny_model: LoadedModel) -> None:

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from farm.errors import FarmError, InvalidInput, RenderError
 from farm.jobs.losses import BUILTIN, Argument, LossDeclaration
-from farm.jobs.spec import LossTerm
+from farm.jobs.spec import ResolvedLossTerm
 from worker.diffusion.losses import Loss, Losses, WeightedLoss, load_losses
 
 
@@ -19,7 +19,7 @@ def losses() -> Losses:
 
 
 def evaluate(losses: Losses, name: str, images: Tensor, arguments: Mapping[str, float] | None = None) -> Tensor:
-    return losses.term(LossTerm(name=name, arguments=dict(arguments or {}), scale=1)).evaluate(images)
+    return losses.term(ResolvedLossTerm(name=name, arguments=dict(arguments or {}), scale=1)).evaluate(images)
 
 
 def flat(red: float, green: float, blue: float) -> Tensor:
@@ -86,9 +86,9 @@ def test_a_flat_picture_has_a_finite_gradient(losses: Losses, name: str) -> None
 
 def test_arguments_are_checked_again(losses: Losses) -> None:
     with pytest.raises(InvalidInput, match=r"'target' of loss 'blue' is 3, outside 0 to 1"):
-        losses.term(LossTerm(name="blue", arguments={"target": 3}, scale=1))
+        losses.term(ResolvedLossTerm(name="blue", arguments={"target": 3}, scale=1))
     with pytest.raises(InvalidInput, match=r"there is no loss 'blu'.*did you mean 'blue'"):
-        losses.term(LossTerm(name="blu", scale=1))
+        losses.term(ResolvedLossTerm(name="blu", scale=1))
 
 
 class Greenness:

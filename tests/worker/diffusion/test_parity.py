@@ -18,7 +18,7 @@ CASES = {
     "one step": {"steps": 1, "seed": 32},
     "two steps": {"steps": 2, "seed": 1, "negative": "blue"},
     "no guidance": {"steps": 14, "seed": 2, "guidance": 1.0},
-    "weak guidance": {"steps": 8, "seed": 5, "guidance": 0.5},
+    "weak guidance": {"steps": 8, "seed": 5, "guidance": 1.5},
     "wide": {"steps": 15, "seed": 3, "guidance": 4.0, "width": 96},
     "tall": {"steps": 30, "seed": 2**63 - 1, "negative": "a red otter", "height": 104},
 }

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from PIL import Image
 
+from farm.jobs.losses import BUILTIN
 from farm.jobs.request import JobRequest
 from farm.jobs.spec import InitReference, JobSpec, ResolvedSpec
 from tests.tiny import build_tiny_model
@@ -59,7 +60,7 @@ def request_for(model: LoadedModel, picture: Image.Image) -> Callable[..., Rende
         extra = {"observer": observer} if observer else {}
         return RenderRequest(
             id=id,
-            spec=resolve(spec, model),
+            spec=resolve(spec, model, load_losses()),
             model=model,
             priority=priority,
             picture=picture if spec.start.image else None,
@@ -73,7 +74,8 @@ def resolved(**fields: Any) -> ResolvedSpec:
     """A spec that says its size and guidance."""
     spec = spec_of(**{"width": 64, "height": 64, **fields})
     assert spec.width and spec.height and spec.guidance.scale is not None
-    return ResolvedSpec.of(spec, width=spec.width, height=spec.height, scale=spec.guidance.scale)
+    scales = {loss.name: loss.default_scale for loss in BUILTIN}
+    return ResolvedSpec.of(spec, width=spec.width, height=spec.height, scale=spec.guidance.scale, loss_scales=scales)
 
 
 def spec_of(**fields: Any) -> JobSpec:

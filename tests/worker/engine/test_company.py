@@ -71,7 +71,7 @@ def _board(request: RenderRequest, arrival: int) -> RequestState:
 def _step(states: list[RequestState], padded_rows: int | None) -> None:
     step = run_step(states, padded_rows=padded_rows, gradient_chunk=1 if padded_rows else 4)
     for index, state in enumerate(states):
-        state.commit(step.x[index], step.history[index])
+        state.commit(step.x[index], step.history[index], step.x0[index], step.losses[index])
 
 
 def test_latents_agree_to_rounding(request_for: Callable[..., RenderRequest]) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -23,6 +23,8 @@ class Witness:
     at: int = 0
     then: Callable[[], None] = lambda: None
     steps: list[int] = field(default_factory=list)
+    losses: list[dict[str, float]] = field(default_factory=list)
+    starts: list[Pixels] = field(default_factory=list)
     traced: list[tuple[StepRecord, Pixels | None]] = field(default_factory=list)
     snapshots: list[Snapshot] = field(default_factory=list)
     previews: list[tuple[int, Pixels]] = field(default_factory=list)
@@ -31,6 +33,12 @@ class Witness:
         self.steps.append(done)
         if done == self.at:
             self.then()
+
+    def on_losses(self, values: Mapping[str, float]) -> None:
+        self.losses.append(dict(values))
+
+    def on_start(self, frame: Pixels) -> None:
+        self.starts.append(frame)
 
     def on_trace(self, record: StepRecord, frame: Pixels | None) -> None:
         self.traced.append((record, frame))
@@ -106,7 +114,10 @@ def test_traced_steps_are_told_the_last_always(engine: Engine, request_for: Make
     engine.submit(request_for("j", steps=6, trace=level, trace_every=4, observer=witness)).result(60)
 
     assert [record.step for record, _ in witness.traced] == [0, 4, 5]
-    assert all(record.norms.keys() == {"x", "x0", "output"} for record, _ in witness.traced)
+    norms = {"x", "x_next", "x0", "output", "conditional", "unconditional"}
+    assert all(record.norms.keys() == norms for record, _ in witness.traced)
+    assert all(record.guidance and record.guidance.keys() == {"angle", "distance"} for record, _ in witness.traced)
+    assert [record.x0_change is None for record, _ in witness.traced] == [True, False, False]
     assert [None if frame is None else frame.shape for _, frame in witness.traced] == [
         (64, 128, 3) if framed else None
     ] * 3

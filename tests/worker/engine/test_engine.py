@@ -16,13 +16,13 @@ from farm.errors import InvalidInput, RenderError
 from tests.worker.engine.conftest import spec_of
 from worker.diffusion.losses import load_losses
 from worker.engine.engine import Engine
-from worker.engine.request import Cancelled, Pixels, RenderRequest, StepRecord, resolve
+from worker.engine.request import Cancelled, Pixels, RenderRequest, SilentObserver, StepRecord, resolve
 from worker.models.model import LoadedModel
 
 Make = Callable[..., RenderRequest]
 
 
-class Watcher:
+class Watcher(SilentObserver):
     """Notes what it is told, and can hold the engine at a step until it is let go."""
 
     def __init__(self, *, hold_at: int | None = None) -> None:
@@ -344,9 +344,9 @@ def test_a_stopped_engine_cancels_what_it_holds(request_for: Make) -> None:
 
 
 def test_sizes_and_guidance_left_open_are_the_models_own(model: LoadedModel) -> None:
-    spec = resolve(spec_of(guidance=None), model)
+    spec = resolve(spec_of(guidance=None), model, load_losses())
 
-    assert (spec.width, spec.height, spec.guidance.scale) == (64, 64, model.default_guidance)
+    assert (spec.width, spec.height, spec.guidance.scale) == (64, 64, model.defaults.guidance)
 
 
 @pytest.mark.parametrize(
@@ -361,7 +361,7 @@ def test_a_job_takes_the_shape_of_its_picture_within_the_models_pixels(
     image = spec.start.image.model_copy(update=known) if spec.start.image else None
     spec = spec.model_copy(update={"start": spec.start.model_copy(update={"image": image})})
 
-    ours, theirs = resolve(spec, model), resolve(spec, large)
+    ours, theirs = resolve(spec, model, load_losses()), resolve(spec, large, load_losses())
 
     assert (ours.width, ours.height) == size
     assert (theirs.width, theirs.height) == {

@@ -13,6 +13,7 @@ import torch
 
 from tests.waiting import eventually
 from tests.worker.engine.test_engine import _with_unet
+from worker.diffusion.losses import load_losses
 from worker.engine.engine import Engine
 from worker.engine.request import Cancelled, RenderRequest, SilentObserver, resolve
 from worker.models.model import LoadedModel
@@ -180,5 +181,5 @@ def test_the_resolved_size_decides_what_is_large(model: LoadedModel, request_for
     assert not model.is_large(model.latent_shape)
     assert not model.is_large((4, 64, 64))
     assert model.is_large((4, 64, 72))
-    spec = resolve(request_for("x").spec, model)
+    spec = resolve(request_for("x").spec, model, load_losses())
     assert spec.width == 64

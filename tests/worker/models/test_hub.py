@@ -151,6 +151,19 @@ def test_without_a_network_the_hub_is_named(
         loader.load("mine", SingleFile(file, None))
 
 
+@pytest.mark.parametrize(
+    ("files", "hint"),
+    [
+        (["README.md", "dream_8.safetensors"], r"if dream_8\.safetensors in it is a whole checkpoint, download that"),
+        (["transformer/config.json", "unet/other.safetensors"], "use a text-to-image model of Stable Diffusion 1 or 2"),
+    ],
+)
+def test_a_repository_that_is_no_model_is_told(loader: ModelLoader, fake: FakeHub, files: list[str], hint: str) -> None:
+    fake.files = files
+    with pytest.raises(ModelError, match=rf"owner/name@abc123 is no model in diffusers' layout: .* \({hint}"):
+        loader.load("mine", Hub("owner/name", "abc123"))
+
+
 def test_what_the_hub_does_not_have_is_not_waited_for(loader: ModelLoader, monkeypatch: pytest.MonkeyPatch) -> None:
     def snapshot_download(*_args: Any, **_options: Any) -> str:
         raise HFValidationError("is no name of a repository")

@@ -22,6 +22,7 @@ from worker.diffusion.schedules import read_schedule
 from worker.models import loader as loader_module
 from worker.models.device import place
 from worker.models.loader import ModelLoader
+from worker.models.model import Defaults
 from worker.models.registry import Bucket, LocalDirectory, SingleFile, parse_source
 
 
@@ -45,7 +46,7 @@ def test_a_local_model(loader: ModelLoader, model: Path) -> None:
     loaded = loader.load("tiny", LocalDirectory(model))
     assert (loaded.name, loaded.source, loaded.revision) == ("tiny", str(model), None)
     assert (loaded.default_width, loaded.default_height, loaded.vae_factor) == (64, 64, 8)
-    assert loaded.default_guidance == 7.5
+    assert loaded.defaults.guidance == 7.5
     assert loaded.scheduler_config == {**LMS_CONFIG, "prediction_type": "epsilon"}
     assert loaded.dtype == loaded.unet.dtype == loaded.vae.dtype == loaded.text_encoder.dtype == torch.float32
     assert loaded.prompts.tokens == 77
@@ -66,11 +67,11 @@ def test_the_tiny_model_is_the_same_every_time(built: Path, tmp_path: Path) -> N
 
 
 def test_a_model_says_what_suits_it(loader: ModelLoader, model: Path) -> None:
-    (model / "farm.json").write_text('{"guidance": 4.0}', encoding="utf-8")
+    (model / "farm.json").write_text('{"guidance": 4.0, "loss_scale": 0.5}', encoding="utf-8")
     preview = PreviewMap(torch.ones(3, 4, 3, 3), torch.zeros(3))
     (model / "preview.json").write_text(preview.to_json(), encoding="utf-8")
     loaded = loader.load("tiny", LocalDirectory(model))
-    assert loaded.default_guidance == 4.0
+    assert loaded.defaults == Defaults(guidance=4.0, losses=0.5)
     assert torch.equal(loaded.preview.kernel, preview.kernel)
 
 

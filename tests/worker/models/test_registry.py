@@ -58,6 +58,10 @@ MALFORMED = {
     "model.ckpt": r"'model\.ckpt' is pickled, which can run code, and is never opened .*save_pretrained",
     "OLD.CKPT": "'OLD.CKPT' is pickled",
     "owner/weights.pth": "is pickled",
+    "https://example.org/mine.safetensors": "is an address, from which no model is downloaded .*download the file",
+    "file:///models/mine": "is an address",
+    "s3://bucket/mine.SafeTensors": "is one file, and in a bucket a model is a folder .*download the file",
+    "./not-there": "is not a model source .*an existing directory",
     "NONE.SAFETENSORS": r"there is no file .*NONE\.SAFETENSORS",
 }
 
@@ -80,7 +84,7 @@ def test_a_source_that_is_not_there_keeps_its_own_model_alone_from_being_served(
     registry = ModelRegistry.from_options(["lost=/nowhere/at/all.safetensors", "sd14"])
     assert registry.names == ("lost", "sd14")
     assert registry.source("sd14") == BUILT_IN["sd14"]
-    with pytest.raises(ModelError, match=r"there is no file /nowhere/at/all\.safetensors"):
+    with pytest.raises(ModelError, match=r"^there is no file /nowhere/at/all\.safetensors"):
         registry.source("lost")
 
 

@@ -131,6 +131,17 @@ def test_a_checkpoint_says_what_it_predicts(
         assert (schedule.sigma_ve[0] > 4000) == ("ztsnr" in marks), "the first step begins with nothing but noise"
 
 
+@pytest.mark.parametrize(
+    ("said", "prediction"), [("v", "v_prediction"), ("v_prediction", "v_prediction"), ("epsilon", "epsilon")]
+)
+def test_a_checkpoints_metadata_may_say_it(
+    built: Path, checkpoint: Path, tmp_path: Path, said: str, prediction: str
+) -> None:
+    file = tmp_path / "said.safetensors"
+    save_file(load_file(checkpoint), file, {"modelspec.prediction_type": said})
+    assert read_checkpoint("one", file, built).scheduler_config["prediction_type"] == prediction
+
+
 def test_zero_snr_means_nothing_without_v(
     built: Path, checkpoint: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -227,6 +238,11 @@ OTHERS: dict[str, tuple[Callable[[dict[str, Tensor]], dict[str, Tensor]], str]] 
         lambda w: {**without(UNET)(w), UNET + "layers.0.attention.weight": torch.zeros(2)},
         r"is of another architecture: its weights have names such as 'model\.diffusion_model\.layers",
     ),
+    "prefixed": (
+        lambda w: {f"state_dict.{key}": value for key, value in w.items()},
+        r"is not a checkpoint of Stable Diffusion: its weights have names such as 'state_dict\.",
+    ),
+    "text encoder of transformers": (only("cond_stage_model.transformer.", bare=True), "is only a text encoder"),
     "something else": (named("layers.0.weight"), "is not a checkpoint of Stable Diffusion: .* 'layers.0.weight'"),
     "nothing": (lambda _: {}, "is a file without any weights"),
 }

@@ -40,7 +40,8 @@ def frame(width: int = 256, height: int = 64, format: str = "JPEG", mode: str = 
 def checkpoint() -> Checkpoint:
     noise = NoiseStream(3)
     noise.draw((1, *SHAPE))
-    snapshot = Snapshot(4, torch.ones(SHAPE), torch.zeros((HISTORY, *SHAPE)), noise.state, 1.5)
+    history, losses = torch.zeros((HISTORY, *SHAPE)), {"blue": [(0, 0.5), (3, 0.25)]}
+    snapshot = Snapshot(4, torch.ones(SHAPE), history, noise.state, 1.5, losses, x0=2 * torch.ones(SHAPE))
     lines = b"".join(json.dumps({"step": step}).encode() + b"\n" for step in range(4))
     return Checkpoint(snapshot, {"trace.jsonl": lines, "trace/0003.jpeg": frame()})
 
@@ -51,6 +52,9 @@ def test_what_was_packed_is_unpacked() -> None:
     assert (read.trace, read.snapshot.position, read.snapshot.seconds) == (packed.trace, 4, 1.5)
     assert read.snapshot.noise == packed.snapshot.noise
     assert torch.equal(read.snapshot.x, packed.snapshot.x)
+    assert read.snapshot.losses == packed.snapshot.losses
+    assert packed.snapshot.x0 is not None and read.snapshot.x0 is not None
+    assert torch.equal(read.snapshot.x0, packed.snapshot.x0)
 
 
 def about(**changes: Any) -> Callable[[dict[str, Tensor]], None]:
@@ -103,6 +107,12 @@ FORGED: dict[str, Callable[[dict[str, Tensor]], None]] = {
     "for ages": about(seconds=1e300),
     "about a list": replaced("about", b"[]"),
     "about nothing": replaced("about", b""),
+    "losses of text": about(losses={"blue": "low"}),
+    "losses of NaN": about(losses={"blue": [[0, float("nan")]]}),
+    "losses without end": about(losses={"blue": [[0, 1.0]] * 1_001}),
+    "losses of many names": about(losses={f"blue {number}": [] for number in range(100)}),
+    "a prediction of another shape": replaced("x0", torch.ones(4, 16, 8)),
+    "a prediction of NaN": replaced("x0", torch.full(SHAPE, torch.nan)),
     "latents of another shape": replaced("x", torch.ones(4, 16, 8)),
     "latents of a number": replaced("x", torch.tensor(1.0)),
     "latents in half precision": replaced("x", torch.ones(SHAPE).half()),
@@ -121,6 +131,7 @@ FORGED: dict[str, Callable[[dict[str, Tensor]], None]] = {
     "a grey frame": replaced("trace:trace/0002.jpeg", frame(mode="L")),
     "half a frame": replaced("trace:trace/0002.jpeg", frame()[:300]),
     "a frame of nothing": replaced("trace:trace/0002.jpeg", b""),
+    "a start of another size": replaced("trace:trace/start.jpeg", frame(128, 64)),
     "a frame of no step": replaced("trace:trace/0010.jpeg", frame()),
     "a frame elsewhere": replaced("trace:../../0002.jpeg", frame()),
     "a file of another kind": replaced("trace:result.json", b"{}"),

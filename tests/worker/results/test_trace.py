@@ -11,12 +11,21 @@ import pytest
 from PIL import Image
 
 from farm.jobs.spec import TraceLevel
+from tests.worker.engine.conftest import resolved
 from worker.engine.request import Pixels, StepRecord
-from worker.results.trace import TraceWriter
+from worker.results.trace import TraceWriter, check_so_far
 
 
 def record(step: int) -> StepRecord:
-    return StepRecord(step=step, timestep=900.0 - step, sigma=10.0 - step, norms={"x": 1.5}, losses={"blue": 0.25})
+    return StepRecord(
+        step=step,
+        timestep=900.0 - step,
+        sigma=10.0 - step,
+        norms={"x": 1.5},
+        losses={"blue": 0.25},
+        guidance={"angle": 10.0, "distance": 2.5},
+        x0_change=0.5,
+    )
 
 
 def frame(step: int) -> Pixels:
@@ -44,7 +53,31 @@ def test_numbers_are_one_line_a_step(tmp_path: Path) -> None:
     assert list(files) == ["trace.jsonl"]
     lines = [json.loads(line) for line in files["trace.jsonl"].read_text(encoding="utf-8").splitlines()]
     assert [line["step"] for line in lines] == [0, 1, 2, 3]
-    assert lines[1] == {"step": 1, "timestep": 899.0, "sigma": 9.0, "norms": {"x": 1.5}, "losses": {"blue": 0.25}}
+    assert lines[1] == {
+        "step": 1,
+        "timestep": 899.0,
+        "sigma": 9.0,
+        "norms": {"x": 1.5},
+        "losses": {"blue": 0.25},
+        "guidance": {"angle": 10.0, "distance": 2.5},
+        "x0_change": 0.5,
+    }
+
+
+def test_the_noised_picture_is_kept_beside_the_frames(tmp_path: Path) -> None:
+    with TraceWriter(tmp_path, "frames") as trace:
+        trace.add_start(frame(4))
+        trace.add(record(0), frame(1))
+        kept = trace.so_far()
+    assert [file.name for file in trace.files()] == ["trace.jsonl", "trace/start.jpeg", "trace/0000.jpeg"]
+
+    check_so_far(kept, resolved(trace="frames"))
+    (again := tmp_path / "again").mkdir()
+    with TraceWriter(again, "frames", kept) as resumed:
+        resumed.add(record(1), frame(2))
+    files = {file.name: file.read() for file in resumed.files()}
+    assert files["trace/start.jpeg"] == kept["trace/start.jpeg"]
+    assert list(files) == ["trace.jsonl", "trace/start.jpeg", "trace/0000.jpeg", "trace/0001.jpeg"]
 
 
 def test_frames_are_named_by_their_step(tmp_path: Path) -> None:

@@ -29,7 +29,7 @@ def written(table: Table) -> str:
     if total > MAX_PICTURE_BYTES:
         reason = f"the pictures have {total / 2**20:,.0f} MiB, and a page takes {MAX_PICTURE_BYTES // 2**20}"
         raise InvalidInput(reason, hint="make pages of fewer jobs")
-    template = resources.files("farm.pictures").joinpath("table.html").read_text(encoding="utf-8")
+    template = resources.files("farm.pages").joinpath("web/table.html").read_text(encoding="utf-8")
     heading = table.title or " · ".join(page.title for page in table.pages if page.title) or "A sheet of pictures"
     return Template(template).substitute(
         policy=_policy(template),

@@ -12,8 +12,8 @@ import pytest
 from PIL import Image
 
 from farm.errors import InvalidInput
-from farm.pictures import page
-from farm.pictures.page import written
+from farm.pages import table as page
+from farm.pages.table import written
 from farm.pictures.table import Cell, Page, Table
 
 HOSTILE = "</script><script>alert(1)</script><img src=x onerror=alert(2)>\"' onclick=alert(3) \x1b[2J\u202e$policy ${x}"

@@ -1,0 +1,112 @@
+"""`farm rerun`: render a picture again from what it says of itself, and see whether it is the same."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from farm.cli.commands import sending
+from farm.cli.options.common import naming_options, sending_options
+from farm.cli.view.output import print_json, say
+from farm.errors import InvalidInput
+
+if TYPE_CHECKING:
+    from farm.client import FarmClient
+    from farm.client.client import Submission
+    from farm.client.planning import Draft
+    from farm.client.rerun import Difference, Made
+
+_FILE = click.Path(path_type=Path, dir_okay=False)
+
+
+@click.command(
+    epilog="""\b
+    Examples:
+      farm rerun renders/0kz3mw7c9d2f4g5h-0003.png --wait
+      farm rerun 0kz3mw7c9d2f4g5h-0003 --set steps=50 --set guidance=3 --out renders
+      farm rerun photo-in-oil.png --init photo.jpeg --set losses.0.scale=40
+    """
+)
+@click.argument("source", metavar="PICTURE.png|JOB")
+@click.option("--set", "changes", multiple=True, metavar="FIELD=VALUE", help="Change a field, as batch files name it.")
+@click.option("--init", type=_FILE, metavar="FILE", help="The picture that it started from.  [default: the bucket's]")
+@sending_options
+def rerun(source: str, changes: tuple[str, ...], init: Path | None, **options: Any) -> None:
+    """Render a picture again: with the same seed and settings, or with some of them changed.
+
+    Everything comes from the picture alone, or from the job's result. With --wait or --out, and nothing changed, it
+    says whether the bytes are the same, and if not, by how much the pixels differ, and which versions or devices do.
+    """
+    with naming_options():
+        wanted = dict(map(_change, changes))
+    made, draft = _drafted(source, init, wanted)
+    sending.send([draft], options, afterwards=None if wanted else _comparison(made, as_json=options["as_json"]))
+
+
+def _change(text: str) -> tuple[str, Any]:
+    """`steps=50` as a field and its value: JSON where it is, else text."""
+    field, equals, value = text.partition("=")
+    if not equals or not field:
+        raise InvalidInput(f"{text!r:.60} is not FIELD=VALUE", field="--set", hint="such as steps=50")
+    try:
+        return field, json.loads(value)
+    except ValueError:
+        return field, value
+
+
+def _drafted(source: str, init: Path | None, changes: Mapping[str, Any]) -> tuple[Made, Draft]:
+    """The picture, and what makes it again. A farm is asked only for what is in none of the files given."""
+    from farm.client import FarmClient
+    from farm.client.rerun import draft_again, init_of, picture_file, picture_of
+
+    start: Path | bytes | None = init
+    if Path(source).is_file():
+        made = picture_file(Path(source))
+        if made.spec.start.image is not None and init is None:
+            with FarmClient.connect() as farm:
+                start = init_of(farm, made)
+    else:
+        with FarmClient.connect() as farm:
+            jobs = farm.resolve([source])
+            if len(jobs) != 1:
+                raise InvalidInput(f"{source} has {len(jobs):,} jobs", hint=f"name one of them, such as {jobs[0]}")
+            made = picture_of(farm, jobs[0])
+            start = init or init_of(farm, made)
+    with naming_options():
+        return made, draft_again(made, start, changes)
+
+
+def _comparison(made: Made, *, as_json: bool) -> Callable[[FarmClient, Submission], None]:
+    """Tells how the picture that was made again differs from the first."""
+
+    def compare(farm: FarmClient, submission: Submission) -> None:
+        from farm.client.rerun import difference, picture_of
+
+        (job,) = submission.jobs
+        found = difference(made, picture_of(farm, job))
+        if as_json:
+            print_json({"job": job, **asdict(found)}, indent=None)
+        else:
+            say(*_told(job, found))
+
+    return compare
+
+
+def _told(job: str, found: Difference) -> Iterator[str]:
+    if found.same_bytes:
+        yield f"{job}  the same bytes"
+        return
+    if not found.most:
+        yield f"{job}  the same pixels; what the file says of them differs"
+    else:
+        levels = f"by {found.most} of 255 levels at most, {found.mean:.2g} on average"
+        yield f"{job}  {found.pixels:.1%} of the pixels differ, {levels}"
+    for name, (then, now) in found.versions.items():
+        yield f"  {name:<12} then {then}, now {now}"
+    if not found.versions:
+        yield "  only workers with --deterministic give the same bytes whatever else they render"

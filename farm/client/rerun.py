@@ -1,0 +1,158 @@
+"""Rendering a picture again from what it says of itself, and how the two differ."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from PIL import Image, ImageChops, ImageStat
+
+from farm.bucket.results import IMAGE, JobResult
+from farm.client.client import FarmClient
+from farm.client.planning import Draft, Pictures
+from farm.errors import InvalidInput, ObjectMissing
+from farm.jobs.batch_file import assign
+from farm.jobs.request import JobRequest
+from farm.jobs.spec import JobSpec
+from farm.pictures.images import MAX_BYTES, InitImage
+from farm.pictures.provenance import spec_in
+
+_MOST_DIFFERENT = 255
+
+
+@dataclass(frozen=True)
+class Made:
+    """A picture that was made: its file's bytes, its spec, and its job's result where that is known."""
+
+    data: bytes
+    spec: JobSpec
+    result: JobResult | None = None
+
+
+@dataclass(frozen=True)
+class Difference:
+    """How two pictures differ: the share of pixels that do, 0 to 1, and by how many of 255 levels, at most and on
+    average. `versions` are packages, model, device and precision that differ, as (then, now)."""
+
+    same_bytes: bool
+    pixels: float
+    most: int
+    mean: float
+    versions: Mapping[str, tuple[str, str]]
+
+
+def picture_file(path: Path) -> Made:
+    """The picture in a file. Raises `InvalidInput` unless it says what it was made from."""
+    try:
+        with path.open("rb") as file:
+            data = file.read(MAX_BYTES + 1)
+    except OSError as error:
+        raise InvalidInput(f"{path} cannot be read: {error.strerror}") from error
+    if len(data) > MAX_BYTES:
+        raise InvalidInput(f"{path} is larger than {MAX_BYTES // 2**20} MiB")
+    spec = spec_in(data)
+    if spec is None:
+        raise InvalidInput(f"{path} does not say how it was made", hint="use a PNG that this farm made, or a job's id")
+    return Made(data, spec)
+
+
+def picture_of(farm: FarmClient, job: str) -> Made:
+    """The picture of a job that is done. Raises `WrongState`, `ObjectMissing`, `StorageError`."""
+    result = farm.result(job)
+    data = farm.storage.get(result.objects[IMAGE].key, limit=result.objects[IMAGE].size)
+    return Made(data, result.spec, result)
+
+
+def draft_again(made: Made, init: Path | bytes | None, changes: Mapping[str, Any]) -> Draft:
+    """What makes the picture again, with some fields of its `JobRequest` changed, such as `losses.0.scale`.
+
+    Unchanged, the spec is the very same. `init` is the picture that it started from, if there was one.
+    Raises `InvalidInput`.
+    """
+    image = None if init is None else Pictures().read(init)
+    _check_init(made.spec, image)
+    fields = {**_fields_of(made.spec), **({} if init is None else {"init": init})}
+    for path, value in changes.items():
+        if path.partition(".")[0] not in JobRequest.model_fields or path == "init":
+            raise InvalidInput(f"there is no field {path!r:.60} to change", hint="such as steps, guidance or seed")
+        assign(fields, path, value)
+    request = JobRequest.parse(fields)
+    if not changes:
+        return Draft(request, image, (made.spec,))
+    reference = made.spec.start.image
+    return Draft(request, image, request.specs(reference, default_model=made.spec.model))
+
+
+def init_of(farm: FarmClient, made: Made) -> bytes | None:
+    """The picture that it started from, from the farm's bucket. Raises `InvalidInput` if it is not there."""
+    image = made.spec.start.image
+    if image is None:
+        return None
+    try:
+        return farm.storage.get(image.key, limit=MAX_BYTES)
+    except ObjectMissing as error:
+        raise InvalidInput("the picture that it started from is not in this bucket", hint="give --init FILE") from error
+
+
+def difference(then: Made, now: Made) -> Difference:
+    """How a picture differs from the one that was made again."""
+    one, other = (Image.open(io.BytesIO(made.data)).convert("RGB") for made in (then, now))
+    if one.size != other.size:
+        return Difference(False, 1.0, _MOST_DIFFERENT, float(_MOST_DIFFERENT), _versions(then, now))
+    bands = ImageChops.difference(one, other)
+    largest = bands.getchannel(0)
+    for band in (1, 2):
+        largest = ImageChops.lighter(largest, bands.getchannel(band))
+    equal = largest.histogram()[0]
+    return Difference(
+        same_bytes=then.data == now.data,
+        pixels=1 - equal / (one.width * one.height),
+        most=int(largest.getextrema()[1]),  # type: ignore[arg-type]  # of one band
+        mean=sum(ImageStat.Stat(bands).mean) / 3,
+        versions=_versions(then, now),
+    )
+
+
+def _check_init(spec: JobSpec, image: InitImage | None) -> None:
+    wanted = spec.start.image
+    if wanted is None and image is not None:
+        raise InvalidInput("it did not start from a picture", field="--init")
+    if wanted is not None and (image is None or image.sha256 != wanted.sha256):
+        raise InvalidInput("this is not the picture that it started from", field="--init")
+
+
+def _fields_of(spec: JobSpec) -> dict[str, Any]:
+    """The fields of a request for this very spec, but for its init picture."""
+    prompts, start = spec.conditioning.prompts, spec.start
+    fields: dict[str, Any] = {
+        "mode": spec.mode,
+        "prompt": [prompt.text for prompt in prompts],
+        "weights": [prompt.weight for prompt in prompts],
+        "negative": spec.conditioning.negative,
+        "losses": [term.model_dump() for term in spec.guidance.losses],
+        "guidance": spec.guidance.scale,
+        "trace": spec.trace.level,
+        "trace_every": spec.trace.every,
+        **{name: getattr(spec, name) for name in ("sampler", "steps", "seed", "model", "time_limit")},
+    }
+    if start.image is not None:
+        fields |= {"start_step": start.step, "fit": start.fit, "encode": start.encode}
+    if start.fit != "init":
+        fields |= {"width": spec.width, "height": spec.height}
+    return fields
+
+
+def _versions(then: Made, now: Made) -> dict[str, tuple[str, str]]:
+    if then.result is None or now.result is None:
+        return {}
+    old, new = (_made_by(result) for result in (then.result, now.result))
+    pairs = {name: (old.get(name, "none"), new.get(name, "none")) for name in {**old, **new}}
+    return {name: pair for name, pair in pairs.items() if pair[0] != pair[1]}
+
+
+def _made_by(result: JobResult) -> dict[str, str]:
+    model = " ".join(filter(None, (result.model.source, result.model.revision, result.model.sha256)))
+    return {**result.versions, "model": model, "device": result.device, "precision": result.dtype}

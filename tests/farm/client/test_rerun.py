@@ -1,0 +1,141 @@
+"""Making a picture again: the very same spec, or one with a field changed, and how two pictures differ."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+from typing import Any
+
+import pytest
+from PIL import Image
+from PIL.PngImagePlugin import PngInfo
+
+from farm.client.planning import Pictures, draft
+from farm.client.rerun import Made, difference, draft_again, picture_file
+from farm.errors import InvalidInput
+from farm.jobs.request import JobRequest
+from farm.jobs.spec import JobSpec, ResolvedSpec
+from farm.pictures.provenance import SPEC_KEY
+
+SCALES = {"blue": 100.0}
+
+
+def png(colour: tuple[int, int, int] = (10, 20, 30), spec: str | None = None, side: int = 64) -> bytes:
+    file, info = io.BytesIO(), PngInfo()
+    if spec is not None:
+        info.add_itxt(SPEC_KEY, spec)
+    Image.new("RGB", (side, side), colour).save(file, "PNG", pnginfo=info)
+    return file.getvalue()
+
+
+def rendered(**fields: Any) -> JobSpec:
+    """The spec that a picture says."""
+    drafted = draft(JobRequest.parse({"prompt": "a cat", "seed": 7, "model": "tiny", **fields}), Pictures())
+    assert drafted.specs is not None
+    (spec,) = drafted.specs
+    scale = 7.5 if spec.guidance.scale is None else spec.guidance.scale
+    return JobSpec.from_json(ResolvedSpec.of(spec, width=64, height=64, scale=scale, loss_scales=SCALES).to_json())
+
+
+KINDS: dict[str, dict[str, Any]] = {
+    "txt2img": {"negative": "a dog", "sampler": "ddim", "trace": "frames", "trace_every": 3, "time_limit": 60},
+    "img2img": {"mode": "img2img", "init": png(), "strength": 0.35, "fit": "pad", "encode": "mean"},
+    "of the picture's size": {"mode": "img2img", "init": png(), "fit": "init"},
+    "mix of thirds": {"mode": "mix", "prompt": ["a", "b", "c"], "weights": [1, 1, 1]},
+    "beyond a mix": {"mode": "mix", "prompt": ["a", "b"], "mix": 1.7},
+    "guided": {"mode": "guided", "losses": [{"name": "blue"}], "guidance": -0.5},
+}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_unchanged_it_is_the_very_same_spec(kind: str) -> None:
+    made = Made(b"", rendered(**KINDS[kind]))
+    again = draft_again(made, KINDS[kind].get("init"), {})
+
+    assert again.specs == (made.spec,)
+    assert (again.image is None) == ("init" not in KINDS[kind])
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_change_changes_that_field_alone(kind: str) -> None:
+    made = Made(b"", rendered(**KINDS[kind]))
+    again = draft_again(made, KINDS[kind].get("init"), {"steps": 40})
+
+    assert again.specs is not None
+    (spec,) = again.specs
+    changed = {name for name in JobSpec.model_fields if getattr(spec, name) != getattr(made.spec, name)}
+    assert changed - {"conditioning"} == {"steps"} | ({"width", "height"} if kind == "of the picture's size" else set())
+    for one, other in zip(spec.conditioning.prompts, made.spec.conditioning.prompts, strict=True):
+        assert one.text == other.text and one.weight == pytest.approx(other.weight)
+
+
+def test_a_scale_of_a_loss_can_be_changed() -> None:
+    again = draft_again(Made(b"", rendered(**KINDS["guided"])), None, {"losses.0.scale": 3})
+
+    assert again.specs and again.specs[0].guidance.losses[0].scale == 3
+
+
+@pytest.mark.parametrize(
+    ("kind", "init", "changes", "said"),
+    [
+        ("txt2img", None, {"stepz": 3}, "there is no field 'stepz' to change"),
+        ("txt2img", None, {"init": "a.png"}, "there is no field 'init' to change"),
+        ("txt2img", None, {"losses.0.scale": 3}, "there is no '0' to set"),
+        ("txt2img", None, {"steps": "many"}, "steps: 'many': input should be a valid integer"),
+        ("txt2img", png(), {}, "it did not start from a picture"),
+        ("img2img", png((9, 9, 9)), {}, "this is not the picture that it started from"),
+        ("img2img", None, {}, "this is not the picture that it started from"),
+    ],
+)
+def test_what_cannot_be_made_is_told(kind: str, init: bytes | None, changes: dict[str, Any], said: str) -> None:
+    with pytest.raises(InvalidInput, match=said):
+        draft_again(Made(b"", rendered(**KINDS[kind])), init, changes)
+
+
+def test_a_file_says_what_it_was_made_from(tmp_path: Path) -> None:
+    spec = rendered()
+    path = tmp_path / "a.png"
+    path.write_bytes(png(spec=spec.to_json()))
+
+    assert picture_file(path).spec == spec
+
+
+@pytest.mark.parametrize("data", [b"", b"nonsense", png(), png(spec='{"steps": 3}'), png(spec="\x1b[31m")])
+def test_other_files_are_refused(data: bytes, tmp_path: Path) -> None:
+    path = tmp_path / "a.png"
+    path.write_bytes(data)
+
+    with pytest.raises(InvalidInput, match="does not say how it was made"):
+        picture_file(path)
+
+
+def test_a_file_that_cannot_be_read_is_told(tmp_path: Path) -> None:
+    with pytest.raises(InvalidInput, match="cannot be read: No such file"):
+        picture_file(tmp_path / "none.png")
+
+
+def test_equal_pictures_do_not_differ() -> None:
+    found = difference(Made(png(), rendered()), Made(png(), rendered()))
+
+    assert (found.same_bytes, found.pixels, found.most, found.mean) == (True, 0.0, 0, 0.0)
+
+
+def test_a_difference_is_measured() -> None:
+    then, now = Image.new("RGB", (64, 64), (10, 20, 30)), Image.new("RGB", (64, 64), (10, 20, 30))
+    now.paste((10, 25, 27), (0, 0, 32, 32))
+    files = []
+    for picture in (then, now):
+        file = io.BytesIO()
+        picture.save(file, "PNG")
+        files.append(file.getvalue())
+
+    found = difference(*(Made(data, rendered()) for data in files))
+
+    assert (found.same_bytes, found.pixels, found.most) == (False, 0.25, 5)
+    assert found.mean == pytest.approx((5 + 3) / 3 / 4)
+
+
+def test_pictures_of_other_sizes_differ_altogether() -> None:
+    found = difference(Made(png(), rendered()), Made(png(side=128), rendered()))
+
+    assert (found.pixels, found.most) == (1.0, 255)

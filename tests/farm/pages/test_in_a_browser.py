@@ -1,0 +1,228 @@
+"""Trace pages in a real browser: they move by keyboard and pointer, ask nobody for anything, and shut nobody out."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from axe_playwright_python.sync_playwright import Axe
+from playwright.sync_api import Browser, Page, expect, sync_playwright
+
+from farm.pages.gather import gather
+from farm.pages.trace import page as html_of
+from tests.fakes.storage import FakeStorage
+from tests.farm.pages import made_up
+from tests.farm.pages.test_trace_page import HOSTILE
+
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+PHONE = {"width": 390, "height": 844}
+START, STEPS = 12, 20
+
+pytestmark = [
+    pytest.mark.long,
+    pytest.mark.skipif(CHROMIUM is None, reason="there is no Chromium here: apt-get install chromium"),
+]
+
+Show = Callable[..., Page]
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    with sync_playwright() as playwright:
+        # The sandbox needs what containers and root do not have; only this package's own pages are opened.
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        yield browser
+        browser.close()
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """Pages of a traced job that started from a picture, of one without a trace, and of one with hostile words."""
+    storage, folder = FakeStorage(), tmp_path_factory.mktemp("pages")
+    words = HOSTILE.replace("\ud800", "")
+    prompts = {"prompts": [{"text": words}], "negative": words}
+    results: dict[str, dict[str, Any]] = {
+        "traced": {"of": made_up.spec(steps=STEPS, start=START)},
+        "plain": {"of": made_up.spec(level="none"), **made_up.without("prompts", "schedule", "losses")},
+        "hostile": {"of": made_up.spec(conditioning=prompts), "device": words, "versions": {words: words}},
+    }
+    made = {}
+    for name, given in results.items():
+        made[name] = folder / f"{name}.html"
+        made[name].write_text(html_of(gather(storage, made_up.put(storage, **given))), encoding="utf-8")
+    return made
+
+
+@pytest.fixture
+def show(browser: Browser, files: dict[str, Path]) -> Iterator[Show]:
+    """Opens a page in a window of its own; at the end, it has said nothing and asked for nothing but itself."""
+    said: list[str] = []
+    contexts = []
+
+    def open_page(name: str, **options: object) -> Page:
+        context = browser.new_context(**options)  # type: ignore[arg-type]
+        contexts.append(context)
+        page = context.new_page()
+        own = files[name].as_uri()
+        page.on("console", lambda message: said.append(message.text))
+        page.on("pageerror", lambda error: said.append(str(error)))
+        page.on("dialog", lambda dialog: said.append(dialog.message))
+        page.on(
+            "request", lambda asked: said.append(asked.url) if asked.url != own and asked.url[:5] != "data:" else None
+        )
+        page.goto(own)
+        return page
+
+    yield open_page
+    for context in contexts:
+        context.close()
+    assert said == []
+
+
+def shown_step(page: Page) -> int:
+    [step] = [int(item.get_attribute("data-step") or -1) for item in page.locator("#frames > li:visible").all()]
+    return step
+
+
+def test_the_keys_move_the_frames(show: Show) -> None:
+    page = show("traced")
+    scrubber = page.get_by_label("Step", exact=True)
+    assert shown_step(page) == STEPS - 1
+    for key, step in (("ArrowLeft", 18), ("Home", START), ("ArrowRight", START + 1), ("End", STEPS - 1)):
+        scrubber.press(key)
+        assert shown_step(page) == step, key
+    page.locator("h1").click()
+    page.keyboard.press("ArrowLeft")
+    assert shown_step(page) == 18
+    expect(scrubber).to_have_attribute("aria-valuetext", f"step 18, σ {made_up.sigmas(STEPS)[18]:.4g}")
+    expect(page.locator("#where")).to_have_text(f"step 18, σ {made_up.sigmas(STEPS)[18]:.4g}")
+
+
+def test_the_pointer_moves_the_frames(show: Show) -> None:
+    page = show("traced")
+    page.get_by_label("Step", exact=True).click()  # in its middle
+    assert shown_step(page) in (15, 16)
+    plot = page.locator("#angle > svg")
+    box = plot.bounding_box()
+    assert box
+    plot.click(position={"x": box["width"] * 0.98, "y": box["height"] / 2})
+    assert shown_step(page) == STEPS - 1
+
+
+@pytest.mark.parametrize("by", ["button", "space"])
+def test_it_plays_from_the_first_to_the_last(show: Show, by: str) -> None:
+    page = show("traced")
+    seen = page.evaluate_handle(
+        """() => {
+            const told = [];
+            const where = document.querySelector('#where'), play = document.querySelector('#play');
+            new MutationObserver(() => told.push([where.textContent.split(',')[0], play.textContent]))
+                .observe(where, {childList: true});
+            return told;
+        }"""
+    )
+    if by == "button":
+        page.get_by_role("button", name="Play").click()
+    else:
+        page.get_by_label("Step", exact=True).press(" ")
+    page.wait_for_function(f"told => told.length >= {STEPS - START}", arg=seen)
+    names = ["Pause"] * (STEPS - START - 1) + ["Play"]
+    assert seen.json_value()[1:] == [
+        [f"step {step}", name] for step, name in zip(range(START + 1, STEPS), names[1:], strict=True)
+    ]
+    assert shown_step(page) == STEPS - 1
+
+
+def test_all_curves_show_the_step_of_the_frame(show: Show) -> None:
+    page = show("traced")
+    page.get_by_label("Step", exact=True).press("Home")
+    for plot in page.locator(".plot").all():
+        place = plot.locator("circle").first if plot.get_attribute("id") != "schedule" else plot.locator(".mark")
+        name = "cx" if plot.get_attribute("id") != "schedule" else "x1"
+        if plot.get_attribute("id") != "x0-change":  # of the first step there is no change
+            assert float(plot.locator(".cursor").get_attribute("x1") or 0) == pytest.approx(
+                float(place.get_attribute(name) or -1), abs=0.01
+            )
+        expect(plot.locator(".cursor")).to_have_attribute("visibility", "visible")
+    assert page.locator("#angle .value").all_inner_texts() == ["17"]
+    assert page.locator("#predictions .value").all_inner_texts() == ["28.4", "25", "28"]
+
+
+def test_each_plot_has_a_point_for_each_number(show: Show) -> None:
+    page = show("traced")
+    numbers = {plot.get_attribute("id"): plot.locator("circle").count() for plot in page.locator(".plot").all()}
+    assert numbers == {
+        **{"schedule": 20, "predictions": 24, "angle": 8, "distance": 8, "latents": 24, "x0-change": 7},
+        **{"losses": 4, "losses-scaled": 4},
+    }
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_the_page_shuts_nobody_out(show: Show, scheme: str) -> None:
+    page = show("traced", color_scheme=scheme)
+    for details in page.locator("details").all():
+        details.evaluate("element => { element.open = true; }")
+    found = Axe().run(page)
+    assert found.violations_count == 0, found.generate_report()
+
+
+def test_the_theme_can_be_chosen(show: Show) -> None:
+    page = show("plain", color_scheme="light")
+
+    def paper() -> str:
+        colour: str = page.evaluate("getComputedStyle(document.body).backgroundColor")
+        return colour
+
+    light = paper()
+    page.get_by_role("button", name="Dark").click()
+    dark = paper()
+    assert dark != light
+    page.get_by_role("button", name="Light").click()
+    assert paper() == light
+    page.emulate_media(color_scheme="dark")
+    assert paper() == light, "what was chosen stays"
+
+
+@pytest.mark.parametrize("name", ["traced", "hostile"])
+def test_a_phone_needs_no_scrolling_to_the_side(show: Show, name: str) -> None:
+    page = show(name, viewport=PHONE)
+    assert page.evaluate("document.documentElement.scrollWidth") == PHONE["width"]
+
+
+def test_paper_has_frames_instead_of_controls(show: Show) -> None:
+    page = show("traced")
+    page.emulate_media(media="print")
+    assert page.locator("#frames > li:visible").count() == STEPS - START
+    expect(page.locator("#scrubber")).to_be_hidden()
+    expect(page.locator("#theme")).to_be_hidden()
+
+
+def test_without_its_script_every_frame_is_there(show: Show) -> None:
+    page = show("traced", java_script_enabled=False)
+    assert page.locator("#frames > li:visible").count() == STEPS - START
+    expect(page.locator("#scrubber")).to_be_hidden()
+
+
+def test_hostile_words_do_nothing(show: Show) -> None:
+    page = show("hostile")
+    assert "</script></style><img src=x onerror=alert(1)>" in page.locator("h1").inner_text()
+    assert page.locator("script").count() == 1
+    page.get_by_label("Step", exact=True).press("Home")
+    assert shown_step(page) == 0
+
+
+def test_the_policy_lets_no_other_script_run(show: Show, files: dict[str, Path], browser: Browser) -> None:
+    """As if the template had let one through."""
+    forged = files["plain"].with_name("forged.html")
+    text = files["plain"].read_text(encoding="utf-8")
+    forged.write_text(text.replace("</main>", "<img src=x onerror=\"document.title='run'\"></main>"), encoding="utf-8")
+    page = browser.new_page()
+    refused: list[str] = []
+    page.on("console", lambda message: refused.append(message.text))
+    page.goto(forged.as_uri())
+    assert page.title() != "run"
+    assert any("Content Security Policy" in text for text in refused)
+    page.close()
