@@ -16,7 +16,7 @@ from farm.cli.main import farm
 
 PAGE = Path(__file__).parent / "docs" / "commands.md"
 _BEGIN, _END = "<!-- written by make docs -->", "<!-- end -->"
-_MANY = 5
+_MANY, _VERY_MANY = 5, 20
 """A command that has another one's options, and at least so many, names that one instead of listing them again."""
 
 
@@ -28,7 +28,8 @@ def written(page: str) -> str:
         raise ValueError(f"the page has no {_BEGIN} … {_END}")
     root = click.Context(farm, info_name="farm")
     commands = [_sub(root, name) for name in farm.list_commands(root)]
-    sections = (text for command in commands for text in _sections(command))
+    told: list[click.Context] = []
+    sections = (text for command in commands for text in _sections(command, told))
     return f"{before}{begin}\n\n" + "\n\n".join([_overview(commands), *sections]) + f"\n\n{end}{after}"
 
 
@@ -47,39 +48,44 @@ def _sub(parent: click.Context, name: str) -> click.Context:
     return click.Context(command, info_name=name, parent=parent)
 
 
-def _sections(context: click.Context) -> Iterator[str]:
-    """A command's section, and one for each of its own commands."""
+def _sections(context: click.Context, told: list[click.Context]) -> Iterator[str]:
+    """A command's section, and one for each of its own commands; `told` are those of which there is one already."""
     yield f"## {context.command_path}"
-    yield from _body(context, ())
+    yield from _body(context, told)
     if not isinstance(context.command, click.Group):
+        told.append(context)
         return
-    siblings: list[click.Context] = []
     for name in context.command.commands:  # as they were written: click lists them by their letters
         own = _sub(context, name)
         yield f"### {own.command_path}"
-        yield from _body(own, siblings)
-        siblings.append(own)
+        yield from _body(own, told)
+        told.append(own)
 
 
-def _body(context: click.Context, siblings: Sequence[click.Context]) -> Iterator[str]:
+def _body(context: click.Context, told: Sequence[click.Context]) -> Iterator[str]:
     command = context.command
     yield _block([f"{context.command_path} {' '.join(command.collect_usage_pieces(context))}"])
     yield from _paragraphs(command.help or "")
-    yield from _options(context, siblings)
+    yield from _options(context, told)
     yield from _paragraphs(command.epilog or "")
 
 
-def _options(context: click.Context, siblings: Sequence[click.Context]) -> Iterator[str]:
+def _options(context: click.Context, told: Sequence[click.Context]) -> Iterator[str]:
     options = _records(context)
-    like = next(
-        (other for other in siblings if len(theirs := _records(other)) >= _MANY and set(theirs) <= set(options)), None
-    )
+    like = next((other for other in told if _has_those_of(options, _records(other))), None)
     if like:
         theirs = _records(like)
+        lacking = ", ".join(f"`{record[0].split()[0]}`" for record in theirs if record not in options)
         options = [record for record in options if record not in theirs]
-        yield f"The options of {_link(like)}, and:" if options else f"The options of {_link(like)}."
+        yield f"The options of {_link(like)}{f' but {lacking}' if lacking else ''}{', and:' if options else '.'}"
     if options:
         yield "\n".join(f"- `{option}`: {_meaning(text)}" for option, text in options)
+
+
+def _has_those_of(options: Sequence[tuple[str, str]], theirs: Sequence[tuple[str, str]]) -> bool:
+    """Whether a command has another one's many options, or all of them but one where they are very many."""
+    lacking = set(theirs) - set(options)
+    return len(theirs) >= _MANY and len(lacking) <= (len(theirs) >= _VERY_MANY)
 
 
 def _records(context: click.Context) -> list[tuple[str, str]]:
@@ -101,7 +107,7 @@ def _extra(text: str) -> str:
         return f"{between[1]} to {between[2]}"
     if least := re.fullmatch(r"x>=(\d+)", text):
         return f"{least[1]} or more"
-    return text if text.startswith("default: ") else f"default: {text}"
+    return text if text == "required" or text.startswith("default: ") else f"default: {text}"
 
 
 def _paragraphs(text: str) -> Iterator[str]:

@@ -25,7 +25,8 @@ INTERRUPTED = 130
 
 SECTIONS = {
     "Submit": {
-        "submit": LazyCommand("submit:submit", "Queue pictures: txt2img, img2img, mix, guided, batch."),
+        "submit": LazyCommand("submit:submit", "Queue pictures: txt2img, img2img, mix, guided, batch, grid."),
+        "morph": LazyCommand("morph:morph", "Queue a film from one prompt to another."),
         "rerun": LazyCommand("rerun:rerun", "Render a picture again, from what it says of itself."),
     },
     "Follow": {
@@ -39,6 +40,7 @@ SECTIONS = {
     "Fetch": {
         "fetch": LazyCommand("results:fetch", "Bring pictures and traces here, checked."),
         "sheet": LazyCommand("results:sheet", "Make one labelled sheet of many pictures."),
+        "film": LazyCommand("film:film", "Make a film of many pictures."),
         "trace": LazyCommand("trace:trace", "Make one page of how a picture came to be."),
         "open": LazyCommand("open:open_job", "Show a picture, or its page, in the system's viewer."),
     },

@@ -59,18 +59,19 @@ def expand(
     (which itself is 100,000 at most).
     """
     limit = min(limit, MAX_JOBS)
-    _refuse_more(limit, count(document))
+    refuse_more(limit, count(document))
     requests: list[JobRequest] = []
     for position, fields, axes in _entries(document):
         with _naming(position):
-            made = [_request(fields, choices, folder) for choices in itertools.product(*axes)]
+            made = [request(fields, choices, folder) for choices in itertools.product(*axes)]
             check(made)
         requests += made
-    _refuse_more(limit, sum(request.count for request in requests))
+    refuse_more(limit, sum(request.count for request in requests))
     return requests
 
 
-def _refuse_more(limit: int, number: int) -> None:
+def refuse_more(limit: int, number: int) -> None:
+    """Raise `InvalidInput` for more than `limit` jobs."""
     if number > limit:
         raise InvalidInput(f"makes {number:,} jobs, more than {limit:,}")
 
@@ -91,14 +92,14 @@ def _entries(document: Any) -> Iterator[tuple[int, dict[str, Any], list[list[Cho
     """Each entry of `jobs`: its position from 1, its fields over the defaults, its axes."""
     if not isinstance(document, dict) or not isinstance(document.get("jobs"), list) or not document["jobs"]:
         raise InvalidInput("has no list of jobs", hint="the form is {defaults: {…}, jobs: [{prompt: …}, …]}")
-    _refuse_unknown(document, ("defaults", "jobs"))
+    refuse_unknown(document, ("defaults", "jobs"))
     defaults = _mapping(document.get("defaults") or {}, "defaults")
     _refuse_large(defaults)
-    _refuse_unknown(defaults, JobRequest.model_fields, within="defaults: ")
+    refuse_unknown(defaults, JobRequest.model_fields, within="defaults: ")
     for position, entry in enumerate(document["jobs"], start=1):
         with _naming(position):
             job = _mapping(entry, "the entry")
-            _refuse_unknown(job, (*JobRequest.model_fields, *_EXPANSIONS))
+            refuse_unknown(job, (*JobRequest.model_fields, *_EXPANSIONS))
             fields = {name: value for name, value in job.items() if name not in _EXPANSIONS}
             _refuse_large(fields)
             if isinstance(defaults.get("labels"), dict) and isinstance(fields.get("labels"), dict):
@@ -143,7 +144,11 @@ def _whole_count(value: Any) -> int:
     return max(int(value), 1)
 
 
-def _request(fields: Mapping[str, Any], choices: Iterable[Choice], folder: Path) -> JobRequest:
+def request(fields: Mapping[str, Any], choices: Iterable[Choice], folder: Path = Path()) -> JobRequest:
+    """The request that these fields make with the choices over them; a relative `init` is beside `folder`.
+
+    Raises `InvalidInput` naming the field at fault.
+    """
     chosen = copy.deepcopy(dict(fields))
     for choice in choices:
         for path, value in choice.items():
@@ -186,7 +191,7 @@ def _item(target: Any, part: str, path: str) -> Any:
 
 def _lists(sweeps: Any, name: str) -> dict[str, list[Any]]:
     for field, values in _mapping(sweeps, name).items():
-        _refuse_unknown((field.partition(".")[0],), JobRequest.model_fields, within=f"{name}: ")
+        refuse_unknown((field.partition(".")[0],), JobRequest.model_fields, within=f"{name}: ")
         if not isinstance(values, list) or not values:
             raise InvalidInput("must be a list of values", field=f"{name}.{field}")
         for value in values:
@@ -200,7 +205,8 @@ def _mapping(value: Any, what: str) -> dict[str, Any]:
     return value
 
 
-def _refuse_unknown(given: Iterable[str], known: Iterable[str], *, within: str = "") -> None:
+def refuse_unknown(given: Iterable[str], known: Iterable[str], *, within: str = "") -> None:
+    """Raise `InvalidInput` for the first name that is not known, with the one that may be meant."""
     known = list(known)
     for name in given:
         if name not in known:

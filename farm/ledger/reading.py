@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterator, Sequence
 from typing import Any
 
 import redis
 
 from farm import keys
-from farm.errors import FarmError, JobNotFound, LedgerUnavailable, WrongBucket
+from farm.errors import FarmError, InvalidInput, JobNotFound, LedgerUnavailable, WrongBucket
 from farm.jobs.spec import JobSpec
 from farm.jobs.status import STATES, JobStatus, State, WorkerInfo, damaged
 from farm.ledger.connection import CHUNK, Connection, in_groups, milliseconds
@@ -79,6 +80,21 @@ class Reading(Connection):
         if text is None:
             raise JobNotFound(f"there is no job {job}")
         return JobSpec.from_json(text)
+
+    def specs(self, jobs: Sequence[str]) -> dict[str, JobSpec]:
+        """What those of the jobs render whose record is there and can be read, by id."""
+        found: dict[str, JobSpec] = {}
+        for chunk in in_groups(jobs, CHUNK):
+            with self._talking():
+                pipeline = self.redis.pipeline(transaction=False)
+                for job in chunk:
+                    pipeline.hget(self._key("job", job), "spec")
+                texts = pipeline.execute(raise_on_error=False)
+            for job, text in zip(chunk, texts, strict=True):
+                if isinstance(text, str):
+                    with contextlib.suppress(InvalidInput):
+                        found[job] = JobSpec.from_json(text)
+        return found
 
     def page(self, *, state: State | None = None, limit: int = 50, offset: int = 0) -> list[JobStatus]:
         """The jobs of `newest` whose record can be read."""

@@ -74,7 +74,7 @@ def check_init(data: bytes, *, name: str) -> InitImage:
     """Check bytes said to be an image, decoding all of them. Raises `InvalidInput` naming `name`."""
     picture, fault = _decoded(data, name)
     warnings = (f"the colour profile of {name} {fault}: its colours are taken as sRGB",) if fault else ()
-    return InitImage(data, _extension(data), *picture.size, warnings)
+    return InitImage(data, extension(data), *picture.size, warnings)
 
 
 def decode(data: bytes, *, name: str) -> Image.Image:
@@ -151,6 +151,6 @@ def _upright(picture: Image.Image, opened: Image.Image) -> Image.Image:
     return picture if turn is None else picture.transpose(turn)
 
 
-def _extension(data: bytes) -> str:
+def extension(data: bytes) -> str:
     """Of a picture that was read: which of the formats it is."""
     return "png" if data.startswith(b"\x89PNG") else "jpeg" if data.startswith(b"\xff\xd8") else "webp"

@@ -10,19 +10,19 @@ from pathlib import Path
 from PIL import Image
 
 from farm.errors import InvalidInput
-from farm.jobs.spec import JobSpec
+from farm.jobs.describe import BETWEEN, describe
 from farm.pictures.images import decode
 from farm.pictures.lettering import Lettering, Line
 from farm.pictures.provenance import spec_in
 
 MAX_TILES = 1_000
-_TILE = 256
-_GAP = 24
-_MARGIN = 40
-_PAPER, _INK, _FAINT = (250, 249, 246), (34, 34, 38), (128, 126, 122)
-_TITLE_SIZE, _DETAIL_SIZE = 17, 13
-_LEADING = 1.35
-_MOST_TITLE_LINES, _MOST_DETAIL_LINES = 3, 2
+TILE = 256
+GAP = 24
+MARGIN = 40
+PAPER, INK, FAINT = (250, 249, 246), (34, 34, 38), (128, 126, 122)
+TITLE_SIZE, DETAIL_SIZE = 17, 13
+LEADING = 1.35
+_MOST_TITLE_LINES, _MOST_DETAIL_LINES = 3, 3
 _REDUCING_GAP = 3.0
 """A larger picture is halved, thirded… to this times a tile's size first, which takes no time and shows in no pixel."""
 
@@ -46,7 +46,7 @@ class Caption:
     @property
     def height(self) -> int:
         """In pixels, with the space above it."""
-        return round(_LEADING * (len(self.title) * _TITLE_SIZE + len(self.detail) * _DETAIL_SIZE) + _TITLE_SIZE * 0.6)
+        return round(LEADING * (len(self.title) * TITLE_SIZE + len(self.detail) * DETAIL_SIZE) + TITLE_SIZE * 0.6)
 
 
 def tile_of(data: bytes, *, name: str) -> Tile:
@@ -54,21 +54,9 @@ def tile_of(data: bytes, *, name: str) -> Tile:
 
     Raises `InvalidInput` if the bytes are not an image.
     """
-    picture = _fitted(decode(data, name=name))
+    picture = fitted(decode(data, name=name))
     spec = spec_in(data)
     return Tile(picture, title=spec.prompt, detail=describe(spec)) if spec else Tile(picture, title=Path(name).name)
-
-
-def describe(spec: JobSpec) -> str:
-    """`mix · seed 7 · 30 steps · lms · blue x200`."""
-    parts = [
-        spec.mode,
-        f"seed {spec.seed}",
-        f"{spec.steps_to_do} step{'s' if spec.steps_to_do > 1 else ''}",
-        spec.sampler,
-    ]
-    parts += [loss.name if loss.scale is None else f"{loss.name} x{loss.scale:g}" for loss in spec.guidance.losses]
-    return " · ".join(parts)
 
 
 def contact_sheet(
@@ -84,7 +72,7 @@ def contact_sheet(
     columns = min(columns or math.ceil(math.sqrt(len(tiles) * 1.4)), len(tiles))
     lettering = lettering or Lettering()
     rows = [tiles[start : start + columns] for start in range(0, len(tiles), columns)]
-    pictures = [[_fitted(tile.picture) for tile in row] for row in rows]
+    pictures = [[fitted(tile.picture) for tile in row] for row in rows]
     captions = [[_caption(tile, lettering) if labels else Caption() for tile in row] for row in rows]
     heights = [
         max(picture.height for picture in row) + (max(caption.height for caption in beneath) if labels else 0)
@@ -92,38 +80,51 @@ def contact_sheet(
     ]
     page = Image.new(
         "RGB",
-        (2 * _MARGIN + columns * _TILE + (columns - 1) * _GAP, 2 * _MARGIN + sum(heights) + (len(rows) - 1) * _GAP),
-        _PAPER,
+        (2 * MARGIN + columns * TILE + (columns - 1) * GAP, 2 * MARGIN + sum(heights) + (len(rows) - 1) * GAP),
+        PAPER,
     )
-    top = _MARGIN
+    top = MARGIN
     for row, beneath, height in zip(pictures, captions, heights, strict=True):
         highest = max(picture.height for picture in row)
         for column, (picture, caption) in enumerate(zip(row, beneath, strict=True)):
-            left = _MARGIN + column * (_TILE + _GAP)
-            page.paste(picture, (left + (_TILE - picture.width) // 2, top + highest - picture.height))
+            left = MARGIN + column * (TILE + GAP)
+            page.paste(picture, (left + (TILE - picture.width) // 2, top + highest - picture.height))
             _write_caption(page, caption, lettering, left, top + highest)
-        top += height + _GAP
+        top += height + GAP
     return page
 
 
-def _fitted(picture: Image.Image) -> Image.Image:
-    """As large as a tile allows, its proportions kept."""
-    scale = min(_TILE / picture.width, _TILE / picture.height)
+def fitted(picture: Image.Image) -> Image.Image:
+    """The picture as large as a tile allows, its proportions kept."""
+    scale = min(TILE / picture.width, TILE / picture.height)
     size = (max(1, round(picture.width * scale)), max(1, round(picture.height * scale)))
     return picture.convert("RGB").resize(size, Image.Resampling.LANCZOS, reducing_gap=_REDUCING_GAP)
 
 
 def _caption(tile: Tile, lettering: Lettering) -> Caption:
     return Caption(
-        lettering.lines(tile.title, _TITLE_SIZE, width=_TILE, most=_MOST_TITLE_LINES),
-        lettering.lines(tile.detail, _DETAIL_SIZE, width=_TILE, most=_MOST_DETAIL_LINES),
+        lettering.lines(tile.title, TITLE_SIZE, width=TILE, most=_MOST_TITLE_LINES),
+        _part_by_part(tile.detail, lettering),
     )
 
 
+def _part_by_part(detail: str, lettering: Lettering) -> list[Line]:
+    """The details in lines that are broken between parts: `guidance` and its number stand together."""
+    lines: list[str] = []
+    for part in detail.split(BETWEEN):
+        longer = BETWEEN.join([*lines[-1:], part])
+        fits = len(lettering.lines(longer, DETAIL_SIZE, width=TILE, most=2)) == 1
+        if lines and (fits or len(lines) == _MOST_DETAIL_LINES):
+            lines[-1] = longer
+        else:
+            lines.append(part)
+    return [line for text in lines for line in lettering.lines(text, DETAIL_SIZE, width=TILE, most=1)]
+
+
 def _write_caption(page: Image.Image, caption: Caption, lettering: Lettering, left: int, bottom: int) -> None:
-    top = bottom + _TITLE_SIZE * 0.5
-    for lines, size, colour in ((caption.title, _TITLE_SIZE, _INK), (caption.detail, _DETAIL_SIZE, _FAINT)):
+    top = bottom + TITLE_SIZE * 0.5
+    for lines, size, colour in ((caption.title, TITLE_SIZE, INK), (caption.detail, DETAIL_SIZE, FAINT)):
         for line in lines:
-            begin = left if line.rightwards else left + _TILE - line.width
+            begin = left if line.rightwards else left + TILE - line.width
             lettering.draw(page, line, begin, top, size, colour)
-            top += size * _LEADING
+            top += size * LEADING

@@ -251,6 +251,10 @@ class FakeLedger(Ledger):
         with self._doing("get"):
             return self._known(job).new.spec
 
+    def specs(self, jobs: Sequence[str]) -> dict[str, JobSpec]:
+        with self._doing("get"):
+            return {job: self._records[job].new.spec for job in jobs if job in self._records}
+
     def newest(self, *, state: State | None = None, limit: int = 50, offset: int = 0) -> list[str]:
         with self._doing("get"):
             found = [one for one in self._records.values() if state in (None, one.state)]

@@ -55,6 +55,10 @@ def test_the_base_install_submits_and_fetches(base_python: Path, environment: di
     run("trace", job, "--out", "renders")  # by files of the package that are no Python
     assert "</html>" in (tmp_path / "renders" / f"{job}.trace.html").read_text(encoding="utf-8")
 
+    assert "1 picture" in run("sheet", job, "--x", "seed", "--html", "sheet.html")
+    assert "data:image/png" in (tmp_path / "sheet.html").read_text(encoding="utf-8")
+    assert run("film", job) == "film.webp  1 frame, 64×64 pixels\n"
+
 
 def test_the_base_install_says_what_a_worker_needs(base_python: Path, environment: dict[str, str]) -> None:
     done = subprocess.run(

@@ -12,18 +12,16 @@ from collections.abc import Iterator, Mapping
 from dataclasses import asdict
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Self
 
-import numpy as np
 from PIL import Image
 
 from farm.jobs.spec import ResolvedSpec, TraceLevel
+from farm.pictures.video import Video
 from worker.engine.request import Pixels, StepRecord
 from worker.results.finished import Artifact
 
-FRAMES_PER_SECOND = 12
 _JPEG_QUALITY = 92
-_CONSTANT_RATE_FACTOR = "18"  # of x264: visually lossless
 
 
 _NUMBERS = "trace.jsonl"
@@ -83,7 +81,7 @@ class TraceWriter:
         self._start: Artifact | None = None
         self._frames: list[Artifact] = []
         self._lines = (folder / _NUMBERS).open("wb") if level != "none" else None
-        self._video: _Video | None = None
+        self._video: Video | None = None
         for name, data in sorted((so_far or {}).items()):
             self._take_up(name, data)
 
@@ -153,38 +151,11 @@ class TraceWriter:
     def _add_frame(self, path: Path) -> None:
         self._frames.append(Artifact(f"trace/{path.name}", "image/jpeg", path))
         if self._level == "video":
-            with Image.open(path) as picture:
-                frame = np.asarray(picture)
-            if self._video is None:
-                self._video = _Video(self._folder / "trace.mp4", width=frame.shape[1], height=frame.shape[0])
-            self._video.add(frame)
+            with Image.open(path) as frame:
+                if self._video is None:
+                    self._video = Video(self._folder / "trace.mp4", width=frame.width, height=frame.height)
+                self._video.add(frame)
 
 
 def _write_jpeg(frame: Pixels, path: Path) -> None:
     Image.fromarray(frame, mode="RGB").save(path, "JPEG", quality=_JPEG_QUALITY)
-
-
-class _Video:
-    """An H.264 file that every browser plays: yuv420p, 12 frames a second, index first."""
-
-    def __init__(self, path: Path, *, width: int, height: int) -> None:
-        import av
-
-        self.path = path
-        self._container: Any = av.open(str(path), "w", options={"movflags": "+faststart"})
-        self._stream = self._container.add_stream("libx264", rate=FRAMES_PER_SECOND)
-        self._stream.width, self._stream.height = width, height
-        self._stream.pix_fmt = "yuv420p"
-        self._stream.options = {"crf": _CONSTANT_RATE_FACTOR, "preset": "medium", "threads": "1"}
-        self._open = True
-
-    def add(self, frame: Pixels) -> None:
-        import av
-
-        self._container.mux(self._stream.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")))
-
-    def close(self) -> None:
-        if self._open:
-            self._open = False
-            self._container.mux(self._stream.encode(None))
-            self._container.close()

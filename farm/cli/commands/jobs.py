@@ -17,6 +17,8 @@ from farm.cli.view.style import STYLES
 from farm.cli.view.summary import values_of
 from farm.client import FarmClient
 from farm.errors import InvalidInput, WrongState
+from farm.jobs.describe import describe
+from farm.jobs.spec import JobSpec
 from farm.jobs.status import STATES, TERMINAL, JobStatus, State
 
 if TYPE_CHECKING:
@@ -76,12 +78,13 @@ def status(names: tuple[str, ...], as_json: bool) -> None:
     with FarmClient.connect() as farm:
         jobs = farm.resolve(names)
         statuses = farm.ledger.get_many(jobs)
+        specs = {} if as_json else farm.ledger.specs(jobs)
     note_unreadable(len(jobs) - len(statuses))
     if as_json:
         return print_json([status.model_dump(mode="json") for status in statuses])
     for position, status in enumerate(statuses):
         click.echo(("\n" if position else "") + click.style(status.id, bold=True), nl=False)
-        say(*_details(status))
+        say(*_details(status, specs.get(status.id)))
 
 
 @click.command(
@@ -193,9 +196,11 @@ def _tell_cancelled(before: dict[str, State]) -> None:
     say(f"{plural(cancelled, 'job')} cancelled" + (f" ({rest} already)" if rest else ""))
 
 
-def _details(status: JobStatus) -> Iterator[str]:
+def _details(status: JobStatus, spec: JobSpec | None) -> Iterator[str]:
     yield f"  {status.state}"
     yield f"  prompt     {status.prompt}"
+    if spec:
+        yield f"  settings   {describe(spec)}"
     yield f"  model      {status.model} · priority {status.priority}"
     yield f"  step       {status.step} of {status.steps}"
     if status.attempt:

@@ -2,29 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Sequence
-from itertools import groupby
+from collections.abc import Collection, Sequence
+from contextlib import ExitStack
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
+from farm.cli.commands.pictures import name_unfinished, named_pictures, naming_no_option
 from farm.cli.options.naming import jobs_argument
 from farm.cli.view.output import json_option, note, note_unreadable, plural, print_json, say
 from farm.cli.view.progress import NOT_ALL_DONE, follow
 from farm.cli.view.summary import tell_warnings
 from farm.client import FarmClient
-from farm.errors import InvalidInput, WrongState
+from farm.errors import InvalidInput
 from farm.host.places import check_file, check_folder, replacing
 
 if TYPE_CHECKING:
     from farm.jobs.status import JobStatus
-    from farm.pictures.sheet import Tile
+    from farm.pictures.lettering import Lettering
 
 _FOLDER = click.Path(path_type=Path, file_okay=False)
 _FILE = click.Path(path_type=Path, dir_okay=False)
-_PICTURE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
-_NAMED_UNFINISHED = 5
 _NAMED_SIGNS = 10
 
 
@@ -62,7 +62,7 @@ def fetch(names: tuple[str, ...], out: Path, everything: bool, overwrite: bool, 
     fetching.tell(haul, out, quiet=as_json)
     if as_json or not wait:  # else they were named when all was over
         tell_warnings(statuses)
-    _name_unfinished([status for status in statuses if status.state != "done"])
+    name_unfinished([status for status in statuses if status.state != "done"])
     if haul.errors:
         raise click.exceptions.Exit(haul.errors[0].exit_code)
     if len(done) < len(jobs):
@@ -74,6 +74,7 @@ def fetch(names: tuple[str, ...], out: Path, everything: bool, overwrite: bool, 
     Examples:
       farm sheet 0kz3 --out otters.png
       farm sheet renders/*.png --out sheet.png --columns 4
+      farm sheet 0kz3 --x guidance --y steps --html sheet.html
     """
 )
 @click.argument("names", metavar="JOB|BATCH|FILE…", nargs=-1, required=True)
@@ -82,24 +83,67 @@ def fetch(names: tuple[str, ...], out: Path, everything: bool, overwrite: bool, 
 )
 @click.option("--columns", type=click.IntRange(1, 100), metavar="N", help="Pictures in a row.  [default: about square]")
 @click.option("--labels/--no-labels", default=True, help="Write prompt, mode and seed beneath.  [default: labels]")
+@click.option("--x", metavar="FIELD", help="A column for each value of this field, such as guidance or losses.0.scale.")
+@click.option("--y", metavar="FIELD", help="With --x: a row for each value of this field.")
+@click.option("--z", metavar="FIELD", help="With --x: a page for each value of this field, one below the other.")
+@click.option("--html", type=_FILE, metavar="FILE", help="Of a sheet with axes: a page as well, in which cells open.")
 @click.option("--overwrite", is_flag=True, help="Replace FILE if it exists.")
-def sheet(names: tuple[str, ...], out: Path, columns: int | None, labels: bool, overwrite: bool) -> None:
-    """Make one labelled sheet of many pictures: of jobs, batches, or files."""
-    from farm.pictures.lettering import Lettering
-    from farm.pictures.sheet import contact_sheet
+def sheet(
+    names: tuple[str, ...],
+    out: Path,
+    columns: int | None,
+    labels: bool,
+    html: Path | None,
+    overwrite: bool,
+    **axes: str | None,
+) -> None:
+    """Make one labelled sheet of many pictures: of jobs, batches, or files.
 
-    if out.suffix.lower() != ".png":
-        raise InvalidInput(f"{out} does not end in .png", field="--out")
-    if out.exists() and not overwrite:
-        raise InvalidInput(f"{out} already exists", field="--out", hint="add --overwrite to replace it")
-    check_file(out, option="--out")
-    tiles = list(_tiles(names))
-    lettering = Lettering()
+    With --x the pictures stand where their values meet. A batch of 'farm submit grid' knows its axes: --columns lays
+    it out like any other. What is not done yet, or failed, has an empty cell that says so.
+    """
+    from farm.cli.commands import tables
+    from farm.pictures.lettering import Lettering
+
+    _check_target(out, ".png", option="--out", overwrite=overwrite)
+    if html:
+        _check_target(html, ".html", option="--html", overwrite=overwrite)
+    fields, lettering = tables.fields_of(axes), Lettering()
+    if fields and columns:
+        raise InvalidInput("a sheet with axes has as many as there are values", field="--columns", hint="leave it out")
+    if fields or (columns is None and tables.are_of_a_grid(names)):
+        with ExitStack() as connections:
+            farm = cache(lambda: connections.enter_context(FarmClient.connect()))
+            table = tables.table_of(tables.sources(names, farm), fields, with_files=html is not None)
+        say(tables.save(table, out, lettering, option="--out"))
+        if html:
+            say(tables.save_page(table, html, option="--html"))
+    elif html:
+        raise InvalidInput("needs a sheet with axes", field="--html", hint="add --x FIELD, and --y FIELD")
+    else:
+        say(_contact_sheet(names, out, lettering, columns=columns, labels=labels))
+    _tell_missing(lettering.missing)
+
+
+def _contact_sheet(names: Sequence[str], out: Path, lettering: Lettering, *, columns: int | None, labels: bool) -> str:
+    """Write a sheet without axes. Returns a line for people."""
+    from farm.pictures.sheet import contact_sheet, tile_of
+
+    with naming_no_option():
+        tiles = [tile_of(data, name=name) for name, data in named_pictures(names)]
     page = contact_sheet(tiles, columns=columns, labels=labels, lettering=lettering)
     with replacing(out, option="--out") as unfinished:
         page.save(unfinished, "PNG")
-    say(f"{out}  {plural(len(tiles), 'picture')}, {page.width}×{page.height} pixels")
-    _tell_missing(lettering.missing)
+    return f"{out}  {plural(len(tiles), 'picture')}, {page.width}×{page.height} pixels"
+
+
+def _check_target(file: Path, suffix: str, *, option: str, overwrite: bool) -> None:
+    """Raise `InvalidInput` unless a file of this kind can be written there."""
+    if file.suffix.lower() != suffix:
+        raise InvalidInput(f"{file} does not end in {suffix}", field=option)
+    if file.exists() and not overwrite:
+        raise InvalidInput(f"{file} already exists", field=option, hint="add --overwrite to replace it")
+    check_file(file, option=option)
 
 
 def _tell_missing(signs: Collection[str]) -> None:
@@ -116,53 +160,3 @@ def _awaited(farm: FarmClient, jobs: Sequence[str], *, quiet: bool) -> Sequence[
         return follow(farm, jobs)
     latest = {status.id: status for status in farm.watch(jobs)}
     return [latest[job] for job in jobs if job in latest]
-
-
-def _name_unfinished(statuses: Sequence[JobStatus]) -> None:
-    for status in statuses[:_NAMED_UNFINISHED]:
-        why = f": {status.error.message}" if status.error else ""
-        note(f"farm: {status.id} is {status.state}{why}")
-    if len(statuses) > _NAMED_UNFINISHED:
-        note(f"farm: and {plural(len(statuses) - _NAMED_UNFINISHED, 'job')} more")
-
-
-def _tiles(names: Sequence[str]) -> Iterator[Tile]:
-    """A tile for each file, and for each done job that the other names mean, in the order given."""
-    for are_files, group in groupby(names, key=_means_file):
-        if are_files:
-            yield from map(_tile_of_file, group)
-        else:
-            with FarmClient.connect() as farm:
-                yield from _tiles_of_jobs(farm, list(group))
-
-
-def _tile_of_file(name: str) -> Tile:
-    from farm.pictures.images import MAX_BYTES
-    from farm.pictures.sheet import tile_of
-
-    try:
-        with Path(name).open("rb") as file:
-            return tile_of(file.read(MAX_BYTES + 1), name=name)
-    except OSError as error:
-        raise InvalidInput(f"{name} cannot be read: {error.strerror}") from error
-    except InvalidInput as error:  # of the field `init`, which nobody gave
-        raise InvalidInput(error.reason, hint=error.hint) from error
-
-
-def _tiles_of_jobs(farm: FarmClient, names: Sequence[str]) -> Iterator[Tile]:
-    from farm.bucket.fetch import IMAGE
-    from farm.pictures.images import MAX_BYTES
-    from farm.pictures.sheet import tile_of
-
-    statuses = farm.status(names)
-    done = [status for status in statuses if status.state == "done"]
-    if not done:
-        raise WrongState("none of these jobs is done", hint=f"follow them with 'farm watch {' '.join(names)}'")
-    _name_unfinished([status for status in statuses if status.state != "done"])
-    for status in done:
-        image = farm.result(status.id).objects[IMAGE]
-        yield tile_of(farm.storage.get(image.key, limit=MAX_BYTES), name=f"{status.id}.png")
-
-
-def _means_file(name: str) -> bool:
-    return name.lower().endswith(_PICTURE_SUFFIXES) or "/" in name or Path(name).is_file()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -11,21 +12,37 @@ from farm.cli.view.output import note, plural, print_json, say
 from farm.host.places import check_folder
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from farm.client import FarmClient
     from farm.client.client import Submission
     from farm.client.planning import Draft
     from farm.jobs.spec import JobSpec
 
 
+@dataclass(frozen=True)
+class Yield:
+    """What is made of all of a batch's pictures: what it is called, what makes it at any time, and what does so now.
+
+    `command` has the batch as `{batch}`; `make` is called with the folder that the pictures were fetched to.
+    """
+
+    what: str
+    command: str
+    make: Callable[[FarmClient, Submission, Path], None]
+
+
 def send(
     drafts: Sequence[Draft],
     options: Mapping[str, Any],
     *,
+    yields: Yield | None = None,
     afterwards: Callable[[FarmClient, Submission], None] | None = None,
 ) -> None:
     """Do what the sending options say. Exits with 3 if jobs were waited for and not all are done.
 
-    If they were waited for and all are done, `afterwards` is called.
+    What the batch `yields` is made once its pictures are fetched; else it is said how to make it. If the jobs were
+    waited for and all are done, `afterwards` is called.
     """
     if options["dry_run"]:
         from farm.client.planning import dry_run
@@ -36,9 +53,11 @@ def send(
     follows = _follows(options)
     with FarmClient.connect() as farm:
         submission = farm.submit(drafts)
-        _tell(submission, options, follows=follows)
+        _tell(submission, options)
+        if not (options["as_json"] or options["out"]):
+            _tell_what_next(submission, yields, follows=follows)
         if follows:
-            _see_through(farm, submission, options)
+            _see_through(farm, submission, options, yields)
             if afterwards:
                 afterwards(farm, submission)
 
@@ -58,7 +77,7 @@ def _planned(job: Any) -> dict[str, Any]:
     return {"spec": job.spec.model_dump(mode="json"), "priority": job.priority, "labels": job.labels}
 
 
-def _tell(submission: Submission, options: Mapping[str, Any], *, follows: bool) -> None:
+def _tell(submission: Submission, options: Mapping[str, Any]) -> None:
     seeds = [spec.seed for spec in submission.specs]
     if options["as_json"]:
         told = {"batch": submission.batch, "jobs": submission.jobs, "seeds": seeds, "warnings": submission.warnings}
@@ -67,8 +86,15 @@ def _tell(submission: Submission, options: Mapping[str, Any], *, follows: bool) 
         say(f"{submission.batch}  {_described(submission.specs)}")
     for warning in submission.warnings:
         note(f"warning: {warning}")
-    if not (options["as_json"] or follows):
-        note(f"  follow  farm watch {submission.batch}", f"  fetch   farm fetch {submission.batch} --out renders")
+
+
+def _tell_what_next(submission: Submission, yields: Yield | None, *, follows: bool) -> None:
+    """What to type to follow the jobs, unless that is done, and to have their pictures and what they yield."""
+    batch = submission.batch
+    if not follows:
+        note(f"  follow  farm watch {batch}", f"  fetch   farm fetch {batch} --out renders")
+    if yields:
+        note(f"  {yields.what:<7} {yields.command.format(batch=batch)}")
 
 
 def _described(specs: Sequence[JobSpec]) -> str:
@@ -84,7 +110,7 @@ def _described(specs: Sequence[JobSpec]) -> str:
     return f"{plural(len(specs), 'job')} · model{'s' if len(models) > 1 else ''} {', '.join(models)} · {drawn}"
 
 
-def _see_through(farm: FarmClient, submission: Submission, options: Mapping[str, Any]) -> None:
+def _see_through(farm: FarmClient, submission: Submission, options: Mapping[str, Any], yields: Yield | None) -> None:
     from farm.cli.commands import fetching
     from farm.cli.view import progress
 
@@ -96,4 +122,6 @@ def _see_through(farm: FarmClient, submission: Submission, options: Mapping[str,
         fetching.tell(haul, out)
         if haul.errors:
             raise click.exceptions.Exit(1)
+        if yields and done:
+            yields.make(farm, submission, out)
     progress.exit_unless_done(statuses)

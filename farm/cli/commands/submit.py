@@ -11,9 +11,18 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from farm.cli.commands.farm import known_losses
-from farm.cli.commands.sending import send
+from farm.cli.commands.sending import Yield, send
 from farm.cli.options import parsing
-from farm.cli.options.common import naming_options, request, request_options, sending_options
+from farm.cli.options.common import (
+    fields,
+    many_options,
+    mixing_options,
+    naming_options,
+    refuse_many,
+    request,
+    request_options,
+    sending_options,
+)
 from farm.cli.view.output import note, plural
 from farm.errors import InvalidInput
 from farm.jobs.losses import BUILTIN, BUILTIN_NAMES, find
@@ -21,7 +30,10 @@ from farm.jobs.request import JobRequest
 from farm.jobs.spec import Mode
 
 if TYPE_CHECKING:
+    from farm.client import FarmClient
+    from farm.client.client import Submission
     from farm.client.planning import Draft
+    from farm.jobs.grid import Axis
 
 STDIN = "-"
 
@@ -75,15 +87,11 @@ def img2img(prompt: str, **options: Any) -> None:
     """
 )
 @click.argument("prompts", metavar="PROMPT PROMPT…", nargs=-1, required=True)
-@click.option(
-    "--mix", type=float, metavar="SHARE", help="The first prompt's share of two; any number.  [default: half]"
-)
-@click.option("--weights", metavar="W,W,…", help="A weight for each prompt; only their ratio counts.")
+@mixing_options
 @request_options
 def mix(prompts: tuple[str, ...], mix: float | None, weights: str | None, **options: Any) -> None:
     """A picture from several PROMPTs at once, their embeddings mixed."""
-    numbers = None if weights is None else parsing.weights(weights)
-    _send("mix", prompts, options, mix=mix, weights=numbers)
+    _send("mix", prompts, options, mix=mix, weights=_numbers(weights))
 
 
 @submit.command(
@@ -131,8 +139,7 @@ def guided(prompt: str, **options: Any) -> None:
     """
 )
 @click.argument("file", type=click.Path(path_type=Path, allow_dash=True))
-@click.option("--yes", is_flag=True, help="Submit even more than --max-jobs.")
-@click.option("--max-jobs", type=click.IntRange(min=1), default=1_000, show_default=True, help="Ask for --yes above.")
+@many_options
 @sending_options
 def batch(file: Path, yes: bool, max_jobs: int, **options: Any) -> None:
     """The jobs that a YAML or JSON FILE describes (- for stdin)."""
@@ -144,14 +151,80 @@ def batch(file: Path, yes: bool, max_jobs: int, **options: Any) -> None:
     with _naming(source):
         document = documents.parse(_read(file), is_json=file.suffix.lower() == ".json")
         number = sweep.count(document)
-        if max_jobs < number <= sweep.MAX_JOBS and not yes:
-            raise InvalidInput(f"makes {number:,} jobs, more than {max_jobs:,}", hint="add --yes if you mean it")
+        refuse_many(number, most=max_jobs, yes=yes)
         folder = Path() if from_stdin else file.parent
         drafts: list[Draft] = []
         sweep.expand(document, folder=folder, limit=sweep.MAX_JOBS, check=_drafting(drafts, dry_run=options["dry_run"]))
     if not (options["as_json"] or options["dry_run"]):
         note(f"{source} makes {plural(number, 'job')}")
     send(drafts, options)
+
+
+@submit.command(
+    epilog="""\b
+    Examples:
+      farm submit grid "a red apple" --x guidance=1,3,7.5,12 --y steps=10,20,40 --out renders
+      farm submit grid "a watercolor painting of a fox" --x "prompt=fox,owl,cat" --y seed=1,2,3
+      farm submit grid "a giraffe" "a cat" --x mix=0,0.25,0.5,0.75,1 --y sampler=lms,euler
+      farm submit grid "a lion" --loss blue:every=1 --guidance 4 --x losses.0.scale=0,10,25 --y losses.0.target=0.5,0.9
+    """
+)
+@click.argument("prompts", metavar="PROMPT…", nargs=-1, required=True)
+@click.option("--x", "x", required=True, metavar="FIELD=V,V,…", help="What changes from column to column.")
+@click.option("--y", "y", metavar="FIELD=V,V,…", help="What changes from row to row.")
+@click.option("--z", "z", metavar="FIELD=V,V,…", help="What changes from page to page.")
+@mixing_options
+@many_options
+@request_options
+def grid(
+    prompts: tuple[str, ...],
+    mix: float | None,
+    weights: str | None,
+    yes: bool,
+    max_jobs: int,
+    **options: Any,
+) -> None:
+    """A picture at every crossing of the values of up to three fields, all from one seed.
+
+    FIELD is any that a batch file has, such as guidance, steps, sampler, seed, mix, negative, model, start_step or
+    strength (with --init), losses.0.scale and losses.0.target (of the first --loss), mix_with.0.weight. A value with a
+    comma in it is quoted as in CSV. The prompt is searched and replaced: prompt=cat,dog,owl puts each of the three in
+    the place of "cat". 'farm sheet' lays the batch out by its axes; --out does so at once. Several PROMPTs are mixed.
+    """
+    from farm.jobs import grid as grids
+
+    with naming_options():
+        axes = [grids.parse_axis(options[name], name=name) for name in grids.AXES if options[name] is not None]
+        given = fields(_mode(prompts, options, axes), prompts, options, mix=mix, weights=_numbers(weights))
+        refuse_many(grids.count(given, axes), most=max_jobs, yes=yes)
+        drafts: list[Draft] = []
+        grids.requests(given, axes, check=_drafting(drafts, dry_run=options["dry_run"]))
+    send(drafts, options, yields=_A_SHEET)
+
+
+def _mode(prompts: Sequence[str], options: Mapping[str, Any], axes: Sequence[Axis]) -> Mode:
+    """What the modes are called that these options make."""
+    if len(prompts) > 1:
+        return "mix"
+    if options["init"] or any(axis.field == "init" for axis in axes):
+        return "img2img"
+    return "guided" if options["loss"] else "txt2img"
+
+
+def _sheet_beside(farm: FarmClient, submission: Submission, out: Path) -> None:
+    from farm.cli.commands import tables
+
+    try:
+        tables.write_sheet(farm, submission.jobs, out / f"{submission.batch}.sheet.png")
+    except InvalidInput as error:  # it has too many cells; the pictures are there all the same
+        note(f"no sheet: {error}")
+
+
+_A_SHEET = Yield("sheet", "farm sheet {batch}", _sheet_beside)
+
+
+def _numbers(weights: str | None) -> list[float] | None:
+    return None if weights is None else list(parsing.weights(weights))
 
 
 def _send(mode: Mode, prompts: Sequence[str], options: Mapping[str, Any], **more: Any) -> None:

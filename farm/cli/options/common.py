@@ -14,6 +14,7 @@ from click.shell_completion import CompletionItem
 from farm.cli.options import parsing
 from farm.cli.view.output import json_option
 from farm.errors import InvalidInput
+from farm.jobs.batch_file import MAX_JOBS
 from farm.jobs.losses import BUILTIN
 from farm.jobs.request import DEFAULT_PRIORITY, DEFAULT_STEPS, JobRequest
 from farm.jobs.spec import ENCODINGS, FITS, SAMPLERS, TRACE_LEVELS, Mode
@@ -28,12 +29,13 @@ def _losses_completed(_: click.Context, __: click.Parameter, beginning: str) -> 
     return [CompletionItem(loss.name, help=loss.help) for loss in BUILTIN if loss.name.startswith(beginning)]
 
 
+_COUNT = click.option("--count", type=int, default=1, show_default=True, help="Pictures, with consecutive seeds.")
 _REQUEST = (
     click.option("--negative", metavar="PROMPT", help="What the picture should not show."),
     click.option("--steps", type=int, default=DEFAULT_STEPS, show_default=True, help="Denoising steps, 1 to 1000."),
     click.option("--guidance", type=float, help="Pull of the prompt, -100 to 100; 1 is off.  [default: the model's]"),
     click.option("--seed", type=int, help="Where the noise comes from.  [default: random, recorded]"),
-    click.option("--count", type=int, default=1, show_default=True, help="Pictures, with consecutive seeds."),
+    _COUNT,
     click.option("--width", type=int, help="Pixels, a multiple of 8 from 64 to 2048.  [default: the model's]"),
     click.option("--height", type=int, help="Pixels, likewise.  [default: the model's]"),
     click.option("--sampler", type=click.Choice(SAMPLERS), default="lms", show_default=True, help="The solver."),
@@ -79,6 +81,20 @@ _LOOKING = (
     click.option("--previews-to", type=_FOLDER, metavar="DIR", help="Follow, and keep DIR/<job>.preview.png fresh."),
 )
 
+_MIXING = (
+    click.option(
+        "--mix", type=float, metavar="SHARE", help="The first prompt's share of two; any number.  [default: half]"
+    ),
+    click.option("--weights", metavar="W,W,…", help="A weight for each prompt; only their ratio counts."),
+)
+
+_MANY = (
+    click.option("--yes", is_flag=True, help="Submit even more than --max-jobs."),
+    click.option(
+        "--max-jobs", type=click.IntRange(min=1), default=1_000, show_default=True, help="Ask for --yes above."
+    ),
+)
+
 _SENDING = (
     click.option("--wait", is_flag=True, help="Follow the jobs until they are over."),
     click.option("--out", type=_FOLDER, metavar="DIR", help="Wait, then fetch the pictures into DIR."),
@@ -91,6 +107,27 @@ _SENDING = (
 def request_options(command: F) -> F:
     """What can be said of one picture, then what to do with the submission."""
     return _decorated(command, (*_REQUEST, *_SENDING))
+
+
+def one_seed_options(command: F) -> F:
+    """The same without `--count`."""
+    return _decorated(command, (*(option for option in _REQUEST if option is not _COUNT), *_SENDING))
+
+
+def mixing_options(command: F) -> F:
+    """How several prompts are mixed: `--mix --weights`."""
+    return _decorated(command, _MIXING)
+
+
+def many_options(command: F) -> F:
+    """What lets a command submit very many jobs: `--yes --max-jobs`."""
+    return _decorated(command, _MANY)
+
+
+def refuse_many(number: int, *, most: int, yes: bool) -> None:
+    """Raise `InvalidInput` for more jobs than `--max-jobs` and no more than can be, unless they are meant."""
+    if most < number <= MAX_JOBS and not yes:
+        raise InvalidInput(f"makes {number:,} jobs, more than {most:,}", hint="add --yes if you mean it")
 
 
 def sending_options(command: F) -> F:
@@ -109,20 +146,25 @@ def _decorated(command: F, options: Sequence[Callable[[Any], Any]]) -> F:
 
 def request(mode: Mode, prompts: Sequence[str], options: Mapping[str, Any], **more: Any) -> JobRequest:
     """The request that a submit command's options make. Raises `InvalidInput`."""
+    return JobRequest.parse(fields(mode, prompts, options, **more))
+
+
+def fields(mode: Mode, prompts: Sequence[str], options: Mapping[str, Any], **more: Any) -> dict[str, Any]:
+    """The fields of that request, as a batch file would have them. Raises `InvalidInput`."""
     named = (
         *("negative", "steps", "guidance", "seed", "count", "width", "height", "sampler", "model", "init"),
         *("start_step", "strength", "fit", "encode", "trace", "trace_every", "priority", "time_limit"),
     )
-    fields: dict[str, Any] = {name: options[name] for name in named}
-    fields |= {
+    given: dict[str, Any] = {name: options[name] for name in named if name in options}
+    given |= {
         "mode": mode,
-        "prompt": tuple(prompts),
-        "mix_with": tuple(parsing.mix_term(text) for text in options["mix_with"]),
+        "prompt": list(prompts),
+        "mix_with": [parsing.mix_term(text) for text in options["mix_with"]],
         "losses": parsing.losses(options["loss"], options["loss_arg"], options["loss_scale"], options["loss_every"]),
         "labels": parsing.labels(options["label"]),
         **more,
     }
-    return JobRequest.parse({name: value for name, value in fields.items() if value is not None})
+    return {name: value for name, value in given.items() if value is not None}
 
 
 @contextmanager

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import socket
+import sys
 from collections.abc import Callable
 from importlib import resources
 from pathlib import Path
@@ -19,14 +20,16 @@ from PIL import Image
 from farm.cli.main import SECTIONS, farm
 from farm.errors import StackError
 from farm.host import homes
+from farm.jobs.spec import JobSpec
 from farm.pictures.images import MAX_BYTES
+from tests.farm.rendering import png_of
 from tests.pictures import enormous_png
 
 EXAMPLE = Path(__file__).parents[1] / "data" / "otters.yaml"
 INIT = str(resources.files("farm").joinpath("demo_init.png"))
 PATHS = [
     *((name,) for section in SECTIONS.values() for name in section),
-    *(("submit", mode) for mode in ("txt2img", "img2img", "mix", "guided", "batch")),
+    *(("submit", mode) for mode in ("txt2img", "img2img", "mix", "guided", "batch", "grid")),
 ]
 
 
@@ -161,7 +164,158 @@ def test_many_jobs_want_a_yes(tmp_path: Path) -> None:
     assert len(planned("batch", str(file), "--max-jobs", "10", "--yes")) == 11
 
 
+def test_a_grid_has_a_job_at_every_crossing() -> None:
+    command = ("grid", "a red apple", "--x", "guidance=1,7.5", "--y", "steps=10,20", "--z", "prompt=apple,rose")
+    result = run("submit", *command, "--label", "who=me", "--dry-run")
+    jobs = json.loads(result.stdout)["jobs"]
+    assert len(jobs) == 8 and len({job["spec"]["seed"] for job in jobs}) == 1
+    spec, labels = jobs[5]["spec"], jobs[5]["labels"]
+    assert (spec["guidance"]["scale"], spec["steps"], spec["conditioning"]["prompts"][0]["text"]) == (
+        7.5,
+        10,
+        "a red rose",
+    )
+    assert labels == {"who": "me", "grid.x": "guidance=7.5", "grid.y": "steps=10", "grid.z": "prompt=rose"}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "mode"),
+    [
+        (("a",), "txt2img"),
+        (("a", "b"), "mix"),
+        (("a", "--init", INIT), "img2img"),
+        (("a", "--loss", "blue"), "guided"),
+        (("a", "--loss", "blue", "--init", INIT), "img2img"),
+        (("a", "--y", f"init={INIT}"), "img2img"),
+    ],
+)
+def test_a_grid_is_of_the_mode_that_its_options_make(arguments: tuple[str, ...], mode: str) -> None:
+    assert [spec["mode"] for spec in planned("grid", *arguments, "--x", "steps=10,20")] == [mode, mode]
+
+
+def test_a_grid_over_what_a_picture_starts_from() -> None:
+    specs = planned("grid", "a", "--init", INIT, "--x", "start-step=0,12", "--y", "sampler=lms,euler")
+    assert [(spec["start"]["step"], spec["sampler"]) for spec in specs] == [
+        *((0, "lms"), (12, "lms"), (0, "euler"), (12, "euler"))
+    ]
+
+
+def test_a_grid_over_a_mix_and_over_a_loss() -> None:
+    mixes = planned("grid", "a", "b", "--mix", "0.1", "--x", "mix=0,0.25,1")
+    assert [spec["conditioning"]["prompts"][0]["weight"] for spec in mixes] == [0, 0.25, 1]
+    weights = planned("grid", "a", "b", "--weights", "1,1", "--x", "weights.0=1,3")
+    assert [spec["conditioning"]["prompts"][0]["weight"] for spec in weights] == [0.5, 0.75]
+    losses = planned("grid", "a", "--loss", "blue", "--x", "loss-scale=0,25", "--y", "losses.0.target=0.2,0.9")
+    assert [
+        (spec["guidance"]["losses"][0]["scale"], spec["guidance"]["losses"][0]["arguments"]) for spec in losses
+    ] == [*((0, {"target": 0.2}), (25, {"target": 0.2}), (0, {"target": 0.9}), (25, {"target": 0.9}))]
+
+
+def test_a_morph_goes_from_one_prompt_to_the_other_with_one_seed() -> None:
+    result = run("morph", "a giraffe", "a cat", "--frames", "5", "--steps", "9", "--dry-run")
+    specs = [job["spec"] for job in json.loads(result.stdout)["jobs"]]
+    shares = [[prompt["weight"] for prompt in spec["conditioning"]["prompts"]] for spec in specs]
+    assert shares == [[1, 0], [0.75, 0.25], [0.5, 0.5], [0.25, 0.75], [0, 1]]
+    assert {(spec["mode"], spec["steps"]) for spec in specs} == {("mix", 9)}
+    assert len({spec["seed"] for spec in specs}) == 1
+    chosen = run("morph", "a", "b", "--frames", "2", "--seed", "8", "--dry-run")
+    assert [job["spec"]["seed"] for job in json.loads(chosen.stdout)["jobs"]] == [8, 8]
+
+
+@pytest.mark.parametrize("number", [1, 3])
+def test_files_make_a_film(number: int, tmp_path: Path) -> None:
+    files = []
+    for index in range(number):
+        files.append(str(tmp_path / f"{index}.png"))
+        Image.new("RGB", (64, 48), (40 * index, 0, 0)).save(files[-1])
+    out = tmp_path / "of" / "film.mp4"
+    result = run("film", *files, "--out", str(out))
+    assert result.stdout == f"{out}  {number} frame{'s' if number > 1 else ''}, 64×48 pixels\n"
+    assert out.read_bytes()[4:8] == b"ftyp"
+    assert "already exists" in run("film", *files, "--out", str(out)).stderr
+    assert run("film", *files, "--out", str(out), "--overwrite").exit_code == 0
+
+
+def test_without_pyav_a_film_is_an_animated_picture(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setitem(sys.modules, "av", None)
+    files = [str(tmp_path / f"{colour}.png") for colour in ("red", "blue")]
+    for file in files:
+        Image.new("RGB", (64, 48), Path(file).stem).save(file)
+    result = run("film", *files, "--out", str(tmp_path / "film.mp4"))
+    assert result.stderr.startswith("PyAV is not installed here, so the film is an animated WebP\n")
+    assert result.stdout == f"{tmp_path}/film.webp  2 frames, 64×48 pixels\n"
+    with Image.open(tmp_path / "film.webp") as film:
+        assert getattr(film, "n_frames", 1) == 2
+
+
+def test_files_are_laid_out_by_what_they_say_of_themselves(tmp_path: Path) -> None:
+    jobs = json.loads(run("submit", "grid", "a cat", "--x", "steps=1,2", "--y", "seed=1,2", "--dry-run").stdout)["jobs"]
+    files = [str(tmp_path / f"{index}.png") for index in range(len(jobs))]
+    for file, job in zip(files, jobs, strict=True):
+        Path(file).write_bytes(png_of(JobSpec.model_validate(job["spec"])))
+    out, page = tmp_path / "sheet.png", tmp_path / "sheet.html"
+    result = run("sheet", *files, "--x", "seed", "--y", "steps", "--out", str(out), "--html", str(page))
+    assert result.stdout.startswith(f"{out}  4 pictures, ") and f"\n{page}  4 pictures, " in result.stdout
+    assert result.stderr == ""
+    assert "seed 2, steps 1" in page.read_text(encoding="utf-8")
+    result = run("sheet", *files, "--y", "steps", "--out", str(out), "--overwrite")
+    assert result.stderr == "farm: --x: the sheet needs columns\n  name the field that they differ in\n"
+    Image.new("RGB", (8, 8)).save(files[0])
+    result = run("sheet", *files, "--x", "seed", "--y", "steps", "--out", str(out), "--overwrite")
+    assert result.stderr == f"{files[0]} does not say how it was made, and is left out\n"
+    assert "3 pictures" in result.stdout
+    result = run("sheet", files[0], "--x", "seed", "--out", str(out), "--overwrite")
+    assert (result.exit_code, result.stderr.splitlines()[1:]) == (
+        2,
+        ["farm: nothing here says how it was made", "  only the farm's own pictures have a place"],
+    )
+
+
 WRONG = [
+    (("submit", "grid", "a"), "Missing option '--x'"),
+    (("submit", "grid", "--x", "steps=1"), "Missing argument 'PROMPT…'"),
+    (
+        ("submit", "grid", "a", "--x", "steps"),
+        "farm: --x: 'steps' is not FIELD=VALUE,…\n  such as --x guidance=1,3,7.5",
+    ),
+    (("submit", "grid", "a", "--x", "stepz=1"), "farm: --x: there is no field 'stepz'\n  did you mean 'steps'?"),
+    (("submit", "grid", "a", "--x", "steps=1", "--y", "seed=1,x"), "farm: --y: seed=x: 'x': input should be a valid"),
+    (("submit", "grid", "a", "--x", "steps=1", "--z", "steps=2"), "farm: --z: steps is on --x already"),
+    (("submit", "grid", "a", "--x", "prompt=b,c"), "farm: --x: 'b' is not in the prompt"),
+    (("submit", "grid", "a", "--x", "model=a b"), "farm: --x: model='a b': 'a b' cannot name a model"),
+    (("submit", "grid", "a", "--x", "init=/no.png"), "farm: --x: init='/no.png': /no.png cannot be read: No such file"),
+    (("submit", "grid", "a", "--x", "steps=1", "--init", "/no.png"), "farm: --init: /no.png cannot be read: No such"),
+    (("submit", "grid", "a", "--x", "loss-scale=1"), "farm: --x: losses.0.scale is of a loss that is not there"),
+    (("submit", "grid", "a", "--loss", "blue", "--x", "losses.0.target=2"), "farm: --x: losses.0.arguments.target=2: "),
+    (
+        ("submit", "grid", "a", "--x", "steps=1", "--guidance", "-101"),
+        "farm: --guidance: -101.0: input should be",
+    ),
+    (("submit", "grid", "a", "--x", "seed=1,2", "--count", "2"), "farm: --count: goes with one seed, and an axis is"),
+    (
+        ("submit", "grid", "a", "--init", INIT, "--start-step", "12", "--x", "steps=20,12"),
+        "farm: --start-step: with steps=12: 12 leaves none of the 12 steps to do",
+    ),
+    (
+        ("submit", "grid", "a", "--x", "steps=1,2,3", "--y", "seed=1,2,3", "--max-jobs", "8"),
+        "farm: makes 9 jobs, more than 8\n  add --yes if you mean it",
+    ),
+    (("submit", "grid", "a", "--x", "steps=1,2", "--count", "60000"), "farm: makes 120,000 jobs, more than 100,000"),
+    (("morph", "a"), "Missing argument 'PROMPT'"),
+    (("morph", "a", "b", "--frames", "1"), "Invalid value for '--frames': 1 is not in the range 2<=x<=1000"),
+    (("morph", "a", "b", "--count", "2"), "No such option '--count'"),
+    (("morph", "a", "b", "--steps", "0"), "farm: --steps: 0: input should be greater than or equal to 1"),
+    (("film", "/no.png", "--out", "film.gif"), "farm: --out: film.gif ends neither in .mp4 nor in .webp"),
+    (("film", "/no.png", "--out", "/tmp/none/film.mp4"), "farm: /no.png cannot be read: No such file or directory"),
+    (("film", str(EXAMPLE), "--out", "/tmp/none/film.mp4"), f"farm: {EXAMPLE} is not a PNG, JPEG or WebP image"),
+    (("sheet", INIT, "--x", "stepz"), "farm: --x: there is no field 'stepz'\n  did you mean 'steps'?"),
+    (("sheet", INIT, "--y", "steps", "--out", "/tmp/none/s.png"), "farm: nothing here says how it was made"),
+    (("sheet", INIT, "--x", "seed", "--columns", "3"), "farm: --columns: a sheet with axes has as many as there are"),
+    (("sheet", INIT, "--html", "x.htm"), "farm: --html: x.htm does not end in .html"),
+    (
+        ("sheet", INIT, "--html", "/tmp/none/x.html", "--out", "/tmp/none/s.png"),
+        "farm: --html: needs a sheet with axes",
+    ),
     (("submit", "txt2img"), "Missing argument 'PROMPT'"),
     (("submit", "txt2img", "x", "y"), "unexpected extra argument"),
     (("submit", "txt2img", "x", "--setps", "3"), "No such option '--setps'. (Did you mean"),

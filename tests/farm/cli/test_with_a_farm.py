@@ -9,6 +9,8 @@ import signal
 import subprocess
 import sys
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -52,6 +54,28 @@ def run(*arguments: str, code: int = 0, input: str | None = None) -> Result:
 def submitted(count: int = 1) -> tuple[str, list[str]]:
     told = json.loads(run(*OTTER, "--count", str(count), "--json").stdout)
     return told["batch"], told["jobs"]
+
+
+@contextmanager
+def rendering(client: FarmClient, *, cancelled: str = "never") -> Iterator[None]:
+    """Whatever is queued meanwhile is done; jobs whose id ends in `cancelled` are cancelled."""
+    over = threading.Event()
+
+    def work() -> None:
+        while not over.wait(0.01):
+            for status in client.list(state="queued"):
+                if status.id.endswith(cancelled):
+                    client.ledger.cancel(status.id)
+                else:
+                    render(client, status.id)
+
+    worker = threading.Thread(target=work)
+    worker.start()
+    try:
+        yield
+    finally:
+        over.set()
+        worker.join()
 
 
 def test_submit_says_what_was_made_and_what_to_type_next() -> None:
@@ -111,12 +135,23 @@ def test_status_and_list_for_people() -> None:
     batch, (job, _) = submitted(2)
     shown = run("status", job).stdout
     assert f"{job}  queued" in shown
-    assert "prompt     a watercolor otter" in shown
+    assert "prompt     a watercolor otter\n  settings   txt2img · seed 7 · 30 steps · lms\n" in shown
     listed = run("list")
     assert listed.stdout.count(batch) == 2
     assert listed.stderr == "2 queued\n"
     assert [job["id"] for job in json.loads(run("list", "--json", "--limit", "1", "--page", "2").stdout)]
     assert json.loads(run("list", "--state", "done", "--json").stdout) == []
+
+
+def test_status_tells_where_a_job_starts_and_what_pulls_it() -> None:
+    Image.new("RGB", (64, 64), "teal").save("a.png")
+    told = run(
+        *("submit", "mix", "a giraffe", "a cat", "--mix", "0.7", "--init", "a.png", "--start-step", "12"),
+        *("--guidance", "3", "--seed", "7", "--json"),
+    )
+    shown = run("status", json.loads(told.stdout)["batch"]).stdout
+    assert "settings   mix · shares 0.7 + 0.3 · seed 7 · 30 steps from step 12 · lms · guidance 3\n" in shown
+    assert "step       0 of 18\n" in shown
 
 
 def test_a_hostile_prompt_cannot_steer_the_terminal() -> None:
@@ -270,6 +305,138 @@ def test_a_sheet_keeps_the_order_of_files_and_jobs(client: FarmClient, monkeypat
     assert seen == ["b.png", f"{jobs[1]}.png", f"{jobs[0]}.png", "a.png"]
 
 
+GRID = ("submit", "grid", "a red apple", "--x", "guidance=1,7.5", "--y", "prompt=apple,rose", "--seed", "7")
+
+
+def a_grid(*more: str) -> tuple[str, list[str]]:
+    told = json.loads(run(*GRID, *more, "--json").stdout)
+    return told["batch"], told["jobs"]
+
+
+def test_a_grid_says_how_to_lay_it_out() -> None:
+    result = run(*GRID)
+    batch = result.stdout.split()[0]
+    assert result.stdout == f"{batch}  4 jobs · model emoji · seed 7 for each\n"
+    assert f"  sheet   farm sheet {batch}\n" in result.stderr
+
+
+def test_a_sheet_of_a_grid_needs_no_options(client: FarmClient) -> None:
+    batch, jobs = a_grid()
+    for job in jobs:
+        render(client, job)
+    result = run("sheet", batch, "--html", "sheet.html")
+    assert result.stderr == ""
+    with Image.open("sheet.png") as page:
+        assert result.stdout.startswith(f"sheet.png  4 pictures, {page.width}×{page.height} pixels\nsheet.html  4 pict")
+        assert page.width == 2 * 40 + 168 + 2 * (256 + 24)
+    text = Path("sheet.html").read_text(encoding="utf-8")
+    for words in ("a red …", "txt2img · seed 7 · 30 steps · lms", "guidance 7.5, rose", jobs[3]):
+        assert words in text
+    plain = run("sheet", batch, "--columns", "4", "--out", "plain.png")
+    assert "4 pictures" in plain.stdout
+    with Image.open("plain.png") as page:
+        assert page.width == 80 + 4 * 256 + 3 * 24
+
+
+def test_what_is_missing_in_a_grid_has_a_cell_that_says_why(client: FarmClient) -> None:
+    batch, (first, second, third, fourth) = a_grid()
+    result = run("sheet", batch, code=1)
+    assert result.stderr == "farm: none of these jobs is done\n  'farm watch' follows them\n"
+    render(client, first)
+    client.ledger.cancel(third)
+    gone = render(client, fourth)
+    client.storage.delete(gone.key("image.png"))
+    claim = client.ledger.claim(second, "w1")
+    assert claim
+    error = json.dumps({"kind": "memory", "message": "it needs <more> memory"})
+    assert client.ledger.finish(claim, "w1", "failed", {"error": error})
+
+    result = run("sheet", batch, "--html", "sheet.html")
+
+    assert "sheet.png  1 picture in 4 cells, " in result.stdout
+    page = Path("sheet.html").read_text(encoding="utf-8")
+    for words in ("failed: it needs &lt;more&gt; memory", "cancelled", "there is no such object"):
+        assert f"{words}</td>" in page
+    client.ledger.redis.delete(f"farm:job:{first}")
+    assert "1 job not shown" in run("sheet", batch, "--overwrite").stderr
+
+
+def test_a_sheet_by_fields_of_any_batch(client: FarmClient) -> None:
+    jobs = [{"prompt": "x", "product": {"steps": [20, 9], "sampler": ["lms", "euler"], "seed": [1, 2]}}]
+    Path("jobs.json").write_text(json.dumps({"jobs": jobs}), encoding="utf-8")
+    batch = json.loads(run("submit", "batch", "jobs.json", "--json").stdout)["batch"]
+    for job in client.resolve([batch]):
+        render(client, job)
+
+    result = run("sheet", batch, "--x", "sampler", "--y", "steps", "--html", "sheet.html")
+
+    assert result.stderr.splitlines() == [
+        "4 cells with several jobs, of which the first is shown",
+        "  they differ in seed: --z seed shows them all",
+    ]
+    assert "4 pictures" in result.stdout
+    page = Path("sheet.html").read_text(encoding="utf-8")
+    assert page.index("steps 9</th>") < page.index("steps 20</th>")
+    result = run("sheet", batch, "--x", "sampler", "--y", "steps", "--z", "seed", "--overwrite")
+    assert result.stderr == "" and "8 pictures" in result.stdout
+    assert "8 pictures" in run("sheet", batch, "--overwrite").stdout
+    assert (
+        "what a job had in 'priority' is not kept"
+        in run("sheet", batch, "--x", "priority", "--overwrite", code=2).stderr
+    )
+    assert "they differ in steps, seed" in run("sheet", batch, "--x", "sampler", "--overwrite").stderr
+
+
+def test_of_several_jobs_in_a_cell_one_that_is_done_is_shown(client: FarmClient) -> None:
+    batch, (first, second) = submitted(2)
+    client.ledger.cancel(first)
+    render(client, second)
+    result = run("sheet", batch, "--x", "steps", "--html", "sheet.html")
+    assert "1 picture, " in result.stdout
+    assert f'data-name="{second}"' in Path("sheet.html").read_text(encoding="utf-8")
+
+
+def test_a_grid_with_out_comes_back_with_its_sheet(client: FarmClient) -> None:
+    with rendering(client):
+        result = run(*GRID, "--out", "renders")
+    batch = result.stdout.split()[0]
+    assert f"sheet: renders/{batch}.sheet.png  4 pictures, " in result.stderr
+    assert len(list(Path("renders").iterdir())) == 5
+
+
+def test_a_grid_that_is_too_large_for_a_sheet_is_fetched_all_the_same(client: FarmClient) -> None:
+    with rendering(client):
+        result = run("submit", "grid", "x", "--x", f"seed={','.join(map(str, range(101)))}", "--out", "renders")
+    assert "no sheet: 101 columns are more than 100 (give the longer axis to --y)" in result.stderr
+    assert len(list(Path("renders").iterdir())) == 101
+
+
+def test_a_morph_with_out_comes_back_with_its_film_and_a_strip(client: FarmClient) -> None:
+    with rendering(client):
+        result = run("morph", "a giraffe", "a cat", "--frames", "3", "--out", "renders")
+    batch = result.stdout.split()[0]
+    assert f"film:  renders/{batch}.mp4\nstrip: renders/{batch}.strip.png\n" in result.stderr
+    assert Path("renders", f"{batch}.mp4").read_bytes()[4:8] == b"ftyp"
+    with Image.open(f"renders/{batch}.strip.png") as strip:
+        assert strip.size == (3 * 256, 256)
+    again = run("film", batch)
+    assert again.stdout == "film.mp4  3 frames, 64×64 pixels\n"
+    assert Path("film.mp4").read_bytes() == Path("renders", f"{batch}.mp4").read_bytes()
+
+
+def test_a_morph_that_lacks_a_frame_has_no_film(client: FarmClient) -> None:
+    with rendering(client, cancelled="-0001"):
+        result = run("morph", "a giraffe", "a cat", "--frames", "3", "--out", "renders", code=3)
+    batch = result.stdout.split()[0]
+    assert f"no film: 1 of 3 frames is missing\n  farm retry {batch}, then farm film {batch}\n" in result.stderr
+    assert not list(Path("renders").glob("*.mp4"))
+
+
+def test_a_morph_says_how_to_make_its_film() -> None:
+    result = run("morph", "a giraffe", "a cat", "--frames", "2")
+    assert f"  film    farm film {result.stdout.split()[0]}\n" in result.stderr
+
+
 def test_nothing_is_submitted_whose_pictures_have_no_place(client: FarmClient) -> None:
     Path("file").touch()
     result = run(*OTTER, "--out", "file/renders", code=2)
@@ -288,20 +455,8 @@ def test_an_unknown_loss_in_a_batch_file_is_known_by_its_entry(client: FarmClien
 
 
 def test_submit_with_out_waits_and_fetches(client: FarmClient) -> None:
-    done = threading.Event()
-
-    def work() -> None:
-        while not done.wait(0.01):
-            for status in client.list(state="queued"):
-                render(client, status.id)
-
-    worker = threading.Thread(target=work)
-    worker.start()
-    try:
+    with rendering(client):
         result = run(*OTTER, "--count", "2", "--out", "renders")
-    finally:
-        done.set()
-        worker.join()
     assert "2 done in" in result.stderr
     assert len(list(Path("renders").iterdir())) == 2
 

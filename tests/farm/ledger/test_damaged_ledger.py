@@ -317,3 +317,15 @@ def test_whatever_is_damaged_the_healthy_jobs_end(ledger: Ledger, queue: Queue, 
     statuses = ledger.get_many(healthy)
     assert [status.id for status in statuses] == healthy
     assert {status.state for status in statuses} == {"done"}
+
+
+@pytest.mark.parametrize("junk", [*RUBBISH, None], ids=repr)
+def test_a_spec_that_cannot_be_read_hides_no_other(ledger: Ledger, junk: str | bytes | None) -> None:
+    ledger.create(BATCH, [job(0), job(1), job(2)])
+    if junk is None:
+        ledger.redis.delete(record(ledger, 1))
+        ledger.redis.rpush(record(ledger, 1), "a list")
+    else:
+        ledger.redis.hset(record(ledger, 1), "spec", junk)
+
+    assert ledger.specs([job(index).id for index in range(3)]) == {job(index).id: job(index).spec for index in (0, 2)}

@@ -57,6 +57,13 @@ def test_a_claim_carries_the_spec_and_a_new_attempt(ledger: Ledger) -> None:
     assert ledger.spec(NAME).to_json() == second.spec
 
 
+def test_specs_of_many_are_those_that_are_there(ledger: Ledger) -> None:
+    jobs = [job(index) for index in range(3)]
+    ledger.create(BATCH, jobs[:2])
+
+    assert ledger.specs([one.id for one in reversed(jobs)]) == {one.id: one.spec for one in jobs[:2]}
+
+
 def test_renewing_records_the_step_and_tells_what_is_lost(ledger: Ledger) -> None:
     ledger.create(BATCH, [job(0), job(1)])
     mine = claimed(ledger, "w1")

@@ -1,4 +1,4 @@
-"""Trace pages in a real browser: they move by keyboard and pointer, ask nobody for anything, and shut nobody out."""
+"""Pages in a real browser: they move by keyboard and pointer, ask nobody for anything, and shut nobody out."""
 
 from __future__ import annotations
 
@@ -12,9 +12,13 @@ from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import Browser, Page, expect, sync_playwright
 
 from farm.pages.gather import gather
+from farm.pages.table import written as html_of_table
 from farm.pages.trace import page as html_of
+from farm.pictures.table import Cell, Table
+from farm.pictures.table import Page as SheetPage
 from tests.fakes.storage import FakeStorage
 from tests.farm.pages import made_up
+from tests.farm.pages.test_table_page import png
 from tests.farm.pages.test_trace_page import HOSTILE
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
@@ -40,7 +44,7 @@ def browser() -> Iterator[Browser]:
 
 @pytest.fixture(scope="module")
 def files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """Pages of a traced job that started from a picture, of one without a trace, and of one with hostile words."""
+    """Pages of a job with a trace from a picture, of one without a trace, of one with hostile words; of sheets."""
     storage, folder = FakeStorage(), tmp_path_factory.mktemp("pages")
     words = HOSTILE.replace("\ud800", "")
     prompts = {"prompts": [{"text": words}], "negative": words}
@@ -53,7 +57,18 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     for name, given in results.items():
         made[name] = folder / f"{name}.html"
         made[name].write_text(html_of(gather(storage, made_up.put(storage, **given))), encoding="utf-8")
+    for name, said in (("table", "an otter"), ("hostile table", words)):
+        made[name] = folder / f"{name}.html"
+        made[name].write_text(table_of(said), encoding="utf-8")
     return made
+
+
+def table_of(words: str) -> str:
+    """A page of a sheet of two pages, each of two rows and three columns, the middle cell of the first one empty."""
+    shown, empty = Cell(data=png(), name=words, title=words, detail=words), Cell(note=f"failed: {words}")
+    cells = [[shown, empty, shown], [shown, shown, shown]]
+    pages = [SheetPage(f"seed {seed}", cells) for seed in (1, 2)]
+    return html_of_table(Table(words, words, [f"steps {n}" for n in (10, 20, 30)], ["lms", "euler"], pages))
 
 
 @pytest.fixture
@@ -226,3 +241,46 @@ def test_the_policy_lets_no_other_script_run(show: Show, files: dict[str, Path],
     assert page.title() != "run"
     assert any("Content Security Policy" in text for text in refused)
     page.close()
+
+
+@pytest.mark.parametrize("name", ["table", "hostile table"])
+def test_the_cells_of_a_sheet_open_and_go_on_by_keys(show: Show, name: str) -> None:
+    page = show(name)
+    place, picture = page.locator(".place"), page.locator("dialog img")
+    page.locator(".cell").first.focus()
+    page.keyboard.press("ArrowRight")
+    assert page.evaluate("document.activeElement.dataset.place") == "steps 30, lms, seed 1", (
+        "an empty cell is passed over"
+    )
+    page.keyboard.press("Enter")
+    expect(picture).to_be_visible()
+    for key, where in (
+        *(("ArrowDown", "steps 30, euler, seed 1"), ("ArrowLeft", "steps 20, euler, seed 1")),
+        *(("ArrowUp", "steps 20, euler, seed 1"), ("PageDown", "steps 20, euler, seed 2")),
+        *(("ArrowRight", "steps 30, euler, seed 2"), ("PageUp", "steps 30, euler, seed 1")),
+    ):
+        page.keyboard.press(key)
+        expect(place).to_have_text(where)
+    page.keyboard.press("Escape")
+    expect(picture).to_be_hidden()
+    page.wait_for_function("document.activeElement.dataset.place === 'steps 30, euler, seed 1'")
+
+
+def test_the_cells_of_a_sheet_open_and_close_by_the_pointer(show: Show) -> None:
+    page = show("table")
+    page.locator(".cell").nth(2).click()
+    expect(page.locator(".place")).to_have_text("steps 10, euler, seed 1")
+    expect(page.locator("dialog .title")).to_have_text("an otter")
+    page.get_by_role("button", name="Close").click()
+    expect(page.locator("dialog")).to_be_hidden()
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("name", ["table", "hostile table"])
+def test_a_sheet_shuts_nobody_out(show: Show, name: str, scheme: str) -> None:
+    page = show(name, color_scheme=scheme, bypass_csp=True)
+    for opened in (False, True):
+        if opened:
+            page.locator(".cell").first.click()
+        found = Axe().run(page)
+        assert found.violations_count == 0, found.generate_report()

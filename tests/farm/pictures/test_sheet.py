@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import io
+from collections.abc import Sequence
 
 import pytest
 from PIL import Image, ImageOps
 from PIL.PngImagePlugin import PngInfo
 
 from farm.errors import InvalidInput
+from farm.pictures import sheet
 from farm.pictures.fonts import Fonts
-from farm.pictures.lettering import Lettering
+from farm.pictures.lettering import Lettering, Line
 from farm.pictures.provenance import SPEC_KEY
 from farm.pictures.sheet import Tile, contact_sheet, tile_of
 from tests.farm.pictures.test_lettering import DEJAVU
@@ -87,3 +89,20 @@ def test_signs_that_no_font_has_are_told_to_the_caller() -> None:
     assert lettering.missing == {"水", "獺", "é"}
     contact_sheet([Tile(Image.new("RGB", (8, 8)), "字")], labels=False, lettering=lettering)
     assert "字" not in lettering.missing
+
+
+def test_details_are_broken_between_their_parts() -> None:
+    parts = ["img2img", "seed 2527840723", "30 steps from step 12", "dpmpp_2m", "guidance 7.5", "blue x25"]
+    said = [words(line) for line in details(" · ".join(parts))]
+    assert len(said) == 3 and [part for line in said for part in line.split(" · ")] == parts
+    (first, second, last) = (words(line) for line in details(" · ".join([*parts, *parts])))
+    assert (first, second) == tuple(said[:2]) and last.endswith("…")
+    assert details("") == []
+
+
+def details(text: str) -> Sequence[Line]:
+    return sheet._caption(Tile(Image.new("RGB", (8, 8)), detail=text), Lettering(Fonts([DEJAVU]))).detail
+
+
+def words(line: Line) -> str:
+    return "".join(run.text for run in line.runs)

@@ -1,0 +1,53 @@
+"""What a spec asks for, in a few words: the captions of sheets, and a line of `farm status`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from itertools import takewhile
+
+from farm.jobs.spec import JobSpec
+
+BETWEEN = " · "
+
+
+def describe(spec: JobSpec) -> str:
+    """`mix · shares 0.7 + 0.3 · seed 7 · 30 steps from step 12 · lms · guidance 7.5 · blue x200`."""
+    return BETWEEN.join(_parts(spec))
+
+
+def common(descriptions: Iterable[str]) -> str:
+    """What all of several descriptions say."""
+    first, *others = (said.split(BETWEEN) for said in descriptions)
+    return BETWEEN.join(part for part in first if all(part in other for other in others))
+
+
+def shared_prompt(specs: Iterable[JobSpec]) -> str:
+    """The specs' prompt; of unlike ones, the words that all begin and end with: `a red … on a blue background`."""
+    first, *others = dict.fromkeys(spec.prompt for spec in specs)
+    if not others:
+        return first
+    words = [prompt.split() for prompt in (first, *others)]
+    begin = _shared(words)
+    end = _shared([rest[len(begin) :][::-1] for rest in words])[::-1]
+    return " ".join([*begin, "…", *end]) if begin or end else ""
+
+
+def _shared(texts: Iterable[Sequence[str]]) -> list[str]:
+    """The words that all begin with."""
+    return [first for first, *_ in takewhile(lambda same: len(set(same)) == 1, zip(*texts, strict=False))]
+
+
+def _parts(spec: JobSpec) -> Sequence[str]:
+    """A guidance scale that is left to the model is left out."""
+    said: list[str] = [spec.mode]
+    if len(spec.conditioning.prompts) > 1:
+        said.append(f"shares {' + '.join(f'{prompt.weight:.3g}' for prompt in spec.conditioning.prompts)}")
+    said += [f"seed {spec.seed}", _steps(spec), spec.sampler]
+    if spec.guidance.scale is not None:
+        said.append(f"guidance {spec.guidance.scale:g}")
+    return said + [loss.name if loss.scale is None else f"{loss.name} x{loss.scale:g}" for loss in spec.guidance.losses]
+
+
+def _steps(spec: JobSpec) -> str:
+    said = f"{spec.steps} step{'s' if spec.steps > 1 else ''}"
+    return f"{said} from step {spec.start.step}" if spec.start.step else said
