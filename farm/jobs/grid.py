@@ -20,9 +20,10 @@ from typing import Any
 
 from farm.errors import InvalidInput
 from farm.jobs.batch_file import MAX_JOBS, refuse_more, request
+from farm.jobs.faults import quoted
 from farm.jobs.fields import field_name
-from farm.jobs.request import RANDOM_SEED, JobRequest
-from farm.jobs.spec import quoted
+from farm.jobs.request import JobRequest
+from farm.jobs.writing import RANDOM_SEED
 
 AXES = ("x", "y", "z")
 _WHOLE = ("losses", "mix_with", "weights", "labels")

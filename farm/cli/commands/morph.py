@@ -12,7 +12,7 @@ from farm.cli.commands.sending import Yield, send
 from farm.cli.options.common import naming_options, one_seed_options, request
 from farm.cli.view.output import note
 from farm.host.places import replacing
-from farm.jobs.request import RANDOM_SEED
+from farm.jobs.writing import RANDOM_SEED
 
 if TYPE_CHECKING:
     from farm.client import FarmClient
