@@ -36,8 +36,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker("farm")
         if item.path.is_relative_to(_FUZZ):
             item.add_marker("long")
-    slow = {item.path for item in items if item.get_closest_marker("long")}
-    items.sort(key=lambda item: (item.path not in slow, not item.path.is_relative_to(_FARMS[0])))
+    slow, farms = ({item.path for item in items if item.get_closest_marker(mark)} for mark in ("long", "farm"))
+    items.sort(key=lambda item: (item.path not in slow, item.path not in farms))
 
 
 _prefixes = (f"test{number}" for number in itertools.count())

@@ -3,7 +3,7 @@
 To import torch and diffusers takes most of the time until a worker is ready, ten seconds of a busy core. So one
 process does it once for all tests of a session (Python's own fork server), and every worker is forked from that: a
 process of its own in every respect, with the environment, folder and log that it is given, which runs what
-`python -m worker` runs.
+`python -m worker` runs, or a script in its place.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 import threading
 from collections.abc import Mapping, Sequence
 from multiprocessing.connection import wait
@@ -26,12 +27,23 @@ _forking.set_forkserver_preload(["tests.imported"])
 
 
 class Forked:
-    """A forked worker, to be used as one would use a `subprocess.Popen`. It leads a session of its own."""
+    """A forked worker, to be used as one would use a `subprocess.Popen`. It leads a session of its own.
+
+    `script` is run in its place as `python -c` would run it, but that all of a worker's modules are imported already.
+    """
 
     def __init__(
-        self, arguments: Sequence[str], *, environment: Mapping[str, str], log: Path, folder: Path | None = None
+        self,
+        arguments: Sequence[str],
+        *,
+        environment: Mapping[str, str],
+        log: Path,
+        folder: Path | None = None,
+        script: str | None = None,
+        errors: Path | None = None,
     ) -> None:
-        told = (list(arguments), dict(environment), str(log), str(folder or Path.cwd()))
+        """`log` takes what is written to both streams, or without that of standard error if `errors` is to take it."""
+        told = (list(arguments), dict(environment), (str(log), str(errors or log)), str(folder or Path.cwd()), script)
         self._lock = threading.Lock()
         self._process = _forking.Process(target=_run, args=told, daemon=True)
         self._process.start()
@@ -71,16 +83,35 @@ class Forked:
             return True
 
 
-def _run(arguments: list[str], environment: dict[str, str], log: str, folder: str) -> None:
+def run(
+    arguments: Sequence[str], *, environment: Mapping[str, str], folder: Path | None = None, timeout: float = 120.0
+) -> subprocess.CompletedProcess[str]:
+    """Fork a worker that is expected to end by itself. Raises `subprocess.TimeoutExpired` if it does not."""
+    with tempfile.TemporaryDirectory() as logs:
+        log, errors = Path(logs, "log"), Path(logs, "errors")
+        process = Forked(arguments, environment=environment, log=log, errors=errors, folder=folder)
+        try:
+            status = process.wait(timeout)
+        finally:
+            process.kill()
+        told = (file.read_text(encoding="utf-8") if file.exists() else "" for file in (log, errors))
+        return subprocess.CompletedProcess(process.args, status, *told)
+
+
+def _run(
+    arguments: list[str], environment: dict[str, str], streams: tuple[str, str], folder: str, script: str | None
+) -> None:
     """What the forked process does, from its beginning to its end."""
     os.setsid()
     os.environ.clear()
     os.environ.update(environment)
     os.chdir(folder)
     sys.path[:0] = [path for path in environment.get("PYTHONPATH", "").split(os.pathsep) if path]
-    output = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
-    for stream in (1, 2):
-        os.dup2(output, stream)
+    for stream, file in enumerate(streams, start=1):
+        os.dup2(os.open(file, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644), stream)
+    if script is not None:
+        sys.argv = ["-c", *arguments]
+        return exec(compile(script, "<script>", "exec"), {"__name__": "__main__"})
     from worker.__main__ import main
 
     main(args=arguments, prog_name="python -m worker")

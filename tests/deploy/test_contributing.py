@@ -107,12 +107,14 @@ def test_each_block_of_the_recipes_is_followed() -> None:
     assert len(list(blocks())) == recipes.count("```") / 2 > 4
 
 
+@pytest.mark.long
 def test_the_sampler_renders(rendered: dict[str, Any]) -> None:
     """In two steps the picture of LMS, which has no more to remember by then."""
     assert rendered["lms_2"] == pytest.approx(rendered["lms"], abs=0.01)
     assert rendered["history"] == 1
 
 
+@pytest.mark.long
 def test_the_loss_guides(rendered: dict[str, Any]) -> None:
     (_, before, _), (_, after, _) = rendered["lms"], rendered["green"]
     assert after > before + 1

@@ -18,6 +18,15 @@ from farm.demo import Timings, local_farm, requests
 
 ROOT = Path(__file__).parents[2]
 
+# The command, with a demonstration that is over sooner.
+OF_ONE_JOB = """
+from farm import demo
+from farm.cli.main import main
+whole = demo.requests
+demo.requests = lambda: whole()[:1]
+main()
+"""
+
 
 def test_it_shows_every_mode_and_what_the_project_began_with() -> None:
     specs = [job.spec for job in dry_run(requests())]
@@ -66,12 +75,15 @@ def test_it_works_twice_in_a_path_with_spaces(tmp_path: Path) -> None:
         running = stack.status(home)
         assert running is not None
         assert pictures(folder) == 12
-        second = farm("demo", home=home, folder=folder)
+        sheet = folder / "renders" / "sheet.png"
+        with Image.open(sheet) as page:
+            assert page.width == 80 + 4 * 256 + 3 * 24
+        first_sheet = sheet.read_bytes()
+        second = farm("demo", home=home, folder=folder, program=("-c", OF_ONE_JOB))
         assert second.startswith(f"using the farm in {home}\n")
         assert stack.status(home) == running
-        assert pictures(folder) == 24
-        with Image.open(folder / "renders" / "sheet.png") as sheet:
-            assert sheet.width == 80 + 4 * 256 + 3 * 24
+        assert pictures(folder) == 13
+        assert sheet.read_bytes() != first_sheet
         assert len(list((folder / "renders").glob("*/*.mp4"))) == 2
         assert farm("down", home=home, folder=folder) == "stopped\n"
         assert stack.status(home) is None
@@ -84,10 +96,10 @@ def pictures(folder: Path) -> int:
     return len(list((folder / "renders").glob("*.png"))) - 1
 
 
-def farm(*arguments: str, home: Path, folder: Path) -> str:
+def farm(*arguments: str, home: Path, folder: Path, program: tuple[str, str] = ("-m", "farm.cli.main")) -> str:
     environment = {name: value for name, value in os.environ.items() if not name.startswith("FARM_")}
     environment |= {"FARM_HOME": str(home), "PYTHONPATH": str(ROOT)}
-    command = [sys.executable, "-m", "farm.cli.main", *arguments]
+    command = [sys.executable, *program, *arguments]
     answer = subprocess.run(command, cwd=folder, env=environment, capture_output=True, encoding="utf-8")
     assert answer.returncode == 0, answer.stdout + answer.stderr
     return answer.stdout

@@ -107,9 +107,10 @@ class FaultyFarm:
         *options: str,
         model: str = "tiny",
         command: tuple[str, ...] | None = None,
+        script: str | None = None,
         environment: dict[str, str] | None = None,
     ) -> Process:
-        """A worker of this name, not started yet. With `command` that is run in its place."""
+        """A worker of this name, not started yet. A `command`, or `script` (see `Forked`), is run in its place."""
         options = ("--name", name, "--device", "cpu", "--model", f"{model}={self._model}", *options)
         self.workers[name] = Process(
             name,
@@ -119,6 +120,7 @@ class FaultyFarm:
             self._layout.log(name),
             self._watch,
             options,
+            script,
         )
         return self.workers[name]
 

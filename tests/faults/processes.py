@@ -59,7 +59,7 @@ class Watch:
 class Process:
     """One program that can be started again and again, each time with the same command, folder and log.
 
-    Without a command it is a worker, with `arguments`.
+    Without a command it is a worker, with `arguments`, or the script that is run in its place.
     """
 
     def __init__(
@@ -71,11 +71,12 @@ class Process:
         log: Path,
         watch: Watch,
         arguments: tuple[str, ...] = (),
+        script: str | None = None,
     ) -> None:
         self.name = name
         self.log = log
         self._command, self._folder, self._environment, self._watch = command, folder, environment, watch
-        self._arguments = arguments
+        self._arguments, self._script = arguments, script
         self._running: Forked | subprocess.Popen[bytes] | None = None
 
     @property
@@ -102,7 +103,13 @@ class Process:
 
     def _started(self) -> Forked | subprocess.Popen[bytes]:
         if self._command is None:
-            return Forked(self._arguments, environment=self._environment, log=self.log, folder=self._folder)
+            return Forked(
+                self._arguments,
+                environment=self._environment,
+                log=self.log,
+                folder=self._folder,
+                script=self._script,
+            )
         with self.log.open("ab") as output:
             return subprocess.Popen(
                 (*self._command, *self._arguments),

@@ -44,10 +44,7 @@ from tests.faults.sabotage import SABOTAGE, NothingToDo, Sabotage
 from tests.tiny import build_tiny_model
 
 WORKERS = 3
-OUTSTANDING = 30
-"""Jobs that are kept waiting or in hand."""
 _END_WITHIN = 600.0
-_PAUSE = (0.5, 5.0)
 
 
 @dataclass(frozen=True)
@@ -96,10 +93,25 @@ class Report:
 
 
 class Soak:
-    """One soak of a farm of its own in `folder`."""
+    """One soak of a farm of its own in `folder`.
 
-    def __init__(self, folder: Path, minutes: float, seed: int, timing: Timing = TIMING) -> None:
+    So many jobs are kept `outstanding`, waiting or in hand; between two faults of a saboteur are at the most so many
+    seconds' `pause`.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        minutes: float,
+        seed: int,
+        timing: Timing = TIMING,
+        *,
+        outstanding: int = 30,
+        pause: float = 5.0,
+    ) -> None:
         self._minutes = minutes
+        self._outstanding = outstanding
+        self._pause = (pause / 10, pause)
         self._seed = seed
         self._chance = random.Random(seed)
         self._over = threading.Event()
@@ -142,7 +154,7 @@ class Soak:
         while time.monotonic() < end and not self._broken:
             with contextlib.suppress(LedgerUnavailable, StorageError):
                 counts = self.farm.client.ledger.counts()
-                if counts["queued"] + counts["running"] < OUTSTANDING:
+                if counts["queued"] + counts["running"] < self._outstanding:
                     self._submit(keys.new_batch_id())
                 if self._chance.random() < 0.1:
                     self._cancel_one()
@@ -202,7 +214,7 @@ class Soak:
         """Inject faults one after the other: each kind once before any comes again."""
         while not self._over.is_set():
             for sabotage in chance.sample(kinds, len(kinds)):
-                if self._over.wait(chance.uniform(*_PAUSE)):
+                if self._over.wait(chance.uniform(*self._pause)):
                     return
                 with contextlib.suppress(NothingToDo, FarmError, redis.RedisError):
                     sabotage(self.farm, chance)

@@ -43,7 +43,7 @@ def test_whenever_it_comes_a_cancellation_holds_or_says_that_it_came_too_late(
 ) -> None:
     """Thirty jobs, of which a dozen are in flight, each cancelled at a moment of its own."""
     jobs = farm.submit(count=30, steps=6, **paced(0.05))
-    moments = {job: chance.uniform(0, 10) for job in jobs}
+    moments = {job: chance.uniform(0, 6) for job in jobs}
     began = time.monotonic()
 
     def cancel_in_time(job: str) -> State:

@@ -13,7 +13,7 @@ from tests.faults.plugin import paced
 from tests.faults.processes import Process
 from tests.waiting import eventually
 
-LONG = {"steps": 80, **paced(0.1)}
+LONG = {"steps": 50, **paced(0.1)}
 
 
 def in_bucket(farm: FaultyFarm, job: str) -> list[str]:
@@ -48,7 +48,7 @@ def test_a_killed_worker_costs_at_most_the_steps_since_the_last_checkpoint(
     fields = {"model": "kept", "trace": "frames", "seed": chance.randrange(1000), **LONG}
     [undisturbed, job] = (farm.submit(**fields)[0] for _ in range(2))
     until_checkpointed(victim, job, undisturbed)
-    farm.until_running([job], step=chance.randrange(20, 40))
+    farm.until_running([job], step=chance.randrange(12, 25))
 
     farm.kill(victim)
     farm.start(heir)
@@ -90,28 +90,24 @@ def test_a_short_job_is_not_checkpointed(farm: FaultyFarm, two: tuple[Process, P
     farm.retire(victim)
 
 
-@pytest.mark.parametrize("damage", ["cut", "of another job", "gone"])
-def test_a_job_whose_checkpoint_cannot_be_used_starts_over(
-    farm: FaultyFarm, two: tuple[Process, Process], damage: str
-) -> None:
+def test_a_job_whose_checkpoint_cannot_be_used_starts_over(farm: FaultyFarm, two: tuple[Process, Process]) -> None:
     victim, heir = two
-    [job, other] = farm.submit(model="kept", count=2, **LONG)
-    until_checkpointed(victim, job, other)
+    [cut, others, gone, whole] = jobs = farm.submit(model="kept", count=4, steps=50, **paced(0.04))
+    until_checkpointed(victim, *jobs)
     farm.kill(victim)
-    storage, key = farm.client.storage, keys.checkpoint(job, 1)
-    if damage == "gone":
-        storage.delete(key)
-    else:
-        source = keys.checkpoint(other, 1) if damage == "of another job" else key
-        data = storage.get(source)
-        storage.put(key, data[: len(data) // 2] if damage == "cut" else data, "application/octet-stream")
+    storage = farm.client.storage
+    kept = {job: storage.get(keys.checkpoint(job, 1)) for job in (cut, whole)}
+    for job, data in ((cut, kept[cut][: len(kept[cut]) // 2]), (others, kept[whole])):
+        storage.put(keys.checkpoint(job, 1), data, "application/octet-stream")
+    storage.delete(keys.checkpoint(gone, 1))
 
     farm.start(heir)
-    over = farm.until_over([job, other])
+    over = farm.until_over(jobs)
 
     assert {(status.state, status.attempt) for status in over} == {("done", 2)}
-    assert f"job {job} starts over" in heir.log.read_text(encoding="utf-8")
-    assert f"job {other} goes on from step" in heir.log.read_text(encoding="utf-8")
+    told = heir.log.read_text(encoding="utf-8")
+    assert [f"job {job} starts over" in told for job in jobs] == [True, True, True, False]
+    assert [f"job {job} goes on from step" in told for job in jobs] == [False, False, False, True]
     farm.retire(heir)
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shutil
-import sys
 from pathlib import Path
 
 from tests.faults.farm import FaultyFarm
@@ -13,10 +12,9 @@ from tests.waiting import eventually
 
 # A disk that takes no file of over 32 KiB: every write beyond fails, as on a full one.
 CRAMPED = """
-import resource, runpy, signal, sys
+import resource, runpy, signal
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 resource.setrlimit(resource.RLIMIT_FSIZE, (32 * 1024, 32 * 1024))
-sys.argv[0] = "worker"
 runpy.run_module("worker", run_name="__main__")
 """
 TRACED = {"trace": "video", "steps": 60, "width": 256, "height": 256}
@@ -24,8 +22,7 @@ TRACED = {"trace": "video", "steps": 60, "width": 256, "height": 256}
 
 def test_a_job_that_a_full_disk_cannot_hold_goes_to_another_worker(farm: FaultyFarm) -> None:
     long_enough_to_start_another = of_a_farm(farm.timing.model_copy(update={"disk": 30.0}))
-    command = (sys.executable, "-c", CRAMPED)
-    cramped = farm.worker("cramped", model="disk", command=command, environment=long_enough_to_start_another)
+    cramped = farm.worker("cramped", model="disk", script=CRAMPED, environment=long_enough_to_start_another)
     farm.start(cramped)
     with farm.fault("full disk", cramped, may_cost=True):
         [job] = farm.submit(model="disk", **TRACED)
@@ -42,7 +39,7 @@ def test_a_job_that_a_full_disk_cannot_hold_goes_to_another_worker(farm: FaultyF
 
 def test_a_job_that_no_disk_can_hold_fails_with_the_reason_and_others_are_rendered(farm: FaultyFarm) -> None:
     at_once = of_a_farm(farm.timing.model_copy(update={"disk": 0.0}))
-    cramped = farm.worker("alone", model="alone", command=(sys.executable, "-c", CRAMPED), environment=at_once)
+    cramped = farm.worker("alone", model="alone", script=CRAMPED, environment=at_once)
     farm.start(cramped)
     with farm.fault("full disk", cramped, may_cost=True):
         [job] = farm.submit(model="alone", **TRACED)

@@ -17,7 +17,7 @@ from tests.faults.plugin import paced
 from tests.faults.processes import Process
 from tests.waiting import eventually
 
-STEPS = 60
+STEPS = 40
 LEISURELY = {"steps": STEPS, **paced(0.05)}
 """Long enough to be caught in the middle."""
 
@@ -64,7 +64,7 @@ def test_a_job_goes_on_elsewhere_from_its_step_and_ends_with_the_same_bytes(
     [undisturbed] = farm.submit(**fields)
     farm.until_over([undisturbed])
     [job] = farm.submit(**fields)
-    farm.until_running([job], step=chance.randrange(5, 30))
+    farm.until_running([job], step=chance.randrange(5, 15))
 
     with farm.fault("SIGTERM", leaver, may_cost=True):
         leaver.ask_to_leave()
@@ -88,7 +88,7 @@ def test_a_job_goes_on_elsewhere_from_its_step_and_ends_with_the_same_bytes(
 def test_a_full_worker_is_gone_at_once_and_all_its_jobs_go_on(
     farm: FaultyFarm, pair: tuple[Process, Process], chance: random.Random
 ) -> None:
-    jobs = farm.submit(count=24, steps=100, **paced(0.02))
+    jobs = farm.submit(count=24, steps=30, **paced(0.02))
     running = eventually(lambda: farm.held_by(pair[0], jobs), "the leaver has jobs")
     farm.until_running(running, step=chance.randrange(1, 5))
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import sys
-
 from farm.ledger.ledger import MAX_DEATHS
 from tests.faults.farm import FaultyFarm
 from tests.faults.plugin import paced
@@ -11,10 +9,12 @@ from tests.waiting import eventually
 
 # The simplest supervisor: it starts the worker again whenever it crashed, and ends with it otherwise.
 RESTARTING = """
-import signal, subprocess, sys
+import os, runpy, signal
 signal.signal(signal.SIGTERM, lambda *_: None)
-while subprocess.run([sys.executable, "-m", "worker", *sys.argv[1:]]).returncode < 0:
-    pass
+while worker := os.fork():
+    if os.waitstatus_to_exitcode(os.waitpid(worker, 0)[1]) >= 0:
+        raise SystemExit
+runpy.run_module("worker", run_name="__main__")
 """
 POISON = {"losses": [{"name": "poison", "every": 1}]}
 
@@ -25,9 +25,9 @@ def test_a_job_that_crashes_its_workers_fails_with_the_tail_of_the_crash_and_its
     farm.start(farm.worker("other", model="other"))  # it tells of the losses that jobs may ask for
     flag = farm.flags / "poison"
     flag.touch()
-    supervised = farm.worker("supervised", model="crashing", command=(sys.executable, "-c", RESTARTING))
+    supervised = farm.worker("supervised", model="crashing", script=RESTARTING)
     [poison] = farm.submit(model="crashing", priority=0, **POISON)
-    companions = farm.submit(model="crashing", priority=9, count=3, steps=100, **paced(0.05, every=3))
+    companions = farm.submit(model="crashing", priority=9, count=2, steps=50, **paced(0.05, every=3))
     with farm.fault("poison", supervised, may_cost=True):
         supervised.start()
         [verdict] = farm.until_over([poison])

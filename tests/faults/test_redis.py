@@ -40,9 +40,10 @@ def busy(farm: FaultyFarm) -> Pair:
     return full, idle
 
 
-def submit_to_both(farm: FaultyFarm) -> list[str]:
+def submit_to_both(farm: FaultyFarm, *, seconds: float = 10.0) -> list[str]:
+    """To the idle one a job that takes so long."""
     jobs = farm.submit(model="wanted", count=3, **SOME_SECONDS)
-    one = farm.submit(model="spared", steps=100, **paced(0.2))
+    one = farm.submit(model="spared", steps=round(seconds / 0.2), **paced(0.2))
     farm.until_running([*jobs[:2], *one])
     return [*jobs, *one]
 
@@ -59,7 +60,7 @@ def test_losing_every_connection_again_and_again_reruns_nothing(
 
     with farm.fault("connections killed"):
         for _ in range(5):
-            time.sleep(chance.uniform(0, 1.5))
+            time.sleep(chance.uniform(0, 1.2))
             for kind in ("normal", "pubsub"):
                 farm.client.ledger.redis.client_kill_filter(_type=kind)
 
@@ -71,7 +72,7 @@ def test_losing_every_connection_again_and_again_reruns_nothing(
 def test_a_restarted_redis_finds_the_same_workers_at_the_same_jobs(
     farm: FaultyFarm, busy: Pair, chance: random.Random, leases: float
 ) -> None:
-    jobs = submit_to_both(farm)
+    jobs = submit_to_both(farm, seconds=10.0 + leases * farm.timing.lease)
     pids = [worker.pid for worker in busy]
     time.sleep(chance.uniform(0, 1))
 

@@ -45,13 +45,13 @@ class Supervised:
         self.submitted: list[str] = []
         self.faults: list[Fault] = []
         self._model = model
-        self.where: Settings = self.start()
+        self.where: Settings = self.start(workers=2)
         self.client = FarmClient(self.where)
         self.history = History(self.where)
 
-    def start(self) -> Settings:
-        """Start the farm with two workers and wait until they are ready."""
-        settings = stack.start_detached(self.farm.home, 2, (f"tiny={self._model}",))
+    def start(self, *, workers: int = 1) -> Settings:
+        """Start the farm and wait until its workers are ready."""
+        settings = stack.start_detached(self.farm.home, workers, (f"tiny={self._model}",))
         assert stack.wait_for_workers(self.farm.home, settings, timeout=180)
         return settings
 
@@ -140,7 +140,7 @@ def test_a_hung_engine_ends_its_worker_and_the_jobs_move(supervised: Supervised,
 
 def test_jobs_outlive_their_killed_supervisor(supervised: Supervised, chance: random.Random) -> None:
     """Everything dies with it, and goes on when the farm is started again."""
-    jobs = supervised.submit(count=6, steps=40, **paced(0.05))
+    jobs = supervised.submit(count=4, steps=40, **paced(0.05))
     supervised.until_running(jobs)
     time.sleep(chance.uniform(0, 1))
     pids = supervised.farm.pids()
@@ -161,7 +161,7 @@ def test_jobs_outlive_their_killed_supervisor(supervised: Supervised, chance: ra
 
 def test_jobs_outlive_down_and_up(supervised: Supervised) -> None:
     """The workers hand back what they have, and nobody is blamed."""
-    jobs = supervised.submit(count=6, steps=40, **paced(0.05))
+    jobs = supervised.submit(count=4, steps=40, **paced(0.05))
     supervised.until_running(jobs)
     pids = supervised.farm.pids()
     fault = Fault("farm down", may_cost=True)

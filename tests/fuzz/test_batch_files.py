@@ -56,19 +56,19 @@ def test_the_document_is_one() -> None:
     assert len(requests_of(json.dumps(DOCUMENT)) or ()) == 12 + 1 + 2
 
 
-@fuzz(400)
+@fuzz(160)
 @given(spoilt(DOCUMENT))
 def test_documents(document: Any) -> None:
     requests_of(json.dumps(document))
 
 
-@fuzz(300)
+@fuzz(120)
 @given(st.lists(st.dictionaries(st.sampled_from((*JobRequest.model_fields, "zip", "product")), anything), max_size=3))
 def test_jobs_of_anything(jobs: list[Any]) -> None:
     requests_of(json.dumps({"jobs": jobs}))
 
 
-@fuzz(300)
+@fuzz(120)
 @given(st.text(max_size=200))
 def test_texts(text: str) -> None:
     requests_of(text)
@@ -114,13 +114,13 @@ lines = st.one_of(
 )
 
 
-@fuzz(600)
+@fuzz(240)
 @given(st.lists(lines, max_size=8))
 def test_lines_of_yaml(written: list[str]) -> None:
     requests_of("\n".join(written))
 
 
-@fuzz(150)
+@fuzz(60)
 @given(
     st.integers(1, 40),
     st.integers(2, 9),

@@ -110,7 +110,7 @@ def test_the_pictures_are_ones(seed: int) -> None:
     assert checked(SEEDS[seed])
 
 
-@fuzz(1_500)
+@fuzz(600)
 @given(st.sampled_from(SEEDS), changes)
 def test_spoilt_pictures(seed: bytes, how: list[tuple[int, bytes, str]]) -> None:
     checked(spoil(seed, how))
@@ -129,20 +129,20 @@ def mended(data: bytes) -> bytes:
     return out
 
 
-@fuzz(800)
+@fuzz(320)
 @given(st.sampled_from(SEEDS[:5]), changes)
 def test_spoilt_pngs_with_right_checksums(seed: bytes, how: list[tuple[int, bytes, str]]) -> None:
     checked(mended(spoil(seed, how)))
 
 
-@fuzz(300)
+@fuzz(120)
 @given(st.sampled_from(PROFILES), changes)
 def test_spoilt_colour_profiles(profile: bytes, how: list[tuple[int, bytes, str]]) -> None:
     """Read or passed over, never a reason to lose the picture."""
     assert checked(encoded("PNG", icc_profile=spoil(profile, how)))
 
 
-@fuzz(300)
+@fuzz(120)
 @given(
     st.binary(max_size=400),
     st.sampled_from((b"", b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff", b"RIFF\0\0\0\0WEBP", b"II*\0")),
@@ -151,7 +151,7 @@ def test_bytes(data: bytes, beginning: bytes) -> None:
     checked(beginning + data)
 
 
-@fuzz(400)
+@fuzz(160)
 @given(st.binary(max_size=300), st.sampled_from((b"II*\0\x08\0\0\0", b"MM\0*\0\0\0\x08", b"")))
 def test_exif_of_anything(data: bytes, beginning: bytes) -> None:
     exif = b"Exif\0\0" + beginning + data
@@ -164,7 +164,7 @@ sides = st.one_of(
 )
 
 
-@fuzz(200)
+@fuzz(80)
 @given(sides, sides, st.sampled_from((1, 2, 4, 8, 16)), st.integers(0, 6), st.integers(0, 2), st.binary(max_size=40))
 def test_any_size_that_a_png_can_say(width: int, height: int, bits: int, kind: int, lacing: int, data: bytes) -> None:
     header = struct.pack(">IIBBBBB", width, height, bits, kind, 0, 0, lacing)
@@ -206,7 +206,7 @@ def test_what_is_too_long_is_not_looked_at() -> None:
     assert checked(SEEDS[0] + bytes(MAX_BYTES)) is None
 
 
-@fuzz(200)
+@fuzz(80)
 @given(st.text(max_size=300))
 def test_a_sheet_takes_pictures_with_any_words_in_them(text: str) -> None:
     from PIL.PngImagePlugin import PngInfo

@@ -27,7 +27,7 @@ names = st.one_of(near, segments.map("/".join))
 SAFE = set(string.ascii_lowercase + string.digits + "._-/")
 
 
-@fuzz(500)
+@fuzz(200)
 @given(near, st.one_of(st.integers(), st.sampled_from((0, 1, 10**9, -1))), names)
 def test_keys_of_a_job(job: str, attempt: int, name: str) -> None:
     for owner in (job, JOB):
@@ -41,7 +41,7 @@ def test_keys_of_a_job(job: str, attempt: int, name: str) -> None:
         assert len(key) < 300
 
 
-@fuzz(500)
+@fuzz(200)
 @given(near)
 def test_ids_are_what_they_look_like(text: str) -> None:
     """No id holds what only looks like a digit, or ends in a line break."""
@@ -53,7 +53,7 @@ def test_ids_are_what_they_look_like(text: str) -> None:
         assert keys.batch_manifest(text) == f"batches/{text}.json"
 
 
-@fuzz(300)
+@fuzz(120)
 @given(st.integers(0, 10**6 - 1))
 def test_every_made_id_is_one(index: int) -> None:
     job = keys.job_in_batch(keys.new_batch_id(), index)
@@ -61,7 +61,7 @@ def test_every_made_id_is_one(index: int) -> None:
     assert int(job.rpartition("-")[2]) == index
 
 
-@fuzz(500)
+@fuzz(200)
 @given(names, names)
 def test_init_images_and_models(text: str, extension: str) -> None:
     with suppress(InvalidInput):
@@ -70,7 +70,7 @@ def test_init_images_and_models(text: str, extension: str) -> None:
         assert re.fullmatch(r"farm\.[a-z0-9][a-z0-9._-]{0,63}", queue_name(text))
 
 
-@fuzz(500)
+@fuzz(200)
 @given(near, names)
 def test_files_that_are_fetched(job: str, name: str) -> None:
     out = Path("/somewhere/out")
@@ -84,7 +84,7 @@ def test_files_that_are_fetched(job: str, name: str) -> None:
         assert path.resolve() == path
 
 
-@fuzz(500)
+@fuzz(200)
 @given(name=names)
 def test_files_of_a_model_in_a_bucket(tmp_path: Path, name: str) -> None:
     folder = tmp_path / "model"

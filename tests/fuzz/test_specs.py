@@ -101,7 +101,7 @@ def as_json(document: Any) -> str:
     return json.dumps(document, default=str)
 
 
-@fuzz(400)
+@fuzz(160)
 @given(st.one_of(spoilt(SPEC), anything))
 def test_specs(document: Any) -> None:
     spec = accepted(lambda: JobSpec.from_json(as_json(document)), InvalidInput)
@@ -110,13 +110,13 @@ def test_specs(document: Any) -> None:
         assert JobSpec.from_json(spec.to_json()) == spec
 
 
-@fuzz(300)
+@fuzz(120)
 @given(st.binary(max_size=200))
 def test_bytes_that_are_no_spec(data: bytes) -> None:
     assert accepted(lambda: JobSpec.from_json(data), InvalidInput) is None
 
 
-@fuzz(400)
+@fuzz(160)
 @given(st.one_of(spoilt(REQUEST), st.dictionaries(st.sampled_from(tuple(REQUEST)), anything, max_size=5)))
 def test_requests(document: Any) -> None:
     def specs() -> list[JobSpec]:
@@ -129,7 +129,7 @@ def test_requests(document: Any) -> None:
             assert JobSpec.from_json(spec.to_json()) == spec, "the worker takes what the client sends"
 
 
-@fuzz(400)
+@fuzz(160)
 @given(st.one_of(spoilt(RESULT), anything))
 def test_results(document: Any) -> None:
     result = accepted(lambda: JobResult.from_json(as_json(document).encode(), key="x"), StorageError)
@@ -139,7 +139,7 @@ def test_results(document: Any) -> None:
             stays_inside(result.job, name)
 
 
-@fuzz(400)
+@fuzz(160)
 @given(spoilt(MANIFEST))
 def test_manifests(document: Any) -> None:
     manifest = accepted(lambda: read_manifest(_Held(as_json(document).encode()), "0" * 16), InvalidInput)  # type: ignore[arg-type]
@@ -159,7 +159,7 @@ class _Held:
         return self._data
 
 
-@fuzz(400)
+@fuzz(160)
 @given(st.dictionaries(st.sampled_from(tuple(RECORD)), st.one_of(words, numbers.map(str)), max_size=3))
 def test_records_of_the_ledger(changes: dict[str, str]) -> None:
     record = RECORD | changes
@@ -170,7 +170,7 @@ def test_records_of_the_ledger(changes: dict[str, str]) -> None:
         assert status.steps >= 1
 
 
-@fuzz(400)
+@fuzz(160)
 @given(st.one_of(spoilt(a_worker(losses=()).model_dump(mode="json")), anything))
 def test_announcements(document: Any) -> None:
     worker = read_worker(as_json(document))

@@ -52,6 +52,11 @@ class Subjects:
         return self._usual.dtype
 
     @property
+    def dtypes(self) -> tuple[torch.dtype, ...]:
+        """The precisions that GPUs have; a rehearsal takes the one for which the autoencoder keeps another."""
+        return (torch.float16,) if self.is_rehearsal else (torch.bfloat16, torch.float16)
+
+    @property
     def rows(self) -> int:
         """Of a full batch."""
         return 8 if self.is_rehearsal else 64
@@ -59,7 +64,7 @@ class Subjects:
     @property
     def steps(self) -> int:
         """Of a job whose length does not matter."""
-        return 6 if self.is_rehearsal else 10
+        return 4 if self.is_rehearsal else 10
 
     @cached_property
     def _usual(self) -> Placement:

@@ -33,7 +33,7 @@ def run(facts: Facts, subjects: Subjects) -> None:
 
 
 def _whole(facts: Facts, subjects: Subjects) -> None:
-    count = 12 if subjects.is_rehearsal else 100
+    count = 6 if subjects.is_rehearsal else 100
     with local_farm() as farm, FarmClient(farm.where) as client:
         jobs = client.submit(_wishes(subjects, count)).jobs
         began = time.monotonic()
@@ -62,7 +62,7 @@ def _wishes(subjects: Subjects, count: int) -> list[JobRequest]:
         {"mode": "guided", "losses": [{"name": "blue", "scale": 20.0, "every": 5}]},
         {"sampler": "dpmpp_2m", "trace": "frames", "trace_every": 20},
     ]
-    shortest = 200 if subjects.is_rehearsal else 30
+    shortest = 120 if subjects.is_rehearsal else 30
     wishes = [{"seed": n, "steps": shortest + n % 30, **modes[n % len(modes)]} for n in range(count)]
     return [JobRequest.parse({"prompt": "a cat", "model": "shaped", **wish}) for wish in wishes]
 

@@ -26,7 +26,6 @@ from worker.models.memory_profile import highest
 from worker.models.model import LoadedModel
 
 _LONGEST = 300.0
-_DTYPES = (torch.bfloat16, torch.float16)
 _FORETOLD = (0.5, 1.4)
 """What forwards take, over what was measured of one row as the model was loaded. Less does no harm but to speed, and
 the engine counts on 0.7 of what is free."""
@@ -34,7 +33,7 @@ the engine counts on 0.7 of what is free."""
 
 def run(facts: Facts, subjects: Subjects) -> None:
     for kind in subjects.kinds:
-        for dtype in _DTYPES:
+        for dtype in subjects.dtypes:
             name = f"{kind}, {_short(dtype)}"
             facts.attempt(name, lambda kind=kind, dtype=dtype, name=name: _tried(facts, subjects, kind, dtype, name))  # type: ignore[misc]
 

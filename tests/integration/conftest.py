@@ -29,7 +29,7 @@ from tests.launching import Forked
 from tests.tiny import build_tiny_model
 from tests.waiting import eventually
 
-LONG: dict[str, Any] = {"steps": 200, **paced(0.05, every=4)}
+LONG: dict[str, Any] = {"steps": 100, **paced(0.1, every=4)}
 """Long enough to be caught in the middle, on any machine: it mostly sleeps."""
 
 

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-import subprocess
-import sys
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -21,6 +19,7 @@ from farm.errors import LedgerUnavailable
 from farm.jobs.request import JobRequest
 from farm.settings import Settings
 from farm.stack.verdict import ok
+from tests import launching
 from tests.environments import naming
 from tests.integration.conftest import Launcher, Worker
 from tests.integration.test_lifecycle import in_the_middle
@@ -138,8 +137,7 @@ def test_a_worker_that_lacks_a_right_ends_and_says_which(
     client.check_bucket()
     take_away(admin, "farm-worker", "+evalsha")
     own = {**environment, **naming(as_user(where, "farm-worker"))}
-    command = [sys.executable, "-m", "worker", "--device", "cpu"]
-    ended = subprocess.run(command, env=own, capture_output=True, encoding="utf-8", timeout=120)
+    ended = launching.run(("--device", "cpu"), environment=own)
     assert ended.returncode == 1
     assert "farm worker: Redis at " in ended.stderr
     assert "denies this user +evalsha\n  grant it: ACL SETUSER farm-worker +evalsha;" in ended.stderr

@@ -16,17 +16,21 @@ ROOT = Path(__file__).parents[2]
 
 @pytest.fixture(scope="module")
 def base_python(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The Python of a fresh environment into which only `farm/` was installed, as the README says."""
+    """The Python of a fresh environment into which only `farm/` was installed, as the README says.
+
+    The pip of this environment installs into that one, and compiles nothing: what is imported is compiled then.
+    """
     folder = tmp_path_factory.mktemp("base")
     for name in ("pyproject.toml", "README.md", "LICENSE", "constraints.txt"):
         shutil.copy(ROOT / name, folder / name)
     for package in ("farm", "worker"):
         shutil.copytree(ROOT / package, folder / package, ignore=shutil.ignore_patterns("weights", "__pycache__"))
     environment = folder / "environment"
-    subprocess.run([sys.executable, "-m", "venv", environment], check=True, timeout=120)
+    subprocess.run([sys.executable, "-m", "venv", "--without-pip", environment], check=True, timeout=120)
     python = environment / "bin" / "python"
-    install = [str(python), "-m", "pip", "install", "-q", "--disable-pip-version-check", "-c", "constraints.txt", "."]
-    subprocess.run(install, cwd=folder, check=True, timeout=300)
+    pip = [sys.executable, "-m", "pip", "--disable-pip-version-check", "--python", str(python)]
+    install = ["install", "-q", "--no-compile", "-c", "constraints.txt", "."]
+    subprocess.run([*pip, *install], cwd=folder, check=True, timeout=300)
     return python
 
 

@@ -44,7 +44,7 @@ messages = st.one_of(
 entries = st.one_of(messages.map(lambda value: json.dumps(value).encode()), st.binary(max_size=100))
 
 
-@fuzz(800)
+@fuzz(320)
 @given(messages)
 def test_a_message_names_a_job_or_none(message: Any) -> None:
     job = job_named_by(message)

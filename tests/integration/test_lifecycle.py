@@ -104,7 +104,7 @@ def test_two_workers_share_a_queue(launch: Launch, submit: Submit, finish: Finis
     launch("left", "--slots", "2", model="shared-out")
     launch("right", "--slots", "2", model="shared-out")
 
-    statuses = finish(submit(model="shared-out", count=24, steps=40))
+    statuses = finish(submit(model="shared-out", count=12, steps=20))
 
     assert {status.state for status in statuses} == {"done"}
     assert {(status.worker or "").rpartition("-")[0] for status in statuses} == {"left", "right"}
@@ -115,7 +115,7 @@ def test_jobs_of_a_killed_worker_are_finished_by_another(
     client: FarmClient, launch: Launch, submit: Submit, status: Status, finish: Finish
 ) -> None:
     victim = launch("victim", model="risky")
-    jobs = submit(model="risky", count=6, **LONG)
+    jobs = submit(model="risky", count=2, **LONG)
     for job in jobs:
         in_the_middle(status, job)
     victim.kill()
@@ -139,7 +139,7 @@ def test_jobs_of_a_killed_worker_are_finished_by_one_that_lives_within_half_a_mi
 ) -> None:
     """With the times that a farm runs with: what is promised to people."""
     victim = launch("first", model="prompt", **REAL)
-    jobs = submit(model="prompt", count=3, **LONG)
+    jobs = submit(model="prompt", count=2, **LONG)
     for job in jobs:
         in_the_middle(status, job)
     launch("second", model="prompt", **REAL)

@@ -21,6 +21,7 @@ from farm.client import FarmClient
 from farm.settings import Settings
 from farm.stack import credentials, servers
 from farm.stack.layout import Layout, write_json
+from tests import launching
 from tests.environments import of_a_shell
 from tests.waiting import eventually
 
@@ -45,15 +46,23 @@ class Watched:
 
     def run(self, *command: str, code: int, **variables: str) -> str:
         done = subprocess.run(
-            [sys.executable, "-m", *command],
+            [sys.executable, "-m", "farm", *command],
             env=self.environment | variables,
             cwd=self.home,
             capture_output=True,
             encoding="utf-8",
             timeout=180,
         )
+        return self._heard(done, code)
+
+    def run_worker(self, *, code: int, **variables: str) -> None:
+        """A worker that is expected to end by itself."""
+        environment = self.environment | variables
+        self._heard(launching.run(("--device", "cpu"), environment=environment, folder=self.home), code)
+
+    def _heard(self, done: subprocess.CompletedProcess[str], code: int) -> str:
         self.said += [done.stdout, done.stderr]
-        assert done.returncode == code, f"{command}: exit {done.returncode}\n{done.stdout}\n{done.stderr}"
+        assert done.returncode == code, f"{done.args}: exit {done.returncode}\n{done.stdout}\n{done.stderr}"
         return done.stdout
 
     def kill(self, name: str) -> None:
@@ -107,13 +116,13 @@ def test_no_secret_is_told_anywhere(watched: Watched) -> None:
 
 
 def use_everything(watched: Watched) -> None:
-    submit = ("farm", "submit", "txt2img", "a cat", "--model", "tiny", "--steps", "4")
+    submit = ("submit", "txt2img", "a cat", "--model", "tiny", "--steps", "4")
     watched.run(*submit, "--trace", "video", "--label", "who=me", "--out", "renders", code=0)
-    [status] = json.loads(watched.run("farm", "list", "--json", code=0))
-    watched.run("farm", "fetch", status["id"], "--all", "--out", "all of it", code=0)
+    [status] = json.loads(watched.run("list", "--json", code=0))
+    watched.run("fetch", status["id"], "--all", "--out", "all of it", code=0)
     for command in ("workers", "models", "list", "losses", "recover", "doctor"):
-        watched.run("farm", command, code=0)
-    watched.run("farm", *submit[1:-2], "--steps", "0", code=2)
+        watched.run(command, code=0)
+    watched.run(*submit[:-2], "--steps", "0", code=2)
 
 
 def fail_in_every_way(watched: Watched) -> None:
@@ -125,7 +134,7 @@ def fail_in_every_way(watched: Watched) -> None:
         "AWS_SECRET_ACCESS_KEY": SECRETS["s3_secret_key"],
     }
     address = watched.where.redis_address
-    submit = ("farm", "submit", "txt2img", "a cat", "--model", "tiny")
+    submit = ("submit", "txt2img", "a cat", "--model", "tiny")
     failures: tuple[dict[str, str], ...] = (
         {"FARM_REDIS_URL": f"redis://:{MISTYPED['redis']}@{address}"},
         {"AWS_SECRET_ACCESS_KEY": MISTYPED["s3"]},
@@ -136,12 +145,12 @@ def fail_in_every_way(watched: Watched) -> None:
     for wrong in failures:
         watched.run(*submit, code=1, **named | wrong)
     for mistyped in failures[:2]:
-        watched.run("farm", "doctor", code=1, **named | mistyped)
-        watched.run("worker", "--device", "cpu", code=1, **named | mistyped)
+        watched.run("doctor", code=1, **named | mistyped)
+        watched.run_worker(code=1, **named | mistyped)
     for malformed in (f"redis://:{MISTYPED['redis']}#@{address}", f"redis://:{MISTYPED['redis']}@{address}?x=1"):
-        watched.run("farm", "list", code=2, **named | {"FARM_REDIS_URL": malformed})
+        watched.run("list", code=2, **named | {"FARM_REDIS_URL": malformed})
     endpoint = f"http://who:{MISTYPED['s3']}@127.0.0.1:1"
-    watched.run("farm", "list", code=2, **named | {"FARM_S3_ENDPOINT": endpoint})
+    watched.run("list", code=2, **named | {"FARM_S3_ENDPOINT": endpoint})
 
     watched.kill("redis")
     watched.run(*submit, "--steps", "4", "--wait", code=0)

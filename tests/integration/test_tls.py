@@ -22,8 +22,10 @@ from PIL import Image
 from farm.stack import credentials, readiness, servers
 from farm.stack.layout import Layout
 from farm.stack.process import Program
+from tests import launching
 from tests.environments import naming, of_a_shell
 from tests.integration.conftest import Worker
+from tests.launching import Forked
 from tests.tls import tls_in_front_of
 from tests.waiting import eventually
 
@@ -42,21 +44,19 @@ class SecureFarm:
     tiny_model: Path
 
     def farm(self, *arguments: str, **variables: str) -> subprocess.CompletedProcess[str]:
-        return self._run("farm", *arguments, **variables)
-
-    def worker(self, **variables: str) -> subprocess.CompletedProcess[str]:
-        """A worker that is expected to end by itself."""
-        return self._run("worker", "--device", "cpu", "--model", f"tls={self.tiny_model}", **variables)
-
-    def _run(self, module: str, *arguments: str, **variables: str) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
-            [sys.executable, "-m", module, *arguments],
+            [sys.executable, "-m", "farm", *arguments],
             env=self.environment | variables,
             cwd=self.folder,
             capture_output=True,
             encoding="utf-8",
             timeout=120,
         )
+
+    def worker(self, **variables: str) -> subprocess.CompletedProcess[str]:
+        """A worker that is expected to end by itself."""
+        arguments = ("--device", "cpu", "--model", f"tls={self.tiny_model}")
+        return launching.run(arguments, environment=self.environment | variables, folder=self.folder)
 
 
 @contextmanager
@@ -129,14 +129,8 @@ def secure(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path) -> Iterat
 def worker(secure: SecureFarm) -> Iterator[Worker]:
     """A worker process that knows the servers by TLS only."""
     log = secure.folder / "worker.log"
-    command = [sys.executable, "-m", "worker", "--name", "secure", "--device", "cpu"]
-    with log.open("wb") as output:
-        process = subprocess.Popen(
-            [*command, "--model", f"tls={secure.tiny_model}"],
-            env=secure.environment,
-            stdout=output,
-            stderr=subprocess.STDOUT,
-        )
+    arguments = ("--name", "secure", "--device", "cpu", "--model", f"tls={secure.tiny_model}")
+    process = Forked(arguments, environment=secure.environment, log=log)
     worker = Worker("secure", process, log)
 
     def is_ready() -> bool:

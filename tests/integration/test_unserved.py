@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -17,7 +16,9 @@ from farm.client import FarmClient
 from farm.jobs.request import JobRequest
 from farm.jobs.status import JobStatus
 from farm.settings import Settings
+from tests import launching
 from tests.integration.conftest import Launcher
+from tests.launching import Forked
 from tests.waiting import eventually
 
 
@@ -83,9 +84,8 @@ def test_a_model_that_can_be_had_later_is_served_then(
     models = ("--model", f"early={tiny_model}", "--model", f"late=s3://{where.s3_bucket}/models/late")
     full, log = tmp_path / "full", tmp_path / "patient.log"
     full.touch()
-    command = [sys.executable, "-c", _ON_A_FULL_DISK, "--name", "patient", "--device", "cpu", *models, str(full)]
-    with log.open("wb") as output:
-        process = subprocess.Popen(command, env=environment, stdout=output, stderr=subprocess.STDOUT)
+    arguments = ("--name", "patient", "--device", "cpu", *models, str(full))
+    process = Forked(arguments, environment=environment, log=log, script=_ON_A_FULL_DISK)
     try:
         eventually(lambda: _served_by("patient", client) == ("early",), "the first is served")
         (job,) = client.submit([request("late")]).jobs
@@ -123,13 +123,7 @@ def test_a_worker_without_any_ends_with_one_line(environment: dict[str, str], tm
     file = tmp_path / "page.safetensors"
     file.write_text("<html>")
     source = f"page={file}#config={tmp_path}"
-    done = subprocess.run(
-        [sys.executable, "-m", "worker", "--device", "cpu", "--model", source],
-        env=environment,
-        capture_output=True,
-        text=True,
-        timeout=120,
-    )
+    done = launching.run(("--device", "cpu", "--model", source), environment=environment)
     assert done.returncode == 1
     assert "Traceback" not in done.stderr
     assert "cannot be loaded: it is a web page, not the file itself" in done.stderr.splitlines()[-2]
@@ -145,9 +139,7 @@ def test_a_worker_that_is_asked_to_leave_while_it_loads_leaves_in_order(
     """And nobody is told afterwards that it was killed."""
     models = [word for number in range(12) for word in ("--model", f"early{number}={tiny_model}")]
     log = tmp_path / "early.log"
-    with log.open("wb") as output:
-        command = [sys.executable, "-m", "worker", "--name", "early", "--device", "cpu", *models]
-        process = subprocess.Popen(command, env=environment, stdout=output, stderr=subprocess.STDOUT)
+    process = Forked(("--name", "early", "--device", "cpu", *models), environment=environment, log=log)
     try:
         eventually(lambda: "loading the model 'early1'" in log.read_text(encoding="utf-8"), "the second is loaded")
         starting = eventually(lambda: [w for w in client.workers() if w.id.startswith("early-")], "it is announced")

@@ -55,7 +55,8 @@ _STRANGE = 2.1  # hardly any render of the corpus is stranger
 class Effort:
     """How much to draw: seeds a subject, and how many subjects, scenes and pairs each measure takes at most.
 
-    Mixes need many pairs: of 20, one more or less is five hundredths.
+    Mixes need many pairs: of 20, one more or less is five hundredths. `few` pictures do where hardly any differs, and
+    `renders` of each style show its judge what the style looks like.
     """
 
     seeds: int = 3
@@ -65,9 +66,13 @@ class Effort:
     mixes: int = 100
     guidances_of_mixes: tuple[float, ...] = (4.0, 6.0)
     reconstructions: int = 200
+    few: int = 8
+    renders: int = 30
 
 
-QUICK = Effort(seeds=1, subjects=10, scenes=10, mixes=60, guidances_of_mixes=(6.0,), reconstructions=40)
+QUICK = Effort(
+    seeds=1, subjects=4, scenes=4, pairs=3, mixes=12, guidances_of_mixes=(6.0,), reconstructions=8, few=2, renders=16
+)
 """The smaller version, for tests."""
 
 
@@ -79,7 +84,7 @@ class Evaluation:
         self.model = load(model)
         self.subjects = known_subjects(model)
         self.judge = SubjectJudge.of(self.subjects)
-        self.styles = StyleJudge.through(self._reconstruct)
+        self.styles = StyleJudge.through(self._reconstruct, effort.renders)
         self.sheets: dict[str, Image.Image] = {}
 
     def run(self) -> list[Measure]:
@@ -144,7 +149,7 @@ class Evaluation:
         """How often each style has its own statistics."""
         measures = []
         for style in STYLES[1:]:
-            subjects = self._some(self.subjects, max(8, self.effort.scenes // 2), seed=style)
+            subjects = self._some(self.subjects, max(self.effort.few, self.effort.scenes // 2), seed=style)
             images = self._draw(style, [caption(Scene(subject, style=style)) for subject in subjects], columns=10)
             measures.append(
                 Measure(f"style {style}", _share(self.styles.style_of(image) == style for image in images), 0.80)
@@ -153,7 +158,8 @@ class Evaluation:
 
     def unprompted(self) -> list[Measure]:
         """How often the empty prompt gives a picture whose statistics are those of one of the styles."""
-        images = self._draw("empty-prompt", [""] * 16, columns=8, seeds=range(16))
+        count = 2 * self.effort.few
+        images = self._draw("empty-prompt", [""] * count, columns=8, seeds=range(count))
         return [
             Measure(
                 "empty prompt plausible", _share(self.styles.strangeness(image) < _STRANGE for image in images), 0.75
@@ -190,7 +196,7 @@ class Evaluation:
         """Whether a drawn patch keeps its place and colour the more, the later the schedule is entered."""
         patch = Image.new("RGB", (SIZE, SIZE), "white")
         ImageDraw.Draw(patch).ellipse(_PATCH, fill=_PATCH_COLOR)
-        prompts = [subject.phrase for subject in self._some(self.subjects, 8, seed="image to image")]
+        prompts = [subject.phrase for subject in self._some(self.subjects, self.effort.few, seed="image to image")]
         changes = [
             _patch_error(self._draw(f"from-image-{step}", prompts, columns=8, start=Start(patch, step)), patch)
             for step in _STARTS
@@ -212,7 +218,7 @@ class Evaluation:
 
     def seeds_differ(self) -> list[Measure]:
         """The mean difference between two seeds' pictures of one caption, 0..1, at its smallest."""
-        prompts = [subject.phrase for subject in self._some(self.subjects, 8, seed="seeds")]
+        prompts = [subject.phrase for subject in self._some(self.subjects, self.effort.few, seed="seeds")]
         one, other = (self._draw(f"seed-{seed}", prompts, columns=8, seeds=seed) for seed in (1, 2))
         return [Measure("seeds differ", min(_difference(a, b) for a, b in zip(one, other, strict=True)), 0.003)]
 

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
 import secrets
-import subprocess
-import sys
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -27,6 +26,7 @@ from farm.ledger.ledger import Ledger
 from farm.ledger.records import Tie
 from farm.settings import Settings
 from farm.stack.verdict import ok
+from tests import launching
 from tests.farm.rendering import render
 
 OTTER = ("submit", "txt2img", "an otter", "--seed", "7")
@@ -357,9 +357,7 @@ def test_recovery_from_another_bucket_is_refused_until_it_is_meant(client: FarmC
 
 def test_a_worker_with_the_wrong_bucket_does_not_start(client: FarmClient, wrong: Storage) -> None:
     client.check_bucket()
-    ended = subprocess.run(
-        [sys.executable, "-m", "worker", "--device", "cpu"], capture_output=True, text=True, timeout=120, check=False
-    )
+    ended = launching.run(("--device", "cpu"), environment=os.environ)
     assert ended.returncode == 1, ended.stderr
     assert "farm worker: the ledger at " in ended.stderr
     assert f"not to the bucket '{wrong.bucket}' (from FARM_S3_BUCKET)" in ended.stderr

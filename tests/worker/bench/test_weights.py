@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
 import torch
 
 from worker.bench import costing, weights
@@ -12,6 +13,7 @@ from worker.models.loader import ModelLoader
 from worker.models.registry import LocalDirectory
 
 
+@pytest.mark.long
 def test_random_weights_load_and_compute(tmp_path: Path) -> None:
     weights.build(tmp_path / "model", width=160, side=8)
 

@@ -20,7 +20,7 @@ CASES = {
     "no guidance": {"steps": 14, "seed": 2, "guidance": 1.0},
     "weak guidance": {"steps": 8, "seed": 5, "guidance": 0.5},
     "wide": {"steps": 15, "seed": 3, "guidance": 4.0, "width": 96},
-    "tall": {"steps": 30, "seed": 2**63 - 1, "negative": "a red otter", "height": 104},
+    "tall": {"steps": 18, "seed": 2**63 - 1, "negative": "a red otter", "height": 104},
 }
 
 

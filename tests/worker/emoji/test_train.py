@@ -200,6 +200,7 @@ def test_a_refinement_is_told_what_it_starts_from(
     assert "no training.json" in capsys.readouterr().err
 
 
+@pytest.mark.long
 @needs_font
 def test_the_model_is_a_pipeline_of_diffusers_that_draws_the_same(micro_run: Path) -> None:
     pipeline = StableDiffusionPipeline.from_pretrained(micro_run / "model").to(torch.float32)
@@ -216,6 +217,7 @@ def test_the_model_is_a_pipeline_of_diffusers_that_draws_the_same(micro_run: Pat
     assert np.abs(np.asarray(theirs).astype(int) - np.asarray(ours)).max() <= 1
 
 
+@pytest.mark.long
 @needs_font
 def test_drawing_in_every_mode(micro_run: Path) -> None:
     model = load(micro_run / "model")

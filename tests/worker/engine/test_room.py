@@ -58,7 +58,7 @@ def test_who_finds_no_room_in_anothers_turn_waits_for_its_end(
 
     assert narrow.refused.wait(ENOUGH)
     assert all(future.result(ENOUGH).pixels.shape == (64, 64, 3) for future in small)
-    assert large.result(ENOUGH).pixels.shape == (640, 640, 3)
+    assert large.result(ENOUGH).pixels.shape == (512, 528, 3)
 
 
 class NarrowText:
@@ -91,7 +91,7 @@ def test_who_cannot_even_be_prepared_in_anothers_turn_is_prepared_after_it(
             small.result(ENOUGH)
     else:
         assert small.result(ENOUGH).pixels.shape == (64, 64, 3)
-    assert large.result(ENOUGH).pixels.shape == (640, 640, 3)
+    assert large.result(ENOUGH).pixels.shape == (512, 528, 3)
 
 
 @pytest.mark.parametrize("fits_alone", [True, False])
@@ -120,7 +120,7 @@ def test_who_runs_out_after_others_cut_in_is_tried_with_all_the_room(
 
     assert small.result(ENOUGH).pixels.shape == (64, 64, 3)
     if fits_alone:
-        assert large.result(ENOUGH).pixels.shape == (640, 640, 3)
+        assert large.result(ENOUGH).pixels.shape == (512, 528, 3)
     else:
         with pytest.raises(RenderError, match="out of memory"):
             large.result(ENOUGH)
