@@ -62,6 +62,7 @@ def install(folder: Path) -> Path:
 def paced(seconds: float, *, every: int = 1) -> dict[str, object]:
     """The fields of a request whose every `every`th step takes `seconds` more than it would.
 
-    The engine's thread sleeps for each job: all that share a worker wait for one another.
+    The engine's thread sleeps for each job: all that share a worker wait for one another. Each use of a loss is a
+    gradient to compute too, so that rare long sleeps cost less than many short ones.
     """
     return {"losses": [{"name": "pace", "arguments": {"seconds": seconds}, "scale": 1.0, "every": every}]}

@@ -38,7 +38,7 @@ def main(directory: Path) -> None:
     engine.submit(a_job("warm-up", model, side=256)).result()
     limit = int(Path("/proc/self/statm").read_text(encoding="utf-8").split()[0]) * resource.getpagesize() + SPARE
     resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
-    futures = {f"small {n}": engine.submit(a_job(f"small {n}", model, side=256)) for n in range(32)}
+    futures = {f"small {n}": engine.submit(a_job(f"small {n}", model, side=256)) for n in range(16)}
     wait(futures.values())
     futures["large"] = engine.submit(a_job("large", model, side=512, width=640, steps=1, guidance=1))
     futures["huge"] = engine.submit(a_job("huge", model, side=896, width=1280, steps=1, guidance=1))

@@ -13,7 +13,7 @@ from tests.faults.plugin import paced
 from tests.faults.processes import Process
 from tests.waiting import eventually
 
-LONG = {"steps": 50, **paced(0.1)}
+LONG = {"steps": 50, **paced(0.5, every=5)}
 
 
 def in_bucket(farm: FaultyFarm, job: str) -> list[str]:
@@ -92,7 +92,7 @@ def test_a_short_job_is_not_checkpointed(farm: FaultyFarm, two: tuple[Process, P
 
 def test_a_job_whose_checkpoint_cannot_be_used_starts_over(farm: FaultyFarm, two: tuple[Process, Process]) -> None:
     victim, heir = two
-    [cut, others, gone, whole] = jobs = farm.submit(model="kept", count=4, steps=50, **paced(0.04))
+    [cut, others, gone, whole] = jobs = farm.submit(model="kept", count=4, steps=50, **paced(0.2, every=5))
     until_checkpointed(victim, *jobs)
     farm.kill(victim)
     storage = farm.client.storage

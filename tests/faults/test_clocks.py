@@ -83,7 +83,7 @@ def test_leases_hold_and_lapse_whatever_the_workers_clocks_say(
     farm: FaultyFarm, skewed: tuple[Process, Process], chance: random.Random
 ) -> None:
     victim, heir = chance.sample(skewed, 2)
-    jobs = farm.submit(count=8, steps=50, **paced(0.04))
+    jobs = farm.submit(count=8, steps=50, **paced(0.16, every=4))
     farm.until_running(jobs)
     in_hand = farm.held_by(victim, jobs)
     assert in_hand, "the victim holds nothing"

@@ -88,7 +88,7 @@ def test_a_job_goes_on_elsewhere_from_its_step_and_ends_with_the_same_bytes(
 def test_a_full_worker_is_gone_at_once_and_all_its_jobs_go_on(
     farm: FaultyFarm, pair: tuple[Process, Process], chance: random.Random
 ) -> None:
-    jobs = farm.submit(count=24, steps=30, **paced(0.02))
+    jobs = farm.submit(count=24, steps=30, **paced(0.1, every=5))
     running = eventually(lambda: farm.held_by(pair[0], jobs), "the leaver has jobs")
     farm.until_running(running, step=chance.randrange(1, 5))
 

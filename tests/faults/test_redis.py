@@ -43,7 +43,7 @@ def busy(farm: FaultyFarm) -> Pair:
 def submit_to_both(farm: FaultyFarm, *, seconds: float = 10.0) -> list[str]:
     """To the idle one a job that takes so long."""
     jobs = farm.submit(model="wanted", count=3, **SOME_SECONDS)
-    one = farm.submit(model="spared", steps=round(seconds / 0.2), **paced(0.2))
+    one = farm.submit(model="spared", steps=round(seconds / 0.2), **paced(0.8, every=4))
     farm.until_running([*jobs[:2], *one])
     return [*jobs, *one]
 

@@ -114,7 +114,7 @@ def child(supervised: Supervised, name: str) -> stack.ChildStatus:
 
 
 def test_a_hung_engine_ends_its_worker_and_the_jobs_move(supervised: Supervised, flags: Path) -> None:
-    companions = supervised.submit(count=6, steps=40, **paced(0.05))
+    companions = supervised.submit(count=6, steps=40, **paced(0.2, every=4))
     supervised.until_running(companions)
     (flags / "hang").touch()
     fault = Fault("hang", may_cost=True)
@@ -140,7 +140,7 @@ def test_a_hung_engine_ends_its_worker_and_the_jobs_move(supervised: Supervised,
 
 def test_jobs_outlive_their_killed_supervisor(supervised: Supervised, chance: random.Random) -> None:
     """Everything dies with it, and goes on when the farm is started again."""
-    jobs = supervised.submit(count=4, steps=40, **paced(0.05))
+    jobs = supervised.submit(count=4, steps=40, **paced(0.2, every=4))
     supervised.until_running(jobs)
     time.sleep(chance.uniform(0, 1))
     pids = supervised.farm.pids()
@@ -161,7 +161,7 @@ def test_jobs_outlive_their_killed_supervisor(supervised: Supervised, chance: ra
 
 def test_jobs_outlive_down_and_up(supervised: Supervised) -> None:
     """The workers hand back what they have, and nobody is blamed."""
-    jobs = supervised.submit(count=4, steps=40, **paced(0.05))
+    jobs = supervised.submit(count=4, steps=40, **paced(0.2, every=4))
     supervised.until_running(jobs)
     pids = supervised.farm.pids()
     fault = Fault("farm down", may_cost=True)

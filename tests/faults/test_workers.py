@@ -30,7 +30,7 @@ Pair = tuple[Process, Process]
 def long_job(unaudited_farm: FaultyFarm) -> Iterator[str]:
     """A job that a healthy worker renders all the while that the tests of this file ruin its neighbours."""
     unaudited_farm.start(unaudited_farm.worker("healthy", model="steady"))
-    steps = 1000
+    steps = 300
     [job] = unaudited_farm.submit(model="steady", steps=steps, **paced(LONG_JOB_SECONDS / (steps / 10), every=10))
     unaudited_farm.submitted.remove(job)  # it is not over when the others are audited
     yield job

@@ -63,7 +63,7 @@ def _bfloat16(facts: Facts, subjects: Subjects) -> None:
     """How far pictures are from those of float32: the farm's, diffusers', and the farm's in company."""
     exact, rough = subjects.placement(torch.float32), subjects.placement(torch.bfloat16)
     model = subjects.load("bundled", rough)
-    jobs = workloads.alike(model, 4, steps=2 * subjects.steps, sampler="euler")
+    jobs = workloads.alike(model, 2 if subjects.is_rehearsal else 4, steps=2 * subjects.steps, sampler="euler")
     truth, ours = _rendered(subjects.load("bundled", exact), jobs), _rendered(model, jobs)
     directory = subjects.directory("bundled")
     theirs_exact, theirs = (_by_pipelines(Pipelines("bundled", directory, p), jobs) for p in (exact, rough))

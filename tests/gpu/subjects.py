@@ -64,7 +64,7 @@ class Subjects:
     @property
     def steps(self) -> int:
         """Of a job whose length does not matter."""
-        return 4 if self.is_rehearsal else 10
+        return 5 if self.is_rehearsal else 10
 
     @cached_property
     def _usual(self) -> Placement:

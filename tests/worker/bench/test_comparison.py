@@ -26,8 +26,8 @@ def test_figures_tables_and_plots(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     directory = build_tiny_model(tmp_path / "tiny")
     model = ModelLoader(place("cpu"), cache=tmp_path).load("tiny", LocalDirectory(directory))
 
-    figures = Comparison(model, directory, place("cpu"), Options(seconds=1, repeats=3, rows=8, slots=4)).all()
-    found = json.loads(json.dumps({"machine": MACHINE, "repeats": 3, **figures}))
+    figures = Comparison(model, directory, place("cpu"), Options(seconds=1, repeats=2, rows=8, slots=4)).all()
+    found = json.loads(json.dumps({"machine": MACHINE, "repeats": 2, **figures}))
 
     lms = found["backlog"]["lms"]
     assert lms["jobs"] == 3
@@ -45,7 +45,7 @@ def test_a_backlog_of_whole_jobs(tmp_path: Path) -> None:
     directory = build_tiny_model(tmp_path / "tiny")
     model = ModelLoader(place("cpu"), cache=tmp_path).load("tiny", LocalDirectory(directory))
 
-    figures = Comparison(model, directory, place("cpu"), Options(seconds=1, repeats=3, rows=8, slots=4)).whole(2)
+    figures = Comparison(model, directory, place("cpu"), Options(seconds=1, repeats=1, rows=8, slots=4)).whole(2)
 
     assert figures["steps"][0] >= 20, "nothing is cut"
     assert figures["arms"].keys() == {PIPELINE, MEMOISED, ENGINE}

@@ -13,7 +13,8 @@ from tests.worker.emoji.conftest import needs_font
 from worker.emoji.evaluate import QUICK, WEIGHTS, Evaluation
 from worker.emoji.measures import Measure, table
 
-_SLACK = 0.9  # a dozen pictures a measure: one miss weighs more than in the full evaluation
+_SLACK = 0.9  # some pictures a measure: a miss weighs more than in the full evaluation
+_SLACK_OF_MIXES = 0.6  # six of a dozen mixes show both parents, give or take two; drawn from one parent, one does
 
 
 def test_the_weights_are_small_and_in_float16() -> None:
@@ -54,6 +55,10 @@ def test_the_model_still_draws_what_its_card_claims() -> None:
     missed = [
         measure
         for measure in measures
-        if claimed[measure.name]["passed"] and not measure.at_most and measure.value < measure.bound * _SLACK
+        if claimed[measure.name]["passed"] and not measure.at_most and measure.value < measure.bound * _slack(measure)
     ]
     assert not missed, table(measures)
+
+
+def _slack(measure: Measure) -> float:
+    return _SLACK_OF_MIXES if "parents" in measure.name else _SLACK
