@@ -1,6 +1,6 @@
 # make demo    install, start a farm on this machine, render the examples into renders/, stop the farm
-# make test    install and run the tests; the slowest are told at the end
-# make test-fast  those that need no farm, in two to three minutes: for every edit
+# make test    install and run the tests; the slowest are told at the end; PROCESSES=3 of them run side by side
+# make test-fast  those that need no farm, in about two minutes: for every edit
 # make coverage  TESTS=tests/farm: what the tests run of each file, in percent, and line by line in coverage/index.html
 # make lowest  the unit tests with the lowest versions that pyproject.toml allows, which lie in deploy/requirements/lowest.txt
 # make soak    MINUTES=10: mixed jobs under all faults at random, then the audit
@@ -32,8 +32,10 @@ LOWEST_TORCH := $(shell sed -n 's/.*"torch>=\([0-9.]*\)".*/\1/p' pyproject.toml)
 # Not with --quiet, which counts no warnings: then --strict lets everything pass. The variable silences an advertisement.
 MKDOCS := NO_MKDOCS_2_WARNING=1 $(VENV)/bin/python -m mkdocs build --strict --config-file deploy/mkdocs.yml
 
-# The order is that of tests/conftest.py: what takes longest begins.
-PYTEST := $(VENV)/bin/python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder
+# The order is that of tests/conftest.py: what takes longest begins. A farm's tests wait for much of their time, for leases
+# and restarts, and leave two cores to a third process; the others only compute.
+PROCESSES ?= 3
+PYTEST := $(VENV)/bin/python -m pytest --dist loadfile --no-loadscope-reorder
 
 MINUTES ?= 10
 OUT ?= gpu-record
@@ -44,14 +46,14 @@ demo: $(VENV)/.farm
 	FARM_HOME="$${FARM_HOME:-$(CURDIR)/.farm}" $(VENV)/bin/farm demo
 
 test: $(VENV)/.tools
-	$(PYTEST) --durations=15 --durations-min=5 $(TESTS)
+	$(PYTEST) --numprocesses $(PROCESSES) --durations=15 --durations-min=5 $(TESTS)
 
 test-fast: $(VENV)/.tools
-	$(PYTEST) -m "not farm and not long" $(TESTS)
+	$(PYTEST) --numprocesses 2 -m "not farm and not long" $(TESTS)
 
 # Slower by a quarter, and so not a part of the gate.
 coverage: $(VENV)/.tools
-	$(PYTEST) --cov --cov-report=term --cov-report=html $(TESTS)
+	$(PYTEST) --numprocesses $(PROCESSES) --cov --cov-report=term --cov-report=html $(TESTS)
 	@echo "Line by line: coverage/index.html"
 
 lowest: $(VENV)/lowest/.installed

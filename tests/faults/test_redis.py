@@ -18,8 +18,23 @@ from tests.faults.plugin import paced
 from tests.faults.processes import Process
 from tests.timing import SHORT
 
-FREEZE_SECONDS = float(os.environ.get("FAULT_FREEZE_SECONDS", "35"))
-"""Longer than any client of Redis waits for an answer."""
+FREEZE_SECONDS = float(os.environ.get("FAULT_FREEZE_SECONDS", "11"))
+"""Longer than a lease, and than any of the workers waits for an answer of Redis."""
+_PATIENCE = FREEZE_SECONDS - 3
+
+# A worker whose connections wait for an answer for so long at the most: with FAULT_FREEZE_SECONDS=35, as long as ever.
+IMPATIENT = f"""
+import runpy
+from redis.connection import AbstractConnection
+
+made = AbstractConnection.__init__
+
+def impatient(connection, *arguments, socket_timeout=None, **more):
+    made(connection, *arguments, socket_timeout=min(socket_timeout or {_PATIENCE}, {_PATIENCE}), **more)
+
+AbstractConnection.__init__ = impatient
+runpy.run_module("worker", run_name="__main__")
+"""
 SOME_SECONDS: dict[str, Any] = {"steps": 20, **paced(0.2)}
 
 Pair = tuple[Process, Process]
@@ -34,8 +49,8 @@ def timing() -> Timing:
 @pytest.fixture
 def busy(farm: FaultyFarm) -> Pair:
     """A worker with more jobs than slots, and one that is partly idle: both sides of a consumer."""
-    full = farm.workers.get("full") or farm.worker("full", "--slots", "2", model="wanted")
-    idle = farm.workers.get("idle") or farm.worker("idle", model="spared")
+    full = farm.workers.get("full") or farm.worker("full", "--slots", "2", model="wanted", script=IMPATIENT)
+    idle = farm.workers.get("idle") or farm.worker("idle", model="spared", script=IMPATIENT)
     farm.start(*(worker for worker in (full, idle) if not worker.is_running))
     return full, idle
 
