@@ -32,7 +32,7 @@ _FUZZ = Path(__file__).with_name("fuzz")
 
 @pytest.hookimpl(wrapper=True)
 def pytest_collection() -> Generator[None, object, object]:
-    """Nothing that is imported and collected is looked through for garbage: it takes a third of that time to find none."""
+    """What is imported and collected is not looked through for garbage: a third of that time went to find none."""
     gc.disable()
     try:
         return (yield)
