@@ -30,26 +30,37 @@ CASES_OF_V = ("one step", "weak guidance", "wide")
 STRENGTH_OF_V = 0.3
 
 
-@pytest.mark.parametrize(
-    ("any_tiny_model", "case"),
-    [*(("epsilon", case) for case in CASES), *(("v_prediction", case) for case in CASES_OF_V)],
-    indirect=["any_tiny_model"],
-)
+of_epsilon = pytest.mark.parametrize("any_tiny_model", ["epsilon"], indirect=True)
+of_v = pytest.mark.parametrize("any_tiny_model", ["v_prediction"], indirect=True)
+
+
+@of_epsilon
+@pytest.mark.parametrize("case", CASES)
 @pytest.mark.parametrize("sampler", SAMPLERS)
 def test_txt2img(any_tiny_model: LoadedModel, sampler: SamplerName, case: str) -> None:
     job = Job(sampler, **CASES[case])  # type: ignore[arg-type]
     assert distance(render(any_tiny_model, job), render_by_diffusers(any_tiny_model, job)) < TOLERANCE
 
 
-@pytest.mark.parametrize(
-    ("any_tiny_model", "strength"),
-    [*(("epsilon", strength) for strength in STRENGTHS), ("v_prediction", STRENGTH_OF_V)],
-    indirect=["any_tiny_model"],
-)
+@of_epsilon
+@pytest.mark.parametrize("strength", STRENGTHS)
 @pytest.mark.parametrize("sampler", ["euler", "euler_a", "ddim", "dpmpp_2m"])
 def test_img2img(any_tiny_model: LoadedModel, sampler: SamplerName, strength: float) -> None:
     job = Job(sampler, steps=20, seed=7, image=gradient_picture(), strength=strength)
     assert distance(render(any_tiny_model, job), render_by_diffusers(any_tiny_model, job)) < TOLERANCE
+
+
+@of_v
+@pytest.mark.parametrize("case", CASES_OF_V)
+@pytest.mark.parametrize("sampler", SAMPLERS)
+def test_txt2img_of_v(any_tiny_model: LoadedModel, sampler: SamplerName, case: str) -> None:
+    test_txt2img(any_tiny_model, sampler, case)
+
+
+@of_v
+@pytest.mark.parametrize("sampler", ["euler", "euler_a", "ddim", "dpmpp_2m"])
+def test_img2img_of_v(any_tiny_model: LoadedModel, sampler: SamplerName) -> None:
+    test_img2img(any_tiny_model, sampler, STRENGTH_OF_V)
 
 
 def test_img2img_starts_at_the_step_that_the_client_announces() -> None:
