@@ -17,12 +17,14 @@ from farm import stack
 from farm.bucket.fetch import IMAGE, Fetched
 from farm.client import FarmClient
 from farm.host.places import replacing
+from farm.jobs.grid import parse_axis
+from farm.jobs.grid import requests as grid_requests
 from farm.jobs.request import JobRequest, LossRequest
 from farm.jobs.status import JobStatus
 from farm.pictures.sheet import contact_sheet, tile_of
 from farm.settings import Settings
 
-SHEET = "sheet.png"
+SHEET, GRID = "sheet.png", "grid.png"
 _MORE_PROMPTS = (
     "a red apple on a blue background",
     "a pencil sketch of an owl",
@@ -49,7 +51,7 @@ class Timings:
 
 def requests() -> list[JobRequest]:
     """What the demonstration submits; seeds are fixed, so that it shows the same pictures everywhere."""
-    apple = Path(str(resources.files("farm").joinpath("demo_init.png")))
+    apple = _apple()
     blue = (LossRequest(name="blue", scale=25, every=1),)
     return [
         JobRequest(prompt="a watercolor painting of an otter", seed=14, trace="video"),
@@ -59,6 +61,17 @@ def requests() -> list[JobRequest]:
         JobRequest(prompt="a watercolor painting of a fox", sampler="dpmpp_2m", steps=20, seed=14),
         *(JobRequest(prompt=prompt, seed=seed) for seed, prompt in enumerate(_MORE_PROMPTS, start=100)),
     ]
+
+
+def grid() -> list[JobRequest]:
+    """The red apple on its way to a green one: from three steps of the schedule, under two guidance scales."""
+    fields = {"mode": "img2img", "prompt": "a green apple", "init": _apple(), "seed": 7}
+    axes = [parse_axis("start_step=6,12,18", name="x"), parse_axis("guidance=1,4", name="y")]
+    return grid_requests(fields, axes)
+
+
+def _apple() -> Path:
+    return Path(str(resources.files("farm").joinpath("demo_init.png")))
 
 
 @contextmanager
@@ -95,7 +108,7 @@ def timed_watch(farm: FarmClient, jobs: Sequence[str], timings: Timings) -> Iter
 
 def fetch_all(farm: FarmClient, jobs: Sequence[str], out: Path) -> list[Fetched]:
     """Fetch what each job made, traces too. Raises `FetchRefused`, `StorageError`."""
-    return [file for job in jobs for file in farm.fetch(job, out, everything=_is_traced(farm, job))]
+    return [file for job in jobs for file in farm.fetch(job, out, everything=is_traced(farm, job))]
 
 
 def write_sheet(files: Sequence[Fetched], out: Path) -> Path:
@@ -108,5 +121,6 @@ def write_sheet(files: Sequence[Fetched], out: Path) -> Path:
     return path
 
 
-def _is_traced(farm: FarmClient, job: str) -> bool:
+def is_traced(farm: FarmClient, job: str) -> bool:
+    """Whether the job keeps something of the way to its picture."""
     return farm.ledger.spec(job).trace.level != "none"

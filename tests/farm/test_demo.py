@@ -14,7 +14,7 @@ from PIL import Image
 
 from farm import stack
 from farm.client.planning import dry_run
-from farm.demo import Timings, local_farm, requests
+from farm.demo import Timings, grid, local_farm, requests
 
 ROOT = Path(__file__).parents[2]
 
@@ -41,6 +41,14 @@ def test_it_shows_every_mode_and_what_the_project_began_with() -> None:
 
 def test_it_shows_the_same_everywhere() -> None:
     assert [job.spec for job in dry_run(requests())] == [job.spec for job in dry_run(requests())]
+
+
+def test_its_grid_starts_from_three_steps_under_two_scales() -> None:
+    specs = [job.spec for job in dry_run(grid())]
+    assert [(spec.start.step, spec.guidance.scale) for spec in specs] == [
+        *((step, 1.0) for step in (6, 12, 18)),
+        *((step, 4.0) for step in (6, 12, 18)),
+    ]
 
 
 @pytest.mark.farm
@@ -75,7 +83,11 @@ def test_it_works_twice_in_a_path_with_spaces(tmp_path: Path) -> None:
         running = stack.status(home)
         assert running is not None
         assert pictures(folder) == 12
-        sheet = folder / "renders" / "sheet.png"
+        sheet, grid = folder / "renders" / "sheet.png", folder / "renders" / "grid.png"
+        with Image.open(grid) as page:
+            assert page.width > 3 * 128
+        [trace] = (folder / "renders").glob("*.trace.html")
+        assert "a watercolor painting of an otter" in trace.read_text(encoding="utf-8")
         with Image.open(sheet) as page:
             assert page.width == 80 + 4 * 256 + 3 * 24
         first_sheet = sheet.read_bytes()
@@ -92,8 +104,8 @@ def test_it_works_twice_in_a_path_with_spaces(tmp_path: Path) -> None:
 
 
 def pictures(folder: Path) -> int:
-    """How many lie beside the sheet."""
-    return len(list((folder / "renders").glob("*.png"))) - 1
+    """How many lie beside the two sheets."""
+    return len(list((folder / "renders").glob("*.png"))) - 2
 
 
 def farm(*arguments: str, home: Path, folder: Path, program: tuple[str, str] = ("-m", "farm.cli.main")) -> str:

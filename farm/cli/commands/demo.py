@@ -10,10 +10,12 @@ import click
 
 from farm.cli.view.output import note, plural, say
 from farm.cli.view.progress import exit_unless_done, show
+from farm.errors import WrongState
 from farm.host.places import check_folder
 
 if TYPE_CHECKING:
     from farm.bucket.fetch import Fetched
+    from farm.client import FarmClient
     from farm.demo import Timings
 
 
@@ -34,7 +36,7 @@ if TYPE_CHECKING:
     help="Where the pictures go.",
 )
 def demo(keep: bool, out: Path) -> None:
-    """See it all: start a local farm, render a dozen jobs of every mode, fetch them, and lay them out on a sheet.
+    """See it all: start a local farm, render a dozen jobs of every mode and a grid, and lay them out on sheets.
 
     A local farm that is already running is used, and left running. Otherwise only DIR and the farm's home stay.
     """
@@ -49,29 +51,47 @@ def demo(keep: bool, out: Path) -> None:
     with demonstration.local_farm(home, timings, keep=keep) as where, FarmClient(where) as farm:
         with timings.of("submission"):
             submission = farm.submit(demonstration.requests())
+            grid = farm.submit(demonstration.grid())
+        jobs = [*submission.jobs, *grid.jobs]
         say(f"{submission.batch}  {plural(len(submission.jobs), 'job')}")
+        say(f"{grid.batch}  {plural(len(grid.jobs), 'job')}, a grid")
         try:
-            statuses = show(demonstration.timed_watch(farm, submission.jobs, timings), submission.jobs)
+            statuses = show(demonstration.timed_watch(farm, jobs, timings), jobs)
         except KeyboardInterrupt:
             note("", "stopping")
-            farm.cancel([submission.batch])  # else the next farm of this home would take up the jobs again
+            farm.cancel([submission.batch, grid.batch])  # else the next farm of this home would take up the jobs again
             raise
+        done = [status.id for status in statuses if status.state == "done" and status.id in submission.jobs]
         with timings.of("fetch"):
-            files = demonstration.fetch_all(farm, [s.id for s in statuses if s.state == "done"], out)
-        with timings.of("sheet"):
-            sheet = demonstration.write_sheet(files, out) if files else None
-    _tell(files, sheet, out, timings)
+            files = demonstration.fetch_all(farm, done, out)
+        with timings.of("sheets and page"):
+            places = _drawn(farm, done, grid.jobs, files, out)
+    _tell(places, timings)
     if was_running or keep:
         say("", 'The farm stays up: farm submit txt2img "a red apple" --wait --out renders; farm down stops it.')
     exit_unless_done(statuses)
 
 
-def _tell(files: Sequence[Fetched], sheet: Path | None, out: Path, timings: Timings) -> None:
-    say("", *(f"  {label:<9}{path}" for label, path in _places(files, sheet, out)))
+def _drawn(
+    farm: FarmClient, done: Sequence[str], grid: Sequence[str], files: Sequence[Fetched], out: Path
+) -> Sequence[tuple[str, Path]]:
+    """What is made of the pictures, and where everything is."""
+    from farm import demo as demonstration
+    from farm.cli.commands import tables, trace
+
+    places: list[tuple[str, Path]] = []
+    if files:
+        places += [("sheet", demonstration.write_sheet(files, out)), ("pictures", out / "*.png")]
+    places += [("video", file.path) for file in files if file.name.endswith(".mp4")]
+    places += [("trace", trace.written(farm, job, out)[0]) for job in done if demonstration.is_traced(farm, job)]
+    try:
+        tables.save_grid(farm, grid, out / demonstration.GRID)
+        places.append(("grid", out / demonstration.GRID))
+    except WrongState:  # none of its jobs is done, which the exit code tells
+        pass
+    return places
+
+
+def _tell(places: Sequence[tuple[str, Path]], timings: Timings) -> None:
+    say("", *(f"  {label:<9}{path}" for label, path in places))
     say("", *(f"  {part:<22}{seconds:6.1f} s" for part, seconds in timings.seconds.items()))
-
-
-def _places(files: Sequence[Fetched], sheet: Path | None, out: Path) -> Sequence[tuple[str, Path]]:
-    videos = [("video", file.path) for file in files if file.name.endswith(".mp4")]
-    sheets = [("sheet", sheet)] if sheet else []
-    return [*sheets, ("pictures", out / "*.png"), *videos]

@@ -229,6 +229,11 @@ def save_page(table: Table, path: Path, *, option: str) -> str:
 
 def write_sheet(farm: FarmClient, jobs: Iterable[str], path: Path) -> None:
     """The sheet of a grid's jobs, and where it is on stderr."""
+    note(f"sheet: {save_grid(farm, jobs, path)}")
+
+
+def save_grid(farm: FarmClient, jobs: Iterable[str], path: Path) -> str:
+    """The sheet of a grid's jobs. Returns a line for people. Raises `InvalidInput`, or `WrongState` if none is done."""
     from farm.pictures.lettering import Lettering
 
-    note(f"sheet: {save(table_of(sources_of(farm, list(jobs)), {}), path, Lettering(), option='--out')}")
+    return save(table_of(sources_of(farm, list(jobs)), {}), path, Lettering(), option="--out")
