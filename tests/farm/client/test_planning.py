@@ -112,6 +112,6 @@ def test_losses_that_only_workers_know_wait_for_them() -> None:
     assert waiting.specs is None
 
     (job,) = plan([waiting], BATCH, default_model="emoji", declarations=[*BUILTIN, declared])
-    assert job.spec.guidance.losses[0].scale == 3.0
+    assert (job.spec.guidance.losses[0].name, job.spec.guidance.losses[0].scale) == ("warmth", None)
     with pytest.raises(InvalidInput, match="there is no loss 'warmth'"):
         plan([waiting], BATCH, default_model="emoji", declarations=BUILTIN)
