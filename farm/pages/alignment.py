@@ -39,7 +39,8 @@ def nearest(levels: Sequence[float], stations: Sequence[float]) -> list[int]:
     There must be at least one level; all are above 0.
     """
     places = [math.log(level) for level in levels]
-    return [
-        min(range(len(places)), key=lambda index, at=math.log(station): abs(places[index] - at))  # type: ignore[misc]
-        for station in stations
-    ]
+    found = []
+    for station in map(math.log, stations):
+        apart = [abs(place - station) for place in places]
+        found.append(apart.index(min(apart)))
+    return found

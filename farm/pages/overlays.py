@@ -64,11 +64,11 @@ def _overlaid(
     jobs: Sequence[Seen], names: Sequence[str], id: str, title: str, about: str, values: Sequence[Points]
 ) -> Plot | None:
     """One plot of the jobs that have values; None if none has. A job looks the same in all plots."""
-    series = tuple(
-        Series(names[number], points, number)
-        for number, (seen, of_job) in enumerate(zip(jobs, values, strict=True))
-        if any(value is not None for _, value in (points := list(_over_noise(seen, of_job))))
-    )
+    curves = [
+        Series(names[number], list(_over_noise(seen, points)), number)
+        for number, (seen, points) in enumerate(zip(jobs, values, strict=True))
+    ]
+    series = tuple(one for one in curves if any(value is not None for _, value in one.points))
     levels = [level for one in series for level, value in one.points if value is not None]
     if not levels:
         return None
