@@ -78,7 +78,7 @@ def named(differing: Sequence[Differing], number: int) -> list[str]:
 
 
 def _short(text: str) -> str:
-    return text if len(text) <= _MOST_WORDS else f"{text[: _MOST_WORDS - 1]}…"
+    return text if len(text) <= _MOST_WORDS else f"{text[: _MOST_WORDS - 1].rstrip()}…"
 
 
 def _aligned(jobs: Sequence[Seen], names: Sequence[str]) -> tuple[list[float], list[Way]]:

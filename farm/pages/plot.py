@@ -108,7 +108,11 @@ class Plot:
         Over noise levels lie curves of several jobs, which dots would make look alike: there they are few as well.
         """
         places = self.places(series)
-        return places if len(places) <= _MOST_DOTS and not self.noise else [run[0] for run in self._runs(series) if len(run) == 1]
+        return (
+            places
+            if len(places) <= _MOST_DOTS and not self.noise
+            else [run[0] for run in self._runs(series) if len(run) == 1]
+        )
 
     def lines(self, series: Series) -> list[str]:
         """The polylines of a curve, which is interrupted where there is nothing to draw."""
