@@ -43,8 +43,12 @@
     for (const view of views) {
       const other = views.find((other) => other.group === view.group && other.job === reference.value);
       if (other && other !== view) draw(view, other, () => mine === turn);
-      else put(view, false, other ? "The others are compared with this." : "");
+      else put(view, false, other ? "The others are compared with this." : missing());
     }
+  }
+
+  function missing() {
+    return reference.value ? `No difference: ${reference.value} has none here.` : "";
   }
 
   function put(view, isDrawn, told) {

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,9 @@ PHONE = {"width": 390, "height": 844}
 START, STEPS = 12, 20
 PALER = made_up.picture(shade=138)
 """A picture whose red is 6 levels more than that of the others, and its blue 6 less."""
+_HEADER = PALER[12:26] + b"\x01" + PALER[27:29]
+BROKEN = PALER[:12] + _HEADER + zlib.crc32(_HEADER).to_bytes(4) + PALER[33:]
+"""A picture by its size alone: it is packed in a way that no browser knows."""
 
 pytestmark = [
     pytest.mark.long,
@@ -62,7 +66,7 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
         "strange": ({"steps": 6}, {"steps": 6, "conditioning": prompts}),
     }
     for name, specs in several.items():
-        changed = {"image.png": PALER} if name == "compared" else None
+        changed = {"image.png": PALER if name == "compared" else BROKEN}
         made[name] = folder / f"{name}.html"
         made[name].write_text(compare.page(seen_of(*specs, changed=changed)), encoding="utf-8")
     return made
@@ -211,6 +215,8 @@ def test_differences_are_drawn_amplified_and_told_in_levels(show: Show) -> None:
     before = frame.inner_text()
     page.get_by_label("Noise level", exact=True).press("Home")
     expect(frame).not_to_have_text(before)
+    page.get_by_label("Difference to").select_option("C")
+    expect(frame).to_have_text("No difference: C has none here.")
     page.get_by_label("Difference to").select_option("")
     expect(paler.locator("img")).to_be_visible()
     expect(paler.locator("canvas")).to_be_hidden()
@@ -286,10 +292,12 @@ def test_the_policy_lets_no_other_script_run(show: Show, files: dict[str, Path],
     page.close()
 
 
-def test_hostile_words_in_a_comparison_do_nothing(show: Show) -> None:
+def test_hostile_words_and_pictures_in_a_comparison_do_nothing(show: Show) -> None:
     page = show("strange")
     assert "</script></style><img src=x onerror=alert(1)>" in page.locator(".settings").inner_text()
     page.get_by_label("Difference to").select_option("B")
-    expect(page.locator(".view[data-group=picture][data-job=A] .apart")).to_have_text(
+    told = page.locator(".view[data-group=picture][data-job=A] .apart")
+    expect(told).to_have_text("No difference: one of the two cannot be read.")
+    expect(page.locator(".view[data-group=frame][data-job=A] .apart")).to_have_text(
         "|A − B| × 4: the same in every pixel"
     )
