@@ -42,6 +42,7 @@ SECTIONS = {
         "sheet": LazyCommand("results:sheet", "Make one labelled sheet of many pictures."),
         "film": LazyCommand("film:film", "Make a film of many pictures."),
         "trace": LazyCommand("trace:trace", "Make one page of how a picture came to be."),
+        "compare": LazyCommand("compare:compare", "Make one page of several jobs side by side."),
         "open": LazyCommand("open:open_job", "Show a picture, or its page, in the system's viewer."),
     },
     "Farm": {

@@ -94,18 +94,8 @@ def losses_plots(seen: Seen) -> tuple[list[Plot], list[Remark]]:
     spec = seen.result.spec
     if not spec.guidance.losses:
         return [], []
-    remarks = []
     scales, times = _scales(spec)
-    losses: Mapping[str, Sequence[tuple[int, float | None]]] = seen.result.losses
-    if not losses and seen.result.schedule is None:  # which came with them
-        losses = {
-            name: [(step.step, step.losses[name]) for step in seen.steps if name in step.losses] for name in times
-        }
-        remarks.append(Remark("losses", "Its result has no losses, for it is of an older worker."))
-        remarks += [Remark("losses", "These are of the steps in its trace.")] if any(losses.values()) else []
-    elif not losses:
-        remarks.append(Remark("losses", "No loss was due at any of its steps."))
-    known = {name: _in_order(points, spec) for name, points in losses.items() if name in times}
+    known, remarks = losses_of(seen)
     draw = _drawer(seen)
     raw = [Series(name, points) for name, points in known.items()]
     scaled = [
@@ -121,6 +111,22 @@ def losses_plots(seen: Seen) -> tuple[list[Plot], list[Remark]]:
         draw("losses-scaled", "Losses × scale", "each loss times the scale that it pulls with", scaled),
     )
     return [plot for plot in plots if plot], remarks
+
+
+def losses_of(seen: Seen) -> tuple[dict[str, list[tuple[int, float | None]]], list[Remark]]:
+    """The values of each loss of the job by its name, as it is: the steps at which it was due, in order."""
+    spec, remarks = seen.result.spec, []
+    names = {term.name for term in spec.guidance.losses}
+    losses: Mapping[str, Sequence[tuple[int, float | None]]] = seen.result.losses
+    if not losses and seen.result.schedule is None:  # which came with them
+        losses = {
+            name: [(step.step, step.losses[name]) for step in seen.steps if name in step.losses] for name in names
+        }
+        remarks.append(Remark("losses", "Its result has no losses, for it is of an older worker."))
+        remarks += [Remark("losses", "These are of the steps in its trace.")] if any(losses.values()) else []
+    elif not losses:
+        remarks.append(Remark("losses", "No loss was due at any of its steps."))
+    return {name: _in_order(points, spec) for name, points in losses.items() if name in names}, remarks
 
 
 def _scales(spec: JobSpec) -> tuple[dict[str, float], Counter[str]]:

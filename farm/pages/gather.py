@@ -1,4 +1,4 @@
-"""Gathering what a trace page shows of a job from the bucket: within bounds, and checked as `farm fetch` checks it.
+"""Gathering what a page shows of a job from the bucket: within bounds, and checked as `farm fetch` checks it.
 
 What is missing, damaged or too large is left out with a remark; a bucket that does not answer is an error.
 """
@@ -19,7 +19,7 @@ from farm.bucket.results import JobResult
 from farm.bucket.storage import Storage
 from farm.errors import FetchRefused, ObjectMissing, ObjectTooLarge
 from farm.jobs.spec import JobSpec
-from farm.pages.record import MAX_LINE, Part, Remark, Step, read_steps
+from farm.pages.record import MAX_LINE, Part, Remark, Step, figure, read_steps
 from farm.pictures.images import without_warnings
 
 NUMBERS, VIDEO, START = "trace.jsonl", "trace.mp4", "trace/start.jpeg"
@@ -55,13 +55,23 @@ class Seen:
     remarks: list[Remark] = field(default_factory=list)
 
     @property
+    def sigmas(self) -> dict[int, float | None]:
+        """The noise level that each step starts from, as far as it is known."""
+        of_schedule = self.result.schedule.sigmas if self.result.schedule else ()
+        return {**{step.step: step.sigma for step in self.steps}, **dict(enumerate(map(figure, of_schedule)))}
+
+    @property
     def faults(self) -> list[str]:
         """What of the stored objects could not be shown."""
         return [remark.text for remark in self.remarks if remark.is_fault]
 
 
-def gather(storage: Storage, result: JobResult) -> Seen:
-    """Read what a job left. Raises `StorageError` if the bucket does not answer."""
+def gather(storage: Storage, result: JobResult, *, sharing: int = 1) -> Seen:
+    """Read what a job left. Raises `StorageError` if the bucket does not answer.
+
+    `sharing` is the number of jobs on the page, which share the room for frames; a page of several has no videos, nor
+    where jobs started.
+    """
     seen = Seen(result)
     reader = _Reader(storage, seen)
     spec, size = result.spec, _size_of(result.spec)
@@ -71,9 +81,10 @@ def gather(storage: Storage, result: JobResult) -> Seen:
     if numbers is not None:
         seen.steps, remarks = read_steps(numbers, spec)
         seen.remarks += remarks
-    seen.start = reader.kept(reader.picture(START, "frames", kind="JPEG", size=of_frame))
-    seen.frames, seen.frames_kept = _frames(reader, spec, of_frame)
-    seen.video = reader.kept(_video(reader))
+    seen.frames, seen.frames_kept = _frames(reader, spec, of_frame, most_bytes=MAX_FRAMES_BYTES // sharing)
+    if sharing == 1:
+        seen.start = reader.kept(reader.picture(START, "frames", kind="JPEG", size=of_frame))
+        seen.video = reader.kept(_video(reader))
     if not result.objects.keys() - {IMAGE}:
         seen.remarks.append(Remark("frames", _NO_TRACE))
     elif not seen.frames_kept:
@@ -118,12 +129,14 @@ def _left_out(name: str, part: Part, why: str) -> Remark:
     return Remark(part, f"{name} is left out: {why}.", is_fault=True)
 
 
-def _frames(reader: _Reader, spec: JobSpec, size: tuple[int, int] | None) -> tuple[tuple[Frame, ...], int]:
+def _frames(
+    reader: _Reader, spec: JobSpec, size: tuple[int, int] | None, *, most_bytes: int
+) -> tuple[tuple[Frame, ...], int]:
     """The frames of a page, in order, and how many were kept of the job."""
     kept = sorted(int(match[1]) for name in reader.objects if (match := _FRAME.fullmatch(name)))
     kept = [step for step in kept if spec.start.step <= step < spec.steps]
     sizes = {step: reader.objects[_name(step)].size for step in kept}
-    every, shown = _thinned(kept, sizes)
+    every, shown = _thinned(kept, sizes, most_bytes)
     with ThreadPoolExecutor(_AT_ONCE) as pool:
         found = list(pool.map(lambda step: reader.picture(_name(step), "frames", kind="JPEG", size=size), shown))
     if len(shown) < len(kept):
@@ -138,13 +151,13 @@ def _name(step: int) -> str:
     return f"trace/{step:04d}.jpeg"
 
 
-def _thinned(steps: Sequence[int], sizes: Mapping[int, int]) -> tuple[int, list[int]]:
+def _thinned(steps: Sequence[int], sizes: Mapping[int, int], most_bytes: int) -> tuple[int, list[int]]:
     """Every n-th step and the last, with the least n by which their frames are few and small enough; and that n."""
     for n in range(max(1, math.ceil(len(steps) / MAX_FRAMES)), len(steps) + 1):
         taken = list(steps[::n])
         if taken[-1] != steps[-1]:
             taken = [*taken[: MAX_FRAMES - 1], steps[-1]]
-        if sum(sizes[step] for step in taken) <= MAX_FRAMES_BYTES:
+        if sum(sizes[step] for step in taken) <= most_bytes:
             return n, taken
     return len(steps), []
 

@@ -1,6 +1,6 @@
-"""Plots of numbers over steps: where every line, tick and mark of an SVG lies. The template only writes it down.
+"""Plots of numbers over steps, or over noise levels: where every line, tick and mark of an SVG lies.
 
-A plot is `WIDTH`×`HEIGHT` units, which the page stretches to the room that there is.
+The template only writes it down. A plot is `WIDTH`×`HEIGHT` units, which the page stretches to the room that there is.
 """
 
 from __future__ import annotations
@@ -15,16 +15,20 @@ WIDTH, HEIGHT = 420, 230
 LEFT, RIGHT, TOP, BOTTOM = 56, 412, 14, 200
 _MOST_DOTS = 120
 _MOST_TICKS = 6
-_TINY = 1e-100
+TINY = 1e-100
 """What is nearer to 0 is drawn as 0: the arithmetic of the ticks needs room below."""
 
 
 @dataclass(frozen=True)
 class Series:
-    """One curve: its name in the legend, and a value for each step; None or NaN where there is none to draw."""
+    """One curve: its name in the legend, and a value for each step; None or NaN where there is none to draw.
+
+    Curves of one `number` look alike, in whatever plots they are; else they look as their place in a plot says.
+    """
 
     name: str
-    points: Sequence[tuple[int, float | None]]
+    points: Sequence[tuple[float, float | None]]
+    number: int | None = None
 
 
 @dataclass(frozen=True)
@@ -37,8 +41,9 @@ class Tick:
 
 @dataclass(frozen=True)
 class Plot:
-    """Curves over the steps `first` to `last` of a schedule.
+    """Curves over the steps `first` to `last` of a schedule; with `noise`, over its noise levels, which fall.
 
+    Noise levels are all above `TINY`, and their axis is logarithmic.
     With `log` the upright axis is logarithmic, and what is not above 0 is not drawn. `mark` is a step that is pointed
     out, and what is said there.
     """
@@ -47,10 +52,11 @@ class Plot:
     title: str
     about: str
     series: tuple[Series, ...]
-    first: int
-    last: int
+    first: float
+    last: float
     log: bool = False
     mark: tuple[int, str] | None = None
+    noise: bool = False
 
     @property
     def is_empty(self) -> bool:
@@ -61,7 +67,7 @@ class Plot:
         return [value for series in self.series for _, value in series.points if self._is_drawn(value)]
 
     def _is_drawn(self, value: float | None) -> TypeGuard[float]:
-        return value is not None and math.isfinite(value) and (not self.log or value > _TINY)
+        return value is not None and math.isfinite(value) and (not self.log or value > TINY)
 
     @cached_property
     def _range(self) -> tuple[float, float]:
@@ -75,9 +81,15 @@ class Plot:
             low, high = low - room, high + room
         return low, high
 
+    @property
+    def unit(self) -> str:
+        """What the level axis counts."""
+        return "σ" if self.noise else "step"
+
     def x(self, step: float) -> float:
-        """Where a step is, from left to right."""
-        share = (step - self.first) / max(1, self.last - self.first)
+        """Where a step is, or a noise level, from left to right."""
+        first, at, last = (-math.log10(one) if self.noise else one for one in (self.first, step, self.last))
+        share = (at - first) / ((last - first) or 1)
         return round(LEFT + share * (RIGHT - LEFT), 2)
 
     def y(self, value: float) -> float:
@@ -91,9 +103,16 @@ class Plot:
         return [place for run in self._runs(series) for place in run]
 
     def dots(self, series: Series) -> list[tuple[float, float]]:
-        """Where its points are shown as dots: everywhere, or of many only where a point has no neighbour."""
+        """Where its points are shown as dots: everywhere, or of many only where a point has no neighbour.
+
+        Over noise levels lie curves of several jobs, which dots would make look alike: there they are few as well.
+        """
         places = self.places(series)
-        return places if len(places) <= _MOST_DOTS else [run[0] for run in self._runs(series) if len(run) == 1]
+        return (
+            places
+            if len(places) <= _MOST_DOTS and not self.noise
+            else [run[0] for run in self._runs(series) if len(run) == 1]
+        )
 
     def lines(self, series: Series) -> list[str]:
         """The polylines of a curve, which is interrupted where there is nothing to draw."""
@@ -112,7 +131,11 @@ class Plot:
 
     @property
     def steps(self) -> list[Tick]:
-        """The ticks of the level axis, at whole steps."""
+        """The ticks of the level axis: at whole steps, or at round noise levels."""
+        if self.noise:
+            low, high = math.log10(self.last), math.log10(self.first)
+            levels = _decades(low, high) if low < high else [self.first]
+            return [Tick(self.x(level), f"{level:.4g}") for level in levels]
         ticks = _even(self.first, self.last) if self.last > self.first else [float(self.first)]
         return [Tick(self.x(step), f"{step:g}") for step in ticks if step == int(step)]
 
@@ -124,14 +147,15 @@ class Plot:
         return [Tick(self.y(value), f"{value:.4g}") for value in values]
 
     @property
-    def rows(self) -> list[tuple[int, list[float | None]]]:
-        """The numbers as a table: a row a step, with the value of each curve."""
+    def rows(self) -> list[tuple[float, list[float | None]]]:
+        """The numbers as a table: a row a step or a noise level, from left to right, with the value of each curve."""
         by_step = [dict(series.points) for series in self.series]
-        return [(step, [values.get(step) for values in by_step]) for step in sorted(set().union(*by_step))]
+        steps = sorted(set().union(*by_step), reverse=self.noise)
+        return [(step, [values.get(step) for values in by_step]) for step in steps]
 
 
 def _rounded(value: float) -> float:
-    return 0.0 if abs(value) < _TINY else value
+    return 0.0 if abs(value) < TINY else value
 
 
 def _even(low: float, high: float) -> list[float]:

@@ -34,7 +34,7 @@ def open_job(name: str, wants_page: bool) -> None:
         folder = Path(tempfile.mkdtemp(prefix="farm-"))
         if wants_page:
             path, seen = written(farm, job, folder)
-            tell_faults(seen)
+            tell_faults(seen.faults)
         else:
             [fetched] = farm.fetch(job, folder)
             path = fetched.path

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -48,7 +49,7 @@ def trace(name: str, out: Path, wants_open: bool, as_json: bool) -> None:
         print_json(_as_json(job, path, length, seen))
     else:
         say(f"{path}  {_described(seen)}, {size(length)}")
-    tell_faults(seen)
+    tell_faults(seen.faults)
     if wants_open:
         open_file(path)
 
@@ -70,9 +71,9 @@ def written(farm: FarmClient, job: str, out: Path) -> tuple[Path, Seen]:
     return path, seen
 
 
-def tell_faults(seen: Seen) -> None:
+def tell_faults(faults: Iterable[str]) -> None:
     """Say on stderr what of the stored objects is not on the page."""
-    for fault in seen.faults:
+    for fault in faults:
         note(f"warning: {fault}")
 
 

@@ -586,6 +586,33 @@ def test_a_page_that_cannot_be_written_is_told_of(client: FarmClient) -> None:
     assert "it is not a plain file" in run("trace", job, code=2).stderr
 
 
+def test_compare_writes_one_page_of_several_jobs(client: FarmClient) -> None:
+    first, second = done(client), done(client, changed={"trace/0003.jpeg": b"<svg/>"})
+    told = run("compare", first, second.partition("-")[0], "--out", "the pages/two.html", "--json")
+    path, why = Path("the pages", "two.html"), "B: trace/0003.jpeg is left out: it is no JPEG picture."
+    assert json.loads(told.stdout) == {
+        **{"path": str(path), "size": path.stat().st_size, "left_out": [why]},
+        "jobs": [
+            {"job": job, "letter": letter, "frames": frames, "frames_kept": 12, "steps": 12}
+            for job, letter, frames in ((first, "A", 12), (second, "B", 11))
+        ],
+    }
+    assert told.stderr == f"warning: {why}\n"
+    assert [file.name for file in path.parent.iterdir()] == [path.name]
+    told = run("compare", second, first)
+    assert told.stdout.startswith("compare.html  2 jobs, 23 frames, ")
+    assert "</html>" in Path("compare.html").read_text(encoding="utf-8")
+
+
+def test_what_cannot_be_compared_has_no_page(client: FarmClient) -> None:
+    batch, jobs = submitted(9)
+    assert "JOB: a comparison takes 2 to 8 jobs, not 9" in run("compare", batch, code=2).stderr
+    assert "JOB: a comparison takes 2 to 8 jobs, not 1" in run("compare", jobs[0], jobs[0], code=2).stderr
+    assert f"job {jobs[0]} is queued, so it has no result" in run("compare", *jobs[:2], code=1).stderr
+    assert "two.png does not end in .html" in run("compare", *jobs[:2], "--out", "two.png", code=2).stderr
+    assert not list(Path().iterdir())
+
+
 def test_open_shows_the_picture_or_the_page(client: FarmClient, monkeypatch: pytest.MonkeyPatch) -> None:
     job, noted = done(client), opener(monkeypatch)
     for command, ending in ((["open", job], ".png"), (["open", job, "--trace"], ".trace.html")):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ import pytest
 from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import Browser, Page, expect, sync_playwright
 
+from farm.pages import compare
 from farm.pages.gather import gather
 from farm.pages.table import written as html_of_table
 from farm.pages.trace import page as html_of
@@ -18,12 +20,18 @@ from farm.pictures.table import Cell, Table
 from farm.pictures.table import Page as SheetPage
 from tests.fakes.storage import FakeStorage
 from tests.farm.pages import made_up
+from tests.farm.pages.test_compare_page import seen_of
 from tests.farm.pages.test_table_page import png
 from tests.farm.pages.test_trace_page import HOSTILE
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 PHONE = {"width": 390, "height": 844}
 START, STEPS = 12, 20
+PALER = made_up.picture(shade=138)
+"""A picture whose red is 6 levels more than that of the others, and its blue 6 less."""
+_HEADER = PALER[12:26] + b"\x01" + PALER[27:29]
+BROKEN = PALER[:12] + _HEADER + zlib.crc32(_HEADER).to_bytes(4) + PALER[33:]
+"""A picture by its size alone: it is packed in a way that no browser knows."""
 
 pytestmark = [
     pytest.mark.long,
@@ -60,6 +68,14 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     for name, said in (("table", "an otter"), ("hostile table", words)):
         made[name] = folder / f"{name}.html"
         made[name].write_text(table_of(said), encoding="utf-8")
+    several = {
+        "compared": ({"steps": 6}, {"steps": 12, "start": 4}, {"steps": 9, "level": "none"}),
+        "strange": ({"steps": 6}, {"steps": 6, "conditioning": prompts}),
+    }
+    for name, specs in several.items():
+        changed = {"image.png": PALER if name == "compared" else BROKEN}
+        made[name] = folder / f"{name}.html"
+        made[name].write_text(compare.page(seen_of(*specs, changed=changed)), encoding="utf-8")
     return made
 
 
@@ -175,9 +191,57 @@ def test_each_plot_has_a_point_for_each_number(show: Show) -> None:
     }
 
 
-@pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_the_page_shuts_nobody_out(show: Show, scheme: str) -> None:
-    page = show("traced", color_scheme=scheme)
+def shown_of_each(page: Page) -> list[str]:
+    return page.locator(".here").all_inner_texts()
+
+
+def test_one_scrubber_moves_the_frames_of_all_jobs_to_like_noise(show: Show) -> None:
+    page = show("compared")
+    first, last = made_up.sigmas(6), made_up.sigmas(12)
+    scrubber = page.get_by_label("Noise level", exact=True)
+    scrubber.press("Home")
+    assert shown_of_each(page) == [f"step 0, σ {first[0]:.4g}", f"step 4, σ {last[4]:.4g}"]
+    expect(scrubber).to_have_attribute("aria-valuetext", "σ 14.6")
+    scrubber.press("End")
+    assert shown_of_each(page) == [f"step 5, σ {first[5]:.4g}", f"step 11, σ {last[11]:.4g}"]
+    assert page.locator(".frames > li:visible").count() == 2
+    plot = page.locator("#angle > svg")
+    box = plot.bounding_box()
+    assert box
+    plot.click(position={"x": box["width"] * 0.55, "y": box["height"] / 2})
+    assert shown_of_each(page) == [f"step 2, σ {first[2]:.4g}", f"step 5, σ {last[5]:.4g}"]
+    assert page.locator("#angle .value").all_inner_texts() == ["7", "10"], "each at the step of its frame"
+
+
+def test_differences_are_drawn_amplified_and_told_in_levels(show: Show) -> None:
+    page = show("compared")
+    paler = page.locator(".view[data-group=picture][data-job=C]")
+    page.get_by_label("Difference to").select_option("A")
+    page.get_by_label("amplified").select_option("16")
+    expect(paler.locator(".apart")).to_have_text("|C − A| × 16: 4.00 of 255 levels on average, 6 at most")
+    expect(paler.locator("img")).to_be_hidden()
+    pixel = "canvas => [...canvas.getContext('2d').getImageData(5, 5, 1, 1).data]"
+    assert paler.locator("canvas").evaluate(pixel) == [96, 0, 96, 255]
+    expect(page.locator(".view[data-group=picture][data-job=B] .apart")).to_have_text(
+        "|B − A| × 16: the same in every pixel"
+    )
+    expect(page.locator(".view[data-group=picture][data-job=A] img")).to_be_visible()
+    frame = page.locator(".view[data-group=frame][data-job=B] .apart")
+    before = frame.inner_text()
+    page.get_by_label("Noise level", exact=True).press("Home")
+    expect(frame).not_to_have_text(before)
+    page.get_by_label("Difference to").select_option("C")
+    expect(frame).to_have_text("No difference: C has none here.")
+    page.get_by_label("Difference to").select_option("")
+    expect(paler.locator("img")).to_be_visible()
+    expect(paler.locator("canvas")).to_be_hidden()
+
+
+@pytest.mark.parametrize(
+    ("name", "scheme"), [("traced", "light"), ("traced", "dark"), ("compared", "light"), ("compared", "dark")]
+)
+def test_the_page_shuts_nobody_out(show: Show, name: str, scheme: str) -> None:
+    page = show(name, color_scheme=scheme)
     for details in page.locator("details").all():
         details.evaluate("element => { element.open = true; }")
     found = Axe().run(page)
@@ -201,7 +265,7 @@ def test_the_theme_can_be_chosen(show: Show) -> None:
     assert paper() == light, "what was chosen stays"
 
 
-@pytest.mark.parametrize("name", ["traced", "hostile"])
+@pytest.mark.parametrize("name", ["traced", "hostile", "compared", "strange"])
 def test_a_phone_needs_no_scrolling_to_the_side(show: Show, name: str) -> None:
     page = show(name, viewport=PHONE)
     assert page.evaluate("document.documentElement.scrollWidth") == PHONE["width"]
@@ -284,3 +348,14 @@ def test_a_sheet_shuts_nobody_out(show: Show, name: str, scheme: str) -> None:
             page.locator(".cell").first.click()
         found = Axe().run(page)
         assert found.violations_count == 0, found.generate_report()
+
+
+def test_hostile_words_and_pictures_in_a_comparison_do_nothing(show: Show) -> None:
+    page = show("strange")
+    assert "</script></style><img src=x onerror=alert(1)>" in page.locator(".settings").inner_text()
+    page.get_by_label("Difference to").select_option("B")
+    told = page.locator(".view[data-group=picture][data-job=A] .apart")
+    expect(told).to_have_text("No difference: one of the two cannot be read.")
+    expect(page.locator(".view[data-group=frame][data-job=A] .apart")).to_have_text(
+        "|A − B| × 4: the same in every pixel"
+    )

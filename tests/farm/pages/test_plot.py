@@ -29,6 +29,30 @@ def test_a_logarithmic_axis_has_equal_room_for_equal_ratios() -> None:
     assert [tick.label for tick in made.levels] == ["0.1", "0.2", "0.5", "1", "2", "5", "10"]
 
 
+def of_noise(*levels: float) -> Plot:
+    series = Series("a", [(level, float(place)) for place, level in enumerate(levels)])
+    return Plot("p", "P", "about", (series,), max(levels), min(levels), noise=True)
+
+
+def test_noise_falls_from_left_to_right_with_equal_room_for_equal_ratios() -> None:
+    made = of_noise(10.0, 1.0, 0.1)
+    assert [x for x, _ in made.places(made.series[0])] == [LEFT, (LEFT + RIGHT) / 2, RIGHT]
+    assert [(tick.label, tick.at) for tick in made.steps if tick.label in ("10", "1", "0.1")] == [
+        ("0.1", RIGHT),
+        ("1", (LEFT + RIGHT) / 2),
+        ("10", LEFT),
+    ]
+    assert [level for level, _ in made.rows] == [10.0, 1.0, 0.1]
+    assert made.unit == "σ"
+
+
+@pytest.mark.parametrize("levels", [(1.0,), (3.0, 3.0), (1e100, 2e-100), (1.0, 1.0 + 1e-15)])
+def test_whatever_the_noise_levels_are_all_lies_within_the_plot(levels: tuple[float, ...]) -> None:
+    made = of_noise(*levels)
+    places = [x for x, _ in made.places(made.series[0])] + [tick.at for tick in made.steps]
+    assert all(LEFT <= x <= RIGHT for x in places)
+
+
 def test_what_has_no_number_interrupts_a_curve() -> None:
     made = plot(1.0, 2.0, None, math.nan, 3.0)
     assert [line.count(",") for line in made.lines(made.series[0])] == [2, 1]

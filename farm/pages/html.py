@@ -1,0 +1,110 @@
+"""What every page is made with: templates, style and scripts, each page one file that asks nobody for anything.
+
+Its words may be anybody's: the templates escape all of them, nothing of them comes near a script, and each page's own
+policy lets nothing run or load but what this package wrote.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import math
+from collections.abc import Iterable
+from functools import cache
+from importlib import resources
+from typing import Any, get_args
+
+from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescape
+from markupsafe import Markup
+
+from farm.pages import plot
+from farm.pages.record import Part, Remark
+from farm.words import one_line
+
+_WEB = resources.files("farm.pages").joinpath("web")
+_STYLE = "page.css"
+_MOVING = "moving.js"
+"""What the script of every page begins with."""
+
+
+def rendered(name: str, **values: Any) -> str:
+    """The page of the template `NAME.html`, with `NAME.js` as its script."""
+    script, style = f"{_asset(_MOVING)}\n{_asset(f'{name}.js')}", _asset(_STYLE)
+    return (
+        _environment()
+        .get_template(f"{name}.html")
+        .render(
+            policy=_policy(script, style),
+            script=Markup(script),  # noqa: S704 - this package's own
+            style=Markup(style),  # noqa: S704
+            at=plot,
+            **values,
+        )
+    )
+
+
+def by_part(remarks: Iterable[Remark]) -> dict[str, list[str]]:
+    """What there is to say of each part, each thing once."""
+    found: dict[str, dict[str, None]] = {part: {} for part in get_args(Part)}
+    for remark in remarks:
+        found[remark.part][remark.text] = None
+    return {part: list(texts) for part, texts in found.items()}
+
+
+def spread(number: int, most: int) -> set[int]:
+    """Which of so many are shown where there is room for `most`: evenly, the first and the last among them."""
+    if number <= most:
+        return set(range(number))
+    return {round(index * (number - 1) / (most - 1)) for index in range(most)}
+
+
+@cache
+def _environment() -> Environment:
+    made = Environment(
+        loader=PackageLoader("farm.pages", "web"),
+        autoescape=select_autoescape(default=True, default_for_string=True),
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        finalize=_finalized,
+    )
+    made.filters |= {"data": _data, "figure": _written, "seconds": _seconds}
+    return made
+
+
+def _finalized(value: Any) -> Any:
+    """Words of strangers, with nothing in them that would not be seen; what this package wrote stays as it is."""
+    return one_line(value) if isinstance(value, str) and not isinstance(value, Markup) else value
+
+
+def _asset(name: str) -> str:
+    return _WEB.joinpath(name).read_text(encoding="utf-8")
+
+
+def _policy(script: str, style: str) -> str:
+    """The page's Content-Security-Policy: what is embedded as data, and this very script and style."""
+    return (
+        "default-src 'none'; img-src data:; media-src data:; "
+        f"script-src {_hash(script)}; style-src {_hash(style)}; base-uri 'none'; form-action 'none'"
+    )
+
+
+def _hash(text: str) -> str:
+    return f"'sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}'"
+
+
+def _data(content: bytes, kind: str) -> Markup:
+    return Markup(f"data:{kind};base64,{base64.b64encode(content).decode()}")  # noqa: S704 - the kind is the template's
+
+
+def _written(value: float | None) -> str:
+    return "–" if value is None else "no number" if math.isnan(value) else f"{value:.4g}"
+
+
+def _seconds(value: float) -> str:
+    """`0.31 s`, `12.4 s`, `3 min 20 s`, `2 h 5 min`."""
+    if value < 60:
+        return f"{value:.2f} s" if value < 10 else f"{value:.1f} s"
+    minutes, seconds = divmod(round(value), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours:,} h {minutes} min" if hours else f"{minutes} min {seconds} s"

@@ -1,0 +1,81 @@
+"""What jobs were asked for and made with, in words; and in what several of them differ."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from farm.bucket.results import JobResult
+from farm.jobs.spec import Conditioning, JobSpec
+
+NONE = "–"
+
+
+@dataclass(frozen=True)
+class Differing:
+    """A setting in which jobs differ, with the value of each of them."""
+
+    name: str
+    values: tuple[str, ...]
+
+
+def compared(results: Sequence[JobResult]) -> tuple[list[Differing], list[tuple[str, str]]]:
+    """The settings in which jobs differ, and those that they share, in the order of a job's page."""
+    tables = [_table(result) for result in results]
+    names = dict.fromkeys(name for table in tables for name in table)
+    differing, shared = [], []
+    for name in names:
+        values = tuple(table.get(name, NONE) for table in tables)
+        if len(set(values)) > 1:
+            differing.append(Differing(name, values))
+        else:
+            shared.append((name, values[0]))
+    return differing, shared
+
+
+def _table(result: JobResult) -> dict[str, str]:
+    """Everything that a job was asked for and made with by its name, of which there may be several values."""
+    table: dict[str, str] = {}
+    for name, value in (*_words(result.spec.conditioning), *settings(result.spec), *made(result)):
+        table[name] = f"{table[name]}; {value}" if name in table else value
+    return table
+
+
+def _words(conditioning: Conditioning) -> list[tuple[str, str]]:
+    prompts, several = conditioning.prompts, len(conditioning.prompts) > 1
+    rows = [("prompt", f"{one.text} × {one.weight:g}" if several else one.text) for one in prompts]
+    return [*rows, *([("negative", conditioning.negative)] if conditioning.negative else [])]
+
+
+def settings(spec: JobSpec) -> list[tuple[str, str]]:
+    """What was asked for, as names and values."""
+    guidance, start = spec.guidance, spec.start
+    scale = "the model's own" if guidance.scale is None else f"{guidance.scale:g}"
+    size = f"{spec.width}×{spec.height} pixels" if spec.width and spec.height else "the model's own"
+    rows = [("mode", spec.mode), ("model", spec.model), ("sampler", spec.sampler), ("steps", _steps(spec))]
+    rows += [("seed", str(spec.seed)), ("guidance", scale), ("size", size)]
+    if start.image is not None:
+        shape = f", {start.image.width}×{start.image.height} pixels" if start.image.width else ""
+        rows.append(
+            ("init picture", f"{start.image.sha256[:12]}….{start.image.extension}{shape}, fitted by {start.fit}")
+        )
+        rows.append(("encoded", "as its mean" if start.encode == "mean" else "as a sample"))
+    for loss in guidance.losses:
+        numbers = "".join(f" {name}={value:g}" for name, value in loss.arguments.items())
+        times = "" if loss.scale is None else f" × {loss.scale:g}"
+        rows.append(("loss", f"{loss.name}{times}, every {loss.every} steps{numbers and ':'}{numbers}"))
+    rows.append(("trace", spec.trace.level + (f", every {spec.trace.every} steps" if spec.trace.every > 1 else "")))
+    return rows
+
+
+def _steps(spec: JobSpec) -> str:
+    return f"{spec.steps}, from step {spec.start.step}" if spec.start.step else str(spec.steps)
+
+
+def made(result: JobResult) -> list[tuple[str, str]]:
+    """With what it was made, as names and values."""
+    weights = [("weights", result.model.source)]
+    weights += [("revision", result.model.revision)] if result.model.revision else []
+    weights += [("SHA-256", result.model.sha256)] if result.model.sha256 else []
+    versions = sorted(result.versions.items())
+    return [("device", result.device), ("numbers", result.dtype), *weights, *versions]

@@ -1,0 +1,59 @@
+"""In what several jobs differ, and what they share."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from farm.bucket.results import JobResult
+from farm.pages.compare import named
+from farm.pages.settings import Differing, compared
+from tests.fakes.storage import FakeStorage
+from tests.farm.pages import made_up
+from tests.ledgers import BATCH
+
+
+def results(*specs: dict[str, Any], **fields: Any) -> list[JobResult]:
+    storage = FakeStorage()
+    return [
+        made_up.put(storage, made_up.spec(**given), job=f"{BATCH}-{number:04d}", **fields)
+        for number, given in enumerate(specs)
+    ]
+
+
+def test_what_differs_has_a_value_for_each_job_and_the_rest_one_for_all() -> None:
+    differing, shared = compared(results({"steps": 12}, {"steps": 20, "sampler": "euler"}, {"steps": 12}))
+    assert differing == [Differing("sampler", ("lms", "euler", "lms")), Differing("steps", ("12", "20", "12"))]
+    assert shared == [
+        *(("prompt", "an otter × 0.75; a cat × 0.25"), ("negative", "a dog"), ("mode", "mix"), ("model", "emoji")),
+        *(("seed", "7"), ("guidance", "7.5"), ("size", "64×64 pixels"), ("loss", "blue × 20, every 2 steps")),
+        *(("trace", "frames"), ("device", "cpu"), ("numbers", "float32"), ("weights", "bundled")),
+        *(("revision", "abc"), ("render-farm", "0.1.0"), ("torch", "2.13.0")),
+    ]
+
+
+def test_jobs_that_are_alike_differ_in_nothing() -> None:
+    differing, shared = compared(results({}, {}))
+    assert differing == []
+    assert len(shared) == 17
+
+
+def test_what_only_some_jobs_have_is_a_dash_for_the_others() -> None:
+    blue_and_red = [{"name": "blue", "scale": 20.0}, {"name": "red", "scale": 3.0, "every": 1}]
+    one = {"guidance": {"scale": 7.5, "losses": blue_and_red}, "conditioning": {"prompts": [{"text": "an otter"}]}}
+    other = {"guidance": {"scale": 7.5}, "conditioning": {"prompts": [{"text": "an otter"}], "negative": "a dog"}}
+    differing, _ = compared(results(one, other))
+    assert {row.name: row.values for row in differing} == {
+        "loss": ("blue × 20, every 5 steps; red × 3, every 1 steps", "–"),
+        "negative": ("–", "a dog"),
+    }
+
+
+def test_jobs_are_named_by_what_differs_as_far_as_there_is_room() -> None:
+    differing = [
+        Differing("prompt", ("an otter", "an otter that looks at the moon")),
+        Differing("guidance", ("1", "–")),
+        Differing("seed", ("12345678901", "1")),
+    ]
+    assert named(differing, 2) == ["A: prompt an otter, guidance 1", "B: prompt an otter that looks at…"]
+    assert named([Differing("loss", ("blue × 20", "–"))], 2) == ["A: loss blue × 20", "B: no loss"]
+    assert named([], 3) == ["A", "B", "C"]
