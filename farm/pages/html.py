@@ -9,7 +9,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from functools import cache
 from importlib import resources
 from typing import Any, get_args
@@ -24,12 +24,13 @@ from farm.words import one_line
 _WEB = resources.files("farm.pages").joinpath("web")
 _STYLE = "page.css"
 _MOVING = "moving.js"
-"""What the script of every page begins with."""
+"""What the script of every page with a scrubber begins with."""
 
 
-def rendered(name: str, **values: Any) -> str:
-    """The page of the template `NAME.html`, with `NAME.js` as its script."""
-    script, style = f"{_asset(_MOVING)}\n{_asset(f'{name}.js')}", _asset(_STYLE)
+def rendered(name: str, *, style: str = _STYLE, scripts: Sequence[str] | None = None, **values: Any) -> str:
+    """The page of the template `NAME.html`, with its style and scripts: those of pages that move, and `NAME.js`."""
+    script = "\n".join(map(_asset, (_MOVING, f"{name}.js") if scripts is None else scripts))
+    style = _asset(style)
     return (
         _environment()
         .get_template(f"{name}.html")
