@@ -35,6 +35,7 @@ BROKEN = PALER[:12] + _HEADER + zlib.crc32(_HEADER).to_bytes(4) + PALER[33:]
 
 pytestmark = [
     pytest.mark.long,
+    pytest.mark.long,
     pytest.mark.skipif(CHROMIUM is None, reason="there is no Chromium here: apt-get install chromium"),
 ]
 
