@@ -125,7 +125,8 @@ def test_the_numbers_of_a_trace_are_those_of_the_tensors(engine: Engine, request
     for index, record in enumerate(heard.records):
         c, u = truth.conditional[index].double(), truth.unconditional[index].double()
         for name, norm in record.norms.items():
-            assert norm == pytest.approx(float(getattr(truth, name)[index].norm()), rel=1e-3), (index, name)
+            near = 1e-5 if name.startswith("x") else 1e-3  # a step of this model moves its latents by a thousandth
+            assert norm == pytest.approx(float(getattr(truth, name)[index].norm()), rel=near), (index, name)
         assert record.guidance is not None
         assert record.guidance["distance"] == pytest.approx(float((c - u).norm()), rel=1e-3)
         cosine = float((c * u).sum() / (c.norm() * u.norm()))
