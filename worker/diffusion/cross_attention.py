@@ -14,7 +14,8 @@ from diffusers.models.attention_processor import Attention
 from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
 from torch import Tensor, nn
 
-from worker.diffusion.conditioning import Conditioning, Encoded
+from worker.diffusion.conditioning import Conditioning
+from worker.diffusion.prompts import Encoded
 
 
 class CachedProjection(nn.Module):

@@ -206,7 +206,7 @@ def prepare(request: RenderRequest, losses: Losses, arrival: int, future: Future
     noise = NoiseStream(spec.seed)
     with torch.no_grad():
         prompts = model.prompts.mix(spec.conditioning.prompts)
-        negative = model.prompts.encode(spec.conditioning.negative)
+        negative = model.prompts.encode_negative(spec.conditioning.negative)
         x = _first_latents(request, steps, noise)
     guided = needs_unconditional(spec.guidance.scale)
     state = RequestState(

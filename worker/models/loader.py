@@ -18,9 +18,10 @@ from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
 from farm.errors import ModelError, ModelUnavailable
 from farm.jobs.spec import SAMPLERS
 from worker.diffusion import schedules
-from worker.diffusion.conditioning import PromptEncoder
 from worker.diffusion.cross_attention import cache_cross_attention
 from worker.diffusion.preview import PreviewMap, fit_preview_map, read_preview_map
+from worker.diffusion.prompts import PromptEncoder
+from worker.diffusion.text import TextEncoder
 from worker.models import layout
 from worker.models.components import Components, read_checkpoint, read_directory
 from worker.models.cuda_graphs import with_graphs
@@ -122,7 +123,7 @@ class ModelLoader:
             vae=parts.vae,
             text_encoder=parts.text_encoder,
             tokenizer=parts.tokenizer,
-            prompts=PromptEncoder(parts.tokenizer, parts.text_encoder),
+            prompts=PromptEncoder([TextEncoder(parts.tokenizer, parts.text_encoder)]),
             cross_attention=cache_cross_attention(parts.unet),
             scheduler_config=parts.scheduler_config,
             preview=_preview_map(directory, parts.vae),

@@ -12,9 +12,10 @@ from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
 from torch import Tensor
 from transformers import CLIPTextModel, CLIPTokenizer
 
-from worker.diffusion.conditioning import Conditioning, PromptEncoder
+from worker.diffusion.conditioning import Conditioning
 from worker.diffusion.cross_attention import CrossAttentionCache
 from worker.diffusion.preview import PreviewMap
+from worker.diffusion.prompts import PromptEncoder
 
 _LARGE = 64 * 64
 """Latent pixels: of 512×512 at a factor of 8. A step of fewer takes moderate time on anything."""

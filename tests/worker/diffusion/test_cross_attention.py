@@ -9,8 +9,9 @@ import torch
 from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
 
 from farm.jobs.spec import WeightedPrompt
-from worker.diffusion.conditioning import Conditioning, Encoded
+from worker.diffusion.conditioning import Conditioning
 from worker.diffusion.cross_attention import cache_cross_attention
+from worker.diffusion.prompts import Encoded
 from worker.models.model import LoadedModel
 
 

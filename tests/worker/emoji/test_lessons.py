@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 
 from farm.jobs.spec import WeightedPrompt
-from worker.diffusion.conditioning import PromptEncoder
+from worker.diffusion.prompts import PromptEncoder
+from worker.diffusion.text import TextEncoder
 from worker.emoji.corpus import STYLES, SUBJECTS, Scene, stream
 from worker.emoji.dataset import scenes
 from worker.emoji.lessons import Lesson, Lessons, Other, area_of_first, shown, told
@@ -65,7 +66,7 @@ def test_a_mix_is_told_as_the_farm_tells_it() -> None:
 
     with torch.no_grad():
         plain, mixed = told(read, tokenizer, [Lesson(0, "a banana"), Lesson(0, "a banana", Other(1, "a cat", 0.3, 0))])
-    theirs = PromptEncoder(tokenizer, encoder)
+    theirs = PromptEncoder([TextEncoder(tokenizer, encoder)])
     [alone] = theirs.encode("a banana").embedding
     parts = (WeightedPrompt(text="a banana", weight=0.3), WeightedPrompt(text="a cat", weight=0.7))
     [both] = theirs.mix(parts).embedding

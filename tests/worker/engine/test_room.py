@@ -71,8 +71,8 @@ class NarrowText:
         self._narrow.take()
         return self._prompts.mix(*arguments)
 
-    def encode(self, *arguments: Any) -> Any:
-        return self._prompts.encode(*arguments)
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._prompts, name)
 
 
 @pytest.mark.parametrize("cancelled", [False, True])

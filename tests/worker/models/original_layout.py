@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-TextEncoder = Literal["clip", "bare", "open_clip"]
+EncoderNames = Literal["clip", "bare", "open_clip"]
 Renames = tuple[tuple[str, str], ...]
 
 _UNET: Renames = (
@@ -65,7 +65,7 @@ _OPEN_CLIP: Renames = (
 )
 
 
-def write_original_checkpoint(model: Path, file: Path, *, text_encoder: TextEncoder = "clip") -> Path:
+def write_original_checkpoint(model: Path, file: Path, *, text_encoder: EncoderNames = "clip") -> Path:
     """Write the weights of the tiny model in `model` to `file` and return it.
 
     The text encoder as Stable Diffusion 1 has it (`clip`), as NovelAI's release does (`bare`), or as Stable Diffusion 2

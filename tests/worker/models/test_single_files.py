@@ -19,11 +19,12 @@ from torch import Tensor
 from farm.errors import ModelError
 from farm.jobs.spec import SAMPLERS
 from tests.tiny import PNDM_CONFIG, build_tiny_model
-from tests.worker.models.original_layout import TextEncoder, write_original_checkpoint
+from tests.worker.models.original_layout import EncoderNames, write_original_checkpoint
 from tests.worker.models.published import RELEASES, publish
-from worker.diffusion.conditioning import PromptEncoder
+from worker.diffusion.prompts import PromptEncoder
 from worker.diffusion.schedules import read_schedule
 from worker.diffusion.solvers import plan
+from worker.diffusion.text import TextEncoder
 from worker.models import loader as loader_module
 from worker.models.components import Components, read_checkpoint, read_directory
 from worker.models.device import place
@@ -60,7 +61,7 @@ def assert_same(left: Components, right: Components) -> None:
             assert torch.equal(weights[key], value), f"{component}.{key}"
     prompt = "a red cat, an otter's long neck"
     left_text, right_text = (
-        PromptEncoder(parts.tokenizer, parts.text_encoder).encode(prompt) for parts in (left, right)
+        PromptEncoder([TextEncoder(parts.tokenizer, parts.text_encoder)]).encode(prompt) for parts in (left, right)
     )
     assert torch.equal(left_text.embedding, right_text.embedding)
 
@@ -101,7 +102,7 @@ def test_the_published_configuration_is_the_default(
 
 
 @pytest.mark.parametrize("layout", ["bare", "open_clip"])
-def test_the_text_encoders_of_other_releases(built: Path, tmp_path: Path, layout: TextEncoder) -> None:
+def test_the_text_encoders_of_other_releases(built: Path, tmp_path: Path, layout: EncoderNames) -> None:
     file = write_original_checkpoint(built, tmp_path / "one.safetensors", text_encoder=layout)
     assert_same(read_checkpoint("one", file, built), folder(built))
 

@@ -5,7 +5,9 @@ import torch
 from transformers import CLIPTextModel
 
 from farm.jobs.spec import WeightedPrompt
-from worker.diffusion.conditioning import Conditioning, PromptEncoder
+from worker.diffusion.conditioning import Conditioning
+from worker.diffusion.prompts import PromptEncoder
+from worker.diffusion.text import TextEncoder
 from worker.models.model import LoadedModel
 
 ROOM = 75
@@ -13,7 +15,7 @@ ROOM = 75
 
 @pytest.fixture
 def encoder(tiny_model: LoadedModel) -> PromptEncoder:
-    return PromptEncoder(tiny_model.tokenizer, tiny_model.text_encoder, capacity=3)
+    return PromptEncoder([TextEncoder(tiny_model.tokenizer, tiny_model.text_encoder)], capacity=3)
 
 
 def test_an_embedding_is_the_encoders_last_hidden_state(encoder: PromptEncoder, tiny_model: LoadedModel) -> None:
