@@ -76,7 +76,7 @@ class _Bench:
 
     def forwards(self, model: LoadedModel, how: str, numbers: Sequence[int]) -> None:
         """Milliseconds by rows, and the share of the peak that a full batch reaches."""
-        text = model.cross_attention.of(model.prompts.encode(""))
+        text = model.conditioned(model.prompts.encode(""))
         shares = {}
         for rows in numbers:
             seconds = statistics.median(times(lambda rows=rows: costing.forward(model, text, rows)))  # type: ignore[misc]

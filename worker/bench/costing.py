@@ -50,7 +50,7 @@ def decode(model: LoadedModel, count: int) -> Tensor:
 def measure(model: LoadedModel, pipelines: Pipelines, rows: int) -> Costs:
     """The costs of this machine now."""
     text = model.prompts.encode("")
-    embedding, conditioning = text.embedding[0], model.cross_attention.of(text)
+    embedding, conditioning = text.embedding[0], model.conditioned(text)
     losses = load_losses()
     numbers = itertools.count()
     short, long = (_pipeline_seconds(model, pipelines, steps) for steps in (_SHORT, _LONG))

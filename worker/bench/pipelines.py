@@ -47,8 +47,8 @@ class Pipelines:
         self._vae = parts.vae
         shared: dict[str, Any] = {
             "vae": parts.vae,
-            "text_encoder": parts.text_encoder,
-            "tokenizer": parts.tokenizer,
+            "text_encoder": parts.encoders[0].module,
+            "tokenizer": parts.encoders[0].tokenizer,
             "unet": parts.unet,
             "scheduler": LMSDiscreteScheduler.from_config(self._config),
             "safety_checker": None,

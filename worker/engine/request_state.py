@@ -25,6 +25,7 @@ from worker.diffusion.schedules import read_schedule
 from worker.diffusion.solvers import HISTORY, Coefficient, SamplingPlan, plan
 from worker.engine.admission import Candidate
 from worker.engine.request import Rendered, RenderRequest, Snapshot, latent_shape
+from worker.families.family import Size
 
 
 @dataclass(eq=False)
@@ -208,14 +209,14 @@ def prepare(request: RenderRequest, losses: Losses, arrival: int, future: Future
         prompts = model.prompts.mix(spec.conditioning.prompts)
         negative = model.prompts.encode_negative(spec.conditioning.negative)
         x = _first_latents(request, steps, noise)
-    guided = needs_unconditional(spec.guidance.scale)
+    guided, size = needs_unconditional(spec.guidance.scale), Size(spec.width, spec.height)
     state = RequestState(
         request=request,
         arrival=arrival,
         future=future,
         plan=steps,
-        conditional=model.cross_attention.of(prompts),
-        unconditional=model.cross_attention.of(negative) if guided else None,
+        conditional=model.conditioned(prompts, size),
+        unconditional=model.conditioned(negative, size) if guided else None,
         terms=tuple((losses.term(term), term.every) for term in spec.guidance.losses),
         noise=noise,
         x=x,

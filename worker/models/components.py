@@ -14,48 +14,48 @@ from typing import Any
 import torch
 from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
 from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
-from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
+from transformers import CLIPPreTrainedModel, CLIPTextConfig, CLIPTokenizer
 
 from farm.errors import ModelError
+from worker.diffusion.text import TextEncoder
 from worker.models import layout, weights
 from worker.models.device import Placement
 from worker.models.disguises import first_line
+from worker.models.layout import Layout
 from worker.models.original import read_original
 from worker.models.staging import staged
 from worker.models.weights import Weights
 
-_CLASSES: Mapping[str, Any] = {"unet": UNet2DConditionModel, "vae": AutoencoderKL, "text_encoder": CLIPTextModel}
-
 
 @dataclass(frozen=True)
 class Components:
-    """What Stable Diffusion consists of. Not yet on its device."""
+    """What a model consists of. Not yet on its device."""
 
+    layout: Layout
     unet: UNet2DConditionModel
     vae: AutoencoderKL
-    text_encoder: CLIPTextModel
-    tokenizer: CLIPTokenizer
+    encoders: tuple[TextEncoder, ...]
     scheduler_config: Mapping[str, Any]
+    """The layout's, and what a file says of itself."""
+
+    @property
+    def modules(self) -> Mapping[str, torch.nn.Module]:
+        """Every part with weights, by its folder."""
+        named = zip(self.layout.family.encoders, self.encoders, strict=True)
+        return {"unet": self.unet, "vae": self.vae, **{part.folder: encoder.module for part, encoder in named}}
 
 
 def read_directory(name: str, directory: Path, placement: Placement) -> Components:
     """The parts in a directory of diffusers' layout. Raises `ModelError` if it is another layout or incomplete."""
-    scheduler_config = layout.check(name, directory)
-    found = {part: weights.find(name, directory / part, stem) for part, stem in weights.STEMS.items()}
-    dtype, vae_dtype = placement.dtype, placement.vae_dtype
+    found_layout = layout.check(name, directory)
+    family = found_layout.family
+    found = {part: weights.find(name, directory / part, weights.STEMS[part]) for part in family.parts}
     try:
-        with staged(name, directory, found) as stage:
+        with staged(name, family, directory, found) as stage:
             for part, files in found.items():
-                _check_count(stage / part, files)
-            return Components(
-                unet=_pretrained(UNet2DConditionModel, stage / "unet", torch_dtype=dtype, low_cpu_mem_usage=False),
-                vae=_pretrained(AutoencoderKL, stage / "vae", torch_dtype=vae_dtype, low_cpu_mem_usage=False),
-                text_encoder=_pretrained(
-                    CLIPTextModel, stage / "text_encoder", dtype=dtype, attn_implementation="sdpa"
-                ),
-                tokenizer=_tokenizer(stage),
-                scheduler_config=scheduler_config,
-            )
+                _check_count(stage / part, family.parts[part], files)
+            modules = {part: _pretrained(kind, stage / part, placement) for part, kind in family.parts.items()}
+            return _put_together(found_layout, modules, stage, found_layout.scheduler_config)
     except ModelError:
         raise
     except Exception as error:  # what the libraries make of files that are not as they should be
@@ -67,16 +67,16 @@ def read_checkpoint(name: str, path: Path, config: Path) -> Components:
 
     Raises `ModelError` if the file is anything else, damaged or incomplete, or of another architecture than `config`.
     """
-    scheduler_config = layout.check(name, config)
+    found_layout = layout.check(name, config)
+    family = found_layout.family
     original = read_original(name, path, config)
     try:
-        with staged(name, config, {}) as stage:
-            modules = {part: _empty(stage / part) for part in _CLASSES}
+        with staged(name, family, config, {}) as stage:
+            modules = {part: _empty(stage / part, kind) for part, kind in family.parts.items()}
             for part, module in modules.items():
                 original.fill(part, module)
-            return Components(
-                **modules, tokenizer=_tokenizer(stage), scheduler_config={**scheduler_config, **original.prediction}
-            )
+            scheduler_config = {**found_layout.scheduler_config, **original.prediction}
+            return _put_together(found_layout, modules, stage, scheduler_config)
     except ModelError:
         raise
     except Exception as error:  # as above
@@ -86,30 +86,45 @@ def read_checkpoint(name: str, path: Path, config: Path) -> Components:
         ) from error
 
 
-def _tokenizer(stage: Path) -> CLIPTokenizer:
-    tokenizer: CLIPTokenizer = CLIPTokenizer.from_pretrained(stage / "tokenizer", local_files_only=True)
+def _put_together(
+    found: Layout, modules: Mapping[str, Any], stage: Path, scheduler_config: Mapping[str, Any]
+) -> Components:
+    encoders = tuple(
+        TextEncoder(_tokenizer(stage / part.tokenizer), modules[part.folder], part.hidden, part.pools)
+        for part in found.family.encoders
+    )
+    return Components(found, modules["unet"], modules["vae"], encoders, scheduler_config)
+
+
+def _tokenizer(directory: Path) -> CLIPTokenizer:
+    tokenizer: CLIPTokenizer = CLIPTokenizer.from_pretrained(directory, local_files_only=True)
     return tokenizer
 
 
-def _empty(directory: Path) -> Any:
+def _empty(directory: Path, kind: Any) -> Any:
     """A component made by its configuration, with weights that mean nothing."""
-    component = _CLASSES[directory.name]
-    if component is CLIPTextModel:
+    if issubclass(kind, CLIPPreTrainedModel):
         config = CLIPTextConfig.from_pretrained(directory, local_files_only=True)
-        return CLIPTextModel._from_config(config, attn_implementation="sdpa")
-    return component.from_config(component.load_config(directory, local_files_only=True))
+        return kind._from_config(config, attn_implementation="sdpa")
+    return kind.from_config(kind.load_config(directory, local_files_only=True))
 
 
-def _check_count(directory: Path, files: Weights) -> None:
+def _check_count(directory: Path, kind: Any, files: Weights) -> None:
     """Raise `ValueError` if files hold not even half of a component, before memory is taken for all of it."""
     with torch.device("meta"):
-        needed = sum(parameter.numel() for parameter in _empty(directory).parameters())
+        needed = sum(parameter.numel() for parameter in _empty(directory, kind).parameters())
     if 2 * (held := files.count()) < needed:
         raise ValueError(f"it has {held:,} of the {needed:,} weights of the {directory.name}")
 
 
-def _pretrained(component: Any, directory: Path, **options: Any) -> Any:
-    module, report = component.from_pretrained(
+def _pretrained(kind: Any, directory: Path, placement: Placement) -> Any:
+    """A component with its weights in the precision in which it computes."""
+    if issubclass(kind, CLIPPreTrainedModel):
+        options: dict[str, Any] = {"dtype": placement.dtype, "attn_implementation": "sdpa"}
+    else:
+        dtype = placement.vae_dtype if kind is AutoencoderKL else placement.dtype
+        options = {"torch_dtype": dtype, "low_cpu_mem_usage": False}
+    module, report = kind.from_pretrained(
         directory, use_safetensors=True, local_files_only=True, output_loading_info=True, **options
     )
     missing = sorted(report["missing_keys"])

@@ -28,7 +28,7 @@ _OF_TEXTS = ("text_model.", "text_projection.", "logit_scale")
 _MOST_OF_AN_EMBEDDING = 4
 _GENERATIONS = {768: "Stable Diffusion 1", 1024: "Stable Diffusion 2"}
 
-ONLY_SD = "use a text-to-image model of Stable Diffusion 1 or 2"
+ONLY_SD = "use a text-to-image model of Stable Diffusion 1, 2 or XL"
 WHOLE_IS_NEEDED = (
     "the whole model is needed: UNet, autoencoder and text encoder in one file, or a folder in diffusers' layout"
 )

@@ -21,7 +21,6 @@ from worker.diffusion import schedules
 from worker.diffusion.cross_attention import cache_cross_attention
 from worker.diffusion.preview import PreviewMap, fit_preview_map, read_preview_map
 from worker.diffusion.prompts import PromptEncoder
-from worker.diffusion.text import TextEncoder
 from worker.models import layout
 from worker.models.components import Components, read_checkpoint, read_directory
 from worker.models.cuda_graphs import with_graphs
@@ -111,19 +110,19 @@ class ModelLoader:
         """Put the parts on the device. What suits the model is said by files in `directory`."""
         _check_parts(name, parts)
         self._place_all(name, parts)
-        for component in ("unet", "vae", "text_encoder"):
-            _check_finite(name, component, getattr(parts, component))
+        for component, module in parts.modules.items():
+            _check_finite(name, component, module)
         vae_factor = 2 ** (len(parts.vae.config["block_out_channels"]) - 1)
         side = parts.unet.config["sample_size"] * vae_factor
         return LoadedModel(
             name=name,
             source=str(source),
             revision=revision,
+            family=parts.layout.family,
             unet=parts.unet,
             vae=parts.vae,
-            text_encoder=parts.text_encoder,
-            tokenizer=parts.tokenizer,
-            prompts=PromptEncoder([TextEncoder(parts.tokenizer, parts.text_encoder)]),
+            encoders=parts.encoders,
+            prompts=PromptEncoder(parts.encoders, zeros_for_nothing=parts.layout.zeros_for_nothing),
             cross_attention=cache_cross_attention(parts.unet),
             scheduler_config=parts.scheduler_config,
             preview=_preview_map(directory, parts.vae),
@@ -133,7 +132,7 @@ class ModelLoader:
             default_width=side,
             default_height=side,
             defaults=layout.read_defaults(directory),
-            size=sum(map(_bytes_of, (parts.unet, parts.vae, parts.text_encoder))),
+            size=sum(map(_bytes_of, parts.modules.values())),
         )
 
     def _place_all(self, name: str, parts: Components) -> None:
@@ -141,7 +140,8 @@ class ModelLoader:
         try:
             self._place(parts.unet, where.dtype, channels_last=where.channels_last)
             self._place(parts.vae, where.vae_dtype, channels_last=where.vae_channels_last)
-            self._place(parts.text_encoder, where.dtype, channels_last=False)
+            for encoder in parts.encoders:
+                self._place(encoder.module, where.dtype, channels_last=False)
         except RuntimeError as error:
             raise ModelError(f"the model '{name}' does not fit on {where.device}: {first_line(error)}") from error
 
@@ -185,9 +185,10 @@ def _publish(partial: Path, directory: Path) -> Path:
 
 def _check_parts(name: str, parts: Components) -> None:
     """Raise `ModelError` for parts that do not belong together, or that nothing can be sampled with."""
-    text_encoder, tokenizer = parts.text_encoder.config, parts.tokenizer
-    layout.check_configs(name, parts.unet.config, parts.vae.config, text_encoder)
-    layout.check_vocabulary(name, tokenizer.get_vocab().values(), tokenizer.model_max_length, text_encoder)
+    encoders = [encoder.module.config for encoder in parts.encoders]
+    layout.check_configs(name, parts.layout.family, parts.unet.config, parts.vae.config, encoders)
+    for config, tokenizer in zip(encoders, (encoder.tokenizer for encoder in parts.encoders), strict=True):
+        layout.check_vocabulary(name, tokenizer.get_vocab().values(), tokenizer.model_max_length, config)
     _check_samplers(name, parts.scheduler_config)
 
 

@@ -20,8 +20,13 @@ from farm.errors import ModelError
 from farm.keys import PICKLED_WEIGHTS, WEIGHTS
 from worker.models.disguises import CONVERT, first_line, unreadable
 
-STEMS = {"unet": "diffusion_pytorch_model", "vae": "diffusion_pytorch_model", "text_encoder": "model"}
-"""What the weights of each component are called, before marks and endings."""
+STEMS = {
+    "unet": "diffusion_pytorch_model",
+    "vae": "diffusion_pytorch_model",
+    "text_encoder": "model",
+    "text_encoder_2": "model",
+}
+"""What the weights of each component are called, before marks and endings. No family has others."""
 
 _MARKS = ("", ".fp16")
 _SHARD = re.compile(r"\w[\w.-]*\.safetensors")

@@ -19,6 +19,6 @@ def test_random_weights_load_and_compute(tmp_path: Path) -> None:
 
     model = ModelLoader(place("cpu"), cache=tmp_path).load("random", LocalDirectory(tmp_path / "model"))
 
-    out = costing.forward(model, model.cross_attention.of(model.prompts.encode("a cat")), 2)
+    out = costing.forward(model, model.conditioned(model.prompts.encode("a cat")), 2)
     assert out.shape == (2, *model.latent_shape) == (2, 4, 8, 8)
     assert torch.isfinite(out).all() and out.std() > 0

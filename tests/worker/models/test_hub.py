@@ -155,7 +155,10 @@ def test_without_a_network_the_hub_is_named(
     ("files", "hint"),
     [
         (["README.md", "dream_8.safetensors"], r"if dream_8\.safetensors in it is a whole checkpoint, download that"),
-        (["transformer/config.json", "unet/other.safetensors"], "use a text-to-image model of Stable Diffusion 1 or 2"),
+        (["transformer/config.json", "unet/other.safetensors"], "use a text-to-image model of Stable Diffusion 1, 2 or"),
+            ["transformer/config.json", "unet/other.safetensors"],
+            "use a text-to-image model of Stable Diffusion 1, 2 or XL",
+        ),
     ],
 )
 def test_a_repository_that_is_no_model_is_told(loader: ModelLoader, fake: FakeHub, files: list[str], hint: str) -> None:

@@ -24,7 +24,6 @@ from tests.worker.models.published import RELEASES, publish
 from worker.diffusion.prompts import PromptEncoder
 from worker.diffusion.schedules import read_schedule
 from worker.diffusion.solvers import plan
-from worker.diffusion.text import TextEncoder
 from worker.models import loader as loader_module
 from worker.models.components import Components, read_checkpoint, read_directory
 from worker.models.device import place
@@ -55,14 +54,13 @@ def folder(directory: Path) -> Components:
 
 
 def assert_same(left: Components, right: Components) -> None:
-    for component in ("unet", "vae", "text_encoder"):
-        weights = getattr(left, component).state_dict()
-        for key, value in getattr(right, component).state_dict().items():
+    assert left.modules.keys() == right.modules.keys()
+    for component, module in left.modules.items():
+        weights = module.state_dict()
+        for key, value in right.modules[component].state_dict().items():
             assert torch.equal(weights[key], value), f"{component}.{key}"
     prompt = "a red cat, an otter's long neck"
-    left_text, right_text = (
-        PromptEncoder([TextEncoder(parts.tokenizer, parts.text_encoder)]).encode(prompt) for parts in (left, right)
-    )
+    left_text, right_text = (PromptEncoder(parts.encoders).encode(prompt) for parts in (left, right))
     assert torch.equal(left_text.embedding, right_text.embedding)
 
 
@@ -222,7 +220,7 @@ OTHERS: dict[str, tuple[Callable[[dict[str, Tensor]], dict[str, Tensor]], str]] 
     "LoRA of peft": (named("unet.mid_block.attentions.0.to_q.lora_A.weight"), "is a LoRA"),
     "LyCORIS": (named("lycoris_mid_block.hada_w1_a"), "is a LoRA"),
     "ControlNet": (named("control_model.input_hint_block.0.weight"), "is a ControlNet"),
-    "SDXL": (sdxl, "is SDXL, not a checkpoint that can be loaded .*Stable Diffusion 1 or 2"),
+    "SDXL": (sdxl, "is SDXL, not a checkpoint that can be loaded .*Stable Diffusion 1, 2 or XL"),
     "SD 3": (named(UNET + "joint_blocks.0.x_block.attn.qkv.weight"), "is Stable Diffusion 3"),
     "Flux": (named("double_blocks.0.img_attn.norm.key_norm.scale"), "is Flux"),
     "quantised": (lambda w: {**w, UNET + "out.2.weight.absmax": torch.zeros(1)}, "is quantised"),
