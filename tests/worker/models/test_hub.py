@@ -155,7 +155,7 @@ def test_without_a_network_the_hub_is_named(
     ("files", "hint"),
     [
         (["README.md", "dream_8.safetensors"], r"if dream_8\.safetensors in it is a whole checkpoint, download that"),
-        (["transformer/config.json", "unet/other.safetensors"], "use a text-to-image model of Stable Diffusion 1, 2 or"),
+        (
             ["transformer/config.json", "unet/other.safetensors"],
             "use a text-to-image model of Stable Diffusion 1, 2 or XL",
         ),
