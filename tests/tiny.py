@@ -10,7 +10,14 @@ import torch
 from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
 from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
 from tokenizers.pre_tokenizers import ByteLevel
-from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
+from transformers import (
+    CLIPConfig,
+    CLIPModel,
+    CLIPTextConfig,
+    CLIPTextModel,
+    CLIPTextModelWithProjection,
+    CLIPTokenizer,
+)
 
 TOKENS = 77
 START, END = "<|startoftext|>", "<|endoftext|>"
@@ -136,6 +143,25 @@ def build_tiny_xl(
             "vae": ["diffusers", "AutoencoderKL"],
         },
     )
+    return directory
+
+
+def build_tiny_clip(directory: Path) -> Path:
+    """Write a CLIP that sees 32×32 pixels and reads the tiny models' tokens into `directory`, and return it."""
+    tokenizer = _tokenizer()
+    vocabulary = tokenizer.get_vocab()
+    small = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4}
+    marks = {"bos_token_id": vocabulary[START], "eos_token_id": vocabulary[END], "pad_token_id": vocabulary[END]}
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        CLIPModel(
+            CLIPConfig(
+                text_config={**small, **marks, "vocab_size": len(tokenizer), "max_position_embeddings": TOKENS},
+                vision_config={**small, "image_size": 32, "patch_size": 8},
+                projection_dim=16,
+            )
+        ).save_pretrained(directory)
+    tokenizer.save_pretrained(directory)
     return directory
 
 
