@@ -53,6 +53,8 @@ SECTIONS = {
         "recover": LazyCommand("recover:recover", "Rebuild a lost ledger from the bucket."),
         "worker": LazyCommand("worker:worker", "Render on this machine."),
         "bench": LazyCommand("bench:bench", "Compare the engine with diffusers on this machine."),
+        "web": LazyCommand("web:web", "Serve the farm to browsers and programs, by HTTP."),
+        "token": LazyCommand("token:token", "Make, list and remove tokens for 'farm web'."),
         "workers": LazyCommand("farm:workers", "List the live workers."),
         "models": LazyCommand("farm:models", "List the models that are served or waited for."),
         "losses": LazyCommand("farm:losses", "List the losses that can guide a picture."),

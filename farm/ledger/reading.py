@@ -13,7 +13,7 @@ from farm.errors import FarmError, InvalidInput, JobNotFound, LedgerUnavailable,
 from farm.jobs.spec import JobSpec
 from farm.jobs.status import STATES, JobStatus, State, WorkerInfo, damaged
 from farm.ledger.connection import CHUNK, Connection, in_groups, milliseconds
-from farm.ledger.records import Attempt, Event, Tie, Watched, read_cancellation, read_event, read_worker
+from farm.ledger.records import Attempt, Event, Position, Tie, Watched, read_cancellation, read_event, read_worker
 from farm.ledger.redis_errors import unavailable
 
 _OVERDUE_SECONDS = 60
@@ -106,6 +106,28 @@ class Reading(Connection):
             index = self._key("state", state) if state else self._key("jobs")
             return list(self.redis.zrevrange(index, offset, offset + limit - 1))
 
+    def after(self, position: Position | None, *, state: State | None, limit: int) -> tuple[list[str], Position | None]:
+        """The next `limit` ids of `newest` after a position (None: from the first), and the position to go on from.
+
+        That is None after the last. Jobs that come, go or change meanwhile shift nothing.
+        """
+        index = self._key("state", state) if state else self._key("jobs")
+        top = "+inf" if position is None else str(position.score)
+        found: list[tuple[int, str]] = []
+        told = 0
+        while len(found) <= limit:  # many jobs can be of one millisecond
+            with self._talking():
+                entries: Any = self.redis.zrange(
+                    index, top, "-inf", desc=True, byscore=True, offset=told, num=limit + 1, withscores=True
+                )
+            places = [(int(score), job) for job, score in entries]
+            found += [place for place in places if position is None or place < (position.score, position.job)]
+            told += len(entries)
+            if len(entries) <= limit:
+                break
+        jobs = [job for _, job in found[:limit]]
+        return jobs, Position(jobs[-1], found[limit - 1][0]) if len(found) > limit else None
+
     def batch(self, batch: str) -> list[str]:
         """The ids of a batch's jobs, by index; empty for an unknown batch."""
         return self._zrange(f"batch:{batch}", 0, -1)
@@ -158,6 +180,22 @@ class Reading(Connection):
     def events(self, cursor: str, *, wait: float = 1.0) -> list[Event]:
         """What happened after `cursor`, waiting up to `wait` seconds for something to happen."""
         return [read_event(*entry) for entry in self._read_stream("events", cursor, wait)]
+
+    def changed_since(self, cursor: str) -> list[str] | None:
+        """The jobs to which something happened after `cursor`; None if that is not known (any more).
+
+        `cursor` is one that an event had: `<milliseconds>-<number>`.
+        """
+        stream = self._key("events")
+        with self._talking():
+            first, last = self.redis.xread({stream: "0-0"}, count=1), self.redis.xrevrange(stream, count=1)
+        if not first or not last or not _moment(first[0][1][0][0]) <= _moment(cursor) <= _moment(last[0][0]):
+            return None
+        jobs: dict[str, None] = {}
+        while entries := self._read_stream("events", cursor, 0.001):
+            jobs |= {read_event(*entry).job: None for entry in entries}
+            cursor = entries[-1][0]
+        return [job for job in jobs if job]
 
     def cancellations(self, cursor: str, *, wait: float) -> tuple[str, set[Attempt]]:
         """The next cursor, and the attempts that were cancelled after `cursor`, waiting up to `wait` seconds."""
@@ -224,3 +262,8 @@ class Reading(Connection):
         if len(found) > 1:
             raise JobNotFound(f"{beginning!r} could be {len(found)} batches", hint=f"{found[0]}, {found[1]}, …")
         return str(found[0])
+
+
+def _moment(cursor: str) -> tuple[int, int]:
+    milliseconds, _, number = cursor.partition("-")
+    return int(milliseconds), int(number)

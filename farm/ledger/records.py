@@ -114,6 +114,14 @@ class Cursor:
 
 
 @dataclass(frozen=True)
+class Position:
+    """A place in the list of jobs, the newest first: the job last told, and its place in the index in milliseconds."""
+
+    job: str
+    score: int
+
+
+@dataclass(frozen=True)
 class Watched:
     """How many seconds ago a reaper came by (None: never), and how many leases lapsed long ago and are still there."""
 

@@ -106,6 +106,15 @@ function operations.clear(model, ...)
   return redis.call('DEL', ...)
 end
 
+-- Keeps the first value that a name is given, until it lapses.
+function operations.once(name, value, duration)
+  local key = index('once:' .. name)
+  local found = call('GET', key)
+  if found then return found end
+  redis.call('SET', key, value, 'PX', duration)
+  return value
+end
+
 -- Holds a lapsing lock, so that one of many does a chore. One that would never lapse is no lock.
 function operations.lock(name, holder, duration)
   local key = index('lock:' .. name)
