@@ -13,7 +13,7 @@ from collections.abc import Collection
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from farm.errors import FarmError
+from farm.errors import FarmError, HomeRefused
 from farm.web.access import Access, Caller, unknown
 from farm.web.limits import Usage
 from farm.web.names import Names
@@ -107,6 +107,9 @@ class Guard:
             if refused.problem.status == 401:
                 self._usage.refusal(address)
             raise
+        except HomeRefused as error:  # nobody is known yet who might be told where they lie
+            log.error("%s", error)
+            raise later(503, "tokens-unreadable", "the tokens cannot be read; the site's log says why", 5) from None
         self._usage.request(f"token {caller.name}" if caller else f"address {address}")
         return caller
 

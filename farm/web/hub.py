@@ -117,7 +117,7 @@ class Hub:
 
     def __init__(self, ledger: Ledger, bridge: Bridge) -> None:
         self._ledger, self._bridge = ledger, bridge
-        self._reading = Bridge("events", threads=1, waiting=0)
+        self.reading = Bridge("events", threads=1, waiting=0)
         self._followers: set[Follower] = set()
         self._by_job: dict[str, set[Follower]] = {}
         self._cursor: str | None = None
@@ -198,7 +198,7 @@ class Hub:
                 continue
             try:
                 assert self._cursor is not None
-                events = await self._reading(self._ledger.events, self._cursor, wait=_WAIT_SECONDS)
+                events = await self.reading(self._ledger.events, self._cursor, wait=_WAIT_SECONDS)
                 jobs = {event.job for event in events if event.job}
                 again = lost or loop.time() - looked > _SILENCE_SECONDS  # what the bounded stream dropped
                 async with self._turn:
@@ -248,7 +248,7 @@ class Hub:
         self._wanted.set()
         for follower in self._followers:
             follower.close()
-        self._reading.close()
+        self.reading.close()
 
 
 def _told(ledger: Ledger, jobs: Sequence[str]) -> list[Told]:

@@ -61,6 +61,11 @@ class Parts:
             for bridge in (self.ledger, self.bucket):
                 bridge.close()
 
+    @property
+    def is_busy(self) -> bool:
+        """Whether something still waits for Redis or the bucket."""
+        return any(bridge.is_busy for bridge in (self.ledger, self.bucket, self.hub.reading))
+
     def afterwards(self, task: asyncio.Task[object]) -> None:
         """Let a task go on after its request has ended."""
         self.tasks.add(task)

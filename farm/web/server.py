@@ -6,6 +6,7 @@ import logging
 import signal
 import socket
 import ssl
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
@@ -26,7 +27,9 @@ from farm.web.tokens import Tokens
 
 DEFAULT_PORT = 8170
 _MOST_CONNECTIONS = 4_000
-_GRACE_SECONDS = 10
+_GRACE_SECONDS = 5
+_PATIENCE_SECONDS = 1.5
+"""As long as a thread waits for events, and a little."""
 _ASKED_TO_END = (signal.SIGINT, signal.SIGTERM)
 
 
@@ -88,8 +91,10 @@ class _Server(uvicorn.Server):
                 signal.signal(number, handler)
 
 
-def serve(where: Settings, home: Path, how: Serving, *, ready: Callable[[str, str], None]) -> None:
+def serve(where: Settings, home: Path, how: Serving, *, ready: Callable[[str, str], None]) -> bool:
     """Serve a farm until SIGINT or SIGTERM. `ready` is told the site's address and the one that lets a browser in.
+
+    False if threads are left that a server which does not answer holds up, and which would hold up the process' end.
 
     Raises `InvalidInput` for what would be unsafe, `HomeRefused`, and `StackError` where the port is taken.
     """
@@ -105,6 +110,10 @@ def serve(where: Settings, home: Path, how: Serving, *, ready: Callable[[str, st
         listening.listen(2_048)
         ready(f"{address}/", f"{address}/login?code={access.sessions.code}")
         server.run(sockets=[listening])
+    ended = time.monotonic()
+    while site.parts.is_busy and time.monotonic() < ended + _PATIENCE_SECONDS:
+        time.sleep(0.02)
+    return not site.parts.is_busy
 
 
 def configuration(app: ASGIApp, how: Serving) -> uvicorn.Config:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import sys
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -75,8 +77,12 @@ def web(
             note("without --tls-cert everything is sent in the clear, tokens too: put a proxy with TLS before it")
         say("Ctrl-C stops it")
 
-    serve(where, home, how, ready=ready)
+    is_done = serve(where, home, how, ready=ready)
     say("stopped")
+    if not is_done:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(0)
 
 
 def check_installed() -> None:

@@ -9,6 +9,7 @@ from farm.ledger.ledger import Ledger
 from farm.ledger.records import Claim
 from farm.settings import Settings
 from tests.ledgers import BATCH, job
+from tests.waiting import eventually
 
 NAME = job().id
 
@@ -55,3 +56,35 @@ def test_a_wrong_password_is_said(servers: Settings) -> None:
     with pytest.raises(LedgerUnavailable, match="refuses the password"):
         ledger.counts()
     ledger.close()
+
+
+def test_pages_go_on_from_a_position_whatever_became_of_its_job(ledger: Ledger) -> None:
+    ledger.create(BATCH, [job(index) for index in range(5)])  # all of one millisecond, or nearly
+    newest = ledger.newest()
+
+    first, position = ledger.after(None, state="queued", limit=2)
+    assert position
+    ledger.cancel(position.job)
+    rest, end = ledger.after(position, state="queued", limit=3)
+
+    assert (first + rest, end) == (newest, None)
+    assert ledger.after(position, state="cancelled", limit=3)[1] is None
+
+
+def test_what_changed_since_a_cursor_is_told_as_long_as_it_is_known(ledger: Ledger) -> None:
+    assert ledger.changed_since("0-0") is None
+    ledger.create(BATCH, [job(index) for index in range(3)])
+    cursor = ledger.now()
+    assert ledger.changed_since(cursor) == []
+    ledger.cancel(job(1).id)
+
+    assert ledger.changed_since(cursor) == [job(1).id]
+    assert ledger.changed_since("1-0") is None, "before the first that is kept"
+    assert ledger.changed_since("99999999999999-0") is None, "in the future"
+
+
+def test_what_is_said_once_stays_until_it_lapses(ledger: Ledger) -> None:
+    assert ledger.once("a", "first", seconds=60) == "first"
+    assert ledger.once("a", "second", seconds=60) == "first"
+    assert ledger.once("b", "second", seconds=0.05) == "second"
+    eventually(lambda: ledger.once("b", "third", seconds=60) == "third", "it has lapsed")

@@ -78,7 +78,7 @@ async def connected(
         await made.gone.wait()
         return {"type": "http.disconnect"}
 
-    asking = asyncio.create_task(app(scope, receive, made.sent.put))  # type: ignore[arg-type]
+    asking: asyncio.Future[None] = asyncio.ensure_future(app(scope, receive, made.sent.put))
     try:
         yield made
     finally:

@@ -170,7 +170,7 @@ async def test_a_submission_that_is_waited_for_is_answered_when_its_jobs_are_ove
 
 async def test_who_goes_away_cancels_what_only_they_waited_for(web: Web, client: FarmClient) -> None:
     headers = bearer(web, "submit") | JSON
-    post = {"method": "POST", "headers": headers, "query": "wait=true"}
+    post: dict[str, Any] = {"method": "POST", "headers": headers, "query": "wait=true"}
     async with connected(web.site.app, "/api/v1/jobs", body=request_of(count=2), **post):
         await happens(lambda: client.ledger.counts()["queued"] == 2, "they are queued")
         jobs = client.ledger.newest()

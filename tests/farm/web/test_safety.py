@@ -7,6 +7,7 @@ import io
 import json
 import logging
 from collections.abc import AsyncIterator
+from pathlib import Path
 from typing import Any
 
 import httpx2
@@ -107,7 +108,7 @@ async def test_who_is_not_known_gets_nothing_and_no_question_for_a_password(web:
     wrong = ["", "Bearer", "Bearer x", f"Bearer {token}x", f"Digest {token}", basic(token, ""), "Basic %", "Basic é"]
     async with web.anyone() as http:
         for given in wrong[:8]:
-            answer = await http.get(ME, headers={"Authorization": given.encode("latin-1")})
+            answer = await http.get(ME, headers=[(b"Authorization", given.encode("latin-1"))])
             assert kind(answer) == (401, "not-signed-in"), given
             assert answer.headers["WWW-Authenticate"] == 'Bearer realm="farm"'
         for path in ("/api/v1/jobs", "/api/v1/events", "/api/v1/none", "/none"):
@@ -136,6 +137,16 @@ async def test_each_role_may_do_its_own_and_no_more(web: Web) -> None:
             assert kind(answer) == (403, "role-too-small")
             assert "farm token add NAME --role submit" in answer.json()["hint"]
         assert kind(await submitter.post("/api/v1/cancel", json={"all": True})) == (403, "role-too-small")
+
+
+async def test_tokens_that_cannot_be_read_let_nobody_in_and_tell_strangers_nothing(
+    web: Web, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with web.having("view") as http:
+        (tmp_path / "home" / "web-tokens.json").write_text("{", encoding="utf-8")
+        answer = await http.get(ME)
+    assert kind(answer) == (503, "tokens-unreadable")
+    assert str(tmp_path) not in answer.text and f"{tmp_path / 'home' / 'web-tokens.json'} cannot be used" in caplog.text
 
 
 async def signed_in(web: Web, http: httpx2.AsyncClient) -> str:

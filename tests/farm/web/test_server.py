@@ -8,6 +8,7 @@ import socket
 import ssl
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -77,8 +78,8 @@ def start(servers: Settings, home: Path) -> Iterator[Start]:
     """Starts `farm web` of the servers of the session."""
     started: list[Process] = []
 
-    def run(*options: str) -> Process:
-        started.append(Process({**of_a_shell(home), **naming(servers)}, *options))
+    def run(*options: str, **variables: str) -> Process:
+        started.append(Process({**of_a_shell(home), **naming(servers), **variables}, *options))
         return started[-1]
 
     yield run
@@ -119,6 +120,16 @@ def test_ctrl_c_ends_it_and_forwarded_headers_of_strangers_are_not_believed(star
     assert httpx2.get(f"{serving.address}/api/v1/session", headers=forged).json()["role"] == "operate"
     errors = serving.end(signal.SIGINT)
     assert "--no-auth: every user and program of this machine" in errors
+
+
+def test_a_server_that_does_not_answer_does_not_keep_it_from_ending(start: Start, servers: Settings) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        serving = start("--no-auth", FARM_REDIS_URL=f"redis://127.0.0.1:{silent.getsockname()[1]}/0")
+        with pytest.raises(httpx2.ReadTimeout):
+            httpx2.get(f"{serving.address}/api/v1/jobs", timeout=0.5)
+        began = time.monotonic()
+        serving.end(signal.SIGTERM)
+        assert time.monotonic() - began < 20, "and not the half minute that Redis is waited for"
 
 
 @pytest.mark.anyio

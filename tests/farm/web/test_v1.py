@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import hashlib
 import io
@@ -32,7 +33,8 @@ def png(width: int = 64, height: int = 64, colour: str = "teal") -> bytes:
     return file.getvalue()
 
 
-async def posted(http: httpx2.AsyncClient, *requests: dict[str, Any], code: int = 201, **headers: str) -> Any:
+async def posted(http: httpx2.AsyncClient, *requests: dict[str, Any], code: int = 201, key: str | None = None) -> Any:
+    headers = {"Idempotency-Key": key} if key else {}
     answer = await http.post("/api/v1/jobs", json={"requests": requests}, headers=headers)
     assert answer.status_code == code, answer.text
     return answer.json()
@@ -136,19 +138,19 @@ async def test_a_spec_makes_the_very_same_job_again(web: Web, client: FarmClient
 async def test_a_submission_whose_answer_was_lost_is_the_same_one_when_it_is_sent_again(
     web: Web, client: FarmClient
 ) -> None:
-    key = {"Idempotency-Key": "mine-1"}
+    key = "mine-1"
     async with web.having("submit") as http, web.having("submit") as other:
-        first = await posted(http, {"prompt": "an otter", "count": 3}, **key)
-        again = await posted(http, {"prompt": "an otter", "count": 3}, **key)
+        first = await posted(http, {"prompt": "an otter", "count": 3}, key=key)
+        again = await posted(http, {"prompt": "an otter", "count": 3}, key=key)
 
         assert again["jobs"] == first["jobs"] and again["specs"] == first["specs"], "with the same random seeds"
         assert client.ledger.counts()["queued"] == 3
-        problem = await posted(http, {"prompt": "a cat"}, code=422, **key)
+        problem = await posted(http, {"prompt": "a cat"}, code=422, key=key)
         assert problem["type"] == "urn:render-farm:idempotency-key-reused"
-        assert (await posted(other, {"prompt": "a cat"}, **key))["batch"] != first["batch"], (
+        assert (await posted(other, {"prompt": "a cat"}, key=key))["batch"] != first["batch"], (
             "keys are each caller's own"
         )
-        assert (await posted(http, OTTER, code=422, **{"Idempotency-Key": "a b"}))["field"] == "Idempotency-Key"
+        assert (await posted(http, OTTER, code=422, key="a b"))["field"] == "Idempotency-Key"
 
 
 async def test_pages_follow_one_another_while_jobs_come(web: Web, client: FarmClient) -> None:
@@ -157,7 +159,7 @@ async def test_pages_follow_one_another_while_jobs_come(web: Web, client: FarmCl
     cursor: str | None = None
     async with web.having("view") as http:
         while True:
-            params = {"limit": 3, **({"cursor": cursor} if cursor else {})}
+            params: dict[str, Any] = {"limit": 3, **({"cursor": cursor} if cursor else {})}
             page = (await http.get("/api/v1/jobs", params=params)).json()
             seen += [job["id"] for job in page["jobs"]]
             client.submit([JobRequest.parse(OTTER)])
@@ -278,8 +280,9 @@ async def test_the_document_tells_of_every_path_with_examples(web: Web) -> None:
 
 async def test_servers_that_are_away_are_told_and_not_waited_for(nowhere: FarmClient, opened: Opening) -> None:
     async with opened(nowhere, limits=Limits()) as web, web.having("operate") as http:
-        for path in ("jobs", "workers", "models", "events", f"jobs/{keys.job_in_batch('0' * 16, 0)}/result"):
-            answer = await http.get(f"/api/v1/{path}")
+        paths = ("jobs", "workers", "models", "events", f"jobs/{keys.job_in_batch('0' * 16, 0)}/result")
+        answers = await asyncio.gather(*(http.get(f"/api/v1/{path}") for path in paths))
+        for path, answer in zip(paths, answers, strict=True):
             assert (answer.status_code, answer.json()["type"]) == (503, "urn:render-farm:ledger-unavailable"), path
             assert answer.headers["Retry-After"] == "5"
             assert "Redis at 127.0.0.1:1/0 cannot be used" in answer.json()["detail"]
