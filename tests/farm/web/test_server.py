@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
 import signal
 import socket
@@ -21,7 +22,7 @@ from farm.cli.main import farm
 from farm.client import FarmClient
 from farm.settings import Settings
 from farm.web.names import is_loopback
-from farm.web.server import Serving, configuration
+from farm.web.server import Serving, bound, configuration
 from farm.web.tokens import Tokens
 from tests.environments import naming, of_a_shell
 from tests.farm.web.conftest import BASE, Opening
@@ -195,6 +196,22 @@ def test_a_port_that_is_taken_is_said(servers: Settings, monkeypatch: pytest.Mon
     assert done.exit_code == 1
     assert f"cannot listen at 127.0.0.1, port {port}: Address already in use" in done.stderr
     assert "give another --port" in done.stderr
+
+
+@pytest.mark.anyio
+async def test_no_answer_waits_for_what_it_is_to_be_sent_with() -> None:
+    nodelay: list[int] = []
+
+    async def accept(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        nodelay.append(writer.get_extra_info("socket").getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY))
+        writer.close()
+
+    with bound("127.0.0.1", 0) as listening:
+        async with await asyncio.start_server(accept, sock=listening):
+            reader, writer = await asyncio.open_connection(*listening.getsockname())
+            await reader.read()
+            writer.close()
+    assert nodelay[0]
 
 
 def test_without_the_extra_it_says_how_to_install_it(monkeypatch: pytest.MonkeyPatch) -> None:
