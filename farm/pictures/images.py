@@ -83,7 +83,7 @@ def pixels(data: bytes, *, name: str) -> int:
     Others than images have none.
     """
     try:
-        with without_warnings(), _opened(data, name) as opened:
+        with without_warnings(), _opened(strip(data).data, name) as opened:
             return opened.width * opened.height
     except InvalidInput:
         raise

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from starlette.datastructures import Headers
 from starlette.requests import cookie_parser
 
+from farm.errors import HomeRefused
 from farm.web.problems import Refused
 from farm.web.sessions import SECONDS, Session, Sessions
 from farm.web.tokens import ROLES, Role, Tokens
@@ -25,6 +26,7 @@ class Caller:
     name: str
     role: Role
     token: str | None = None
+    """The SHA-256 of the token that they came in with, or began their session with."""
     session: Session | None = None
 
     def may(self, role: Role) -> bool:
@@ -63,7 +65,10 @@ class Access:
         """Whether a caller would still be let in as the same: their token and their session are there."""
         if caller.session and not self.sessions.is_open(caller.session):
             return False
-        return caller.token is None or self._role_of(caller.token) == caller.role
+        try:
+            return caller.token is None or self._is_one(caller.token)
+        except HomeRefused:
+            return False
 
     def cookie(self, value: str, *, secure: bool) -> str:
         """The header that gives a browser a session's cookie; an empty value takes it away."""
@@ -77,18 +82,18 @@ class Access:
         token = self.tokens.owner(secret.strip()) if secret else None
         if token is None:
             raise unknown("the token is not one of this site's")
-        return Caller(token.name, token.role, token.name)
+        return Caller(token.name, token.role, token.sha256)
 
     def _session(self, headers: Headers) -> Session | None:
         for header in headers.getlist("cookie"):
             value = cookie_parser(header).get(self._cookie)
             session = self.sessions.of(value) if value else None
-            if session and (session.token is None or self._role_of(session.token) == session.role):
+            if session and (session.token is None or self._is_one(session.token)):
                 return session
         return None
 
-    def _role_of(self, name: str) -> Role | None:
-        return next((token.role for token in self.tokens.all() if token.name == name), None)
+    def _is_one(self, sha256: str) -> bool:
+        return any(token.sha256 == sha256 for token in self.tokens.all())
 
 
 def unknown(detail: str) -> Refused:

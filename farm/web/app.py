@@ -75,7 +75,7 @@ def _tell_errors(app: FastAPI) -> None:
     @app.exception_handler(RequestValidationError)
     async def not_valid(_: Request, error: RequestValidationError) -> Response:
         first = error.errors()[0]
-        where = [str(part) for part in first["loc"] if part not in _OF_A_REQUEST]
+        where = [str(part) for part in first["loc"][first["loc"][0] in _OF_A_REQUEST :]]
         if first["type"] == "json_invalid":
             return response_to(InvalidInput("the body is not JSON"))
         return response_to(InvalidInput(said(first), field=".".join(where) or None))

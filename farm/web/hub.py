@@ -51,6 +51,7 @@ class Follower:
 
     def __init__(self, jobs: Iterable[str] | None) -> None:
         self.latest: dict[str, JobStatus | None] | None = None if jobs is None else dict.fromkeys(jobs)
+        self.jobs = frozenset(self.latest or ())
         self.closed = False
         self._pending: dict[str, Told] = {}
         self._cursor, self._reset = "0-0", False
@@ -164,7 +165,7 @@ class Hub:
 
     def _join(self, follower: Follower) -> None:
         self._followers.add(follower)
-        for job in follower.latest or ():
+        for job in follower.jobs:
             self._by_job.setdefault(job, set()).add(follower)
         if self.closed:
             follower.close()
@@ -174,7 +175,7 @@ class Hub:
         """Follow no more. Returns the jobs that are not over and that nobody else follows by name."""
         self._followers.discard(follower)
         alone = []
-        for job in follower.latest or ():
+        for job in follower.jobs:
             others = self._by_job.get(job, set())
             others.discard(follower)
             if not others:

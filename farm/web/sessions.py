@@ -20,7 +20,7 @@ MOST = 1_000
 
 @dataclass(frozen=True)
 class Session:
-    """Who came in by a cookie. `csrf` has to come along with whatever writes; `token` names the token it began with."""
+    """Who came in by a cookie; what it writes needs `csrf` too. `token` is the hash of the token that it began with."""
 
     name: str
     role: Role

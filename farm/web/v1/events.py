@@ -84,12 +84,14 @@ async def _lines(site: Parts, caller: Caller, follower: Follower) -> AsyncIterat
     yield "retry: 2000\n\n"
     while True:
         news = await follower.news(within=0 if follower.is_over else _SILENCE_SECONDS)
+        if not site.access.still(caller):
+            return
         if news:
             yield _written(news)
         elif follower.is_over:
             yield "event: end\ndata: {}\n\n"
             return
-        elif follower.closed or not site.access.still(caller):
+        elif follower.closed:
             return
         else:
             yield ": still here\n\n"

@@ -7,13 +7,14 @@ import base64
 import hashlib
 import json
 import re
+from contextlib import nullcontext
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Header, Query, Request, Response
 
 from farm import keys
 from farm.client.client import Submission
-from farm.errors import InvalidInput, JobNotFound
+from farm.errors import InvalidInput, JobNotFound, LedgerUnavailable
 from farm.jobs.status import JobStatus, State
 from farm.ledger.records import Position
 from farm.web.access import Caller
@@ -82,15 +83,18 @@ async def submit(
 
     asked = await site.bucket(submission.drafts, what, most=site.usage.limits.jobs, charge=charge)
     batch = None if idempotency_key is None else await _batch(site, caller, idempotency_key, asked)
-    done = await _submitted(site, batch, asked)
-    response.headers["Location"] = f"/api/v1/batches/{done.batch}"
-    told = Submitted(batch=done.batch, jobs=[*done.jobs], specs=[*done.specs], warnings=[*done.warnings])
-    if not wait:
-        return told
-    longest = min(seconds, site.usage.limits.wait_seconds)
-    with site.usage.stream(caller.name):
+    with (
+        site.usage.stream(caller.name) if wait else nullcontext()
+    ):  # refused before anything is submitted, or not at all
+        done = await _submitted(site, batch, asked)
+        response.headers["Location"] = f"/api/v1/batches/{done.batch}"
+        told = Submitted(batch=done.batch, jobs=[*done.jobs], specs=[*done.specs], warnings=[*done.warnings])
+        if not wait:
+            return told
+        longest = min(seconds, site.usage.limits.wait_seconds)
         statuses = await waiting.over(site, request, told.jobs, seconds=longest, kept=batch is not None)
-    response.status_code = 200 if all(status.is_over for status in statuses) else 202
+    is_over = len(statuses) == len(told.jobs) and all(status.is_over for status in statuses)
+    response.status_code = 200 if is_over else 202
     return told.model_copy(update={"statuses": [*statuses]})
 
 
@@ -103,12 +107,23 @@ async def _batch(site: Parts, caller: Caller, key: str, asked: Any) -> str:
     told = await site.ledger(
         site.client.ledger.once, f"submission:{name}", json.dumps(wanted), seconds=IDEMPOTENCY_SECONDS
     )
-    batch, fingerprint = json.loads(told)
+    batch, fingerprint = _noted(told)
     if fingerprint != wanted[1]:
         raise Refused(
             422, "idempotency-key-reused", "this key came with another submission before", field="Idempotency-Key"
         )
-    return str(batch)
+    return batch
+
+
+def _noted(text: str) -> tuple[str, str]:
+    """The batch and the fingerprint that a key was given. Raises `LedgerUnavailable` for what a stranger wrote."""
+    try:
+        batch, fingerprint = json.loads(text)
+        return keys.batch_id(batch), str(fingerprint)
+    except (ValueError, TypeError, InvalidInput, RecursionError):
+        raise LedgerUnavailable(
+            "what the ledger keeps of this idempotency key is damaged", hint="see whether its jobs are there"
+        ) from None
 
 
 async def _submitted(site: Parts, batch: str | None, asked: Any) -> Submission:

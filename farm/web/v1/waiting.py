@@ -11,7 +11,7 @@ from fastapi import Request
 from farm.errors import FarmError
 from farm.jobs.status import JobStatus
 from farm.web.parts import Parts
-from farm.web.problems import later
+from farm.web.problems import Refused
 
 
 async def over(
@@ -20,8 +20,12 @@ async def over(
     """The statuses of jobs once all of them are over, or as they are after so many `seconds`.
 
     If the client goes away before, those of them that nobody else follows are cancelled, unless they are to be `kept`.
+    They are submitted, so nothing that goes wrong in waiting is told as an error: then there are fewer statuses.
     """
-    follower = await site.hub.follow(jobs)
+    try:
+        follower = await site.hub.follow(jobs)
+    except (FarmError, Refused):
+        return []
     ends = asyncio.get_running_loop().time() + seconds
     gone = asyncio.ensure_future(_gone(request))
     try:
@@ -38,8 +42,6 @@ async def over(
         alone = site.hub.leave(follower)
         if gone.done() and not gone.cancelled() and alone and not kept:
             site.afterwards(asyncio.ensure_future(_cancel(site, alone)))
-    if follower.closed and not follower.is_over:
-        raise later(503, "site-ends", "this site is being stopped; the jobs go on", 5)
     return [status for status in (follower.latest or {}).values() if status]
 
 

@@ -129,7 +129,39 @@ async def test_a_stream_ends_with_its_token(web: Web, client: FarmClient, monkey
         await stream.status()
         await stream.event()
         web.tokens.remove("guest")
+        web.tokens.add("guest", "view")
+        assert await stream.event() == {}, "another token of its name is another"
+
+
+async def test_a_stream_that_has_news_ends_with_its_token_too(web: Web, client: FarmClient) -> None:
+    jobs = submitted(client, 2)
+    headers = {"authorization": f"Bearer {web.tokens.add('guest', 'view')}"}
+    async with connected(web.site.app, "/api/v1/events", headers=headers) as stream:
+        await stream.status()
+        client.cancel(jobs[:1])
+        assert json.loads((await stream.event())["data"])["id"] == jobs[0]
+        web.tokens.remove("guest")
+        client.cancel(jobs[1:])
         assert await stream.event() == {}
+
+
+async def test_what_is_forgotten_is_followed_no_more_and_nothing_is_left_of_it(web: Web, client: FarmClient) -> None:
+    jobs = submitted(client, 2)
+    batch = jobs[0].partition("-")[0]
+    async with connected(web.site.app, "/api/v1/events", headers=bearer(web), query=f"name={batch}") as stream:
+        await stream.status()
+        for _ in jobs:
+            await stream.event()
+        client.cancel(jobs)
+        assert [(await stream.event())["event"] for _ in jobs] == ["status"] * 2
+        assert (await stream.event())["event"] == "end"
+    hub = web.site.parts.hub
+    assert not hub._followers and not hub._by_job
+    follower = await hub.follow(submitted(client, 2))
+    client.cancel([*follower.jobs])
+    client.ledger.forget([*follower.jobs])
+    hub.leave(follower)
+    assert not hub._by_job
 
 
 async def test_more_streams_than_are_allowed_are_refused_until_one_ends(client: FarmClient, opened: Opening) -> None:
@@ -166,6 +198,13 @@ async def test_a_submission_that_is_waited_for_is_answered_when_its_jobs_are_ove
         late = await http.post(path, content=request_of(), headers=JSON, params={"wait": True, "seconds": 0.05})
     assert (late.status_code, late.json()["statuses"][0]["state"]) == (202, "queued")
     assert client.ledger.counts()["queued"] == 1, "who has been answered has not gone away"
+
+
+async def test_who_may_not_wait_has_submitted_nothing(client: FarmClient, opened: Opening) -> None:
+    async with opened(client, limits=Limits(streams=0)) as web, web.having("submit") as http:
+        refused = await http.post("/api/v1/jobs", content=request_of(), headers=JSON, params={"wait": True})
+        assert (refused.status_code, client.ledger.counts()["queued"]) == (429, 0)
+        assert (await http.post("/api/v1/jobs", content=request_of(), headers=JSON)).status_code == 201
 
 
 async def test_who_goes_away_cancels_what_only_they_waited_for(web: Web, client: FarmClient) -> None:
@@ -217,7 +256,8 @@ async def test_a_site_that_ends_lets_everybody_go_and_cancels_nothing(client: Fa
             await happens(lambda: client.ledger.counts()["queued"], "it is queued")
             await happens(lambda: len(web.site.parts.hub._followers) == 2, "it is waited for")
             web.site.parts.hub.close()
-            assert await waiting.status() == 503
+            assert await waiting.status() == 202
+            assert json.loads((await waiting.sent.get())["body"])["jobs"] == client.ledger.newest()
             while await stream.event():
                 pass
     assert client.ledger.counts()["queued"] == 1

@@ -153,6 +153,36 @@ async def test_a_submission_whose_answer_was_lost_is_the_same_one_when_it_is_sen
         assert (await posted(http, OTTER, code=422, key="a b"))["field"] == "Idempotency-Key"
 
 
+async def test_a_stranger_s_note_of_a_key_is_told_and_not_followed(web: Web, client: FarmClient) -> None:
+    async with web.having("submit") as http:
+        await posted(http, OTTER, key="k")
+        [name] = client.ledger.redis.keys("farm:once:*")
+        for note in ("", "{}", '["../../x", "y"]', "[1, 2]", "[" * 5_000):
+            client.ledger.redis.set(name, note)
+            assert (await posted(http, OTTER, code=503, key="k"))["type"] == "urn:render-farm:ledger-unavailable"
+
+
+async def test_many_submit_at_once_at_a_site_that_has_just_begun(web: Web, client: FarmClient) -> None:
+    async with web.having("submit") as http:
+        told = await asyncio.gather(*(posted(http, {**OTTER, "model": f"m{n % 3}"}) for n in range(24)))
+    assert len({one["batch"] for one in told}) == 24
+    assert sum(client.queue.depth(f"m{n}") for n in range(3)) == client.ledger.counts()["queued"] == 24
+    assert not [warning for one in told for warning in one["warnings"] if "told" in warning]
+
+
+async def test_the_same_submission_twice_at_once_is_one(web: Web, client: FarmClient) -> None:
+    async with web.having("submit") as http:
+        body = {"requests": [{"prompt": "an otter", "count": 5}]}
+        answers = await asyncio.gather(
+            *(http.post("/api/v1/jobs", json=body, headers={"Idempotency-Key": "k"}) for _ in range(6))
+        )
+    told = [answer.json() for answer in answers if answer.status_code == 201]
+    assert {answer.status_code for answer in answers} <= {201, 409} and told
+    assert all(one["specs"] == told[0]["specs"] for one in told)
+    assert [client.ledger.spec(job).seed for job in told[0]["jobs"]] == [spec["seed"] for spec in told[0]["specs"]]
+    assert client.ledger.counts()["queued"] == 5
+
+
 async def test_pages_follow_one_another_while_jobs_come(web: Web, client: FarmClient) -> None:
     jobs = client.submit([JobRequest.parse({**OTTER, "count": 7})]).jobs
     seen: list[str] = []
