@@ -112,14 +112,11 @@ class Reading(Connection):
         That is None after the last. Jobs that come, go or change meanwhile shift nothing.
         """
         index = self._key("state", state) if state else self._key("jobs")
-        top = "+inf" if position is None else str(position.score)
+        newer = None if position is None else f"({position.score}"
         found: list[tuple[int, str]] = []
         told = 0
         while len(found) <= limit:  # many jobs can be of one millisecond
-            with self._talking():
-                entries: Any = self.redis.zrange(
-                    index, top, "-inf", desc=True, byscore=True, offset=told, num=limit + 1, withscores=True
-                )
+            entries = self._older(index, newer, told, limit + 1)
             places = [(int(score), job) for job, score in entries]
             found += [place for place in places if position is None or place < (position.score, position.job)]
             told += len(entries)
@@ -127,6 +124,23 @@ class Reading(Connection):
                 break
         jobs = [job for _, job in found[:limit]]
         return jobs, Position(jobs[-1], found[limit - 1][0]) if len(found) > limit else None
+
+    def _older(self, index: str, newer: str | None, offset: int, number: int) -> Sequence[tuple[str, float]]:
+        """Entries of an index in its order, without those whose score is within `newer`.
+
+        Without commands that only Redis 6.2 has, or that those who read have no right to.
+        """
+        while True:
+            with self._talking():
+                skipped = self.redis.zcount(index, newer, "+inf") if newer else 0
+                start = skipped + offset
+                pipeline = self.redis.pipeline(transaction=False)
+                pipeline.zrevrange(index, start, start + number - 1, withscores=True)
+                pipeline.zcount(index, newer or "+inf", "+inf")
+                entries, now = pipeline.execute()
+            if newer is None or now >= skipped:  # else some have gone, and others have taken their places
+                found: Sequence[tuple[str, float]] = entries
+                return found
 
     def batch(self, batch: str) -> list[str]:
         """The ids of a batch's jobs, by index; empty for an unknown batch."""
@@ -237,6 +251,8 @@ class Reading(Connection):
             with self._talking():
                 name, id = self.redis.hmget(self._key("bucket"), "name", "id")
                 known = name is not None or bool(self.redis.exists(self._key("bucket")))
+                if known and name is None:  # somebody has tied it between the two questions, or it is damaged
+                    name, id = self.redis.hmget(self._key("bucket"), "name", "id")
         except LedgerUnavailable as error:
             if "WRONGTYPE" not in str(error):
                 raise

@@ -83,9 +83,9 @@ async def submit(
 
     asked = await site.bucket(submission.drafts, what, most=site.usage.limits.jobs, charge=charge)
     batch = None if idempotency_key is None else await _batch(site, caller, idempotency_key, asked)
-    with (
-        site.usage.stream(caller.name) if wait else nullcontext()
-    ):  # refused before anything is submitted, or not at all
+    # Who may not wait is told so before anything is submitted.
+    waits = site.usage.stream(caller.name) if wait else nullcontext()
+    with waits:
         done = await _submitted(site, batch, asked)
         response.headers["Location"] = f"/api/v1/batches/{done.batch}"
         told = Submitted(batch=done.batch, jobs=[*done.jobs], specs=[*done.specs], warnings=[*done.warnings])

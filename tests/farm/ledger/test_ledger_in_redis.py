@@ -6,7 +6,7 @@ import pytest
 
 from farm.errors import LedgerUnavailable
 from farm.ledger.ledger import Ledger
-from farm.ledger.records import Claim
+from farm.ledger.records import Claim, Position, Tie
 from farm.settings import Settings
 from tests.ledgers import BATCH, job
 from tests.waiting import eventually
@@ -69,6 +69,37 @@ def test_pages_go_on_from_a_position_whatever_became_of_its_job(ledger: Ledger) 
 
     assert (first + rest, end) == (newest, None)
     assert ledger.after(position, state="cancelled", limit=3)[1] is None
+
+
+def test_a_page_misses_nothing_when_newer_jobs_leave_the_list_as_it_is_read(
+    ledger: Ledger, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ledger.create(BATCH, [job(index) for index in range(3)])
+    older, middle, newer = (job(index).id for index in range(3))
+    for score, name in enumerate((older, middle, newer), start=1):
+        ledger.redis.zadd(ledger._key("state", "queued"), {name: score})
+    count = ledger.redis.zcount
+
+    def counted(*asked: str) -> int:
+        number: int = count(*asked)
+        ledger.redis.zrem(ledger._key("state", "queued"), newer)
+        return number
+
+    monkeypatch.setattr(ledger.redis, "zcount", counted)
+    assert ledger.after(Position(middle, 2), state="queued", limit=5) == ([older], None)
+
+
+def test_a_bucket_that_is_noted_between_two_questions_is_no_damage(
+    ledger: Ledger, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    exists, tie = ledger.redis.exists, Tie("farm", "0" * 32)
+
+    def after_another_came(key: str) -> int:
+        ledger.set_tie(tie)
+        return int(exists(key))
+
+    monkeypatch.setattr(ledger.redis, "exists", after_another_came)
+    assert ledger.tie() == tie
 
 
 def test_what_changed_since_a_cursor_is_told_as_long_as_it_is_known(ledger: Ledger) -> None:
