@@ -14,6 +14,12 @@ router = APIRouter(include_in_schema=False)
 
 PUBLIC = frozenset({"/", "/login"})
 
+POLICY = (
+    "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' blob:; connect-src 'self'; "
+    "base-uri 'none'; form-action 'self'; frame-ancestors 'none'"
+)
+"""What a page may load and ask: this site alone, and nothing that is written into it."""
+
 _PAGE = """<!doctype html>
 <html lang="en"><meta charset="utf-8"><title>Render farm</title>
 <h1>The render farm for Stable Diffusion</h1>
@@ -28,7 +34,7 @@ async def home(request: Request) -> Response:
     """Says whether one is signed in."""
     caller = request.scope.get(CALLER)
     said = f"You are signed in, with the role {caller.role}." if caller else "Open the address that 'farm web' told."
-    return Response(_PAGE.format(said=said), media_type="text/html")
+    return Response(_PAGE.format(said=said), headers={"Content-Security-Policy": POLICY}, media_type="text/html")
 
 
 @router.get("/login")
