@@ -65,7 +65,7 @@ def test_the_base_install_makes_tokens_and_says_what_the_site_needs(
 ) -> None:
     def run(*arguments: str) -> subprocess.CompletedProcess[str]:
         command, own = (
-            [base_python, "-I", "-m", "farm", *arguments],
+            [str(base_python), "-I", "-m", "farm", *arguments],
             {**environment, "FARM_HOME": str(tmp_path / "home")},
         )
         return subprocess.run(command, env=own, capture_output=True, encoding="utf-8", timeout=60)
