@@ -30,6 +30,7 @@ MAX_VIDEO_BYTES = 32 * 2**20
 _FRAME = re.compile(r"trace/(\d{4})\.jpeg")
 _AT_ONCE = 8
 _NO_TRACE = "This job kept no trace: 'farm submit … --trace frames' keeps numbers and pictures of its steps."
+_NO_STEPS = "This job took no step: 'farm fetch … --all' brings all that it made."
 _NUMBERS_ALONE = "Its trace has numbers alone: 'farm submit … --trace frames' keeps pictures of the steps too."
 
 
@@ -67,11 +68,12 @@ class Seen:
 
 
 def gather(storage: Storage, result: JobResult, *, sharing: int = 1) -> Seen:
-    """Read what a job left. Raises `StorageError` if the bucket does not answer.
+    """Read what a job left. Raises `StorageError` if the bucket does not answer, `WrongState` if it has no picture.
 
     `sharing` is the number of jobs on the page, which share the room for frames; a page of several has no videos, nor
     where jobs started.
     """
+    _ = result.picture  # before anything is read
     seen = Seen(result)
     reader = _Reader(storage, seen)
     spec, size = result.spec, _size_of(result.spec)
@@ -85,7 +87,9 @@ def gather(storage: Storage, result: JobResult, *, sharing: int = 1) -> Seen:
     if sharing == 1:
         seen.start = reader.kept(reader.picture(START, "frames", kind="JPEG", size=of_frame))
         seen.video = reader.kept(_video(reader))
-    if not result.objects.keys() - {IMAGE}:
+    if spec.is_study:
+        seen.remarks.append(Remark("frames", _NO_STEPS))
+    elif not result.objects.keys() - {IMAGE}:
         seen.remarks.append(Remark("frames", _NO_TRACE))
     elif not seen.frames_kept:
         seen.remarks.append(Remark("frames", _NUMBERS_ALONE))
