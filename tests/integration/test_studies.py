@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -9,11 +10,13 @@ from typing import Any
 
 import numpy as np
 import pytest
+from PIL import Image
 
+from farm import keys
 from farm.client import FarmClient, recover
 from farm.errors import RenderError
 from farm.jobs.request import JobRequest
-from farm.jobs.spec import JobSpec
+from farm.jobs.spec import JobSpec, Start
 from farm.jobs.status import JobStatus, Waiting
 from farm.ledger.records import NewJob
 from tests.integration.conftest import Worker
@@ -42,6 +45,64 @@ def test_tokens_from_the_shell(shell: Shell, client: FarmClient, finish: Finish,
 def test_similar(client: FarmClient) -> None:
     answer = client.ask(JobRequest(mode="similar", prompt=("a cat", "an otter", "a cat"), model="tiny")).answer
     assert answer.cosines[0][2] == pytest.approx(1) and answer.cosines[0][1] == answer.cosines[1][0] < 1
+
+
+def test_a_round_trip_from_the_shell(shell: Shell, client: FarmClient, picture: Path, tmp_path: Path) -> None:
+    noise = ("--noise-step", "4", "--noise-step", "10", "--steps", "15")
+    answer = shell(
+        *["submit", "roundtrip", "--init", str(picture), "--encode", "mean", "--seed", "7", *noise],
+        *["--model", "tiny", "--label", "of=otters", "--out", "renders", "--json"],
+    )
+    lines = [json.loads(line) for line in answer.stdout.splitlines()]
+    job, told = lines[0]["jobs"][0], lines[-1]
+
+    assert (told["study"], told["pixels"], told["latents"], told["numbers"]) == (
+        *("roundtrip", [64, 64]),
+        *([4, 8, 8], [12_288, 256]),
+    )
+    with Image.open(tmp_path / "renders" / f"{job}.png") as decoded, Image.open(picture) as original:
+        apart = np.asarray(decoded, float) - np.asarray(original, float)
+    assert told["psnr"] == pytest.approx(10 * np.log10(255**2 / np.mean(apart**2)))
+    files = {str(path.relative_to(tmp_path / "renders" / job)) for path in (tmp_path / "renders" / job).rglob("*.*")}
+    assert files == {
+        *("answer.json", "result.json", "original.png", "difference.png", "strip.png"),
+        *(f"latents/{number}.png" for number in range(4)),
+        *("noised/0004.png", "noised/0010.png"),
+    }
+    assert [one["step"] for one in told["noised"]] == [4, 10]
+    assert told["noised"][0]["sigma"] > told["noised"][1]["sigma"]
+    status = client.ledger.get(job)
+    assert (status.priority, status.labels, status.prompt) == (9, {"of": "otters"}, "(roundtrip)")
+
+    page = shell("trace", job).stdout
+    assert page.startswith(f"{job}.trace.html  a round trip, ")
+    again = json.loads(shell("rerun", str(tmp_path / "renders" / f"{job}.png"), "--dry-run", "--json").stdout)
+    assert again["jobs"][0]["spec"] == json.loads(client.result(job).spec.to_json())
+
+
+def test_an_init_that_is_no_picture_hurts_nobody(
+    shell: Shell, client: FarmClient, finish: Finish, picture: Path
+) -> None:
+    """The command refuses it; put there by a forger, it is the job's own fault."""
+    request = JobRequest(mode="roundtrip", prompt="", init=picture.read_bytes(), model="nobody")
+    submission = client.submit([request])
+    spec = submission.specs[0].of_model("tiny")
+    data = b"<svg/>"
+    digest = hashlib.sha256(data).hexdigest()
+    client.storage.put(keys.init_image(digest, "png"), data, "image/png")
+    forged = spec.model_copy(
+        update={
+            "start": Start.model_validate({"image": {"sha256": digest, "extension": "png", "width": 8, "height": 8}})
+        }
+    )
+    job = f"{submission.batch}-0001"
+    client.ledger.create(submission.batch, [NewJob(job, forged, 9, {})])
+    client.queue.publish([Waiting(job, "tiny", 9)])
+
+    [status] = finish([job])
+
+    assert status.error and status.error.kind == "invalid"
+    assert "is not a PNG, JPEG or WebP image" in status.error.message
 
 
 def test_a_study_outlives_redis(client: FarmClient) -> None:

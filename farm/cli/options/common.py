@@ -191,4 +191,4 @@ def option_of(field: str | None) -> str | None:
     return "--" + _SINGULAR.get(name, name).replace("_", "-")
 
 
-_SINGULAR = {"losses": "loss", "labels": "label", "loss": "loss"}
+_SINGULAR = {"losses": "loss", "labels": "label", "loss": "loss", "noise_steps": "noise_step"}

@@ -29,7 +29,7 @@ EXAMPLE = Path(__file__).parents[1] / "data" / "otters.yaml"
 INIT = str(resources.files("farm").joinpath("demo_init.png"))
 PATHS = [
     *((name,) for section in SECTIONS.values() for name in section),
-    *(("submit", mode) for mode in ("txt2img", "img2img", "mix", "guided", "batch", "grid")),
+    *(("submit", mode) for mode in ("txt2img", "img2img", "mix", "guided", "roundtrip", "batch", "grid")),
 ]
 
 

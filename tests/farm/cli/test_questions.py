@@ -11,11 +11,12 @@ from typing import Any
 
 import pytest
 from click.testing import CliRunner, Result
+from PIL import Image
 
 from farm.cli.main import farm
 from farm.client import FarmClient
 from farm.errors import InvalidInput, ObjectDamaged, ObjectMissing, RenderError
-from farm.jobs.answers import Norms, Similar, TokenRead, Tokens
+from farm.jobs.answers import Channel, Noised, Norms, Roundtrip, Similar, TokenRead, Tokens
 from farm.jobs.request import JobRequest
 from farm.ledger.ledger import Ledger
 from tests.farm.rendering import render
@@ -206,3 +207,76 @@ def test_a_question_that_is_interrupted_is_cancelled(client: FarmClient, monkeyp
     with pytest.raises(KeyboardInterrupt):
         client.ask(CAT)
     assert [status.state for status in client.list()] == ["cancelled"]
+
+
+ROUNDTRIP = Roundtrip(
+    encode="sample",
+    pixels=(64, 64),
+    latents=(4, 8, 8),
+    numbers=(12_288, 256),
+    psnr=27.314,
+    amplified=8,
+    channels=(Channel(low=0, high=1, mean=0, deviation=1),) * 4,
+    sampler="lms",
+    steps=15,
+    noised=(Noised(step=10, timestep=285, alpha=1, sigma=2.125, psnr=None),),
+)
+
+
+def test_a_round_trip_tells_its_numbers_and_brings_all_it_made(client: FarmClient, tmp_path: Path) -> None:
+    Image.new("RGB", (64, 64), "teal").save("photo.png")
+    objects = {"image.png": b"a", "answer.json": ROUNDTRIP.model_dump_json().encode(), "original.png": b"b"}
+    with answering(client, objects):
+        shown = run("submit", "roundtrip", "--init", "photo.png", "--noise-step", "10", "--steps", "15", "--out", "out")
+    assert shown.stdout.splitlines()[-2:] == [
+        "PSNR 27.31 dB · 12,288 numbers became 256, 48 times fewer",
+        "  step 10 of 15  sigma 2.125 · no pixel differs",
+    ]
+    (status,) = client.list()
+    assert (status.priority, status.prompt) == (9, "(roundtrip)")
+    assert (tmp_path / "out" / f"{status.id}.png").read_bytes() == b"a"
+    assert (tmp_path / "out" / status.id / "original.png").read_bytes() == b"b"
+    assert f"farm trace {status.batch}" in shown.stderr
+    assert "roundtrip · sample · noise of step 10 of 15 · lms · seed" in run("status", status.id).stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (("--init", "photo.txt"), "farm: --init: photo.txt is not a PNG, JPEG or WebP image"),
+        (("--init", "nowhere.png"), "farm: --init: nowhere.png cannot be read: No such file or directory"),
+        (
+            ("--init", "photo.png", "--noise-step", "15", "--steps", "15"),
+            "farm: the noise step 15 is not one of the 15",
+        ),
+        (("--init", "photo.png", *(["--noise-step", "1"] * 17)), "farm: --noise-step: there are more than 16"),
+        (("--init", "photo.png", "--noise-step", "-1"), "farm: --noise-step: -1: input should be greater"),
+    ],
+)
+def test_a_round_trip_that_cannot_be_is_told_in_a_line(arguments: tuple[str, ...], said: str) -> None:
+    Image.new("RGB", (64, 64), "teal").save("photo.png")
+    Path("photo.txt").write_text("x", encoding="utf-8")
+    assert run("submit", "roundtrip", *arguments, code=2).stderr.startswith(said)
+
+
+def test_a_batch_file_has_round_trips_beside_pictures(client: FarmClient) -> None:
+    Image.new("RGB", (64, 64), "teal").save("photo.png")
+    jobs = [
+        {"prompt": "a cat"},
+        {
+            "mode": "roundtrip",
+            "init": "photo.png",
+            "product": {"encode": ["mean", "sample"], "noise_steps": [[4], [10]]},
+        },
+    ]
+    Path("jobs.json").write_text(json.dumps({"defaults": {"steps": 15}, "jobs": jobs}), encoding="utf-8")
+    run("submit", "batch", "jobs.json")
+    specs = [client.ledger.spec(status.id) for status in reversed(client.list())]
+    assert [(spec.mode, spec.start.encode, spec.noise_steps, spec.steps) for spec in specs] == [
+        ("txt2img", "sample", (), 15),
+        *(("roundtrip", encode, (step,), 15) for encode in ("mean", "sample") for step in (4, 10)),
+    ]
+    assert [status.priority for status in reversed(client.list())] == [5, 9, 9, 9, 9]
+    bad = {"jobs": [{"mode": "roundtrip", "init": "photo.png", "prompt": "a cat"}]}
+    Path("bad.json").write_text(json.dumps(bad), encoding="utf-8")
+    assert "job 1: roundtrip has no use for 'prompt'" in run("submit", "batch", "bad.json", code=2).stderr
