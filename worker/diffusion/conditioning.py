@@ -15,7 +15,8 @@ from torch import Tensor
 from transformers import CLIPTextModel, CLIPTokenizer
 
 from farm.jobs.report import Token
-from farm.jobs.spec import WeightedPrompt
+from farm.jobs.spec import MixPath, WeightedPrompt
+from worker.diffusion.mixing import along_arc
 
 SPECIAL_TOKENS = 2
 """The start and end marks around every prompt."""
@@ -98,14 +99,22 @@ class PromptEncoder:
         self._cache.move_to_end(prompt)
         return known
 
-    def mix(self, prompts: Sequence[WeightedPrompt]) -> Encoded:
-        """Σ weight·embedding, summed in float32; one prompt of weight 1 is its own embedding, bit for bit."""
+    def mix(self, prompts: Sequence[WeightedPrompt], path: MixPath = "linear") -> Encoded:
+        """Σ weight·embedding, summed in float32; one prompt of weight 1 is its own embedding, bit for bit.
+
+        By the `spherical` path, of two prompts, the weight of the second is its share of the angle between them.
+        """
         parts = [self.encode(prompt.text) for prompt in prompts]
         if len(prompts) == 1 and prompts[0].weight == 1.0:
             return parts[0]
         cut = tuple(word for part in parts for word in part.cut)
         weights = [prompt.weight for prompt in prompts]
-        mixed = torch.stack([w * part.embedding.float() for w, part in zip(weights, parts, strict=True)]).sum(dim=0)
+        embeddings = [part.embedding.float() for part in parts]
+        if path == "spherical":
+            first, last = embeddings
+            mixed = along_arc(first, last, weights[1])
+        else:
+            mixed = torch.stack([w * one for w, one in zip(weights, embeddings, strict=True)]).sum(dim=0)
         return Encoded(mixed.to(parts[0].embedding.dtype), cut)
 
     @torch.no_grad()

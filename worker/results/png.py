@@ -96,6 +96,8 @@ def _settings(spec: ResolvedSpec, model: ModelUsed) -> dict[str, str]:
     }
     if spec.start.image is not None:
         settings["Denoising strength"] = f"{spec.steps_to_do / spec.steps:.4g}"
+    if spec.conditioning.path == "spherical":
+        settings["Mix path"] = spec.conditioning.path
     if spec.guidance.losses:
         settings["Losses"] = "; ".join(f"{loss.name} ×{loss.scale:g}" for loss in spec.guidance.losses)
     return settings
