@@ -118,7 +118,7 @@ def _settings(seen: Seen, answer: Roundtrip | None) -> list[tuple[str, str]]:
         *rows,
         ("picture", f"{width}×{height} pixels, {before:,} numbers"),
         ("latents", f"{channels} channels of {columns}×{rows_of_it}, {after:,} numbers: {answer.ratio:g} times fewer"),
-        ("PSNR", _decibels(answer.psnr)),
+        ("result", _decibels(answer.psnr)),
     ]
 
 

@@ -62,7 +62,7 @@ class FakeEngine(Engine):
             self._is_suspended = False
         return future
 
-    def errand(self, id: str, work: Callable[[], Answer]) -> Future[Answer]:
+    def errand(self, id: str, work: Callable[[], Answer], *, in_parts: bool = False) -> Future[Answer]:
         future: Future[Answer] = Future()
         try:
             self.before_each()

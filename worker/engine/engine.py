@@ -77,7 +77,7 @@ class Engine:
         self._busy_since: float | None = None
         padded_rows = max_rows if deterministic else None
         self._jobs = Jobs()
-        self._errands: deque[tuple[str, Callable[[], Any], Future[Any]]] = deque()
+        self._errands: deque[tuple[str, Callable[[], Any], bool, Future[Any]]] = deque()
         self._turns = Turns()
         self._room = Room(Budget(free), self._turns, max_rows=max_rows, padded_rows=padded_rows)
         self._decoder = Decoder(
@@ -108,13 +108,14 @@ class Engine:
         self._inbox.put(lambda: self._prepare(request, future))
         return future
 
-    def errand(self, id: str, work: Callable[[], Answer]) -> Future[Answer]:
+    def errand(self, id: str, work: Callable[[], Answer], *, in_parts: bool = False) -> Future[Answer]:
         """Have `work` done on the engine's thread before its next tick: something short that a model is asked.
 
+        What is of a large picture has long attention done `in_parts`, so that it shows that it lives (see `beats`).
         The future raises what `work` does, as people are told of it; `Cancelled` if the engine ends before.
         """
         future: Future[Answer] = Future()
-        self._inbox.put(lambda: self._errands.append((id, work, future)))
+        self._inbox.put(lambda: self._errands.append((id, work, in_parts, future)))
         return future
 
     def cancel(self, job: str) -> None:
@@ -183,8 +184,8 @@ class Engine:
         """Do what was asked for. While it may be long, it shows that it lives; nobody cuts in."""
         while self._errands:
             self._note_progress()
-            id, work, future = self._errands.popleft()
-            with self._turns.taken(id, _MOST_URGENT, between=self._live):
+            id, work, in_parts, future = self._errands.popleft()
+            with self._turns.taken(id, _MOST_URGENT, between=self._live, in_parts=in_parts):
                 try:
                     future.set_result(work())
                 except Exception as error:
@@ -192,7 +193,7 @@ class Engine:
 
     def _drop_errands(self) -> None:
         while self._errands:
-            id, _, future = self._errands.popleft()
+            id, _, _, future = self._errands.popleft()
             future.set_exception(Cancelled(id))
 
     def _read_messages(self) -> None:

@@ -16,7 +16,7 @@ from farm.jobs.spec import JobSpec
 from worker.diffusion.losses import Losses
 from worker.engine.engine import Engine
 from worker.engine.memory import Budget, FreeBytes
-from worker.engine.request import Cancelled, resolve
+from worker.engine.request import Cancelled, latent_shape, resolve
 from worker.job.init_picture import init_picture
 from worker.job.render import engine_id
 from worker.job.retry import HandBack, Lost, Retrier
@@ -62,7 +62,8 @@ class Answerer:
                 has_room=lambda shape: budget.pictures(model, shape, 1) > 0,
             )
             limit = self.limits.timed(resolved, alone=alone).time_limit
-            compute = _Errands(self.engine, engine_id(claim), holding, self.leaving, limit)
+            is_large = resolved.mode == "roundtrip" and model.is_large(latent_shape(resolved, model))
+            compute = _Errands(self.engine, engine_id(claim), holding, self.leaving, limit, in_parts=is_large)
             answered = kinds.BY_NAME[resolved.mode](asked, compute)
         ended = time.monotonic()
         timings = {"model": loaded - began, "answer": ended - loaded, "total": ended - began}
@@ -76,13 +77,21 @@ class _Errands:
     """Has pieces of one study done by the engine, for as long as anybody wants its answer."""
 
     def __init__(
-        self, engine: Engine, id: str, holding: Holding, leaving: threading.Event, limit: float | None
+        self,
+        engine: Engine,
+        id: str,
+        holding: Holding,
+        leaving: threading.Event,
+        limit: float | None,
+        *,
+        in_parts: bool,
     ) -> None:
         self._engine = engine
         self._id = id
         self._holding = holding
         self._leaving = leaving
         self._limit = limit
+        self._in_parts = in_parts
         self._began = time.monotonic()
 
     def __call__(self, work: Callable[[], T]) -> T:
@@ -93,6 +102,6 @@ class _Errands:
         if self._limit is not None and time.monotonic() - self._began > self._limit:
             raise RenderError("timeout", f"not answered within its time limit of {self._limit:g} s")
         try:
-            return self._engine.errand(self._id, work).result()
+            return self._engine.errand(self._id, work, in_parts=self._in_parts).result()
         except Cancelled:
             raise HandBack from None

@@ -39,6 +39,12 @@ OBJECTS = {
 }
 
 
+def html(**fields: Any) -> str:
+    """The page of a round trip that was made as it should be."""
+    storage = FakeStorage()
+    return page(storage, gather(storage, made_up.put(storage, SPEC, changed=OBJECTS, **fields)))
+
+
 def page_of(changed: Mapping[str, bytes | None] | None = None, **fields: Any) -> tuple[Parsed, list[str]]:
     storage = FakeStorage()
     seen = gather(storage, made_up.put(storage, SPEC, changed={**OBJECTS, **(changed or {})}, **fields))
