@@ -20,6 +20,7 @@ from farm.client import FarmClient
 from farm.errors import LedgerUnavailable, StorageError
 from farm.jobs.request import JobRequest
 from farm.jobs.status import JobStatus, WorkerInfo
+from farm.ledger.ledger import Ledger
 from farm.ledger.timing import Timing
 from farm.settings import Settings
 from farm.stack import credentials, servers
@@ -38,6 +39,12 @@ from tests.waiting import eventually
 _END_WITHIN = 240.0
 _CHEAP = {"prompt": "a cat", "model": "tiny", "steps": 5, "seed": 1, "guidance": 1}
 """One row of a forward each, so that many advance together."""
+
+
+def write_out(ledger: Ledger) -> None:
+    """Have Redis write all that it was told to its disk, until it is started again: while the disk is busy it holds
+    that back for up to two seconds, which a killed one loses."""
+    ledger.redis.config_set("appendfsync", "always")
 
 
 @dataclass(frozen=True)
@@ -272,6 +279,7 @@ class FaultyFarm:
     @contextmanager
     def without_redis(self) -> Iterator[Fault]:
         """Redis is killed, and started again on its own data after the block. No job may suffer for it."""
+        write_out(self.client.ledger)
         with self.fault("redis killed") as fault:
             self.redis.kill()
             try:
