@@ -66,7 +66,7 @@ class Answerer:
             compute = _Errands(self.engine, engine_id(claim), holding, self.leaving, limit, in_parts=is_large)
             answered = kinds.BY_NAME[resolved.mode](asked, compute)
         ended = time.monotonic()
-        timings = {"model": loaded - began, "answer": ended - loaded, "total": ended - began}
+        timings = {"queued": claim.waited, "model": loaded - began, "answer": ended - loaded, "total": ended - began}
         used = ModelUsed(name=model.name, source=model.source, revision=model.revision, sha256=model.sha256)
         told = Artifact(ANSWER, "application/json", answered.answer.model_dump_json(indent=2).encode())
         dtype = str(model.dtype).removeprefix("torch.")

@@ -58,7 +58,7 @@ def test_a_study_is_claimed_answered_delivered_and_finished(
     result = read_result(farm.storage, status.result)
     assert set(result.objects) == {"answer.json"}
     assert json.loads(farm.storage.get(result.objects["answer.json"].key))["value"] == {"pieces": 2, "steps": 9}
-    assert {"model", "answer", "total", "publish"} == result.timings.keys()
+    assert {"queued", "model", "answer", "total", "publish"} == result.timings.keys()
     assert farm.storage.get(keys.result(JOB)) == farm.storage.get(status.result), "it was promoted"
     assert (worker.runner.done, worker.runner.images_per_minute) == (1, 0), "it is no picture"
     assert not worker.engine.rendered
