@@ -24,7 +24,6 @@ from tests.worker.models.published import RELEASES, publish
 from worker.diffusion.prompts import PromptEncoder
 from worker.diffusion.schedules import read_schedule
 from worker.diffusion.solvers import plan
-from worker.models import loader as loader_module
 from worker.models.components import Components, read_checkpoint, read_directory
 from worker.models.device import place
 from worker.models.loader import ModelLoader
@@ -84,19 +83,12 @@ def test_a_published_configuration_suffices(built: Path, checkpoint: Path, tmp_p
     for path in directory.rglob("*.safetensors"):
         path.unlink()
     files = {str(path.relative_to(directory)) for path in directory.rglob("*") if path.is_file()}
-    assert files == set(HUB_CONFIG_FILES) - {"tokenizer/tokenizer.json"}, "none of the three has it"
+    of_sdxl = {file for file in HUB_CONFIG_FILES if "_2/" in file}
+    assert files == set(HUB_CONFIG_FILES) - of_sdxl - {"tokenizer/tokenizer.json"}, "none of them has it"
     loaded = read_checkpoint("one", checkpoint, directory)
     assert_same(loaded, whole)
     assert_same(loaded, folder(built))
     assert loaded.scheduler_config == whole.scheduler_config == RELEASES[release][1]
-
-
-def test_the_published_configuration_is_the_default(
-    loader: ModelLoader, built: Path, checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    directory = publish(built, tmp_path / "published", "1.4")
-    monkeypatch.setattr(loader_module, "download_configuration", lambda *_, **__: directory)
-    assert loader.load("one", SingleFile(checkpoint, None)).name == "one"
 
 
 @pytest.mark.parametrize("layout", ["bare", "open_clip"])
@@ -185,16 +177,13 @@ def test_a_weight_of_another_shape_is_named(built: Path, checkpoint: Path, tmp_p
 def test_another_generation_is_told(built: Path, checkpoint: Path, tmp_path: Path) -> None:
     key = next(key for key in load_file(checkpoint) if key.endswith("attn2.to_k.weight"))
     file = with_weights(checkpoint, tmp_path / "two.safetensors", {key: torch.zeros(32, 1024)})
-    expected = (
-        r"is Stable Diffusion 2: it reads texts of width 1024, .* of width 32 .*#config=DIRECTORY; .*768.* predict v"
-    )
+    expected = r"is Stable Diffusion 2: it reads texts of width 1024, .* texts of width 32 \(leave out #config\)"
     with pytest.raises(ModelError, match=expected):
         read_checkpoint("one", file, built)
-
-
-def sdxl(weights: dict[str, Tensor]) -> dict[str, Tensor]:
-    encoder = {key.replace("cond_stage_model", "conditioner.embedders.0"): value for key, value in weights.items()}
-    return {**encoder, UNET + "label_emb.0.0.weight": torch.zeros(2, 2)}
+    file = with_weights(checkpoint, tmp_path / "labels.safetensors", {UNET + "label_emb.0.0.weight": torch.zeros(2, 2)})
+    expected = r"is of another architecture: it reads texts of width 32 and more, .*#config=DIRECTORY"
+    with pytest.raises(ModelError, match=expected):
+        read_checkpoint("one", file, built)
 
 
 def only(prefix: str, *, bare: bool = False) -> Callable[[dict[str, Tensor]], dict[str, Tensor]]:
@@ -220,7 +209,25 @@ OTHERS: dict[str, tuple[Callable[[dict[str, Tensor]], dict[str, Tensor]], str]] 
     "LoRA of peft": (named("unet.mid_block.attentions.0.to_q.lora_A.weight"), "is a LoRA"),
     "LyCORIS": (named("lycoris_mid_block.hada_w1_a"), "is a LoRA"),
     "ControlNet": (named("control_model.input_hint_block.0.weight"), "is a ControlNet"),
-    "SDXL": (sdxl, "is SDXL, not a checkpoint that can be loaded .*Stable Diffusion 1, 2 or XL"),
+    "IP-Adapter": (named("image_proj.proj.weight"), "is an IP-Adapter"),
+    "T2I-Adapter": (named("body.0.block1.weight"), "is a T2I-Adapter"),
+    "motion module": (named("down_blocks.0.motion_modules.0.temporal_transformer.norm.bias"), "is a motion module"),
+    "SVD": (named(UNET + "input_blocks.1.0.time_stack.in_layers.0.weight"), "is a model that makes videos"),
+    "ESRGAN": (named("body.0.rdb1.conv1.weight"), r"is an upscaler of finished pictures \(ESRGAN\)"),
+    "ESRGAN of 2018": (named("model.1.sub.0.RDB1.conv1.0.weight"), "is an upscaler of finished pictures"),
+    "the refiner of SDXL": (
+        lambda w: {
+            **only(UNET)(w),
+            UNET + "label_emb.0.0.weight": torch.zeros(2, 2),
+            "conditioner.embedders.0.model.ln_final.bias": torch.zeros(2),
+        },
+        r"is the refiner of SDXL, .*not a checkpoint that can be loaded \(use the base model\)",
+    ),
+    "Playground 2.5": (lambda w: {**w, "edm_mean": torch.zeros(1, 4, 1, 1)}, r"is of noise levels of its own \(EDM\)"),
+    "LCM": (lambda w: {**w, UNET + "time_embed.cond_proj.weight": torch.zeros(2, 2)}, "is a latent consistency model"),
+    "CLIP's vision": (named("vision_model.embeddings.patch_embedding.weight"), "is an encoder of pictures"),
+    "T5": (named("encoder.block.0.layer.0.SelfAttention.k.weight"), r"is a text encoder \(T5\)"),
+    "UNet of SDXL": (named("add_embedding.linear_1.weight"), "is only a UNet of SDXL, in diffusers' layout"),
     "SD 3": (named(UNET + "joint_blocks.0.x_block.attn.qkv.weight"), "is Stable Diffusion 3"),
     "Flux": (named("double_blocks.0.img_attn.norm.key_norm.scale"), "is Flux"),
     "quantised": (lambda w: {**w, UNET + "out.2.weight.absmax": torch.zeros(1)}, "is quantised"),
@@ -231,8 +238,9 @@ OTHERS: dict[str, tuple[Callable[[dict[str, Tensor]], dict[str, Tensor]], str]] 
     "VAE of its own": (only("first_stage_model.", bare=True), r"is only an autoencoder \(VAE\)"),
     "text encoder": (only("cond_stage_model."), "is only a text encoder"),
     "UNet": (only(UNET, bare=True), "is only a UNet"),
-    "no VAE": (without("first_stage_model."), "has no autoencoder .*save it again with its autoencoder in it"),
-    "no text encoder": (without("cond_stage_model."), "has no text encoder"),
+    "UNet with its prefix": (only(UNET), r"is only a UNet \(the whole model is needed"),
+    "no VAE": (without("first_stage_model."), r"has no autoencoder \(name one: one=/\S+/other\.safetensors#vae=FILE\)"),
+    "no text encoder": (without("cond_stage_model."), r"has no text encoder \(save it again with"),
     "another architecture": (
         lambda w: {**without(UNET)(w), UNET + "layers.0.attention.weight": torch.zeros(2)},
         r"is of another architecture: its weights have names such as 'model\.diffusion_model\.layers",
@@ -294,14 +302,3 @@ def test_a_configuration_is_bounded_too(built: Path, checkpoint: Path, tmp_path:
     path.write_text(json.dumps({**json.loads(path.read_text()), "layers_per_block": 10**9}))
     with pytest.raises(ModelError, match="the unet of the model 'one' says layers_per_block = 1000000000"):
         read_checkpoint("one", checkpoint, config)
-
-
-def test_what_a_file_is_is_told_before_a_hub_is_asked(
-    loader: ModelLoader, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """So that it is told at once, and without a network."""
-    monkeypatch.setattr(loader_module, "download_configuration", lambda *_, **__: pytest.fail("the hub was asked"))
-    file = tmp_path / "adapter.safetensors"
-    save_file({"lora_unet_mid_block_attentions_0_proj_in.lora_down.weight": torch.zeros(1)}, file)
-    with pytest.raises(ModelError, match="is a LoRA"):
-        loader.load("lora", SingleFile(file, None))
