@@ -121,10 +121,13 @@ class LoadedModel:
         """Whether latents [..., h, w] are of a picture beyond the model's own size that may take long."""
         return shape[-2] * shape[-1] > max(self.latent_shape[-2] * self.latent_shape[-1], _LARGE)
 
-    def conditioned(self, prompt: Encoded, size: Size | None = None) -> Conditioning:
-        """What a row is conditioned on, for a picture of a size in pixels; None: the model's own."""
-        size = size or Size(self.default_width, self.default_height)
-        return self.family.conditioned(self.cross_attention.of(prompt), prompt, size)
+    def conditioned(self, prompt: Encoded, size: Size | None = None, *, cached: bool = True) -> Conditioning:
+        """What a row is conditioned on, for a picture of a size in pixels; None: the model's own.
+
+        Without the cross-attention cache it is as diffusers' UNet takes it, whose layers project it at every step.
+        """
+        text = self.cross_attention.of(prompt) if cached else prompt.embedding
+        return self.family.conditioned(text, prompt, size or Size(self.default_width, self.default_height))
 
     def predict(self, rows: Tensor, timesteps: Tensor, conditioning: Conditioning) -> Tensor:
         """The UNet's output [N, 4, h, w], in the model's dtype, for timesteps [N] and what N rows are conditioned on.

@@ -146,7 +146,7 @@ def test_numbers_that_are_not_finite_fail_their_job_alone(
         sample = model.unet(rows, timesteps, **keywords).sample
         return _Sample(torch.where((timesteps > 900).view(-1, 1, 1, 1), torch.nan, sample))
 
-    poisoned = _with_unet(model, poisonous_at_large_noise)
+    poisoned = with_unet(model, poisonous_at_large_noise)
     engine = engines()
     bad = engine.submit(replace(request_for("bad"), model=poisoned))
     good = engine.submit(replace(request_for("good", from_image=True, start_step=3), model=poisoned))
@@ -165,7 +165,7 @@ def test_a_forward_too_large_for_memory_is_tried_job_by_job(
             raise torch.OutOfMemoryError
         return model.unet(rows, *arguments, **keywords)
 
-    cramped = _with_unet(model, only_small_batches)
+    cramped = with_unet(model, only_small_batches)
     engine = engines(max_rows=8)
     futures = [engine.submit(replace(request_for(f"j{n}", seed=n), model=cramped)) for n in range(4)]
 
@@ -181,7 +181,7 @@ def test_a_job_that_does_not_fit_alone_fails_for_memory(
     def never(*_: Any, **__: Any) -> Any:
         raise torch.OutOfMemoryError
 
-    error = engines().submit(replace(request_for("j"), model=_with_unet(model, never))).exception(30)
+    error = engines().submit(replace(request_for("j"), model=with_unet(model, never))).exception(30)
 
     assert isinstance(error, RenderError)
     assert error.kind == "memory"
@@ -315,7 +315,7 @@ def test_memory_that_came_short_for_many_is_enough_for_half_as_many(
             raise torch.OutOfMemoryError
         return model.unet(rows, *arguments, **keywords)
 
-    cramped = _with_unet(model, small_batches)
+    cramped = with_unet(model, small_batches)
     engine = engines(max_rows=8)
     watcher = Watcher(hold_at=1)
     first = engine.submit(replace(request_for("j0", observer=watcher, steps=8), model=cramped))
@@ -387,7 +387,7 @@ class _Unet:
         return self._call(*arguments, **keywords)
 
 
-def _with_unet(model: LoadedModel, call: Callable[..., Any]) -> LoadedModel:
+def with_unet(model: LoadedModel, call: Callable[..., Any]) -> LoadedModel:
     unet: Any = _Unet(model.unet, call)
     return replace(model, unet=unet, recorded=None)
 
@@ -401,4 +401,4 @@ def _with_room_for_one_row(model: LoadedModel, sizes: list[int]) -> LoadedModel:
             raise torch.OutOfMemoryError
         return model.unet(rows, *arguments, **keywords)
 
-    return _with_unet(model, only_one_row)
+    return with_unet(model, only_one_row)
