@@ -177,7 +177,14 @@ def test_models_here_are_named_absolutely(tmp_path: Path, monkeypatch: pytest.Mo
     (tmp_path / "blob").touch()
     for name in ("a.safetensors", "B.SAFETENSORS"):  # as the hub's cache keeps files
         (tmp_path / name).symlink_to(tmp_path / "blob")
-    given = ("mine=./mine", "hub=some/model@1", "one=a.safetensors#config=mine", "emoji", "s3=s3://a/b.safetensors")
+    given = (
+        "mine=./mine",
+        "hub=some/model@1",
+        "one=a.safetensors#config=mine",
+        "emoji",
+        "s3=s3://a/b.safetensors",
+        "more=mine#vae=a.safetensors&prediction=v#ztsnr",
+    )
     assert plan.FarmPlan(tmp_path, 1, ("two=B.SAFETENSORS",)).resolved_models() == [f"two={tmp_path / 'B.SAFETENSORS'}"]
     assert plan.FarmPlan(tmp_path, 1, given).resolved_models() == [
         f"mine={tmp_path / 'mine'}",
@@ -185,6 +192,7 @@ def test_models_here_are_named_absolutely(tmp_path: Path, monkeypatch: pytest.Mo
         f"one={tmp_path / 'a.safetensors'}#config={tmp_path / 'mine'}",
         "emoji",
         "s3=s3://a/b.safetensors",
+        f"more={tmp_path / 'mine'}#vae={tmp_path / 'a.safetensors'}#prediction=v#ztsnr",
     ]
 
 

@@ -19,7 +19,7 @@ from torch import Tensor
 from farm.errors import ModelError
 from farm.jobs.spec import SAMPLERS
 from tests.tiny import PNDM_CONFIG, build_tiny_model
-from tests.worker.models.original_layout import EncoderNames, write_original_checkpoint
+from tests.worker.models.original_layout import EncoderNames, averaged, write_original_checkpoint
 from tests.worker.models.published import RELEASES, publish
 from worker.diffusion.prompts import PromptEncoder
 from worker.diffusion.schedules import read_schedule
@@ -148,6 +148,80 @@ def test_an_ending_in_capitals(built: Path, checkpoint: Path, tmp_path: Path) ->
     source = parse_source(f"{file}#config={built}")
     assert source == SingleFile(Path(file), built)
     read_checkpoint("one", Path(file), built)
+
+
+def in_precision(dtype: torch.dtype) -> Callable[[dict[str, Tensor]], dict[str, Tensor]]:
+    return lambda weights: {key: value.to(dtype) for key, value in weights.items()}
+
+
+def averaged_beside(weights: dict[str, Tensor]) -> dict[str, Tensor]:
+    average = {averaged(key): value + 1 for key, value in weights.items() if key.startswith(UNET)}
+    return {**weights, **average, "model_ema.decay": torch.tensor(0.9999), "model_ema.num_updates": torch.tensor(1)}
+
+
+def averaged_alone(weights: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {averaged(key) if key.startswith(UNET) else key: value for key, value in weights.items()}
+
+
+def averaged_and_a_part(weights: dict[str, Tensor]) -> dict[str, Tensor]:
+    """As it was before the training ended, and not all of it."""
+    first = UNET + "input_blocks.0.0.weight"
+    return {**averaged_alone(weights), first: weights[first] + 1}
+
+
+def with_leftovers(weights: dict[str, Tensor]) -> dict[str, Tensor]:
+    numbers = torch.arange(77)[None]
+    return {
+        **weights,
+        CLIP + "embeddings.position_ids": numbers,
+        "betas": torch.zeros(1000),
+        "first_stage_model.loss.logvar": torch.zeros(()),
+        "control_model_of_old": torch.zeros(1),
+        "scale_factor": torch.tensor(0.18215),
+    }
+
+
+@pytest.mark.parametrize("change", [averaged_beside, averaged_alone, averaged_and_a_part, with_leftovers])
+def test_checkpoints_as_tools_leave_them(
+    built: Path, checkpoint: Path, tmp_path: Path, change: Callable[[dict[str, Tensor]], dict[str, Tensor]]
+) -> None:
+    file = tmp_path / "left.safetensors"
+    save_file({key: value.contiguous() for key, value in change(load_file(checkpoint)).items()}, file)
+    assert_same(read_checkpoint("one", file, built), folder(built))
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float8_e4m3fn])
+def test_any_precision_of_floating_point(built: Path, checkpoint: Path, tmp_path: Path, dtype: torch.dtype) -> None:
+    file = tmp_path / "low.safetensors"
+    save_file(in_precision(dtype)(load_file(checkpoint)), file)
+    whole = folder(built)
+    for component, module in read_checkpoint("one", file, built).modules.items():
+        expected = whole.modules[component].state_dict()
+        for key, value in module.state_dict().items():
+            assert torch.equal(value, expected[key].to(dtype).float()), f"{component}.{key}"
+
+
+def test_whole_numbers_are_quantised(built: Path, checkpoint: Path, tmp_path: Path) -> None:
+    key = UNET + "out.2.weight"
+    file = with_weights(checkpoint, tmp_path / "whole.safetensors", {key: load_file(checkpoint)[key].to(torch.int8)})
+    with pytest.raises(ModelError, match=r"conv_out\.weight of the unet is quantised: it has numbers of torch\.int8"):
+        read_checkpoint("one", file, built)
+
+
+def test_a_header_that_names_more_than_there_is_takes_no_memory(built: Path, tmp_path: Path) -> None:
+    """A header may be as large as the library allows, and may name anything: what it names must be there."""
+    file = tmp_path / "bomb.safetensors"
+    for header in (
+        b'{"x":{"dtype":"F32","shape":[9223372036854775807,9],"data_offsets":[0,8]}}',
+        b'{"x":{"dtype":"F32","shape":[1073741824],"data_offsets":[0,4294967296]}}',
+        b"[" * 100_000,
+    ):
+        file.write_bytes(len(header).to_bytes(8, "little") + header)
+        with pytest.raises(ModelError, match=r"bomb\.safetensors cannot be loaded: "):
+            read_checkpoint("one", file, built)
+    file.write_bytes((2**40).to_bytes(8, "little") + b"{}")
+    with pytest.raises(ModelError, match=r"bomb\.safetensors cannot be loaded: it is cut short or damaged"):
+        read_checkpoint("one", file, built)
 
 
 @pytest.mark.parametrize(
