@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
 from diffusers.loaders.single_file_utils import convert_ldm_vae_checkpoint
 
 from farm.errors import ModelError
@@ -16,6 +18,7 @@ from worker.models.disguises import first_line
 from worker.models.filling import Named, check, fill
 from worker.models.weights import Shapes, as_meta, read_shapes, read_tensors
 
+_PART = "autoencoder"
 _PREFIXES = (kinds.VAE, "vae.")
 _ALWAYS = "decoder.conv_in.weight"
 _AS_DIFFUSERS = "decoder.up_blocks."
@@ -34,16 +37,23 @@ class Autoencoder:
 
     def check(self, module: Any) -> None:
         """Raise `ModelError` unless a model's autoencoder can have its weights. The module may be without any."""
-        self._apply(check, module, as_meta(self.shapes))
+        with self._refusing():
+            check(_PART, module, self._converted(module, as_meta(self.shapes)))
 
-    def fill(self, module: Any) -> None:
-        """Give a model's autoencoder these weights. Raises `ModelError` as `check`."""
-        self._apply(fill, module, read_tensors(self.path, [key for key in self.shapes if key.startswith(self.prefix)]))
+    def fill(self, module: Any, dtype: torch.dtype) -> None:
+        """Give a model's autoencoder these weights, in a precision. Raises `ModelError` as `check`."""
+        weights = read_tensors(self.path, [key for key in self.shapes if key.startswith(self.prefix)])
+        with self._refusing():
+            fill(_PART, module, self._converted(module, weights), dtype)
 
-    def _apply(self, use: Any, module: Any, weights: Named) -> None:
+    def _converted(self, module: Any, weights: Named) -> Named:
         bare = {key.removeprefix(self.prefix): value for key, value in weights.items() if key.startswith(self.prefix)}
+        return named_as_diffusers(bare, module.config)
+
+    @contextmanager
+    def _refusing(self) -> Iterator[None]:
         try:
-            use("autoencoder", module, named_as_diffusers(bare, module.config))
+            yield
         except ValueError as error:
             raise ModelError(
                 f"the autoencoder {self.path} cannot be loaded: {first_line(error)}",

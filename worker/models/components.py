@@ -22,6 +22,7 @@ from worker.models import kinds, layout, weights
 from worker.models.autoencoder import read_autoencoder
 from worker.models.device import Placement
 from worker.models.disguises import first_line
+from worker.models.filling import WithoutNumbers
 from worker.models.layout import Layout
 from worker.models.original import read_original
 from worker.models.prediction import said_by, scheduler_of
@@ -63,7 +64,7 @@ def read_directory(name: str, directory: Path, placement: Placement, options: Op
                 _check_count(stage / part, own[part], files)
             modules = {part: _pretrained(kind, stage / part, placement) for part, kind in own.items()}
             if options.vae is not None:
-                modules[VAE] = _autoencoder(stage / VAE, options.vae)
+                modules[VAE] = _autoencoder(stage / VAE, options.vae, placement)
             return _put_together(found_layout, modules, stage, scheduler_config)
     except ModelError:
         raise
@@ -71,7 +72,9 @@ def read_directory(name: str, directory: Path, placement: Placement, options: Op
         raise ModelError(f"the model '{name}' in {directory} cannot be loaded: {first_line(error)}") from error
 
 
-def read_checkpoint(name: str, path: Path, config: Path, options: Options = AS_IT_IS) -> Components:
+def read_checkpoint(
+    name: str, path: Path, config: Path, placement: Placement, options: Options = AS_IT_IS
+) -> Components:
     """The parts in one file with the original key names, put together as the model in the directory `config` is.
 
     Raises `ModelError` if the file is anything else, damaged or incomplete, or of another architecture than `config`.
@@ -87,11 +90,12 @@ def read_checkpoint(name: str, path: Path, config: Path, options: Options = AS_I
             with torch.device("meta"):  # before memory is taken
                 for part, kind in own.items():
                     original.check(name, part, empty(stage / part, kind))
-            modules = {part: empty(stage / part, kind) for part, kind in own.items()}
+            with WithoutNumbers():
+                modules = {part: empty(stage / part, kind) for part, kind in own.items()}
             for part, module in modules.items():
-                original.fill(part, module)
+                original.fill(part, module, _dtype(own[part], placement))
             if options.vae is not None:
-                modules[VAE] = _autoencoder(stage / VAE, options.vae)
+                modules[VAE] = _autoencoder(stage / VAE, options.vae, placement)
             return _put_together(found_layout, modules, stage, scheduler_config)
     except ModelError:
         raise
@@ -125,14 +129,20 @@ def empty(directory: Path, kind: Any) -> Any:
     return kind.from_config(kind.load_config(directory, local_files_only=True))
 
 
-def _autoencoder(directory: Path, file: Path) -> AutoencoderKL:
+def _autoencoder(directory: Path, file: Path, placement: Placement) -> AutoencoderKL:
     """An autoencoder as the configuration in `directory` says, with the weights of a file of its own."""
     given = read_autoencoder(file)
     with torch.device("meta"):
         given.check(empty(directory, AutoencoderKL))
-    autoencoder: AutoencoderKL = empty(directory, AutoencoderKL)
-    given.fill(autoencoder)
+    with WithoutNumbers():
+        autoencoder: AutoencoderKL = empty(directory, AutoencoderKL)
+    given.fill(autoencoder, placement.vae_dtype)
     return autoencoder
+
+
+def _dtype(kind: Any, placement: Placement) -> torch.dtype:
+    """The precision in which a part of some class computes."""
+    return placement.vae_dtype if kind is AutoencoderKL else placement.dtype
 
 
 def _check_count(directory: Path, kind: Any, files: Weights) -> None:
@@ -145,10 +155,10 @@ def _check_count(directory: Path, kind: Any, files: Weights) -> None:
 
 def _pretrained(kind: Any, directory: Path, placement: Placement) -> Any:
     """A component with its weights in the precision in which it computes."""
+    dtype = _dtype(kind, placement)
     if issubclass(kind, CLIPPreTrainedModel):
-        options: dict[str, Any] = {"dtype": placement.dtype, "attn_implementation": "sdpa"}
+        options: dict[str, Any] = {"dtype": dtype, "attn_implementation": "sdpa"}
     else:
-        dtype = placement.vae_dtype if kind is AutoencoderKL else placement.dtype
         options = {"torch_dtype": dtype, "low_cpu_mem_usage": False}
     module, report = kind.from_pretrained(
         directory, use_safetensors=True, local_files_only=True, output_loading_info=True, **options

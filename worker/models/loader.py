@@ -90,8 +90,8 @@ class ModelLoader:
                 return self._from_bucket(name, source, url)
             case SingleFile(path, _, options):
                 with configuration(name, source) as config, _reading_sha256(path) as sha256:
-                    model = self._settle(name, source, read_checkpoint(name, path, config, options), config)
-                    return replace(model, sha256=sha256())
+                    parts = read_checkpoint(name, path, config, self._placement, options)
+                    return replace(self._settle(name, source, parts, config), sha256=sha256())
 
     def _from_directory(
         self, name: str, source: Source, directory: Path, *, revision: str | None = None

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
 from diffusers.loaders.single_file_utils import convert_ldm_unet_checkpoint, convert_open_clip_checkpoint
 from safetensors import safe_open
 
@@ -65,11 +66,11 @@ class Original:
             raise ModelError(f"{self.path} has no {_TITLES[part]}", hint=hint)
         check(part, module, self._converted(part, module, as_meta(self.shapes)))
 
-    def fill(self, part: str, module: Any) -> None:
-        """Give a component its weights. Raises `ValueError` as `check`."""
+    def fill(self, part: str, module: Any, dtype: torch.dtype) -> None:
+        """Give a component its weights, in a precision. Raises `ValueError` as `check`."""
         prefix = self._prefix(part)
         keys = [key for key in self.shapes if prefix is not None and key.startswith(prefix)]
-        fill(part, module, self._converted(part, module, self.weights(keys)))
+        fill(part, module, self._converted(part, module, self.weights(keys)), dtype)
 
     def weights(self, keys: Iterable[str]) -> Named:
         """Weights by their first names."""

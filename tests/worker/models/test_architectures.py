@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import hashlib
 import json
 import logging
 import subprocess
@@ -20,14 +22,17 @@ from diffusers.loaders.single_file_utils import (
     infer_diffusers_model_type,
 )
 from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
-from transformers import CLIPTokenizer
+from safetensors.torch import load_file
+from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
-from farm.errors import ModelError
+from farm.errors import ModelError, ModelUnavailable
+from tests.tiny import PNDM_CONFIG, build_tiny_model
 from tests.worker.models.headers import empty_modules, original_shapes, write_header
-from tests.worker.models.original_layout import UNET, averaged, read_config
+from tests.worker.models.original_layout import UNET, averaged, read_config, write_original_checkpoint
 from tests.worker.models.published import RELEASES
 from worker.diffusion.schedules import unusable
-from worker.models import layout
+from worker.models import architecture as architecture_module
+from worker.models import hub, kinds, layout
 from worker.models.architecture import SHIPPED, configuration, lay_out
 from worker.models.device import place
 from worker.models.ema import averaged_unet
@@ -213,6 +218,44 @@ def test_what_stable_diffusion_2_predicts(
         found = json.loads((folder / "scheduler" / "scheduler_config.json").read_text())["prediction_type"]
     assert found == {"sd2": "epsilon", "sd2-v": "v_prediction"}[expected]
     assert f"the model 'mine' is Stable Diffusion 2, and taken to predict {found}; #prediction=" in caplog.text
+
+
+def test_a_file_alone_is_enough(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By what comes along, made as small as the file is."""
+    built = build_tiny_model(tmp_path / "sd1", scheduler_config=PNDM_CONFIG)
+    config = CLIPTextConfig.from_pretrained(built / "text_encoder", local_files_only=True)
+    config.vocab_size = 49408
+    CLIPTextModel(config).save_pretrained(built / "text_encoder")
+    file = write_original_checkpoint(built, tmp_path / "mine.safetensors")
+    for left_out in ("*/*.safetensors", "tokenizer/*"):
+        for path in built.glob(left_out):
+            path.unlink()
+    copy(SHIPPED / "sd1" / "tokenizer" / "tokenizer_config.json", built / "tokenizer")
+    monkeypatch.setattr(architecture_module, "SHIPPED", tmp_path)
+    monkeypatch.setitem(kinds._ARCHITECTURES, (32, False), "sd1")
+    monkeypatch.setattr(hub, "snapshot_download", lambda *_, **__: pytest.fail("the hub was asked"))
+
+    model = ModelLoader(place("cpu"), cache=tmp_path / "cache").load("mine", SingleFile(file, None))
+
+    assert model.scheduler_config["_class_name"] == "PNDMScheduler"
+    assert model.sha256 == hashlib.sha256(file.read_bytes()).hexdigest()
+    assert model.source == str(file)
+    weights = load_file(file)
+    assert torch.equal(model.unet.conv_out.weight, weights[UNET + "out.2.weight"])
+    assert [token.id for token in model.prompts.encode("a photo of a cat").tokens] == [320, 1125, 539, 320, 2368]
+
+
+def test_without_room_for_a_configuration_it_is_tried_again_later(
+    tmp_path: Path, shapes: Mapping[str, Shapes], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = write_header(tmp_path / "mine.safetensors", shapes["sd1"])
+
+    def full(*_: Any) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(architecture_module, "lay_out", full)
+    with pytest.raises(ModelUnavailable, match=r"cannot be written to .*: No space left on device"):
+        ModelLoader(place("cpu"), cache=tmp_path / "cache").load("mine", SingleFile(file, None))
 
 
 def test_averaged_weights_of_every_name_are_found(shapes: Mapping[str, Shapes]) -> None:

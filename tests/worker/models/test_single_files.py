@@ -64,7 +64,7 @@ def assert_same(left: Components, right: Components) -> None:
 
 
 def test_a_checkpoint_is_the_same_model_as_its_folder(loader: ModelLoader, built: Path, checkpoint: Path) -> None:
-    loaded, expected = read_checkpoint("one", checkpoint, built), folder(built)
+    loaded, expected = read_checkpoint("one", checkpoint, built, place("cpu")), folder(built)
     assert_same(loaded, expected)
     for sampler in SAMPLERS:
         left, right = (read_schedule(parts.scheduler_config, sampler, 20) for parts in (loaded, expected))
@@ -85,7 +85,7 @@ def test_a_published_configuration_suffices(built: Path, checkpoint: Path, tmp_p
     files = {str(path.relative_to(directory)) for path in directory.rglob("*") if path.is_file()}
     of_sdxl = {file for file in HUB_CONFIG_FILES if "_2/" in file}
     assert files == set(HUB_CONFIG_FILES) - of_sdxl - {"tokenizer/tokenizer.json"}, "none of them has it"
-    loaded = read_checkpoint("one", checkpoint, directory)
+    loaded = read_checkpoint("one", checkpoint, directory, place("cpu"))
     assert_same(loaded, whole)
     assert_same(loaded, folder(built))
     assert loaded.scheduler_config == whole.scheduler_config == RELEASES[release][1]
@@ -94,7 +94,7 @@ def test_a_published_configuration_suffices(built: Path, checkpoint: Path, tmp_p
 @pytest.mark.parametrize("layout", ["bare", "open_clip"])
 def test_the_text_encoders_of_other_releases(built: Path, tmp_path: Path, layout: EncoderNames) -> None:
     file = write_original_checkpoint(built, tmp_path / "one.safetensors", text_encoder=layout)
-    assert_same(read_checkpoint("one", file, built), folder(built))
+    assert_same(read_checkpoint("one", file, built, place("cpu")), folder(built))
 
 
 def with_weights(checkpoint: Path, file: Path, changes: dict[str, Tensor | None]) -> Path:
@@ -114,7 +114,7 @@ def test_a_checkpoint_says_what_it_predicts(
     built: Path, checkpoint: Path, tmp_path: Path, marks: tuple[str, ...]
 ) -> None:
     changes: dict[str, Tensor | None] = {mark: torch.empty(0) for mark in marks}
-    loaded = read_checkpoint("one", with_weights(checkpoint, tmp_path / "v.safetensors", changes), built)
+    loaded = read_checkpoint("one", with_weights(checkpoint, tmp_path / "v.safetensors", changes), built, place("cpu"))
     assert loaded.scheduler_config == {**PNDM_CONFIG, "prediction_type": "epsilon", **MARKS[marks]}
     for sampler in SAMPLERS:
         schedule = read_schedule(loaded.scheduler_config, sampler, 20)
@@ -130,7 +130,7 @@ def test_a_checkpoints_metadata_may_say_it(
 ) -> None:
     file = tmp_path / "said.safetensors"
     save_file(load_file(checkpoint), file, {"modelspec.prediction_type": said})
-    assert read_checkpoint("one", file, built).scheduler_config["prediction_type"] == prediction
+    assert read_checkpoint("one", file, built, place("cpu")).scheduler_config["prediction_type"] == prediction
 
 
 def test_zero_snr_means_nothing_without_v(
@@ -138,7 +138,7 @@ def test_zero_snr_means_nothing_without_v(
 ) -> None:
     file = with_weights(checkpoint, tmp_path / "odd.safetensors", {"ztsnr": torch.empty(0)})
     with caplog.at_level(logging.WARNING):
-        loaded = read_checkpoint("one", file, built)
+        loaded = read_checkpoint("one", file, built, place("cpu"))
     assert "rescale_betas_zero_snr" not in loaded.scheduler_config
     assert "says 'ztsnr' without 'v_pred'" in caplog.text
 
@@ -147,7 +147,7 @@ def test_an_ending_in_capitals(built: Path, checkpoint: Path, tmp_path: Path) ->
     file = shutil.copy(checkpoint, tmp_path / "ONE.SAFETENSORS")
     source = parse_source(f"{file}#config={built}")
     assert source == SingleFile(Path(file), built)
-    read_checkpoint("one", Path(file), built)
+    read_checkpoint("one", Path(file), built, place("cpu"))
 
 
 def in_precision(dtype: torch.dtype) -> Callable[[dict[str, Tensor]], dict[str, Tensor]]:
@@ -187,7 +187,7 @@ def test_checkpoints_as_tools_leave_them(
 ) -> None:
     file = tmp_path / "left.safetensors"
     save_file({key: value.contiguous() for key, value in change(load_file(checkpoint)).items()}, file)
-    assert_same(read_checkpoint("one", file, built), folder(built))
+    assert_same(read_checkpoint("one", file, built, place("cpu")), folder(built))
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float8_e4m3fn])
@@ -195,7 +195,7 @@ def test_any_precision_of_floating_point(built: Path, checkpoint: Path, tmp_path
     file = tmp_path / "low.safetensors"
     save_file(in_precision(dtype)(load_file(checkpoint)), file)
     whole = folder(built)
-    for component, module in read_checkpoint("one", file, built).modules.items():
+    for component, module in read_checkpoint("one", file, built, place("cpu")).modules.items():
         expected = whole.modules[component].state_dict()
         for key, value in module.state_dict().items():
             assert torch.equal(value, expected[key].to(dtype).float()), f"{component}.{key}"
@@ -205,7 +205,7 @@ def test_whole_numbers_are_quantised(built: Path, checkpoint: Path, tmp_path: Pa
     key = UNET + "out.2.weight"
     file = with_weights(checkpoint, tmp_path / "whole.safetensors", {key: load_file(checkpoint)[key].to(torch.int8)})
     with pytest.raises(ModelError, match=r"conv_out\.weight of the unet is quantised: it has numbers of torch\.int8"):
-        read_checkpoint("one", file, built)
+        read_checkpoint("one", file, built, place("cpu"))
 
 
 def test_a_header_that_names_more_than_there_is_takes_no_memory(built: Path, tmp_path: Path) -> None:
@@ -218,10 +218,10 @@ def test_a_header_that_names_more_than_there_is_takes_no_memory(built: Path, tmp
     ):
         file.write_bytes(len(header).to_bytes(8, "little") + header)
         with pytest.raises(ModelError, match=r"bomb\.safetensors cannot be loaded: "):
-            read_checkpoint("one", file, built)
+            read_checkpoint("one", file, built, place("cpu"))
     file.write_bytes((2**40).to_bytes(8, "little") + b"{}")
     with pytest.raises(ModelError, match=r"bomb\.safetensors cannot be loaded: it is cut short or damaged"):
-        read_checkpoint("one", file, built)
+        read_checkpoint("one", file, built, place("cpu"))
 
 
 @pytest.mark.parametrize(
@@ -239,13 +239,13 @@ def test_an_incomplete_checkpoint_is_refused(
 ) -> None:
     file = with_weights(checkpoint, tmp_path / "less.safetensors", {lost: None})
     with pytest.raises(ModelError, match=message):
-        read_checkpoint("one", file, built)
+        read_checkpoint("one", file, built, place("cpu"))
 
 
 def test_a_weight_of_another_shape_is_named(built: Path, checkpoint: Path, tmp_path: Path) -> None:
     file = with_weights(checkpoint, tmp_path / "odd.safetensors", {UNET + "out.2.bias": torch.zeros(6)})
     with pytest.raises(ModelError, match=r"conv_out\.bias of the unet is 6, but by its configuration 4 .*#config="):
-        read_checkpoint("one", file, built)
+        read_checkpoint("one", file, built, place("cpu"))
 
 
 def test_another_generation_is_told(built: Path, checkpoint: Path, tmp_path: Path) -> None:
@@ -253,11 +253,11 @@ def test_another_generation_is_told(built: Path, checkpoint: Path, tmp_path: Pat
     file = with_weights(checkpoint, tmp_path / "two.safetensors", {key: torch.zeros(32, 1024)})
     expected = r"is Stable Diffusion 2: it reads texts of width 1024, .* texts of width 32 \(leave out #config\)"
     with pytest.raises(ModelError, match=expected):
-        read_checkpoint("one", file, built)
+        read_checkpoint("one", file, built, place("cpu"))
     file = with_weights(checkpoint, tmp_path / "labels.safetensors", {UNET + "label_emb.0.0.weight": torch.zeros(2, 2)})
     expected = r"is of another architecture: it reads texts of width 32 and more, .*#config=DIRECTORY"
     with pytest.raises(ModelError, match=expected):
-        read_checkpoint("one", file, built)
+        read_checkpoint("one", file, built, place("cpu"))
 
 
 def only(prefix: str, *, bare: bool = False) -> Callable[[dict[str, Tensor]], dict[str, Tensor]]:
@@ -335,7 +335,7 @@ def test_other_files_are_told_for_what_they_are(built: Path, checkpoint: Path, t
     file = tmp_path / "other.safetensors"
     save_file({key: value.contiguous() for key, value in change(load_file(checkpoint)).items()}, file)
     with pytest.raises(ModelError, match=message):
-        read_checkpoint("one", file, built)
+        read_checkpoint("one", file, built, place("cpu"))
 
 
 DISGUISED = {
@@ -352,7 +352,7 @@ def test_what_is_no_file_of_weights_is_told(built: Path, tmp_path: Path, text: s
     file = tmp_path / "text.safetensors"
     file.write_text(text)
     with pytest.raises(ModelError, match=rf"text\.safetensors cannot be loaded: .*{DISGUISED[text]}"):
-        read_checkpoint("one", file, built)
+        read_checkpoint("one", file, built, place("cpu"))
 
 
 def test_a_long_header_is_not_taken_for_a_pickle(built: Path, tmp_path: Path) -> None:
@@ -360,14 +360,14 @@ def test_a_long_header_is_not_taken_for_a_pickle(built: Path, tmp_path: Path) ->
     file = tmp_path / "odd.safetensors"
     file.write_bytes((640).to_bytes(8, "little") + b"{" + b"x" * 700)
     with pytest.raises(ModelError, match=r"odd\.safetensors cannot be loaded: (?!it is pickled)"):
-        read_checkpoint("one", file, built)
+        read_checkpoint("one", file, built, place("cpu"))
 
 
 def test_a_checkpoint_cut_short_is_told(built: Path, checkpoint: Path, tmp_path: Path) -> None:
     file = tmp_path / "half.safetensors"
     file.write_bytes(checkpoint.read_bytes()[: checkpoint.stat().st_size // 2])
     with pytest.raises(ModelError, match=r"half\.safetensors cannot be loaded: "):
-        read_checkpoint("one", file, built)
+        read_checkpoint("one", file, built, place("cpu"))
 
 
 def test_a_configuration_is_bounded_too(built: Path, checkpoint: Path, tmp_path: Path) -> None:
@@ -375,4 +375,4 @@ def test_a_configuration_is_bounded_too(built: Path, checkpoint: Path, tmp_path:
     path = config / "unet" / "config.json"
     path.write_text(json.dumps({**json.loads(path.read_text()), "layers_per_block": 10**9}))
     with pytest.raises(ModelError, match="the unet of the model 'one' says layers_per_block = 1000000000"):
-        read_checkpoint("one", checkpoint, config)
+        read_checkpoint("one", checkpoint, config, place("cpu"))

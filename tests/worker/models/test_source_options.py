@@ -158,7 +158,7 @@ def test_what_is_predicted_may_be_said(tmp_path: Path, build: Callable[[Path], P
     def schedule(text: str) -> dict[str, object]:
         source = parse_source(text)
         if isinstance(source, SingleFile):
-            return dict(read_checkpoint("mine", source.path, model, source.options).scheduler_config)
+            return dict(read_checkpoint("mine", source.path, model, place("cpu"), source.options).scheduler_config)
         return dict(read_directory("mine", model, place("cpu"), source.options).scheduler_config)
 
     plain = schedule(str(model))

@@ -48,7 +48,7 @@ def assert_same(left: Components, right: Components) -> None:
 
 
 def test_a_checkpoint_is_the_same_model_as_its_folder(loader: ModelLoader, built: Path, checkpoint: Path) -> None:
-    assert_same(read_checkpoint("xl", checkpoint, built), read_directory("xl", built, place("cpu")))
+    assert_same(read_checkpoint("xl", checkpoint, built, place("cpu")), read_directory("xl", built, place("cpu")))
     loaded, folder = (loader.load("xl", source) for source in (SingleFile(checkpoint, built), LocalDirectory(built)))
     assert loaded.family.name == "sdxl"
     picture = render(loaded, JOB)
@@ -58,7 +58,7 @@ def test_a_checkpoint_is_the_same_model_as_its_folder(loader: ModelLoader, built
 
 def test_diffusers_reads_the_same_of_a_checkpoint(built: Path, checkpoint: Path) -> None:
     pipeline = StableDiffusionXLPipeline.from_single_file(str(checkpoint), config=str(built), local_files_only=True)
-    for part, module in read_checkpoint("xl", checkpoint, built).modules.items():
+    for part, module in read_checkpoint("xl", checkpoint, built, place("cpu")).modules.items():
         expected = getattr(pipeline, part).state_dict()
         assert module.state_dict().keys() == expected.keys()
         for key, value in module.state_dict().items():
@@ -86,7 +86,7 @@ def test_checkpoints_as_tools_leave_them(
 ) -> None:
     file = tmp_path / "changed.safetensors"
     save_file(change(load_file(checkpoint)), file)
-    assert_same(read_checkpoint("xl", file, built), read_directory("xl", built, place("cpu")))
+    assert_same(read_checkpoint("xl", file, built, place("cpu")), read_directory("xl", built, place("cpu")))
 
 
 @pytest.mark.parametrize(
@@ -103,7 +103,7 @@ def test_what_is_missing_is_told(built: Path, checkpoint: Path, tmp_path: Path, 
     weights = {key: value for key, value in load_file(checkpoint).items() if not key.startswith(prefix)}
     save_file(weights, tmp_path / "less.safetensors")
     with pytest.raises(ModelError, match=message):
-        read_checkpoint("xl", tmp_path / "less.safetensors", built)
+        read_checkpoint("xl", tmp_path / "less.safetensors", built, place("cpu"))
 
 
 def test_folders_of_half_precision_and_in_shards(built: Path, tmp_path: Path) -> None:
