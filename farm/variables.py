@@ -124,6 +124,7 @@ S3_PUBLIC_ENDPOINT = Variable("FARM_S3_PUBLIC_ENDPOINT", _s3_url)
 RETENTION = Variable("FARM_RETENTION", age)
 RETENTION_OBJECTS = Variable("FARM_RETENTION_OBJECTS", _yes_or_no)
 KERNELS_KEY = Variable("FARM_KERNELS_KEY", _secret)
+CLIP = Variable("FARM_CLIP", _text)
 
 ALL: tuple[Variable[str] | Variable[float] | Variable[bool] | Variable[bytes], ...] = (
     HOME,
@@ -138,4 +139,5 @@ ALL: tuple[Variable[str] | Variable[float] | Variable[bool] | Variable[bytes], .
     RETENTION,
     RETENTION_OBJECTS,
     KERNELS_KEY,
+    CLIP,
 )

@@ -19,7 +19,7 @@ from farm.queue import Queue
 from farm.settings import Settings
 from worker.bucket.compile_cache import CompileCache
 from worker.bucket.models import bucket_fetcher
-from worker.diffusion.losses import load_losses
+from worker.diffusion.losses import Loss, load_losses
 from worker.engine.engine import Engine
 from worker.engine.memory import free_bytes
 from worker.engine.rows import CAREFUL_CPU_ROWS, ROWS
@@ -75,8 +75,17 @@ class Parts:
         self._storage = Storage(where)
         self._queue = Queue(where)
         self._intake = Intake()
-        self._losses = load_losses()
+        self._losses = load_losses(others=self._clip())
         self._models = ModelRegistry.from_options(options.models)
+
+    def _clip(self) -> list[Loss]:
+        """The loss that sees with CLIP, where the operator has one: `FARM_CLIP` names its folder."""
+        folder = variables.CLIP.of(os.environ)
+        if not folder:
+            return []
+        from worker.diffusion.clip_loss import ClipSimilarity
+
+        return [ClipSimilarity(Path(folder), self._placement.device)]
 
     @cached_property
     def _crashes(self) -> Path:

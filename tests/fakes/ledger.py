@@ -377,7 +377,8 @@ class FakeLedger(Ledger):
 
     def _granted(self, record: _Record) -> Claim:
         checkpoint = record.checkpoint[0] if record.checkpoint else None
-        return Claim(record.id, record.attempt, record.fields["spec"], record.new.priority, checkpoint)
+        waited = (int(record.fields["started"]) - int(record.fields["submitted"])) / 1000
+        return Claim(record.id, record.attempt, record.fields["spec"], record.new.priority, checkpoint, waited)
 
     def _status(self, job: str, record: Any) -> JobStatus:
         status = JobStatus.from_record(job, record.fields)

@@ -21,6 +21,7 @@ from worker.diffusion.fitting import cut_off
 from worker.diffusion.guidance import needs_unconditional
 from worker.diffusion.losses import Losses, WeightedLoss
 from worker.diffusion.noise import NoiseStream
+from worker.diffusion.prompts import Encoded
 from worker.diffusion.schedules import read_schedule
 from worker.diffusion.solvers import HISTORY, Coefficient, SamplingPlan, plan
 from worker.engine.admission import Candidate
@@ -38,6 +39,8 @@ class RequestState:
     plan: SamplingPlan
     conditional: Conditioning
     """Of the mixed prompts, one row."""
+    prompt: Encoded
+    """The mixed prompts themselves."""
     unconditional: Conditioning | None
     """Of the negative prompt, one row; None where guidance is off."""
     terms: tuple[tuple[WeightedLoss, int], ...]
@@ -216,6 +219,7 @@ def prepare(request: RenderRequest, losses: Losses, arrival: int, future: Future
         future=future,
         plan=steps,
         conditional=model.conditioned(prompts, size),
+        prompt=prompts,
         unconditional=model.conditioned(negative, size) if guided else None,
         terms=tuple((losses.term(term), term.every) for term in spec.guidance.losses),
         noise=noise,

@@ -85,7 +85,12 @@ class Renderer:
                     resume=checkpoint.snapshot if checkpoint else None,
                 )
                 rendered = self._rendered(request, holding, trace, save)
-        timings = {"model": loaded - began, **rendered.timings, "total": time.monotonic() - began}
+        timings = {
+            "queued": claim.waited,
+            "model": loaded - began,
+            **rendered.timings,
+            "total": time.monotonic() - began,
+        }
         image = Artifact("image.png", "image/png", encode_png(rendered.pixels, spec, used))
         dtype = str(model.dtype).removeprefix("torch.")
         return Finished(spec, used, dtype, rendered.warnings, timings, (image, *trace.files()), rendered.report)

@@ -28,7 +28,7 @@ FETCHING_CODE = ("auto_map", "attn_implementation", "_attn_implementation", "qua
 ADAPTER = "adapter_config.json"
 _PIPELINES = ("StableDiffusionPipeline", "StableDiffusionXLPipeline")
 _ADDED = ("addition_embed_type", "class_embed_type", "time_cond_proj_dim")
-_OF_LATENTS = ("latents_mean", "latents_std", "shift_factor")
+_OF_LATENTS = ("latents_mean", "latents_std")
 """Of an autoencoder: what its latents are shifted and scaled by besides its `scaling_factor`."""
 _LIBRARIES: Sequence[list[str | None]] = ([], [None], ["diffusers"], ["transformers"], ["stable_diffusion"])
 

@@ -49,6 +49,7 @@ def test_a_claim_carries_the_spec_and_a_new_attempt(ledger: Ledger) -> None:
     ledger.create(BATCH, [job()])
 
     first = claimed(ledger, "w1")
+    assert 0 <= first.waited < 60, "seconds, since it was submitted"
     ledger.release(first, "w1")
     second = claimed(ledger, "w2")
 

@@ -75,8 +75,9 @@ def told(of: JobSpec) -> dict[str, Any]:
     """What a result says beyond what every result does."""
     prompts = [("prompt", prompt.text, prompt.weight) for prompt in of.conditioning.prompts]
     return {
-        "queued": 0.4,
-        "timings": {"model": 0.2, "text": 0.1, "render": 1.5, "decode": 0.3, "total": 2.4},
+        "timings": {
+            **{"queued": 0.4, "model": 0.2, "text": 0.1, "render": 1.5, "decode": 0.3, "total": 2.4, "publish": 0.2},
+        },
         "prompts": [
             {
                 "role": role,

@@ -26,7 +26,7 @@ def test_a_job_is_claimed_rendered_delivered_and_finished(farm: FakeFarm, worker
     assert status.result == keys.attempt_result(job, 1)
     result = read_result(farm.storage, status.result)
     assert set(result.objects) == {"image.png", "trace.jsonl"}
-    assert {"model", "render", "decode", "total"} <= result.timings.keys()
+    assert {"queued", "model", "render", "decode", "total", "publish"} <= result.timings.keys()
     picture = farm.storage.get(result.objects["image.png"].key)
     assert hashlib.sha256(picture).hexdigest() == result.objects["image.png"].sha256
     assert Image.open(io.BytesIO(picture)).getpixel((0, 0)) == COLOUR
