@@ -153,6 +153,25 @@ def test_a_pickled_model_is_told_for_what_it_is(tmp_path: Path) -> None:
         plan.FarmPlan(tmp_path, 1, (f"old={file}",))
 
 
+@pytest.mark.parametrize(
+    ("source", "message"),
+    [
+        ("#vea=x", r"has the option 'vea', .*did you mean 'vae'"),
+        ("#vae=/nowhere/x.safetensors", r"'one' comes from /nowhere/x\.safetensors, which does not exist"),
+        ("#vae=old.ckpt", r"comes from old\.ckpt, which is pickled"),
+        ("#prediction", r"says nothing with 'prediction'"),
+    ],
+)
+def test_options_of_a_source_are_told_before_a_worker_starts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, source: str, message: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for file in ("one.safetensors", "old.ckpt"):
+        (tmp_path / file).touch()
+    with pytest.raises(InvalidInput, match=f"--model: .*{message}"):
+        plan.FarmPlan(tmp_path, 1, (f"one=one.safetensors{source}",))
+
+
 def test_the_models_known_by_name_are_those_of_the_worker() -> None:
     assert set(keys.BUILT_IN_MODELS) == set(registry.BUILT_IN)
 

@@ -17,7 +17,7 @@ from pathlib import Path
 from farm.errors import ModelUnavailable
 from worker.models import kinds
 from worker.models.original import Original, read_original
-from worker.models.prediction import of_second_generation
+from worker.models.prediction import by_its_weights, said_by
 from worker.models.registry import Options, SingleFile
 
 _log = logging.getLogger(__name__)
@@ -59,17 +59,16 @@ def configuration(name: str, source: SingleFile) -> Iterator[Path]:
 def _told(name: str, original: Original, options: Options) -> str:
     """Which of the folders that come along a checkpoint belongs to."""
     found = kinds.architecture(name, original.path, original.shapes)
-    if found != "sd2":
-        _log.info("the model '%s' is %s", name, kinds.TITLES[found])
-        return found
-    predicts = of_second_generation(original, options)
-    _log.info(
-        "the model '%s' is %s, and taken to predict %s; #prediction=v or #prediction=epsilon says which",
-        name,
-        kinds.TITLES[found],
-        predicts,
-    )
-    return _PREDICTS_V if predicts == "v_prediction" else found
+    title, predicts = kinds.TITLES[found], options.predicts or said_by(original).predicts
+    if found == "sd2" and predicts is None:
+        predicts = by_its_weights(original)
+        told = (
+            "the model '%s' is %s, and by its weights predicts %s; #prediction=v or #prediction=epsilon says otherwise"
+        )
+        _log.info(told, name, title, predicts)
+    else:
+        _log.info("the model '%s' is %s, and predicts %s", name, title, predicts or "epsilon")
+    return _PREDICTS_V if (found, predicts) == ("sd2", "v_prediction") else found
 
 
 def _no_room(name: str, error: OSError) -> ModelUnavailable:

@@ -9,9 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from farm.errors import ModelError
+from worker.diffusion.solvers import Prediction
 from worker.models import kinds
 from worker.models.original import Original
-from worker.models.registry import Options, Predicts
+from worker.models.registry import Options
 
 _log = logging.getLogger(__name__)
 
@@ -19,7 +20,7 @@ _V_PREDICTION, _ZERO_SNR = "v_pred", "ztsnr"
 """Tensors, empty by custom, that mark v-prediction and a signal-to-noise ratio of zero at the last timestep."""
 _SAID = "modelspec.prediction_type"
 """What programs that train models note in a file's metadata (https://github.com/Stability-AI/ModelSpec)."""
-_WORDS: Mapping[str, Predicts] = {"v": "v_prediction", "v_prediction": "v_prediction", "epsilon": "epsilon"}
+_WORDS: Mapping[str, Prediction] = {"v": "v_prediction", "v_prediction": "v_prediction", "epsilon": "epsilon"}
 
 TELLING = kinds.UNET + "output_blocks.11.1.transformer_blocks.0.norm1.bias"
 _MOST_SPREAD_OF_EPSILON = 0.09
@@ -31,7 +32,7 @@ which ComfyUI tells them (`comfy/supported_models.py`)."""
 class Said:
     """What a file says of itself; None and False: nothing."""
 
-    predicts: Predicts | None = None
+    predicts: Prediction | None = None
     zero_snr: bool = False
 
 
@@ -40,16 +41,12 @@ NOTHING = Said()
 
 def said_by(original: Original) -> Said:
     """What a file says by its marks or its metadata."""
-    marked: Predicts | None = "v_prediction" if _V_PREDICTION in original.shapes else None
+    marked: Prediction | None = "v_prediction" if _V_PREDICTION in original.shapes else None
     return Said(marked or _WORDS.get(original.metadata.get(_SAID, "")), _ZERO_SNR in original.shapes)
 
 
-def of_second_generation(original: Original, options: Options) -> Predicts:
-    """Of Stable Diffusion 2, which comes in both kinds: as whoever names it says, as the file says, or as its weights
-    tell, which can be wrong."""
-    given = options.predicts or said_by(original).predicts
-    if given is not None:
-        return given
+def by_its_weights(original: Original) -> Prediction:
+    """What a checkpoint of Stable Diffusion 2 predicts, which comes in both kinds. It can be wrong."""
     varies = TELLING in original.shapes and original.weights([TELLING])[TELLING].float().std(correction=0).item()
     return "v_prediction" if varies > _MOST_SPREAD_OF_EPSILON else "epsilon"
 

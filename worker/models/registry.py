@@ -17,11 +17,11 @@ import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
 from farm import sources
 from farm.errors import InvalidInput, ModelError
 from farm.keys import PICKLED_WEIGHTS, WEIGHTS, model_name
+from worker.diffusion.solvers import Prediction
 from worker.models.disguises import CONVERT
 
 HUB_CONFIG_FILES = (
@@ -49,10 +49,7 @@ _BUCKET = re.compile(r"s3://[^/\s]+/[^\s]+")
 _HUB = re.compile(r"(?P<repository>\w[\w.-]*/\w[\w.-]*)(@(?P<revision>[\w./-]+))?")
 
 
-Predicts = Literal["epsilon", "v_prediction"]
-"""What a UNet says of its noisy latents, in the words of a scheduler's configuration: the noise in them, or v."""
-
-_PREDICTS: Mapping[str, Predicts] = {"epsilon": "epsilon", "v": "v_prediction"}
+_PREDICTS: Mapping[str, Prediction] = {"epsilon": "epsilon", "v": "v_prediction"}
 
 
 @dataclass(frozen=True)
@@ -61,7 +58,7 @@ class Options:
     whether it was trained to begin at a signal-to-noise ratio of zero."""
 
     vae: Path | None = None
-    predicts: Predicts | None = None
+    predicts: Prediction | None = None
     zero_snr: bool = False
 
     def written(self) -> dict[str, str]:
