@@ -54,7 +54,9 @@ class Autoencoder:
     def _refusing(self) -> Iterator[None]:
         try:
             yield
-        except ValueError as error:
+        except ModelError:
+            raise
+        except Exception as error:  # what the libraries make of files that are not as they should be
             raise ModelError(
                 f"the autoencoder {self.path} cannot be loaded: {first_line(error)}",
                 hint="use one that was made for this kind of model; those of Stable Diffusion 3 and Flux are others",

@@ -45,6 +45,7 @@ HUB_CONFIG_FILES = (
 """How a hub model is put together. Besides these only the weights that are loaded are downloaded: no pickled ones, none
 in a second precision, and no safety checker."""
 
+_QUANTISED = ".gguf"
 _BUCKET = re.compile(r"s3://[^/\s]+/[^\s]+")
 _HUB = re.compile(r"(?P<repository>\w[\w.-]*/\w[\w.-]*)(@(?P<revision>[\w./-]+))?")
 
@@ -199,6 +200,12 @@ def parse_source(text: str) -> Source:
             hint="download the file or folder and name that; a model of the hub is OWNER/NAME@REVISION",
         )
     _check_not_pickled(where)
+    if where.lower().endswith(_QUANTISED):
+        raise InvalidInput(
+            f"'{where}' is quantised, and such files are not loaded",
+            field="model",
+            hint="use the model's .safetensors file",
+        )
     if where and not where.startswith("hub:") and _path(where).is_dir():
         return LocalDirectory(_path(where).resolve(), options)
     return _hub(where, options)

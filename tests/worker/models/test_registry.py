@@ -93,6 +93,7 @@ MALFORMED = {
     "https://example.org/mine.safetensors": "is an address, from which no model is downloaded .*download the file",
     "file:///models/mine": "is an address",
     "s3://bucket/mine.SafeTensors": "is one file, and in a bucket a model is a folder .*download the file",
+    "flux.gguf": r"'flux\.gguf' is quantised, .*use the model's \.safetensors file",
     "./not-there": "is not a model source .*an existing directory",
     "NONE.SAFETENSORS": r"there is no file .*NONE\.SAFETENSORS",
     "~nobody-at-all/x": "'~nobody-at-all/x' is in the home of somebody who is not known here",

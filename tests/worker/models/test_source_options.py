@@ -123,6 +123,10 @@ WRONG: dict[str, tuple[Callable[[Path], Named], str]] = {
         lambda model: {**of_the_original(model), "decoder.conv_in.weight": torch.zeros(16, 16, 3, 3)},
         r"decoder\.conv_in\.weight of the autoencoder is 16×16×3×3, but by its configuration 16×4×3×3 .*are others",
     ),
+    "an attention of another rank": (
+        lambda model: {**of_the_original(model), "encoder.mid.attn_1.q.weight": torch.zeros(4)},
+        "cannot be loaded: ",
+    ),
     "half of one": (
         lambda model: {key: value for key, value in of_diffusers(model).items() if not key.startswith("encoder.")},
         r"cannot be loaded: it lacks \d+ weights of the autoencoder, such as encoder\.",

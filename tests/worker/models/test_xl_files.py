@@ -16,7 +16,7 @@ from tests.tiny import build_tiny_xl
 from tests.worker.diffusion.loop import Job, distance, render, render_by_diffusers
 from tests.worker.models.original_layout import write_original_checkpoint
 from worker.models.components import Components, read_checkpoint, read_directory
-from worker.models.device import place
+from worker.models.device import Placement, place
 from worker.models.loader import ModelLoader
 from worker.models.registry import LocalDirectory, SingleFile
 
@@ -63,6 +63,24 @@ def test_diffusers_reads_the_same_of_a_checkpoint(built: Path, checkpoint: Path)
         assert module.state_dict().keys() == expected.keys()
         for key, value in module.state_dict().items():
             assert torch.equal(value, expected[key]), f"{part}.{key}"
+
+
+def test_no_weights_are_drawn_and_none_stay_in_the_file(built: Path, checkpoint: Path, tmp_path: Path) -> None:
+    """They are made at once in the precision in which they compute, and are the model's own."""
+    half = Placement(torch.device("cpu"), torch.bfloat16, torch.float32, False, False)
+    file = tmp_path / "xl.safetensors"
+    save_file({key: value.to(torch.bfloat16) for key, value in load_file(checkpoint).items()}, file)
+    before = torch.get_rng_state()
+    parts = read_checkpoint("xl", file, built, half)
+    assert torch.equal(torch.get_rng_state(), before)
+    for part, module in parts.modules.items():
+        expected = torch.float32 if part == "vae" else torch.bfloat16
+        assert {weight.dtype for weight in module.parameters()} == {expected}
+    weights = {key: value.clone() for key, value in parts.unet.state_dict().items()}
+    with file.open("r+b") as opened:
+        opened.seek(-file.stat().st_size // 2, 2)
+        opened.write(b"\xff" * (file.stat().st_size // 2))
+    assert all(torch.equal(value, weights[key]) for key, value in parts.unet.state_dict().items())
 
 
 def turned(weights: dict[str, Tensor]) -> dict[str, Tensor]:
