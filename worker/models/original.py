@@ -57,20 +57,16 @@ class Original:
     def check(self, name: str, part: str, module: Any) -> None:
         """Raise `ModelError` if the model `name` needs a part that the file has not, and `ValueError` if weights of it
         are missing or of other shapes. The module may be without any."""
-        if self._prefix(part) is None:
-            hint = (
-                f"name one: {name}={self.path}#vae=FILE"
-                if part == "vae"
-                else f"save it again with its {_TITLES[part]} in it"
-            )
-            raise ModelError(f"{self.path} has no {_TITLES[part]}", hint=hint)
-        check(part, module, self._converted(part, module, as_meta(self.shapes)))
+        keys = self._keys(part)
+        if not keys:
+            title, vae = _TITLES[part], f"name one: {name}={self.path}#vae=FILE"
+            hint = vae if part == "vae" else f"save it again with its {title} in it"
+            raise ModelError(f"{self.path} has no {title}", hint=hint)
+        check(part, module, self._converted(part, module, as_meta({key: self.shapes[key] for key in keys})))
 
     def fill(self, part: str, module: Any, dtype: torch.dtype) -> None:
         """Give a component its weights, in a precision. Raises `ValueError` as `check`."""
-        prefix = self._prefix(part)
-        keys = [key for key in self.shapes if prefix is not None and key.startswith(prefix)]
-        fill(part, module, self._converted(part, module, self.weights(keys)), dtype)
+        fill(part, module, self._converted(part, module, self.weights(self._keys(part))), dtype)
 
     def weights(self, keys: Iterable[str]) -> Named:
         """Weights by their first names."""
@@ -78,17 +74,17 @@ class Original:
         read = read_tensors(self.path, stored.values())
         return {key: read[name] for key, name in stored.items()}
 
-    def _prefix(self, part: str) -> str | None:
+    def _prefix(self, part: str) -> str:
         """How a part's names begin here: as most do, for tools leave single weights of other releases behind."""
-        counts = {one: sum(key.startswith(one) for key in self.shapes) for one in _PREFIXES[part]}
-        most = max(counts, key=lambda one: counts[one])
-        return most if counts[most] else None
+        return max(_PREFIXES[part], key=lambda one: sum(key.startswith(one) for key in self.shapes))
+
+    def _keys(self, part: str) -> list[str]:
+        prefix = self._prefix(part)
+        return [key for key in self.shapes if key.startswith(prefix)]
 
     def _converted(self, part: str, module: Any, weights: Named) -> Named:
-        prefix = self._prefix(part) or ""
-        found = {key: value for key, value in weights.items() if key.startswith(prefix)}
         try:
-            return _CONVERSIONS[part](found, prefix, module)
+            return _CONVERSIONS[part](weights, self._prefix(part), module)
         except KeyError as error:
             raise ValueError(f"it lacks weights of the {part}, such as {error.args[0]}") from error
 

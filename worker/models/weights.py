@@ -33,6 +33,8 @@ STEMS = {
 _MARKS = ("", ".fp16")
 _SHARD = re.compile(r"\w[\w.-]*\.safetensors")
 _MAX_SHARDS = 1_000
+_MAX_WEIGHTS = 50_000
+"""SDXL's checkpoints name 2,515, and some 4,200 with averages."""
 _MAX_INDEX_BYTES = 16 * 2**20
 
 Shapes = Mapping[str, tuple[int, ...]]
@@ -108,10 +110,14 @@ def find(name: str, directory: Path, stem: str) -> Weights:
 
 
 def read_shapes(path: Path) -> Shapes:
-    """The shapes of all weights in a file. Raises `ModelError` saying what it is instead of safetensors."""
+    """The shapes of all weights in a file. Raises `ModelError` saying what it is instead of safetensors, or that it
+    names more weights than any model has."""
     try:
         with safe_open(path, framework="pt") as file:
-            return {key: tuple(file.get_slice(key).get_shape()) for key in file.keys()}  # noqa: SIM118  # no mapping
+            keys = file.keys()
+            if len(keys) > _MAX_WEIGHTS:
+                raise ValueError(f"it names {len(keys):,} weights, and no model has more than {_MAX_WEIGHTS:,}")
+            return {key: tuple(file.get_slice(key).get_shape()) for key in keys}
     except Exception as error:  # SafetensorError is a plain Exception, and there are others
         raise unreadable(path, error) from error
 

@@ -219,6 +219,9 @@ def test_a_header_that_names_more_than_there_is_takes_no_memory(built: Path, tmp
         file.write_bytes(len(header).to_bytes(8, "little") + header)
         with pytest.raises(ModelError, match=r"bomb\.safetensors cannot be loaded: "):
             read_checkpoint("one", file, built, place("cpu"))
+    save_file({str(number): torch.empty(0) for number in range(50_001)}, file)
+    with pytest.raises(ModelError, match="it names 50,001 weights, and no model has more than 50,000"):
+        read_checkpoint("one", file, built, place("cpu"))
     file.write_bytes((2**40).to_bytes(8, "little") + b"{}")
     with pytest.raises(ModelError, match=r"bomb\.safetensors cannot be loaded: it is cut short or damaged"):
         read_checkpoint("one", file, built, place("cpu"))
