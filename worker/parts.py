@@ -26,6 +26,7 @@ from worker.engine.rows import CAREFUL_CPU_ROWS, ROWS
 from worker.engine.watchdog import Watchdog
 from worker.host.crash_report import CrashReport
 from worker.host.home import settle_home
+from worker.job.answer import Answerer
 from worker.job.claims import Claims
 from worker.job.deliver import Delivery
 from worker.job.failure import Failures
@@ -198,6 +199,20 @@ class Parts:
         )
 
     @cached_property
+    def _answerer(self) -> Answerer:
+        return Answerer(
+            worker=self.id,
+            engine=self._engine,
+            models=self._pool,
+            limits=self._options.limits,
+            losses=self._losses,
+            storage=self._storage,
+            retrier=self._retrier,
+            leaving=self._leaving,
+            free=(lambda: None) if self._options.deterministic else partial(free_bytes, self._placement.device),
+        )
+
+    @cached_property
     def _failures(self) -> Failures:
         return Failures(
             worker=self.id,
@@ -218,6 +233,7 @@ class Parts:
             claims=self._claims,
             keeper=self._keeper,
             renderer=self._renderer,
+            answerer=self._answerer,
             delivery=Delivery(self.id, self._ledger, publisher, self._spool, self._retrier),
             promoter=self._promoter,
             leftovers=self._leftovers,

@@ -44,6 +44,7 @@ def _table(result: JobResult) -> dict[str, str]:
 def _words(conditioning: Conditioning) -> list[tuple[str, str]]:
     prompts, several = conditioning.prompts, len(conditioning.prompts) > 1
     rows = [("prompt", f"{one.text} × {one.weight:g}" if several else one.text) for one in prompts]
+    rows += [("mixed", "along the arc")] if conditioning.path == "spherical" else []
     return [*rows, *([("negative", conditioning.negative)] if conditioning.negative else [])]
 
 

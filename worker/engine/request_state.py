@@ -209,7 +209,7 @@ def prepare(request: RenderRequest, losses: Losses, arrival: int, future: Future
     steps = plan(read_schedule(model.scheduler_config, spec.sampler, spec.steps), spec.start.step)
     noise = NoiseStream(spec.seed)
     with torch.no_grad():
-        prompts = model.prompts.mix(spec.conditioning.prompts)
+        prompts = model.prompts.mix(spec.conditioning.prompts, spec.conditioning.path)
         negative = model.prompts.encode_negative(spec.conditioning.negative)
         x = _first_latents(request, steps, noise)
     guided, size = needs_unconditional(spec.guidance.scale), Size(spec.width, spec.height)

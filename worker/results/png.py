@@ -14,6 +14,8 @@ import io
 import json
 import re
 
+import numpy as np
+from numpy.typing import NDArray
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
@@ -35,8 +37,20 @@ def encode_png(pixels: Pixels, spec: ResolvedSpec, model: ModelUsed) -> bytes:
     info = PngInfo()
     info.add_text("parameters", parameters_text(spec, model))
     info.add_itxt(SPEC_KEY, spec.to_json())
+    return encode_plain_png(pixels, info)
+
+
+def encode_study_png(pixels: Pixels, spec: ResolvedSpec) -> bytes:
+    """A PNG of what a study made, with the spec alone: no other tool could make it again."""
+    info = PngInfo()
+    info.add_itxt(SPEC_KEY, spec.to_json())
+    return encode_plain_png(pixels, info)
+
+
+def encode_plain_png(pixels: NDArray[np.uint8], info: PngInfo | None = None) -> bytes:
+    """A PNG of pixels [height, width, 3], or of grey ones [height, width]."""
     file = io.BytesIO()
-    Image.fromarray(pixels, mode="RGB").save(file, "PNG", pnginfo=info, compress_level=6)
+    Image.fromarray(pixels).save(file, "PNG", pnginfo=info, compress_level=6)
     return file.getvalue()
 
 
@@ -84,6 +98,8 @@ def _settings(spec: ResolvedSpec, model: ModelUsed) -> dict[str, str]:
     }
     if spec.start.image is not None:
         settings["Denoising strength"] = f"{spec.steps_to_do / spec.steps:.4g}"
+    if spec.conditioning.path == "spherical":
+        settings["Mix path"] = spec.conditioning.path
     if spec.guidance.losses:
         settings["Losses"] = "; ".join(f"{loss.name} ×{loss.scale:g}" for loss in spec.guidance.losses)
     return settings

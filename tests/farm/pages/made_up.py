@@ -21,7 +21,10 @@ from tests.ledgers import BATCH
 JOB = f"{BATCH}-0000"
 SIDE = 64
 LEFT_OUT = object()
-KINDS = {"png": "image/png", "jpeg": "image/jpeg", "jsonl": "application/jsonl", "mp4": "video/mp4"}
+KINDS = {
+    **{"png": "image/png", "jpeg": "image/jpeg", "mp4": "video/mp4"},
+    **{"jsonl": "application/jsonl", "json": "application/json"},
+}
 
 
 def spec(*, steps: int = 12, start: int = 0, level: str = "frames", **fields: Any) -> JobSpec:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
-from concurrent.futures import wait
+from concurrent.futures import Future, wait
 from dataclasses import replace
 from typing import Any
 
@@ -17,6 +17,7 @@ from tests.worker.engine.conftest import spec_of
 from worker.diffusion.losses import load_losses
 from worker.engine.engine import Engine
 from worker.engine.request import Cancelled, Pixels, RenderRequest, SilentObserver, StepRecord, resolve
+from worker.engine.request_state import prepare
 from worker.models.model import LoadedModel
 
 Make = Callable[..., RenderRequest]
@@ -402,3 +403,22 @@ def _with_room_for_one_row(model: LoadedModel, sizes: list[int]) -> LoadedModel:
         return model.unet(rows, *arguments, **keywords)
 
     return with_unet(model, only_one_row)
+
+
+def test_a_mix_along_the_arc_has_another_conditioning_with_the_same_ends(
+    request_for: Callable[..., RenderRequest],
+) -> None:
+    def apart(share: float) -> float:
+        straight, arc = (
+            prepare(
+                request_for(path, mode="mix", prompt=["a cat", "a red apple"], mix=share, path=path),
+                load_losses(),
+                0,
+                Future(),
+            ).conditional.text
+            for path in ("linear", "spherical")
+        )
+        return float((straight - arc).abs().max())
+
+    assert apart(0.5) > 1e-3
+    assert apart(1) < 1e-6
