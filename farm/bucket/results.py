@@ -32,7 +32,8 @@ class ResultObject(BaseModel):
 
 
 class ModelUsed(BaseModel):
-    """Which weights made the picture. `sha256` is that of a single file, where the weights are one."""
+    """Which weights made the picture. `sha256` is that of a single file, where the weights are one; `vae` names the
+    file whose autoencoder took the place of the model's own, if one did."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -40,6 +41,8 @@ class ModelUsed(BaseModel):
     source: str
     revision: str | None
     sha256: str | None = None
+    vae: str | None = None
+    vae_sha256: str | None = None
 
 
 class JobResult(RenderReport):

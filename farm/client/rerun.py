@@ -156,5 +156,6 @@ def _versions(then: Made, now: Made) -> dict[str, tuple[str, str]]:
 
 
 def _made_by(result: JobResult) -> dict[str, str]:
-    model = " ".join(filter(None, (result.model.source, result.model.revision, result.model.sha256)))
+    used = result.model
+    model = " ".join(filter(None, (used.source, used.revision, used.sha256, used.vae_sha256)))
     return {**result.versions, "model": model, "device": result.device, "precision": result.dtype}

@@ -78,5 +78,6 @@ def made(result: JobResult) -> list[tuple[str, str]]:
     weights = [("weights", result.model.source)]
     weights += [("revision", result.model.revision)] if result.model.revision else []
     weights += [("SHA-256", result.model.sha256)] if result.model.sha256 else []
+    weights += [("autoencoder", result.model.vae)] if result.model.vae else []
     versions = sorted(result.versions.items())
     return [("device", result.device), ("numbers", result.dtype), *weights, *versions]

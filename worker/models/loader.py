@@ -6,8 +6,10 @@ import hashlib
 import logging
 import shutil
 import tempfile
-from collections.abc import Callable, Mapping
+import threading
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -22,23 +24,25 @@ from worker.diffusion.cross_attention import cache_cross_attention
 from worker.diffusion.preview import PreviewMap, fit_preview_map, read_preview_map
 from worker.diffusion.prompts import PromptEncoder
 from worker.models import layout
+from worker.models.architecture import configuration
+from worker.models.autoencoder import read_autoencoder
 from worker.models.components import Components, read_checkpoint, read_directory
 from worker.models.cuda_graphs import with_graphs
 from worker.models.device import Placement
 from worker.models.disguises import first_line
-from worker.models.hub import download, download_configuration
-from worker.models.kinds import check_kind
+from worker.models.hub import download
 from worker.models.memory_profile import memory_profile
 from worker.models.model import LoadedModel, UNetForward
-from worker.models.registry import STABLE_DIFFUSION_1_4, Bucket, Hub, LocalDirectory, SingleFile, Source
+from worker.models.registry import Bucket, Hub, LocalDirectory, SingleFile, Source
 from worker.models.torchscript import recorded
-from worker.models.weights import read_shapes
 
 _log = logging.getLogger(__name__)
 
 FetchPrefix = Callable[[str, Path], None]
 """Downloads every object below an `s3://BUCKET/PREFIX` into a directory. Raises `StorageError`."""
 
+
+_READ_AT_ONCE = 2**20  # bytes
 
 Compile = Callable[[LoadedModel], UNetForward | None]
 
@@ -61,7 +65,12 @@ class ModelLoader:
         Raises `ModelError` saying what is wrong with it and what to try.
         """
         torch.set_num_threads(self._cores)  # a new thread has what a forward running now has set
+        if vae := source.options.vae:
+            read_autoencoder(vae)  # before anything is downloaded
         model = self._loaded(name, source)
+        if vae:
+            with _reading_sha256(vae) as sha256:
+                model = replace(model, vae_file=vae.name, vae_sha256=sha256())
         try:
             model = replace(model, memory=memory_profile(model), recorded=recorded(model, self._cores))
         except (RuntimeError, MemoryError) as error:
@@ -79,26 +88,21 @@ class ModelLoader:
                 return self._from_directory(name, source, directory, revision=revision)
             case Bucket(url):
                 return self._from_bucket(name, source, url)
-            case SingleFile(path, config):
-                check_kind(path, read_shapes(path))  # before a hub is asked how to put it together
-                config = config or download_configuration(
-                    STABLE_DIFFUSION_1_4, instead=f"{name}={path}#config=DIRECTORY"
-                )
-                with ThreadPoolExecutor(1) as pool:  # as long as its weights are read and converted
-                    sha256 = pool.submit(_sha256_of, path)
-                    model = self._settle(name, source, read_checkpoint(name, path, config), config)
-                    return replace(model, sha256=sha256.result())
+            case SingleFile(path, _, options):
+                with configuration(name, source) as config, _reading_sha256(path) as sha256:
+                    parts = read_checkpoint(name, path, config, self._placement, options)
+                    return replace(self._settle(name, source, parts, config), sha256=sha256())
 
     def _from_directory(
         self, name: str, source: Source, directory: Path, *, revision: str | None = None
     ) -> LoadedModel:
-        components = read_directory(name, directory, self._placement)
+        components = read_directory(name, directory, self._placement, source.options)
         return self._settle(name, source, components, directory, revision=revision)
 
-    def _from_bucket(self, name: str, source: Source, url: str) -> LoadedModel:
+    def _from_bucket(self, name: str, source: Bucket, url: str) -> LoadedModel:
         directory = self._fetched(name, url)
         try:
-            components = read_directory(name, directory, self._placement)
+            components = read_directory(name, directory, self._placement, source.options)
         except ModelError:  # it may have been fetched while it was being uploaded
             shutil.rmtree(directory, ignore_errors=True)
             raise
@@ -221,9 +225,25 @@ def _check_finite(name: str, component: str, module: torch.nn.Module) -> None:
             )
 
 
-def _sha256_of(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+@contextmanager
+def _reading_sha256(path: Path) -> Iterator[Callable[[], str]]:
+    """The digest of a file that is read meanwhile, for whoever asks before that is over: it is not read to its end for
+    a model that cannot be loaded."""
+    stop = threading.Event()
+
+    def digest() -> str:
+        found = hashlib.sha256()
+        with path.open("rb") as file:
+            while not stop.is_set() and (data := file.read(_READ_AT_ONCE)):
+                found.update(data)
+        return found.hexdigest()
+
+    with ThreadPoolExecutor(1) as pool:
+        result = pool.submit(digest)
+        try:
+            yield result.result
+        finally:
+            stop.set()
 
 
 def _bytes_of(module: torch.nn.Module) -> int:

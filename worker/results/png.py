@@ -26,8 +26,8 @@ from farm.pictures.provenance import SPEC_KEY
 from worker.diffusion import samplers
 from worker.engine.request import Pixels
 
-_MODEL_HASH = 10
-"""Digits of a checkpoint's SHA-256 by which A1111 and the sites where models are shared know it."""
+_HASH = 10
+"""Digits of a file's SHA-256 by which A1111 and the sites where models are shared know it."""
 _CONTROL_CHARACTERS = re.compile(r"[\x00-\x09\x0b-\x1f\x7f-\x9f]")  # all but the ends of lines
 _BEFORE_STEPS = re.compile(r"\n *(?=Steps:)")
 
@@ -90,8 +90,10 @@ def _settings(spec: ResolvedSpec, model: ModelUsed) -> dict[str, str]:
         "CFG scale": f"{spec.guidance.scale:g}",
         "Seed": str(spec.seed),
         "Size": f"{spec.width}x{spec.height}",
-        **({"Model hash": model.sha256[:_MODEL_HASH]} if model.sha256 else {}),
+        **({"Model hash": model.sha256[:_HASH]} if model.sha256 else {}),
         "Model": model.name,
+        **({"VAE hash": model.vae_sha256[:_HASH]} if model.vae_sha256 else {}),
+        **({"VAE": model.vae} if model.vae else {}),
         "RNG": "CPU",  # readers take the noise for a GPU's unless told
     }
     if spec.start.image is not None:

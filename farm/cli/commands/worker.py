@@ -29,6 +29,7 @@ _COUNT_TIMEOUT_SECONDS = 120.0
       farm worker
       farm worker --device cuda:1 --slots 16
       farm worker --model sd14 --model mine=/models/mine.safetensors
+      farm worker --model xl=/models/xl.safetensors#vae=/models/vae.safetensors
       farm worker --model base=stabilityai/stable-diffusion-2-1-base@main
     """
 )
@@ -68,6 +69,8 @@ def worker(
     """Render on this machine: take jobs off the farm's queues until Ctrl-C.
 
     SOURCE is a hub id (with @revision), a folder in diffusers' layout, a .safetensors checkpoint or an s3:// prefix.
+    Options may follow it: #vae=FILE for another autoencoder, #prediction=v or #prediction=epsilon, #ztsnr, and for a
+    checkpoint #config=DIRECTORY.
     """
     check_installed()
     options = [argument for model in models for argument in ("--model", model)]

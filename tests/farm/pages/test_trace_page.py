@@ -171,7 +171,7 @@ def test_no_words_of_a_stranger_are_more_than_words() -> None:
         "worker": HOSTILE,
         "versions": {HOSTILE: HOSTILE},
         "warnings": [HOSTILE],
-        "model": {"name": HOSTILE, "source": HOSTILE, "revision": HOSTILE, "sha256": HOSTILE},
+        "model": {"name": HOSTILE, "source": HOSTILE, "revision": HOSTILE, "sha256": HOSTILE, "vae": HOSTILE},
     }
     found = page_of(of=of, **{name: _without_surrogates(value) for name, value in hostile.items()})
     plain = page_of()
