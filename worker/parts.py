@@ -30,6 +30,7 @@ from worker.job.answer import Answerer
 from worker.job.claims import Claims
 from worker.job.deliver import Delivery
 from worker.job.failure import Failures
+from worker.job.lane import StudyLane
 from worker.job.leftovers import Leftovers
 from worker.job.render import Renderer, engine_id
 from worker.job.retry import Retrier
@@ -239,6 +240,10 @@ class Parts:
             leftovers=self._leftovers,
             failures=self._failures,
         )
+
+    @cached_property
+    def _studies(self) -> StudyLane:
+        return StudyLane(self._ledger, self._keeper, self._served, slots=self._slots, work=self._runner.answer)
 
     @cached_property
     def _consumer(self) -> Consumer:

@@ -276,6 +276,12 @@ class FakeLedger(Ledger):
         with self._doing("get"):
             return sum(one.state == "queued" and one.model == model for one in self._records.values())
 
+    def urgent(self, models: Iterable[str], *, limit: int = 10) -> list[str]:
+        with self._doing("get"):
+            waiting = [one for one in self._records.values() if one.state == "queued" and one.new.priority == 9]
+            waiting.sort(key=lambda one: one.turn)
+            return [one.id for model in models for one in [w for w in waiting if w.model == model][:limit]]
+
     # Events
 
     def now(self) -> str:

@@ -19,7 +19,7 @@ from farm.jobs.request import JobRequest
 from farm.jobs.spec import JobSpec, Start
 from farm.jobs.status import JobStatus, Waiting
 from farm.ledger.records import NewJob
-from tests.integration.conftest import Worker
+from tests.integration.conftest import LONG, Worker
 from tests.waiting import eventually
 
 pytestmark = pytest.mark.usefixtures("worker")
@@ -162,14 +162,15 @@ def test_a_study_that_fails_says_why(client: FarmClient) -> None:
 def test_a_study_goes_ahead_of_pictures(
     client: FarmClient, launch: Callable[..., Worker], submit: Callable[..., list[str]], finish: Finish
 ) -> None:
-    """One worker that does one job at a time."""
-    pictures = submit(model="narrow", count=3)
-    client.submit([JobRequest(mode="tokens", prompt="a cat", model="narrow")])
+    """Those that wait and, of a worker whose slots are all taken, those that it is rendering."""
+    waiting = submit(model="narrow", count=2)
+    asked = client.submit([JobRequest(mode="tokens", prompt="a cat", model="narrow")]).jobs[0]
     launch("narrow", "--slots", "1", model="narrow")
+    first, *others = sorted(finish([asked, *waiting]), key=lambda status: status.finished or status.submitted)
+    assert (first.id, first.state, len(others)) == (asked, "done", 2)
 
-    finish(pictures)
-
-    statuses = eventually(lambda: [s for s in client.list(limit=20) if s.model == "narrow" and s.is_over], "all")
-    first = min(statuses, key=lambda status: status.finished or status.submitted)
-    assert (len(statuses), first.prompt, first.priority) == (4, "a cat", 9)
-    assert client.result(first.id).spec.mode == "tokens"
+    [picture] = submit(model="narrow", **LONG)
+    eventually(lambda: client.ledger.get(picture).step > 0, "it is rendering")
+    assert client.ask(JobRequest(mode="tokens", prompt="a cat", model="narrow")).answer.width == 32
+    assert client.ledger.get(picture).state == "running"
+    client.cancel([picture])

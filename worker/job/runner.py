@@ -64,6 +64,15 @@ class JobRunner:
         except LedgerUnavailable as error:
             _log.warning("job %s was not claimed, and will be offered again: %s", job, error)
 
+    def answer(self, job: str) -> None:
+        """Work on a study though there may be no slot for it, unless it is somebody else's by now.
+
+        Raises `Suspect`, `LedgerUnavailable`.
+        """
+        with self.intake.entering() as admitted:
+            if admitted:
+                self._work_on(self.claims.claim(job, only=True), job)
+
     def _run_alone(self, job: str) -> None:
         """Work on a job that may be what brought two workers down, when nothing else can suffer from it."""
         with self.intake.alone(f"job {job} may have crashed two workers, so it is rendered alone") as is_alone:
