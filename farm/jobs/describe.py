@@ -42,10 +42,15 @@ def _parts(spec: JobSpec) -> Sequence[str]:
     said: list[str] = [spec.mode]
     if len(spec.conditioning.prompts) > 1:
         said.append(f"shares {' + '.join(f'{prompt.weight:.3g}' for prompt in spec.conditioning.prompts)}")
-    said += [f"seed {spec.seed}", _steps(spec), spec.sampler]
+    said += [f"seed {spec.seed}", _steps(spec), _sampler(spec)]
     if spec.guidance.scale is not None:
         said.append(f"guidance {spec.guidance.scale:g}")
     return said + [loss.name if loss.scale is None else f"{loss.name} x{loss.scale:g}" for loss in spec.guidance.losses]
+
+
+def _sampler(spec: JobSpec) -> str:
+    said = spec.sampler if spec.schedule == "model" else f"{spec.sampler} {spec.schedule}"
+    return said if spec.eta is None else f"{said} eta {spec.eta:g}"
 
 
 def _steps(spec: JobSpec) -> str:

@@ -26,6 +26,7 @@ from pydantic import (
 from farm.errors import InvalidInput
 from farm.jobs.faults import invalid
 from farm.jobs.losses import BUILTIN, LossDeclaration, find
+from farm.jobs.samplers import SamplerName, ScheduleName, fault
 from farm.jobs.spec import (
     MAX_LOSSES,
     MAX_PROMPTS,
@@ -33,6 +34,7 @@ from farm.jobs.spec import (
     MAX_WEIGHT,
     Conditioning,
     Encode,
+    Eta,
     Every,
     Fit,
     Guidance,
@@ -46,7 +48,6 @@ from farm.jobs.spec import (
     ModelName,
     Priority,
     PromptText,
-    SamplerName,
     Scale,
     Seed,
     Side,
@@ -59,7 +60,16 @@ from farm.jobs.spec import (
     Wire,
     start_step_of_strength,
 )
-from farm.jobs.writing import as_init, as_labels, as_prompts, clean, random_if_asked
+from farm.jobs.writing import (
+    as_init,
+    as_labels,
+    as_prompts,
+    as_sampler,
+    as_schedule,
+    clean,
+    random_if_asked,
+    with_schedule,
+)
 
 DEFAULT_STEPS = 30
 DEFAULT_PRIORITY = 5
@@ -114,7 +124,10 @@ class JobRequest(Asked):
     encode: Encode | None = None
     losses: Annotated[tuple[LossRequest, ...], Field(max_length=MAX_LOSSES)] = ()
     guidance: Scale | None = None
-    sampler: SamplerName = "lms"
+    sampler: Annotated[SamplerName, BeforeValidator(as_sampler)] = "lms"
+    """By any name that A1111 or ComfyUI has for it; `DPM++ 2M Karras` says a schedule as well."""
+    schedule: Annotated[ScheduleName, BeforeValidator(as_schedule)] = "model"
+    eta: Eta | None = None
     steps: Steps = DEFAULT_STEPS
     seed: Annotated[Seed | None, BeforeValidator(random_if_asked)] = None
     count: Annotated[int, Field(ge=1, le=MAX_COUNT)] = 1
@@ -144,6 +157,17 @@ class JobRequest(Asked):
             return cls.model_validate(fields)
         except ValidationError as error:
             raise invalid(error) from error
+
+    @model_validator(mode="before")
+    @classmethod
+    def _sampler_says_its_schedule(cls, fields: Any) -> Any:
+        return with_schedule(fields) if isinstance(fields, dict) else fields
+
+    @model_validator(mode="after")
+    def _sampler_can_do_it(self) -> Self:
+        if (why := fault(self.sampler, self.schedule, self.eta)) is not None:
+            raise why
+        return self
 
     @model_validator(mode="after")
     def _has_what_its_mode_needs(self) -> Self:
@@ -187,6 +211,8 @@ class JobRequest(Asked):
                 start=self._start(init),
                 guidance=Guidance(scale=self.guidance, losses=self._loss_terms(declarations)),
                 sampler=self.sampler,
+                schedule=self.schedule,
+                eta=self.eta,
                 steps=self.steps,
                 seed=first_seed,
                 width=self.width,

@@ -28,6 +28,11 @@ from farm.errors import InvalidInput
 from farm.jobs.faults import invalid
 from farm.jobs.losses import MAX_ARGUMENTS, MAX_SCALE
 from farm.jobs.losses import NAME as LOSS_NAME
+from farm.jobs.samplers import SAMPLERS as SAMPLERS
+from farm.jobs.samplers import SCHEDULES as SCHEDULES
+from farm.jobs.samplers import SamplerName as SamplerName
+from farm.jobs.samplers import ScheduleName as ScheduleName
+from farm.jobs.samplers import fault
 
 MAX_PROMPT_CHARACTERS = 4_000
 MAX_PROMPTS = 16
@@ -40,13 +45,11 @@ MAX_GUIDANCE = 100.0
 MAX_LABELS = 16
 
 Mode = Literal["txt2img", "img2img", "mix", "guided"]
-SamplerName = Literal["lms", "euler", "euler_a", "ddim", "dpmpp_2m"]
 Fit = Literal["crop", "pad", "stretch", "init"]
 Encode = Literal["sample", "mean"]
 TraceLevel = Literal["none", "numbers", "frames", "video"]
 
 MODES: tuple[Mode, ...] = get_args(Mode)
-SAMPLERS: tuple[SamplerName, ...] = get_args(SamplerName)
 FITS: tuple[Fit, ...] = get_args(Fit)
 ENCODINGS: tuple[Encode, ...] = get_args(Encode)
 TRACE_LEVELS: tuple[TraceLevel, ...] = get_args(TraceLevel)
@@ -66,6 +69,7 @@ Side = Annotated[int, Field(ge=MIN_SIDE, le=MAX_SIDE, multiple_of=8)]
 PictureSide = Annotated[int, Field(ge=1, le=2**31)]
 Steps = Annotated[int, Field(ge=1, le=MAX_STEPS)]
 Seed = Annotated[int, Field(ge=0, le=MAX_SEED)]
+Eta = Annotated[float, Field(ge=0, le=1)]
 Scale = Annotated[float, Field(ge=-MAX_GUIDANCE, le=MAX_GUIDANCE)]
 Priority = Annotated[int, Field(ge=0, le=9)]
 LossScale = Annotated[float, Field(ge=-MAX_SCALE, le=MAX_SCALE)]
@@ -173,7 +177,11 @@ class Trace(Wire):
 
 
 class JobSpec(Wire):
-    """One image, completely. `width`, `height` and the guidance scale may be None: the model's own."""
+    """One image, completely. `width`, `height` and the guidance scale may be None: the model's own.
+
+    `schedule` says how noise levels are spaced (`model`: as the model does), and `eta` how much of the noise that its
+    steps may add the sampler adds (None: as much as it does of itself).
+    """
 
     mode: Mode
     model: ModelName
@@ -181,12 +189,27 @@ class JobSpec(Wire):
     start: Start = Start()
     guidance: Guidance = Guidance()
     sampler: SamplerName = "lms"
+    schedule: ScheduleName = "model"
+    eta: Eta | None = None
     steps: Steps
     seed: Seed
     width: Side | None = None
     height: Side | None = None
     trace: Trace = Trace()
     time_limit: TimeLimit | None = None
+
+    @model_validator(mode="after")
+    def _sampler_can_do_it(self) -> Self:
+        if (why := fault(self.sampler, self.schedule, self.eta)) is not None:
+            raise ValueError(str(why))
+        return self
+
+    @model_serializer(mode="wrap")
+    def _as_it_was_before_there_were_schedules(self, serialize: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Most jobs have no use for `schedule` and `eta`, so their specs are what earlier versions read and wrote."""
+        fields: dict[str, Any] = serialize(self)
+        left_out = (("schedule", "model"), ("eta", None))
+        return {name: value for name, value in fields.items() if (name, value) not in left_out}
 
     @model_validator(mode="after")
     def _starts_before_the_end(self) -> Self:
