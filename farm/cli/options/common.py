@@ -38,6 +38,14 @@ def _schedules_completed(_: click.Context, __: click.Parameter, beginning: str) 
     return [CompletionItem(name) for name in SCHEDULES if name.startswith(beginning)]
 
 
+_SAMPLERS = f"The solver: {', '.join(SAMPLERS)}; A1111's and ComfyUI's names too."
+_SCHEDULE = click.option(
+    "--schedule",
+    metavar="NAME",
+    shell_complete=_schedules_completed,
+    help=f"How noise levels are spaced: {', '.join(SCHEDULES)}.  [model]",
+)
+_ETA = click.option("--eta", type=float, help="Noise that steps add, 0 to 1.  [ddim: 0; ancestral and SDE samplers: 1]")
 _COUNT = click.option("--count", type=int, default=1, show_default=True, help="Pictures, with consecutive seeds.")
 _REQUEST = (
     click.option("--negative", metavar="PROMPT", help="What the picture should not show."),
@@ -47,19 +55,9 @@ _REQUEST = (
     _COUNT,
     click.option("--width", type=int, help="Pixels, a multiple of 8 from 64 to 2048.  [default: the model's]"),
     click.option("--height", type=int, help="Pixels, likewise.  [default: the model's]"),
-    click.option(
-        "--sampler",
-        metavar="NAME",
-        shell_complete=_samplers_completed,
-        help=f"The solver: {', '.join(SAMPLERS)}; A1111's and ComfyUI's names too.  [lms]",
-    ),
-    click.option(
-        "--schedule",
-        metavar="NAME",
-        shell_complete=_schedules_completed,
-        help=f"How noise levels are spaced: {', '.join(SCHEDULES)}.  [model]",
-    ),
-    click.option("--eta", type=float, help="Noise that steps add, 0 to 1.  [ddim: 0; ancestral and SDE samplers: 1]"),
+    click.option("--sampler", metavar="NAME", shell_complete=_samplers_completed, help=f"{_SAMPLERS}  [lms]"),
+    _SCHEDULE,
+    _ETA,
     click.option("--model", metavar="NAME", help="The model to use.  [default: $FARM_MODEL, or the only one served]"),
     click.option("--init", type=_FILE, metavar="FILE", help="Start from this PNG, JPEG or WebP picture."),
     click.option("--start-step", type=int, metavar="K", help="With --init: skip the first K steps."),
@@ -128,6 +126,18 @@ _SENDING = (
 def request_options(command: F) -> F:
     """What can be said of one picture, then what to do with the submission."""
     return _decorated(command, (*_REQUEST, *_SENDING))
+
+
+def schedule_options(command: F) -> F:
+    """Which schedules are meant: `--sampler --schedule --eta`, of any number of samplers."""
+    samplers = click.option(
+        "--sampler",
+        metavar="NAME",
+        multiple=True,
+        shell_complete=_samplers_completed,
+        help=f"{_SAMPLERS} Repeatable.  [lms]",
+    )
+    return _decorated(command, (samplers, _SCHEDULE, _ETA))
 
 
 def one_seed_options(command: F) -> F:
