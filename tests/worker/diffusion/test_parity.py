@@ -115,6 +115,18 @@ def test_eta_is_diffusers(any_tiny_model: LoadedModel, eta: float) -> None:
     assert distance(render(any_tiny_model, job), render_by_diffusers(any_tiny_model, job)) < TOLERANCE
 
 
+@of_epsilon
+@pytest.mark.parametrize("steps", [1, 4, 8])
+@pytest.mark.parametrize(("sampler", "schedule"), [("lcm", "model"), ("euler", "trailing")])
+def test_few_steps_without_guidance(
+    any_tiny_model: LoadedModel, sampler: SamplerName, schedule: ScheduleName, steps: int
+) -> None:
+    """As models that were distilled want it."""
+    job = Job(sampler, steps=steps, seed=4, guidance=1.0, schedule=schedule)
+    expected = render_by_diffusers(any_tiny_model, job, **SPACED.get(schedule, {}))
+    assert distance(render(any_tiny_model, job), expected) < TOLERANCE
+
+
 def test_img2img_starts_at_the_step_that_the_client_announces() -> None:
     for steps in (1, 7, 30, 50):
         for strength in (1 / 3, 0.5, 0.75, 1.0):

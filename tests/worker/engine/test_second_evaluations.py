@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future
 from dataclasses import replace
+from itertools import pairwise
 from typing import Any
 
 import pytest
@@ -85,7 +86,7 @@ def test_observers_hear_of_each_step_once(
     schedule = read_schedule(model.scheduler_config, sampler, 6)
     assert [record.sigma for record in hearing.records] == pytest.approx(schedule.sigma_ve[1:].tolist())
     assert [record.timestep for record in hearing.records] == pytest.approx(schedule.timesteps[1:].tolist())
-    for one, following in zip(hearing.records, hearing.records[1:], strict=False):
+    for one, following in pairwise(hearing.records):
         assert following.norms["x"] == pytest.approx(one.norms["x_next"])
     assert [step for step, _ in report.losses["blue"]] == [2, 4]
     assert [list(record.losses) for record in hearing.records] == [[], ["blue"], [], ["blue"], []]
