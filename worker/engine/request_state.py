@@ -65,6 +65,8 @@ class RequestState:
     """Seconds that it took to read the prompts and to encode the picture."""
     position: int = 0
     """Steps done."""
+    evaluated: int = 0
+    """Evaluations done, that of a step under way too."""
     begun: Begun | None = None
     """None between two steps."""
     losses: LossValues = field(default_factory=dict)
@@ -126,7 +128,7 @@ class RequestState:
     @property
     def coefficients(self) -> NDArray[np.float32]:
         """[len(Coefficient)]: the next evaluation's row of the plan."""
-        row: NDArray[np.float32] = self.plan.table[self.plan.first_rows[self.position] + (self.begun is not None)]
+        row: NDArray[np.float32] = self.plan.table[self.evaluated]
         return row
 
     @property
@@ -210,6 +212,7 @@ class RequestState:
             self.begun = None
         else:
             self.begun = Begun(self.x, self.history, self._noise_state, losses)
+        self.evaluated += 1
         self.x, self.history, self._drawn = x, history, None
         return ended
 
@@ -238,6 +241,7 @@ class RequestState:
         self.losses = {name: list(values) for name, values in snapshot.losses.items()}
         self.noise.restore(snapshot.noise)
         self.position = snapshot.position
+        self.evaluated = int(self.plan.first_rows[snapshot.position])
         self.started -= snapshot.seconds
 
 

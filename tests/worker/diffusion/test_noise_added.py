@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from itertools import pairwise
+from typing import Any
 
 import numpy as np
 import pytest
@@ -16,7 +17,7 @@ from worker.diffusion.solvers import Floats, plan
 
 STEPS = 16
 Numbers = Iterator[Floats]
-Reference = Callable[[Floats, Floats, Numbers, Numbers, float], Floats]
+Reference = Callable[[Floats, Floats, Numbers, Numbers, float], Any]
 """x at the end, of sigmas with the final one, x, what the model says, noise and eta."""
 
 
@@ -25,7 +26,7 @@ def down_and_up(sigma: float, to: float, eta: float) -> tuple[float, float]:
     return np.sqrt(to**2 - up**2), up
 
 
-def euler_ancestral(sigmas: Floats, x: Floats, outputs: Numbers, noise: Numbers, eta: float) -> Floats:
+def euler_ancestral(sigmas: Floats, x: Floats, outputs: Numbers, noise: Numbers, eta: float) -> Any:
     for sigma, to in pairwise(sigmas):
         down, up = down_and_up(sigma, to, eta)
         x = x + (down - sigma) * next(outputs)
@@ -33,7 +34,7 @@ def euler_ancestral(sigmas: Floats, x: Floats, outputs: Numbers, noise: Numbers,
     return x
 
 
-def dpm2_ancestral(sigmas: Floats, x: Floats, outputs: Numbers, noise: Numbers, eta: float) -> Floats:
+def dpm2_ancestral(sigmas: Floats, x: Floats, outputs: Numbers, noise: Numbers, eta: float) -> Any:
     for sigma, to in pairwise(sigmas):
         down, up = down_and_up(sigma, to, eta)
         if to == 0:
@@ -46,7 +47,7 @@ def dpm2_ancestral(sigmas: Floats, x: Floats, outputs: Numbers, noise: Numbers, 
     return x
 
 
-def dpmpp_sde(sigmas: Floats, x: Floats, outputs: Numbers, noise: Numbers, eta: float) -> Floats:
+def dpmpp_sde(sigmas: Floats, x: Floats, outputs: Numbers, noise: Numbers, eta: float) -> Any:
     for sigma, to in pairwise(sigmas):
         if to == 0:
             return x - sigma * next(outputs)
@@ -60,7 +61,7 @@ def dpmpp_sde(sigmas: Floats, x: Floats, outputs: Numbers, noise: Numbers, eta: 
     return x
 
 
-def dpmpp_2m_sde(sigmas: Floats, x: Floats, outputs: Numbers, noise: Numbers, eta: float) -> Floats:
+def dpmpp_2m_sde(sigmas: Floats, x: Floats, outputs: Numbers, noise: Numbers, eta: float) -> Any:
     before, h_before = None, 0.0
     for sigma, to in pairwise(sigmas):
         denoised = x - sigma * next(outputs)
@@ -75,7 +76,7 @@ def dpmpp_2m_sde(sigmas: Floats, x: Floats, outputs: Numbers, noise: Numbers, et
     return x
 
 
-def dpmpp_3m_sde(sigmas: Floats, x: Floats, outputs: Numbers, noise: Numbers, eta: float) -> Floats:
+def dpmpp_3m_sde(sigmas: Floats, x: Floats, outputs: Numbers, noise: Numbers, eta: float) -> Any:
     denoised_1, denoised_2, h_1, h_2 = None, None, 0.0, 0.0
     for sigma, to in pairwise(sigmas):
         denoised = x - sigma * next(outputs)
