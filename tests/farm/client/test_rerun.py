@@ -44,6 +44,7 @@ KINDS: dict[str, dict[str, Any]] = {
     "mix of thirds": {"mode": "mix", "prompt": ["a", "b", "c"], "weights": [1, 1, 1]},
     "beyond a mix": {"mode": "mix", "prompt": ["a", "b"], "mix": 1.7},
     "guided": {"mode": "guided", "losses": [{"name": "blue"}], "guidance": -0.5},
+    "of a schedule": {"sampler": "DPM++ 2M SDE Karras", "eta": 0.5},
 }
 
 
