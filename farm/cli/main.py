@@ -56,6 +56,7 @@ SECTIONS = {
         "doctor": LazyCommand("stack:doctor", "Check every part of the farm, and say how to mend it."),
         "recover": LazyCommand("recover:recover", "Rebuild a lost ledger from the bucket."),
         "worker": LazyCommand("worker:worker", "Render on this machine."),
+        "schedule": LazyCommand("schedule:schedule", "Show the noise levels of a sampler's steps."),
         "bench": LazyCommand("bench:bench", "Compare the engine with diffusers on this machine."),
         "workers": LazyCommand("farm:workers", "List the live workers."),
         "models": LazyCommand("farm:models", "List the models that are served or waited for."),

@@ -21,6 +21,7 @@ from farm.pictures.images import MAX_BYTES, InitImage
 from farm.pictures.provenance import spec_in
 
 _MOST_DIFFERENT = 255
+_AS_THEY_ARE = ("sampler", "schedule", "eta", "steps", "seed", "model", "time_limit", "noise_steps")
 
 
 @dataclass(frozen=True)
@@ -137,7 +138,7 @@ def _fields_of(spec: JobSpec) -> dict[str, Any]:
         "guidance": spec.guidance.scale,
         "trace": spec.trace.level,
         "trace_every": spec.trace.every,
-        **{name: getattr(spec, name) for name in ("sampler", "steps", "seed", "model", "time_limit", "noise_steps")},
+        **{name: getattr(spec, name) for name in _AS_THEY_ARE},
     }
     if start.image is not None:
         fields |= {"start_step": start.step, "fit": start.fit, "encode": start.encode}

@@ -8,11 +8,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, JsonValue, StringConstraints, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError, model_validator
 
 from farm.errors import ObjectDamaged
 from farm.jobs.faults import invalid
 from farm.jobs.report import Token
+from farm.jobs.schedule import ScheduleTold
 from farm.jobs.spec import MAX_NOISE_STEPS, MAX_PROMPTS, Encode, Mode, PromptText, SamplerName
 
 MAX_ANSWER_BYTES = 4 * 2**20
@@ -124,10 +125,10 @@ class Roundtrip(Answer):
 
 
 class Schedule(Answer):
-    """What a sampler visits of the model's noise levels: `value` says it, as the worker's version does."""
+    """What a sampler visits of the model's noise levels, and how its steps combine what is at hand."""
 
     study: Literal["schedule"] = "schedule"
-    value: dict[str, JsonValue]
+    value: ScheduleTold
 
 
 _ANSWERS: Mapping[Mode, type[Answer]] = {

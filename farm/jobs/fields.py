@@ -18,6 +18,7 @@ T = TypeVar("T")
 
 NONE = "–"
 MODELS_OWN = "the model's"
+SAMPLERS_OWN = "the sampler's"
 _OTHER_NAMES = {"loss": "losses", "loss_scale": "losses.0.scale", "loss_every": "losses.0.every"}
 _OF_A_LOSS = ("name", "scale", "every", "arguments")
 _INDEX = re.compile(r"[0-9]{1,4}")
@@ -118,6 +119,8 @@ _READ: Mapping[str, Callable[[JobSpec], str]] = {
     "negative": lambda spec: spec.conditioning.negative or NONE,
     "guidance": lambda spec: _or(spec.guidance.scale, MODELS_OWN),
     "sampler": lambda spec: spec.sampler,
+    "schedule": lambda spec: MODELS_OWN if spec.schedule == "model" else spec.schedule,
+    "eta": lambda spec: _or(spec.eta, SAMPLERS_OWN),
     "steps": lambda spec: str(spec.steps),
     "seed": lambda spec: str(spec.seed),
     "start_step": lambda spec: str(spec.start.step),

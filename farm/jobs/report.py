@@ -48,8 +48,8 @@ class PromptRead(BaseModel):
 class ScheduleUsed(BaseModel):
     """Timesteps and noise levels (as σ/α) of all steps, those before a late start too, and how they are spaced.
 
-    `spacing` is `karras`, `exponential` or `beta` for noise levels spaced so, else how diffusers spaces timesteps:
-    `linspace`, `leading` or `trailing`.
+    `spacing` is `karras`, `exponential`, `beta` or `sgm_uniform` for noise levels spaced so, else how diffusers spaces
+    timesteps: `linspace`, `leading` or `trailing`.
     """
 
     model_config = ConfigDict(frozen=True)

@@ -26,6 +26,7 @@ from pydantic import (
 from farm.errors import InvalidInput
 from farm.jobs.faults import invalid
 from farm.jobs.losses import BUILTIN, LossDeclaration, find
+from farm.jobs.samplers import SamplerName, ScheduleName, fault
 from farm.jobs.spec import (
     MAX_LOSSES,
     MAX_NOISE_STEPS,
@@ -36,6 +37,7 @@ from farm.jobs.spec import (
     STUDIES,
     Conditioning,
     Encode,
+    Eta,
     Every,
     Fit,
     Guidance,
@@ -50,7 +52,6 @@ from farm.jobs.spec import (
     ModelName,
     Priority,
     PromptText,
-    SamplerName,
     Scale,
     Seed,
     Side,
@@ -60,11 +61,20 @@ from farm.jobs.spec import (
     Trace,
     TraceLevel,
     WeightedPrompt,
-    Wire,
     reads_no_prompt,
     start_step_of_strength,
 )
-from farm.jobs.writing import as_init, as_labels, as_prompts, clean, random_if_asked
+from farm.jobs.wire import Wire
+from farm.jobs.writing import (
+    as_init,
+    as_labels,
+    as_prompts,
+    as_sampler,
+    as_schedule,
+    clean,
+    random_if_asked,
+    with_schedule,
+)
 
 DEFAULT_STEPS = 30
 DEFAULT_PRIORITY = 5
@@ -76,9 +86,10 @@ _READ_BY_EVERY_STUDY = frozenset(("mode", "model", "priority", "time_limit", "la
 READ_BY: Mapping[Mode, frozenset[str]] = {
     "tokens": _READ_BY_EVERY_STUDY | {"prompt"},
     "similar": _READ_BY_EVERY_STUDY | {"prompt"},
-    "schedule": _READ_BY_EVERY_STUDY | {"sampler", "steps"},
+    "schedule": _READ_BY_EVERY_STUDY | {"sampler", "schedule", "eta", "steps"},
     "roundtrip": _READ_BY_EVERY_STUDY
-    | {"init", "fit", "encode", "width", "height", "noise_steps", "sampler", "steps", "seed", "count"},
+    | {"init", "fit", "encode", "width", "height", "noise_steps"}
+    | {"sampler", "schedule", "eta", "steps", "seed", "count"},
 }
 """The fields of a request that each study has a use for; pictures have one for all but `noise_steps`."""
 
@@ -133,7 +144,10 @@ class JobRequest(Asked):
     encode: Encode | None = None
     losses: Annotated[tuple[LossRequest, ...], Field(max_length=MAX_LOSSES)] = ()
     guidance: Scale | None = None
-    sampler: SamplerName = "lms"
+    sampler: Annotated[SamplerName, BeforeValidator(as_sampler)] = "lms"
+    """By any name that A1111 or ComfyUI has for it; `DPM++ 2M Karras` says a schedule as well."""
+    schedule: Annotated[ScheduleName, BeforeValidator(as_schedule)] = "model"
+    eta: Eta | None = None
     steps: Steps = DEFAULT_STEPS
     seed: Annotated[Seed | None, BeforeValidator(random_if_asked)] = None
     count: Annotated[int, Field(ge=1, le=MAX_COUNT)] = 1
@@ -184,6 +198,17 @@ class JobRequest(Asked):
             return cls.model_validate(fields)
         except ValidationError as error:
             raise invalid(error) from error
+
+    @model_validator(mode="before")
+    @classmethod
+    def _sampler_says_its_schedule(cls, fields: Any) -> Any:
+        return with_schedule(fields) if isinstance(fields, dict) else fields
+
+    @model_validator(mode="after")
+    def _sampler_can_do_it(self) -> Self:
+        if (why := fault(self.sampler, self.schedule, self.eta)) is not None:
+            raise why
+        return self
 
     @model_validator(mode="after")
     def _has_what_its_mode_needs(self) -> Self:
@@ -237,6 +262,8 @@ class JobRequest(Asked):
                 start=self._start(init),
                 guidance=Guidance(scale=self.guidance, losses=self._loss_terms(declarations)),
                 sampler=self.sampler,
+                schedule=self.schedule,
+                eta=self.eta,
                 steps=self.steps,
                 seed=first_seed,
                 width=self.width,

@@ -9,18 +9,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from typing import Annotated, Any, Literal, Self, get_args
+from typing import Annotated, Any, ClassVar, Literal, Self, get_args
 
 from pydantic import (
     AfterValidator,
-    BaseModel,
-    ConfigDict,
     Field,
-    SerializerFunctionWrapHandler,
     StringConstraints,
     ValidationError,
-    field_validator,
-    model_serializer,
     model_validator,
 )
 
@@ -29,6 +24,12 @@ from farm.errors import InvalidInput
 from farm.jobs.faults import invalid
 from farm.jobs.losses import MAX_ARGUMENTS, MAX_SCALE
 from farm.jobs.losses import NAME as LOSS_NAME
+from farm.jobs.samplers import SAMPLERS as SAMPLERS
+from farm.jobs.samplers import SCHEDULES as SCHEDULES
+from farm.jobs.samplers import SamplerName as SamplerName
+from farm.jobs.samplers import ScheduleName as ScheduleName
+from farm.jobs.samplers import fault
+from farm.jobs.wire import Grown, Wire
 
 MAX_PROMPT_CHARACTERS = 4_000
 MAX_PROMPTS = 16
@@ -43,7 +44,6 @@ MAX_NOISE_STEPS = 16
 
 Study = Literal["roundtrip", "tokens", "similar", "schedule"]
 Mode = Literal["txt2img", "img2img", "mix", "guided", Study]
-SamplerName = Literal["lms", "euler", "euler_a", "ddim", "dpmpp_2m"]
 Fit = Literal["crop", "pad", "stretch", "init"]
 Encode = Literal["sample", "mean"]
 MixPath = Literal["linear", "spherical"]
@@ -51,7 +51,6 @@ TraceLevel = Literal["none", "numbers", "frames", "video"]
 
 STUDIES: tuple[Study, ...] = get_args(Study)
 MODES: tuple[Mode, ...] = get_args(Mode)
-SAMPLERS: tuple[SamplerName, ...] = get_args(SamplerName)
 FITS: tuple[Fit, ...] = get_args(Fit)
 ENCODINGS: tuple[Encode, ...] = get_args(Encode)
 MIX_PATHS: tuple[MixPath, ...] = get_args(MixPath)
@@ -72,6 +71,7 @@ Side = Annotated[int, Field(ge=MIN_SIDE, le=MAX_SIDE, multiple_of=8)]
 PictureSide = Annotated[int, Field(ge=1, le=2**31)]
 Steps = Annotated[int, Field(ge=1, le=MAX_STEPS)]
 Seed = Annotated[int, Field(ge=0, le=MAX_SEED)]
+Eta = Annotated[float, Field(ge=0, le=1)]
 Scale = Annotated[float, Field(ge=-MAX_GUIDANCE, le=MAX_GUIDANCE)]
 Priority = Annotated[int, Field(ge=0, le=9)]
 LossScale = Annotated[float, Field(ge=-MAX_SCALE, le=MAX_SCALE)]
@@ -87,21 +87,6 @@ Labels = dict[
 ]
 
 
-class Wire(BaseModel):
-    """A frozen value that crosses a process: unknown fields, NaN, infinities and booleans are refused."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
-
-    @field_validator("*", mode="before")
-    @classmethod
-    def _true_is_not_one(cls, value: Any) -> Any:
-        for part in value.values() if isinstance(value, dict) else value if isinstance(value, list) else (value,):
-            if isinstance(part, bool):
-                word = str(part).lower()
-                raise ValueError(f'{word} is neither a number nor text; for the word write "{word}"')
-        return value
-
-
 class WeightedPrompt(Wire):
     """One prompt of a mix. Weights of a spec's prompts sum to one."""
 
@@ -109,12 +94,14 @@ class WeightedPrompt(Wire):
     weight: Annotated[float, Field(ge=-MAX_WEIGHT, le=MAX_WEIGHT)] = 1.0
 
 
-class Conditioning(Wire):
+class Conditioning(Grown):
     """What the picture shows: Σ weight·embedding(text), against the negative prompt.
 
     By the `spherical` path the shares of two prompts are those of the angle between their embeddings, which only the
     worker knows: it goes along the arc from one to the other, not along the chord.
     """
+
+    gained: ClassVar[Mapping[str, Any]] = {"path": "linear"}
 
     prompts: Annotated[tuple[WeightedPrompt, ...], Field(min_length=1, max_length=MAX_PROMPTS)]
     negative: PromptText = ""
@@ -125,10 +112,6 @@ class Conditioning(Wire):
         if self.path == "spherical" and len(self.prompts) != 2:
             raise ValueError(f"the spherical path goes between two prompts, not {len(self.prompts)}")
         return self
-
-    @model_serializer(mode="wrap")
-    def _as_it_was_before_there_was_a_choice(self, serialize: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        return _without("path", serialize(self), where=self.path == "linear")
 
 
 class InitReference(Wire):
@@ -144,13 +127,15 @@ class InitReference(Wire):
         return keys.init_image(self.sha256, self.extension)
 
 
-class Start(Wire):
+class Start(Grown):
     """Where the loop starts: at step 0 from noise, or at `step` from an encoded image.
 
     `fit` says what becomes of an image of another shape than the job's; with `init` the job takes the image's shape.
     The autoencoder gives a distribution for it, of which `encode` takes a `sample`, the job's first draw, as diffusers'
     pipelines do, or the `mean`: then the noise is the first draw.
     """
+
+    gained: ClassVar[Mapping[str, Any]] = {"encode": "sample"}
 
     image: InitReference | None = None
     step: Annotated[int, Field(ge=0, lt=MAX_STEPS)] = 0
@@ -162,10 +147,6 @@ class Start(Wire):
         if self.image is None and self.step:
             raise ValueError("a start step needs an init image")
         return self
-
-    @model_serializer(mode="wrap")
-    def _as_it_was_before_there_was_a_choice(self, serialize: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        return _without("encode", serialize(self), where=self.encode == "sample")
 
 
 class LossTerm(Wire):
@@ -191,12 +172,17 @@ class Trace(Wire):
     every: Every = 1
 
 
-class JobSpec(Wire):
+class JobSpec(Grown):
     """One image, completely. `width`, `height` and the guidance scale may be None: the model's own.
+
+    `schedule` says how noise levels are spaced (`model`: as the model does), and `eta` how much of the noise that its
+    steps may add the sampler adds (None: as much as it does of itself).
 
     Or one study: `tokens` of a prompt, how `similar` prompts are, a `roundtrip` of the init image through the
     autoencoder, also with the noise of `noise_steps`, or the `schedule` of a sampler.
     """
+
+    gained: ClassVar[Mapping[str, Any]] = {"schedule": "model", "eta": None, "noise_steps": ()}
 
     mode: Mode
     model: ModelName
@@ -204,6 +190,8 @@ class JobSpec(Wire):
     start: Start = Start()
     guidance: Guidance = Guidance()
     sampler: SamplerName = "lms"
+    schedule: ScheduleName = "model"
+    eta: Eta | None = None
     steps: Steps
     seed: Seed
     width: Side | None = None
@@ -213,6 +201,12 @@ class JobSpec(Wire):
     noise_steps: Annotated[
         tuple[Annotated[int, Field(ge=0, lt=MAX_STEPS)], ...], Field(max_length=MAX_NOISE_STEPS)
     ] = ()
+
+    @model_validator(mode="after")
+    def _sampler_can_do_it(self) -> Self:
+        if (why := fault(self.sampler, self.schedule, self.eta)) is not None:
+            raise ValueError(str(why))
+        return self
 
     @model_validator(mode="after")
     def _starts_before_the_end(self) -> Self:
@@ -225,10 +219,6 @@ class JobSpec(Wire):
         if fault := _fault_of(self):
             raise ValueError(fault)
         return self
-
-    @model_serializer(mode="wrap")
-    def _as_it_was_before_there_were_studies(self, serialize: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        return _without("noise_steps", serialize(self), where=not self.noise_steps)
 
     @property
     def is_study(self) -> bool:
@@ -274,11 +264,6 @@ class JobSpec(Wire):
 
 def reads_no_prompt(mode: Mode) -> bool:
     return mode in ("roundtrip", "schedule")
-
-
-def _without(name: str, fields: dict[str, Any], *, where: bool) -> dict[str, Any]:
-    """The fields of a spec but for one that most have no use for, so that those are what earlier versions read."""
-    return {field: value for field, value in fields.items() if not (where and field == name)}
 
 
 def _fault_of(spec: JobSpec) -> str | None:

@@ -54,6 +54,8 @@ def settings(spec: JobSpec) -> list[tuple[str, str]]:
     scale = "the model's own" if guidance.scale is None else f"{guidance.scale:g}"
     size = f"{spec.width}×{spec.height} pixels" if spec.width and spec.height else "the model's own"
     rows = [("mode", spec.mode), ("model", spec.model), ("sampler", spec.sampler), ("steps", _steps(spec))]
+    rows += [("schedule", spec.schedule)] if spec.schedule != "model" else []
+    rows += [("eta", f"{spec.eta:g}")] if spec.eta is not None else []
     rows += [("seed", str(spec.seed)), ("guidance", scale), ("size", size)]
     if start.image is not None:
         shape = f", {start.image.width}×{start.image.height} pixels" if start.image.width else ""

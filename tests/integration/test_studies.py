@@ -47,6 +47,12 @@ def test_similar(client: FarmClient) -> None:
     assert answer.cosines[0][2] == pytest.approx(1) and answer.cosines[0][1] == answer.cosines[1][0] < 1
 
 
+def test_a_schedule_of_a_model_of_the_farm(shell: Shell) -> None:
+    [told] = json.loads(shell("schedule", "--model", "tiny", "--sampler", "Heun", "--steps", "6", "--json").stdout)
+    assert (told["sampler"], len(told["levels"]), len(told["evaluations"])) == ("heun", 6, 11)
+    assert told["levels"][0]["sigma"] == pytest.approx(14.6146, abs=1e-4)
+
+
 def test_a_round_trip_from_the_shell(shell: Shell, client: FarmClient, picture: Path, tmp_path: Path) -> None:
     noise = ("--noise-step", "4", "--noise-step", "10", "--steps", "15")
     answer = shell(

@@ -29,9 +29,22 @@ from worker.engine.request import Rendered, RenderRequest, Snapshot, latent_shap
 from worker.families.family import Size
 
 
+@dataclass(frozen=True, eq=False)
+class Begun:
+    """What a job was before the step that it is in the midst of, and what the losses said at its beginning."""
+
+    x: Tensor
+    history: Tensor
+    noise: bytes
+    losses: Mapping[str, float]
+
+
 @dataclass(eq=False)
 class RequestState:
-    """The state that a job carries from step to step. Latents and history are float32 on the model's device."""
+    """The state that a job carries from step to step. Latents and history are float32 on the model's device.
+
+    Between the two evaluations of a step `x` and `history` are what the first one made; `begun` is what was before.
+    """
 
     request: RenderRequest
     arrival: int
@@ -56,6 +69,10 @@ class RequestState:
     """Seconds that it took to read the prompts and to encode the picture."""
     position: int = 0
     """Steps done."""
+    evaluated: int = 0
+    """Evaluations done, that of a step under way too."""
+    begun: Begun | None = None
+    """None between two steps."""
     losses: LossValues = field(default_factory=dict)
     """So far."""
     x0: Tensor | None = None
@@ -69,6 +86,8 @@ class RequestState:
     needs_all_room: bool = False
     """Whether there was no room for others beside it, so that none may cut in."""
     _drawn: Tensor | None = None
+    _undrawn: bytes = b""
+    """Where the random stream was before that was drawn."""
 
     @property
     def id(self) -> str:
@@ -102,14 +121,24 @@ class RequestState:
 
     @property
     def step(self) -> int:
-        """The index of the next step in the whole schedule."""
+        """The index in the whole schedule of the step that is next or under way."""
         return self.plan.start + self.position
 
     @property
+    def advanced_step(self) -> int:
+        """The index of the step that the last evaluation was of."""
+        return self.step if self.begun else self.step - 1
+
+    @property
     def coefficients(self) -> NDArray[np.float32]:
-        """[len(Coefficient)]: the next step's row of the plan."""
-        row: NDArray[np.float32] = self.plan.table[self.position]
+        """[len(Coefficient)]: the next evaluation's row of the plan."""
+        row: NDArray[np.float32] = self.plan.table[self.evaluated]
         return row
+
+    @property
+    def ends_step(self) -> bool:
+        """Whether the next evaluation is the last of its step."""
+        return self.begun is not None or self.plan.evaluations[self.position] == 1
 
     @property
     def is_wanted(self) -> bool:
@@ -118,7 +147,8 @@ class RequestState:
 
     @property
     def losses_due(self) -> tuple[WeightedLoss, ...]:
-        return tuple(term for term, every in self.terms if self.step % every == 0)
+        """Those that act before the next evaluation: once in a step, at its beginning."""
+        return () if self.begun else tuple(term for term, every in self.terms if self.step % every == 0)
 
     @property
     def is_at_last_step(self) -> bool:
@@ -127,7 +157,8 @@ class RequestState:
     @property
     def is_traced_now(self) -> bool:
         trace = self.request.spec.trace
-        return trace.level != "none" and (self.is_at_last_step or self.position % trace.every == 0)
+        is_kept = self.is_at_last_step or self.position % trace.every == 0
+        return trace.level != "none" and is_kept and self.ends_step
 
     @property
     def wants_start(self) -> bool:
@@ -136,17 +167,32 @@ class RequestState:
 
     @property
     def is_previewed_now(self) -> bool:
-        return self.wants_preview and not self.is_at_last_step
+        return self.wants_preview and not self.is_at_last_step and self.ends_step
 
     @property
     def wants_frames(self) -> bool:
         return self.request.spec.trace.level in ("frames", "video")
 
+    @property
+    def step_x(self) -> Tensor:
+        """[4, h, w]: the latents before the step that is next or under way."""
+        return self.x if self.begun is None else self.begun.x
+
+    def losses_of_step(self, losses: Mapping[str, float]) -> Mapping[str, float]:
+        """What losses said in the step whose next evaluation gives `losses`."""
+        return losses if self.begun is None else self.begun.losses
+
     def fresh_noise(self) -> Tensor | None:
-        """This step's draw [4, h, w] on the CPU, for samplers that add noise; asked twice within a step it is one."""
+        """This evaluation's draw [4, h, w] on the CPU, if it adds noise; asked twice within it it is one."""
         if self._drawn is None and self.coefficients[Coefficient.NOISE] != 0:
+            self._undrawn = self.noise.state
             self._drawn = self.noise.draw((1, *self.x.shape))[0]
         return self._drawn
+
+    @property
+    def _noise_state(self) -> bytes:
+        """Where the random stream is, less what was drawn for an evaluation that is still to be done."""
+        return self.noise.state if self._drawn is None else self._undrawn
 
     @property
     def report(self) -> RenderReport:
@@ -159,22 +205,30 @@ class RequestState:
         )
         return RenderReport(prompts=self.prompts, schedule=used, losses=self.losses)
 
-    def commit(self, x: Tensor, history: Tensor, x0: Tensor, losses: Mapping[str, float]) -> None:
-        """Take the result of a step."""
-        for name, value in losses.items():
-            self.losses.setdefault(name, []).append((self.step, value))
+    def commit(self, x: Tensor, history: Tensor, x0: Tensor, losses: Mapping[str, float]) -> bool:
+        """Take the result of an evaluation. Returns whether that ended a step."""
+        ended, losses = self.ends_step, self.losses_of_step(losses)
+        if ended:
+            for name, value in losses.items():
+                self.losses.setdefault(name, []).append((self.step, value))
+            self.x0 = None if self.request.spec.trace.level == "none" else x0
+            self.position += 1
+            self.begun = None
+        else:
+            self.begun = Begun(self.x, self.history, self._noise_state, losses)
+        self.evaluated += 1
         self.x, self.history, self._drawn = x, history, None
-        self.x0 = None if self.request.spec.trace.level == "none" else x0
-        self.position += 1
+        return ended
 
     def snapshot(self) -> Snapshot:
-        """The state between two steps, copied."""
+        """The state between two steps, copied: of a step that is under way, what was before."""
         self.saved = time.monotonic()
+        before = self.begun or Begun(self.x, self.history, self._noise_state, {})
         return Snapshot(
             position=self.position,
-            x=self.x.detach().to("cpu", copy=True),
-            history=self.history.detach().to("cpu", copy=True),
-            noise=self.noise.state,
+            x=before.x.detach().to("cpu", copy=True),
+            history=before.history.detach().to("cpu", copy=True),
+            noise=before.noise,
             seconds=self.saved - self.started,
             losses={name: list(values) for name, values in self.losses.items()},
             x0=None if self.x0 is None else self.x0.detach().to("cpu", copy=True),
@@ -191,6 +245,7 @@ class RequestState:
         self.losses = {name: list(values) for name, values in snapshot.losses.items()}
         self.noise.restore(snapshot.noise)
         self.position = snapshot.position
+        self.evaluated = int(self.plan.first_rows[snapshot.position])
         self.started -= snapshot.seconds
 
 
@@ -206,7 +261,8 @@ def prepare(request: RenderRequest, losses: Losses, arrival: int, future: Future
     """
     began = time.monotonic()
     spec, model = request.spec, request.model
-    steps = plan(read_schedule(model.scheduler_config, spec.sampler, spec.steps), spec.start.step)
+    schedule = read_schedule(model.scheduler_config, spec.sampler, spec.steps, spacing=spec.schedule, eta=spec.eta)
+    steps = plan(schedule, spec.start.step)
     noise = NoiseStream(spec.seed)
     with torch.no_grad():
         prompts = model.prompts.mix(spec.conditioning.prompts, spec.conditioning.path)

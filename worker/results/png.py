@@ -20,10 +20,10 @@ from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
 from farm.bucket.results import ModelUsed
+from farm.jobs import samplers
 from farm.jobs.spec import ResolvedSpec
 from farm.pictures.metadata import read_text
 from farm.pictures.provenance import SPEC_KEY
-from worker.diffusion import samplers
 from worker.engine.request import Pixels
 
 _HASH = 10
@@ -86,7 +86,8 @@ def _readable(text: str) -> str:
 def _settings(spec: ResolvedSpec, model: ModelUsed) -> dict[str, str]:
     settings = {
         "Steps": str(spec.steps),
-        "Sampler": samplers.BY_NAME[spec.sampler].title,
+        "Sampler": samplers.KNOWN[spec.sampler].title,
+        **({"Schedule type": samplers.SCHEDULE_TITLES[spec.schedule]} if spec.schedule != "model" else {}),
         "CFG scale": f"{spec.guidance.scale:g}",
         "Seed": str(spec.seed),
         "Size": f"{spec.width}x{spec.height}",
@@ -100,6 +101,8 @@ def _settings(spec: ResolvedSpec, model: ModelUsed) -> dict[str, str]:
         settings["Denoising strength"] = f"{spec.steps_to_do / spec.steps:.4g}"
     if spec.conditioning.path == "spherical":
         settings["Mix path"] = spec.conditioning.path
+    if spec.eta is not None:
+        settings["Eta"] = f"{spec.eta:g}"
     if spec.guidance.losses:
         settings["Losses"] = "; ".join(f"{loss.name} ×{loss.scale:g}" for loss in spec.guidance.losses)
     return settings

@@ -61,7 +61,8 @@ def roundtrip(asked: Asked, compute: Compute) -> Answered:
     whole = compute(lambda: asked.has_room(shape)) or max(spec.width, spec.height) <= int(
         model.vae.tile_sample_min_size
     )
-    plans = [plan(read_schedule(model.scheduler_config, spec.sampler, spec.steps), at) for at in spec.noise_steps]
+    schedule = read_schedule(model.scheduler_config, spec.sampler, spec.steps, spacing=spec.schedule, eta=spec.eta)
+    plans = [plan(schedule, at) for at in spec.noise_steps]
     encoded = compute(lambda: _encoded(asked, image, whole=whole))
     decoded = compute(lambda: _decoded(model.vae, encoded.latents, whole=whole))
     noised = [compute(partial(_noised, model.vae, encoded, one, whole=whole)) for one in plans]

@@ -10,10 +10,10 @@ import click
 
 from farm.cli.commands.sending import Yield, send
 from farm.cli.options import parsing
-from farm.cli.options.common import naming_options, sending_options
+from farm.cli.options.common import naming_options, sampler_options, sending_options
 from farm.cli.view.output import note, print_json, say
 from farm.jobs.request import DEFAULT_STEPS, STUDY_PRIORITY, JobRequest
-from farm.jobs.spec import ENCODINGS, FITS, SAMPLERS
+from farm.jobs.spec import ENCODINGS, FITS
 
 if TYPE_CHECKING:
     from farm.client import FarmClient
@@ -48,7 +48,7 @@ if TYPE_CHECKING:
     "--noise-step", "noise_steps", type=int, multiple=True, metavar="K", help="Decode it with the noise of step K, too."
 )
 @click.option("--steps", type=int, default=DEFAULT_STEPS, show_default=True, help="Steps of the schedule, 1 to 1000.")
-@click.option("--sampler", type=click.Choice(SAMPLERS), default="lms", show_default=True, help="Whose schedule it is.")
+@sampler_options
 @click.option("--seed", type=int, help="Where sample and noise come from.  [default: random, recorded]")
 @click.option("--width", type=int, help="Pixels, a multiple of 8 from 64 to 2048.  [default: the model's]")
 @click.option("--height", type=int, help="Pixels, likewise.  [default: the model's]")
@@ -70,7 +70,10 @@ def roundtrip(label: tuple[str, ...], **options: Any) -> None:
     """
     from farm.client.planning import drafted
 
-    named = ("init", "fit", "encode", "steps", "sampler", "seed", "width", "height", "model", "priority", "time_limit")
+    named = (
+        *("init", "fit", "encode", "steps", "sampler", "schedule", "eta", "seed", "width", "height"),
+        *("model", "priority", "time_limit"),
+    )
     with naming_options():
         fields = {name: options[name] for name in named if options[name] is not None}
         fields |= {"noise_steps": list(options["noise_steps"]), "labels": parsing.labels(label)}

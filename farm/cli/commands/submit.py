@@ -131,10 +131,10 @@ def guided(prompt: str, **options: Any) -> None:
 
     \b
     Fields: mode prompt weights mix path mix_with negative init start_step strength fit encode losses guidance
-    sampler steps seed count width height model priority trace trace_every time_limit labels; of the mode
-    roundtrip noise_steps. `zip` takes its lists in step, `product` every combination; with both, every pair
-    of the two. A dotted name reaches into lists and mappings. A relative `init` is looked for beside the
-    file.
+    sampler schedule eta steps seed count width height model priority trace trace_every time_limit labels; of
+    the mode roundtrip noise_steps. `zip` takes its lists in step, `product` every combination; with both,
+    every pair of the two. A dotted name reaches into lists and mappings. A relative `init` is looked for
+    beside the file.
 
     \b
     Examples:
@@ -191,10 +191,11 @@ def grid(
 ) -> None:
     """A picture at every crossing of the values of up to three fields, all from one seed.
 
-    FIELD is any that a batch file has, such as guidance, steps, sampler, seed, mix, negative, model, start_step or
-    strength (with --init), losses.0.scale and losses.0.target (of the first --loss), mix_with.0.weight. A value with a
-    comma in it is quoted as in CSV. The prompt is searched and replaced: prompt=cat,dog,owl puts each of the three in
-    the place of "cat". 'farm sheet' lays the batch out by its axes; --out does so at once. Several PROMPTs are mixed.
+    FIELD is any that a batch file has, such as guidance, steps, sampler, schedule, seed, mix, negative, model,
+    start_step or strength (with --init), losses.0.scale and losses.0.target (of the first --loss), mix_with.0.weight.
+    A value with a comma in it is quoted as in CSV. The prompt is searched and replaced: prompt=cat,dog,owl puts each of
+    the three in the place of "cat". 'farm sheet' lays the batch out by its axes; --out does so at once. Several PROMPTs
+    are mixed.
     """
     from farm.jobs import grid as grids
 

@@ -91,14 +91,22 @@ def worker(
     os.execv(sys.executable, [*_COMMAND, *options])  # noqa: S606 - no shell is wanted
 
 
+def is_installed() -> bool:
+    """Whether what rendering needs is installed too."""
+    return not _missing()
+
+
 def check_installed() -> None:
     """Raise `FarmError` unless what rendering needs is installed too."""
-    missing = [package for package in ("torch", "diffusers", "transformers", "worker") if find_spec(package) is None]
-    if missing:
+    if missing := _missing():
         raise FarmError(
             f"this installation cannot render: {', '.join(missing)} missing",
             hint="in a clone of the farm: pip install -c constraints.txt '.[worker]'",
         )
+
+
+def _missing() -> list[str]:
+    return [package for package in ("torch", "diffusers", "transformers", "worker") if find_spec(package) is None]
 
 
 def _visible_gpus() -> int:

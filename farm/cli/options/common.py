@@ -17,7 +17,8 @@ from farm.errors import InvalidInput
 from farm.jobs.batch_file import MAX_JOBS
 from farm.jobs.losses import BUILTIN
 from farm.jobs.request import DEFAULT_PRIORITY, DEFAULT_STEPS, JobRequest
-from farm.jobs.spec import ENCODINGS, FITS, MIX_PATHS, SAMPLERS, TRACE_LEVELS, Mode
+from farm.jobs.samplers import KNOWN, SAMPLERS, SCHEDULES
+from farm.jobs.spec import ENCODINGS, FITS, MIX_PATHS, TRACE_LEVELS, Mode
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -29,6 +30,23 @@ def _losses_completed(_: click.Context, __: click.Parameter, beginning: str) -> 
     return [CompletionItem(loss.name, help=loss.help) for loss in BUILTIN if loss.name.startswith(beginning)]
 
 
+def _samplers_completed(_: click.Context, __: click.Parameter, beginning: str) -> list[CompletionItem]:
+    return [CompletionItem(name, help=KNOWN[name].title) for name in SAMPLERS if name.startswith(beginning)]
+
+
+def _schedules_completed(_: click.Context, __: click.Parameter, beginning: str) -> list[CompletionItem]:
+    return [CompletionItem(name) for name in SCHEDULES if name.startswith(beginning)]
+
+
+_SAMPLERS = f"The solver: {', '.join(SAMPLERS)}; A1111's and ComfyUI's names too."
+_SAMPLER = click.option("--sampler", metavar="NAME", shell_complete=_samplers_completed, help=f"{_SAMPLERS}  [lms]")
+_SCHEDULE = click.option(
+    "--schedule",
+    metavar="NAME",
+    shell_complete=_schedules_completed,
+    help=f"How noise levels are spaced: {', '.join(SCHEDULES)}.  [model]",
+)
+_ETA = click.option("--eta", type=float, help="Noise that steps add, 0 to 1.  [ddim: 0; ancestral and SDE samplers: 1]")
 _COUNT = click.option("--count", type=int, default=1, show_default=True, help="Pictures, with consecutive seeds.")
 _REQUEST = (
     click.option("--negative", metavar="PROMPT", help="What the picture should not show."),
@@ -38,7 +56,9 @@ _REQUEST = (
     _COUNT,
     click.option("--width", type=int, help="Pixels, a multiple of 8 from 64 to 2048.  [default: the model's]"),
     click.option("--height", type=int, help="Pixels, likewise.  [default: the model's]"),
-    click.option("--sampler", type=click.Choice(SAMPLERS), default="lms", show_default=True, help="The solver."),
+    _SAMPLER,
+    _SCHEDULE,
+    _ETA,
     click.option("--model", metavar="NAME", help="The model to use.  [default: $FARM_MODEL, or the only one served]"),
     click.option("--init", type=_FILE, metavar="FILE", help="Start from this PNG, JPEG or WebP picture."),
     click.option("--start-step", type=int, metavar="K", help="With --init: skip the first K steps."),
@@ -115,6 +135,23 @@ def request_options(command: F) -> F:
     return _decorated(command, (*_REQUEST, *_SENDING))
 
 
+def sampler_options(command: F) -> F:
+    """Which schedule is meant: `--sampler --schedule --eta`."""
+    return _decorated(command, (_SAMPLER, _SCHEDULE, _ETA))
+
+
+def schedule_options(command: F) -> F:
+    """Which schedules are meant: `--sampler --schedule --eta`, of any number of samplers."""
+    samplers = click.option(
+        "--sampler",
+        metavar="NAME",
+        multiple=True,
+        shell_complete=_samplers_completed,
+        help=f"{_SAMPLERS} Repeatable.  [lms]",
+    )
+    return _decorated(command, (samplers, _SCHEDULE, _ETA))
+
+
 def one_seed_options(command: F) -> F:
     """The same without `--count`."""
     return _decorated(command, (*(option for option in _REQUEST if option is not _COUNT), *_SENDING))
@@ -163,8 +200,8 @@ def request(mode: Mode, prompts: Sequence[str], options: Mapping[str, Any], **mo
 def fields(mode: Mode, prompts: Sequence[str], options: Mapping[str, Any], **more: Any) -> dict[str, Any]:
     """The fields of that request, as a batch file would have them. Raises `InvalidInput`."""
     named = (
-        *("negative", "steps", "guidance", "seed", "count", "width", "height", "sampler", "model", "init"),
-        *("start_step", "strength", "fit", "encode", "path", "trace", "trace_every", "priority", "time_limit"),
+        *("negative", "steps", "guidance", "seed", "count", "width", "height", "sampler", "schedule", "model", "init"),
+        *("eta", "start_step", "strength", "fit", "encode", "path", "trace", "trace_every", "priority", "time_limit"),
     )
     given: dict[str, Any] = {name: options[name] for name in named if name in options}
     given |= {

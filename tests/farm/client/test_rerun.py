@@ -46,6 +46,7 @@ KINDS: dict[str, dict[str, Any]] = {
     "along the arc": {"mode": "mix", "prompt": ["a", "b"], "mix": 0.25, "path": "spherical"},
     "roundtrip": {"mode": "roundtrip", "prompt": "", "init": png(), "noise_steps": [4, 10], "encode": "mean"},
     "guided": {"mode": "guided", "losses": [{"name": "blue"}], "guidance": -0.5},
+    "of a schedule": {"sampler": "DPM++ 2M SDE Karras", "eta": 0.5},
 }
 
 

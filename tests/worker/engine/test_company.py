@@ -29,6 +29,14 @@ JOBS: dict[str, dict[str, Any]] = {
         "losses": [{"name": "blue", "every": 2}, {"name": "contrast", "every": 3}],
         "seed": 15,
     },
+    "heun from an image": {"sampler": "heun", "from_image": True, "start_step": 2, "steps": 6, "seed": 17},
+    "dpm++ sde under a loss": {
+        "sampler": "dpmpp_sde",
+        "losses": [{"name": "blue", "every": 1}],
+        "steps": 4,
+        "seed": 18,
+    },
+    "pndm": {"sampler": "pndm", "steps": 7, "seed": 19},
     "a mix under a loss": {"prompt": ["a cat", "a dog"], "mix": 0.3, "losses": [{"name": "color"}], "seed": 16},
 }
 

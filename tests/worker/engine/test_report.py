@@ -15,7 +15,7 @@ from diffusers import LMSDiscreteScheduler
 from PIL import Image
 from torch import Tensor
 
-from tests.worker.diffusion.loop import scheduler_of
+from tests.worker.diffusion.loop import scheduler_for
 from worker.engine.engine import Engine
 from worker.engine.request import Pixels, Rendered, RenderRequest, SilentObserver, StepRecord, Suspended
 from worker.models.model import LoadedModel
@@ -173,7 +173,7 @@ def test_a_trace_shows_the_noised_picture_that_a_job_starts_from(
     assert np.array_equal(start[:, 64:], np.asarray(picture))
     pixels = torch.from_numpy(np.asarray(picture).copy()).permute(2, 0, 1)[None] / 255
     with torch.no_grad():
-        scheduler: Any = scheduler_of(model, "lms")
+        scheduler: Any = scheduler_for(dict(model.scheduler_config), "lms")
         scheduler.set_timesteps(6)
         latent = model.vae.encode(2 * pixels - 1).latent_dist.mean * model.vae.config["scaling_factor"]
         noise = torch.randn(latent.shape, generator=torch.Generator().manual_seed(1))
@@ -216,7 +216,7 @@ def test_a_report_says_what_the_encoder_read_and_the_noise_levels(
         assert read.cut == ()
     assert len(second.tokens) == model.prompts.tokens - 2
     assert second.cut and set(second.cut) == {"apple"}
-    scheduler: Any = scheduler_of(model, "lms")
+    scheduler: Any = scheduler_for(dict(model.scheduler_config), "lms")
     scheduler.set_timesteps(6)
     assert report.schedule is not None
     assert report.schedule.timesteps == pytest.approx(scheduler.timesteps.tolist())

@@ -12,7 +12,7 @@ import pytest
 from farm import keys
 from farm.bucket.fetch import read_result
 from farm.errors import RenderError
-from farm.jobs.answers import Schedule
+from farm.jobs.answers import Similar
 from farm.jobs.limits import Limits
 from farm.jobs.request import JobRequest
 from farm.jobs.spec import InitReference
@@ -40,7 +40,8 @@ def pieces(monkeypatch: pytest.MonkeyPatch) -> list[Callable[[], object]]:
 
     def study(asked: Asked, compute: Compute) -> Answered:
         done = [compute(piece) for piece in work]
-        return Answered(Schedule(value={"pieces": len(done), "steps": asked.spec.steps}), (), ("beware",))
+        told = [f"{len(done)} pieces", f"{asked.spec.steps} steps"]
+        return Answered(Similar(prompts=tuple(told), cosines=((1, 0), (0, 1)), cut=((), ())), (), ("beware",))
 
     monkeypatch.setattr(kinds, "BY_NAME", dict.fromkeys(kinds.BY_NAME, study))
     return work
@@ -57,7 +58,7 @@ def test_a_study_is_claimed_answered_delivered_and_finished(
     assert status.result is not None
     result = read_result(farm.storage, status.result)
     assert set(result.objects) == {"answer.json"}
-    assert json.loads(farm.storage.get(result.objects["answer.json"].key))["value"] == {"pieces": 2, "steps": 9}
+    assert json.loads(farm.storage.get(result.objects["answer.json"].key))["prompts"] == ["2 pieces", "9 steps"]
     assert {"queued", "model", "answer", "total", "publish"} == result.timings.keys()
     assert farm.storage.get(keys.result(JOB)) == farm.storage.get(status.result), "it was promoted"
     assert (worker.runner.done, worker.runner.images_per_minute) == (1, 0), "it is no picture"

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from farm import keys
-from farm.jobs.answers import Schedule
+from farm.jobs.answers import Similar
 from farm.jobs.request import JobRequest
 from farm.ledger.records import NewJob
 from tests.fakes.worker import FakeFarm, FakeWorker
@@ -20,7 +20,9 @@ from worker.studies.study import Answered
 
 @pytest.fixture(autouse=True)
 def _answers(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(kinds, "BY_NAME", dict.fromkeys(kinds.BY_NAME, lambda *_: Answered(Schedule(value={}))))
+    monkeypatch.setattr(
+        kinds, "BY_NAME", dict.fromkeys(kinds.BY_NAME, lambda *_: Answered(Similar(prompts=(), cosines=(), cut=())))
+    )
 
 
 def submit(farm: FakeFarm, *requests: dict[str, Any]) -> list[str]:

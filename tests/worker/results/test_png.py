@@ -64,6 +64,14 @@ def test_the_text_is_read_back_by_a1111s_rules() -> None:
     }
 
 
+def test_a_schedule_and_an_eta_are_said_as_a1111_says_them() -> None:
+    spec = resolved(sampler="DPM++ 2M SDE Karras", eta=0.25)
+    _, _, settings = parsed(parameters_text(spec, MODEL))
+    assert (settings["Sampler"], settings["Schedule type"], settings["Eta"]) == ("DPM++ 2M SDE", "Karras", "0.25")
+    _, _, settings = parsed(parameters_text(resolved(sampler="plms", schedule="trailing"), MODEL))
+    assert (settings["Sampler"], settings["Schedule type"]) == ("PLMS", "Trailing")
+
+
 TRICKY = [
     ("a cat", ""),
     ("a cat\nand a dog", "blurry\ndark"),

@@ -17,10 +17,16 @@ def test_a_schedule_is_diffusers_own(ask: Ask, model: LoadedModel) -> None:
 
     value = json.loads(ask(mode="schedule", sampler="euler", steps=15).answer.model_dump_json())["value"]
 
-    assert value["timesteps"] == pytest.approx(scheduler.timesteps.tolist())
-    assert value["sigmas"] == pytest.approx(scheduler.sigmas[:-1].tolist(), rel=1e-5)
-    assert value["alphas"] == [1] * 15
+    levels = value["levels"]
+    assert [level["timestep"] for level in levels] == pytest.approx(scheduler.timesteps.tolist())
+    assert [level["sigma"] for level in levels] == pytest.approx(scheduler.sigmas[:-1].tolist(), rel=1e-5)
+    assert len(value["evaluations"]) == 15
     assert (value["sampler"], value["prediction"], value["spacing"]) == ("euler", "epsilon", "linspace")
+
+
+def test_a_schedule_of_ones_own_is_told(ask: Ask) -> None:
+    value = ask(mode="schedule", sampler="DPM++ 2M Karras", steps=9).answer.value
+    assert (value.sampler, value.schedule, value.spacing) == ("dpmpp_2m", "karras", "karras")
 
 
 def test_more_steps_than_there_are_levels_are_refused(ask: Ask) -> None:
