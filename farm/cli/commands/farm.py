@@ -1,4 +1,4 @@
-"""`farm workers`, `models` and `losses`: what the farm has."""
+"""`farm workers` and `losses`: what the farm has."""
 
 from __future__ import annotations
 
@@ -17,7 +17,6 @@ if TYPE_CHECKING:
     from rich.text import Text
 
     from farm.cli.view.columns import Columns
-    from farm.client.client import ModelService
     from farm.jobs.status import WorkerInfo
 
 _WORKER_STYLES = {"starting": "dim", "ready": "green", "draining": "yellow"}
@@ -58,17 +57,6 @@ def workers(as_json: bool) -> None:
             note(f"{worker.id} does not serve {model}: {reason}")
 
 
-def _table_of_models(known: Sequence[ModelService]) -> Columns:
-    from rich.text import Text
-
-    from farm.cli.view.columns import Columns
-
-    rows = Columns("model", "waiting", "workers", right=("waiting",), elastic="workers", wrapped=True)
-    for model in known:
-        rows.add(model.name, f"{model.waiting:,}", ", ".join(model.workers) or Text("none", style="yellow"))
-    return rows
-
-
 def _table_of_workers(live: Sequence[WorkerInfo]) -> Columns:
     from farm.cli.view.columns import Columns
 
@@ -99,30 +87,6 @@ def _state(worker: WorkerInfo) -> Text:
     if worker.paused and worker.state == "ready":
         return Text("paused", style="yellow")
     return Text(worker.state, style=_WORKER_STYLES[worker.state])
-
-
-@click.command(
-    epilog="""\b
-    Examples:
-      farm models
-      farm models --json
-    """
-)
-@json_option
-def models(as_json: bool) -> None:
-    """List the models that are served or waited for.
-
-    With --json: a list of {name, workers, waiting}; `waiting` is how many jobs are queued for it.
-    """
-    from farm.client import FarmClient
-
-    with FarmClient.connect() as farm:
-        known = farm.models()
-    if as_json:
-        return print_json([asdict(model) for model in known])
-    if not known:
-        return note("no live worker serves a model, and no job waits for one")
-    console().print(_table_of_models(known))
 
 
 @click.command(
