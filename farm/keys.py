@@ -143,6 +143,9 @@ def kernels(identity: str) -> str:
     return f"kernels/{identity}"
 
 
+MODEL_FILE, MODEL_CONFIG = "model.safetensors", "config"
+"""What a checkpoint in one file is called among a model's files, and the folder that says how to put it together."""
+
 MODELS = "models/"
 """Below it lie the models that the farm keeps: a manifest each, and what is in their files."""
 

@@ -23,10 +23,6 @@ Layout = Literal["folder", "file"]
 Kind = Literal["sd", "sd1", "sd2", "sdxl"]
 """What architecture a model seems to be of, by the width of the texts that its UNet reads; `sd` of any other width."""
 
-CHECKPOINT = "model.safetensors"
-"""What the file of a model in one file is called here, beside the folder `config` that says how to put it together."""
-CONFIG = "config"
-
 _SEGMENT = r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,119}"
 FILE_NAME = rf"^{_SEGMENT}(/{_SEGMENT}){{0,2}}$"
 MAX_FILES = 1_000
@@ -60,8 +56,8 @@ class StoredModel(BaseModel):
 
     @model_validator(mode="after")
     def _is_of_its_layout(self) -> Self:
-        if self.layout == "file" and CHECKPOINT not in self.files:
-            raise ValueError(f"it has no {CHECKPOINT}")
+        if self.layout == "file" and keys.MODEL_FILE not in self.files:
+            raise ValueError(f"it has no {keys.MODEL_FILE}")
         return self
 
     @property

@@ -13,9 +13,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from farm.bucket.models import CHECKPOINT, CONFIG, FILE_NAME, MAX_FILES, Kind, Layout
+from farm.bucket.models import FILE_NAME, MAX_FILES, Kind, Layout
 from farm.errors import InvalidInput
-from farm.keys import PICKLED_WEIGHTS, WEIGHTS
+from farm.keys import MODEL_CONFIG, MODEL_FILE, PICKLED_WEIGHTS, WEIGHTS
 
 Shapes = Mapping[str, tuple[int, ...]]
 
@@ -114,14 +114,14 @@ def _single_file(path: Path, config: Path | None) -> LocalModel:
             f"{path} is no whole checkpoint of Stable Diffusion: its weights have names such as {typical!r:.80}",
             hint="a model in diffusers' layout is added as its folder",
         )
-    files = {CHECKPOINT: path}
+    files = {MODEL_FILE: path}
     if config is not None:
         if not (config / _INDEX).is_file():
             raise _refused(f"{config} has no {_INDEX}", hint="#config= names a folder in diffusers' layout")
-        files |= {f"{CONFIG}/{name}": config / name for name in _OF_THE_WHOLE if (config / name).is_file()}
+        files |= {f"{MODEL_CONFIG}/{name}": config / name for name in _OF_THE_WHOLE if (config / name).is_file()}
         for part in sorted(child for child in config.iterdir() if child.is_dir()):
             if _WITH_WEIGHTS.fullmatch(part.name) or _OTHER_PARTS.fullmatch(part.name):
-                files |= _texts(part, under=f"{CONFIG}/{part.name}/")
+                files |= _texts(part, under=f"{MODEL_CONFIG}/{part.name}/")
     source = f"{path}#config={config}" if config else str(path)
     return LocalModel("file", _kind(shapes), source, _checked(files))
 

@@ -93,19 +93,18 @@ def add(
     kept = _kept(storage, name)
     if kept is None or kept.fingerprint != model.fingerprint:
         _refuse_another(kept, replace)
-    sent = 0
+    missing, sent = model.blobs if again else _missing(storage, model.blobs), 0
     while True:
-        sent += _send(storage, model.blobs if again else _missing(storage, model.blobs), model, local, watcher)
-        again = False
+        sent += _send(storage, missing, model, local, watcher)
         if _marks(local.files.values()) != before:
             raise _changed(storage, model, local)
         with _alone(ledger) as hold:
-            if _missing(storage, model.blobs):  # removed a moment ago, with a model that had it too
+            if missing := _missing(storage, model.blobs):  # removed a moment ago, with a model that had it too
                 continue
             now = _kept(storage, name)
-            if now is not None and now.fingerprint == model.fingerprint:
+            if now is not None and now.fingerprint == model.fingerprint and not again:
                 return Added(now, sent)
-            _refuse_another(now, replace)
+            _refuse_another(now, replace or again)
             hold()
             write_model(storage, model)
             if now is not None:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import farm
 from farm.errors import InvalidInput
-from farm.keys import BUILT_IN_MODELS, PICKLED_WEIGHTS, WEIGHTS, model_name
+from farm.keys import PICKLED_WEIGHTS, WEIGHTS, model_name
 from farm.stack.layout import Layout
 from farm.stack.process import Program
 
@@ -102,9 +102,6 @@ def _check_model(model: str) -> None:
         model_name(name)
     except InvalidInput as error:
         raise InvalidInput(error.reason, field="--model", hint=error.hint) from error
-    if not equals and name not in BUILT_IN_MODELS:
-        hint = f"built in: {', '.join(BUILT_IN_MODELS)}"
-        raise InvalidInput(f"{name!r} is neither NAME=SOURCE nor a built-in model", field="--model", hint=hint)
     for path in filter(_means_a_path, source.split("#config=")):
         if _here(path) is None:
             raise InvalidInput(f"{name!r} comes from {path}, which does not exist", field="--model")
