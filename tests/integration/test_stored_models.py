@@ -97,6 +97,44 @@ main()
 """
 
 
+_WITH_LITTLE_MEMORY = """
+import worker.parts
+from worker.__main__ import main
+
+worker.parts.model_budget = lambda _: 1
+main()
+"""
+"""A worker in whose memory no two models find room."""
+
+
+def test_a_worker_with_room_for_one_model_goes_from_one_to_another_as_jobs_ask_for_them(
+    client: FarmClient, finish: Finish, environment: dict[str, str], tmp_path: Path
+) -> None:
+    for seed, name in enumerate(("first", "second"), start=20):
+        add(client.ledger, client.storage, name, str(build_tiny_model(tmp_path / name, seed=seed)))
+    log = tmp_path / "narrow.log"
+    arguments = ("--name", "narrow", "--device", "cpu", "--model", "first", "--model", "second")
+    process = Forked(arguments, environment=environment, log=log, script=_WITH_LITTLE_MEMORY)
+    try:
+        eventually(lambda: [w for w in client.workers() if w.id.startswith("narrow-") and w.state == "ready"], "ready")
+        for _ in range(2):
+            for name in ("first", "second"):
+                jobs = client.submit([request(name, count=4)]).jobs
+                statuses = finish(list(jobs))
+                assert {(status.state, status.attempt) for status in statuses} == {("done", 1)}
+                eventually(lambda wanted=(name,): live(client, "narrow").warm == wanted, f"only {name} is in memory")
+        both = [job for name in ("first", "second") for job in client.submit([request(name, count=4)]).jobs]
+        assert {status.state for status in finish(both)} == {"done"}
+    finally:
+        process.kill()
+        process.wait()
+    said = log.read_text(encoding="utf-8")
+    assert "Traceback" not in said
+    assert said.count("for which jobs wait") <= 6, "once for each time that jobs asked for another"
+    for name in ("first", "second"):
+        remove(client.ledger, client.storage, name)
+
+
 def test_two_workers_share_what_is_on_the_disk_and_go_on_where_a_third_was_killed_in_a_fetch(
     client: FarmClient,
     launch: Launcher,

@@ -219,6 +219,7 @@ class Supply:
             load=self._expected_seconds(name),
             elsewhere=sum(name in other.warm or name == other.loading for other in others),
             held=time.monotonic() - held.since if held else None,
+            idle=self._pool.idle(name),
         )
 
     def _expected_seconds(self, name: str) -> float:

@@ -1,16 +1,19 @@
 """Which model a worker loads next, and of which others it then takes no more jobs.
 
 To load a model takes as long as to render several pictures. Whoever always takes the oldest job may load one for each;
-whoever stays with a model until no job of it waits never comes to the others if its jobs keep coming. So a model is
-kept for a while that is long beside loading the next, and a job that has waited for about as long is due:
+whoever stays with a model until no job of it waits never comes to the others if its jobs keep coming. So a model with
+jobs is kept for a while that is long beside loading the next, and a job that has waited for long beside that is due:
 
 - What finds room beside the others is loaded as soon as a job waits for it.
-- A model for which no job waits makes room for one for which some do.
-- A model for which jobs wait makes room only after its while, and only for one that is due; among those the oldest
-  job decides, so none waits for ever.
-- A model that other workers have is loaded here as well only if they have clearly more to do than loading it takes.
+- A model for which no job waits makes room for one for which some do: the one that was used the longest ago.
+- A model for which jobs wait makes room only after its while, and only for one that is due.
+- Of models that are due the one with the oldest job is next, so none waits for ever; of others the one whose jobs have
+  waited the most together for what loading it takes.
+- A model that other workers have is loaded here as well only if they have more to do than loading it takes; clearly
+  more, if this worker has anything else to do.
 
-No clocks, no connections: `worker/job/supply.py` asks, with what the farm says at that moment.
+`tests/worker/models/test_demand.py` holds this against both of those simpler ways, in a simulated farm. No clocks and
+no connections here: `worker/job/supply.py` asks, with what the farm says at that moment.
 """
 
 from __future__ import annotations
@@ -18,18 +21,17 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-STAY = 4.0
-"""For how many times as long as it takes to load another a model is kept that has jobs, and a job waits until it is
-due. So at most a fifth of a worker's time goes into loading, if it does nothing else meanwhile."""
+STAY, DUE = 4.0, 8.0
+"""How many times as long as loading another a model is kept that has jobs, and a job waits until it is due."""
 
 
 @dataclass(frozen=True)
 class Model:
-    """A model as one worker sees it. Times are in seconds, sizes in bytes.
+    """A model as one worker sees it. Times are in seconds, sizes in bytes of memory.
 
-    `waiting` jobs are queued for it, the first of them since `oldest` seconds. It takes `load` to load it. `elsewhere`
-    counts the other workers that have it or load it. `held` is for how long this one has been taking its jobs, None if
-    it does not have it.
+    `waiting` jobs are queued for it, the first of them since `oldest`. It takes `load` to load it. `elsewhere` counts
+    the other workers that have it or load it. `held` is for how long this one has been taking its jobs, None if it does
+    not, and `idle` since when none of them was begun or finished here.
     """
 
     name: str
@@ -39,11 +41,12 @@ class Model:
     load: float = 0.0
     elsewhere: int = 0
     held: float | None = None
+    idle: float = 0.0
 
     @property
     def is_due(self) -> bool:
         """Whether its oldest job has waited for so long that it goes before jobs of models that are loaded."""
-        return self.waiting > 0 and self.oldest >= STAY * self.load
+        return self.waiting > 0 and self.oldest >= DUE * self.load
 
 
 @dataclass(frozen=True)
@@ -61,23 +64,25 @@ def plan(models: Iterable[Model], room: int, job_seconds: float) -> Plan:
     """
     known = list(models)
     held = [model for model in known if model.held is not None]
-    wanted = [model for model in known if model.held is None and _needs_another(model, job_seconds)]
-    for model in sorted(wanted, key=lambda one: _urgency(one, job_seconds), reverse=True):
+    is_idle = not any(model.waiting for model in held)
+    wanted = [model for model in known if model.held is None and _needs_another(model, job_seconds, is_idle)]
+    for model in sorted(wanted, key=_urgency, reverse=True):
         leave = _places(model, held, room)
         if leave is not None:
             return Plan(model.name, tuple(leave))
     return Plan()
 
 
-def _needs_another(model: Model, job_seconds: float) -> bool:
+def _needs_another(model: Model, job_seconds: float, is_idle: bool) -> bool:
     """Whether jobs wait that the workers which have the model will not soon have done."""
-    return model.waiting * job_seconds > model.elsewhere * STAY * model.load if model.elsewhere else model.waiting > 0
+    soon = model.load if is_idle else STAY * model.load
+    return model.waiting * job_seconds > model.elsewhere * soon
 
 
-def _urgency(model: Model, job_seconds: float) -> tuple[bool, float, str]:
-    """Jobs that are due go first, the oldest of them first of all; else the most waiting for the least loading."""
-    waited = model.oldest if model.is_due else model.oldest + model.waiting * job_seconds
-    return model.is_due, waited if model.is_due else waited / max(model.load, 1e-3), model.name
+def _urgency(model: Model) -> tuple[bool, float, str]:
+    if model.is_due:
+        return True, model.oldest, model.name
+    return False, model.waiting * model.oldest / max(model.load, 1e-3), model.name
 
 
 def _places(model: Model, held: Sequence[Model], room: int) -> list[str] | None:
@@ -91,11 +96,11 @@ def _places(model: Model, held: Sequence[Model], room: int) -> list[str] | None:
     return leave if lacking <= 0 or len(leave) == len(held) else None
 
 
-def _dispensable(model: Model) -> tuple[bool, bool, float]:
-    """First those without jobs, of these those that others have too, and of these the one that was kept the longest."""
-    return model.waiting > 0, not model.elsewhere, -(model.held or 0.0)
+def _dispensable(model: Model) -> tuple[bool, float, str]:
+    """First those without jobs, used the longest ago; then those with the fewest."""
+    return model.waiting > 0, float(model.waiting) if model.waiting else -model.idle, model.name
 
 
 def _may_leave(model: Model, for_one: Model) -> bool:
-    held = model.held or 0.0
-    return held >= for_one.load if not model.waiting else for_one.is_due and held >= STAY * for_one.load
+    kept = model.held is None or model.held >= STAY * for_one.load
+    return not model.waiting or (for_one.is_due and kept)

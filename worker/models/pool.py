@@ -6,8 +6,9 @@ from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from threading import Lock
+from time import monotonic
 from typing import Generic, Protocol, TypeVar
 
 from worker.models.registry import ModelRegistry, Source
@@ -29,6 +30,7 @@ class _Entry(Generic[Model]):
     source: Source
     loaded: Future[Model]
     users: int = 0
+    used: float = field(default_factory=monotonic)
 
 
 class ModelPool(Generic[Model]):
@@ -70,6 +72,12 @@ class ModelPool(Generic[Model]):
         """Bytes that a model takes; None of one that was never loaded."""
         return self._sizes.get(name)
 
+    def idle(self, name: str) -> float:
+        """For how many seconds nobody has begun or finished using a model; 0 for one that is not there."""
+        with self._lock:
+            entry = self._entries.get(name)
+        return monotonic() - entry.used if entry else 0.0
+
     @contextmanager
     def using(self, name: str) -> Iterator[Model]:
         """The model `name`, loaded if it is not warm, and kept for the block.
@@ -84,6 +92,7 @@ class ModelPool(Generic[Model]):
                 entry = self._entries[name] = _Entry(source, Future())
             assert entry
             entry.users += 1
+            entry.used = monotonic()
             self._entries.move_to_end(name)
         if is_ours_to_load:
             self._fill(name, source, entry)
@@ -92,6 +101,7 @@ class ModelPool(Generic[Model]):
         finally:
             with self._lock:
                 entry.users -= 1
+                entry.used = monotonic()
             del entry  # which would hold on to a model that is dropped now
             self._shrink()
 

@@ -33,9 +33,10 @@ _WORKER_STYLES = {"starting": "dim", "ready": "green", "draining": "yellow"}
 def workers(as_json: bool) -> None:
     """List the live workers.
 
-    With --json: a list of {id, host, pid, device, state, models, warm, slots, jobs, refused, paused, losses, limits,
-    version, started, done, images_per_minute}; `refused` says why models are not served, `paused` is null, or
-    why the worker takes no jobs now, and `limits` has side, steps and seconds, null where it has none of its own.
+    With --json: a list of {id, host, pid, device, state, models, warm, loading, slots, jobs, refused, paused, losses,
+    limits, version, started, done, images_per_minute}; `warm` are the models in memory, `refused` says why models are
+    not served, `paused` is null, or why the worker takes no jobs now, and `limits` has side, steps and seconds, null
+    where it has none of its own.
     """
     from farm.client import FarmClient
 
@@ -49,6 +50,8 @@ def workers(as_json: bool) -> None:
     if any(worker.warm for worker in live):
         note("* in memory")
     for worker in live:
+        if worker.loading:
+            note(f"{worker.id} is loading {worker.loading}")
         if worker.paused and worker.state == "ready":
             note(f"{worker.id} takes no jobs: {worker.paused}")
         if limits := str(worker.limits):

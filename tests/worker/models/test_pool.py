@@ -186,3 +186,15 @@ def test_a_model_that_is_dropped_is_gone_when_nobody_has_it(loader: FakeLoader) 
         assert pool.warm == ()
     assert (pool.size("a"), pool.size("b")) == (10, None)
     pool.drop("never there")
+
+
+def test_how_long_a_model_was_not_used_is_told(loader: FakeLoader, monkeypatch: pytest.MonkeyPatch) -> None:
+    now = [100.0]
+    monkeypatch.setattr("worker.models.pool.monotonic", lambda: now[0])
+    pool = pool_of(loader, budget=20)
+    assert pool.idle("a") == 0
+    with pool.using("a"):
+        now[0] = 107.0
+        assert pool.idle("a") == 7
+    now[0] = 110.0
+    assert pool.idle("a") == 3
