@@ -20,6 +20,7 @@ from farm.ledger.ledger import Ledger
 from farm.ledger.timing import TIMING, Timing
 from worker.bucket.catalogue import Catalogue
 from worker.models.demand import Model, plan
+from worker.models.disguises import first_line
 from worker.models.pool import ModelPool
 from worker.models.service import CAN_PASS, FIRST_WAIT, LONGEST_WAIT, ModelService
 
@@ -133,9 +134,9 @@ class Supply:
         for name in changes.gone:
             _log.info("the farm keeps the model '%s' no longer", name)
             self._served.withdraw(name)
+        for name in (*changes.gone, *changes.others):  # what is in memory is not what the farm keeps
             self._leave([name])
             self._pool.drop(name)
-        self._leave(changes.others)  # what is held is another by now
         for name in changes.come:
             self._waits.pop(name, None)
             self._served.offer(name)
@@ -242,6 +243,9 @@ class Supply:
             self._hold(name)
         except (ModelError, StorageError) as error:
             self._could_not(name, error)
+        except Exception as error:  # such as a fault in a library: the others are served all the same
+            _log.error("the model '%s' could not be loaded", name, exc_info=True)
+            self._could_not(name, ModelError(f"it cannot be loaded: {type(error).__name__}: {first_line(error)}"))
         else:
             self._load_seconds[name] = time.monotonic() - began
             self._waits.pop(name, None)

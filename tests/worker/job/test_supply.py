@@ -286,3 +286,31 @@ def test_a_model_that_is_larger_than_was_thought_makes_others_leave(farm: FakeFa
     wait_for(farm, "a", first=0)
     assert worker.sees() == {"a"}
     assert worker.pool.warm == ("a",)
+
+
+def test_what_is_replaced_by_what_cannot_be_loaded_is_refused(
+    farm: FakeFarm, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    worker = Worker(farm, tmp_path, "own", room=100)
+    keep(farm, "a")
+    wait_for(farm, "a", first=0)
+    worker.sees()
+    put_model(farm.storage, "a", x=b"another")
+    worker.failures["a"] = ModelError("it is damaged")
+    assert worker.sees() == worker.sees() == {"own"}
+    assert worker.served.refused == {"a": "it is damaged"}
+    assert worker.pool.warm == ("own",)
+    assert not any(record.exc_info for record in caplog.records)
+
+
+def test_a_fault_in_a_library_is_told_once_and_costs_that_model_alone(
+    farm: FakeFarm, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    worker = Worker(farm, tmp_path, "own", room=100)
+    keep(farm, "a")
+    wait_for(farm, "a", first=0)
+    worker.failures["a"] = ZeroDivisionError("oh")
+    assert worker.sees() == worker.sees() == {"own"}
+    assert worker.supply.loading is None
+    assert worker.served.refused == {"a": "it cannot be loaded: ZeroDivisionError: oh"}
+    assert sum(bool(record.exc_info) for record in caplog.records) == 1
