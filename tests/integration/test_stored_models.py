@@ -6,6 +6,7 @@ import hashlib
 import json
 import subprocess
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +31,10 @@ def request(model: str, **fields: Any) -> JobRequest:
 
 def live(client: FarmClient, name: str) -> WorkerInfo:
     return next(worker for worker in client.workers() if worker.id.startswith(f"{name}-"))
+
+
+def has_only(client: FarmClient, worker: str, model: str) -> bool:
+    return live(client, worker).warm == (model,)
 
 
 def picture_of(client: FarmClient, job: str) -> str:
@@ -120,7 +125,7 @@ def test_a_worker_with_room_for_one_model_goes_from_one_to_another_as_jobs_ask_f
         for name in ("first", "second"):
             statuses = finish(list(client.submit([request(name, count=4)]).jobs))
             assert {(status.state, status.attempt) for status in statuses} == {("done", 1)}
-            eventually(lambda wanted=(name,): live(client, "narrow").warm == wanted, f"only {name} is in memory")
+            eventually(partial(has_only, client, "narrow", name), f"only {name} is in memory")
         both = [job for name in ("first", "second") for job in client.submit([request(name, count=4)]).jobs]
         assert {status.state for status in finish(both)} == {"done"}
     finally:
