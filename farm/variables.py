@@ -135,6 +135,7 @@ RETENTION = Variable("FARM_RETENTION", age)
 RETENTION_OBJECTS = Variable("FARM_RETENTION_OBJECTS", _yes_or_no)
 KERNELS_KEY = Variable("FARM_KERNELS_KEY", _secret)
 MODEL_CACHE_GB = Variable("FARM_MODEL_CACHE_GB", _gigabytes)
+CLIP = Variable("FARM_CLIP", _text)
 
 ALL: tuple[Variable[str] | Variable[float] | Variable[bool] | Variable[bytes], ...] = (
     HOME,
@@ -150,4 +151,5 @@ ALL: tuple[Variable[str] | Variable[float] | Variable[bool] | Variable[bytes], .
     RETENTION_OBJECTS,
     KERNELS_KEY,
     MODEL_CACHE_GB,
+    CLIP,
 )

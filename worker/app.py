@@ -41,9 +41,11 @@ class Worker(Parts):
                 self._engine.start()
                 self._previews.start()
                 self._reaper.start()
+                self._studies.start()
                 self._consumer.run(taken, self._on_ready, is_leaving=self._leaving.is_set)
             finally:
                 self._keeper.stop()
+        self._studies.stop()
         self._previews.stop()
         self._reaper.stop()
         self._engine.stop()

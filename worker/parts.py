@@ -21,16 +21,18 @@ from worker.bucket.catalogue import Catalogue
 from worker.bucket.compile_cache import CompileCache
 from worker.bucket.model_cache import GB, ModelCache
 from worker.bucket.models import bucket_fetcher
-from worker.diffusion.losses import load_losses
+from worker.diffusion.losses import Loss, load_losses
 from worker.engine.engine import Engine
 from worker.engine.memory import free_bytes
 from worker.engine.rows import CAREFUL_CPU_ROWS, ROWS
 from worker.engine.watchdog import Watchdog
 from worker.host.crash_report import CrashReport
 from worker.host.home import settle_home
+from worker.job.answer import Answerer
 from worker.job.claims import Claims
 from worker.job.deliver import Delivery
 from worker.job.failure import Failures
+from worker.job.lane import StudyLane
 from worker.job.leftovers import Leftovers
 from worker.job.render import Renderer, engine_id
 from worker.job.retry import Retrier
@@ -80,8 +82,17 @@ class Parts:
         self._storage = Storage(where)
         self._queue = Queue(where)
         self._intake = Intake()
-        self._losses = load_losses()
+        self._losses = load_losses(others=self._clip())
         self._models = ModelRegistry.from_options(options.models or DEFAULT_MODELS)
+
+    def _clip(self) -> list[Loss]:
+        """The loss that sees with CLIP, where the operator has one: `FARM_CLIP` names its folder."""
+        folder = variables.CLIP.of(os.environ)
+        if not folder:
+            return []
+        from worker.diffusion.clip_loss import ClipSimilarity
+
+        return [ClipSimilarity(Path(folder), self._placement.device)]
 
     @cached_property
     def _crashes(self) -> Path:
@@ -217,6 +228,20 @@ class Parts:
         )
 
     @cached_property
+    def _answerer(self) -> Answerer:
+        return Answerer(
+            worker=self.id,
+            engine=self._engine,
+            models=self._pool,
+            limits=self._options.limits,
+            losses=self._losses,
+            storage=self._storage,
+            retrier=self._retrier,
+            leaving=self._leaving,
+            free=(lambda: None) if self._options.deterministic else partial(free_bytes, self._placement.device),
+        )
+
+    @cached_property
     def _failures(self) -> Failures:
         return Failures(
             worker=self.id,
@@ -237,11 +262,16 @@ class Parts:
             claims=self._claims,
             keeper=self._keeper,
             renderer=self._renderer,
+            answerer=self._answerer,
             delivery=Delivery(self.id, self._ledger, publisher, self._spool, self._retrier),
             promoter=self._promoter,
             leftovers=self._leftovers,
             failures=self._failures,
         )
+
+    @cached_property
+    def _studies(self) -> StudyLane:
+        return StudyLane(self._ledger, self._keeper, self._served, slots=self._slots, work=self._runner.answer)
 
     @cached_property
     def _consumer(self) -> Consumer:

@@ -45,6 +45,10 @@ SECTIONS = {
         "compare": LazyCommand("compare:compare", "Make one page of several jobs side by side."),
         "open": LazyCommand("open:open_job", "Show a picture, or its page, in the system's viewer."),
     },
+    "Ask": {
+        "tokens": LazyCommand("questions:tokens", "Show how a model reads a prompt, token by token."),
+        "similar": LazyCommand("questions:similar", "Show how similar prompts are to a model."),
+    },
     "Farm": {
         "demo": LazyCommand("demo:demo", "See it all: a local farm, a dozen jobs, a sheet."),
         "up": LazyCommand("stack:up", "Start a farm on this machine."),

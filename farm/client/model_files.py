@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from farm import sources
 from farm.bucket.models import FILE_NAME, MAX_FILES, Kind, Layout
 from farm.errors import InvalidInput
 from farm.keys import MODEL_CONFIG, MODEL_FILE, PICKLED_WEIGHTS, WEIGHTS
@@ -56,7 +57,16 @@ def look_at(source: str) -> LocalModel:
     Only what a worker loads is of it: configurations, tokenizers, and weights in one precision.
     Raises `InvalidInput` saying what is wrong with it and what to do.
     """
-    named, _, config = source.partition("#config=")
+    try:
+        named, options = sources.split(source)
+    except InvalidInput as error:
+        raise _refused(error.reason, hint=error.hint) from error
+    config = options.pop(sources.CONFIG, "")
+    if options:
+        raise _refused(
+            f"'{source}' says '{next(iter(options))}', which is not kept with a model",
+            hint="a worker can be started with it: farm worker --model NAME=SOURCE",
+        )
     try:
         path = Path(named).expanduser().resolve()
         if path.is_dir() and not config:

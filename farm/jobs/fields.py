@@ -114,6 +114,7 @@ _LISTS: Mapping[str, Callable[[JobSpec], Sequence[str]]] = {
 }
 _READ: Mapping[str, Callable[[JobSpec], str]] = {
     "mix": lambda spec: f"{spec.conditioning.prompts[0].weight:.3g}",
+    "path": lambda spec: spec.conditioning.path,
     "negative": lambda spec: spec.conditioning.negative or NONE,
     "guidance": lambda spec: _or(spec.guidance.scale, MODELS_OWN),
     "sampler": lambda spec: spec.sampler,

@@ -1,7 +1,8 @@
 """What to render: a `JobSpec` is one image's complete, frozen description, conditioning × start × guidance.
 
 Specs travel as JSON through the ledger and the bucket and are validated again by the worker, so every
-bound on what a stranger can ask for is here. The four modes are presets of this one spec; they compose.
+bound on what a stranger can ask for is here. The modes of pictures are presets of this one spec; they compose.
+Beside them are *studies*: small questions that a worker answers from the model that it has, without a step.
 """
 
 from __future__ import annotations
@@ -38,17 +39,22 @@ MIN_SIDE, MAX_SIDE = 64, 2_048
 MAX_SEED = 2**63 - 1
 MAX_GUIDANCE = 100.0
 MAX_LABELS = 16
+MAX_NOISE_STEPS = 16
 
-Mode = Literal["txt2img", "img2img", "mix", "guided"]
+Study = Literal["roundtrip", "tokens", "similar", "schedule"]
+Mode = Literal["txt2img", "img2img", "mix", "guided", Study]
 SamplerName = Literal["lms", "euler", "euler_a", "ddim", "dpmpp_2m"]
 Fit = Literal["crop", "pad", "stretch", "init"]
 Encode = Literal["sample", "mean"]
+MixPath = Literal["linear", "spherical"]
 TraceLevel = Literal["none", "numbers", "frames", "video"]
 
+STUDIES: tuple[Study, ...] = get_args(Study)
 MODES: tuple[Mode, ...] = get_args(Mode)
 SAMPLERS: tuple[SamplerName, ...] = get_args(SamplerName)
 FITS: tuple[Fit, ...] = get_args(Fit)
 ENCODINGS: tuple[Encode, ...] = get_args(Encode)
+MIX_PATHS: tuple[MixPath, ...] = get_args(MixPath)
 TRACE_LEVELS: tuple[TraceLevel, ...] = get_args(TraceLevel)
 
 PromptText = Annotated[str, StringConstraints(max_length=MAX_PROMPT_CHARACTERS)]
@@ -104,10 +110,25 @@ class WeightedPrompt(Wire):
 
 
 class Conditioning(Wire):
-    """What the picture shows: Σ weight·embedding(text), against the negative prompt."""
+    """What the picture shows: Σ weight·embedding(text), against the negative prompt.
+
+    By the `spherical` path the shares of two prompts are those of the angle between their embeddings, which only the
+    worker knows: it goes along the arc from one to the other, not along the chord.
+    """
 
     prompts: Annotated[tuple[WeightedPrompt, ...], Field(min_length=1, max_length=MAX_PROMPTS)]
     negative: PromptText = ""
+    path: MixPath = "linear"
+
+    @model_validator(mode="after")
+    def _an_arc_has_two_ends(self) -> Self:
+        if self.path == "spherical" and len(self.prompts) != 2:
+            raise ValueError(f"the spherical path goes between two prompts, not {len(self.prompts)}")
+        return self
+
+    @model_serializer(mode="wrap")
+    def _as_it_was_before_there_was_a_choice(self, serialize: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        return _without("path", serialize(self), where=self.path == "linear")
 
 
 class InitReference(Wire):
@@ -144,9 +165,7 @@ class Start(Wire):
 
     @model_serializer(mode="wrap")
     def _as_it_was_before_there_was_a_choice(self, serialize: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """Most jobs have no use for `encode`, so their specs are what earlier versions read and wrote."""
-        fields: dict[str, Any] = serialize(self)
-        return {name: value for name, value in fields.items() if (name, value) != ("encode", "sample")}
+        return _without("encode", serialize(self), where=self.encode == "sample")
 
 
 class LossTerm(Wire):
@@ -173,7 +192,11 @@ class Trace(Wire):
 
 
 class JobSpec(Wire):
-    """One image, completely. `width`, `height` and the guidance scale may be None: the model's own."""
+    """One image, completely. `width`, `height` and the guidance scale may be None: the model's own.
+
+    Or one study: `tokens` of a prompt, how `similar` prompts are, a `roundtrip` of the init image through the
+    autoencoder, also with the noise of `noise_steps`, or the `schedule` of a sampler.
+    """
 
     mode: Mode
     model: ModelName
@@ -187,6 +210,9 @@ class JobSpec(Wire):
     height: Side | None = None
     trace: Trace = Trace()
     time_limit: TimeLimit | None = None
+    noise_steps: Annotated[
+        tuple[Annotated[int, Field(ge=0, lt=MAX_STEPS)], ...], Field(max_length=MAX_NOISE_STEPS)
+    ] = ()
 
     @model_validator(mode="after")
     def _starts_before_the_end(self) -> Self:
@@ -194,14 +220,36 @@ class JobSpec(Wire):
             raise ValueError(f"the start step {self.start.step} leaves none of the {self.steps} steps to do")
         return self
 
+    @model_validator(mode="after")
+    def _asks_what_its_mode_answers(self) -> Self:
+        if fault := _fault_of(self):
+            raise ValueError(fault)
+        return self
+
+    @model_serializer(mode="wrap")
+    def _as_it_was_before_there_were_studies(self, serialize: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        return _without("noise_steps", serialize(self), where=not self.noise_steps)
+
+    @property
+    def is_study(self) -> bool:
+        """Whether it asks something of the model, and takes no step."""
+        return self.mode in STUDIES
+
+    @property
+    def has_picture(self) -> bool:
+        return not self.is_study or self.mode == "roundtrip"
+
     @property
     def steps_to_do(self) -> int:
-        return self.steps - self.start.step
+        return 1 if self.is_study else self.steps - self.start.step
 
     @property
     def prompt(self) -> str:
-        """The prompts as one line for people."""
-        return " + ".join(prompt.text for prompt in self.conditioning.prompts)
+        """The prompts as one line for people, or what is asked where there are none."""
+        between = " | " if self.mode == "similar" else " + "
+        return (
+            f"({self.mode})" if reads_no_prompt(self.mode) else between.join(p.text for p in self.conditioning.prompts)
+        )
 
     def of_model(self, name: str) -> Self:
         """The same of the model of this name. Raises `InvalidInput` if none can have it."""
@@ -222,6 +270,34 @@ class JobSpec(Wire):
             return cls.model_validate_json(text)
         except ValidationError as error:
             raise invalid(error) from error
+
+
+def reads_no_prompt(mode: Mode) -> bool:
+    return mode in ("roundtrip", "schedule")
+
+
+def _without(name: str, fields: dict[str, Any], *, where: bool) -> dict[str, Any]:
+    """The fields of a spec but for one that most have no use for, so that those are what earlier versions read."""
+    return {field: value for field, value in fields.items() if not (where and field == name)}
+
+
+def _fault_of(spec: JobSpec) -> str | None:
+    """What of a spec its mode cannot have."""
+    prompts, start = spec.conditioning.prompts, spec.start
+    if spec.noise_steps and spec.mode != "roundtrip":
+        return f"noise steps are of a roundtrip, not of {spec.mode}"
+    if not spec.is_study:
+        return None
+    if spec.guidance.losses or spec.conditioning.negative or spec.trace.level != "none" or start.step:
+        return f"{spec.mode} takes no step: it has no losses, negative prompt, trace or start step"
+    if (start.image is not None) != (spec.mode == "roundtrip"):
+        return "roundtrip needs an init image" if start.image is None else f"{spec.mode} has no init image"
+    if spec.mode == "similar" and len(prompts) < 2:
+        return "similar compares two prompts or more"
+    if spec.mode != "similar" and len(prompts) > 1:
+        return f"{spec.mode} is of one prompt, not of {len(prompts)}"
+    late = [step for step in spec.noise_steps if step >= spec.steps]
+    return f"the noise step {late[0]} is not one of the {spec.steps} steps" if late else None
 
 
 class ResolvedLossTerm(LossTerm):

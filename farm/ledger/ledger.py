@@ -89,8 +89,8 @@ class Ledger(Reading):
             raise Suspect(job)
         if answer[0] != "claimed":
             return None
-        taken, attempt, spec, priority, checkpoint = answer[1:]
-        return Claim(taken, int(attempt), spec, int(priority), attempt_of(checkpoint))
+        taken, attempt, spec, priority, checkpoint, waited = answer[1:]
+        return Claim(taken, int(attempt), spec, int(priority), attempt_of(checkpoint), int(waited) / 1000)
 
     def checkpoint(self, claim: Claim, worker: str, step: int) -> bool:
         """Note that `step` steps of a running job are safe in the bucket. False if it is not held any more."""

@@ -55,6 +55,8 @@ class Claim:
     priority: int
     checkpoint: int | None = None
     """The attempt that left a checkpoint to go on from."""
+    waited: float = 0.0
+    """Seconds since the job was submitted, earlier attempts among them."""
 
 
 class Suspect(Exception):

@@ -44,6 +44,7 @@ def _table(result: JobResult) -> dict[str, str]:
 def _words(conditioning: Conditioning) -> list[tuple[str, str]]:
     prompts, several = conditioning.prompts, len(conditioning.prompts) > 1
     rows = [("prompt", f"{one.text} × {one.weight:g}" if several else one.text) for one in prompts]
+    rows += [("mixed", "along the arc")] if conditioning.path == "spherical" else []
     return [*rows, *([("negative", conditioning.negative)] if conditioning.negative else [])]
 
 
@@ -77,5 +78,6 @@ def made(result: JobResult) -> list[tuple[str, str]]:
     weights = [("weights", result.model.source)]
     weights += [("revision", result.model.revision)] if result.model.revision else []
     weights += [("SHA-256", result.model.sha256)] if result.model.sha256 else []
+    weights += [("autoencoder", result.model.vae)] if result.model.vae else []
     versions = sorted(result.versions.items())
     return [("device", result.device), ("numbers", result.dtype), *weights, *versions]

@@ -25,7 +25,10 @@ def main(folder: Path) -> dict[str, Any]:
     """The mean colour of each job's picture, and how many older predictions the sampler uses."""
     asked: Any = "lms_2"
     used = np.flatnonzero(plan(read_schedule(LMS_CONFIG, asked, 3)).b.any(axis=0))
-    model = ModelLoader(place("cpu"), cache=folder / "cache").load("tiny", LocalDirectory(build_tiny_model(folder)))
+    loader = ModelLoader(place("cpu"), cache=folder / "cache")
+    model = loader.load("tiny", LocalDirectory(build_tiny_model(folder)))
+    summing = {"addition_embed_type": "text", "addition_embed_type_num_heads": 4}
+    other = loader.load("summing", LocalDirectory(build_tiny_model(folder / "summing", unet=summing)))
     losses = load_losses()
     declarations = losses.declarations
     engine = Engine(losses, max_rows=4)
@@ -36,15 +39,20 @@ def main(folder: Path) -> dict[str, Any]:
         "green": {"losses": [{"name": "green", "arguments": {"target": 1.0}, "every": 1}]},
     }
     try:
-        found: dict[str, Any] = {"history": int(used.max())}
+        found: dict[str, Any] = {"history": int(used.max()), "family": other.family.name}
         for name, fields in jobs.items():
             request = JobRequest.parse({"prompt": "a cat", "seed": 1, "steps": 2, **fields})
             [spec] = request.specs(None, default_model="tiny", declarations=declarations)
-            pixels = engine.submit(RenderRequest(name, resolve(spec, model, load_losses()), model)).result(60).pixels
-            found[name] = pixels.mean(axis=(0, 1)).tolist()
+            found[name] = _mean_colour(engine, RenderRequest(name, resolve(spec, model, losses), model))
+        found["summing"] = _mean_colour(engine, RenderRequest("summing", resolve(spec, other, losses), other))
         return found
     finally:
         engine.stop()
+
+
+def _mean_colour(engine: Engine, request: RenderRequest) -> list[float]:
+    means: list[float] = engine.submit(request).result(60).pixels.mean(axis=(0, 1)).tolist()
+    return means
 
 
 if __name__ == "__main__":

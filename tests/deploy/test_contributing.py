@@ -115,6 +115,12 @@ def test_the_sampler_renders(rendered: dict[str, Any]) -> None:
 
 
 @pytest.mark.long
+def test_the_family_renders(rendered: dict[str, Any]) -> None:
+    assert rendered["family"] == "summing"
+    assert rendered["summing"] != pytest.approx(rendered["green"], abs=0.01), "another model"
+
+
+@pytest.mark.long
 def test_the_loss_guides(rendered: dict[str, Any]) -> None:
     (_, before, _), (_, after, _) = rendered["lms"], rendered["green"]
     assert after > before + 1

@@ -285,6 +285,12 @@ class FakeLedger(Ledger):
                 moments.setdefault(one.model, []).append(int(one.fields["submitted"]))
             return {name: Demand(len(all), time.time() - min(all) / 1000) for name, all in moments.items()}
 
+    def urgent(self, models: Iterable[str], *, limit: int = 10) -> list[str]:
+        with self._doing("get"):
+            waiting = [one for one in self._records.values() if one.state == "queued" and one.new.priority == 9]
+            waiting.sort(key=lambda one: one.turn)
+            return [one.id for model in models for one in [w for w in waiting if w.model == model][:limit]]
+
     # Events
 
     def now(self) -> str:
@@ -386,7 +392,8 @@ class FakeLedger(Ledger):
 
     def _granted(self, record: _Record) -> Claim:
         checkpoint = record.checkpoint[0] if record.checkpoint else None
-        return Claim(record.id, record.attempt, record.fields["spec"], record.new.priority, checkpoint)
+        waited = (int(record.fields["started"]) - int(record.fields["submitted"])) / 1000
+        return Claim(record.id, record.attempt, record.fields["spec"], record.new.priority, checkpoint, waited)
 
     def _status(self, job: str, record: Any) -> JobStatus:
         status = JobStatus.from_record(job, record.fields)

@@ -83,7 +83,7 @@ def _moving(model: LoadedModel, rows: int) -> list[str]:
     """The first parts of the UNet that give equal rows unequal outputs, by their place in the batch."""
     draw = torch.Generator().manual_seed(0)
     row = torch.randn((1, *model.latent_shape), generator=draw).expand(rows, -1, -1, -1).contiguous().to(model.device)
-    conditioning = Conditioning.stacked([model.cross_attention.of(model.prompts.encode("a cat"))] * rows)
+    conditioning = Conditioning.stacked([model.conditioned(model.prompts.encode("a cat"))] * rows)
     timesteps = torch.full((rows,), 500.0, device=model.device)
     with _watched(model.unet) as moving:
         model.unet(row.to(model.dtype), timesteps, **conditioning.arguments)

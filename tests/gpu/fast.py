@@ -20,7 +20,6 @@ from worker.bench.idle import watched
 from worker.bench.measure import flops, measured, peak_flops, times
 from worker.bench.pipelines import Pipelines
 from worker.bench.workloads import Job
-from worker.diffusion.conditioning import Conditioning
 from worker.engine.engine import Engine
 from worker.models.compiled import compiled
 from worker.models.cuda_graphs import with_graphs
@@ -66,8 +65,8 @@ class _Bench:
         self._make_pipelines = partial(Pipelines, "shaped", subjects.directory("shaped"), placement)
         self._pipelines = self._make_pipelines()
         self._peak = peak_flops(placement.device, placement.dtype)
-        embedding = Conditioning(self.model.prompts.encode("").embedding)
-        self._row_flops = flops(lambda: costing.forward(self.model, embedding, 1))
+        text = self.model.conditioned(self.model.prompts.encode(""), cached=False)
+        self._row_flops = flops(lambda: costing.forward(self.model, text, 1))
         self._jobs = subjects.unlike(self.model, 24 if self.on_gpu else 3)
         self._lone = workloads.alike(self.model, 1, steps=2 * subjects.steps)
         self._compiled: LoadedModel | None = None
@@ -76,7 +75,7 @@ class _Bench:
 
     def forwards(self, model: LoadedModel, how: str, numbers: Sequence[int]) -> None:
         """Milliseconds by rows, and the share of the peak that a full batch reaches."""
-        text = model.cross_attention.of(model.prompts.encode(""))
+        text = model.conditioned(model.prompts.encode(""))
         shares = {}
         for rows in numbers:
             seconds = statistics.median(times(lambda rows=rows: costing.forward(model, text, rows)))  # type: ignore[misc]

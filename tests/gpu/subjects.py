@@ -16,7 +16,7 @@ import torch
 from farm.jobs.spec import SAMPLERS, TRACE_LEVELS
 from tests.tiny import build_tiny_model
 from worker.bench import workloads
-from worker.bench.weights import random_stable_diffusion
+from worker.bench.weights import random_weights
 from worker.bench.workloads import Job
 from worker.diffusion.losses import load_losses
 from worker.engine.request import RenderRequest
@@ -85,7 +85,7 @@ class Subjects:
             emoji = BUILT_IN["emoji"]
             assert isinstance(emoji, LocalDirectory)
             return emoji.path
-        return random_stable_diffusion()
+        return random_weights("sd14")
 
     def load(self, kind: Kind, placement: Placement) -> LoadedModel:
         """A model, ready to render."""

@@ -52,7 +52,7 @@ def _tried(facts: Facts, subjects: Subjects, kind: Kind, dtype: torch.dtype, nam
 def _memory(facts: Facts, model: LoadedModel, subjects: Subjects, name: str) -> None:
     """Whether a full batch takes what one row, measured as the model was loaded, said that it would."""
     assert model.memory
-    text = model.cross_attention.of(model.prompts.encode(""))
+    text = model.conditioned(model.prompts.encode(""))
     rows, pictures = subjects.rows, 4
     forward = highest(lambda: costing.forward(model, text, rows), model.device) / (rows * model.memory.row)
     decode = highest(lambda: costing.decode(model, pictures), model.device) / (pictures * model.memory.picture)
@@ -64,7 +64,7 @@ def _memory(facts: Facts, model: LoadedModel, subjects: Subjects, name: str) -> 
 @torch.no_grad()
 def _replayed(facts: Facts, model: LoadedModel, subjects: Subjects, name: str) -> None:
     """Whether forwards that are replayed from graphs give what they give as they are launched."""
-    text = model.cross_attention.of(model.prompts.encode("a cat"))
+    text = model.conditioned(model.prompts.encode("a cat"))
     unequal = []
     for count in (1, 2, 7, subjects.rows):
         conditioning = Conditioning.stacked([text] * count)

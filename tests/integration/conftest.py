@@ -122,8 +122,10 @@ def worker(
 ) -> Iterator[Worker]:
     """One worker for all tests that need no special one, serving `tiny`."""
     launcher = Launcher(environment, where, tiny_model, tmp_path_factory.mktemp("logs"))
-    yield launcher("shared")
-    launcher.end()
+    try:
+        yield launcher("shared")
+    finally:
+        launcher.end()
 
 
 @pytest.fixture
@@ -155,14 +157,19 @@ def picture(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def submit(client: FarmClient) -> Callable[..., list[str]]:
-    """Submits one request of the tiny model and gives the ids of its jobs."""
+def submit(client: FarmClient) -> Iterator[Callable[..., list[str]]]:
+    """Submits one request of the tiny model and gives the ids of its jobs. What is not over with the test is cancelled:
+    the next one has the farm to itself, whether this one ended well or not."""
+    submitted: list[str] = []
 
     def run(**fields: Any) -> list[str]:
         request = JobRequest.parse({"prompt": "a cat", "model": "tiny", "steps": 5, "seed": 1, **fields})
-        return list(client.submit([request]).jobs)
+        jobs = list(client.submit([request]).jobs)
+        submitted.extend(jobs)
+        return jobs
 
-    return run
+    yield run
+    client.ledger.cancel_many(submitted)
 
 
 @pytest.fixture

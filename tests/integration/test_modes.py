@@ -17,6 +17,7 @@ from farm import keys
 from farm.bucket.results import JobResult
 from farm.client import FarmClient
 from tests.integration.conftest import Worker, trace_numbers
+from tests.waiting import eventually
 from worker.results.png import read_spec
 
 pytestmark = pytest.mark.usefixtures("worker")
@@ -100,6 +101,7 @@ def test_the_bucket_holds_what_the_result_names(client: FarmClient, submit: Any,
         data = client.storage.get(stored.key)
         assert (hashlib.sha256(data).hexdigest(), len(data)) == (stored.sha256, stored.size)
         assert stored.key.startswith(f"jobs/{job}/{status.attempt}/")
+    eventually(lambda: client.storage.exists(keys.result(job)), "the worker has copied it, after the job was done")
     promoted = JobResult.from_json(client.storage.get(keys.result(job)), key=keys.result(job))
     assert promoted == result
     assert (result.spec.width, result.spec.height) == (64, 64)

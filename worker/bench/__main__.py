@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from worker.models.device import Placement
 
 GPU_ROWS = 64
+SHAPES = ("sd14", "sdxl", "small-sdxl")
+"""Those of `worker.bench.weights`, which takes long to import."""
 _FEWEST_REPEATS = 3
 
 
@@ -33,6 +35,7 @@ _FEWEST_REPEATS = 3
 @click.option("--repeats", type=click.IntRange(_FEWEST_REPEATS), default=_FEWEST_REPEATS, help="Runs of every arm.")
 @click.option("--device", help="cpu, cuda or cuda:N.  [default: the best there is]")
 @click.option("--model", metavar="NAME=DIRECTORY", help="A model in diffusers' layout.  [default: emoji; see below]")
+@click.option("--shape", type=click.Choice(SHAPES), help="Random weights of this shape, instead of a model.")
 @click.option("--rows", type=click.IntRange(2, 1024), help="Rows of one forward.  [default: 32; 64 on a GPU]")
 @click.option("--slots", type=click.IntRange(1, 1024), help="Jobs in flight at once.  [default: half the rows]")
 @click.option("--whole", is_flag=True, help="Only one backlog by LMS, but of whole jobs: takes minutes.")
@@ -43,6 +46,7 @@ def main(
     repeats: int,
     device: str | None,
     model: str | None,
+    shape: str | None,
     rows: int | None,
     slots: int | None,
     whole: bool,
@@ -62,7 +66,7 @@ def main(
     silence_transformers()
     set_verbosity_error()
     try:
-        found = _measure(seconds, repeats, device, model, rows, slots, whole=whole)
+        found = _measure(seconds, repeats, device, model, shape, rows, slots, whole=whole)
         _write(found, out, plots=plots and not whole)
     except FarmError as error:
         click.echo(f"farm bench: {error.message}", err=True)
@@ -76,6 +80,7 @@ def _measure(
     repeats: int,
     device: str | None,
     named: str | None,
+    shape: str | None,
     rows: int | None,
     slots: int | None,
     *,
@@ -89,7 +94,7 @@ def _measure(
 
     placement = place(device)
     on_gpu = placement.device.type == "cuda"
-    name, directory = _model(named, on_gpu=on_gpu)
+    name, directory = _model(named, shape or ("sd14" if on_gpu else None))
     loaded = ModelLoader(placement, cache=directory).load(name, LocalDirectory(directory))
     rows = rows or (GPU_ROWS if on_gpu else ROWS)
     options = Options(seconds, repeats, rows, slots or max(1, rows // 2))
@@ -104,14 +109,14 @@ def _measure(
     }
 
 
-def _model(named: str | None, *, on_gpu: bool) -> tuple[str, Path]:
+def _model(named: str | None, shape: str | None) -> tuple[str, Path]:
     if named:
         name, _, directory = named.partition("=")
         return name, Path(directory)
-    if on_gpu:
-        from worker.bench.weights import random_stable_diffusion
+    if shape:
+        from worker.bench.weights import random_weights
 
-        return "random", random_stable_diffusion()
+        return f"random {shape}", random_weights(shape)
     from worker.models.registry import BUILT_IN, LocalDirectory
 
     emoji = BUILT_IN["emoji"]

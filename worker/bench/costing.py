@@ -50,7 +50,7 @@ def decode(model: LoadedModel, count: int) -> Tensor:
 def measure(model: LoadedModel, pipelines: Pipelines, rows: int) -> Costs:
     """The costs of this machine now."""
     text = model.prompts.encode("")
-    embedding, conditioning = text.embedding[0], model.cross_attention.of(text)
+    plain, conditioning = model.conditioned(text, cached=False), model.conditioned(text)
     losses = load_losses()
     numbers = itertools.count()
     short, long = (_pipeline_seconds(model, pipelines, steps) for steps in (_SHORT, _LONG))
@@ -58,7 +58,7 @@ def measure(model: LoadedModel, pipelines: Pipelines, rows: int) -> Costs:
     ticks = tuple((2 * jobs, overhead_of_a_tick(model, jobs=jobs)["seconds"]) for jobs in (1, max(1, rows // 2)))
     costs = Costs(
         forwards=_by_rows(lambda count: forward(model, conditioning, count), rows),
-        plain_forwards=_by_rows(lambda count: pipelines.forward(embedding, count), rows),
+        plain_forwards=_by_rows(lambda count: pipelines.forward(plain, count), rows),
         ticks=ticks,
         board=statistics.median(times(lambda: _board_new(model, losses, next(numbers)), repeats=8)),
         decode=statistics.median(times(lambda: decode(model, 4), repeats=3)) / 4,

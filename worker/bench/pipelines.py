@@ -12,7 +12,12 @@ from typing import Any
 
 import numpy as np
 import torch
-from diffusers import StableDiffusionImg2ImgPipeline, StableDiffusionPipeline
+from diffusers import (
+    StableDiffusionImg2ImgPipeline,
+    StableDiffusionPipeline,
+    StableDiffusionXLImg2ImgPipeline,
+    StableDiffusionXLPipeline,
+)
 from diffusers.schedulers.scheduling_lms_discrete import LMSDiscreteScheduler
 from torch import Tensor
 
@@ -20,9 +25,21 @@ from farm.jobs.spec import ResolvedSpec, SamplerName
 from worker.bench.measure import Served
 from worker.bench.workloads import Job
 from worker.diffusion import latents, samplers
+from worker.diffusion.conditioning import Conditioning
 from worker.diffusion.losses import load_losses
+from worker.families.family import Family
+from worker.families.sd import SD
+from worker.families.sdxl import SDXL
 from worker.models.components import read_directory
 from worker.models.device import Placement
+
+_NO_CHECKS = {"safety_checker": None, "feature_extractor": None, "requires_safety_checker": False}
+_CLASSES: dict[Family, tuple[tuple[Any, Any], dict[str, Any]]] = {
+    SD: ((StableDiffusionPipeline, StableDiffusionImg2ImgPipeline), _NO_CHECKS),
+    SDXL: ((StableDiffusionXLPipeline, StableDiffusionXLImg2ImgPipeline), {"add_watermarker": False}),
+}
+"""Of each family the pipelines from noise and from a picture, and what they are told besides."""
+_ALONE = {"do_classifier_free_guidance": False}
 
 _coefficients: dict[Hashable, float] = {}
 
@@ -45,18 +62,12 @@ class Pipelines:
         parts = read_directory(name, directory, placement)
         self._config = dict(parts.scheduler_config)
         self._vae = parts.vae
-        shared: dict[str, Any] = {
-            "vae": parts.vae,
-            "text_encoder": parts.text_encoder,
-            "tokenizer": parts.tokenizer,
-            "unet": parts.unet,
-            "scheduler": LMSDiscreteScheduler.from_config(self._config),
-            "safety_checker": None,
-            "feature_extractor": None,
-            "requires_safety_checker": False,
-        }
-        from_noise: Any = StableDiffusionPipeline
-        from_picture: Any = StableDiffusionImg2ImgPipeline
+        self._zeros_for_nothing = parts.layout.zeros_for_nothing
+        shared: dict[str, Any] = {**parts.modules, "scheduler": LMSDiscreteScheduler.from_config(self._config)}
+        for part, encoder in zip(parts.layout.family.encoders, parts.encoders, strict=True):
+            shared[part.tokenizer] = encoder.tokenizer
+        (from_noise, from_picture), besides = _CLASSES[parts.layout.family]
+        shared |= besides
         self._from_noise = from_noise(**shared).to(placement.device)
         self._from_picture = from_picture(**shared)
         if placement.channels_last:
@@ -86,13 +97,13 @@ class Pipelines:
         return served
 
     @torch.no_grad()
-    def forward(self, embedding: Tensor, rows: int) -> Tensor:
-        """One forward of the UNet, as a pipeline calls it, on a prompt's embedding."""
+    def forward(self, conditioning: Conditioning, rows: int) -> Tensor:
+        """One forward of the UNet, as a pipeline calls it, all rows conditioned alike."""
         unet = self._from_noise.unet
         channels, side = unet.config["in_channels"], unet.config["sample_size"]
         x = torch.zeros((rows, channels, side, side), device=unet.device, dtype=unet.dtype)
-        text = torch.stack([embedding] * rows)
-        out: Tensor = unet(x, torch.tensor(500.0, device=unet.device), encoder_hidden_states=text).sample
+        given = Conditioning.stacked([conditioning] * rows).arguments
+        out: Tensor = unet(x, torch.tensor(500.0, device=unet.device), **given).sample
         return out
 
     def _call(self, jobs: Sequence[Job], clock: Callable[[], float], memoised: bool) -> list[Served]:
@@ -106,8 +117,8 @@ class Pipelines:
             "strength": (spec.steps - spec.start.step + 0.5) / spec.steps,
         }
         result = pipeline(
-            prompt_embeds=torch.cat([self._mixed(job.spec) for job in jobs]),
-            negative_prompt_embeds=torch.cat([self._embedding(job.spec.conditioning.negative) for job in jobs]),
+            **self._embeddings("", [self._mixed(job.spec) for job in jobs]),
+            **self._embeddings("negative_", [self._negative(job.spec) for job in jobs]),
             num_inference_steps=spec.steps,
             guidance_scale=spec.guidance.scale,
             generator=[torch.Generator().manual_seed(job.spec.seed) for job in jobs],
@@ -129,16 +140,27 @@ class Pipelines:
             known = self._schedulers[name, memoised] = scheduler.from_config(self._config, **sampler.settings)
         return known
 
-    def _mixed(self, spec: ResolvedSpec) -> Tensor:
-        parts = [prompt.weight * self._embedding(prompt.text) for prompt in spec.conditioning.prompts]
-        return torch.stack(parts).sum(dim=0)
+    def _embeddings(self, prefix: str, jobs: Sequence[Sequence[Tensor]]) -> dict[str, Tensor]:
+        """The embeddings of several jobs, by the names of a pipeline's arguments."""
+        names = (f"{prefix}prompt_embeds", f"{prefix and 'negative_'}pooled_prompt_embeds")
+        return {name: torch.cat(parts) for name, parts in zip(names, zip(*jobs, strict=True), strict=False)}
+
+    def _mixed(self, spec: ResolvedSpec) -> list[Tensor]:
+        prompts = spec.conditioning.prompts
+        parts = zip(*(self._embedded(prompt.text) for prompt in prompts), strict=True)
+        return [sum(prompt.weight * one for prompt, one in zip(prompts, part, strict=True)) for part in parts]
+
+    def _negative(self, spec: ResolvedSpec) -> list[Tensor]:
+        embedded = self._embedded(spec.conditioning.negative)
+        are_zeros = not spec.conditioning.negative and self._zeros_for_nothing
+        return [torch.zeros_like(part) for part in embedded] if are_zeros else embedded
 
     @torch.no_grad()
-    def _embedding(self, prompt: str) -> Tensor:
+    def _embedded(self, prompt: str) -> list[Tensor]:
+        """A prompt's embedding, and the whole prompt's where the family reads one."""
         pipeline = self._from_noise
-        ids = pipeline.tokenizer(prompt, padding="max_length", truncation=True, return_tensors="pt").input_ids
-        embedding: Tensor = pipeline.text_encoder(ids.to(pipeline.device)).last_hidden_state
-        return embedding
+        found = pipeline.encode_prompt(prompt, device=pipeline.device, num_images_per_prompt=1, **_ALONE)
+        return [found[index] for index in (0, 2) if index < len(found)]
 
     def _callback(self, spec: ResolvedSpec, served: Sequence[Served], clock: Callable[[], float]) -> Callable[..., Any]:
         """Notes the first step; follows the losses and decodes the frames of jobs that ask for them."""

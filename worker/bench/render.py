@@ -27,7 +27,6 @@ from worker.bench.measure import (
 )
 from worker.bench.pipelines import Pipelines
 from worker.bench.workloads import Job
-from worker.diffusion.conditioning import Conditioning
 from worker.engine.rows import CAREFUL_CPU_ROWS
 from worker.models.compiled import compiled, numbers_of_rows
 from worker.models.cuda_graphs import with_graphs
@@ -76,8 +75,8 @@ class Comparison:
         self._pipelines = Pipelines(model.name, directory, placement)
         self._compiled = Pipelines(model.name, directory, placement, compiled="default") if on_gpu else None
         self._peak = peak_flops(placement.device, placement.dtype)
-        embedding = Conditioning(model.prompts.encode("").embedding)
-        self._row_flops = flops(lambda: costing.forward(model, embedding, 1))
+        text = model.conditioned(model.prompts.encode(""), cached=False)
+        self._row_flops = flops(lambda: costing.forward(model, text, 1))
         self._decode_flops = flops(lambda: costing.decode(model, 1))
 
     def all(self) -> dict[str, Any]:

@@ -14,7 +14,6 @@ from diffusers.models.attention_processor import Attention
 from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
 from torch import Tensor, nn
 
-from worker.diffusion.conditioning import Conditioning
 from worker.diffusion.prompts import Encoded
 
 
@@ -43,23 +42,23 @@ class CrossAttentionCache:
     """
 
     projections: tuple[CachedProjection, ...]
-    _held: WeakKeyDictionary[Encoded, ReferenceType[Conditioning]] = field(
+    _held: WeakKeyDictionary[Encoded, ReferenceType[Tensor]] = field(
         default_factory=WeakKeyDictionary, repr=False, compare=False
     )
 
-    def of(self, text: Encoded) -> Conditioning:
-        """What a row is conditioned on: the memory of a text, [1, tokens, total] in the UNet's dtype.
+    def of(self, text: Encoded) -> Tensor:
+        """The memory of a text, [1, tokens, total] in the UNet's dtype.
 
         One at a time is computed, so that its bits depend on no other. It is 30 times as large as the embedding, so it
         is kept for as long as a job has it, and then shared: most jobs have the same negative prompt, and many the same
         prompt.
         """
         known = self._held.get(text)
-        conditioning = known() if known else None
-        if conditioning is None:
-            conditioning = Conditioning(self._computed(text.embedding[0])[None])
-            self._held[text] = ref(conditioning)
-        return conditioning
+        memory = known() if known else None
+        if memory is None:
+            memory = self._computed(text.embedding[0])[None]
+            self._held[text] = ref(memory)
+        return memory
 
     @torch.no_grad()
     def _computed(self, embedding: Tensor) -> Tensor:

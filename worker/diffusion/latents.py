@@ -17,7 +17,7 @@ from torch import Tensor
 from farm.jobs.spec import Fit
 from worker.diffusion.determinism import reproducible_backward
 from worker.diffusion.fitting import fit
-from worker.diffusion.losses import WeightedLoss
+from worker.diffusion.losses import Moment, WeightedLoss
 from worker.diffusion.noise import NoiseStream
 
 
@@ -80,19 +80,22 @@ def to_pixels(images: Tensor) -> Tensor:
 
 
 def loss_gradient(
-    vae: AutoencoderKL, x0: Tensor, terms: Sequence[Sequence[WeightedLoss]]
+    vae: AutoencoderKL, x0: Tensor, terms: Sequence[Sequence[WeightedLoss]], moments: Sequence[Moment | None] = ()
 ) -> tuple[Tensor, list[list[float]]]:
     """∂/∂x₀ of each job's Σ scale·loss(decode(x₀)), and the unscaled losses.
 
-    `x0` [N, 4, h, w] has one predicted clean latent for each job and `terms` the losses of each; rows without
-    any (padding) get a gradient of zero, but not all may be. Returns the gradient [N, 4, h, w] and, for each
-    job, its losses in the order of its terms. All jobs share one decode and one backward pass.
-    Raises `RenderError('loss')` if a loss fails.
+    `x0` [N, 4, h, w] has one predicted clean latent for each job, `terms` the losses of each, and `moments` what these
+    need besides; rows without any (padding) get a gradient of zero, but not all may be. Returns the gradient
+    [N, 4, h, w] and, for each job, its losses in the order of its terms. All jobs share one decode and one backward
+    pass. Raises `RenderError('loss')` if a loss fails.
     """
     with torch.enable_grad(), reproducible_backward():
         x0 = x0.detach().requires_grad_()
         images = decode(vae, x0)
-        values = torch.stack([term.evaluate(images[k : k + 1])[0] for k, job in enumerate(terms) for term in job])
+        given = zip(images.split(1), x0.split(1), moments or [None] * len(terms), terms, strict=True)
+        values = torch.stack(
+            [term.evaluate(image, own_x0, moment)[0] for image, own_x0, moment, job in given for term in job]
+        )
         scales = values.new_tensor([term.scale for job in terms for term in job])
         # A row's loss depends on that row alone, so the gradient of the sum is every job's own gradient.
         gradient = torch.autograd.grad((scales * values).sum(), x0)[0]

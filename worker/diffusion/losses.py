@@ -9,26 +9,51 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from importlib.metadata import EntryPoint, entry_points
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
 
 from farm.errors import FarmError, RenderError
 from farm.jobs.losses import BUILTIN, LossDeclaration, find
-from farm.jobs.spec import ResolvedLossTerm
+from farm.jobs.spec import ResolvedLossTerm, WeightedPrompt
 
 ENTRY_POINT_GROUP = "farm.losses"
 
 
+NEEDS = ("x0", "latents", "timestep", "embedding", "prompts")
+"""What a loss may be given besides images and its arguments; see `Moment`."""
+
+
+@dataclass(frozen=True)
+class Moment:
+    """What of a job a loss may look at besides its picture, at one step.
+
+    The gradient of a loss is taken by `x0`, which is given with it; these are constants.
+    """
+
+    latents: Tensor
+    """[1, 4, h, w], float32, as the sampler has them before the step."""
+    timestep: Tensor
+    """[1], of the model's training."""
+    embedding: Tensor
+    """[1, tokens, width], of the prompts, as they are mixed."""
+    prompts: tuple[WeightedPrompt, ...]
+    """Their texts and weights, of which the sum is one."""
+
+
 @runtime_checkable
 class Loss(Protocol):
-    """A differentiable function of images [N, 3, H, W], RGB around 0 to 1, that returns a value for each: [N]."""
+    """A differentiable function of images [N, 3, H, W], RGB around 0 to 1, that returns a value for each: [N].
+
+    One that has `needs`, some of `NEEDS`, is given those by name too: `x0` [N, 4, h, w], the predicted latents, and the
+    parts of a `Moment`. Then N is one.
+    """
 
     @property
     def declaration(self) -> LossDeclaration: ...
 
-    def __call__(self, images: Tensor, **arguments: float) -> Tensor: ...
+    def __call__(self, images: Tensor, /, *args: Any, **arguments: Any) -> Tensor: ...
 
 
 @dataclass(frozen=True)
@@ -43,10 +68,15 @@ class WeightedLoss:
     def name(self) -> str:
         return self.loss.declaration.name
 
-    def evaluate(self, images: Tensor) -> Tensor:
+    @property
+    def needs(self) -> tuple[str, ...]:
+        return needs_of(self.loss)
+
+    def evaluate(self, images: Tensor, x0: Tensor | None = None, moment: Moment | None = None) -> Tensor:
         """The unscaled values for images [N, 3, H, W]: [N]. Raises `RenderError('loss')` if the loss fails."""
+        given = {name: x0 if name == "x0" else getattr(moment, name) for name in self.needs}
         try:
-            values = self.loss(images, **self.arguments)
+            values = self.loss(images, **given, **self.arguments)
         except torch.OutOfMemoryError:
             raise
         except Exception as error:  # a third party's code: whatever it raises is this job's failure alone
@@ -72,12 +102,17 @@ class Losses:
         return WeightedLoss(self._losses[wanted.name], declaration.complete(wanted.arguments), wanted.scale)
 
 
-def load_losses(plugins: Iterable[EntryPoint] | None = None) -> Losses:
-    """The built-in losses and those of `plugins` (by default all that are installed).
+def needs_of(loss: Loss) -> tuple[str, ...]:
+    """What a loss is given besides images and its arguments."""
+    return tuple(getattr(loss, "needs", ()))
+
+
+def load_losses(plugins: Iterable[EntryPoint] | None = None, *, others: Iterable[Loss] = ()) -> Losses:
+    """The built-in losses, `others`, and those of `plugins` (by default all that are installed).
 
     Raises `FarmError` naming the plugin if one cannot be imported, is not a `Loss`, or takes a name that is taken.
     """
-    losses: dict[str, Loss] = {loss.declaration.name: loss for loss in _builtin()}
+    losses: dict[str, Loss] = {loss.declaration.name: loss for loss in (*_builtin(), *others)}
     for plugin in entry_points(group=ENTRY_POINT_GROUP) if plugins is None else plugins:
         loss = _load(plugin)
         if loss.declaration.name in losses:
@@ -93,6 +128,10 @@ def _load(plugin: EntryPoint) -> Loss:
         raise _broken(plugin, f"{type(error).__name__}: {error}") from error
     if not isinstance(loss, Loss) or not callable(loss) or not isinstance(loss.declaration, LossDeclaration):
         raise _broken(plugin, "it is not a callable with a LossDeclaration as its 'declaration'")
+    if unknown := set(needs_of(loss)) - set(NEEDS):
+        raise _broken(plugin, f"it needs {min(unknown)!r:.80}, and a loss is given {', '.join(NEEDS)}")
+    if taken := {argument.name for argument in loss.declaration.arguments} & set(needs_of(loss)):
+        raise _broken(plugin, f"its argument '{min(taken)}' has the name of something that it needs")
     return loss
 
 

@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 
 from farm.jobs.report import Token
-from farm.jobs.spec import WeightedPrompt
+from farm.jobs.spec import MixPath, WeightedPrompt
+from worker.diffusion.mixing import along_arc
 from worker.diffusion.text import SPECIAL_TOKENS, TextEncoder
 
 
@@ -76,17 +77,21 @@ class PromptEncoder:
             self._nothing = Encoded(torch.zeros_like(empty.embedding), pooled=pooled)
         return self._nothing
 
-    def mix(self, prompts: Sequence[WeightedPrompt]) -> Encoded:
-        """Σ weight·embedding, summed in float32; one prompt of weight 1 is its own embedding, bit for bit."""
+    def mix(self, prompts: Sequence[WeightedPrompt], path: MixPath = "linear") -> Encoded:
+        """Σ weight·embedding, summed in float32; one prompt of weight 1 is its own embedding, bit for bit.
+
+        By the `spherical` path, of two prompts, the weight of the second is its share of the angle between them.
+        """
         parts = [self.encode(prompt.text) for prompt in prompts]
         if len(prompts) == 1 and prompts[0].weight == 1.0:
             return parts[0]
         weights = [prompt.weight for prompt in prompts]
         pooled = [part.pooled for part in parts if part.pooled is not None]
+        mixed = _along_arc if path == "spherical" else _weighted
         return Encoded(
-            _weighted(weights, [part.embedding for part in parts]),
+            mixed(weights, [part.embedding for part in parts]),
             cut=tuple(word for part in parts for word in part.cut),
-            pooled=_weighted(weights, pooled) if pooled else None,
+            pooled=mixed(weights, pooled) if pooled else None,
         )
 
     def _encoded(self, prompt: str) -> Encoded:
@@ -113,6 +118,12 @@ class PromptEncoder:
         # A word of which only the end is lost counts as lost.
         word_start = max((k + 1 for k in range(first_lost) if prompt[k].isspace()), default=0)
         return tuple(prompt[word_start:].split()), tokens
+
+
+def _along_arc(weights: Sequence[float], tensors: Sequence[Tensor]) -> Tensor:
+    """From the first of two tensors to the other, by the weight of that, in their dtype."""
+    first, last = tensors
+    return along_arc(first.float(), last.float(), weights[1]).to(first.dtype)
 
 
 def _weighted(weights: Sequence[float], tensors: Sequence[Tensor]) -> Tensor:

@@ -90,7 +90,7 @@ def _fresh(written: str, sampler: Sampler) -> Any:
     """diffusers' scheduler without timesteps. To construct one takes as long as a step: it lists those of training."""
     config = json.loads(written)
     if config.get("use_flow_sigmas") or "FlowMatch" in str(config.get("_class_name")):
-        raise ModelError("the model is trained by flow matching", hint="use a model of Stable Diffusion 1 or 2")
+        raise ModelError("the model is trained by flow matching", hint="use a model of Stable Diffusion 1, 2 or XL")
     betas, levels = config.get("trained_betas"), config.get("num_train_timesteps", 1_000)
     if betas is not None and len(betas) != levels:
         raise ModelError(

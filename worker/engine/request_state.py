@@ -21,10 +21,12 @@ from worker.diffusion.fitting import cut_off
 from worker.diffusion.guidance import needs_unconditional
 from worker.diffusion.losses import Losses, WeightedLoss
 from worker.diffusion.noise import NoiseStream
+from worker.diffusion.prompts import Encoded
 from worker.diffusion.schedules import read_schedule
 from worker.diffusion.solvers import HISTORY, Coefficient, SamplingPlan, plan
 from worker.engine.admission import Candidate
 from worker.engine.request import Rendered, RenderRequest, Snapshot, latent_shape
+from worker.families.family import Size
 
 
 @dataclass(eq=False)
@@ -37,6 +39,8 @@ class RequestState:
     plan: SamplingPlan
     conditional: Conditioning
     """Of the mixed prompts, one row."""
+    prompt: Encoded
+    """The mixed prompts themselves."""
     unconditional: Conditioning | None
     """Of the negative prompt, one row; None where guidance is off."""
     terms: tuple[tuple[WeightedLoss, int], ...]
@@ -205,17 +209,18 @@ def prepare(request: RenderRequest, losses: Losses, arrival: int, future: Future
     steps = plan(read_schedule(model.scheduler_config, spec.sampler, spec.steps), spec.start.step)
     noise = NoiseStream(spec.seed)
     with torch.no_grad():
-        prompts = model.prompts.mix(spec.conditioning.prompts)
+        prompts = model.prompts.mix(spec.conditioning.prompts, spec.conditioning.path)
         negative = model.prompts.encode_negative(spec.conditioning.negative)
         x = _first_latents(request, steps, noise)
-    guided = needs_unconditional(spec.guidance.scale)
+    guided, size = needs_unconditional(spec.guidance.scale), Size(spec.width, spec.height)
     state = RequestState(
         request=request,
         arrival=arrival,
         future=future,
         plan=steps,
-        conditional=model.cross_attention.of(prompts),
-        unconditional=model.cross_attention.of(negative) if guided else None,
+        conditional=model.conditioned(prompts, size),
+        prompt=prompts,
+        unconditional=model.conditioned(negative, size) if guided else None,
         terms=tuple((losses.term(term), term.every) for term in spec.guidance.losses),
         noise=noise,
         x=x,

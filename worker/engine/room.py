@@ -38,13 +38,15 @@ class Room:
         return self._budget.rows(state.request.model, state.x.shape, most)
 
     def rows_within(self, seconds: float, state: RequestState) -> int:
-        """How many rows to take together in a step of at most this long; a deterministic engine does not ask the clock.
+        """How many rows to take together in a step of at most this long, and no more than gain by it; a deterministic
+        engine does not ask the clock.
 
         Before a batch key's first step nobody knows, and one job is taken.
         """
+        most = self.rows(state)
         if self._padded_rows is not None:
-            return self.rows(state)
-        return min(self.rows(state), self._turns.rows_in(seconds, state) or state.rows)
+            return most
+        return min(most, self._turns.rows_in(seconds, state) or state.rows, self._turns.rows_worth(state) or most)
 
     def pictures(self, state: RequestState, most: int) -> int:
         """How many pictures of a job's size to decode together; 0 if not even one fits whole."""

@@ -16,7 +16,7 @@ from torch import Tensor
 from worker.diffusion import latents
 from worker.diffusion.conditioning import Conditioning
 from worker.diffusion.guidance import guide
-from worker.diffusion.losses import WeightedLoss
+from worker.diffusion.losses import Moment, WeightedLoss
 from worker.diffusion.solvers import HISTORY, Coefficient
 from worker.engine.request_state import RequestState
 from worker.models.model import LoadedModel
@@ -122,15 +122,22 @@ def _follow_losses(
     due = [index for index, state in enumerate(states) if state.losses_due]
     if not due:
         return x, tuple(values)
-    x = x.clone()
+    moved = x.clone()
     for start in range(0, len(due), chunk):
         part = due[start : start + chunk]
         terms: list[tuple[WeightedLoss, ...]] = [states[index].losses_due for index in part]
-        gradient, part_values = latents.loss_gradient(model.vae, x0[part], terms)
-        x[part] -= _coefficient(table[part], Coefficient.GRAD_SCALE) * gradient
+        moments = [_moment(states[index], table[index], x[index]) for index in part]
+        gradient, part_values = latents.loss_gradient(model.vae, x0[part], terms, moments)
+        moved[part] -= _coefficient(table[part], Coefficient.GRAD_SCALE) * gradient
         for index, job_terms, job_values in zip(part, terms, part_values, strict=True):
             values[index] = _by_name(job_terms, job_values)
-    return x, tuple(values)
+    return moved, tuple(values)
+
+
+def _moment(state: RequestState, coefficients: Tensor, x: Tensor) -> Moment:
+    """What losses may look at of a job, before its step."""
+    timestep = coefficients[Coefficient.TIMESTEP].view(1)
+    return Moment(x[None], timestep, state.prompt.embedding, state.request.spec.conditioning.prompts)
 
 
 def _by_name(terms: Sequence[WeightedLoss], values: Sequence[float]) -> dict[str, float]:

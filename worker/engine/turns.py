@@ -81,6 +81,10 @@ class Turns:
         pace = self._paces.of(state.batch_key)
         return None if pace is None else max(2, int(seconds / max(pace, 1e-9)))
 
+    def rows_worth(self, state: RequestState) -> int | None:
+        """How many rows like a job's are enough together (see `Paces`); None while that is not known."""
+        return self._paces.worth(state.batch_key)
+
     def is_short(self, state: RequestState) -> bool:
         """Whether a step of the job alone is short. Before the first one its picture's size must do."""
         pace = self._paces.of(state.batch_key)

@@ -74,7 +74,7 @@ class CompiledUNet:
 
 def compiled(model: LoadedModel, numbers: Sequence[int]) -> CompiledUNet | None:
     """The model's UNet, compiled; None, and a warning, where that cannot be done, such as without a C++ compiler."""
-    unet = CompiledUNet(model, model.cross_attention.of(model.prompts.encode("")), numbers)
+    unet = CompiledUNet(model, model.conditioned(model.prompts.encode("")), numbers)
     shown = ", ".join(map(str, numbers))
     _log.info("compiling the model '%s' for %s rows: minutes the first time, seconds afterwards", model.name, shown)
     try:

@@ -118,5 +118,5 @@ def with_graphs(model: LoadedModel) -> LoadedModel:
     most = min(_MOST_ROWS, int(room / model.memory.row))
     if not most:
         return model
-    conditioning = model.cross_attention.of(model.prompts.encode(""))
+    conditioning = model.conditioned(model.prompts.encode(""))
     return replace(model, graphed=GraphedUNet(model, conditioning, most=most))

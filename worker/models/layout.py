@@ -5,12 +5,17 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
 
 from farm.errors import ModelError
 from farm.jobs.spec import MAX_GUIDANCE, MAX_SIDE, MIN_SIDE
 from farm.keys import PICKLED_WEIGHTS, WEIGHTS
+from worker.families.every import family_of
+from worker.families.family import TOKENIZER, Family
 from worker.models.bounds import check_numbers
 from worker.models.disguises import CONVERT, recognised
 from worker.models.kinds import EXTRA_CHANNELS, ONLY_SD, WHOLE_IS_NEEDED, check_kind
@@ -18,16 +23,13 @@ from worker.models.model import Defaults
 from worker.models.weights import read_shapes
 
 INDEX = "model_index.json"
-COMPONENTS = {
-    "unet": "UNet2DConditionModel",
-    "vae": "AutoencoderKL",
-    "text_encoder": "CLIPTextModel",
-    "tokenizer": "CLIPTokenizer",
-}
-WITH_WEIGHTS = ("unet", "vae", "text_encoder")
 FETCHING_CODE = ("auto_map", "attn_implementation", "_attn_implementation", "quantization_config")
 """Keys by which a configuration asks the libraries for code of others, or for packages that are not needed here."""
 ADAPTER = "adapter_config.json"
+_PIPELINES = ("StableDiffusionPipeline", "StableDiffusionXLPipeline")
+_ADDED = ("addition_embed_type", "class_embed_type", "time_cond_proj_dim")
+_OF_LATENTS = ("latents_mean", "latents_std")
+"""Of an autoencoder: what its latents are shifted and scaled by besides its `scaling_factor`."""
 _LIBRARIES: Sequence[list[str | None]] = ([], [None], ["diffusers"], ["transformers"], ["stable_diffusion"])
 
 MAX_LOSS_SCALE = 1_000.0
@@ -56,8 +58,18 @@ def read_defaults(directory: Path) -> Defaults:
     return Defaults(guidance, losses)
 
 
-def check(name: str, directory: Path) -> Mapping[str, Any]:
-    """The configuration of the scheduler of the model in `directory`, as diffusers' pipelines read it.
+@dataclass(frozen=True)
+class Layout:
+    """How a model is put together: its family, the configuration of its scheduler as diffusers' pipelines read it, and
+    whether it was trained with zeros for an empty negative prompt."""
+
+    family: Family
+    scheduler_config: Mapping[str, Any]
+    zeros_for_nothing: bool
+
+
+def check(name: str, directory: Path) -> Layout:
+    """How the model in `directory` is put together.
 
     Raises `ModelError` unless its configurations are of exactly the expected classes, within bounds, and without code.
     What it has besides, such as a safety checker, is never loaded.
@@ -66,19 +78,22 @@ def check(name: str, directory: Path) -> Mapping[str, Any]:
         raise _no_model(name, directory)
     index = read_json(name, directory / INDEX)
     pipeline = index.get("_class_name")
-    named = f"'{name}'" if pipeline in (None, "StableDiffusionPipeline") else f"'{name}' ({pipeline!s:.60})"
-    for component, expected in COMPONENTS.items():
+    named = f"'{name}'" if pipeline in (None, *_PIPELINES) else f"'{name}' ({pipeline!s:.60})"
+    _check_class(named, "unet", UNet2DConditionModel.__name__, index.get("unet"))
+    family = family_of(read_json(name, directory / "unet" / "config.json"))
+    for component, expected in family.classes.items():
         _check_class(named, component, expected, index.get(component))
     scheduler = read_json(name, directory / "scheduler" / "scheduler_config.json")
     check_schedule(name, scheduler)
-    for component in WITH_WEIGHTS:
+    for component in family.parts:
         config = read_json(name, directory / component / "config.json")
-        _check_class(f"'{name}'", component, COMPONENTS[component], ["", _class_of(config)])
+        _check_class(f"'{name}'", component, family.classes[component], ["", _class_of(config)])
         check_numbers(name, component, config)
         if component == "unet":
-            _check_unet(name, config)
+            _check_unet(name, family, config)
     check_no_code(name, directory)
-    return {**scheduler, "steps_offset": 1}
+    zeros = family.zeros_for_nothing and index.get("force_zeros_for_empty_prompt", True) is True
+    return Layout(family, {**scheduler, "steps_offset": 1}, zeros)
 
 
 def check_no_code(name: str, directory: Path) -> None:
@@ -109,7 +124,7 @@ def check_schedule(name: str, scheduler: Mapping[str, Any]) -> None:
         raise ModelError(f"the model '{name}' says that it was trained on {levels!r:.40} noise levels")
 
 
-def check_configs(name: str, unet: Any, vae: Any, text_encoder: Any) -> None:
+def check_configs(name: str, family: Family, unet: Any, vae: Any, encoders: Sequence[Any]) -> None:
     """Raise `ModelError` unless the parts fit together as Stable Diffusion's do."""
     if not unet.in_channels == unet.out_channels == vae.latent_channels:
         raise ModelError(
@@ -126,11 +141,9 @@ def check_configs(name: str, unet: Any, vae: Any, text_encoder: Any) -> None:
         )
     if not isinstance(vae.scaling_factor, (int, float)) or not 0 < vae.scaling_factor < math.inf:
         raise ModelError(f"the autoencoder of '{name}' has the scaling_factor {vae.scaling_factor!r:.40}")
-    if unet.cross_attention_dim != text_encoder.hidden_size:
-        raise ModelError(
-            f"the UNet of '{name}' attends to width {unet.cross_attention_dim}, "
-            f"but its text encoder has {text_encoder.hidden_size}"
-        )
+    if given := [key for key in _OF_LATENTS if getattr(vae, key, None) is not None]:
+        raise ModelError(f"the autoencoder of '{name}' has {given[0]}, which Stable Diffusion's have not", hint=ONLY_SD)
+    family.check(name, unet, encoders)
 
 
 def check_vocabulary(name: str, ids: Collection[int], longest: Any, text_encoder: Any) -> None:
@@ -149,7 +162,7 @@ def check_vocabulary(name: str, ids: Collection[int], longest: Any, text_encoder
 
 def _check_class(named: str, component: str, expected: str, found: Any) -> None:
     written = found[1] if isinstance(found, list) and len(found) == 2 else None
-    if component == "tokenizer" and written == "CLIPTokenizerFast":
+    if expected == TOKENIZER and written == f"{TOKENIZER}Fast":
         return
     if written != expected:
         said = f"{written}, not {expected}" if written else "missing"
@@ -162,16 +175,15 @@ def _class_of(config: Mapping[str, Any]) -> Any:
     return config.get("_class_name") or only
 
 
-def _check_unet(name: str, config: Mapping[str, Any]) -> None:
-    """Raise `ModelError` for a UNet that needs more than a prompt: before its weights are read, which may be large."""
-    if config.get("addition_embed_type") == "text_time":
-        raise ModelError(f"the model '{name}' is SDXL", hint=ONLY_SD)
+def _check_unet(name: str, family: Family, config: Mapping[str, Any]) -> None:
+    """Raise `ModelError` for a UNet that needs more than its family gives: before its weights are read, which may be
+    large."""
     channels = config.get("in_channels")
     if isinstance(channels, int) and channels in EXTRA_CHANNELS:
         raise ModelError(
             f"the model '{name}' is {EXTRA_CHANNELS[channels]}: its UNet reads {channels} channels", hint=ONLY_SD
         )
-    extras = [key for key in ("addition_embed_type", "class_embed_type", "time_cond_proj_dim") if config.get(key)]
+    extras = [key for key in _ADDED if config.get(key) not in (None, family.asks.get(key))]
     if extras:
         raise ModelError(f"the UNet of '{name}' needs more than a prompt: {', '.join(extras)}", hint=ONLY_SD)
 

@@ -6,9 +6,10 @@ import hashlib
 import logging
 import shutil
 import tempfile
-from collections.abc import Callable, Mapping
+import threading
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Protocol
@@ -23,19 +24,18 @@ from worker.diffusion import schedules
 from worker.diffusion.cross_attention import cache_cross_attention
 from worker.diffusion.preview import PreviewMap, fit_preview_map, read_preview_map
 from worker.diffusion.prompts import PromptEncoder
-from worker.diffusion.text import TextEncoder
 from worker.models import layout
+from worker.models.architecture import configuration
+from worker.models.autoencoder import read_autoencoder
 from worker.models.components import Components, read_checkpoint, read_directory
 from worker.models.cuda_graphs import with_graphs
 from worker.models.device import Placement
 from worker.models.disguises import first_line
-from worker.models.hub import download, download_configuration
-from worker.models.kinds import check_kind
+from worker.models.hub import download
 from worker.models.memory_profile import memory_profile
 from worker.models.model import LoadedModel, UNetForward
-from worker.models.registry import STABLE_DIFFUSION_1_4, Bucket, Hub, LocalDirectory, SingleFile, Source, Stored
+from worker.models.registry import Bucket, Hub, LocalDirectory, SingleFile, Source, Stored
 from worker.models.torchscript import recorded
-from worker.models.weights import read_shapes
 
 _log = logging.getLogger(__name__)
 
@@ -52,6 +52,8 @@ class StoredModels(Protocol):
     def mend(self, source: Stored) -> bool:
         """Have files fetched again that are damaged on this disk. Whether there were any."""
 
+
+_READ_AT_ONCE = 2**20  # bytes
 
 Compile = Callable[[LoadedModel], UNetForward | None]
 
@@ -82,7 +84,12 @@ class ModelLoader:
         Raises `ModelError` saying what is wrong with it and what to try.
         """
         torch.set_num_threads(self._cores)  # a new thread has what a forward running now has set
+        if vae := source.options.vae:
+            read_autoencoder(vae)  # before anything is downloaded
         model = self._loaded(name, source)
+        if vae:
+            with _reading_sha256(vae) as sha256:
+                model = replace(model, vae_file=vae.name, vae_sha256=sha256())
         try:
             model = replace(model, memory=memory_profile(model), recorded=recorded(model, self._cores))
         except (RuntimeError, MemoryError) as error:
@@ -102,26 +109,21 @@ class ModelLoader:
                 return self._from_bucket(name, source, url)
             case Stored():
                 return self._from_farm(name, source)
-            case SingleFile(path, config):
-                check_kind(path, read_shapes(path))  # before a hub is asked how to put it together
-                config = config or download_configuration(
-                    STABLE_DIFFUSION_1_4, instead=f"{name}={path}#config=DIRECTORY"
-                )
-                with ThreadPoolExecutor(1) as pool:  # as long as its weights are read and converted
-                    sha256 = pool.submit(_sha256_of, path)
-                    model = self._settle(name, source, read_checkpoint(name, path, config), config)
-                    return replace(model, sha256=sha256.result())
+            case SingleFile(path, _, options):
+                with configuration(name, source) as config, _reading_sha256(path) as sha256:
+                    parts = read_checkpoint(name, path, config, self._placement, options)
+                    return replace(self._settle(name, source, parts, config), sha256=sha256())
 
     def _from_directory(
         self, name: str, source: Source, directory: Path, *, revision: str | None = None
     ) -> LoadedModel:
-        components = read_directory(name, directory, self._placement)
+        components = read_directory(name, directory, self._placement, source.options)
         return self._settle(name, source, components, directory, revision=revision)
 
-    def _from_bucket(self, name: str, source: Source, url: str) -> LoadedModel:
+    def _from_bucket(self, name: str, source: Bucket, url: str) -> LoadedModel:
         directory = self._fetched(name, url)
         try:
-            components = read_directory(name, directory, self._placement)
+            components = read_directory(name, directory, self._placement, source.options)
         except ModelError:  # it may have been fetched while it was being uploaded
             shutil.rmtree(directory, ignore_errors=True)
             raise
@@ -155,19 +157,19 @@ class ModelLoader:
         """Put the parts on the device. What suits the model is said by files in `directory`."""
         _check_parts(name, parts)
         self._place_all(name, parts)
-        for component in ("unet", "vae", "text_encoder"):
-            _check_finite(name, component, getattr(parts, component))
+        for component, module in parts.modules.items():
+            _check_finite(name, component, module)
         vae_factor = 2 ** (len(parts.vae.config["block_out_channels"]) - 1)
         side = parts.unet.config["sample_size"] * vae_factor
         return LoadedModel(
             name=name,
             source=str(source),
             revision=revision,
+            family=parts.layout.family,
             unet=parts.unet,
             vae=parts.vae,
-            text_encoder=parts.text_encoder,
-            tokenizer=parts.tokenizer,
-            prompts=PromptEncoder([TextEncoder(parts.tokenizer, parts.text_encoder)]),
+            encoders=parts.encoders,
+            prompts=PromptEncoder(parts.encoders, zeros_for_nothing=parts.layout.zeros_for_nothing),
             cross_attention=cache_cross_attention(parts.unet),
             scheduler_config=parts.scheduler_config,
             preview=_preview_map(directory, parts.vae),
@@ -177,7 +179,7 @@ class ModelLoader:
             default_width=side,
             default_height=side,
             defaults=layout.read_defaults(directory),
-            size=sum(map(_bytes_of, (parts.unet, parts.vae, parts.text_encoder))),
+            size=sum(map(_bytes_of, parts.modules.values())),
         )
 
     def _place_all(self, name: str, parts: Components) -> None:
@@ -185,7 +187,8 @@ class ModelLoader:
         try:
             self._place(parts.unet, where.dtype, channels_last=where.channels_last)
             self._place(parts.vae, where.vae_dtype, channels_last=where.vae_channels_last)
-            self._place(parts.text_encoder, where.dtype, channels_last=False)
+            for encoder in parts.encoders:
+                self._place(encoder.module, where.dtype, channels_last=False)
         except RuntimeError as error:
             raise ModelError(f"the model '{name}' does not fit on {where.device}: {first_line(error)}") from error
 
@@ -229,9 +232,10 @@ def _publish(partial: Path, directory: Path) -> Path:
 
 def _check_parts(name: str, parts: Components) -> None:
     """Raise `ModelError` for parts that do not belong together, or that nothing can be sampled with."""
-    text_encoder, tokenizer = parts.text_encoder.config, parts.tokenizer
-    layout.check_configs(name, parts.unet.config, parts.vae.config, text_encoder)
-    layout.check_vocabulary(name, tokenizer.get_vocab().values(), tokenizer.model_max_length, text_encoder)
+    encoders = [encoder.module.config for encoder in parts.encoders]
+    layout.check_configs(name, parts.layout.family, parts.unet.config, parts.vae.config, encoders)
+    for config, tokenizer in zip(encoders, (encoder.tokenizer for encoder in parts.encoders), strict=True):
+        layout.check_vocabulary(name, tokenizer.get_vocab().values(), tokenizer.model_max_length, config)
     _check_samplers(name, parts.scheduler_config)
 
 
@@ -264,9 +268,25 @@ def _check_finite(name: str, component: str, module: torch.nn.Module) -> None:
             )
 
 
-def _sha256_of(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+@contextmanager
+def _reading_sha256(path: Path) -> Iterator[Callable[[], str]]:
+    """The digest of a file that is read meanwhile, for whoever asks before that is over: it is not read to its end for
+    a model that cannot be loaded."""
+    stop = threading.Event()
+
+    def digest() -> str:
+        found = hashlib.sha256()
+        with path.open("rb") as file:
+            while not stop.is_set() and (data := file.read(_READ_AT_ONCE)):
+                found.update(data)
+        return found.hexdigest()
+
+    with ThreadPoolExecutor(1) as pool:
+        result = pool.submit(digest)
+        try:
+            yield result.result
+        finally:
+            stop.set()
 
 
 def _bytes_of(module: torch.nn.Module) -> int:

@@ -25,7 +25,7 @@ _SMALLER = 4
 @torch.no_grad()
 def memory_profile(model: LoadedModel) -> MemoryProfile:
     """What the model takes, measured on one row, and on a small picture, for autoencoders grow with the area alone."""
-    one = model.cross_attention.of(model.prompts.encode(""))
+    one = model.conditioned(model.prompts.encode(""))
     x, timestep = torch.zeros((1, *model.latent_shape), device=model.device), torch.zeros(1, device=model.device)
     small = x[..., : max(1, x.shape[-2] // _SMALLER), : max(1, x.shape[-1] // _SMALLER)]
     times = x.numel() / small.numel()

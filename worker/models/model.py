@@ -10,12 +10,14 @@ import torch
 from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
 from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
 from torch import Tensor
-from transformers import CLIPTextModel, CLIPTokenizer
+from transformers import CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
 
 from worker.diffusion.conditioning import Conditioning
 from worker.diffusion.cross_attention import CrossAttentionCache
 from worker.diffusion.preview import PreviewMap
-from worker.diffusion.prompts import PromptEncoder
+from worker.diffusion.prompts import Encoded, PromptEncoder
+from worker.diffusion.text import TextEncoder
+from worker.families.family import Family, Size
 
 _LARGE = 64 * 64
 """Latent pixels: of 512×512 at a factor of 8. A step of fewer takes moderate time on anything."""
@@ -64,10 +66,10 @@ class LoadedModel:
     name: str
     source: str
     revision: str | None
+    family: Family = field(repr=False)
     unet: UNet2DConditionModel = field(repr=False)
     vae: AutoencoderKL = field(repr=False)
-    text_encoder: CLIPTextModel = field(repr=False)
-    tokenizer: CLIPTokenizer = field(repr=False)
+    encoders: tuple[TextEncoder, ...] = field(repr=False)
     prompts: PromptEncoder = field(repr=False)
     cross_attention: CrossAttentionCache = field(repr=False)
     scheduler_config: Mapping[str, Any] = field(repr=False)
@@ -83,6 +85,9 @@ class LoadedModel:
     """Bytes of all parameters and buffers."""
     sha256: str | None = None
     """Of the file that it was loaded from, if it is one."""
+    vae_file: str | None = None
+    """The name of the file whose autoencoder took the place of its own, if one did."""
+    vae_sha256: str | None = None
     memory: MemoryProfile | None = None
     """What forwards and decodes take besides; None: not measured."""
     recorded: UNetForward | None = field(default=None, repr=False)
@@ -96,6 +101,16 @@ class LoadedModel:
         return channels, self.default_height // self.vae_factor, self.default_width // self.vae_factor
 
     @property
+    def text_encoder(self) -> CLIPTextModel | CLIPTextModelWithProjection:
+        """The first of them; Stable Diffusion has but one."""
+        return self.encoders[0].module
+
+    @property
+    def tokenizer(self) -> CLIPTokenizer:
+        """The first encoder's. Those of others make the same tokens."""
+        return self.encoders[0].tokenizer
+
+    @property
     def called_unet(self) -> torch.nn.Module:
         """The module that `predict` calls for the model's own size, to be hooked: hooks on the UNet inside are not
         called, or would undo the compilation."""
@@ -105,6 +120,14 @@ class LoadedModel:
     def is_large(self, shape: Sequence[int]) -> bool:
         """Whether latents [..., h, w] are of a picture beyond the model's own size that may take long."""
         return shape[-2] * shape[-1] > max(self.latent_shape[-2] * self.latent_shape[-1], _LARGE)
+
+    def conditioned(self, prompt: Encoded, size: Size | None = None, *, cached: bool = True) -> Conditioning:
+        """What a row is conditioned on, for a picture of a size in pixels; None: the model's own.
+
+        Without the cross-attention cache it is as diffusers' UNet takes it, whose layers project it at every step.
+        """
+        text = self.cross_attention.of(prompt) if cached else prompt.embedding
+        return self.family.conditioned(text, prompt, size or Size(self.default_width, self.default_height))
 
     def predict(self, rows: Tensor, timesteps: Tensor, conditioning: Conditioning) -> Tensor:
         """The UNet's output [N, 4, h, w], in the model's dtype, for timesteps [N] and what N rows are conditioned on.

@@ -14,8 +14,9 @@ from pathlib import Path
 from typing import Any
 
 from farm.errors import ModelError
+from worker.families.family import Family
 from worker.models.disguises import recognised
-from worker.models.layout import WITH_WEIGHTS, read_json
+from worker.models.layout import read_json
 from worker.models.weights import STEMS, Weights
 
 _TOKENIZER_FILES = ("merges.txt", "special_tokens_map.json", "tokenizer.json", "tokenizer_config.json", "vocab.json")
@@ -25,19 +26,20 @@ _MAX_TOKENIZER_BYTES = 64 * 2**20
 
 
 @contextmanager
-def staged(name: str, directory: Path, weights: Mapping[str, Weights]) -> Iterator[Path]:
-    """A temporary folder with the configuration of the model `name` in `directory`, its tokenizer, and `weights`.
+def staged(name: str, family: Family, directory: Path, weights: Mapping[str, Weights]) -> Iterator[Path]:
+    """A temporary folder with the configuration of the model `name` in `directory`, its tokenizers, and `weights`.
 
     Raises `ModelError` for a configuration that cannot be read, and `OSError` if the folder cannot be made.
     """
     with tempfile.TemporaryDirectory(prefix="farm-model-") as made:
         stage = Path(made)
-        for component in WITH_WEIGHTS:
+        for component in family.parts:
             (stage / component).mkdir()
             _write(stage / component / "config.json", read_json(name, directory / component / "config.json"))
             if component in weights:
                 _link(stage / component, STEMS[component], weights[component])
-        _stage_tokenizer(name, directory / "tokenizer", stage / "tokenizer")
+        for encoder in family.encoders:
+            _stage_tokenizer(name, directory / encoder.tokenizer, stage / encoder.tokenizer)
         yield stage
 
 

@@ -108,7 +108,7 @@ def recorded(model: LoadedModel, cores: int) -> RecordedUNet | None:
     """
     if model.device.type != "cpu":
         return None
-    conditioning = model.cross_attention.of(model.prompts.encode(""))
+    conditioning = model.conditioned(model.prompts.encode(""))
     multiple = 2 ** (len(model.unet.config["block_out_channels"]) - 1)
     if any(side % multiple for side in model.latent_shape[1:]):
         return None

@@ -14,6 +14,8 @@ import io
 import json
 import re
 
+import numpy as np
+from numpy.typing import NDArray
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
@@ -24,8 +26,8 @@ from farm.pictures.provenance import SPEC_KEY
 from worker.diffusion import samplers
 from worker.engine.request import Pixels
 
-_MODEL_HASH = 10
-"""Digits of a checkpoint's SHA-256 by which A1111 and the sites where models are shared know it."""
+_HASH = 10
+"""Digits of a file's SHA-256 by which A1111 and the sites where models are shared know it."""
 _CONTROL_CHARACTERS = re.compile(r"[\x00-\x09\x0b-\x1f\x7f-\x9f]")  # all but the ends of lines
 _BEFORE_STEPS = re.compile(r"\n *(?=Steps:)")
 
@@ -35,8 +37,20 @@ def encode_png(pixels: Pixels, spec: ResolvedSpec, model: ModelUsed) -> bytes:
     info = PngInfo()
     info.add_text("parameters", parameters_text(spec, model))
     info.add_itxt(SPEC_KEY, spec.to_json())
+    return encode_plain_png(pixels, info)
+
+
+def encode_study_png(pixels: Pixels, spec: ResolvedSpec) -> bytes:
+    """A PNG of what a study made, with the spec alone: no other tool could make it again."""
+    info = PngInfo()
+    info.add_itxt(SPEC_KEY, spec.to_json())
+    return encode_plain_png(pixels, info)
+
+
+def encode_plain_png(pixels: NDArray[np.uint8], info: PngInfo | None = None) -> bytes:
+    """A PNG of pixels [height, width, 3], or of grey ones [height, width]."""
     file = io.BytesIO()
-    Image.fromarray(pixels, mode="RGB").save(file, "PNG", pnginfo=info, compress_level=6)
+    Image.fromarray(pixels).save(file, "PNG", pnginfo=info, compress_level=6)
     return file.getvalue()
 
 
@@ -76,12 +90,16 @@ def _settings(spec: ResolvedSpec, model: ModelUsed) -> dict[str, str]:
         "CFG scale": f"{spec.guidance.scale:g}",
         "Seed": str(spec.seed),
         "Size": f"{spec.width}x{spec.height}",
-        **({"Model hash": model.sha256[:_MODEL_HASH]} if model.sha256 else {}),
+        **({"Model hash": model.sha256[:_HASH]} if model.sha256 else {}),
         "Model": model.name,
+        **({"VAE hash": model.vae_sha256[:_HASH]} if model.vae_sha256 else {}),
+        **({"VAE": model.vae} if model.vae else {}),
         "RNG": "CPU",  # readers take the noise for a GPU's unless told
     }
     if spec.start.image is not None:
         settings["Denoising strength"] = f"{spec.steps_to_do / spec.steps:.4g}"
+    if spec.conditioning.path == "spherical":
+        settings["Mix path"] = spec.conditioning.path
     if spec.guidance.losses:
         settings["Losses"] = "; ".join(f"{loss.name} ×{loss.scale:g}" for loss in spec.guidance.losses)
     return settings

@@ -19,6 +19,7 @@ from farm.host.places import check_folder
       farm bench --whole
       farm bench --seconds 1800 --repeats 5 --out results
       farm bench --model sd14=/models/sd14 --device cuda:0
+      farm bench --shape small-sdxl
     """
 )
 @click.option(
@@ -28,6 +29,7 @@ from farm.host.places import check_folder
 @click.option("--repeats", type=click.IntRange(3), metavar="N", help="Runs of every arm.  [default: 3]")
 @click.option("--device", metavar="D", help="cpu, cuda or cuda:N.  [default: the best there is]")
 @click.option("--model", metavar="NAME=DIR", help="In diffusers' layout.  [default: emoji; random weights on a GPU]")
+@click.option("--shape", metavar="S", help="Random weights of a shape instead: sd14, sdxl or small-sdxl.")
 @click.option("--rows", type=click.IntRange(2, 1024), metavar="N", help="Rows of one forward.  [default: 32, or 64]")
 @click.option("--slots", type=click.IntRange(1, 1024), metavar="N", help="Jobs in flight.  [default: half the rows]")
 @click.option("--whole", is_flag=True, help="Only one backlog by LMS, but of whole jobs: takes minutes.")

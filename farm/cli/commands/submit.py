@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from farm.cli.commands.farm import known_losses
+from farm.cli.commands.roundtrip import roundtrip
 from farm.cli.commands.sending import Yield, send
 from farm.cli.options import parsing
 from farm.cli.options.common import (
@@ -42,8 +43,11 @@ STDIN = "-"
 def submit() -> None:
     """Queue pictures.
 
-    The modes compose: --init, --mix-with and --loss go with every one of them.
+    The modes compose: --init, --mix-with and --loss go with every one of them that draws.
     """
+
+
+submit.add_command(roundtrip)
 
 
 @submit.command(
@@ -126,10 +130,11 @@ def guided(prompt: str, **options: Any) -> None:
             losses.0.scale: [0, 50, 100, 200]
 
     \b
-    Fields: mode prompt weights mix mix_with negative init start_step strength fit encode losses guidance
-    sampler steps seed count width height model priority trace trace_every time_limit labels. `zip` takes
-    its lists in step, `product` every combination; with both, every pair of the two. A dotted name
-    reaches into lists and mappings. A relative `init` is looked for beside the file.
+    Fields: mode prompt weights mix path mix_with negative init start_step strength fit encode losses guidance
+    sampler steps seed count width height model priority trace trace_every time_limit labels; of the mode
+    roundtrip noise_steps. `zip` takes its lists in step, `product` every combination; with both, every pair
+    of the two. A dotted name reaches into lists and mappings. A relative `init` is looked for beside the
+    file.
 
     \b
     Examples:

@@ -30,6 +30,7 @@ _COUNT_TIMEOUT_SECONDS = 120.0
       farm worker --device cuda:1 --slots 16
       farm worker --model sd14 --model mine=/models/mine.safetensors
       farm worker --model mine --model-cache-gb 20
+      farm worker --model xl=/models/xl.safetensors#vae=/models/vae.safetensors
       farm worker --model base=stabilityai/stable-diffusion-2-1-base@main
     """
 )
@@ -83,7 +84,8 @@ def worker(
 
     Without --model it serves the model that comes along and those that the farm keeps ('farm models add'), each when
     there are jobs for it. SOURCE is a hub id (with @revision), a folder in diffusers' layout, a .safetensors checkpoint
-    or an s3:// prefix; a NAME alone is built in, or one of the farm's.
+    or an s3:// prefix; a NAME alone is built in, or one of the farm's. Options may follow SOURCE: #vae=FILE for another
+    autoencoder, #prediction=v or #prediction=epsilon, #ztsnr, and for a checkpoint #config=DIRECTORY.
     """
     check_installed()
     options = [argument for model in models for argument in ("--model", model)]

@@ -17,7 +17,7 @@ from farm.errors import InvalidInput
 from farm.jobs.batch_file import MAX_JOBS
 from farm.jobs.losses import BUILTIN
 from farm.jobs.request import DEFAULT_PRIORITY, DEFAULT_STEPS, JobRequest
-from farm.jobs.spec import ENCODINGS, FITS, SAMPLERS, TRACE_LEVELS, Mode
+from farm.jobs.spec import ENCODINGS, FITS, MIX_PATHS, SAMPLERS, TRACE_LEVELS, Mode
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -81,11 +81,17 @@ _LOOKING = (
     click.option("--previews-to", type=_FOLDER, metavar="DIR", help="Follow, and keep DIR/<job>.preview.png fresh."),
 )
 
+_PATH = click.option(
+    "--path",
+    type=click.Choice(MIX_PATHS),
+    help="From one of two prompts to the other straight, or along the arc between their embeddings.  [linear]",
+)
 _MIXING = (
     click.option(
         "--mix", type=float, metavar="SHARE", help="The first prompt's share of two; any number.  [default: half]"
     ),
     click.option("--weights", metavar="W,W,…", help="A weight for each prompt; only their ratio counts."),
+    _PATH,
 )
 
 _MANY = (
@@ -115,8 +121,13 @@ def one_seed_options(command: F) -> F:
 
 
 def mixing_options(command: F) -> F:
-    """How several prompts are mixed: `--mix --weights`."""
+    """How several prompts are mixed: `--mix --weights --path`."""
     return _decorated(command, _MIXING)
+
+
+def path_option(command: F) -> F:
+    """By which way two prompts are mixed: `--path`."""
+    return _decorated(command, (_PATH,))
 
 
 def many_options(command: F) -> F:
@@ -153,7 +164,7 @@ def fields(mode: Mode, prompts: Sequence[str], options: Mapping[str, Any], **mor
     """The fields of that request, as a batch file would have them. Raises `InvalidInput`."""
     named = (
         *("negative", "steps", "guidance", "seed", "count", "width", "height", "sampler", "model", "init"),
-        *("start_step", "strength", "fit", "encode", "trace", "trace_every", "priority", "time_limit"),
+        *("start_step", "strength", "fit", "encode", "path", "trace", "trace_every", "priority", "time_limit"),
     )
     given: dict[str, Any] = {name: options[name] for name in named if name in options}
     given |= {
@@ -191,4 +202,4 @@ def option_of(field: str | None) -> str | None:
     return "--" + _SINGULAR.get(name, name).replace("_", "-")
 
 
-_SINGULAR = {"losses": "loss", "labels": "label", "loss": "loss"}
+_SINGULAR = {"losses": "loss", "labels": "label", "loss": "loss", "noise_steps": "noise_step"}

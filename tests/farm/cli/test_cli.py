@@ -29,7 +29,7 @@ EXAMPLE = Path(__file__).parents[1] / "data" / "otters.yaml"
 INIT = str(resources.files("farm").joinpath("demo_init.png"))
 PATHS = [
     *((name,) for section in SECTIONS.values() for name in section),
-    *(("submit", mode) for mode in ("txt2img", "img2img", "mix", "guided", "batch", "grid")),
+    *(("submit", mode) for mode in ("txt2img", "img2img", "mix", "guided", "roundtrip", "batch", "grid")),
 ]
 
 
@@ -218,6 +218,10 @@ def test_a_morph_goes_from_one_prompt_to_the_other_with_one_seed() -> None:
     assert shares == [[1, 0], [0.75, 0.25], [0.5, 0.5], [0.25, 0.75], [0, 1]]
     assert {(spec["mode"], spec["steps"]) for spec in specs} == {("mix", 9)}
     assert len({spec["seed"] for spec in specs}) == 1
+    assert all("path" not in spec["conditioning"] for spec in specs), "straight, as earlier versions read it"
+    arc = json.loads(run("morph", "a", "b", "--path", "spherical", "--frames", "2", "--dry-run").stdout)["jobs"]
+    assert [job["spec"]["conditioning"]["path"] for job in arc] == ["spherical"] * 2
+    assert planned("mix", "a", "b", "--path", "spherical", "--mix", "0.3")[0]["conditioning"]["path"] == "spherical"
     chosen = run("morph", "a", "b", "--frames", "2", "--seed", "8", "--dry-run")
     assert [job["spec"]["seed"] for job in json.loads(chosen.stdout)["jobs"]] == [8, 8]
 
@@ -302,6 +306,10 @@ WRONG = [
     ),
     (("submit", "grid", "a", "--x", "steps=1,2", "--count", "60000"), "farm: makes 120,000 jobs, more than 100,000"),
     (("morph", "a"), "Missing argument 'PROMPT'"),
+    (
+        ("submit", "mix", "a", "b", "c", "--path", "spherical"),
+        "farm: the spherical path goes between exactly two prompts",
+    ),
     (("morph", "a", "b", "--frames", "1"), "Invalid value for '--frames': 1 is not in the range 2<=x<=1000"),
     (("morph", "a", "b", "--count", "2"), "No such option '--count'"),
     (("morph", "a", "b", "--steps", "0"), "farm: --steps: 0: input should be greater than or equal to 1"),

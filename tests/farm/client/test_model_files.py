@@ -147,6 +147,8 @@ def test_a_file_that_is_no_checkpoint_is_told(tmp_path: Path) -> None:
         str(tmp_path / "nowhere"): "there is no folder or .safetensors file",
         "owner/name@main": "a model of the hub is downloaded first",
         f"{lora}x": "there is no folder or .safetensors file",
+        f"{lora}#vae={unet}": "says 'vae', which is not kept with a model",
+        f"{lora}#colour=red": "has the option 'colour', which no source has",
     }.items():
         with pytest.raises(InvalidInput) as caught:
             look_at(source)

@@ -83,7 +83,7 @@ WRONG = [
     ({"labels": {"a": "x" * 201}}, "labels.a: 'xxx"),
     ({"labels": {str(number): "" for number in range(17)}}, "labels: there are more than 16"),
     ({"stepz": 3}, "stepz: 3: extra inputs are not permitted"),
-    ({"mode": "inpaint"}, "mode: 'inpaint': input should be 'txt2img', 'img2img', 'mix' or 'guided'"),
+    ({"mode": "inpaint"}, "mode: 'inpaint': input should be 'txt2img', 'img2img', 'mix', 'guided', 'roundtrip', "),
     ({"mode": "img2img"}, "img2img needs an init image: give --init FILE"),
     ({"mode": "mix"}, "mix needs at least two prompts"),
     ({"mode": "guided"}, "guided needs a loss: give --loss NAME ('farm losses' lists them)"),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 
 import pytest
 
@@ -50,6 +51,7 @@ def test_a_claim_carries_the_spec_and_a_new_attempt(ledger: Ledger) -> None:
     ledger.create(BATCH, [job()])
 
     first = claimed(ledger, "w1")
+    assert 0 <= first.waited < 60, "seconds, since it was submitted"
     ledger.release(first, "w1")
     second = claimed(ledger, "w2")
 
@@ -335,6 +337,17 @@ def test_a_beginning_of_two_batches_is_refused(ledger: Ledger) -> None:
     ledger.create(other, [type(job())(f"{other}-0000", job().spec, 5, {})])
     with pytest.raises(JobNotFound, match="could be 2 batches"):
         ledger.resolve("0000")
+
+
+def test_the_most_urgent_are_named_in_the_order_of_their_turns(ledger: Ledger) -> None:
+    made = [replace(job(number), priority=priority) for number, priority in enumerate((9, 8, 9, 5, 9))]
+    ledger.create(BATCH, made)
+    model = made[0].spec.model
+    assert ledger.urgent([model, "other"]) == [made[0].id, made[2].id, made[4].id]
+    assert ledger.urgent([model], limit=1) == [made[0].id]
+    ledger.cancel(made[0].id)
+    assert ledger.urgent([model]) == [made[2].id, made[4].id]
+    assert ledger.urgent([]) == []
 
 
 def test_workers_come_and_go(ledger: Ledger) -> None:

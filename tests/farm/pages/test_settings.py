@@ -31,6 +31,12 @@ def test_what_differs_has_a_value_for_each_job_and_the_rest_one_for_all() -> Non
     ]
 
 
+def test_an_autoencoder_of_another_file_is_told() -> None:
+    used = {"name": "emoji", "source": "bundled#vae=/models/x.safetensors", "revision": None, "vae": "x.safetensors"}
+    _, shared = compared(results({}, {}, model=used))
+    assert ("autoencoder", "x.safetensors") in shared
+
+
 def test_jobs_that_are_alike_differ_in_nothing() -> None:
     differing, shared = compared(results({}, {}))
     assert differing == []

@@ -117,7 +117,7 @@ def test_an_older_result_says_what_it_lacks() -> None:
         for name in ("x_next", "conditional", "unconditional"):
             del line["norms"][name]
     numbers = "\n".join(map(json.dumps, old)).encode()
-    lacking = made_up.without("queued", "prompts", "losses", "schedule")
+    lacking = made_up.without("prompts", "losses", "schedule")
     found = page_of({"trace.jsonl": numbers}, timings={"model": 1, "render": 2, "decode": 1, "total": 5}, **lacking)
     remarks = [text for text in found.text("p") if "older" in text or "does not" in text]
     assert remarks == [
@@ -125,7 +125,7 @@ def test_an_older_result_says_what_it_lacks() -> None:
         "Its result has no schedule, for it is of an older worker.",
         "What guidance does is not here, for its trace is of an older worker.",
         "Its result has no losses, for it is of an older worker.",
-        "Its result does not say how long these took: queued, text.",
+        "Its result does not say how long these took: queued, text, published.",
     ]
     assert [figure["id"] for figure in found.all("figure", **{"class": "plot"})] == [
         *("schedule", "predictions", "latents", "losses", "losses-scaled"),
@@ -148,11 +148,12 @@ def test_the_time_is_a_bar_of_its_parts() -> None:
     found = page_of()
     bars = [given for given in found.all("rect") if "height" in given and given["height"] == "26"]
     assert [float(bar["width"] or 0) for bar in bars] == pytest.approx(
-        [1000 * part / 2.8 for part in (0.4, 0.2, 0.1, 1.5, 0.3, 0.3)], abs=0.01
+        [1000 * part / 3 for part in (0.4, 0.2, 0.1, 1.5, 0.3, 0.2, 0.3)], abs=0.01
     )
     shown = [text for text in found.text("li") if re.search(r"\d s$", text)]
     assert shown == [
-        *("queued 0.40 s", "model 0.20 s", "text 0.10 s", "denoised 1.50 s", "decoded 0.30 s", "the rest 0.30 s"),
+        *("queued 0.40 s", "model 0.20 s", "text 0.10 s", "denoised 1.50 s", "decoded 0.30 s"),
+        *("published 0.20 s", "the rest 0.30 s"),
     ]
 
 
@@ -170,7 +171,7 @@ def test_no_words_of_a_stranger_are_more_than_words() -> None:
         "worker": HOSTILE,
         "versions": {HOSTILE: HOSTILE},
         "warnings": [HOSTILE],
-        "model": {"name": HOSTILE, "source": HOSTILE, "revision": HOSTILE, "sha256": HOSTILE},
+        "model": {"name": HOSTILE, "source": HOSTILE, "revision": HOSTILE, "sha256": HOSTILE, "vae": HOSTILE},
     }
     found = page_of(of=of, **{name: _without_surrogates(value) for name, value in hostile.items()})
     plain = page_of()

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.tiny import build_tiny_model
+from tests.tiny import build_tiny_model, build_tiny_xl
 from worker.bench import workloads
 from worker.bench.engines import Engines, padded
 from worker.bench.idle import watched
@@ -70,6 +70,19 @@ def test_pictures_are_those_of_the_job_alone(
     assert all(0 < served.first_step <= served.done <= run.seconds for served in run.served)
     comparable = [served for served in run.served if name in OURS or served.id in _plain(jobs)]
     assert 0 <= largest_difference(comparable, alone) <= 1
+
+
+@pytest.mark.long
+def test_arms_of_another_family_render_the_same(tmp_path: Path) -> None:
+    directory = build_tiny_xl(tmp_path)
+    model = ModelLoader(place("cpu"), cache=tmp_path).load("xl", LocalDirectory(directory))
+    jobs = _jobs(model)
+    ours = {served.id: served for served in Engines(model, rows=8, slots=4).mixed(jobs, time.monotonic)}
+    theirs = Pipelines("xl", directory, place("cpu")).alike_together(jobs, time.monotonic, memoised=True, at_most=2)
+
+    comparable = [served for served in theirs if served.id in _plain(jobs)]
+    assert len(comparable) > 2
+    assert 0 <= largest_difference(comparable, [ours[served.id] for served in comparable]) <= 1
 
 
 def test_a_backlog_has_every_kind_of_job_and_is_the_same_each_time(model: LoadedModel) -> None:

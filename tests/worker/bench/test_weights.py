@@ -2,23 +2,35 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 
 import pytest
 import torch
 
 from worker.bench import costing, weights
+from worker.bench.__main__ import SHAPES
 from worker.models.device import place
 from worker.models.loader import ModelLoader
 from worker.models.registry import LocalDirectory
 
+BUILDS = {
+    "sd14": partial(weights.build, width=160, side=8),
+    "sdxl": partial(weights.build_xl, width=64, side=8, depth=2, vae_width=32, encoders=((64, 2), (128, 3))),
+}
+
+
+def test_the_shapes_are_those_of_the_command() -> None:
+    assert tuple(weights.SHAPES) == SHAPES
+
 
 @pytest.mark.long
-def test_random_weights_load_and_compute(tmp_path: Path) -> None:
-    weights.build(tmp_path / "model", width=160, side=8)
+@pytest.mark.parametrize("shape", BUILDS)
+def test_random_weights_load_and_compute(tmp_path: Path, shape: str) -> None:
+    BUILDS[shape](tmp_path / "model")
 
     model = ModelLoader(place("cpu"), cache=tmp_path).load("random", LocalDirectory(tmp_path / "model"))
 
-    out = costing.forward(model, model.cross_attention.of(model.prompts.encode("a cat")), 2)
+    out = costing.forward(model, model.conditioned(model.prompts.encode("a cat")), 2)
     assert out.shape == (2, *model.latent_shape) == (2, 4, 8, 8)
     assert torch.isfinite(out).all() and out.std() > 0

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from tests.tiny import LMS_CONFIG, PNDM_CONFIG, build_tiny_model
+from tests.tiny import LMS_CONFIG, PNDM_CONFIG, build_tiny_model, build_tiny_xl
 from worker.models.device import place
 from worker.models.loader import ModelLoader
 from worker.models.model import LoadedModel
@@ -33,6 +33,11 @@ def any_tiny_model(request: pytest.FixtureRequest, tmp_path_factory: pytest.Temp
 @pytest.fixture(scope="session")
 def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> LoadedModel:
     return load(build_tiny_model(tmp_path_factory.mktemp("tiny")))
+
+
+@pytest.fixture(scope="session")
+def tiny_xl(tmp_path_factory: pytest.TempPathFactory) -> LoadedModel:
+    return load(build_tiny_xl(tmp_path_factory.mktemp("xl")))
 
 
 def load(directory: Path) -> LoadedModel:

@@ -14,16 +14,21 @@ from diffusers import (
     LMSDiscreteScheduler,
     StableDiffusionImg2ImgPipeline,
     StableDiffusionPipeline,
+    StableDiffusionXLImg2ImgPipeline,
+    StableDiffusionXLPipeline,
 )
 from PIL import Image
 from torch import Tensor
 
 from farm.jobs.spec import SamplerName
+from worker.diffusion.conditioning import Conditioning
 from worker.diffusion.guidance import guide, needs_unconditional
 from worker.diffusion.latents import encode, image_tensor
 from worker.diffusion.noise import NoiseStream
 from worker.diffusion.schedules import read_schedule
 from worker.diffusion.solvers import HISTORY, Coefficient, plan
+from worker.families.family import Size
+from worker.families.sdxl import SDXL
 from worker.models.model import LoadedModel
 
 SCHEDULERS: dict[SamplerName, tuple[Any, dict[str, Any]]] = {
@@ -83,10 +88,12 @@ def render(model: LoadedModel, job: Job) -> Tensor:
 
 @torch.no_grad()
 def _predict(model: LoadedModel, job: Job, x: Tensor, timestep: Tensor) -> Tensor:
-    texts = [job.negative, job.prompt] if needs_unconditional(job.guidance) else [job.prompt]
-    embeddings = torch.cat([model.prompts.encode(text).embedding for text in texts])
-    rows = len(texts)
-    out: Tensor = model.unet(x.expand(rows, -1, -1, -1), timestep.expand(rows), embeddings).sample
+    read = [model.prompts.encode(job.prompt)]
+    if needs_unconditional(job.guidance):
+        read.insert(0, model.prompts.encode_negative(job.negative))
+    size, rows = Size(job.width, job.height), len(read)
+    given = Conditioning.stacked([model.family.conditioned(text.embedding, text, size) for text in read])
+    out: Tensor = model.unet(x.expand(rows, -1, -1, -1), timestep.expand(rows), **given.arguments).sample
     if rows == 1:
         return out
     return guide(out[:1], out[1:], torch.tensor([job.guidance]))
@@ -94,23 +101,12 @@ def _predict(model: LoadedModel, job: Job, x: Tensor, timestep: Tensor) -> Tenso
 
 def render_by_diffusers(model: LoadedModel, job: Job) -> Tensor:
     """The job's final latents by diffusers' own pipeline and scheduler."""
-    pipeline_class: Any = StableDiffusionPipeline if job.image is None else StableDiffusionImg2ImgPipeline
-    pipeline = pipeline_class(
-        vae=model.vae,
-        text_encoder=model.text_encoder,
-        tokenizer=model.tokenizer,
-        unet=model.unet,
-        scheduler=scheduler_of(model, job.sampler),
-        safety_checker=None,
-        feature_extractor=None,
-        requires_safety_checker=False,
-    )
-    pipeline.set_progress_bar_config(disable=True)
+    pipeline = pipeline_of(model, from_noise=job.image is None, scheduler=scheduler_of(model, job.sampler))
     size: dict[str, Any] = {"width": job.width, "height": job.height}
     image: dict[str, Any] = {"image": job.image, "strength": job.strength}
     latents: Tensor = pipeline(
         job.prompt,
-        negative_prompt=job.negative,
+        negative_prompt=job.negative or None,
         num_inference_steps=job.steps,
         guidance_scale=job.guidance,
         generator=torch.Generator().manual_seed(job.seed),
@@ -118,6 +114,26 @@ def render_by_diffusers(model: LoadedModel, job: Job) -> Tensor:
         **(size if job.image is None else image),
     ).images
     return latents
+
+
+def pipeline_of(model: LoadedModel, *, from_noise: bool, scheduler: Any) -> Any:
+    """diffusers' pipeline of the model's family, over the model's own parts."""
+    parts = {"vae": model.vae, "unet": model.unet, "scheduler": scheduler}
+    parts |= {part.folder: encoder.module for part, encoder in zip(model.family.encoders, model.encoders, strict=True)}
+    parts |= {
+        part.tokenizer: encoder.tokenizer for part, encoder in zip(model.family.encoders, model.encoders, strict=True)
+    }
+    kind: Any
+    if model.family is SDXL:
+        kind = StableDiffusionXLPipeline if from_noise else StableDiffusionXLImg2ImgPipeline
+        parts |= {"force_zeros_for_empty_prompt": model.prompts.encode_negative("").embedding.abs().max() == 0}
+        parts |= {"add_watermarker": False}
+    else:
+        kind = StableDiffusionPipeline if from_noise else StableDiffusionImg2ImgPipeline
+        parts |= {"safety_checker": None, "feature_extractor": None, "requires_safety_checker": False}
+    pipeline = kind(**parts)
+    pipeline.set_progress_bar_config(disable=True)
+    return pipeline
 
 
 def distance(left: Tensor, right: Tensor) -> float:

@@ -20,7 +20,7 @@ def test_a_memory_stands_for_the_embedding(tiny_model: LoadedModel) -> None:
     rows, timesteps = torch.randn((2, 4, 8, 8), generator=torch.Generator().manual_seed(0)), torch.tensor([400.0, 3.0])
     prompts = [tiny_model.prompts.encode(prompt) for prompt in ("a cat", "an otter")]
     embeddings = torch.cat([prompt.embedding for prompt in prompts])
-    memories = Conditioning.stacked([tiny_model.cross_attention.of(prompt) for prompt in prompts])
+    memories = Conditioning.stacked([tiny_model.conditioned(prompt) for prompt in prompts])
 
     expected = tiny_model.unet(rows, timesteps, encoder_hidden_states=embeddings).sample
     remembered = tiny_model.unet(rows, timesteps, **memories.arguments).sample
@@ -43,13 +43,13 @@ def test_a_model_whose_memories_look_like_embeddings_keeps_to_embeddings() -> No
     )
     embedding = torch.ones((1, 77, 32))
 
-    assert torch.equal(cache_cross_attention(unet).of(Encoded(embedding)).text, embedding)
+    assert torch.equal(cache_cross_attention(unet).of(Encoded(embedding)), embedding)
 
 
 def test_jobs_that_read_the_same_share_one_memory_for_as_long_as_one_of_them_has_it(tiny_model: LoadedModel) -> None:
     memory, prompts = tiny_model.cross_attention, tiny_model.prompts
     first = memory.of(prompts.encode("a llama"))
-    bits, seen = first.text.clone(), ref(first.text)
+    bits, seen = first.clone(), ref(first)
 
     assert memory.of(prompts.mix([WeightedPrompt(text="a llama")])) is first
     assert memory.of(prompts.encode("an otter")) is not first
@@ -57,4 +57,4 @@ def test_jobs_that_read_the_same_share_one_memory_for_as_long_as_one_of_them_has
     del first
     gc.collect()
     assert seen() is None, "nobody holds it any more"
-    assert torch.equal(memory.of(prompts.encode("a llama")).text, bits)
+    assert torch.equal(memory.of(prompts.encode("a llama")), bits)

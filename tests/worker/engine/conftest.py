@@ -12,7 +12,7 @@ from PIL import Image
 from farm.jobs.losses import BUILTIN
 from farm.jobs.request import JobRequest
 from farm.jobs.spec import InitReference, JobSpec, ResolvedSpec
-from tests.tiny import build_tiny_model
+from tests.tiny import build_tiny_model, build_tiny_xl
 from worker.diffusion.losses import load_losses
 from worker.engine.engine import Engine
 from worker.engine.request import RenderRequest, resolve
@@ -28,6 +28,13 @@ SomeImage = InitReference(sha256="0" * 64, extension="png")
 def model(tmp_path_factory: pytest.TempPathFactory) -> LoadedModel:
     directory = build_tiny_model(tmp_path_factory.mktemp("tiny"))
     return ModelLoader(place("cpu"), cache=directory / "cache").load("tiny", LocalDirectory(directory))
+
+
+@pytest.fixture(scope="session")
+def xl(tmp_path_factory: pytest.TempPathFactory) -> LoadedModel:
+    """A model of another family, with rows of the same size."""
+    directory = build_tiny_xl(tmp_path_factory.mktemp("xl"))
+    return ModelLoader(place("cpu"), cache=directory / "cache").load("xl", LocalDirectory(directory))
 
 
 @pytest.fixture
@@ -55,13 +62,15 @@ def picture() -> Image.Image:
 def request_for(model: LoadedModel, picture: Image.Image) -> Callable[..., RenderRequest]:
     """A request for the engine, from the fields of a submission."""
 
-    def make(id: str, *, priority: int = 5, observer: Any = None, **fields: Any) -> RenderRequest:
+    def make(
+        id: str, *, priority: int = 5, observer: Any = None, of: LoadedModel = model, **fields: Any
+    ) -> RenderRequest:
         spec = spec_of(**fields)
         extra = {"observer": observer} if observer else {}
         return RenderRequest(
             id=id,
-            spec=resolve(spec, model, load_losses()),
-            model=model,
+            spec=resolve(spec, of, load_losses()),
+            model=of,
             priority=priority,
             picture=picture if spec.start.image else None,
             **extra,

@@ -16,6 +16,7 @@ from worker.engine.engine import Engine
 from worker.engine.request import RenderRequest
 from worker.engine.request_state import RequestState, prepare
 from worker.engine.rows import run_step
+from worker.models.model import LoadedModel
 from worker.models.torchscript import recorded
 
 JOBS: dict[str, dict[str, Any]] = {
@@ -74,8 +75,14 @@ def _step(states: list[RequestState], padded_rows: int | None) -> None:
         state.commit(step.x[index], step.history[index], step.x0[index], step.losses[index])
 
 
-def test_latents_agree_to_rounding(request_for: Callable[..., RenderRequest]) -> None:
-    requests = [request_for(name, **fields) for name, fields in JOBS.items()]
+@pytest.fixture(params=["sd", "sdxl"])
+def family(request: pytest.FixtureRequest, model: LoadedModel, xl: LoadedModel) -> LoadedModel:
+    """A model of each family."""
+    return {"sd": model, "sdxl": xl}[request.param]
+
+
+def test_latents_agree_to_rounding(request_for: Callable[..., RenderRequest], family: LoadedModel) -> None:
+    requests = [request_for(name, of=family, **fields) for name, fields in JOBS.items()]
 
     together = latents_in_company(requests, padded_rows=None)
 
@@ -88,10 +95,14 @@ def test_latents_agree_to_rounding(request_for: Callable[..., RenderRequest]) ->
 @pytest.mark.long
 @pytest.mark.parametrize(("cores", "padded_rows"), [(1, 12), (3, 12), (3, 8), (5, 8), (7, 8), (8, 8), (3, 10), (20, 8)])
 def test_latents_are_equal_bit_for_bit_when_deterministic(
-    request_for: Callable[..., RenderRequest], threads_restored: None, cores: int, padded_rows: int
+    request_for: Callable[..., RenderRequest],
+    family: LoadedModel,
+    threads_restored: None,
+    cores: int,
+    padded_rows: int,
 ) -> None:
     torch.set_num_threads(cores)
-    requests = [request_for(name, **fields) for name, fields in JOBS.items()]
+    requests = [request_for(name, of=family, **fields) for name, fields in JOBS.items()]
     model = replace(requests[0].model, recorded=recorded(requests[0].model, cores))
     requests = [replace(request, model=model) for request in requests]
 
@@ -101,14 +112,19 @@ def test_latents_are_equal_bit_for_bit_when_deterministic(
         assert torch.equal(latents_alone(request, padded_rows=padded_rows), together[request.id]), request.id
 
 
-@pytest.mark.parametrize("name", JOBS)
 def test_pixels_of_the_engine_are_equal_when_deterministic(
-    name: str, engines: Callable[..., Engine], request_for: Callable[..., RenderRequest]
+    engines: Callable[..., Engine], request_for: Callable[..., RenderRequest], model: LoadedModel, xl: LoadedModel
 ) -> None:
-    alone = engines(deterministic=True).submit(request_for(name, **JOBS[name])).result()
+    """Beside jobs of the same model, and of one of another family whose rows have the same size."""
+    requests = [request_for(name, **fields) for name, fields in JOBS.items()]
+    requests += [request_for(f"{name} by SDXL", of=xl, **fields) for name, fields in JOBS.items()]
+    quiet = engines(deterministic=True)
+    alone = {request.id: quiet.submit(request).result() for request in requests}
 
     crowded = engines(deterministic=True)
-    futures = {other: crowded.submit(request_for(other, **fields)) for other, fields in JOBS.items()}
-    [future.result() for future in futures.values()]
+    futures = {request.id: crowded.submit(request) for request in requests}
 
-    assert np.array_equal(alone.pixels, futures[name].result().pixels)
+    for name, future in futures.items():
+        assert np.array_equal(alone[name].pixels, future.result().pixels), name
+    names = list(JOBS)
+    assert not np.array_equal(alone[names[0]].pixels, alone[f"{names[0]} by SDXL"].pixels)

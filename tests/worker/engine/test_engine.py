@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
-from concurrent.futures import wait
+from concurrent.futures import Future, wait
 from dataclasses import replace
 from typing import Any
 
@@ -17,6 +17,7 @@ from tests.worker.engine.conftest import spec_of
 from worker.diffusion.losses import load_losses
 from worker.engine.engine import Engine
 from worker.engine.request import Cancelled, Pixels, RenderRequest, SilentObserver, StepRecord, resolve
+from worker.engine.request_state import prepare
 from worker.models.model import LoadedModel
 
 Make = Callable[..., RenderRequest]
@@ -146,7 +147,7 @@ def test_numbers_that_are_not_finite_fail_their_job_alone(
         sample = model.unet(rows, timesteps, **keywords).sample
         return _Sample(torch.where((timesteps > 900).view(-1, 1, 1, 1), torch.nan, sample))
 
-    poisoned = _with_unet(model, poisonous_at_large_noise)
+    poisoned = with_unet(model, poisonous_at_large_noise)
     engine = engines()
     bad = engine.submit(replace(request_for("bad"), model=poisoned))
     good = engine.submit(replace(request_for("good", from_image=True, start_step=3), model=poisoned))
@@ -165,7 +166,7 @@ def test_a_forward_too_large_for_memory_is_tried_job_by_job(
             raise torch.OutOfMemoryError
         return model.unet(rows, *arguments, **keywords)
 
-    cramped = _with_unet(model, only_small_batches)
+    cramped = with_unet(model, only_small_batches)
     engine = engines(max_rows=8)
     futures = [engine.submit(replace(request_for(f"j{n}", seed=n), model=cramped)) for n in range(4)]
 
@@ -181,7 +182,7 @@ def test_a_job_that_does_not_fit_alone_fails_for_memory(
     def never(*_: Any, **__: Any) -> Any:
         raise torch.OutOfMemoryError
 
-    error = engines().submit(replace(request_for("j"), model=_with_unet(model, never))).exception(30)
+    error = engines().submit(replace(request_for("j"), model=with_unet(model, never))).exception(30)
 
     assert isinstance(error, RenderError)
     assert error.kind == "memory"
@@ -315,7 +316,7 @@ def test_memory_that_came_short_for_many_is_enough_for_half_as_many(
             raise torch.OutOfMemoryError
         return model.unet(rows, *arguments, **keywords)
 
-    cramped = _with_unet(model, small_batches)
+    cramped = with_unet(model, small_batches)
     engine = engines(max_rows=8)
     watcher = Watcher(hold_at=1)
     first = engine.submit(replace(request_for("j0", observer=watcher, steps=8), model=cramped))
@@ -387,7 +388,7 @@ class _Unet:
         return self._call(*arguments, **keywords)
 
 
-def _with_unet(model: LoadedModel, call: Callable[..., Any]) -> LoadedModel:
+def with_unet(model: LoadedModel, call: Callable[..., Any]) -> LoadedModel:
     unet: Any = _Unet(model.unet, call)
     return replace(model, unet=unet, recorded=None)
 
@@ -401,4 +402,23 @@ def _with_room_for_one_row(model: LoadedModel, sizes: list[int]) -> LoadedModel:
             raise torch.OutOfMemoryError
         return model.unet(rows, *arguments, **keywords)
 
-    return _with_unet(model, only_one_row)
+    return with_unet(model, only_one_row)
+
+
+def test_a_mix_along_the_arc_has_another_conditioning_with_the_same_ends(
+    request_for: Callable[..., RenderRequest],
+) -> None:
+    def apart(share: float) -> float:
+        straight, arc = (
+            prepare(
+                request_for(path, mode="mix", prompt=["a cat", "a red apple"], mix=share, path=path),
+                load_losses(),
+                0,
+                Future(),
+            ).conditional.text
+            for path in ("linear", "spherical")
+        )
+        return float((straight - arc).abs().max())
+
+    assert apart(0.5) > 1e-3
+    assert apart(1) < 1e-6

@@ -78,7 +78,7 @@ def test_what_the_cpu_says_when_memory_runs_out_is_understood() -> None:
 
 def test_a_recorded_forward_tells_when_memory_runs_out(model: LoadedModel) -> None:
     assert model.recorded is not None
-    conditioning = model.cross_attention.of(model.prompts.encode(""))
+    conditioning = model.conditioned(model.prompts.encode(""))
     far_too_many = 10**13
 
     with pytest.raises(RuntimeError) as error:

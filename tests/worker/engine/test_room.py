@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from farm.errors import RenderError
-from tests.worker.engine.test_engine import _with_unet
+from tests.worker.engine.test_engine import with_unet
 from tests.worker.engine.test_turns import ENOUGH, LARGE, is_large
 from worker.engine.engine import Engine
 from worker.engine.request import Cancelled, RenderRequest
@@ -51,7 +51,7 @@ def test_who_finds_no_room_in_anothers_turn_waits_for_its_end(
     engines: Engines, request_for: Request, model: LoadedModel
 ) -> None:
     narrow = Narrow(model)
-    engine, patient = engines(max_rows=8), _with_unet(model, narrow.unet)
+    engine, patient = engines(max_rows=8), with_unet(model, narrow.unet)
     large = engine.submit(replace(request_for("large", **ONE_STEP), model=patient))
     assert narrow.in_midst.wait(ENOUGH)
     small = [engine.submit(replace(request_for(f"small {n}", steps=3), model=patient)) for n in range(2)]
@@ -80,7 +80,7 @@ def test_who_cannot_even_be_prepared_in_anothers_turn_is_prepared_after_it(
     engines: Engines, request_for: Request, model: LoadedModel, cancelled: bool
 ) -> None:
     narrow = Narrow(model)
-    engine, patient = engines(max_rows=8), _with_unet(model, narrow.unet)
+    engine, patient = engines(max_rows=8), with_unet(model, narrow.unet)
     large = engine.submit(replace(request_for("large", **ONE_STEP), model=patient))
     assert narrow.in_midst.wait(ENOUGH)
     prompts: Any = NarrowText(model.prompts, narrow)
@@ -113,7 +113,7 @@ def test_who_runs_out_after_others_cut_in_is_tried_with_all_the_room(
             raise torch.OutOfMemoryError
         return model.unet(rows, *arguments, **keywords)
 
-    engine, patient = engines(max_rows=8), _with_unet(model, call)
+    engine, patient = engines(max_rows=8), with_unet(model, call)
     large = engine.submit(replace(request_for("large", **ONE_STEP, guidance=1.0), model=patient))
     assert in_midst.wait(ENOUGH)
     small = engine.submit(replace(request_for("small", steps=3), model=patient))

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from tests.waiting import eventually
-from tests.worker.engine.test_engine import _with_unet
+from tests.worker.engine.test_engine import with_unet
 from worker.diffusion.losses import load_losses
 from worker.engine.engine import Engine
 from worker.engine.request import Cancelled, RenderRequest, SilentObserver, resolve
@@ -68,7 +68,7 @@ def test_a_short_step_is_taken_in_the_midst_of_a_long_one(
             torch.zeros(1)
         return model.unet(rows, *arguments, **keywords)
 
-    engine, patient = engines(max_rows=32), _with_unet(model, call)
+    engine, patient = engines(max_rows=32), with_unet(model, call)
     large = engine.submit(replace(request_for("large", **{**LARGE, "steps": 1}), model=patient))
     assert in_midst.wait(ENOUGH)
     others = [engine.submit(replace(request_for(f"small {n}", steps=4), model=patient)) for n in range(6)]
@@ -97,7 +97,7 @@ def test_only_the_more_urgent_cut_in(
             torch.zeros(1)
         return model.unet(rows, *arguments, **keywords)
 
-    engine, patient = engines(max_rows=8), _with_unet(model, call)
+    engine, patient = engines(max_rows=8), with_unet(model, call)
     large = engine.submit(replace(request_for("large", priority=of_large, **{**LARGE, "steps": 1}), model=patient))
     assert in_midst.wait(ENOUGH)
     small = engine.submit(replace(request_for("small", priority=of_small, steps=4), model=patient))
@@ -121,7 +121,7 @@ def test_a_long_step_that_nobody_wants_any_more_ends_at_once(
             torch.zeros(1)
         return model.unet(rows, *arguments, **keywords)
 
-    engine, endless = engines(max_rows=8), _with_unet(model, call)
+    engine, endless = engines(max_rows=8), with_unet(model, call)
     large = engine.submit(replace(request_for("large", **LARGE), model=endless))
     assert in_midst.wait(ENOUGH)
     engine.cancel("large")
@@ -150,7 +150,7 @@ def test_a_long_step_is_told_from_one_that_hangs(
         return model.unet(rows, *arguments, **keywords)
 
     engine = engines(max_rows=8)
-    large = engine.submit(replace(request_for("large", **{**LARGE, "steps": 1}), model=_with_unet(model, call)))
+    large = engine.submit(replace(request_for("large", **{**LARGE, "steps": 1}), model=with_unet(model, call)))
     assert in_midst.wait(ENOUGH)
     for _ in range(3):
         eventually(lambda: engine.busy_for() > 0.001, "it is busy")
@@ -168,8 +168,8 @@ def test_a_large_picture_in_company_is_the_one_made_alone(
     def large() -> RenderRequest:
         return request_for("large", **{**LARGE, "steps": 2}, seed=4)
 
-    alone = engines(max_rows=4, deterministic=deterministic).submit(large()).result(ENOUGH)
-    engine = engines(max_rows=4, deterministic=deterministic)
+    alone = engines(max_rows=2, deterministic=deterministic).submit(large()).result(ENOUGH)
+    engine = engines(max_rows=2, deterministic=deterministic)
     company = [engine.submit(request_for(f"small {n}", steps=9, seed=n)) for n in range(3)]
     together = engine.submit(large()).result(ENOUGH)
     for future in company:

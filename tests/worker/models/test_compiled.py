@@ -79,7 +79,7 @@ def compiled(model: LoadedModel, store: Storage, tmp_path_factory: pytest.TempPa
 def predicted(model: LoadedModel, count: int, *, side: int = 8) -> Tensor:
     generator = torch.Generator().manual_seed(count)
     rows = torch.randn((count, 4, side, side), generator=generator)
-    conditioning = Conditioning.stacked([model.cross_attention.of(model.prompts.encode("a cat"))] * count)
+    conditioning = Conditioning.stacked([model.conditioned(model.prompts.encode("a cat"))] * count)
     return model.predict(rows, torch.full((count,), 500.0), conditioning)
 
 

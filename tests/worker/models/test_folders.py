@@ -1,4 +1,4 @@
-"""Folders that are no text-to-image model of Stable Diffusion 1 or 2: each is told for what it is, and at once."""
+"""Folders that are no text-to-image model of Stable Diffusion: each is told for what it is, and at once."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from worker.models.components import read_directory
 from worker.models.device import place
 
 LFS_POINTER = "version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 9\n"
-ONLY = r"\(use a text-to-image model of Stable Diffusion 1 or 2\)"
+ONLY = r"\(use a text-to-image model of Stable Diffusion 1, 2 or XL\)"
 
 
 @pytest.fixture(scope="session")
@@ -56,7 +56,8 @@ def unet(**changes: Any) -> Callable[[Path], None]:
 
 
 OTHER_FAMILIES: dict[str, tuple[Callable[[Path], None], str]] = {
-    "SDXL": (unet(addition_embed_type="text_time"), rf"the model 'x' is SDXL {ONLY}"),
+    "half of SDXL": (unet(addition_embed_type="text_time"), rf"the text_encoder_2 of the model 'x' is missing {ONLY}"),
+    "Kandinsky": (unet(addition_embed_type="image"), rf"needs more than a prompt: addition_embed_type {ONLY}"),
     "inpainting": (unet(in_channels=9), rf"the model 'x' is an inpainting model: its UNet reads 9 channels {ONLY}"),
     "InstructPix2Pix": (unet(in_channels=8), "edits pictures by instructions"),
     "an upscaler": (unet(in_channels=7, num_class_embeds=1000), "is an upscaler"),

@@ -56,7 +56,7 @@ def predicted(
     rows = torch.randn((count, 4, height, width), generator=generator)
     if conditioning is None:
         prompts = ("a cat", "an otter", "", "a red apple")
-        known = [model.cross_attention.of(model.prompts.encode(prompt)) for prompt in prompts]
+        known = [model.conditioned(model.prompts.encode(prompt)) for prompt in prompts]
         conditioning = Conditioning.stacked([known[row % len(known)] for row in range(count)])
     return model.predict(rows, torch.linspace(1, 999, count), conditioning)
 

@@ -63,7 +63,7 @@ def split(model: Path, variant: str | None = None) -> None:
 
 def weights_of(model: Path) -> dict[str, torch.Tensor]:
     parts = read(model)
-    return {**parts.unet.state_dict(), **parts.text_encoder.state_dict()}
+    return {**parts.unet.state_dict(), **parts.encoders[0].module.state_dict()}
 
 
 @pytest.mark.parametrize("variant", [None, "fp16"])

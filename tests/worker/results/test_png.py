@@ -101,6 +101,15 @@ def test_a_single_files_model_has_the_hash_that_sites_know_it_by() -> None:
     assert "Model hash" not in parsed(parameters_text(resolved(), MODEL))[2]
 
 
+def test_an_autoencoder_of_another_file_has_a_hash_too() -> None:
+    used = ModelUsed(
+        name="mine", source="/models/mine#vae=x", revision=None, vae="x.safetensors", vae_sha256="0123456789abcdef" * 4
+    )
+    settings = parsed(parameters_text(resolved(), used))[2]
+    assert (settings["VAE"], settings["VAE hash"]) == ("x.safetensors", "0123456789")
+    assert not {"VAE", "VAE hash"} & parsed(parameters_text(resolved(), MODEL))[2].keys()
+
+
 def test_no_control_character_is_written() -> None:
     """None comes from a person, for requests are cleaned of them; a spec that came another way is."""
     spec = resolved()

@@ -1,0 +1,1 @@
+"""Families of models: what tells one from another, a module each."""

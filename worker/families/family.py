@@ -1,0 +1,78 @@
+"""What a family of models is: its parts, and what its UNet reads besides latents and timesteps."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
+from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
+from torch import Tensor
+
+from farm.errors import ModelError
+from worker.diffusion.conditioning import Conditioning
+from worker.diffusion.prompts import Encoded
+
+TOKENIZER = "CLIPTokenizer"
+
+
+@dataclass(frozen=True)
+class EncoderPart:
+    """A text encoder and its tokenizer: the folders of both in diffusers' layout, the encoder's class, and what is read
+    of it (see `worker.diffusion.text.TextEncoder`)."""
+
+    folder: str
+    tokenizer: str
+    kind: Any
+    hidden: int | None = None
+    pools: bool = False
+
+
+@dataclass(frozen=True)
+class Size:
+    """Of a picture, in pixels."""
+
+    width: int
+    height: int
+
+
+ConditioningOf = Callable[[Tensor, Encoded, Size], Conditioning]
+"""What a row is conditioned on, given the memory of its prompt (see `CrossAttentionCache`), the prompt itself, and the
+size of the picture."""
+
+
+@dataclass(frozen=True, eq=False)
+class Family:
+    """All that loading and rendering must know of a family. Compared by identity."""
+
+    name: str
+    title: str
+    encoders: tuple[EncoderPart, ...]
+    conditioned: ConditioningOf
+    check: Callable[[str, Any, Sequence[Any]], None]
+    """Raises `ModelError` unless the configurations of a model's UNet and of its text encoders, in order, fit together;
+    given its name."""
+    asks: Mapping[str, Any] = field(default_factory=dict)
+    """What the UNet's configuration asks for beyond the prompt's states, by key."""
+
+    zeros_for_nothing: bool = False
+    """Whether its models were trained with zeros for an empty negative prompt, if they do not say otherwise."""
+
+    @property
+    def parts(self) -> Mapping[str, Any]:
+        """The class of every part with weights, by its folder."""
+        encoders = {encoder.folder: encoder.kind for encoder in self.encoders}
+        return {"unet": UNet2DConditionModel, "vae": AutoencoderKL, **encoders}
+
+    @property
+    def classes(self) -> Mapping[str, str]:
+        """The name of every part's class, by its folder; tokenizers last."""
+        parts = {folder: kind.__name__ for folder, kind in self.parts.items()}
+        return {**parts, **{encoder.tokenizer: TOKENIZER for encoder in self.encoders}}
+
+
+def check_width(name: str, expected: Any, found: int) -> None:
+    """Raise `ModelError` unless the UNet attends to texts as wide as the text encoders make them."""
+    if expected != found:
+        raise ModelError(f"the UNet of '{name}' attends to width {expected}, but its text encoder has {found}")
