@@ -9,6 +9,7 @@ from farm.jobs.limits import Limits
 from farm.ledger.timing import TIMING, Timing
 
 DEFAULT_MODELS = ("emoji",)
+DEFAULT_CACHE_GB = 50.0
 
 
 @dataclass(frozen=True)
@@ -19,10 +20,11 @@ class Options:
     classifier-free guidance takes two), fewer where memory is short. With `compile` the models' UNets are compiled
     before the first job. A worker that is asked to leave is gone within `grace` seconds. A job is
     checkpointed every `checkpoint_seconds`, 0 for never; jobs that are shorter cost nothing. `timing` is
-    the farm's own.
+    the farm's own. Without `models` the default ones are served and all that the farm keeps, whose files take
+    `model_cache_gb` of this machine's disk at the most.
     """
 
-    models: Sequence[str] = DEFAULT_MODELS
+    models: Sequence[str] = ()
     name: str | None = None
     device: str | None = None
     slots: int | None = None
@@ -31,5 +33,6 @@ class Options:
     compile: bool = False
     grace: float = 25.0
     checkpoint_seconds: float = 60.0
+    model_cache_gb: float | None = None
     timing: Timing = TIMING
     limits: Limits = field(default_factory=Limits)

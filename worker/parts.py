@@ -17,7 +17,9 @@ from farm.jobs.status import WorkerInfo
 from farm.ledger.ledger import Ledger
 from farm.queue import Queue
 from farm.settings import Settings
+from worker.bucket.catalogue import Catalogue
 from worker.bucket.compile_cache import CompileCache
+from worker.bucket.model_cache import GB, ModelCache
 from worker.bucket.models import bucket_fetcher
 from worker.diffusion.losses import Loss, load_losses
 from worker.engine.engine import Engine
@@ -35,6 +37,7 @@ from worker.job.leftovers import Leftovers
 from worker.job.render import Renderer, engine_id
 from worker.job.retry import Retrier
 from worker.job.runner import JobRunner
+from worker.job.supply import Supply
 from worker.leases.announcing import Announcer
 from worker.leases.keeper import LeaseKeeper
 from worker.leases.reaper import Reaper
@@ -46,7 +49,7 @@ from worker.models.model import LoadedModel
 from worker.models.pool import ModelPool
 from worker.models.registry import ModelRegistry
 from worker.models.service import ModelService
-from worker.options import Options
+from worker.options import DEFAULT_CACHE_GB, DEFAULT_MODELS, Options
 from worker.queue.consumer import Consumer
 from worker.queue.intake import Intake
 from worker.results.checkpoint import Checkpoints
@@ -55,6 +58,8 @@ from worker.results.promote import Promoter
 from worker.results.publish import Publisher, package_versions
 from worker.results.retention import Retention
 from worker.results.spool import Spool
+
+_MOST_ANNOUNCED = 1_000
 
 
 class Parts:
@@ -78,7 +83,7 @@ class Parts:
         self._queue = Queue(where)
         self._intake = Intake()
         self._losses = load_losses(others=self._clip())
-        self._models = ModelRegistry.from_options(options.models)
+        self._models = ModelRegistry.from_options(options.models or DEFAULT_MODELS)
 
     def _clip(self) -> list[Loss]:
         """The loss that sees with CLIP, where the operator has one: `FARM_CLIP` names its folder."""
@@ -119,10 +124,33 @@ class Parts:
             self._placement,
             cache=self._home / "models",
             fetch=bucket_fetcher(self._settings),
+            stored=self._catalogue,
             compile=self._compile_at_start() if self._options.compile and self._on_gpu else None,
         )
         budget = model_budget(self._placement)
         return ModelPool(self._models, budget, loader.load, on_drop=partial(free_cached_memory, self._placement))
+
+    @cached_property
+    def _catalogue(self) -> Catalogue:
+        told = self._options.model_cache_gb or variables.MODEL_CACHE_GB.of(os.environ) or DEFAULT_CACHE_GB
+        cache = ModelCache(self._home / "models" / "farm", self._storage, int(told * GB))
+        return Catalogue(self._storage, cache, self._models, all_of_them=not self._options.models)
+
+    @cached_property
+    def _supply(self) -> Supply:
+        return Supply(
+            self.id,
+            ledger=self._ledger,
+            catalogue=self._catalogue,
+            served=self._served,
+            pool=self._pool,
+            consume=lambda names: self._consumer.consume_only(names) if self._is_ready else None,
+            announce=self._announcer.announce,
+            images_per_minute=lambda: self._runner.images_per_minute,
+            is_paused=lambda: not self._intake.is_open,
+            leaving=self._leaving,
+            timing=self._timing,
+        )
 
     def _compile_at_start(self) -> Compile:
         """Compile models until the worker is ready: from then on jobs would wait for it."""
@@ -286,9 +314,10 @@ class Parts:
         state = "draining" if self._leaving.is_set() else "ready" if self._is_ready else "starting"
         return {
             "state": state,
-            "models": self._served.loaded,
+            "models": self._served.served[:_MOST_ANNOUNCED],
             "refused": self._served.refused,
             "warm": self._pool.warm,
+            "loading": self._supply.loading,
             "jobs": len(self._keeper.held),
             "paused": self._intake.reason,
             "done": self._runner.done,

@@ -59,7 +59,7 @@ SECTIONS = {
         "schedule": LazyCommand("schedule:schedule", "Show the noise levels of a sampler's steps."),
         "bench": LazyCommand("bench:bench", "Compare the engine with diffusers on this machine."),
         "workers": LazyCommand("farm:workers", "List the live workers."),
-        "models": LazyCommand("farm:models", "List the models that are served or waited for."),
+        "models": LazyCommand("models:models", "List the models of the farm; add and remove some."),
         "losses": LazyCommand("farm:losses", "List the losses that can guide a picture."),
         "completion": LazyCommand("completion:completion", "Print the shell's completion script."),
     },

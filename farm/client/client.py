@@ -56,11 +56,12 @@ class Submission:
 
 @dataclass(frozen=True)
 class ModelService:
-    """A model, the live workers that serve it, and how many jobs wait for it."""
+    """A model, the live workers that serve it, how many jobs wait for it, and the workers that have it in memory."""
 
     name: str
     workers: tuple[str, ...]
     waiting: int
+    warm: tuple[str, ...] = ()
 
 
 class FarmClient:
@@ -302,7 +303,12 @@ class FarmClient:
         workers = self.ledger.workers()
         names = sorted({name for worker in workers for name in worker.models} | set(self.ledger.models()))
         services = [
-            ModelService(name, tuple(w.id for w in workers if name in w.models), self.ledger.waiting(name))
+            ModelService(
+                name,
+                workers=tuple(w.id for w in workers if name in w.models),
+                warm=tuple(w.id for w in workers if name in w.warm),
+                waiting=self.ledger.waiting(name),
+            )
             for name in names
         ]
         return [service for service in services if service.workers or service.waiting]

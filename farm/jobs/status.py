@@ -135,6 +135,8 @@ class WorkerInfo(BaseModel):
     state: Literal["starting", "ready", "draining"]
     models: ModelNames
     warm: ModelNames = ()
+    loading: ModelName | None = None
+    """A model that it loads now, for jobs that wait."""
     slots: Number
     jobs: Number
     refused: Annotated[dict[ModelName, Reason], Field(max_length=1_000)] = {}

@@ -15,6 +15,7 @@ from farm.ledger.records import (
     Cancelled,
     Claim,
     Cursor,
+    Demand,
     NewJob,
     Progress,
     Reaped,
@@ -194,6 +195,11 @@ class Ledger(Reading):
         """
         stale = self._run("republish", model, milliseconds(older_than), limit, json.dumps(list(but)))
         return [Waiting(job, model, int(priority)) for job, priority in in_groups(stale, 2)]
+
+    def demand(self, models: Collection[str]) -> dict[str, Demand]:
+        """What waits for those of the models that jobs wait for."""
+        told = self._run("demand", json.dumps(sorted(models))) if models else ()
+        return {name: Demand(int(waiting), int(oldest) / 1000) for name, waiting, oldest in in_groups(told, 3)}
 
     # Workers
 

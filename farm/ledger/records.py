@@ -116,6 +116,14 @@ class Cursor:
 
 
 @dataclass(frozen=True)
+class Demand:
+    """How many jobs wait for a model, and for how many seconds the one has that was submitted first."""
+
+    waiting: int
+    oldest: float
+
+
+@dataclass(frozen=True)
 class Watched:
     """How many seconds ago a reaper came by (None: never), and how many leases lapsed long ago and are still there."""
 

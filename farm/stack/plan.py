@@ -12,7 +12,7 @@ from pathlib import Path
 import farm
 from farm import sources
 from farm.errors import InvalidInput
-from farm.keys import BUILT_IN_MODELS, PICKLED_WEIGHTS, WEIGHTS, model_name
+from farm.keys import PICKLED_WEIGHTS, WEIGHTS, model_name
 from farm.stack.layout import Layout
 from farm.stack.process import Program
 
@@ -103,9 +103,6 @@ def _check_model(model: str) -> None:
         model_name(name)
     except InvalidInput as error:
         raise InvalidInput(error.reason, field="--model", hint=error.hint) from error
-    if not equals and name not in BUILT_IN_MODELS:
-        hint = f"built in: {', '.join(BUILT_IN_MODELS)}"
-        raise InvalidInput(f"{name!r} is neither NAME=SOURCE nor a built-in model", field="--model", hint=hint)
     try:
         where, options = sources.split(source)
     except InvalidInput as error:

@@ -18,6 +18,7 @@ from farm.ledger.records import (
     Attempt,
     Cancelled,
     Claim,
+    Demand,
     Event,
     NewJob,
     Progress,
@@ -275,6 +276,14 @@ class FakeLedger(Ledger):
     def waiting(self, model: str) -> int:
         with self._doing("get"):
             return sum(one.state == "queued" and one.model == model for one in self._records.values())
+
+    def demand(self, models: Collection[str]) -> dict[str, Demand]:
+        with self._doing("demand"):
+            queued = [one for one in self._records.values() if one.state == "queued" and one.model in models]
+            moments: dict[str, list[int]] = {}
+            for one in queued:
+                moments.setdefault(one.model, []).append(int(one.fields["submitted"]))
+            return {name: Demand(len(all), time.time() - min(all) / 1000) for name, all in moments.items()}
 
     def urgent(self, models: Iterable[str], *, limit: int = 10) -> list[str]:
         with self._doing("get"):

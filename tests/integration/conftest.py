@@ -85,16 +85,16 @@ def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 class Launcher:
-    """Starts workers that serve the tiny model under a name, and waits until they are ready."""
+    """Starts workers that serve the tiny model under a name, or none of their own, and waits until they are ready."""
 
     def __init__(self, environment: dict[str, str], where: Settings, tiny_model: Path, logs: Path) -> None:
         self._environment, self._where, self._tiny_model, self._logs = environment, where, tiny_model, logs
         self._started: list[Worker] = []
 
-    def __call__(self, name: str, *options: str, model: str = "tiny", **variables: str) -> Worker:
+    def __call__(self, name: str, *options: str, model: str | None = "tiny", **variables: str) -> Worker:
         log = self._logs / f"{name}.log"
-        served = f"{model}={self._tiny_model}"
-        arguments = ("--name", name, "--device", "cpu", "--model", served, *options)
+        served = ("--model", f"{model}={self._tiny_model}") if model else ()
+        arguments = ("--name", name, "--device", "cpu", *served, *options)
         process = Forked(arguments, environment={**self._environment, **variables}, log=log)
         worker = Worker(name, process, log)
         self._started.append(worker)

@@ -42,7 +42,7 @@ class Claims:
         while True:
             try:
                 return self.ledger.claim(
-                    job, self.worker, token=token, alone=alone, instead=() if alone or only else self.served.names
+                    job, self.worker, token=token, alone=alone, instead=() if alone or only else self.served.taken
                 )
             except LedgerRefused:
                 raise

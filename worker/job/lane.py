@@ -58,6 +58,6 @@ class StudyLane:
             self.look()
 
     def _waiting(self) -> Iterator[str]:
-        urgent = self._ledger.urgent(self._served.names)
+        urgent = self._ledger.urgent(self._served.taken)
         specs = self._ledger.specs(urgent) if urgent else {}
         return (job for job in urgent if job in specs and specs[job].is_study)

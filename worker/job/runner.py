@@ -98,7 +98,7 @@ class JobRunner:
     def _render_and_deliver(self, holding: Holding, *, alone: bool) -> JobResult:
         began, claim = time.monotonic(), holding.claim
         spec = JobSpec.from_json(claim.spec)
-        if spec.model not in self.claims.served:
+        if spec.model not in self.claims.served.taken:
             raise HandBack
         # A job without a trace needs no disk.
         with disk.workspace() if spec.trace.level != "none" else contextlib.nullcontext(Path()) as folder:

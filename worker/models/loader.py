@@ -9,16 +9,17 @@ import tempfile
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
 
 from farm.errors import ModelError, ModelUnavailable
 from farm.jobs.spec import SAMPLERS
+from farm.keys import MODEL_CONFIG, MODEL_FILE
 from worker.diffusion import schedules
 from worker.diffusion.cross_attention import cache_cross_attention
 from worker.diffusion.preview import PreviewMap, fit_preview_map, read_preview_map
@@ -33,7 +34,7 @@ from worker.models.disguises import first_line
 from worker.models.hub import download
 from worker.models.memory_profile import memory_profile
 from worker.models.model import LoadedModel, UNetForward
-from worker.models.registry import Bucket, Hub, LocalDirectory, SingleFile, Source
+from worker.models.registry import Bucket, Hub, LocalDirectory, SingleFile, Source, Stored
 from worker.models.torchscript import recorded
 
 _log = logging.getLogger(__name__)
@@ -42,20 +43,38 @@ FetchPrefix = Callable[[str, Path], None]
 """Downloads every object below an `s3://BUCKET/PREFIX` into a directory. Raises `StorageError`."""
 
 
+class StoredModels(Protocol):
+    """The models that the farm keeps."""
+
+    def opened(self, source: Stored) -> AbstractContextManager[Path]:
+        """A folder with a model's files. Raises `ModelError`, `StorageError`."""
+
+    def mend(self, source: Stored) -> bool:
+        """Have files fetched again that are damaged on this disk. Whether there were any."""
+
+
 _READ_AT_ONCE = 2**20  # bytes
 
 Compile = Callable[[LoadedModel], UNetForward | None]
 
 
 class ModelLoader:
-    """Loads models onto one device, and compiles them if told how. Downloads from buckets are kept below `cache`."""
+    """Loads models onto one device, and compiles them if told how. Downloads from buckets are kept below `cache`, those
+    of the farm's own models where `stored` keeps them."""
 
     def __init__(
-        self, placement: Placement, *, cache: Path, fetch: FetchPrefix | None = None, compile: Compile | None = None
+        self,
+        placement: Placement,
+        *,
+        cache: Path,
+        fetch: FetchPrefix | None = None,
+        stored: StoredModels | None = None,
+        compile: Compile | None = None,
     ) -> None:
         self._placement = placement
         self._cache = cache
         self._fetch = fetch
+        self._stored = stored
         self._compile = compile
         self._cores = torch.get_num_threads()
 
@@ -88,6 +107,8 @@ class ModelLoader:
                 return self._from_directory(name, source, directory, revision=revision)
             case Bucket(url):
                 return self._from_bucket(name, source, url)
+            case Stored():
+                return self._from_farm(name, source)
             case SingleFile(path, _, options):
                 with configuration(name, source) as config, _reading_sha256(path) as sha256:
                     parts = read_checkpoint(name, path, config, self._placement, options)
@@ -107,6 +128,28 @@ class ModelLoader:
             shutil.rmtree(directory, ignore_errors=True)
             raise
         return self._settle(name, source, components, directory)
+
+    def _from_farm(self, name: str, source: Stored) -> LoadedModel:
+        if self._stored is None:
+            raise ModelError(f"the model '{name}' is the farm's, and this process has no farm")
+        try:
+            return self._from_files(name, source, self._stored)
+        except ModelUnavailable:
+            raise
+        except ModelError:
+            if not self._stored.mend(source):
+                raise
+        return self._from_files(name, source, self._stored)
+
+    def _from_files(self, name: str, source: Stored, stored: StoredModels) -> LoadedModel:
+        with stored.opened(source) as folder:
+            file, config = folder / MODEL_FILE, folder / MODEL_CONFIG
+            if file.is_file():
+                is_alone = not config.is_dir()
+                model = self._loaded(name, SingleFile(file, None if is_alone else config))
+            else:
+                model = self._loaded(name, LocalDirectory(folder))
+        return replace(model, source=str(source))
 
     def _settle(
         self, name: str, source: Source, parts: Components, directory: Path, *, revision: str | None = None

@@ -111,7 +111,19 @@ class Hub:
         return sources.join(f"hub:{self.repository}@{self.revision}", self.options.written())
 
 
-Source = LocalDirectory | SingleFile | Bucket | Hub
+@dataclass(frozen=True)
+class Stored:
+    """A model that the farm keeps, by its name and by what its files are; without the latter, whatever it keeps."""
+
+    name: str
+    fingerprint: str = ""
+    options: Options = AS_IT_IS
+
+    def __str__(self) -> str:
+        return f"farm:{self.name}@{self.fingerprint[:16]}"
+
+
+Source = LocalDirectory | SingleFile | Bucket | Hub | Stored
 
 STABLE_DIFFUSION_1_4 = Hub("CompVis/stable-diffusion-v1-4", "133a221b8aa7292a167afc5127cb63fb5005638b")
 
@@ -130,7 +142,8 @@ class ModelRegistry:
 
     @classmethod
     def from_options(cls, options: Iterable[str]) -> ModelRegistry:
-        """The models of `NAME=SOURCE` options; a bare NAME is a built-in one. Without options, the built-in ones.
+        """The models of `NAME=SOURCE` options; a bare NAME is a built-in one, or one that the farm keeps. Without
+        options, the built-in ones.
 
         A source that is bad, or is not there, keeps only its own model from being served. Raises `InvalidInput` if
         that goes for all of them, or if an option is malformed.
@@ -154,6 +167,18 @@ class ModelRegistry:
     def names(self) -> tuple[str, ...]:
         return tuple(self._sources)
 
+    def known(self, name: str) -> Source | InvalidInput | None:
+        """Where a model comes from, or why it has no source."""
+        return self._sources.get(name)
+
+    def put(self, name: str, source: Source) -> None:
+        """From now on a model comes from `source`."""
+        self._sources[name] = source
+
+    def drop(self, name: str) -> None:
+        """A model can be had no longer."""
+        self._sources.pop(name, None)
+
     def source(self, name: str) -> Source:
         """Where the model `name` comes from. Raises `ModelError` saying why it has none, or what models there are."""
         if (source := self._sources.get(name)) is not None:
@@ -166,17 +191,11 @@ class ModelRegistry:
 
 
 def parse_option(option: str) -> tuple[str, Source]:
-    """Name and source of `NAME=SOURCE`, or of a built-in `NAME`. Raises `InvalidInput`."""
+    """Name and source of `NAME=SOURCE`, or of a `NAME` that is built in or else the farm's. Raises `InvalidInput`."""
     name, equals, source = option.partition("=")
     if equals:
         return model_name(name), parse_source(source)
-    if name in BUILT_IN:
-        return name, BUILT_IN[name]
-    raise InvalidInput(
-        f"'{option}' is neither NAME=SOURCE nor a built-in model",
-        field="model",
-        hint=f"built in: {', '.join(BUILT_IN)}",
-    )
+    return model_name(name), BUILT_IN.get(name) or Stored(name)
 
 
 def parse_source(text: str) -> Source:

@@ -420,10 +420,7 @@ WRONG = [
     (("worker", "--grace", "nan"), "Invalid value for '--grace': nan is not a number of seconds."),
     (("worker", "--grace", "inf"), "Invalid value for '--grace': inf is not a number of seconds."),
     (("up", "--model", "bad/x"), "farm: --model: 'bad/x' cannot name a model\n  use up to 64 of"),
-    (
-        ("up", "--model", "mine"),
-        "farm: --model: 'mine' is neither NAME=SOURCE nor a built-in model\n  built in: emoji,",
-    ),
+    (("up", "--model", "My Model"), "farm: --model: 'My Model' cannot name a model\n  use up to 64 of"),
     (("up", "--model", "mine=./no.safetensors"), "farm: --model: 'mine' comes from ./no.safetensors, which does not"),
     (("up", "--model", "mine=~no such user/x"), "farm: --model: 'mine' comes from ~no such user/x, which does not"),
     (("sheet", str(EXAMPLE)), f"farm: {EXAMPLE} is not a PNG, JPEG or WebP image"),

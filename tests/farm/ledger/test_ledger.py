@@ -15,6 +15,7 @@ from farm.ledger.ledger import Ledger
 from farm.ledger.records import Claim, Suspect
 from tests.fakes.ledger import FakeLedger
 from tests.ledgers import BATCH, a_worker, job
+from tests.waiting import eventually
 
 NAME = job().id
 LAPSED = -1.0  # a lease that ended a second ago
@@ -266,6 +267,20 @@ def test_republishing_takes_only_what_waited_long_enough(ledger: Ledger) -> None
 
     assert [(waiting.job, waiting.model, waiting.priority) for waiting in stale] == [(NAME, "emoji", 9)]
     assert ledger.republish("emoji", older_than=60) == []
+
+
+def test_what_waits_is_counted_from_the_first_that_was_submitted_whatever_its_priority(ledger: Ledger) -> None:
+    ledger.create(BATCH, [job(0, model="mine", priority=0), job(1, model="busy")])
+    eventually(lambda: ledger.demand(["mine"])["mine"].oldest >= 0.05, "it has waited a little")
+    ledger.create(BATCH, [job(2, model="mine", priority=9), job(3, model="other")])
+    assert ledger.claim(job(1).id, "w1")
+
+    demand = ledger.demand(["mine", "busy", "nobody's"])
+
+    assert demand.keys() == {"mine"}
+    assert demand["mine"].waiting == 2
+    assert 0.05 <= demand["mine"].oldest < 60
+    assert ledger.demand([]) == {}
 
 
 def test_events_tell_states_and_steps_in_order(ledger: Ledger) -> None:

@@ -109,6 +109,27 @@ def test_a_job_of_a_model_that_is_not_served_goes_back(farm: FakeFarm, tmp_path:
     assert [waiting.job for waiting in farm.queue.published] == [job]
 
 
+def test_a_job_of_a_model_whose_jobs_are_not_taken_any_more_goes_back(farm: FakeFarm, worker: FakeWorker) -> None:
+    """Its message came just before."""
+    [job] = farm.submit()
+    worker.claims.served.take(())
+
+    status = worker.work(job)
+
+    assert (status.state, status.attempt) == ("queued", 1)
+    assert [waiting.job for waiting in farm.queue.published] == [job]
+
+
+def test_no_job_of_another_model_is_taken_instead_whose_jobs_are_not_taken(farm: FakeFarm, tmp_path: Path) -> None:
+    worker = FakeWorker(farm, tmp_path, models=("tiny", "other"))
+    over, _ = farm.submit(count=2)
+    farm.ledger.cancel(over)
+    worker.claims.served.take(["other"])
+    assert worker.claims.claim(over) is None
+    worker.claims.served.take(["tiny"])
+    assert worker.claims.claim(over) is not None
+
+
 def test_a_job_beyond_the_workers_limits_fails_before_the_engine_hears_of_it(farm: FakeFarm, tmp_path: Path) -> None:
     worker = FakeWorker(farm, tmp_path, limits=Limits(steps=4))
     [job] = farm.submit()

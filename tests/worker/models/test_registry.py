@@ -14,6 +14,7 @@ from worker.models.registry import (
     ModelRegistry,
     Options,
     SingleFile,
+    Stored,
     parse_option,
     parse_source,
 )
@@ -147,7 +148,7 @@ def test_without_options_the_built_in_models_are_served() -> None:
 
 @pytest.mark.parametrize(
     ("option", "message"),
-    [("mine", "'mine' is neither NAME=SOURCE nor a built-in model"), ("My Model=x", "cannot name a model")],
+    [("My Model", "cannot name a model"), ("My Model=x", "cannot name a model"), ("mine=", "is not a model source")],
 )
 def test_malformed_options_are_refused(option: str, message: str) -> None:
     with pytest.raises(InvalidInput, match=message):
@@ -159,3 +160,13 @@ def test_an_unknown_model_is_refused_with_a_near_match() -> None:
         ModelRegistry().source("sd1.4")
     with pytest.raises(ModelError, match=r"there is no model 'xyz' \(this worker has: emoji, sd14\)"):
         ModelRegistry().source("xyz")
+
+
+def test_a_name_that_is_not_built_in_is_the_farm_s() -> None:
+    registry = ModelRegistry.from_options(["mine", "emoji"])
+    assert registry.source("mine") == Stored("mine")
+    registry.put("mine", Stored("mine", "0123456789abcdef" * 4))
+    assert str(registry.source("mine")) == "farm:mine@0123456789abcdef"
+    registry.drop("mine")
+    with pytest.raises(ModelError, match="there is no model 'mine'"):
+        registry.source("mine")
