@@ -131,7 +131,7 @@ def _fields_of(spec: JobSpec) -> dict[str, Any]:
         "mode": spec.mode,
         "prompt": [prompt.text for prompt in prompts],
         "weights": [prompt.weight for prompt in prompts],
-        "negative": spec.conditioning.negative,
+        **{name: getattr(spec.conditioning, name) for name in ("negative", "reading", "clip_skip")},
         "losses": [term.model_dump() for term in spec.guidance.losses],
         "guidance": spec.guidance.scale,
         "trace": spec.trace.level,

@@ -115,6 +115,8 @@ _LISTS: Mapping[str, Callable[[JobSpec], Sequence[str]]] = {
 _READ: Mapping[str, Callable[[JobSpec], str]] = {
     "mix": lambda spec: f"{spec.conditioning.prompts[0].weight:.3g}",
     "negative": lambda spec: spec.conditioning.negative or NONE,
+    "reading": lambda spec: spec.conditioning.reading,
+    "clip_skip": lambda spec: str(spec.conditioning.clip_skip),
     "guidance": lambda spec: _or(spec.guidance.scale, MODELS_OWN),
     "sampler": lambda spec: spec.sampler,
     "steps": lambda spec: str(spec.steps),

@@ -24,6 +24,7 @@ from pydantic import (
 )
 
 from farm.errors import InvalidInput
+from farm.jobs import emphasis
 from farm.jobs.faults import invalid
 from farm.jobs.losses import BUILTIN, LossDeclaration, find
 from farm.jobs.spec import (
@@ -31,6 +32,7 @@ from farm.jobs.spec import (
     MAX_PROMPTS,
     MAX_SEED,
     MAX_WEIGHT,
+    ClipSkip,
     Conditioning,
     Encode,
     Every,
@@ -46,6 +48,7 @@ from farm.jobs.spec import (
     ModelName,
     Priority,
     PromptText,
+    Reading,
     SamplerName,
     Scale,
     Seed,
@@ -106,6 +109,9 @@ class JobRequest(Asked):
     """The first prompt's share of two; beyond 0 to 1 the mix goes on past one of them."""
     mix_with: Annotated[tuple[MixTerm, ...], Field(max_length=MAX_PROMPTS - 1)] = ()
     negative: Written = ""
+    reading: Reading = "weighted"
+    """How the prompts are read: with weights, BREAK and embeddings, or every sign of them as a letter."""
+    clip_skip: ClipSkip = 1
     init: Annotated[Path | bytes | None, PlainValidator(as_init)] = None
     """The file of a picture to start from, or all of its bytes."""
     start_step: Annotated[int, Field(ge=0)] | None = None
@@ -175,6 +181,7 @@ class JobRequest(Asked):
         self, init: InitReference | None, *, default_model: str, declarations: Iterable[LossDeclaration] = BUILTIN
     ) -> list[JobSpec]:
         """The `count` specs of this request. Raises `InvalidInput`."""
+        self._check_prompts()
         declarations = tuple(declarations)
         first_seed = secrets.randbits(32) if self.seed is None else self.seed
         if first_seed + self.count - 1 > MAX_SEED:
@@ -183,7 +190,12 @@ class JobRequest(Asked):
             first = JobSpec(
                 mode=self.mode,
                 model=self.model or default_model,
-                conditioning=Conditioning(prompts=self._weighted_prompts(), negative=self.negative),
+                conditioning=Conditioning(
+                    prompts=self._weighted_prompts(),
+                    negative=self.negative,
+                    reading=self.reading,
+                    clip_skip=self.clip_skip,
+                ),
                 start=self._start(init),
                 guidance=Guidance(scale=self.guidance, losses=self._loss_terms(declarations)),
                 sampler=self.sampler,
@@ -197,6 +209,17 @@ class JobRequest(Asked):
         except ValidationError as error:
             raise invalid(error) from error
         return [first.model_copy(update={"seed": first_seed + index}) for index in range(self.count)]
+
+    def _check_prompts(self) -> None:
+        """Raise `InvalidInput` naming the field of a text that cannot be read."""
+        if self.reading == "plain":
+            return
+        mixed = [("mix_with", term.prompt) for term in self.mix_with]
+        for field, text in (*(("prompt", text) for text in self.prompts), *mixed, ("negative", self.negative)):
+            try:
+                emphasis.sections(text)
+            except InvalidInput as error:
+                raise InvalidInput(error.reason, field=field, hint=error.hint) from error
 
     def _weighted_prompts(self) -> tuple[WeightedPrompt, ...]:
         weights = self.weights or ((self.mix, 1 - self.mix) if self.mix is not None else (1.0,) * len(self.prompts))

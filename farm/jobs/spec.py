@@ -25,6 +25,7 @@ from pydantic import (
 
 from farm import keys
 from farm.errors import InvalidInput
+from farm.jobs import emphasis
 from farm.jobs.faults import invalid
 from farm.jobs.losses import MAX_ARGUMENTS, MAX_SCALE
 from farm.jobs.losses import NAME as LOSS_NAME
@@ -38,17 +39,22 @@ MIN_SIDE, MAX_SIDE = 64, 2_048
 MAX_SEED = 2**63 - 1
 MAX_GUIDANCE = 100.0
 MAX_LABELS = 16
+MAX_CLIP_SKIP = 12
+MAX_CHUNKS = 80
+"""Of 75 tokens. 4,000 characters are 4,000 tokens at the most in English, in chunks that commas end 20 tokens early."""
 
 Mode = Literal["txt2img", "img2img", "mix", "guided"]
 SamplerName = Literal["lms", "euler", "euler_a", "ddim", "dpmpp_2m"]
 Fit = Literal["crop", "pad", "stretch", "init"]
 Encode = Literal["sample", "mean"]
+Reading = Literal["weighted", "plain"]
 TraceLevel = Literal["none", "numbers", "frames", "video"]
 
 MODES: tuple[Mode, ...] = get_args(Mode)
 SAMPLERS: tuple[SamplerName, ...] = get_args(SamplerName)
 FITS: tuple[Fit, ...] = get_args(Fit)
 ENCODINGS: tuple[Encode, ...] = get_args(Encode)
+READINGS: tuple[Reading, ...] = get_args(Reading)
 TRACE_LEVELS: tuple[TraceLevel, ...] = get_args(TraceLevel)
 
 PromptText = Annotated[str, StringConstraints(max_length=MAX_PROMPT_CHARACTERS)]
@@ -67,6 +73,7 @@ PictureSide = Annotated[int, Field(ge=1, le=2**31)]
 Steps = Annotated[int, Field(ge=1, le=MAX_STEPS)]
 Seed = Annotated[int, Field(ge=0, le=MAX_SEED)]
 Scale = Annotated[float, Field(ge=-MAX_GUIDANCE, le=MAX_GUIDANCE)]
+ClipSkip = Annotated[int, Field(ge=1, le=MAX_CLIP_SKIP)]
 Priority = Annotated[int, Field(ge=0, le=9)]
 LossScale = Annotated[float, Field(ge=-MAX_SCALE, le=MAX_SCALE)]
 LossName = Annotated[str, StringConstraints(pattern=LOSS_NAME)]
@@ -104,10 +111,34 @@ class WeightedPrompt(Wire):
 
 
 class Conditioning(Wire):
-    """What the picture shows: Σ weight·embedding(text), against the negative prompt."""
+    """What the picture shows: Σ weight·embedding(text), against the negative prompt.
+
+    A `weighted` reading of the texts knows weights, BREAK and embeddings (see `farm.jobs.emphasis`) and drops no word;
+    a `plain` one is diffusers': every sign is a letter, and what the encoder does not take at once is cut off.
+    `clip_skip` counts the text encoder's layers from its end, as A1111 does; 1 is the model's own.
+    """
 
     prompts: Annotated[tuple[WeightedPrompt, ...], Field(min_length=1, max_length=MAX_PROMPTS)]
     negative: PromptText = ""
+    reading: Reading = "plain"
+    clip_skip: ClipSkip = 1
+
+    @model_validator(mode="after")
+    def _can_be_read(self) -> Self:
+        if self.reading == "weighted":
+            for text in (*(prompt.text for prompt in self.prompts), self.negative):
+                try:
+                    emphasis.sections(text)
+                except InvalidInput as error:
+                    raise ValueError(str(error)) from error
+        return self
+
+    @model_serializer(mode="wrap")
+    def _as_it_was_before_there_was_a_choice(self, serialize: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """A spec that does not say how its prompts are read is of an earlier version, which read them plainly."""
+        fields: dict[str, Any] = serialize(self)
+        left_out = (("reading", "plain"), ("clip_skip", 1))
+        return {name: value for name, value in fields.items() if (name, value) not in left_out}
 
 
 class InitReference(Wire):

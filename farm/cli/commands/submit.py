@@ -52,12 +52,18 @@ def submit() -> None:
       farm submit txt2img "a watercolor painting of an otter"
       farm submit txt2img "a red apple" --count 8 --steps 50 --seed 7 --out renders
       farm submit txt2img "a lighthouse" --mix-with "a rocket:0.3" --trace video
+      farm submit txt2img "a (red:1.3) apple, [a table]" --negative "(blurry:1.4)"
+      farm submit txt2img "f(x) = [x]" --plain-prompt
     """
 )
 @click.argument("prompt")
 @request_options
 def txt2img(prompt: str, **options: Any) -> None:
-    """A picture from a PROMPT."""
+    """A picture from a PROMPT.
+
+    In every prompt (word) weighs 1.1 times as much, (word:1.3) 1.3 times, [word] 1/1.1 times; \\( and \\[ are brackets
+    as such; BREAK begins a new chunk of 75 tokens. A prompt may be long: no word of it is dropped.
+    """
     _send("txt2img", [prompt], options)
 
 
@@ -126,8 +132,9 @@ def guided(prompt: str, **options: Any) -> None:
             losses.0.scale: [0, 50, 100, 200]
 
     \b
-    Fields: mode prompt weights mix mix_with negative init start_step strength fit encode losses guidance
-    sampler steps seed count width height model priority trace trace_every time_limit labels. `zip` takes
+    Fields: mode prompt weights mix mix_with negative reading clip_skip init start_step strength fit
+    encode losses guidance sampler steps seed count width height model priority trace trace_every
+    time_limit labels. `zip` takes
     its lists in step, `product` every combination; with both, every pair of the two. A dotted name
     reaches into lists and mappings. A relative `init` is looked for beside the file.
 

@@ -32,6 +32,14 @@ def _losses_completed(_: click.Context, __: click.Parameter, beginning: str) -> 
 _COUNT = click.option("--count", type=int, default=1, show_default=True, help="Pictures, with consecutive seeds.")
 _REQUEST = (
     click.option("--negative", metavar="PROMPT", help="What the picture should not show."),
+    click.option(
+        "--plain-prompt",
+        "reading",
+        flag_value="plain",
+        default=None,
+        help="Read ( ) [ ] and BREAK as letters, and cut off what is longer than 75 tokens.",
+    ),
+    click.option("--clip-skip", type=int, metavar="N", help="Stop N - 1 layers early in the text encoder.  [1]"),
     click.option("--steps", type=int, default=DEFAULT_STEPS, show_default=True, help="Denoising steps, 1 to 1000."),
     click.option("--guidance", type=float, help="Pull of the prompt, -100 to 100; 1 is off.  [default: the model's]"),
     click.option("--seed", type=int, help="Where the noise comes from.  [default: random, recorded]"),
@@ -152,7 +160,20 @@ def request(mode: Mode, prompts: Sequence[str], options: Mapping[str, Any], **mo
 def fields(mode: Mode, prompts: Sequence[str], options: Mapping[str, Any], **more: Any) -> dict[str, Any]:
     """The fields of that request, as a batch file would have them. Raises `InvalidInput`."""
     named = (
-        *("negative", "steps", "guidance", "seed", "count", "width", "height", "sampler", "model", "init"),
+        *(
+            "negative",
+            "reading",
+            "clip_skip",
+            "steps",
+            "guidance",
+            "seed",
+            "count",
+            "width",
+            "height",
+            "sampler",
+            "model",
+            "init",
+        ),
         *("start_step", "strength", "fit", "encode", "trace", "trace_every", "priority", "time_limit"),
     )
     given: dict[str, Any] = {name: options[name] for name in named if name in options}
@@ -191,4 +212,4 @@ def option_of(field: str | None) -> str | None:
     return "--" + _SINGULAR.get(name, name).replace("_", "-")
 
 
-_SINGULAR = {"losses": "loss", "labels": "label", "loss": "loss"}
+_SINGULAR = {"losses": "loss", "labels": "label", "loss": "loss", "reading": "plain-prompt"}

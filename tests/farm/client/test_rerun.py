@@ -44,6 +44,7 @@ KINDS: dict[str, dict[str, Any]] = {
     "mix of thirds": {"mode": "mix", "prompt": ["a", "b", "c"], "weights": [1, 1, 1]},
     "beyond a mix": {"mode": "mix", "prompt": ["a", "b"], "mix": 1.7},
     "guided": {"mode": "guided", "losses": [{"name": "blue"}], "guidance": -0.5},
+    "plain": {"prompt": "f(x)", "reading": "plain", "clip_skip": 3},
 }
 
 
@@ -65,6 +66,8 @@ def test_a_change_changes_that_field_alone(kind: str) -> None:
     (spec,) = again.specs
     changed = {name for name in JobSpec.model_fields if getattr(spec, name) != getattr(made.spec, name)}
     assert changed - {"conditioning"} == {"steps"} | ({"width", "height"} if kind == "of the picture's size" else set())
+    for name in ("negative", "reading", "clip_skip"):
+        assert getattr(spec.conditioning, name) == getattr(made.spec.conditioning, name)
     for one, other in zip(spec.conditioning.prompts, made.spec.conditioning.prompts, strict=True):
         assert one.text == other.text and one.weight == pytest.approx(other.weight)
 
