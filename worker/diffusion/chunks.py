@@ -7,7 +7,7 @@ among its last 20 tokens, so that what belongs together is encoded together; and
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from transformers import CLIPTokenizer
 
@@ -16,6 +16,7 @@ from farm.jobs.emphasis import Section, sections
 from farm.jobs.faults import quoted
 from farm.jobs.report import Token
 from farm.jobs.spec import MAX_CHUNKS, Reading
+from worker.diffusion.inversion import Embedding, LearntWords
 
 _COMMA = ",</w>"
 _EARLY = 20
@@ -40,13 +41,15 @@ class ReadPrompt:
 
 @dataclass(frozen=True)
 class PromptReader:
-    """Reads prompts with a model's tokenizer into chunks of at most `room` tokens."""
+    """Reads prompts with a model's tokenizer into chunks of at most `room` tokens; a plain reading knows no `words`."""
 
     tokenizer: CLIPTokenizer
     room: int
+    words: LearntWords = field(default_factory=LearntWords)
 
     def read(self, prompt: str, reading: Reading) -> ReadPrompt:
-        """Raises `InvalidInput` for a prompt of more than `MAX_CHUNKS` chunks."""
+        """Raises `InvalidInput` for a prompt of more than `MAX_CHUNKS` chunks, and one that names an embedding which
+        is not for this model."""
         if reading == "plain":
             return self._plain(prompt)
         units = [self._units(section) for section in sections(prompt)]
@@ -77,8 +80,12 @@ class PromptReader:
     def _units(self, section: Section) -> list[Unit]:
         units: list[Unit] = []
         for words in section:
-            ids = self.tokenizer(words.text, add_special_tokens=False, truncation=False, verbose=False).input_ids
-            units += [(token,) for token in self._tokens(ids, words.weight)]
+            for part in self.words.parted(words.text):
+                if isinstance(part, Embedding):
+                    units.append(part.tokens(words.weight))
+                else:
+                    ids = self.tokenizer(part, add_special_tokens=False, truncation=False, verbose=False).input_ids
+                    units += [(token,) for token in self._tokens(ids, words.weight)]
         return units
 
     def _tokens(self, ids: list[int], weight: float) -> tuple[Token, ...]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Collection, Hashable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import chain
 
@@ -12,6 +12,7 @@ from torch import Tensor
 
 from farm.jobs.spec import Conditioning, Reading, WeightedPrompt
 from worker.diffusion.chunks import Chunk, PromptReader, ReadPrompt
+from worker.diffusion.inversion import Embedding, LearntWords
 from worker.diffusion.text import SPECIAL_TOKENS, TextEncoder
 
 
@@ -56,6 +57,7 @@ class PromptEncoder:
         of an empty text.
         """
         self._encoders = tuple(encoders)
+        self._words = LearntWords()
         self._reader = PromptReader(encoders[0].tokenizer, self.tokens - SPECIAL_TOKENS)
         self._zeros_for_nothing = zeros_for_nothing
         self._capacity = capacity
@@ -66,6 +68,15 @@ class PromptEncoder:
     def tokens(self) -> int:
         """How many tokens every chunk is padded to, start and end marks included: 77 for CLIP."""
         return min(encoder.length for encoder in self._encoders)
+
+    def learn(self, embeddings: Collection[Embedding]) -> Mapping[str, str]:
+        """Let weighted prompts name these embeddings. Those that are not for this model are given back, with the
+        reason; a prompt that names one of them cannot be read."""
+        self._words = LearntWords(embeddings, [encoder.width for encoder in self._encoders])
+        self._reader = replace(self._reader, words=self._words)
+        self._read.clear()
+        self._cache.clear()
+        return self._words.refused
 
     def read(self, prompt: str, reading: Reading = "plain") -> ReadPrompt:
         """A prompt's tokens, without encoding them. Raises `InvalidInput` for a prompt of too many chunks."""
@@ -136,10 +147,19 @@ class PromptEncoder:
 
     def _chunk(self, chunk: Chunk, clip_skip: int) -> Encoded:
         ids, weights = [token.id or 0 for token in chunk], [token.weight for token in chunk]
-        parts = [encoder.embed(ids, clip_skip=clip_skip) for encoder in self._encoders]
+        parts = [
+            encoder.embed(ids, vectors=self._vectors(chunk, number), clip_skip=clip_skip)
+            for number, encoder in enumerate(self._encoders)
+        ]
         pooled = [part.pooled for part in parts if part.pooled is not None]
         states = torch.cat([_emphasised(part.states, weights) for part in parts], dim=-1)
         return Encoded(states, pooled[0] if pooled else None)
+
+    def _vectors(self, chunk: Chunk, encoder: int) -> Mapping[int, Tensor]:
+        """By place, what stands for the tokens of a chunk that are of embeddings."""
+        return {
+            place: self._words.vector(token, encoder) for place, token in enumerate(chunk) if token.vector is not None
+        }
 
 
 def _emphasised(states: Tensor, weights: Sequence[float]) -> Tensor:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -43,18 +44,47 @@ class TextEncoder:
         """How many tokens every chunk is padded to, start and end marks included: 77 for CLIP."""
         return min(self.tokenizer.model_max_length, self.module.config.max_position_embeddings)
 
+    @property
+    def width(self) -> int:
+        """Of its tokens' embeddings."""
+        width: int = self.module.config.hidden_size
+        return width
+
     @torch.no_grad()
-    def embed(self, tokens: Sequence[int], *, clip_skip: int = 1) -> Embedded:
+    def embed(
+        self, tokens: Sequence[int], *, vectors: Mapping[int, Tensor] | None = None, clip_skip: int = 1
+    ) -> Embedded:
         """What is made of at most `length` - `SPECIAL_TOKENS` tokens, in the encoder's dtype and on its device.
 
-        The states are those of as many layers before the ones that they usually are as `clip_skip` is above 1: as A1111
-        counts them; diffusers counts from 0. Raises `InvalidInput` if the encoder has too few.
+        `vectors` [width] stand in the places of tokens, by their numbers from 0, whatever those are. The states are
+        those of as many layers before the ones that they usually are as `clip_skip` is above 1: as A1111 counts them;
+        diffusers counts from 0. Raises `InvalidInput` if the encoder has too few.
         """
         ids = [self.tokenizer.bos_token_id, *tokens, self.tokenizer.eos_token_id]
         ids += [self.tokenizer.pad_token_id] * (self.length - len(ids))
         given = torch.tensor([ids], device=self.module.device)
-        out: Any = self.module(given, output_hidden_states=self.hidden is not None or clip_skip > 1)
+        with self._replaced(vectors or {}):
+            out: Any = self.module(given, output_hidden_states=self.hidden is not None or clip_skip > 1)
         return Embedded(self._states(out, clip_skip), out.text_embeds if self.pools else None)
+
+    @contextmanager
+    def _replaced(self, vectors: Mapping[int, Tensor]) -> Iterator[None]:
+        """Let the embeddings of tokens in some places be others than those of the vocabulary."""
+
+        def replace(_: Any, __: Any, looked_up: Tensor) -> Tensor:
+            looked_up = looked_up.clone()
+            for place, vector in vectors.items():
+                looked_up[:, 1 + place] = vector.to(looked_up)
+            return looked_up
+
+        if not vectors:
+            yield
+            return
+        hook = self.module.get_input_embeddings().register_forward_hook(replace)
+        try:
+            yield
+        finally:
+            hook.remove()
 
     def _states(self, out: Any, clip_skip: int) -> Tensor:
         if self.hidden is None and clip_skip == 1:

@@ -87,6 +87,12 @@ class RequestState:
         return 1 if self.unconditional is None else 2
 
     @property
+    def bytes_of_further_chunks(self) -> int:
+        """What a row's prompt takes beyond its first chunk, which a model's memory profile has."""
+        text = self.conditional.text
+        return text.nbytes * (text.shape[1] - self.request.model.prompts.tokens) // text.shape[1]
+
+    @property
     def is_done(self) -> bool:
         return self.position == self.plan.steps
 

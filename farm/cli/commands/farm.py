@@ -34,9 +34,10 @@ _WORKER_STYLES = {"starting": "dim", "ready": "green", "draining": "yellow"}
 def workers(as_json: bool) -> None:
     """List the live workers.
 
-    With --json: a list of {id, host, pid, device, state, models, warm, slots, jobs, refused, paused, losses, limits,
-    version, started, done, images_per_minute}; `refused` says why models are not served, `paused` is null, or
-    why the worker takes no jobs now, and `limits` has side, steps and seconds, null where it has none of its own.
+    With --json: a list of {id, host, pid, device, state, models, warm, slots, jobs, refused, paused, losses,
+    embeddings, limits, version, started, done, images_per_minute}; `refused` says why models are not served, `paused`
+    is null, or why the worker takes no jobs now, and `limits` has side, steps and seconds, null where it has none of
+    its own.
     """
     from farm.client import FarmClient
 

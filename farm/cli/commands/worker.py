@@ -8,6 +8,7 @@ import subprocess
 import sys
 from collections.abc import Sequence
 from importlib.util import find_spec
+from pathlib import Path
 from types import FrameType
 
 import click
@@ -29,11 +30,23 @@ _COUNT_TIMEOUT_SECONDS = 120.0
       farm worker
       farm worker --device cuda:1 --slots 16
       farm worker --model sd14 --model mine=/models/mine.safetensors
+      farm worker --model sd14 --embeddings /models/embeddings --embedding style=/models/my-style.safetensors
       farm worker --model base=stabilityai/stable-diffusion-2-1-base@main
     """
 )
 @click.option("--device", metavar="D", help="cpu, cuda, cuda:N or mps.  [default: one worker per GPU, else the CPU]")
 @click.option("--model", "models", multiple=True, metavar="NAME[=SOURCE]", help="A model to serve.  [default: emoji]")
+@click.option(
+    "--embedding", "embeddings", multiple=True, metavar="NAME=FILE", help="A textual inversion that prompts may name."
+)
+@click.option(
+    "--embeddings",
+    "embedding_folders",
+    multiple=True,
+    type=click.Path(path_type=Path, file_okay=False),
+    metavar="DIR",
+    help="A folder of them, each called as its .safetensors file is.",
+)
 @click.option("--slots", type=click.IntRange(1, 1024), metavar="N", help="Jobs in flight at once.")
 @click.option("--rows", type=click.IntRange(2, 1024), metavar="N", help="Rows of one forward pass.")
 @click.option("--name", metavar="N", help="What the worker is called.  [default: the host's name]")
@@ -54,6 +67,8 @@ _COUNT_TIMEOUT_SECONDS = 120.0
 def worker(
     device: str | None,
     models: tuple[str, ...],
+    embeddings: tuple[str, ...],
+    embedding_folders: tuple[Path, ...],
     slots: int | None,
     rows: int | None,
     name: str | None,
@@ -71,6 +86,8 @@ def worker(
     """
     check_installed()
     options = [argument for model in models for argument in ("--model", model)]
+    options += [argument for embedding in embeddings for argument in ("--embedding", embedding)]
+    options += [argument for folder in embedding_folders for argument in ("--embeddings", str(folder))]
     numbers = {
         **{"--slots": slots, "--rows": rows, "--grace": grace, "--checkpoint-seconds": checkpoint_seconds},
         **{"--max-side": max_side, "--max-steps": max_steps, "--max-seconds": max_seconds},
