@@ -54,7 +54,7 @@ def settings(spec: JobSpec) -> list[tuple[str, str]]:
     size = f"{spec.width}×{spec.height} pixels" if spec.width and spec.height else "the model's own"
     rows = [("mode", spec.mode), ("model", spec.model), ("sampler", spec.sampler), ("steps", _steps(spec))]
     rows += [("seed", str(spec.seed)), ("guidance", scale), ("size", size)]
-    rows += [("reading", "plain")] if spec.conditioning.reading == "plain" else []
+    rows.append(("prompts read", spec.conditioning.reading))
     rows += [("clip skip", str(spec.conditioning.clip_skip))] if spec.conditioning.clip_skip > 1 else []
     if start.image is not None:
         shape = f", {start.image.width}×{start.image.height} pixels" if start.image.width else ""
