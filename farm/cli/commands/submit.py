@@ -38,7 +38,16 @@ if TYPE_CHECKING:
 STDIN = "-"
 
 
-@click.group()
+@click.group(
+    epilog="""\b
+    Prompts:
+      a (red) apple          red weighs 1.1 times as much, ((red)) 1.21 times
+      a (red:1.3) apple      1.3 times;  a [red] apple  1/1.1 times
+      a cat \\(asleep\\)        brackets as such;  --plain-prompt  all of them
+      an otter BREAK a lake  the lake begins a new chunk of 75 tokens
+      a <style> castle       an embedding that the worker knows; without < > too
+    """
+)
 def submit() -> None:
     """Queue pictures.
 
@@ -61,8 +70,7 @@ def submit() -> None:
 def txt2img(prompt: str, **options: Any) -> None:
     """A picture from a PROMPT.
 
-    In every prompt (word) weighs 1.1 times as much, (word:1.3) 1.3 times, [word] 1/1.1 times; \\( and \\[ are brackets
-    as such; BREAK begins a new chunk of 75 tokens. A prompt may be long: no word of it is dropped.
+    Words of it can weigh more or less, as 'farm submit --help' tells, and it can be long: no word is dropped.
     """
     _send("txt2img", [prompt], options)
 
