@@ -43,7 +43,7 @@ STDIN = "-"
     Prompts:
       a (red) apple          red weighs 1.1 times as much, ((red)) 1.21 times
       a (red:1.3) apple      1.3 times;  a [red] apple  1/1.1 times
-      a cat \\(asleep\\)        brackets as such;  --plain-prompt  all of them
+      a cat \\(asleep\\)       brackets as such;  --plain-prompt  all of them
       an otter BREAK a lake  the lake begins a new chunk of 75 tokens
       a <style> castle       an embedding that the worker knows; without < > too
     """
