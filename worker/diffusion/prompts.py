@@ -110,7 +110,7 @@ class PromptEncoder:
             return self.encode(prompt, how)
         return self._kept((None, how.chunks), lambda: _zeros_like(self.encode("", how)))
 
-    def mix(self, prompts: Sequence[WeightedPrompt], how: How = PLAINLY) -> Encoded:
+    def mix(self, prompts: Sequence[WeightedPrompt], *, how: How = PLAINLY) -> Encoded:
         """Σ weight·embedding, summed in float32; one prompt of weight 1 is its own embedding, bit for bit."""
         how = replace(how, chunks=max(how.chunks, *(len(self.read(one.text, how.reading).chunks) for one in prompts)))
         parts = [self.encode(prompt.text, how) for prompt in prompts]

@@ -215,7 +215,7 @@ def prepare(request: RenderRequest, losses: Losses, arrival: int, future: Future
     noise = NoiseStream(spec.seed)
     how = _how_to_encode(request)
     with torch.no_grad():
-        prompts = model.prompts.mix(spec.conditioning.prompts, how)
+        prompts = model.prompts.mix(spec.conditioning.prompts, how=how)
         negative = model.prompts.encode_negative(spec.conditioning.negative, how) if _is_guided(request) else None
         x = _first_latents(request, steps, noise)
     read = _prompts_read(request)

@@ -172,10 +172,10 @@ def test_a_job_has_as_many_chunks_for_each_of_its_prompts(encoder: PromptEncoder
 
     empty, giraffe = encoder.encode("").embedding, encoder.encode("a giraffe").embedding
     assert torch.equal(encoder.encode("a giraffe", guided).embedding, torch.cat([giraffe, empty, empty], dim=1))
-    mixed = encoder.mix(prompts, guided).embedding
+    mixed = encoder.mix(prompts, how=guided).embedding
     parts = [encoder.encode(prompt.text, guided).embedding for prompt in prompts]
     torch.testing.assert_close(mixed, 0.5 * parts[0] + 0.5 * parts[1])
-    assert encoder.mix(prompts, WEIGHTED).embedding.shape == (1, 154, 32), "never fewer than there are"
+    assert encoder.mix(prompts, how=WEIGHTED).embedding.shape == (1, 154, 32), "never fewer than there are"
 
 
 def test_a_plain_reading_of_the_same_has_one_chunk(encoder: PromptEncoder) -> None:
