@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import warnings
+from pathlib import Path
 from typing import Any
 
 import click
@@ -27,6 +28,17 @@ _MAX_NAME = 100
 @click.option("--device", help="cpu, cuda, cuda:N or mps.  [default: the best there is]")
 @click.option("--model", "models", multiple=True, metavar="NAME[=SOURCE]", help="A model to serve.  [default: all]")
 @click.option("--model-cache-gb", type=click.FloatRange(0, min_open=True), help="Disk for files of the farm's models.")
+@click.option(
+    "--embedding", "embeddings", multiple=True, metavar="NAME=FILE", help="A textual inversion that prompts may name."
+)
+@click.option(
+    "--embeddings",
+    "embedding_folders",
+    multiple=True,
+    type=click.Path(path_type=Path, file_okay=False),
+    metavar="DIR",
+    help="A folder of them, each called as its .safetensors file is.",
+)
 @click.option("--slots", type=click.IntRange(1, 1024), help="Jobs in flight at once.")
 @click.option("--rows", type=click.IntRange(2, 1024), help="Rows of one forward pass; a job with guidance takes two.")
 @click.option("--deterministic", is_flag=True, help="The same bytes whatever the load, at some cost in speed.")

@@ -44,6 +44,7 @@ from worker.leases.reaper import Reaper
 from worker.leaving import Leaving
 from worker.models.compiled import numbers_of_rows
 from worker.models.device import free_cached_memory, model_budget, name_of, place
+from worker.models.embeddings import load_embeddings, with_embeddings
 from worker.models.loader import Compile, ModelLoader
 from worker.models.model import LoadedModel
 from worker.models.pool import ModelPool
@@ -84,6 +85,7 @@ class Parts:
         self._intake = Intake()
         self._losses = load_losses(others=self._clip())
         self._models = ModelRegistry.from_options(options.models or DEFAULT_MODELS)
+        self._embeddings = load_embeddings(options.embeddings, options.embedding_folders)
 
     def _clip(self) -> list[Loss]:
         """The loss that sees with CLIP, where the operator has one: `FARM_CLIP` names its folder."""
@@ -128,7 +130,8 @@ class Parts:
             compile=self._compile_at_start() if self._options.compile and self._on_gpu else None,
         )
         budget = model_budget(self._placement)
-        return ModelPool(self._models, budget, loader.load, on_drop=partial(free_cached_memory, self._placement))
+        load = partial(with_embeddings, loader.load, self._embeddings)
+        return ModelPool(self._models, budget, load, on_drop=partial(free_cached_memory, self._placement))
 
     @cached_property
     def _catalogue(self) -> Catalogue:
@@ -304,6 +307,7 @@ class Parts:
             slots=self._slots,
             jobs=0,
             losses=tuple(self._losses.declarations),
+            embeddings=tuple(embedding.name for embedding in self._embeddings),
             limits=self._options.limits,
             version=package_versions()["render-farm"],
             started=datetime.now(UTC),

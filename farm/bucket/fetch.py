@@ -20,7 +20,7 @@ from farm.errors import FetchRefused
 
 __all__ = ["IMAGE", "Fetched", "fetch", "read", "read_result"]
 
-_MAX_RESULT_BYTES = 4 * 2**20
+_MAX_RESULT_BYTES = 16 * 2**20
 
 
 @dataclass(frozen=True)

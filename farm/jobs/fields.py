@@ -117,6 +117,8 @@ _READ: Mapping[str, Callable[[JobSpec], str]] = {
     "mix": lambda spec: f"{spec.conditioning.prompts[0].weight:.3g}",
     "path": lambda spec: spec.conditioning.path,
     "negative": lambda spec: spec.conditioning.negative or NONE,
+    "reading": lambda spec: spec.conditioning.reading,
+    "clip_skip": lambda spec: str(spec.conditioning.clip_skip),
     "guidance": lambda spec: _or(spec.guidance.scale, MODELS_OWN),
     "sampler": lambda spec: spec.sampler,
     "schedule": lambda spec: MODELS_OWN if spec.schedule == "model" else spec.schedule,

@@ -24,6 +24,7 @@ from pydantic import (
 )
 
 from farm.errors import InvalidInput
+from farm.jobs import emphasis
 from farm.jobs.faults import invalid
 from farm.jobs.losses import BUILTIN, LossDeclaration, find
 from farm.jobs.samplers import SamplerName, ScheduleName, fault
@@ -35,6 +36,7 @@ from farm.jobs.spec import (
     MAX_STEPS,
     MAX_WEIGHT,
     STUDIES,
+    ClipSkip,
     Conditioning,
     Encode,
     Eta,
@@ -52,6 +54,7 @@ from farm.jobs.spec import (
     ModelName,
     Priority,
     PromptText,
+    Reading,
     Scale,
     Seed,
     Side,
@@ -136,6 +139,9 @@ class JobRequest(Asked):
     """From one of two prompts to the other: straight, or along the arc between their embeddings."""
     mix_with: Annotated[tuple[MixTerm, ...], Field(max_length=MAX_PROMPTS - 1)] = ()
     negative: Written = ""
+    reading: Reading = "weighted"
+    """How the prompts are read: with weights, BREAK and embeddings, or every sign of them as a letter."""
+    clip_skip: ClipSkip = 1
     init: Annotated[Path | bytes | None, PlainValidator(as_init)] = None
     """The file of a picture to start from, or all of its bytes."""
     start_step: Annotated[int, Field(ge=0)] | None = None
@@ -185,7 +191,7 @@ class JobRequest(Asked):
             known = cls.model_fields.get(name)
             if known and name not in READ_BY[mode] and value not in (None, known.default, "", [], {}, ()):
                 raise ValueError(f"{mode} has no use for '{name}'")
-        unread: dict[str, Any] = {"prompt": ""} if reads_no_prompt(mode) else {}
+        unread: dict[str, Any] = {"reading": "plain"} | ({"prompt": ""} if reads_no_prompt(mode) else {})
         unread |= {"steps": 1} if "steps" not in READ_BY[mode] else {}
         unread |= {"seed": 0} if "seed" not in READ_BY[mode] else {}
         given = {name: value for name, value in fields.items() if value is not None}
@@ -250,6 +256,7 @@ class JobRequest(Asked):
         self, init: InitReference | None, *, default_model: str, declarations: Iterable[LossDeclaration] = BUILTIN
     ) -> list[JobSpec]:
         """The `count` specs of this request. Raises `InvalidInput`."""
+        self._check_prompts()
         declarations = tuple(declarations)
         first_seed = secrets.randbits(32) if self.seed is None else self.seed
         if first_seed + self.count - 1 > MAX_SEED:
@@ -258,7 +265,13 @@ class JobRequest(Asked):
             first = JobSpec(
                 mode=self.mode,
                 model=self.model or default_model,
-                conditioning=Conditioning(prompts=self._weighted_prompts(), negative=self.negative, path=self.path),
+                conditioning=Conditioning(
+                    prompts=self._weighted_prompts(),
+                    negative=self.negative,
+                    path=self.path,
+                    reading=self.reading,
+                    clip_skip=self.clip_skip,
+                ),
                 start=self._start(init),
                 guidance=Guidance(scale=self.guidance, losses=self._loss_terms(declarations)),
                 sampler=self.sampler,
@@ -275,6 +288,17 @@ class JobRequest(Asked):
         except ValidationError as error:
             raise invalid(error) from error
         return [first.model_copy(update={"seed": first_seed + index}) for index in range(self.count)]
+
+    def _check_prompts(self) -> None:
+        """Raise `InvalidInput` naming the field of a text that cannot be read."""
+        if self.reading == "plain":
+            return
+        mixed = [("mix_with", term.prompt) for term in self.mix_with]
+        for field, text in (*(("prompt", text) for text in self.prompts), *mixed, ("negative", self.negative)):
+            try:
+                emphasis.sections(text)
+            except InvalidInput as error:
+                raise InvalidInput(error.reason, field=field, hint=error.hint) from error
 
     def _weighted_prompts(self) -> tuple[WeightedPrompt, ...]:
         weights = self.weights or ((self.mix, 1 - self.mix) if self.mix is not None else (1.0,) * len(self.prompts))

@@ -21,6 +21,7 @@ from pydantic import (
 
 from farm import keys
 from farm.errors import InvalidInput
+from farm.jobs import emphasis
 from farm.jobs.faults import invalid
 from farm.jobs.losses import MAX_ARGUMENTS, MAX_SCALE
 from farm.jobs.losses import NAME as LOSS_NAME
@@ -41,12 +42,16 @@ MAX_SEED = 2**63 - 1
 MAX_GUIDANCE = 100.0
 MAX_LABELS = 16
 MAX_NOISE_STEPS = 16
+MAX_CLIP_SKIP = 12
+MAX_CHUNKS = 80
+"""Of 75 tokens. 4,000 characters are 4,000 tokens at the most in English, in chunks that commas end 20 tokens early."""
 
 Study = Literal["roundtrip", "tokens", "similar", "schedule"]
 Mode = Literal["txt2img", "img2img", "mix", "guided", Study]
 Fit = Literal["crop", "pad", "stretch", "init"]
 Encode = Literal["sample", "mean"]
 MixPath = Literal["linear", "spherical"]
+Reading = Literal["weighted", "plain"]
 TraceLevel = Literal["none", "numbers", "frames", "video"]
 
 STUDIES: tuple[Study, ...] = get_args(Study)
@@ -54,6 +59,7 @@ MODES: tuple[Mode, ...] = get_args(Mode)
 FITS: tuple[Fit, ...] = get_args(Fit)
 ENCODINGS: tuple[Encode, ...] = get_args(Encode)
 MIX_PATHS: tuple[MixPath, ...] = get_args(MixPath)
+READINGS: tuple[Reading, ...] = get_args(Reading)
 TRACE_LEVELS: tuple[TraceLevel, ...] = get_args(TraceLevel)
 
 PromptText = Annotated[str, StringConstraints(max_length=MAX_PROMPT_CHARACTERS)]
@@ -73,6 +79,7 @@ Steps = Annotated[int, Field(ge=1, le=MAX_STEPS)]
 Seed = Annotated[int, Field(ge=0, le=MAX_SEED)]
 Eta = Annotated[float, Field(ge=0, le=1)]
 Scale = Annotated[float, Field(ge=-MAX_GUIDANCE, le=MAX_GUIDANCE)]
+ClipSkip = Annotated[int, Field(ge=1, le=MAX_CLIP_SKIP)]
 Priority = Annotated[int, Field(ge=0, le=9)]
 LossScale = Annotated[float, Field(ge=-MAX_SCALE, le=MAX_SCALE)]
 LossName = Annotated[str, StringConstraints(pattern=LOSS_NAME)]
@@ -99,18 +106,35 @@ class Conditioning(Grown):
 
     By the `spherical` path the shares of two prompts are those of the angle between their embeddings, which only the
     worker knows: it goes along the arc from one to the other, not along the chord.
+
+    A `weighted` reading of the texts knows weights, BREAK and embeddings (see `farm.jobs.emphasis`) and drops no word;
+    a `plain` one is diffusers': every sign is a letter, and what the encoder does not take at once is cut off. Specs of
+    earlier versions do not say, and were read so. `clip_skip` counts the text encoder's layers from its end, as A1111
+    does; 1 is the model's own.
     """
 
-    gained: ClassVar[Mapping[str, Any]] = {"path": "linear"}
+    gained: ClassVar[Mapping[str, Any]] = {"path": "linear", "reading": "plain", "clip_skip": 1}
 
     prompts: Annotated[tuple[WeightedPrompt, ...], Field(min_length=1, max_length=MAX_PROMPTS)]
     negative: PromptText = ""
     path: MixPath = "linear"
+    reading: Reading = "plain"
+    clip_skip: ClipSkip = 1
 
     @model_validator(mode="after")
     def _an_arc_has_two_ends(self) -> Self:
         if self.path == "spherical" and len(self.prompts) != 2:
             raise ValueError(f"the spherical path goes between two prompts, not {len(self.prompts)}")
+        return self
+
+    @model_validator(mode="after")
+    def _can_be_read(self) -> Self:
+        if self.reading == "weighted":
+            for text in (*(prompt.text for prompt in self.prompts), self.negative):
+                try:
+                    emphasis.sections(text)
+                except InvalidInput as error:
+                    raise ValueError(str(error)) from error
         return self
 
 

@@ -57,6 +57,8 @@ def settings(spec: JobSpec) -> list[tuple[str, str]]:
     rows += [("schedule", spec.schedule)] if spec.schedule != "model" else []
     rows += [("eta", f"{spec.eta:g}")] if spec.eta is not None else []
     rows += [("seed", str(spec.seed)), ("guidance", scale), ("size", size)]
+    rows.append(("prompts read", spec.conditioning.reading))
+    rows += [("clip skip", str(spec.conditioning.clip_skip))] if spec.conditioning.clip_skip > 1 else []
     if start.image is not None:
         shape = f", {start.image.width}×{start.image.height} pixels" if start.image.width else ""
         rows.append(

@@ -15,7 +15,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from PIL import Image
+from safetensors.torch import save_file
 
 from farm import stack
 from farm.client import FarmClient
@@ -120,10 +122,15 @@ def launch(environment: dict[str, str], where: Settings, tiny_model: Path, tmp_p
 def worker(
     environment: dict[str, str], where: Settings, tiny_model: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Worker]:
-    """One worker for all tests that need no special one, serving `tiny`."""
+    """One worker for all tests that need no special one, serving `tiny`; it knows the embedding `scribble`, which is
+    for that, and `oversized`, which is not."""
     launcher = Launcher(environment, where, tiny_model, tmp_path_factory.mktemp("logs"))
+    folder = tmp_path_factory.mktemp("embeddings")
+    save_file({"emb_params": torch.full((2, 32), 0.5)}, folder / "scribble.safetensors")
+    save_file({"emb_params": torch.full((1, 48), 0.5)}, folder / "large.safetensors")
+    known = ("--embeddings", str(folder), "--embedding", f"oversized={folder / 'large.safetensors'}")
     try:
-        yield launcher("shared")
+        yield launcher("shared", *known)
     finally:
         launcher.end()
 

@@ -212,7 +212,12 @@ class Engine:
         """Make a request ready for its first step; an error is this job's alone."""
         self._arrivals += 1
         between = self._live if needs_all_room else self._let_cut_in
-        with self._turns.taken(batch_key_of(request), request.priority, between=between):
+        try:
+            batch_key = batch_key_of(request)
+        except Exception as error:
+            future.set_exception(told(error, f"reading the prompts of job {request.id}"))
+            return
+        with self._turns.taken(batch_key, request.priority, between=between):
             try:
                 self._jobs.start(prepare(request, self._losses, self._arrivals, future))
             except Exception as error:

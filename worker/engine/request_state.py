@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Hashable, Mapping
+from collections.abc import Hashable, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
+from typing import Literal
 
 import numpy as np
 import torch
@@ -21,7 +22,7 @@ from worker.diffusion.fitting import cut_off
 from worker.diffusion.guidance import needs_unconditional
 from worker.diffusion.losses import Losses, WeightedLoss
 from worker.diffusion.noise import NoiseStream
-from worker.diffusion.prompts import Encoded
+from worker.diffusion.prompts import Encoded, How
 from worker.diffusion.schedules import read_schedule
 from worker.diffusion.solvers import HISTORY, Coefficient, SamplingPlan, plan
 from worker.engine.admission import Candidate
@@ -49,6 +50,7 @@ class RequestState:
     request: RenderRequest
     arrival: int
     future: Future[Rendered]
+    batch_key: Hashable
     plan: SamplingPlan
     conditional: Conditioning
     """Of the mixed prompts, one row."""
@@ -98,10 +100,6 @@ class RequestState:
         return Candidate(self.id, self.batch_key, self.request.priority, self.arrival, self.rows)
 
     @property
-    def batch_key(self) -> Hashable:
-        return batch_key_of(self.request)
-
-    @property
     def is_large(self) -> bool:
         """Whether a step may take long, by the picture's size."""
         return self.request.model.is_large(self.x.shape)
@@ -109,6 +107,12 @@ class RequestState:
     @property
     def rows(self) -> int:
         return 1 if self.unconditional is None else 2
+
+    @property
+    def bytes_of_further_chunks(self) -> int:
+        """What a row's prompt takes beyond its first chunk, which a model's memory profile has."""
+        text = self.conditional.text
+        return text.nbytes * (text.shape[1] - self.request.model.prompts.tokens) // text.shape[1]
 
     @property
     def is_done(self) -> bool:
@@ -250,8 +254,12 @@ class RequestState:
 
 
 def batch_key_of(request: RenderRequest) -> Hashable:
-    """What rows of one forward pass must share: the model (and with it the dtype) and the latent size."""
-    return id(request.model), latent_shape(request.spec, request.model)
+    """What rows of one forward pass must share: the model (and with it the dtype), the latent size, and how many chunks
+    their prompts have. Prompts are read for it, and not encoded.
+
+    Raises `InvalidInput` for prompts that cannot be read.
+    """
+    return id(request.model), latent_shape(request.spec, request.model), _how_to_encode(request).chunks
 
 
 def prepare(request: RenderRequest, losses: Losses, arrival: int, future: Future[Rendered]) -> RequestState:
@@ -264,30 +272,32 @@ def prepare(request: RenderRequest, losses: Losses, arrival: int, future: Future
     schedule = read_schedule(model.scheduler_config, spec.sampler, spec.steps, spacing=spec.schedule, eta=spec.eta)
     steps = plan(schedule, spec.start.step)
     noise = NoiseStream(spec.seed)
+    how = _how_to_encode(request)
     with torch.no_grad():
-        prompts = model.prompts.mix(spec.conditioning.prompts, spec.conditioning.path)
-        negative = model.prompts.encode_negative(spec.conditioning.negative)
+        prompts = model.prompts.mix(spec.conditioning.prompts, spec.conditioning.path, how=how)
+        negative = model.prompts.encode_negative(spec.conditioning.negative, how) if _is_guided(request) else None
         x = _first_latents(request, steps, noise)
-    guided, size = needs_unconditional(spec.guidance.scale), Size(spec.width, spec.height)
+    read, size = _prompts_read(request), Size(spec.width, spec.height)
     state = RequestState(
         request=request,
         arrival=arrival,
         future=future,
+        batch_key=batch_key_of(request),
         plan=steps,
         conditional=model.conditioned(prompts, size),
         prompt=prompts,
-        unconditional=model.conditioned(negative, size) if guided else None,
+        unconditional=model.conditioned(negative, size) if negative else None,
         terms=tuple((losses.term(term), term.every) for term in spec.guidance.losses),
         noise=noise,
         x=x,
         history=x.new_zeros((HISTORY, *x.shape)),
         warnings=(
-            *_cut_words("the prompt", prompts.cut),
-            *_cut_words("the negative prompt", negative.cut),
+            *_cut_words("the prompt", read[:-1]),
+            *_cut_words("the negative prompt", read[-1:]),
             *_idle_losses(spec),
             *filter(None, (cut_off(spec),)),
         ),
-        prompts=_prompts_read(request),
+        prompts=read,
         preparing=time.monotonic() - began,
     )
     if request.resume is not None:
@@ -308,18 +318,28 @@ def _first_latents(request: RenderRequest, steps: SamplingPlan, noise: NoiseStre
     return (steps.start_alpha * encoded + steps.start_sigma * fresh)[0]
 
 
+def _is_guided(request: RenderRequest) -> bool:
+    return needs_unconditional(request.spec.guidance.scale)
+
+
+def _how_to_encode(request: RenderRequest) -> How:
+    return request.model.prompts.how(request.spec.conditioning, guided=_is_guided(request))
+
+
 def _prompts_read(request: RenderRequest) -> tuple[PromptRead, ...]:
-    """The prompts as they were encoded: the model remembers them."""
-    asked, encode = request.spec.conditioning, request.model.prompts.encode
-    texts = [(prompt.weight, encode(prompt.text)) for prompt in asked.prompts]
-    negative = encode(asked.negative)
-    return (
-        *(PromptRead(role="prompt", weight=weight, tokens=text.tokens, cut=text.cut) for weight, text in texts),
-        PromptRead(role="negative", weight=1.0, tokens=negative.tokens, cut=negative.cut),
-    )
+    """The prompts as they were read, the negative one last: the model remembers them."""
+    asked = request.spec.conditioning
+
+    def told(role: Literal["prompt", "negative"], text: str, weight: float) -> PromptRead:
+        read = request.model.prompts.read(text, asked.reading)
+        sizes = tuple(map(len, read.chunks))
+        return PromptRead(role=role, weight=weight, tokens=read.tokens, chunks=sizes, cut=read.cut)
+
+    return (*(told("prompt", one.text, one.weight) for one in asked.prompts), told("negative", asked.negative, 1.0))
 
 
-def _cut_words(what: str, cut: tuple[str, ...]) -> tuple[str, ...]:
+def _cut_words(what: str, read: Sequence[PromptRead]) -> tuple[str, ...]:
+    cut = [word for prompt in read for word in prompt.cut]
     return (f"{what} is longer than the model reads; it did not see: {' '.join(cut)}",) if cut else ()
 
 

@@ -1,8 +1,9 @@
 """PNG files that say how they were made: A1111's `parameters` text for other tools, and the whole spec as JSON.
 
 The text follows what A1111's `parse_generation_parameters` reads: the prompt, a line `Negative prompt: …`, and
-a last line of `Name: value` pairs, with values that hold a comma or colon quoted as JSON strings. It knows no escapes,
-so a prompt that itself says `Negative prompt:` says it there with a space that does not break, and a line of it that
+a last line of `Name: value` pairs, with values that hold a comma or colon quoted as JSON strings. Brackets in a prompt
+are weights to it, so those of a plain reading have a backslash before them. Between its lines it knows no escapes, so
+a prompt that itself says `Negative prompt:` says it there with a space that does not break, and a line of it that
 begins with `Steps:` is joined to the one before. Readers then give back what was meant, and an encoder reads the same:
 to it every space is one.
 Nothing in the file depends on when, where or in what company the job ran, so equal pixels make equal files.
@@ -21,6 +22,7 @@ from PIL.PngImagePlugin import PngInfo
 
 from farm.bucket.results import ModelUsed
 from farm.jobs import samplers
+from farm.jobs.emphasis import escaped
 from farm.jobs.spec import ResolvedSpec
 from farm.pictures.metadata import read_text
 from farm.pictures.provenance import SPEC_KEY
@@ -64,7 +66,7 @@ def parameters_text(spec: ResolvedSpec, model: ModelUsed) -> str:
     """The description in A1111's form. A mix is written in its `prompt :weight AND …` notation."""
     lines = [_readable(_prompt(spec))]
     if spec.conditioning.negative:
-        lines.append(f"Negative prompt: {_readable(spec.conditioning.negative)}")
+        lines.append(f"Negative prompt: {_readable(_written(spec.conditioning.negative, spec))}")
     lines.append(", ".join(f"{name}: {_quoted(value)}" for name, value in _settings(spec, model).items()))
     return "\n".join(lines)
 
@@ -72,8 +74,13 @@ def parameters_text(spec: ResolvedSpec, model: ModelUsed) -> str:
 def _prompt(spec: ResolvedSpec) -> str:
     prompts = spec.conditioning.prompts
     if len(prompts) == 1:
-        return prompts[0].text
-    return " AND ".join(f"{prompt.text} :{prompt.weight:g}" for prompt in prompts)
+        return _written(prompts[0].text, spec)
+    return " AND ".join(f"{_written(prompt.text, spec)} :{prompt.weight:g}" for prompt in prompts)
+
+
+def _written(text: str, spec: ResolvedSpec) -> str:
+    """A prompt as A1111 has to read it, which knows no plain reading."""
+    return escaped(text) if spec.conditioning.reading == "plain" else text
 
 
 def _readable(text: str) -> str:
@@ -95,6 +102,7 @@ def _settings(spec: ResolvedSpec, model: ModelUsed) -> dict[str, str]:
         "Model": model.name,
         **({"VAE hash": model.vae_sha256[:_HASH]} if model.vae_sha256 else {}),
         **({"VAE": model.vae} if model.vae else {}),
+        **({"Clip skip": str(spec.conditioning.clip_skip)} if spec.conditioning.clip_skip > 1 else {}),
         "RNG": "CPU",  # readers take the noise for a GPU's unless told
     }
     if spec.start.image is not None:

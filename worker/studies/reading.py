@@ -56,7 +56,7 @@ def read(model: LoadedModel, prompt: str) -> Reading:
         ids=tuple(ids[0].tolist()),
         pieces=tuple(tokenizer.convert_ids_to_tokens(ids[0].tolist())),
         roles=tuple(_role(position, text) for position in range(ids.shape[1])),
-        cut=model.prompts.encode(prompt).cut,
+        cut=model.prompts.read(prompt).cut,
         tokens=_array(tokens[0]),
         positions=_array(positions),
         sums=_array(embeddings(input_ids=ids)[0]),

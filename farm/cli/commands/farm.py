@@ -34,9 +34,9 @@ def workers(as_json: bool) -> None:
     """List the live workers.
 
     With --json: a list of {id, host, pid, device, state, models, warm, loading, slots, jobs, refused, paused, losses,
-    limits, version, started, done, images_per_minute}; `warm` are the models in memory, `refused` says why models are
-    not served, `paused` is null, or why the worker takes no jobs now, and `limits` has side, steps and seconds, null
-    where it has none of its own.
+    embeddings, limits, version, started, done, images_per_minute}; `warm` are the models in memory, `refused` says why
+    models are not served, `paused` is null, or why the worker takes no jobs now, and `limits` has side, steps and
+    seconds, null where it has none of its own.
     """
     from farm.client import FarmClient
 

@@ -39,7 +39,16 @@ if TYPE_CHECKING:
 STDIN = "-"
 
 
-@click.group()
+@click.group(
+    epilog="""\b
+    Prompts:
+      a (red) apple          red weighs 1.1 times as much, ((red)) 1.21 times
+      a (red:1.3) apple      1.3 times;  a [red] apple  1/1.1 times
+      a cat \\(asleep\\)       brackets as such;  --plain-prompt  all of them
+      an otter BREAK a lake  the lake begins a new chunk of 75 tokens
+      a <style> castle       an embedding that the worker knows; without < > too
+    """
+)
 def submit() -> None:
     """Queue pictures.
 
@@ -56,12 +65,17 @@ submit.add_command(roundtrip)
       farm submit txt2img "a watercolor painting of an otter"
       farm submit txt2img "a red apple" --count 8 --steps 50 --seed 7 --out renders
       farm submit txt2img "a lighthouse" --mix-with "a rocket:0.3" --trace video
+      farm submit txt2img "a (red:1.3) apple, [a table]" --negative "(blurry:1.4)"
+      farm submit txt2img "f(x) = [x]" --plain-prompt
     """
 )
 @click.argument("prompt")
 @request_options
 def txt2img(prompt: str, **options: Any) -> None:
-    """A picture from a PROMPT."""
+    """A picture from a PROMPT.
+
+    Words of it can weigh more or less, as 'farm submit --help' tells, and it can be long: no word is dropped.
+    """
     _send("txt2img", [prompt], options)
 
 
@@ -130,11 +144,11 @@ def guided(prompt: str, **options: Any) -> None:
             losses.0.scale: [0, 50, 100, 200]
 
     \b
-    Fields: mode prompt weights mix path mix_with negative init start_step strength fit encode losses guidance
-    sampler schedule eta steps seed count width height model priority trace trace_every time_limit labels; of
-    the mode roundtrip noise_steps. `zip` takes its lists in step, `product` every combination; with both,
-    every pair of the two. A dotted name reaches into lists and mappings. A relative `init` is looked for
-    beside the file.
+    Fields: mode prompt weights mix path mix_with negative reading clip_skip init start_step strength fit
+    encode losses guidance sampler schedule eta steps seed count width height model priority trace
+    trace_every time_limit labels; of the mode roundtrip noise_steps. `zip` takes its lists in step, `product`
+    every combination; with both, every pair of the two. A dotted name reaches into lists and mappings. A
+    relative `init` is looked for beside the file.
 
     \b
     Examples:

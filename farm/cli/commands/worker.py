@@ -8,6 +8,7 @@ import subprocess
 import sys
 from collections.abc import Sequence
 from importlib.util import find_spec
+from pathlib import Path
 from types import FrameType
 
 import click
@@ -31,6 +32,7 @@ _COUNT_TIMEOUT_SECONDS = 120.0
       farm worker --model sd14 --model mine=/models/mine.safetensors
       farm worker --model mine --model-cache-gb 20
       farm worker --model xl=/models/xl.safetensors#vae=/models/vae.safetensors
+      farm worker --model sd14 --embeddings /models/embeddings --embedding style=/models/my-style.safetensors
       farm worker --model base=stabilityai/stable-diffusion-2-1-base@main
     """
 )
@@ -47,6 +49,17 @@ _COUNT_TIMEOUT_SECONDS = 120.0
     type=click.FloatRange(0, min_open=True),
     metavar="GB",
     help="Disk for the files of the farm's models.  [default: $FARM_MODEL_CACHE_GB, or 50]",
+)
+@click.option(
+    "--embedding", "embeddings", multiple=True, metavar="NAME=FILE", help="A textual inversion that prompts may name."
+)
+@click.option(
+    "--embeddings",
+    "embedding_folders",
+    multiple=True,
+    type=click.Path(path_type=Path, file_okay=False),
+    metavar="DIR",
+    help="A folder of them, each called as its .safetensors file is.",
 )
 @click.option("--slots", type=click.IntRange(1, 1024), metavar="N", help="Jobs in flight at once.")
 @click.option("--rows", type=click.IntRange(2, 1024), metavar="N", help="Rows of one forward pass.")
@@ -69,6 +82,8 @@ def worker(
     device: str | None,
     models: tuple[str, ...],
     model_cache_gb: float | None,
+    embeddings: tuple[str, ...],
+    embedding_folders: tuple[Path, ...],
     slots: int | None,
     rows: int | None,
     name: str | None,
@@ -89,6 +104,8 @@ def worker(
     """
     check_installed()
     options = [argument for model in models for argument in ("--model", model)]
+    options += [argument for embedding in embeddings for argument in ("--embedding", embedding)]
+    options += [argument for folder in embedding_folders for argument in ("--embeddings", str(folder))]
     numbers = {
         **{"--slots": slots, "--rows": rows, "--grace": grace, "--checkpoint-seconds": checkpoint_seconds},
         **{

@@ -50,6 +50,14 @@ _ETA = click.option("--eta", type=float, help="Noise that steps add, 0 to 1.  [d
 _COUNT = click.option("--count", type=int, default=1, show_default=True, help="Pictures, with consecutive seeds.")
 _REQUEST = (
     click.option("--negative", metavar="PROMPT", help="What the picture should not show."),
+    click.option(
+        "--plain-prompt",
+        "reading",
+        flag_value="plain",
+        default=None,
+        help="Read ( ) [ ] and BREAK as letters, and cut off what is longer than 75 tokens.",
+    ),
+    click.option("--clip-skip", type=int, metavar="N", help="Stop N - 1 layers early in the text encoder.  [1]"),
     click.option("--steps", type=int, default=DEFAULT_STEPS, show_default=True, help="Denoising steps, 1 to 1000."),
     click.option("--guidance", type=float, help="Pull of the prompt, -100 to 100; 1 is off.  [default: the model's]"),
     click.option("--seed", type=int, help="Where the noise comes from.  [default: random, recorded]"),
@@ -200,8 +208,9 @@ def request(mode: Mode, prompts: Sequence[str], options: Mapping[str, Any], **mo
 def fields(mode: Mode, prompts: Sequence[str], options: Mapping[str, Any], **more: Any) -> dict[str, Any]:
     """The fields of that request, as a batch file would have them. Raises `InvalidInput`."""
     named = (
-        *("negative", "steps", "guidance", "seed", "count", "width", "height", "sampler", "schedule", "model", "init"),
-        *("eta", "start_step", "strength", "fit", "encode", "path", "trace", "trace_every", "priority", "time_limit"),
+        *("negative", "reading", "clip_skip", "steps", "guidance", "seed", "count", "width", "height", "sampler"),
+        *("schedule", "eta", "model", "init", "start_step", "strength", "fit", "encode", "path", "trace"),
+        *("trace_every", "priority", "time_limit"),
     )
     given: dict[str, Any] = {name: options[name] for name in named if name in options}
     given |= {
@@ -239,4 +248,6 @@ def option_of(field: str | None) -> str | None:
     return "--" + _SINGULAR.get(name, name).replace("_", "-")
 
 
-_SINGULAR = {"losses": "loss", "labels": "label", "loss": "loss", "noise_steps": "noise_step"}
+_SINGULAR = {
+    **{"losses": "loss", "labels": "label", "loss": "loss", "noise_steps": "noise_step", "reading": "plain-prompt"},
+}

@@ -85,10 +85,20 @@ def test_txt2img_with_every_option() -> None:
     assert spec["conditioning"] == {
         "prompts": [{"text": "an otter", "weight": 0.75}, {"text": "a hat: red", "weight": 0.25}],
         "negative": "a cat",
+        "reading": "weighted",
     }
     assert (spec["steps"], spec["guidance"]["scale"], spec["seed"], spec["model"]) == (20, 3.5, 7, "mine")
     assert (spec["width"], spec["height"], spec["sampler"], spec["time_limit"]) == (64, 128, "euler", 60)
     assert spec["trace"] == {"level": "frames", "every": 2}
+
+
+def test_prompts_are_read_with_weights_unless_they_are_plain() -> None:
+    (spec,) = planned("txt2img", "a (cat:1.3)", "--clip-skip", "2", "--mix-with", "a [dog:] (x:2):0.25")
+    assert (spec["conditioning"]["reading"], spec["conditioning"]["clip_skip"]) == ("weighted", 2)
+    assert [prompt["text"] for prompt in spec["conditioning"]["prompts"]] == ["a (cat:1.3)", "a [dog:] (x:2)"]
+
+    (spec,) = planned("txt2img", "a (cat:1000)", "--plain-prompt")
+    assert spec["conditioning"] == {"prompts": [{"text": "a (cat:1000)", "weight": 1.0}], "negative": ""}
 
 
 def test_labels_and_priority_are_kept_beside_the_spec() -> None:
@@ -353,6 +363,12 @@ WRONG = [
     (("submit", "txt2img", "x", "--trace-every", "0"), "farm: --trace-every: 0: input should be greater"),
     (("submit", "txt2img", "x", "--time-limit", "0"), "farm: --time-limit: 0.0: input should be greater than 0"),
     (("submit", "txt2img", "x" * 4_001), "farm: PROMPT: 'xxx"),
+    (("submit", "txt2img", "a (cat:1000)"), "farm: PROMPT: 'cat' weighs 1e+03, and nothing may weigh more than ±100"),
+    (("submit", "txt2img", "(" * 101), "farm: PROMPT: '((("),
+    (
+        ("submit", "txt2img", "x", "--clip-skip", "13"),
+        "farm: --clip-skip: 13: input should be less than or equal to 12",
+    ),
     (("submit", "txt2img", "x", "--label", "a"), "farm: --label: 'a' is not KEY=VALUE"),
     (("submit", "txt2img", "x", "--label", "a b=c"), "farm: --label: 'a b': string should match pattern"),
     (("submit", "txt2img", "x", "--mix-with", "cat"), "farm: --mix-with: 'cat' is not PROMPT:WEIGHT"),

@@ -47,6 +47,7 @@ KINDS: dict[str, dict[str, Any]] = {
     "roundtrip": {"mode": "roundtrip", "prompt": "", "init": png(), "noise_steps": [4, 10], "encode": "mean"},
     "guided": {"mode": "guided", "losses": [{"name": "blue"}], "guidance": -0.5},
     "of a schedule": {"sampler": "DPM++ 2M SDE Karras", "eta": 0.5},
+    "plain": {"prompt": "f(x)", "reading": "plain", "clip_skip": 3},
 }
 
 
@@ -69,6 +70,8 @@ def test_a_change_changes_that_field_alone(kind: str) -> None:
     changed = {name for name in JobSpec.model_fields if getattr(spec, name) != getattr(made.spec, name)}
     unread = {"conditioning", *(["guidance"] if kind == "roundtrip" else [])}
     assert changed - unread == {"steps"} | ({"width", "height"} if kind == "of the picture's size" else set())
+    for name in ("negative", "reading", "clip_skip"):
+        assert getattr(spec.conditioning, name) == getattr(made.spec.conditioning, name)
     for one, other in zip(spec.conditioning.prompts, made.spec.conditioning.prompts, strict=True):
         assert one.text == other.text and one.weight == pytest.approx(other.weight)
 

@@ -150,6 +150,20 @@ def test_the_prompt_is_searched_and_replaced() -> None:
     assert labels(made[5]) == ["prompt=owl, asleep", "prompt=a boat"]
 
 
+def test_weights_are_searched_and_replaced_with_the_words() -> None:
+    made = grid('prompt=cat,(cat:1.3),"[cat, asleep]"', "clip_skip=1,2")
+    assert [request.prompts[0] for request in made[:3]] == [
+        *("a cat in the snow", "a (cat:1.3) in the snow", "a [cat, asleep] in the snow"),
+    ]
+    specs = [request.specs(None, default_model="m")[0].conditioning for request in made]
+    assert [(spec.reading, spec.clip_skip) for spec in specs] == [("weighted", 1)] * 3 + [("weighted", 2)] * 3
+    with pytest.raises(InvalidInput, match="'cat' weighs 500") as refused:
+        requests(
+            BASE, axes("prompt=cat,(cat:500)"), check=lambda some: [one.specs(None, default_model="m") for one in some]
+        )
+    assert refused.value.field == "--x"
+
+
 def test_every_prompt_of_a_mix_is_searched() -> None:
     made = grid("prompt=cat,dog", mode="mix", prompt=["a cat", "an owl", "the cat"])
     assert made[1].prompts == ("a dog", "an owl", "the dog")

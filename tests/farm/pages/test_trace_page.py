@@ -99,6 +99,24 @@ def test_the_page_has_all_that_a_traced_job_left() -> None:
     assert "Spacing: karras." in found.text("p")
 
 
+def test_tokens_are_shown_by_chunk_with_their_weights() -> None:
+    tokens = [
+        {"id": 320, "piece": "a</w>"},
+        {"id": 736, "piece": "red</w>", "weight": 1.3},
+        *({"piece": "bad-hands", "vector": k} for k in (0, 1)),
+    ]
+    read = {"role": "negative", "weight": 1.0, "tokens": tokens}
+    found = page_of(prompts=[{**read, "chunks": [2, 0, 2]}])
+    assert {"a</w> 320", "red</w> × 1.3 736", "bad-hands vector 1", "bad-hands vector 2"} <= set(found.text("li"))
+    assert [words for words in found.text("p") if words.startswith("Chunk")] == [
+        *("Chunk 1 of 3", "Chunk 2 of 3: no token", "Chunk 3 of 3"),
+    ]
+    assert len(found.all("ol", **{"class": "tokens"})) == 2
+    of_one = page_of(prompts=[{**read, "chunks": []}])
+    assert not any(words.startswith("Chunk") for words in of_one.text("p")), "of a worker that does not say"
+    assert len(of_one.all("ol", **{"class": "tokens"})) == 1
+
+
 def test_every_number_is_a_point_of_its_plot_and_a_cell_of_its_table() -> None:
     found = page_of(of=made_up.spec(steps=20, start=12))
     due = 4

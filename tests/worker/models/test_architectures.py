@@ -244,7 +244,7 @@ def test_a_file_alone_is_enough(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     assert model.source == str(file)
     weights = load_file(file)
     assert torch.equal(model.unet.conv_out.weight, weights[UNET + "out.2.weight"])
-    assert [token.id for token in model.prompts.encode("a photo of a cat").tokens] == [320, 1125, 539, 320, 2368]
+    assert [token.id for token in model.prompts.read("a photo of a cat").tokens] == [320, 1125, 539, 320, 2368]
 
 
 def test_without_room_for_a_configuration_it_is_tried_again_later(

@@ -72,6 +72,20 @@ def test_a_schedule_and_an_eta_are_said_as_a1111_says_them() -> None:
     assert (settings["Sampler"], settings["Schedule type"]) == ("PLMS", "Trailing")
 
 
+def test_a1111_reads_the_brackets_that_were_meant() -> None:
+    weighted = parsed(parameters_text(resolved(prompt=r"a (red:1.3) \(cat\)", negative="[dog] BREAK x"), MODEL))
+    assert weighted[:2] == (r"a (red:1.3) \(cat\)", "[dog] BREAK x")
+
+    mix = {"prompt": ["f(x)", "[a]\\b"], "mode": "mix"}
+    plain = parsed(parameters_text(resolved(reading="plain", negative="dog :) BREAK", **mix), MODEL))
+    assert plain[:2] == (r"f\(x\) :0.5 AND \[a\]\\b :0.5", r"dog :\) break")
+
+
+def test_layers_that_were_skipped_are_told() -> None:
+    assert parsed(parameters_text(resolved(clip_skip=2), MODEL))[2]["Clip skip"] == "2"
+    assert "Clip skip" not in parameters_text(resolved(clip_skip=1), MODEL)
+
+
 TRICKY = [
     ("a cat", ""),
     ("a cat\nand a dog", "blurry\ndark"),
