@@ -220,7 +220,7 @@ class ModelCache:
 
     @contextmanager
     def _locked(self, kind: int) -> Iterator[None]:
-        with (self._folder / "lock").open("a") as file:
+        with (self._folder / "lock").open("ab") as file:
             fcntl.flock(file, kind)
             yield
 
