@@ -16,6 +16,7 @@ _BATCH_ID = re.compile(r"[0-9a-hjkmnp-tv-z]{16}")
 _JOB_ID = re.compile(r"([0-9a-hjkmnp-tv-z]{16})-([0-9]{4,6})")
 _MODEL_NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
 _SHA256 = re.compile(r"[0-9a-f]{64}")
+_MANIFEST = ".json"
 _OBJECT_NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,99}(/[a-z0-9][a-z0-9._-]{0,99})?")
 
 MAX_ATTEMPT = 999_999_999
@@ -140,3 +141,30 @@ def kernels(identity: str) -> str:
     if not _SHA256.fullmatch(identity):
         raise InvalidInput(f"{identity!r:.80} does not name kernels")
     return f"kernels/{identity}"
+
+
+MODEL_FILE, MODEL_CONFIG = "model.safetensors", "config"
+"""What a checkpoint in one file is called among a model's files, and the folder that says how to put it together."""
+
+MODELS = "models/"
+"""Below it lie the models that the farm keeps: a manifest each, and what is in their files."""
+
+MODEL_BLOBS = "models/blobs/"
+
+
+def model_manifest(name: str) -> str:
+    """Which files a model of the farm's consists of: the last object that adding one writes."""
+    return f"{MODELS}{model_name(name)}{_MANIFEST}"
+
+
+def model_of_manifest(key: str) -> str | None:
+    """The model whose manifest has this key, or None if it is no manifest's."""
+    name = key.removeprefix(MODELS).removesuffix(_MANIFEST)
+    return name if _MODEL_NAME.fullmatch(name) and key == model_manifest(name) else None
+
+
+def model_blob(sha256: str) -> str:
+    """What is in a file of one model or of several, by its SHA-256."""
+    if not _SHA256.fullmatch(sha256):
+        raise InvalidInput(f"{sha256!r:.80} does not name a file of a model")
+    return f"{MODEL_BLOBS}{sha256}"

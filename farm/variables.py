@@ -56,6 +56,16 @@ def _yes_or_no(text: str, field: str) -> bool:
     return text == "yes"
 
 
+def _gigabytes(text: str, field: str) -> float:
+    try:
+        number = float(text)
+    except ValueError:
+        number = -1.0
+    if not 0 < number < 1e6:
+        raise InvalidInput(f"is {text!r:.40}, and not a number of GB above 0", field=field, hint="such as 50")
+    return number
+
+
 def _secret(text: str, field: str) -> bytes:
     if len(text) < _FEWEST_CHARACTERS:
         raise InvalidInput(f"has fewer than {_FEWEST_CHARACTERS} characters", field=field, hint="openssl rand -hex 32")
@@ -124,6 +134,7 @@ S3_PUBLIC_ENDPOINT = Variable("FARM_S3_PUBLIC_ENDPOINT", _s3_url)
 RETENTION = Variable("FARM_RETENTION", age)
 RETENTION_OBJECTS = Variable("FARM_RETENTION_OBJECTS", _yes_or_no)
 KERNELS_KEY = Variable("FARM_KERNELS_KEY", _secret)
+MODEL_CACHE_GB = Variable("FARM_MODEL_CACHE_GB", _gigabytes)
 CLIP = Variable("FARM_CLIP", _text)
 
 ALL: tuple[Variable[str] | Variable[float] | Variable[bool] | Variable[bytes], ...] = (
@@ -139,5 +150,6 @@ ALL: tuple[Variable[str] | Variable[float] | Variable[bool] | Variable[bytes], .
     RETENTION,
     RETENTION_OBJECTS,
     KERNELS_KEY,
+    MODEL_CACHE_GB,
     CLIP,
 )

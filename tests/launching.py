@@ -44,6 +44,8 @@ class Forked:
     ) -> None:
         """`log` takes what is written to both streams, or without that of standard error if `errors` is to take it."""
         told = (list(arguments), dict(environment), (str(log), str(errors or log)), str(folder or Path.cwd()), script)
+        for file in (log, errors or log):
+            file.touch()  # whoever has a worker can read what it says, though it has said nothing yet
         self._lock = threading.Lock()
         self._process = _forking.Process(target=_run, args=told, daemon=True)
         self._process.start()
@@ -94,7 +96,7 @@ def run(
             status = process.wait(timeout)
         finally:
             process.kill()
-        told = (file.read_text(encoding="utf-8") if file.exists() else "" for file in (log, errors))
+        told = (file.read_text(encoding="utf-8") for file in (log, errors))
         return subprocess.CompletedProcess(process.args, status, *told)
 
 
@@ -103,12 +105,12 @@ def _run(
 ) -> None:
     """What the forked process does, from its beginning to its end."""
     os.setsid()
+    for stream, file in enumerate(streams, start=1):
+        os.dup2(os.open(file, os.O_WRONLY | os.O_APPEND), stream)
     os.environ.clear()
     os.environ.update(environment)
     os.chdir(folder)
     sys.path[:0] = [path for path in environment.get("PYTHONPATH", "").split(os.pathsep) if path]
-    for stream, file in enumerate(streams, start=1):
-        os.dup2(os.open(file, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644), stream)
     if script is not None:
         sys.argv = ["-c", *arguments]
         return exec(compile(script, "<script>", "exec"), {"__name__": "__main__"})

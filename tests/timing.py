@@ -17,6 +17,7 @@ SHORT = Timing(
     unpromoted=2.0,
     again=0.3,
     disk=2.0,
+    models=0.5,
 )
 
 

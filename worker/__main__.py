@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import warnings
+from pathlib import Path
 from typing import Any
 
 import click
@@ -25,7 +26,19 @@ _MAX_NAME = 100
 @click.command(context_settings={"show_default": True})
 @click.option("--name", help="What the worker is called.  [default: the host's name]")
 @click.option("--device", help="cpu, cuda, cuda:N or mps.  [default: the best there is]")
-@click.option("--model", "models", multiple=True, metavar="NAME[=SOURCE]", help="A model to serve.  [default: emoji]")
+@click.option("--model", "models", multiple=True, metavar="NAME[=SOURCE]", help="A model to serve.  [default: all]")
+@click.option("--model-cache-gb", type=click.FloatRange(0, min_open=True), help="Disk for files of the farm's models.")
+@click.option(
+    "--embedding", "embeddings", multiple=True, metavar="NAME=FILE", help="A textual inversion that prompts may name."
+)
+@click.option(
+    "--embeddings",
+    "embedding_folders",
+    multiple=True,
+    type=click.Path(path_type=Path, file_okay=False),
+    metavar="DIR",
+    help="A folder of them, each called as its .safetensors file is.",
+)
 @click.option("--slots", type=click.IntRange(1, 1024), help="Jobs in flight at once.")
 @click.option("--rows", type=click.IntRange(2, 1024), help="Rows of one forward pass; a job with guidance takes two.")
 @click.option("--deterministic", is_flag=True, help="The same bytes whatever the load, at some cost in speed.")
@@ -61,11 +74,11 @@ def main(
         access.check(settings.load())  # before torch, for it takes seconds
         with importing():
             from worker.app import start  # imports torch, which takes seconds
-            from worker.options import DEFAULT_MODELS, Options
+            from worker.options import Options
 
         _quiet_libraries()
         limits = Limits(max_side, max_steps, max_seconds)
-        start(Options(models=models or DEFAULT_MODELS, limits=limits, timing=timing, **options))
+        start(Options(models=models, limits=limits, timing=timing, **options))
     except FarmError as error:
         click.echo(one_line(f"farm worker: {error.message}"), err=True)
         if error.hint:

@@ -35,13 +35,17 @@ class Worker(Parts):
             self._take_the_bucket()
             self._keeper.start()
             try:
+                self._supply.refresh()
                 self._served.load()
+                taken = self._supply.begin()
                 self._engine.start()
                 self._previews.start()
                 self._reaper.start()
-                self._consumer.run(self._served.names, self._on_ready, is_leaving=self._leaving.is_set)
+                self._studies.start()
+                self._consumer.run(taken, self._on_ready, is_leaving=self._leaving.is_set)
             finally:
                 self._keeper.stop()
+        self._studies.stop()
         self._previews.stop()
         self._reaper.stop()
         self._engine.stop()
@@ -83,14 +87,10 @@ class Worker(Parts):
         self._leave.on_signals()
         self._is_ready = True
         self._announcer.announce()
-        retry = partial(self._served.keep_trying, self._leaving, self._serve_also)
+        retry = partial(self._served.keep_trying, self._leaving, lambda _: self._announcer.announce())
         threading.Thread(target=retry, name="models-again", daemon=True).start()
+        self._supply.start()
         _log.info("ready on %s: %s, %d slots", self._device, ", ".join(self._served.names), self._slots)
-
-    def _serve_also(self, model: str) -> None:
-        """A model can be served that could not before."""
-        self._consumer.consume_also(model)
-        self._announcer.announce()
 
 
 def start(options: Options) -> None:

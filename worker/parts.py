@@ -17,7 +17,9 @@ from farm.jobs.status import WorkerInfo
 from farm.ledger.ledger import Ledger
 from farm.queue import Queue
 from farm.settings import Settings
+from worker.bucket.catalogue import Catalogue
 from worker.bucket.compile_cache import CompileCache
+from worker.bucket.model_cache import GB, ModelCache
 from worker.bucket.models import bucket_fetcher
 from worker.diffusion.losses import Loss, load_losses
 from worker.engine.engine import Engine
@@ -26,25 +28,29 @@ from worker.engine.rows import CAREFUL_CPU_ROWS, ROWS
 from worker.engine.watchdog import Watchdog
 from worker.host.crash_report import CrashReport
 from worker.host.home import settle_home
+from worker.job.answer import Answerer
 from worker.job.claims import Claims
 from worker.job.deliver import Delivery
 from worker.job.failure import Failures
+from worker.job.lane import StudyLane
 from worker.job.leftovers import Leftovers
 from worker.job.render import Renderer, engine_id
 from worker.job.retry import Retrier
 from worker.job.runner import JobRunner
+from worker.job.supply import Supply
 from worker.leases.announcing import Announcer
 from worker.leases.keeper import LeaseKeeper
 from worker.leases.reaper import Reaper
 from worker.leaving import Leaving
 from worker.models.compiled import numbers_of_rows
 from worker.models.device import free_cached_memory, model_budget, name_of, place
+from worker.models.embeddings import load_embeddings, with_embeddings
 from worker.models.loader import Compile, ModelLoader
 from worker.models.model import LoadedModel
 from worker.models.pool import ModelPool
 from worker.models.registry import ModelRegistry
 from worker.models.service import ModelService
-from worker.options import Options
+from worker.options import DEFAULT_CACHE_GB, DEFAULT_MODELS, Options
 from worker.queue.consumer import Consumer
 from worker.queue.intake import Intake
 from worker.results.checkpoint import Checkpoints
@@ -53,6 +59,8 @@ from worker.results.promote import Promoter
 from worker.results.publish import Publisher, package_versions
 from worker.results.retention import Retention
 from worker.results.spool import Spool
+
+_MOST_ANNOUNCED = 1_000
 
 
 class Parts:
@@ -76,7 +84,8 @@ class Parts:
         self._queue = Queue(where)
         self._intake = Intake()
         self._losses = load_losses(others=self._clip())
-        self._models = ModelRegistry.from_options(options.models)
+        self._models = ModelRegistry.from_options(options.models or DEFAULT_MODELS)
+        self._embeddings = load_embeddings(options.embeddings, options.embedding_folders)
 
     def _clip(self) -> list[Loss]:
         """The loss that sees with CLIP, where the operator has one: `FARM_CLIP` names its folder."""
@@ -117,10 +126,34 @@ class Parts:
             self._placement,
             cache=self._home / "models",
             fetch=bucket_fetcher(self._settings),
+            stored=self._catalogue,
             compile=self._compile_at_start() if self._options.compile and self._on_gpu else None,
         )
         budget = model_budget(self._placement)
-        return ModelPool(self._models, budget, loader.load, on_drop=partial(free_cached_memory, self._placement))
+        load = partial(with_embeddings, loader.load, self._embeddings)
+        return ModelPool(self._models, budget, load, on_drop=partial(free_cached_memory, self._placement))
+
+    @cached_property
+    def _catalogue(self) -> Catalogue:
+        told = self._options.model_cache_gb or variables.MODEL_CACHE_GB.of(os.environ) or DEFAULT_CACHE_GB
+        cache = ModelCache(self._home / "models" / "farm", self._storage, int(told * GB))
+        return Catalogue(self._storage, cache, self._models, all_of_them=not self._options.models)
+
+    @cached_property
+    def _supply(self) -> Supply:
+        return Supply(
+            self.id,
+            ledger=self._ledger,
+            catalogue=self._catalogue,
+            served=self._served,
+            pool=self._pool,
+            consume=lambda names: self._consumer.consume_only(names) if self._is_ready else None,
+            announce=self._announcer.announce,
+            images_per_minute=lambda: self._runner.images_per_minute,
+            is_paused=lambda: not self._intake.is_open,
+            leaving=self._leaving,
+            timing=self._timing,
+        )
 
     def _compile_at_start(self) -> Compile:
         """Compile models until the worker is ready: from then on jobs would wait for it."""
@@ -198,6 +231,20 @@ class Parts:
         )
 
     @cached_property
+    def _answerer(self) -> Answerer:
+        return Answerer(
+            worker=self.id,
+            engine=self._engine,
+            models=self._pool,
+            limits=self._options.limits,
+            losses=self._losses,
+            storage=self._storage,
+            retrier=self._retrier,
+            leaving=self._leaving,
+            free=(lambda: None) if self._options.deterministic else partial(free_bytes, self._placement.device),
+        )
+
+    @cached_property
     def _failures(self) -> Failures:
         return Failures(
             worker=self.id,
@@ -218,11 +265,16 @@ class Parts:
             claims=self._claims,
             keeper=self._keeper,
             renderer=self._renderer,
+            answerer=self._answerer,
             delivery=Delivery(self.id, self._ledger, publisher, self._spool, self._retrier),
             promoter=self._promoter,
             leftovers=self._leftovers,
             failures=self._failures,
         )
+
+    @cached_property
+    def _studies(self) -> StudyLane:
+        return StudyLane(self._ledger, self._keeper, self._served, slots=self._slots, work=self._runner.answer)
 
     @cached_property
     def _consumer(self) -> Consumer:
@@ -255,6 +307,7 @@ class Parts:
             slots=self._slots,
             jobs=0,
             losses=tuple(self._losses.declarations),
+            embeddings=tuple(embedding.name for embedding in self._embeddings),
             limits=self._options.limits,
             version=package_versions()["render-farm"],
             started=datetime.now(UTC),
@@ -265,9 +318,10 @@ class Parts:
         state = "draining" if self._leaving.is_set() else "ready" if self._is_ready else "starting"
         return {
             "state": state,
-            "models": self._served.loaded,
+            "models": self._served.served[:_MOST_ANNOUNCED],
             "refused": self._served.refused,
             "warm": self._pool.warm,
+            "loading": self._supply.loading,
             "jobs": len(self._keeper.held),
             "paused": self._intake.reason,
             "done": self._runner.done,

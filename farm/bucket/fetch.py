@@ -1,6 +1,7 @@
 """Fetching results: from the bucket to a folder, whole, checked, and never over somebody else's file.
 
-An image becomes `OUT/<job>.png`; everything else of a job `OUT/<job>/…`. A file appears under its name only
+An image becomes `OUT/<job>.png`, the answer of a study that makes none `OUT/<job>.json`; everything else of a job
+`OUT/<job>/…`. A file appears under its name only
 once its SHA-256 has been checked, so an interrupted fetch resumes where it stopped.
 """
 
@@ -13,13 +14,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from farm import keys
-from farm.bucket.results import IMAGE, JobResult, ResultObject
+from farm.bucket.results import ANSWER, IMAGE, JobResult, ResultObject
 from farm.bucket.storage import Storage
 from farm.errors import FetchRefused
 
 __all__ = ["IMAGE", "Fetched", "fetch", "read", "read_result"]
 
-_MAX_RESULT_BYTES = 4 * 2**20
+_MAX_RESULT_BYTES = 16 * 2**20
 
 
 @dataclass(frozen=True)
@@ -47,14 +48,17 @@ def read(storage: Storage, stored: ResultObject) -> bytes:
 
 
 def fetch(storage: Storage, result: JobResult, out: Path, *, everything: bool, overwrite: bool) -> Iterator[Fetched]:
-    """Bring a result's image, or all of its objects and `result.json` itself, into `out`.
+    """Bring a result's image, or a study's answer, or all of its objects and `result.json` itself, into `out`.
 
     Raises `FetchRefused` if a different file is in the way (unless `overwrite`) or a checksum differs.
     """
     job = keys.job_id(result.job)
+    first = IMAGE if IMAGE in result.objects else ANSWER
     for name, stored in result.objects.items():
-        if everything or name == IMAGE:
-            yield _keep(job, name, stored, _destination(out, job, name), overwrite, _from_bucket(storage, stored))
+        if everything or name == first:
+            yield _keep(
+                job, name, stored, _destination(out, job, name, first), overwrite, _from_bucket(storage, stored)
+            )
     if everything:
         data = result.model_dump_json(indent=2).encode()
         described = ResultObject(
@@ -67,9 +71,9 @@ def fetch(storage: Storage, result: JobResult, out: Path, *, everything: bool, o
         yield _keep(job, "result.json", described, path, overwrite, lambda unfinished: _write(unfinished, data))
 
 
-def _destination(out: Path, job: str, name: str) -> Path:
-    if name == IMAGE:
-        return out / f"{job}.png"
+def _destination(out: Path, job: str, name: str, first: str = IMAGE) -> Path:
+    if name == first:
+        return out / f"{job}{Path(first).suffix}"
     keys.attempt_object(job, 0, name)  # refuses a name that would leave the folder
     return out / job / name
 

@@ -8,12 +8,14 @@ from typing import Annotated, Self
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError, model_validator
 
 from farm import keys
-from farm.errors import InvalidInput, ObjectDamaged
+from farm.errors import InvalidInput, ObjectDamaged, WrongState
 from farm.jobs.faults import invalid
 from farm.jobs.report import RenderReport
 from farm.jobs.spec import JobSpec
 
 IMAGE = "image.png"
+ANSWER = "answer.json"
+"""What a study answers."""
 MAX_OBJECT_BYTES = 4 * 2**30
 MAX_OBJECTS = 10_000
 
@@ -30,7 +32,8 @@ class ResultObject(BaseModel):
 
 
 class ModelUsed(BaseModel):
-    """Which weights made the picture. `sha256` is that of a single file, where the weights are one."""
+    """Which weights made the picture. `sha256` is that of a single file, where the weights are one; `vae` names the
+    file whose autoencoder took the place of the model's own, if one did."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -38,14 +41,16 @@ class ModelUsed(BaseModel):
     source: str
     revision: str | None
     sha256: str | None = None
+    vae: str | None = None
+    vae_sha256: str | None = None
 
 
 class JobResult(RenderReport):
     """Everything `result.json` says. `objects` maps a name such as `image.png` to its object; times in seconds.
 
-    `spec` is the `ResolvedSpec` that was rendered, and is read as any other spec. Every key is the one that this job's
-    attempt and the object's name make, so that a result cannot point at anything else in the bucket. What else a newer
-    farm says is kept as it is.
+    The job of a picture has an `image.png`, a study an `answer.json`. `spec` is the `ResolvedSpec` that was rendered,
+    and is read as any other spec. Every key is the one that this job's attempt and the object's name make, so that a
+    result cannot point at anything else in the bucket. What else a newer farm says is kept as it is.
     """
 
     model_config = ConfigDict(frozen=True, extra="allow")
@@ -72,14 +77,26 @@ class JobResult(RenderReport):
             expected = {name: keys.attempt_object(self.job, self.attempt, name) for name in self.objects}
         except InvalidInput as error:
             raise ValueError(error.message) from error
-        if IMAGE not in self.objects:
-            raise ValueError(f"it has no {IMAGE}")
+        wanted = (*([IMAGE] if self.spec.has_picture else []), *([ANSWER] if self.spec.is_study else []))
+        for name in wanted:
+            if name not in self.objects:
+                raise ValueError(f"it has no {name}")
         if not belongs:
             raise ValueError(f"the job {self.job} belongs to another batch")
         for name, stored in self.objects.items():
             if stored.key != expected[name]:
                 raise ValueError(f"'{name}' has the key {stored.key!r:.200}, not {expected[name]}")
         return self
+
+    @property
+    def picture(self) -> ResultObject:
+        """The object that is its picture. Raises `WrongState` for a study that makes none."""
+        if IMAGE not in self.objects:
+            raise WrongState(
+                f"job {self.job} answers '{self.spec.mode}' and has no picture",
+                hint=f"'farm fetch {self.job}' brings its answer",
+            )
+        return self.objects[IMAGE]
 
     def to_json(self) -> bytes:
         return self.model_dump_json(indent=2).encode()

@@ -10,13 +10,14 @@ import contextlib
 import os
 import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from datetime import datetime
 from email.utils import parsedate_to_datetime
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 from urllib.parse import urlsplit
 
 from botocore.exceptions import (
@@ -41,6 +42,7 @@ _NOTHING_OF_THE_USERS = {
     "credentials_file": (None, None, os.devnull, None),
     "region": (None, None, DEFAULT_REGION, None),
 }
+_PART_BYTES = 32 * 2**20
 _MISSING = {"404", "NoSuchKey", "NotFound"}
 _NO_BUCKET = {"NoSuchBucket"}
 _DENIED = {"403", "AccessDenied", "InvalidAccessKeyId", "SignatureDoesNotMatch", "Forbidden"}
@@ -51,10 +53,18 @@ _FULL = {"507", "InsufficientStorage", "QuotaExceeded", "XMinioStorageFull"}
 
 @dataclass(frozen=True)
 class StoredObject:
-    """An object's key and size in bytes."""
+    """An object's key and size in bytes; when it was last written, and a `tag` that changes with what is in it."""
 
     key: str
     size: int
+    modified: datetime | None = field(default=None, compare=False)
+    tag: str = field(default="", compare=False)
+
+
+class Writable(Protocol):
+    """Something that takes bytes."""
+
+    def write(self, data: bytes, /) -> object: ...
 
 
 class Storage:
@@ -73,6 +83,14 @@ class Storage:
     def put(self, key: str, data: bytes, content_type: str) -> None:
         with self._doing("put", key):
             self._client.put_object(Bucket=self.bucket, Key=key, Body=data, ContentType=content_type)
+
+    def upload(self, key: str, path: Path, *, sent: Callable[[int], None] = lambda _: None) -> None:
+        """Put a file of any size, in parts; `sent` hears of every so many bytes, from several threads.
+
+        The object is there when all of it has come, and not before. Raises `OSError` if the file cannot be read.
+        """
+        with self._doing("put", key), path.open("rb") as file:
+            self._client.upload_fileobj(file, self.bucket, key, Callback=sent, Config=_in_parts())
 
     def put_new(self, key: str, data: bytes, content_type: str) -> None:
         """Put an object unless there is one; a server that knows no such condition replaces it."""
@@ -98,7 +116,12 @@ class Storage:
 
         Raises `OSError` if it cannot be written.
         """
-        with self._doing("get", key), path.open("wb") as file:
+        with path.open("wb") as file:
+            self.copy(key, file, limit=limit)
+
+    def copy(self, key: str, file: Writable, *, limit: int | None = None) -> None:
+        """The same into an open file."""
+        with self._doing("get", key):
             shutil.copyfileobj(self._body(key, limit), file, 2**20)
 
     def parts(self, key: str, *, limit: int, size: int = 2**18) -> Iterator[bytes]:
@@ -126,12 +149,13 @@ class Storage:
             return False
         return True
 
-    def list(self, prefix: str) -> Iterator[StoredObject]:
-        """Every object under a prefix, in key order."""
+    def list(self, prefix: str, *, deep: bool = True) -> Iterator[StoredObject]:
+        """Every object under a prefix, in key order; unless `deep`, only those without a further `/` in their key."""
+        asked = {"Bucket": self.bucket, "Prefix": prefix, **({} if deep else {"Delimiter": "/"})}
         with self._doing("list", prefix):
-            for page in self._client.get_paginator("list_objects_v2").paginate(Bucket=self.bucket, Prefix=prefix):
+            for page in self._client.get_paginator("list_objects_v2").paginate(**asked):
                 for entry in page.get("Contents", ()):
-                    yield StoredObject(entry["Key"], entry["Size"])
+                    yield StoredObject(entry["Key"], entry["Size"], entry.get("LastModified"), entry.get("ETag", ""))
 
     def delete(self, key: str) -> None:
         with self._doing("delete", key):
@@ -297,6 +321,12 @@ def _made_client(settings: Settings, endpoint: str | None) -> Any:
             proxies={} if is_loopback(endpoint) else None,  # this machine is never behind its own proxy
         ),
     )
+
+
+def _in_parts() -> Any:
+    from boto3.s3.transfer import TransferConfig
+
+    return TransferConfig(multipart_threshold=_PART_BYTES, multipart_chunksize=_PART_BYTES, max_concurrency=4)
 
 
 def is_loopback(endpoint: str | None) -> bool:

@@ -14,7 +14,7 @@ with FarmClient.connect() as farm:
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -27,6 +27,7 @@ from farm.bucket.preview import Preview
 from farm.bucket.results import JobResult
 from farm.bucket.storage import Storage
 from farm.client import tie
+from farm.client.asking import Answered, answer_of, await_answer, check
 from farm.client.planning import Draft, default_model, drafted, images_of, known_losses, plan
 from farm.client.previews import subscribe
 from farm.client.warnings import of_pictures, of_workers
@@ -55,11 +56,12 @@ class Submission:
 
 @dataclass(frozen=True)
 class ModelService:
-    """A model, the live workers that serve it, and how many jobs wait for it."""
+    """A model, the live workers that serve it, how many jobs wait for it, and the workers that have it in memory."""
 
     name: str
     workers: tuple[str, ...]
     waiting: int
+    warm: tuple[str, ...] = ()
 
 
 class FarmClient:
@@ -264,6 +266,25 @@ class FarmClient:
             raise StorageError(f"{status.result} is the result of {result.job}, not of {job}")
         return result
 
+    def ask(self, request: JobRequest, *, on_warning: Callable[[str], None] = lambda _: None) -> Answered:
+        """Ask a study, ahead of all pictures, and wait for its answer. `on_warning` hears at once what may hold it up.
+
+        A question that is interrupted (Ctrl-C) is cancelled. Raises what `submit`, `watch` and `result` do, and
+        `RenderError` saying why there is no answer.
+        """
+        check(request)
+        submission = self.submit([request])
+        for warning in submission.warnings:
+            on_warning(warning)
+        (job,) = submission.jobs
+        try:
+            await_answer(job, self.watch([job]))
+        except KeyboardInterrupt:
+            self.cancel([job])
+            raise
+        result = self.result(job)
+        return Answered(answer_of(self.storage, result), result)
+
     def fetch(self, job: str, out: Path, *, everything: bool = False, overwrite: bool = False) -> Iterator[Fetched]:
         """Bring a finished job's image (or everything it made) into `out`.
 
@@ -282,7 +303,12 @@ class FarmClient:
         workers = self.ledger.workers()
         names = sorted({name for worker in workers for name in worker.models} | set(self.ledger.models()))
         services = [
-            ModelService(name, tuple(w.id for w in workers if name in w.models), self.ledger.waiting(name))
+            ModelService(
+                name,
+                workers=tuple(w.id for w in workers if name in w.models),
+                warm=tuple(w.id for w in workers if name in w.warm),
+                waiting=self.ledger.waiting(name),
+            )
             for name in names
         ]
         return [service for service in services if service.workers or service.waiting]

@@ -10,17 +10,18 @@ from typing import Any
 
 from PIL import Image, ImageChops, ImageStat
 
-from farm.bucket.results import IMAGE, JobResult
+from farm.bucket.results import JobResult
 from farm.client.client import FarmClient
 from farm.client.planning import Draft, Pictures
 from farm.errors import InvalidInput, ObjectMissing
 from farm.jobs.batch_file import assign
-from farm.jobs.request import JobRequest
+from farm.jobs.request import READ_BY, JobRequest
 from farm.jobs.spec import JobSpec
 from farm.pictures.images import MAX_BYTES, InitImage
 from farm.pictures.provenance import spec_in
 
 _MOST_DIFFERENT = 255
+_AS_THEY_ARE = ("sampler", "schedule", "eta", "steps", "seed", "model", "time_limit", "noise_steps")
 
 
 @dataclass(frozen=True)
@@ -62,7 +63,7 @@ def picture_file(path: Path) -> Made:
 def picture_of(farm: FarmClient, job: str) -> Made:
     """The picture of a job that is done. Raises `WrongState`, `ObjectMissing`, `StorageError`."""
     result = farm.result(job)
-    data = farm.storage.get(result.objects[IMAGE].key, limit=result.objects[IMAGE].size)
+    data = farm.storage.get(result.picture.key, limit=result.picture.size)
     return Made(data, result.spec, result)
 
 
@@ -131,18 +132,19 @@ def _fields_of(spec: JobSpec) -> dict[str, Any]:
         "mode": spec.mode,
         "prompt": [prompt.text for prompt in prompts],
         "weights": [prompt.weight for prompt in prompts],
-        "negative": spec.conditioning.negative,
+        **{name: getattr(spec.conditioning, name) for name in ("negative", "path", "reading", "clip_skip")},
         "losses": [term.model_dump() for term in spec.guidance.losses],
         "guidance": spec.guidance.scale,
         "trace": spec.trace.level,
         "trace_every": spec.trace.every,
-        **{name: getattr(spec, name) for name in ("sampler", "steps", "seed", "model", "time_limit")},
+        **{name: getattr(spec, name) for name in _AS_THEY_ARE},
     }
     if start.image is not None:
         fields |= {"start_step": start.step, "fit": start.fit, "encode": start.encode}
     if start.fit != "init":
         fields |= {"width": spec.width, "height": spec.height}
-    return fields
+    read = READ_BY.get(spec.mode, fields)
+    return {name: value for name, value in fields.items() if name in read}
 
 
 def _versions(then: Made, now: Made) -> dict[str, tuple[str, str]]:
@@ -154,5 +156,6 @@ def _versions(then: Made, now: Made) -> dict[str, tuple[str, str]]:
 
 
 def _made_by(result: JobResult) -> dict[str, str]:
-    model = " ".join(filter(None, (result.model.source, result.model.revision, result.model.sha256)))
+    used = result.model
+    model = " ".join(filter(None, (used.source, used.revision, used.sha256, used.vae_sha256)))
     return {**result.versions, "model": model, "device": result.device, "precision": result.dtype}

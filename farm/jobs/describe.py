@@ -39,13 +39,34 @@ def _shared(texts: Iterable[Sequence[str]]) -> list[str]:
 
 def _parts(spec: JobSpec) -> Sequence[str]:
     """A guidance scale that is left to the model is left out."""
+    if spec.is_study:
+        return _of_study(spec)
     said: list[str] = [spec.mode]
     if len(spec.conditioning.prompts) > 1:
-        said.append(f"shares {' + '.join(f'{prompt.weight:.3g}' for prompt in spec.conditioning.prompts)}")
-    said += [f"seed {spec.seed}", _steps(spec), spec.sampler]
+        along = " along the arc" if spec.conditioning.path == "spherical" else ""
+        said.append(f"shares {' + '.join(f'{prompt.weight:.3g}' for prompt in spec.conditioning.prompts)}{along}")
+    said += [f"seed {spec.seed}", _steps(spec), _sampler(spec)]
     if spec.guidance.scale is not None:
         said.append(f"guidance {spec.guidance.scale:g}")
     return said + [loss.name if loss.scale is None else f"{loss.name} x{loss.scale:g}" for loss in spec.guidance.losses]
+
+
+def _of_study(spec: JobSpec) -> Sequence[str]:
+    """What it asks: `roundtrip · mean · noise of step 10 of 15 · lms · seed 7`."""
+    if spec.mode == "schedule":
+        return [spec.mode, _steps(spec), _sampler(spec)]
+    if spec.mode != "roundtrip":
+        return [spec.mode]
+    said: list[str] = [spec.mode, spec.start.encode]
+    if spec.noise_steps:
+        steps = ", ".join(map(str, spec.noise_steps))
+        said += [f"noise of step{'s' if len(spec.noise_steps) > 1 else ''} {steps} of {spec.steps}", _sampler(spec)]
+    return [*said, f"seed {spec.seed}"]
+
+
+def _sampler(spec: JobSpec) -> str:
+    said = spec.sampler if spec.schedule == "model" else f"{spec.sampler} {spec.schedule}"
+    return said if spec.eta is None else f"{said} eta {spec.eta:g}"
 
 
 def _steps(spec: JobSpec) -> str:

@@ -18,6 +18,7 @@ T = TypeVar("T")
 
 NONE = "–"
 MODELS_OWN = "the model's"
+SAMPLERS_OWN = "the sampler's"
 _OTHER_NAMES = {"loss": "losses", "loss_scale": "losses.0.scale", "loss_every": "losses.0.every"}
 _OF_A_LOSS = ("name", "scale", "every", "arguments")
 _INDEX = re.compile(r"[0-9]{1,4}")
@@ -114,9 +115,14 @@ _LISTS: Mapping[str, Callable[[JobSpec], Sequence[str]]] = {
 }
 _READ: Mapping[str, Callable[[JobSpec], str]] = {
     "mix": lambda spec: f"{spec.conditioning.prompts[0].weight:.3g}",
+    "path": lambda spec: spec.conditioning.path,
     "negative": lambda spec: spec.conditioning.negative or NONE,
+    "reading": lambda spec: spec.conditioning.reading,
+    "clip_skip": lambda spec: str(spec.conditioning.clip_skip),
     "guidance": lambda spec: _or(spec.guidance.scale, MODELS_OWN),
     "sampler": lambda spec: spec.sampler,
+    "schedule": lambda spec: MODELS_OWN if spec.schedule == "model" else spec.schedule,
+    "eta": lambda spec: _or(spec.eta, SAMPLERS_OWN),
     "steps": lambda spec: str(spec.steps),
     "seed": lambda spec: str(spec.seed),
     "start_step": lambda spec: str(spec.start.step),

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 import secrets
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Self
 
@@ -24,15 +24,22 @@ from pydantic import (
 )
 
 from farm.errors import InvalidInput
+from farm.jobs import emphasis
 from farm.jobs.faults import invalid
 from farm.jobs.losses import BUILTIN, LossDeclaration, find
+from farm.jobs.samplers import SamplerName, ScheduleName, fault
 from farm.jobs.spec import (
     MAX_LOSSES,
+    MAX_NOISE_STEPS,
     MAX_PROMPTS,
     MAX_SEED,
+    MAX_STEPS,
     MAX_WEIGHT,
+    STUDIES,
+    ClipSkip,
     Conditioning,
     Encode,
+    Eta,
     Every,
     Fit,
     Guidance,
@@ -42,11 +49,12 @@ from farm.jobs.spec import (
     LossArguments,
     LossScale,
     LossTerm,
+    MixPath,
     Mode,
     ModelName,
     Priority,
     PromptText,
-    SamplerName,
+    Reading,
     Scale,
     Seed,
     Side,
@@ -56,14 +64,37 @@ from farm.jobs.spec import (
     Trace,
     TraceLevel,
     WeightedPrompt,
-    Wire,
+    reads_no_prompt,
     start_step_of_strength,
 )
-from farm.jobs.writing import as_init, as_labels, as_prompts, clean, random_if_asked
+from farm.jobs.wire import Wire
+from farm.jobs.writing import (
+    as_init,
+    as_labels,
+    as_prompts,
+    as_sampler,
+    as_schedule,
+    clean,
+    random_if_asked,
+    with_schedule,
+)
 
 DEFAULT_STEPS = 30
 DEFAULT_PRIORITY = 5
+STUDY_PRIORITY = 9
+"""A study is short, and somebody waits for it: it goes ahead of pictures."""
 MAX_COUNT = 10_000
+
+_READ_BY_EVERY_STUDY = frozenset(("mode", "model", "priority", "time_limit", "labels"))
+READ_BY: Mapping[Mode, frozenset[str]] = {
+    "tokens": _READ_BY_EVERY_STUDY | {"prompt"},
+    "similar": _READ_BY_EVERY_STUDY | {"prompt"},
+    "schedule": _READ_BY_EVERY_STUDY | {"sampler", "schedule", "eta", "steps"},
+    "roundtrip": _READ_BY_EVERY_STUDY
+    | {"init", "fit", "encode", "width", "height", "noise_steps"}
+    | {"sampler", "schedule", "eta", "steps", "seed", "count"},
+}
+"""The fields of a request that each study has a use for; pictures have one for all but `noise_steps`."""
 
 
 Written = Annotated[PromptText, BeforeValidator(clean)]
@@ -104,8 +135,13 @@ class JobRequest(Asked):
     weights: tuple[float, ...] | None = None
     mix: Annotated[float, Field(ge=1 - MAX_WEIGHT, le=MAX_WEIGHT)] | None = None
     """The first prompt's share of two; beyond 0 to 1 the mix goes on past one of them."""
+    path: MixPath = "linear"
+    """From one of two prompts to the other: straight, or along the arc between their embeddings."""
     mix_with: Annotated[tuple[MixTerm, ...], Field(max_length=MAX_PROMPTS - 1)] = ()
     negative: Written = ""
+    reading: Reading = "weighted"
+    """How the prompts are read: with weights, BREAK and embeddings, or every sign of them as a letter."""
+    clip_skip: ClipSkip = 1
     init: Annotated[Path | bytes | None, PlainValidator(as_init)] = None
     """The file of a picture to start from, or all of its bytes."""
     start_step: Annotated[int, Field(ge=0)] | None = None
@@ -114,7 +150,10 @@ class JobRequest(Asked):
     encode: Encode | None = None
     losses: Annotated[tuple[LossRequest, ...], Field(max_length=MAX_LOSSES)] = ()
     guidance: Scale | None = None
-    sampler: SamplerName = "lms"
+    sampler: Annotated[SamplerName, BeforeValidator(as_sampler)] = "lms"
+    """By any name that A1111 or ComfyUI has for it; `DPM++ 2M Karras` says a schedule as well."""
+    schedule: Annotated[ScheduleName, BeforeValidator(as_schedule)] = "model"
+    eta: Eta | None = None
     steps: Steps = DEFAULT_STEPS
     seed: Annotated[Seed | None, BeforeValidator(random_if_asked)] = None
     count: Annotated[int, Field(ge=1, le=MAX_COUNT)] = 1
@@ -126,6 +165,10 @@ class JobRequest(Asked):
     trace_every: Every = 1
     time_limit: TimeLimit | None = None
     labels: Labels = Field(default={}, max_length=16)
+    noise_steps: Annotated[
+        tuple[Annotated[int, Field(ge=0, lt=MAX_STEPS)], ...], Field(max_length=MAX_NOISE_STEPS)
+    ] = ()
+    """Of a roundtrip: steps of the schedule whose noise is added to the latents before they are decoded as well."""
 
     @property
     def prompts(self) -> tuple[str, ...]:
@@ -137,6 +180,23 @@ class JobRequest(Asked):
     def _labels_are_text(cls, value: Any) -> Any:
         return as_labels(value)
 
+    @model_validator(mode="before")
+    @classmethod
+    def _as_its_mode_reads_it(cls, fields: Any) -> Any:
+        """A study goes first, and need not be given what it does not read; nor may it be."""
+        if not isinstance(fields, dict) or fields.get("mode") not in STUDIES:
+            return fields
+        mode: Mode = fields["mode"]
+        for name, value in fields.items():
+            known = cls.model_fields.get(name)
+            if known and name not in READ_BY[mode] and value not in (None, known.default, "", [], {}, ()):
+                raise ValueError(f"{mode} has no use for '{name}'")
+        unread: dict[str, Any] = {"reading": "plain"} | ({"prompt": ""} if reads_no_prompt(mode) else {})
+        unread |= {"steps": 1} if "steps" not in READ_BY[mode] else {}
+        unread |= {"seed": 0} if "seed" not in READ_BY[mode] else {}
+        given = {name: value for name, value in fields.items() if value is not None}
+        return {"priority": STUDY_PRIORITY, **given, **unread}
+
     @classmethod
     def parse(cls, fields: dict[str, Any]) -> JobRequest:
         """A request from plain fields. Raises `InvalidInput` naming the field at fault."""
@@ -145,10 +205,31 @@ class JobRequest(Asked):
         except ValidationError as error:
             raise invalid(error) from error
 
+    @model_validator(mode="before")
+    @classmethod
+    def _sampler_says_its_schedule(cls, fields: Any) -> Any:
+        return with_schedule(fields) if isinstance(fields, dict) else fields
+
+    @model_validator(mode="after")
+    def _sampler_can_do_it(self) -> Self:
+        if (why := fault(self.sampler, self.schedule, self.eta)) is not None:
+            raise why
+        return self
+
     @model_validator(mode="after")
     def _has_what_its_mode_needs(self) -> Self:
         if self.mode == "img2img" and self.init is None:
             raise ValueError("img2img needs an init image: give --init FILE")
+        if self.mode == "roundtrip" and self.init is None:
+            raise ValueError("roundtrip needs a picture: give --init FILE")
+        if self.mode == "similar" and len(self.prompts) < 2:
+            raise ValueError("similar compares two prompts or more")
+        if self.noise_steps and self.mode != "roundtrip":
+            raise ValueError(f"noise steps are of a roundtrip, not of {self.mode}")
+        if late := [step for step in self.noise_steps if step >= self.steps]:
+            raise ValueError(f"the noise step {late[0]} is not one of the {self.steps} steps, 0 to {self.steps - 1}")
+        if self.path == "spherical" and len(self.prompts) + len(self.mix_with) != 2:
+            raise ValueError("the spherical path goes between exactly two prompts")
         if self.mode == "mix" and len(self.prompts) + len(self.mix_with) < 2:
             raise ValueError("mix needs at least two prompts")
         if self.mode == "guided" and not self.losses:
@@ -175,6 +256,7 @@ class JobRequest(Asked):
         self, init: InitReference | None, *, default_model: str, declarations: Iterable[LossDeclaration] = BUILTIN
     ) -> list[JobSpec]:
         """The `count` specs of this request. Raises `InvalidInput`."""
+        self._check_prompts()
         declarations = tuple(declarations)
         first_seed = secrets.randbits(32) if self.seed is None else self.seed
         if first_seed + self.count - 1 > MAX_SEED:
@@ -183,20 +265,40 @@ class JobRequest(Asked):
             first = JobSpec(
                 mode=self.mode,
                 model=self.model or default_model,
-                conditioning=Conditioning(prompts=self._weighted_prompts(), negative=self.negative),
+                conditioning=Conditioning(
+                    prompts=self._weighted_prompts(),
+                    negative=self.negative,
+                    path=self.path,
+                    reading=self.reading,
+                    clip_skip=self.clip_skip,
+                ),
                 start=self._start(init),
                 guidance=Guidance(scale=self.guidance, losses=self._loss_terms(declarations)),
                 sampler=self.sampler,
+                schedule=self.schedule,
+                eta=self.eta,
                 steps=self.steps,
                 seed=first_seed,
                 width=self.width,
                 height=self.height,
                 trace=Trace(level=self.trace, every=self.trace_every),
                 time_limit=self.time_limit,
+                noise_steps=self.noise_steps,
             )
         except ValidationError as error:
             raise invalid(error) from error
         return [first.model_copy(update={"seed": first_seed + index}) for index in range(self.count)]
+
+    def _check_prompts(self) -> None:
+        """Raise `InvalidInput` naming the field of a text that cannot be read."""
+        if self.reading == "plain":
+            return
+        mixed = [("mix_with", term.prompt) for term in self.mix_with]
+        for field, text in (*(("prompt", text) for text in self.prompts), *mixed, ("negative", self.negative)):
+            try:
+                emphasis.sections(text)
+            except InvalidInput as error:
+                raise InvalidInput(error.reason, field=field, hint=error.hint) from error
 
     def _weighted_prompts(self) -> tuple[WeightedPrompt, ...]:
         weights = self.weights or ((self.mix, 1 - self.mix) if self.mix is not None else (1.0,) * len(self.prompts))
@@ -219,6 +321,8 @@ class JobRequest(Asked):
         if self.init is None:
             return Start()
         how: dict[str, Any] = {"fit": self.fit or "crop", "encode": self.encode or "sample"}
+        if self.mode == "roundtrip":
+            return Start(image=init, **how)
         if self.start_step is not None:
             if self.start_step >= self.steps:
                 raise InvalidInput(f"{self.start_step} leaves none of the {self.steps} steps to do", field="start_step")

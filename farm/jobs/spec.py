@@ -1,33 +1,36 @@
 """What to render: a `JobSpec` is one image's complete, frozen description, conditioning × start × guidance.
 
 Specs travel as JSON through the ledger and the bucket and are validated again by the worker, so every
-bound on what a stranger can ask for is here. The four modes are presets of this one spec; they compose.
+bound on what a stranger can ask for is here. The modes of pictures are presets of this one spec; they compose.
+Beside them are *studies*: small questions that a worker answers from the model that it has, without a step.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from typing import Annotated, Any, Literal, Self, get_args
+from typing import Annotated, Any, ClassVar, Literal, Self, get_args
 
 from pydantic import (
     AfterValidator,
-    BaseModel,
-    ConfigDict,
     Field,
-    SerializerFunctionWrapHandler,
     StringConstraints,
     ValidationError,
-    field_validator,
-    model_serializer,
     model_validator,
 )
 
 from farm import keys
 from farm.errors import InvalidInput
+from farm.jobs import emphasis
 from farm.jobs.faults import invalid
 from farm.jobs.losses import MAX_ARGUMENTS, MAX_SCALE
 from farm.jobs.losses import NAME as LOSS_NAME
+from farm.jobs.samplers import SAMPLERS as SAMPLERS
+from farm.jobs.samplers import SCHEDULES as SCHEDULES
+from farm.jobs.samplers import SamplerName as SamplerName
+from farm.jobs.samplers import ScheduleName as ScheduleName
+from farm.jobs.samplers import fault
+from farm.jobs.wire import Grown, Wire
 
 MAX_PROMPT_CHARACTERS = 4_000
 MAX_PROMPTS = 16
@@ -38,17 +41,25 @@ MIN_SIDE, MAX_SIDE = 64, 2_048
 MAX_SEED = 2**63 - 1
 MAX_GUIDANCE = 100.0
 MAX_LABELS = 16
+MAX_NOISE_STEPS = 16
+MAX_CLIP_SKIP = 12
+MAX_CHUNKS = 80
+"""Of 75 tokens. 4,000 characters are 4,000 tokens at the most in English, in chunks that commas end 20 tokens early."""
 
-Mode = Literal["txt2img", "img2img", "mix", "guided"]
-SamplerName = Literal["lms", "euler", "euler_a", "ddim", "dpmpp_2m"]
+Study = Literal["roundtrip", "tokens", "similar", "schedule"]
+Mode = Literal["txt2img", "img2img", "mix", "guided", Study]
 Fit = Literal["crop", "pad", "stretch", "init"]
 Encode = Literal["sample", "mean"]
+MixPath = Literal["linear", "spherical"]
+Reading = Literal["weighted", "plain"]
 TraceLevel = Literal["none", "numbers", "frames", "video"]
 
+STUDIES: tuple[Study, ...] = get_args(Study)
 MODES: tuple[Mode, ...] = get_args(Mode)
-SAMPLERS: tuple[SamplerName, ...] = get_args(SamplerName)
 FITS: tuple[Fit, ...] = get_args(Fit)
 ENCODINGS: tuple[Encode, ...] = get_args(Encode)
+MIX_PATHS: tuple[MixPath, ...] = get_args(MixPath)
+READINGS: tuple[Reading, ...] = get_args(Reading)
 TRACE_LEVELS: tuple[TraceLevel, ...] = get_args(TraceLevel)
 
 PromptText = Annotated[str, StringConstraints(max_length=MAX_PROMPT_CHARACTERS)]
@@ -66,7 +77,9 @@ Side = Annotated[int, Field(ge=MIN_SIDE, le=MAX_SIDE, multiple_of=8)]
 PictureSide = Annotated[int, Field(ge=1, le=2**31)]
 Steps = Annotated[int, Field(ge=1, le=MAX_STEPS)]
 Seed = Annotated[int, Field(ge=0, le=MAX_SEED)]
+Eta = Annotated[float, Field(ge=0, le=1)]
 Scale = Annotated[float, Field(ge=-MAX_GUIDANCE, le=MAX_GUIDANCE)]
+ClipSkip = Annotated[int, Field(ge=1, le=MAX_CLIP_SKIP)]
 Priority = Annotated[int, Field(ge=0, le=9)]
 LossScale = Annotated[float, Field(ge=-MAX_SCALE, le=MAX_SCALE)]
 LossName = Annotated[str, StringConstraints(pattern=LOSS_NAME)]
@@ -81,21 +94,6 @@ Labels = dict[
 ]
 
 
-class Wire(BaseModel):
-    """A frozen value that crosses a process: unknown fields, NaN, infinities and booleans are refused."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
-
-    @field_validator("*", mode="before")
-    @classmethod
-    def _true_is_not_one(cls, value: Any) -> Any:
-        for part in value.values() if isinstance(value, dict) else value if isinstance(value, list) else (value,):
-            if isinstance(part, bool):
-                word = str(part).lower()
-                raise ValueError(f'{word} is neither a number nor text; for the word write "{word}"')
-        return value
-
-
 class WeightedPrompt(Wire):
     """One prompt of a mix. Weights of a spec's prompts sum to one."""
 
@@ -103,11 +101,41 @@ class WeightedPrompt(Wire):
     weight: Annotated[float, Field(ge=-MAX_WEIGHT, le=MAX_WEIGHT)] = 1.0
 
 
-class Conditioning(Wire):
-    """What the picture shows: Σ weight·embedding(text), against the negative prompt."""
+class Conditioning(Grown):
+    """What the picture shows: Σ weight·embedding(text), against the negative prompt.
+
+    By the `spherical` path the shares of two prompts are those of the angle between their embeddings, which only the
+    worker knows: it goes along the arc from one to the other, not along the chord.
+
+    A `weighted` reading of the texts knows weights, BREAK and embeddings (see `farm.jobs.emphasis`) and drops no word;
+    a `plain` one is diffusers': every sign is a letter, and what the encoder does not take at once is cut off. Specs of
+    earlier versions do not say, and were read so. `clip_skip` counts the text encoder's layers from its end, as A1111
+    does; 1 is the model's own.
+    """
+
+    gained: ClassVar[Mapping[str, Any]] = {"path": "linear", "reading": "plain", "clip_skip": 1}
 
     prompts: Annotated[tuple[WeightedPrompt, ...], Field(min_length=1, max_length=MAX_PROMPTS)]
     negative: PromptText = ""
+    path: MixPath = "linear"
+    reading: Reading = "plain"
+    clip_skip: ClipSkip = 1
+
+    @model_validator(mode="after")
+    def _an_arc_has_two_ends(self) -> Self:
+        if self.path == "spherical" and len(self.prompts) != 2:
+            raise ValueError(f"the spherical path goes between two prompts, not {len(self.prompts)}")
+        return self
+
+    @model_validator(mode="after")
+    def _can_be_read(self) -> Self:
+        if self.reading == "weighted":
+            for text in (*(prompt.text for prompt in self.prompts), self.negative):
+                try:
+                    emphasis.sections(text)
+                except InvalidInput as error:
+                    raise ValueError(str(error)) from error
+        return self
 
 
 class InitReference(Wire):
@@ -123,13 +151,15 @@ class InitReference(Wire):
         return keys.init_image(self.sha256, self.extension)
 
 
-class Start(Wire):
+class Start(Grown):
     """Where the loop starts: at step 0 from noise, or at `step` from an encoded image.
 
     `fit` says what becomes of an image of another shape than the job's; with `init` the job takes the image's shape.
     The autoencoder gives a distribution for it, of which `encode` takes a `sample`, the job's first draw, as diffusers'
     pipelines do, or the `mean`: then the noise is the first draw.
     """
+
+    gained: ClassVar[Mapping[str, Any]] = {"encode": "sample"}
 
     image: InitReference | None = None
     step: Annotated[int, Field(ge=0, lt=MAX_STEPS)] = 0
@@ -141,12 +171,6 @@ class Start(Wire):
         if self.image is None and self.step:
             raise ValueError("a start step needs an init image")
         return self
-
-    @model_serializer(mode="wrap")
-    def _as_it_was_before_there_was_a_choice(self, serialize: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """Most jobs have no use for `encode`, so their specs are what earlier versions read and wrote."""
-        fields: dict[str, Any] = serialize(self)
-        return {name: value for name, value in fields.items() if (name, value) != ("encode", "sample")}
 
 
 class LossTerm(Wire):
@@ -172,8 +196,17 @@ class Trace(Wire):
     every: Every = 1
 
 
-class JobSpec(Wire):
-    """One image, completely. `width`, `height` and the guidance scale may be None: the model's own."""
+class JobSpec(Grown):
+    """One image, completely. `width`, `height` and the guidance scale may be None: the model's own.
+
+    `schedule` says how noise levels are spaced (`model`: as the model does), and `eta` how much of the noise that its
+    steps may add the sampler adds (None: as much as it does of itself).
+
+    Or one study: `tokens` of a prompt, how `similar` prompts are, a `roundtrip` of the init image through the
+    autoencoder, also with the noise of `noise_steps`, or the `schedule` of a sampler.
+    """
+
+    gained: ClassVar[Mapping[str, Any]] = {"schedule": "model", "eta": None, "noise_steps": ()}
 
     mode: Mode
     model: ModelName
@@ -181,12 +214,23 @@ class JobSpec(Wire):
     start: Start = Start()
     guidance: Guidance = Guidance()
     sampler: SamplerName = "lms"
+    schedule: ScheduleName = "model"
+    eta: Eta | None = None
     steps: Steps
     seed: Seed
     width: Side | None = None
     height: Side | None = None
     trace: Trace = Trace()
     time_limit: TimeLimit | None = None
+    noise_steps: Annotated[
+        tuple[Annotated[int, Field(ge=0, lt=MAX_STEPS)], ...], Field(max_length=MAX_NOISE_STEPS)
+    ] = ()
+
+    @model_validator(mode="after")
+    def _sampler_can_do_it(self) -> Self:
+        if (why := fault(self.sampler, self.schedule, self.eta)) is not None:
+            raise ValueError(str(why))
+        return self
 
     @model_validator(mode="after")
     def _starts_before_the_end(self) -> Self:
@@ -194,14 +238,32 @@ class JobSpec(Wire):
             raise ValueError(f"the start step {self.start.step} leaves none of the {self.steps} steps to do")
         return self
 
+    @model_validator(mode="after")
+    def _asks_what_its_mode_answers(self) -> Self:
+        if fault := _fault_of(self):
+            raise ValueError(fault)
+        return self
+
+    @property
+    def is_study(self) -> bool:
+        """Whether it asks something of the model, and takes no step."""
+        return self.mode in STUDIES
+
+    @property
+    def has_picture(self) -> bool:
+        return not self.is_study or self.mode == "roundtrip"
+
     @property
     def steps_to_do(self) -> int:
-        return self.steps - self.start.step
+        return 1 if self.is_study else self.steps - self.start.step
 
     @property
     def prompt(self) -> str:
-        """The prompts as one line for people."""
-        return " + ".join(prompt.text for prompt in self.conditioning.prompts)
+        """The prompts as one line for people, or what is asked where there are none."""
+        between = " | " if self.mode == "similar" else " + "
+        return (
+            f"({self.mode})" if reads_no_prompt(self.mode) else between.join(p.text for p in self.conditioning.prompts)
+        )
 
     def of_model(self, name: str) -> Self:
         """The same of the model of this name. Raises `InvalidInput` if none can have it."""
@@ -222,6 +284,29 @@ class JobSpec(Wire):
             return cls.model_validate_json(text)
         except ValidationError as error:
             raise invalid(error) from error
+
+
+def reads_no_prompt(mode: Mode) -> bool:
+    return mode in ("roundtrip", "schedule")
+
+
+def _fault_of(spec: JobSpec) -> str | None:
+    """What of a spec its mode cannot have."""
+    prompts, start = spec.conditioning.prompts, spec.start
+    if spec.noise_steps and spec.mode != "roundtrip":
+        return f"noise steps are of a roundtrip, not of {spec.mode}"
+    if not spec.is_study:
+        return None
+    if spec.guidance.losses or spec.conditioning.negative or spec.trace.level != "none" or start.step:
+        return f"{spec.mode} takes no step: it has no losses, negative prompt, trace or start step"
+    if (start.image is not None) != (spec.mode == "roundtrip"):
+        return "roundtrip needs an init image" if start.image is None else f"{spec.mode} has no init image"
+    if spec.mode == "similar" and len(prompts) < 2:
+        return "similar compares two prompts or more"
+    if spec.mode != "similar" and len(prompts) > 1:
+        return f"{spec.mode} is of one prompt, not of {len(prompts)}"
+    late = [step for step in spec.noise_steps if step >= spec.steps]
+    return f"the noise step {late[0]} is not one of the {spec.steps} steps" if late else None
 
 
 class ResolvedLossTerm(LossTerm):

@@ -135,6 +135,8 @@ class WorkerInfo(BaseModel):
     state: Literal["starting", "ready", "draining"]
     models: ModelNames
     warm: ModelNames = ()
+    loading: ModelName | None = None
+    """A model that it loads now, for jobs that wait."""
     slots: Number
     jobs: Number
     refused: Annotated[dict[ModelName, Reason], Field(max_length=1_000)] = {}
@@ -142,6 +144,8 @@ class WorkerInfo(BaseModel):
     paused: Reason | None = None
     """Why it takes no jobs now, if it does not."""
     losses: Annotated[tuple[LossDeclaration, ...], Field(max_length=1_000)] = ()
+    embeddings: Annotated[tuple[Words, ...], Field(max_length=1_000)] = ()
+    """What it knows of textual inversion, by name; not every model need have a use for each of them."""
     limits: Limits = Limits()
     """What its operator lets jobs ask for."""
     version: Words

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from farm.jobs.faults import quoted
+from farm.jobs.samplers import read_sampler, read_schedule_name
 from farm.jobs.spec import MAX_PROMPT_CHARACTERS, MAX_PROMPTS, MAX_SEED
 
 RANDOM_SEED = -1
@@ -60,6 +62,27 @@ def random_if_asked(seed: Any) -> Any:
     if isinstance(seed, int) and seed < RANDOM_SEED:
         raise ValueError(f"must be 0 to {MAX_SEED}, or {RANDOM_SEED} for a random one")
     return None if seed in (RANDOM_SEED, str(RANDOM_SEED)) else seed
+
+
+def as_sampler(value: Any) -> Any:
+    """A sampler by the farm's own name. Raises `InvalidInput` for a word that names none."""
+    return read_sampler(value).sampler if isinstance(value, str) else value
+
+
+def as_schedule(value: Any) -> Any:
+    """A schedule by the farm's own name. Raises `InvalidInput` for a word that names none."""
+    return read_schedule_name(value) if isinstance(value, str) else value
+
+
+def with_schedule(fields: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The same with the schedule that the sampler's name says. Raises `ValueError` if another is asked for as well."""
+    sampler, asked = fields.get("sampler"), fields.get("schedule")
+    said = read_sampler(sampler).schedule if isinstance(sampler, str) else None
+    if said is None:
+        return fields
+    if isinstance(asked, str) and read_schedule_name(asked) != said:
+        raise ValueError(f"{quoted(sampler)} says the schedule '{said}', and --schedule says '{asked:.20}'")
+    return {**fields, "schedule": said}
 
 
 def as_labels(value: Any) -> Any:

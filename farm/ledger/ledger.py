@@ -15,6 +15,7 @@ from farm.ledger.records import (
     Cancelled,
     Claim,
     Cursor,
+    Demand,
     NewJob,
     Progress,
     Reaped,
@@ -88,8 +89,8 @@ class Ledger(Reading):
             raise Suspect(job)
         if answer[0] != "claimed":
             return None
-        taken, attempt, spec, priority, checkpoint = answer[1:]
-        return Claim(taken, int(attempt), spec, int(priority), attempt_of(checkpoint))
+        taken, attempt, spec, priority, checkpoint, waited = answer[1:]
+        return Claim(taken, int(attempt), spec, int(priority), attempt_of(checkpoint), int(waited) / 1000)
 
     def checkpoint(self, claim: Claim, worker: str, step: int) -> bool:
         """Note that `step` steps of a running job are safe in the bucket. False if it is not held any more."""
@@ -194,6 +195,11 @@ class Ledger(Reading):
         """
         stale = self._run("republish", model, milliseconds(older_than), limit, json.dumps(list(but)))
         return [Waiting(job, model, int(priority)) for job, priority in in_groups(stale, 2)]
+
+    def demand(self, models: Collection[str]) -> dict[str, Demand]:
+        """What waits for those of the models that jobs wait for."""
+        told = self._run("demand", json.dumps(sorted(models))) if models else ()
+        return {name: Demand(int(waiting), int(oldest) / 1000) for name, waiting, oldest in in_groups(told, 3)}
 
     # Workers
 

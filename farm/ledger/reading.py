@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import redis
@@ -17,6 +17,8 @@ from farm.ledger.records import Attempt, Event, Position, Tie, Watched, read_can
 from farm.ledger.redis_errors import unavailable
 
 _OVERDUE_SECONDS = 60
+_LESS_URGENT = 10**14
+"""Where the turns of priority 8 begin: see `wait` in `lua/1_records.lua`."""
 
 
 class Reading(Connection):
@@ -182,6 +184,14 @@ class Reading(Connection):
         """How many jobs of a model are queued."""
         with self._talking():
             return int(self.redis.zcard(self._key("waiting", model)))
+
+    def urgent(self, models: Iterable[str], *, limit: int = 10) -> list[str]:
+        """Queued jobs of the highest priority, by model and in the order of their turns, at most `limit` of each."""
+        with self._talking():
+            pipeline = self.redis.pipeline(transaction=False)
+            for model in models:
+                pipeline.zrangebyscore(self._key("turn", model), "-inf", f"({_LESS_URGENT}", start=0, num=limit)
+            return [job for found in pipeline.execute() for job in found]
 
     # Events
 

@@ -55,6 +55,8 @@ class Claim:
     priority: int
     checkpoint: int | None = None
     """The attempt that left a checkpoint to go on from."""
+    waited: float = 0.0
+    """Seconds since the job was submitted, earlier attempts among them."""
 
 
 class Suspect(Exception):
@@ -119,6 +121,14 @@ class Position:
 
     job: str
     score: int
+
+
+@dataclass(frozen=True)
+class Demand:
+    """How many jobs wait for a model, and for how many seconds the one has that was submitted first."""
+
+    waiting: int
+    oldest: float
 
 
 @dataclass(frozen=True)

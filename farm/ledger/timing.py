@@ -48,6 +48,8 @@ class Timing(BaseModel):
     """A job that had to wait for a server for so long goes back to the queue: another worker may reach it."""
     disk: Age = 10.0
     """For so long a worker whose disk could not hold a job takes no others, unless there is room before."""
+    models: Period = 10.0
+    """How often a worker looks which models the farm keeps."""
     stall: Period | None = None
     """An engine without progress for so long hangs. None: chosen by the device."""
 

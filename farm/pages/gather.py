@@ -30,6 +30,7 @@ MAX_VIDEO_BYTES = 32 * 2**20
 _FRAME = re.compile(r"trace/(\d{4})\.jpeg")
 _AT_ONCE = 8
 _NO_TRACE = "This job kept no trace: 'farm submit … --trace frames' keeps numbers and pictures of its steps."
+_NO_STEPS = "This job took no step: 'farm fetch … --all' brings all that it made."
 _NUMBERS_ALONE = "Its trace has numbers alone: 'farm submit … --trace frames' keeps pictures of the steps too."
 
 
@@ -67,13 +68,14 @@ class Seen:
 
 
 def gather(storage: Storage, result: JobResult, *, sharing: int = 1) -> Seen:
-    """Read what a job left. Raises `StorageError` if the bucket does not answer.
+    """Read what a job left. Raises `StorageError` if the bucket does not answer, `WrongState` if it has no picture.
 
     `sharing` is the number of jobs on the page, which share the room for frames; a page of several has no videos, nor
     where jobs started.
     """
+    _ = result.picture  # before anything is read
     seen = Seen(result)
-    reader = _Reader(storage, seen)
+    reader = Reader(storage, seen)
     spec, size = result.spec, _size_of(result.spec)
     of_frame = size and (2 * size[0], size[1])
     seen.picture = reader.kept(reader.picture(IMAGE, "picture", kind="PNG", size=size))
@@ -85,14 +87,16 @@ def gather(storage: Storage, result: JobResult, *, sharing: int = 1) -> Seen:
     if sharing == 1:
         seen.start = reader.kept(reader.picture(START, "frames", kind="JPEG", size=of_frame))
         seen.video = reader.kept(_video(reader))
-    if not result.objects.keys() - {IMAGE}:
+    if spec.is_study:
+        seen.remarks.append(Remark("frames", _NO_STEPS))
+    elif not result.objects.keys() - {IMAGE}:
         seen.remarks.append(Remark("frames", _NO_TRACE))
     elif not seen.frames_kept:
         seen.remarks.append(Remark("frames", _NUMBERS_ALONE))
     return seen
 
 
-class _Reader:
+class Reader:
     """Reads objects of one result: bytes, None where there is no such object, or why it is not to be shown."""
 
     def __init__(self, storage: Storage, seen: Seen) -> None:
@@ -106,6 +110,10 @@ class _Reader:
             self._seen.remarks.append(found)
             return None
         return found
+
+    def leave_out(self, why: str) -> None:
+        """Something of the picture cannot be shown."""
+        self._seen.remarks.append(Remark("picture", why, is_fault=True))
 
     def object(self, name: str, part: Part, *, limit: int) -> bytes | Remark | None:
         stored = self.objects.get(name)
@@ -130,7 +138,7 @@ def _left_out(name: str, part: Part, why: str) -> Remark:
 
 
 def _frames(
-    reader: _Reader, spec: JobSpec, size: tuple[int, int] | None, *, most_bytes: int
+    reader: Reader, spec: JobSpec, size: tuple[int, int] | None, *, most_bytes: int
 ) -> tuple[tuple[Frame, ...], int]:
     """The frames of a page, in order, and how many were kept of the job."""
     kept = sorted(int(match[1]) for name in reader.objects if (match := _FRAME.fullmatch(name)))
@@ -162,7 +170,7 @@ def _thinned(steps: Sequence[int], sizes: Mapping[int, int], most_bytes: int) ->
     return len(steps), []
 
 
-def _video(reader: _Reader) -> bytes | Remark | None:
+def _video(reader: Reader) -> bytes | Remark | None:
     data = reader.object(VIDEO, "video", limit=MAX_VIDEO_BYTES)
     return _left_out(VIDEO, "video", "it is no MP4 file") if isinstance(data, bytes) and data[4:8] != b"ftyp" else data
 

@@ -44,6 +44,11 @@ def rendered(name: str, *, style: str = _STYLE, scripts: Sequence[str] | None = 
     )
 
 
+def drawing(plot_: plot.Plot) -> str:
+    """A plot as an SVG file that needs nothing else."""
+    return _environment().get_template("drawing.svg").render(plot=plot_, at=plot)
+
+
 def by_part(remarks: Iterable[Remark]) -> dict[str, list[str]]:
     """What there is to say of each part, each thing once."""
     found: dict[str, dict[str, None]] = {part: {} for part in get_args(Part)}

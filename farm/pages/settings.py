@@ -44,6 +44,7 @@ def _table(result: JobResult) -> dict[str, str]:
 def _words(conditioning: Conditioning) -> list[tuple[str, str]]:
     prompts, several = conditioning.prompts, len(conditioning.prompts) > 1
     rows = [("prompt", f"{one.text} × {one.weight:g}" if several else one.text) for one in prompts]
+    rows += [("mixed", "along the arc")] if conditioning.path == "spherical" else []
     return [*rows, *([("negative", conditioning.negative)] if conditioning.negative else [])]
 
 
@@ -53,7 +54,11 @@ def settings(spec: JobSpec) -> list[tuple[str, str]]:
     scale = "the model's own" if guidance.scale is None else f"{guidance.scale:g}"
     size = f"{spec.width}×{spec.height} pixels" if spec.width and spec.height else "the model's own"
     rows = [("mode", spec.mode), ("model", spec.model), ("sampler", spec.sampler), ("steps", _steps(spec))]
+    rows += [("schedule", spec.schedule)] if spec.schedule != "model" else []
+    rows += [("eta", f"{spec.eta:g}")] if spec.eta is not None else []
     rows += [("seed", str(spec.seed)), ("guidance", scale), ("size", size)]
+    rows.append(("prompts read", spec.conditioning.reading))
+    rows += [("clip skip", str(spec.conditioning.clip_skip))] if spec.conditioning.clip_skip > 1 else []
     if start.image is not None:
         shape = f", {start.image.width}×{start.image.height} pixels" if start.image.width else ""
         rows.append(
@@ -77,5 +82,6 @@ def made(result: JobResult) -> list[tuple[str, str]]:
     weights = [("weights", result.model.source)]
     weights += [("revision", result.model.revision)] if result.model.revision else []
     weights += [("SHA-256", result.model.sha256)] if result.model.sha256 else []
+    weights += [("autoencoder", result.model.vae)] if result.model.vae else []
     versions = sorted(result.versions.items())
     return [("device", result.device), ("numbers", result.dtype), *weights, *versions]

@@ -8,12 +8,15 @@ from farm.jobs.report import PromptRead
 from farm.pages import curves
 from farm.pages.gather import Seen
 from farm.pages.html import by_part, rendered, spread
-from farm.pages.record import Remark, figure
+from farm.pages.record import Remark
 from farm.pages.settings import made, settings
 
 _MOST_PRINTED = 12
-_PARTS = (("queued", "queued"), ("model", "model"), ("text", "text"), ("render", "denoised"), ("decode", "decoded"))
-"""Where a job's time goes, as `timings` call it and as the page does."""
+_PARTS = (
+    *(("queued", "queued"), ("model", "model"), ("text", "text")),
+    *(("render", "denoised"), ("decode", "decoded"), ("publish", "published")),
+)
+"""Where a job's time goes, as `timings` call it and as the page does. `total` is from `queued` to `publish`."""
 
 
 @dataclass(frozen=True)
@@ -97,12 +100,9 @@ def _prompts(seen: Seen) -> tuple[list[Shown], list[Remark]]:
 
 
 def _time(seen: Seen) -> tuple[list[Span], list[Remark]]:
-    """Where the time went, from submission to the last of its files; uploading comes after."""
+    """Where the time went, from submission to the last of its files in the bucket."""
     timings = {name: seconds for name, seconds in seen.result.timings.items() if 0 <= seconds < 1e9}
     remarks = []
-    queued = figure(getattr(seen.result, "queued", None))  # not every farm knows it
-    if queued is not None and 0 <= queued < 1e9:
-        timings["queued"] = queued
     if missing := [shown for name, shown in _PARTS if name not in timings]:
         remarks.append(Remark("time", f"Its result does not say how long these took: {', '.join(missing)}."))
     parts = [(number, shown, timings[name]) for number, (name, shown) in enumerate(_PARTS) if name in timings]

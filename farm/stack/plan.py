@@ -10,8 +10,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import farm
+from farm import sources
 from farm.errors import InvalidInput
-from farm.keys import BUILT_IN_MODELS, PICKLED_WEIGHTS, WEIGHTS, model_name
+from farm.keys import PICKLED_WEIGHTS, WEIGHTS, model_name
 from farm.stack.layout import Layout
 from farm.stack.process import Program
 
@@ -102,10 +103,11 @@ def _check_model(model: str) -> None:
         model_name(name)
     except InvalidInput as error:
         raise InvalidInput(error.reason, field="--model", hint=error.hint) from error
-    if not equals and name not in BUILT_IN_MODELS:
-        hint = f"built in: {', '.join(BUILT_IN_MODELS)}"
-        raise InvalidInput(f"{name!r} is neither NAME=SOURCE nor a built-in model", field="--model", hint=hint)
-    for path in filter(_means_a_path, source.split("#config=")):
+    try:
+        where, options = sources.split(source)
+    except InvalidInput as error:
+        raise InvalidInput(error.reason, field="--model", hint=error.hint) from error
+    for path in filter(_means_a_path, (where, *(options.get(option, "") for option in sources.PATHS))):
         if _here(path) is None:
             raise InvalidInput(f"{name!r} comes from {path}, which does not exist", field="--model")
         if path.lower().endswith(PICKLED_WEIGHTS):
@@ -122,7 +124,11 @@ def _means_a_path(source: str) -> bool:
 
 def _from_anywhere(model: str) -> str:
     name, _, source = model.partition("=")
-    return f"{name}={'#config='.join(map(_absolute, source.split('#config=')))}" if source else model
+    if not source:
+        return model
+    where, options = sources.split(source)
+    options |= {option: _absolute(options[option]) for option in sources.PATHS if option in options}
+    return f"{name}={sources.join(_absolute(where), options)}"
 
 
 def _absolute(source: str) -> str:

@@ -12,7 +12,7 @@ from farm.jobs.spec import ResolvedSpec
 from worker.diffusion.guidance import needs_unconditional
 from worker.diffusion.noise import NoiseStream
 from worker.diffusion.solvers import HISTORY
-from worker.engine.engine import Engine
+from worker.engine.engine import Answer, Engine
 from worker.engine.request import (
     Cancelled,
     Pixels,
@@ -60,6 +60,17 @@ class FakeEngine(Engine):
             self._cancelled.discard(request.id)
             self._previews.discard(request.id)
             self._is_suspended = False
+        return future
+
+    def errand(self, id: str, work: Callable[[], Answer], *, in_parts: bool = False) -> Future[Answer]:
+        future: Future[Answer] = Future()
+        try:
+            self.before_each()
+            if id in self.failures:
+                raise self.failures[id]
+            future.set_result(work())
+        except Exception as error:
+            future.set_exception(error)
         return future
 
     def cancel(self, job: str) -> None:

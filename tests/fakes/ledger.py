@@ -18,6 +18,7 @@ from farm.ledger.records import (
     Attempt,
     Cancelled,
     Claim,
+    Demand,
     Event,
     NewJob,
     Progress,
@@ -276,6 +277,20 @@ class FakeLedger(Ledger):
         with self._doing("get"):
             return sum(one.state == "queued" and one.model == model for one in self._records.values())
 
+    def demand(self, models: Collection[str]) -> dict[str, Demand]:
+        with self._doing("demand"):
+            queued = [one for one in self._records.values() if one.state == "queued" and one.model in models]
+            moments: dict[str, list[int]] = {}
+            for one in queued:
+                moments.setdefault(one.model, []).append(int(one.fields["submitted"]))
+            return {name: Demand(len(all), time.time() - min(all) / 1000) for name, all in moments.items()}
+
+    def urgent(self, models: Iterable[str], *, limit: int = 10) -> list[str]:
+        with self._doing("get"):
+            waiting = [one for one in self._records.values() if one.state == "queued" and one.new.priority == 9]
+            waiting.sort(key=lambda one: one.turn)
+            return [one.id for model in models for one in [w for w in waiting if w.model == model][:limit]]
+
     # Events
 
     def now(self) -> str:
@@ -377,7 +392,8 @@ class FakeLedger(Ledger):
 
     def _granted(self, record: _Record) -> Claim:
         checkpoint = record.checkpoint[0] if record.checkpoint else None
-        return Claim(record.id, record.attempt, record.fields["spec"], record.new.priority, checkpoint)
+        waited = (int(record.fields["started"]) - int(record.fields["submitted"])) / 1000
+        return Claim(record.id, record.attempt, record.fields["spec"], record.new.priority, checkpoint, waited)
 
     def _status(self, job: str, record: Any) -> JobStatus:
         status = JobStatus.from_record(job, record.fields)

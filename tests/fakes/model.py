@@ -19,6 +19,8 @@ class FakeModel:
     source: str = "memory"
     revision: str | None = None
     sha256: str | None = None
+    vae_file: str | None = None
+    vae_sha256: str | None = None
     unet: Any = field(default_factory=lambda: SimpleNamespace(config={"in_channels": 4}))
     dtype: torch.dtype = torch.float32
     vae_factor: int = 8

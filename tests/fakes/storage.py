@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import hashlib
+from collections.abc import Callable, Iterator
+from datetime import UTC, datetime
 from pathlib import Path
 
-from farm.bucket.storage import Storage, StoredObject
+from farm.bucket.storage import Storage, StoredObject, Writable
 from farm.errors import ObjectMissing, ObjectTooLarge, StorageError
 from tests.fakes.outages import Outage
 
@@ -20,11 +22,13 @@ class FakeStorage(Storage):
         self.objects: dict[str, bytes] = {}
         self.outage = Outage(StorageError)
         self.put_order: list[str] = []
+        self.modified: dict[str, datetime] = {}
 
     def put(self, key: str, data: bytes, content_type: str) -> None:
         with self.outage.passed("put"):
             self.objects[key] = bytes(data)
             self.put_order.append(key)
+            self.modified[key] = datetime.now(UTC)
 
     def put_new(self, key: str, data: bytes, content_type: str) -> None:
         with self.outage.passed("put"):
@@ -41,16 +45,25 @@ class FakeStorage(Storage):
                 raise ObjectTooLarge(f"{key} has {len(data):,} bytes, more than {limit:,}")
             return data
 
-    def download(self, key: str, path: Path, *, limit: int | None = None) -> None:
-        path.write_bytes(self.get(key, limit=limit))
+    def upload(self, key: str, path: Path, *, sent: Callable[[int], None] = lambda _: None) -> None:
+        data = path.read_bytes()
+        self.put(key, data, "application/octet-stream")
+        sent(len(data))
+
+    def copy(self, key: str, file: Writable, *, limit: int | None = None) -> None:
+        file.write(self.get(key, limit=limit))
 
     def exists(self, key: str) -> bool:
         with self.outage.passed("look for"):
             return key in self.objects
 
-    def list(self, prefix: str) -> Iterator[StoredObject]:
+    def list(self, prefix: str, *, deep: bool = True) -> Iterator[StoredObject]:
         with self.outage.passed("list"):
-            found = [StoredObject(key, len(data)) for key, data in self.objects.items() if key.startswith(prefix)]
+            found = [
+                StoredObject(key, len(data), self.modified.get(key), hashlib.md5(data).hexdigest())
+                for key, data in self.objects.items()
+                if key.startswith(prefix) and (deep or "/" not in key.removeprefix(prefix))
+            ]
         return iter(sorted(found, key=lambda one: one.key))
 
     def delete(self, key: str) -> None:

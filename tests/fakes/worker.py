@@ -21,6 +21,7 @@ from tests.fakes.model import FakeModel
 from tests.fakes.storage import FakeStorage
 from tests.ledgers import BATCH, a_worker
 from worker.diffusion.losses import load_losses
+from worker.job.answer import Answerer
 from worker.job.claims import Claims
 from worker.job.deliver import Delivery
 from worker.job.failure import Failures
@@ -126,6 +127,16 @@ class FakeWorker:
             retrier=self.retrier,
             leaving=self.leaving,
         )
+        self.answerer = Answerer(
+            worker=id,
+            engine=self.engine,
+            models=loaded,
+            limits=limits or Limits(),
+            losses=load_losses(),
+            storage=storage,
+            retrier=self.retrier,
+            leaving=self.leaving,
+        )
         self.failures = Failures(
             worker=id,
             ledger=ledger,
@@ -141,6 +152,7 @@ class FakeWorker:
             claims=self.claims,
             keeper=self.keeper,
             renderer=self.renderer,
+            answerer=self.answerer,
             delivery=self.delivery,
             promoter=self.promoter,
             leftovers=self.leftovers,

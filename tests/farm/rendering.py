@@ -5,8 +5,10 @@ from __future__ import annotations
 import hashlib
 import io
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from pathlib import Path
 
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
@@ -17,6 +19,12 @@ from farm.client import FarmClient
 from farm.jobs.spec import JobSpec
 from farm.pictures.provenance import SPEC_KEY
 
+_KINDS = {
+    ".png": "image/png",
+    ".jsonl": "application/jsonl",
+    ".json": "application/json",
+    ".npz": "application/zip",
+}
 TRACE = b'{"step": 1}\n'
 
 
@@ -33,14 +41,17 @@ class Rendering:
         return keys.attempt_object(self.job, self.attempt, name)
 
 
-def render(client: FarmClient, job: str, *, warnings: tuple[str, ...] = ()) -> Rendering:
-    """Do a queued job."""
+def render(
+    client: FarmClient, job: str, *, warnings: tuple[str, ...] = (), answer: Mapping[str, bytes] | None = None
+) -> Rendering:
+    """Do a queued job. A study is given its `answer`, the objects that it leaves by name."""
     claim = client.ledger.claim(job, "w1")
     assert claim is not None
     picture = png_of(client.ledger.spec(job))
     made = Rendering(client, job, claim.attempt, picture)
     objects = {}
-    for name, data, kind in (("image.png", picture, "image/png"), ("trace.jsonl", TRACE, "application/jsonl")):
+    for name, data in (answer or {"image.png": picture, "trace.jsonl": TRACE}).items():
+        kind = _KINDS[Path(name).suffix]
         client.storage.put(made.key(name), data, kind)
         digest = hashlib.sha256(data).hexdigest()
         objects[name] = ResultObject(key=made.key(name), sha256=digest, size=len(data), content_type=kind)

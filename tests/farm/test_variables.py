@@ -25,6 +25,7 @@ def test_values_are_of_their_types() -> None:
     assert variables.RETENTION.of(given) == 30 * 86_400.0
     assert variables.RETENTION_OBJECTS.of(given) is True
     assert variables.RETENTION_OBJECTS.of({"FARM_RETENTION_OBJECTS": "no"}) is False
+    assert variables.MODEL_CACHE_GB.of({"FARM_MODEL_CACHE_GB": "2.5"}) == 2.5
     assert variables.KERNELS_KEY.of(given) == b"0123456789abcdef"
 
 
@@ -33,6 +34,12 @@ def test_what_is_refused_is_named() -> None:
         variables.RETENTION.of({"FARM_RETENTION": "long"})
     with pytest.raises(InvalidInput, match=r"^FARM_RETENTION_OBJECTS: is 'true', and neither yes nor no"):
         variables.RETENTION_OBJECTS.of({"FARM_RETENTION_OBJECTS": "true"})
+
+
+@pytest.mark.parametrize("text", ["0", "-1", "much", "nan", "inf", "1e9"])
+def test_a_size_that_is_none_is_refused(text: str) -> None:
+    with pytest.raises(InvalidInput, match=r"^FARM_MODEL_CACHE_GB: is .*, and not a number of GB above 0"):
+        variables.MODEL_CACHE_GB.of({"FARM_MODEL_CACHE_GB": text})
 
 
 def test_a_secret_that_is_short_is_refused_and_not_told() -> None:

@@ -116,7 +116,9 @@ def _has_one_result(
         if read_result(storage, keys.result(status.id)) != result:
             found.duplicated += 1
             found.complaints.append(f"{status.id}: its result.json is not that of attempt {status.attempt}")
-        if (result.job, result.attempt) != (status.id, status.attempt) or "image.png" not in result.objects:
+        if (result.job, result.attempt) != (status.id, status.attempt) or (
+            result.spec.has_picture and "image.png" not in result.objects
+        ):
             found.complaints.append(f"{status.id}: {won} is of another attempt, or has no image")
         for name, named in result.objects.items():
             if named.key != keys.attempt_object(status.id, status.attempt, name):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import random
-from collections.abc import Generator, Iterator
+from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
 
 import pytest
@@ -51,14 +51,29 @@ def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestR
 
 
 @pytest.fixture
-def farm(unaudited_farm: FaultyFarm, request: pytest.FixtureRequest) -> Iterator[FaultyFarm]:
-    """The farm. A test that ends well is followed by the audit of everything that was ever submitted."""
+def ended_well(request: pytest.FixtureRequest) -> Callable[[], bool]:
+    """Tells a fixture that takes down whether the test before it has passed."""
+    return lambda: request.node.stash.get(_PASSED, False)
+
+
+@pytest.fixture
+def farm(unaudited_farm: FaultyFarm, ended_well: Callable[[], bool]) -> Iterator[FaultyFarm]:
+    """The farm. A test that ends well is followed by the audit of everything that was ever submitted.
+
+    One that fails leaves neither workers nor jobs to those that come after it.
+    """
+    before = unaudited_farm.mark()
     yield unaudited_farm
-    if request.node.stash.get(_PASSED, False):
-        unaudited_farm.audited()
-    else:
-        for worker in unaudited_farm.workers.values():
-            print(f"--- {worker.name}\n{worker.last_words}")
+    is_well = False
+    try:
+        if ended_well():
+            unaudited_farm.audited()
+            is_well = True
+    finally:
+        if not is_well:
+            for worker in unaudited_farm.workers.values():
+                print(f"--- {worker.name}\n{worker.last_words}")
+            unaudited_farm.end_since(before)
 
 
 @pytest.fixture

@@ -12,6 +12,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from farm.client import FarmClient
 from farm.errors import LedgerUnavailable, StorageError
 from farm.jobs.request import JobRequest
 from farm.jobs.status import JobStatus, WorkerInfo
+from farm.ledger.ledger import Ledger
 from farm.ledger.timing import Timing
 from farm.settings import Settings
 from farm.stack import credentials, servers
@@ -37,6 +39,20 @@ from tests.waiting import eventually
 _END_WITHIN = 240.0
 _CHEAP = {"prompt": "a cat", "model": "tiny", "steps": 5, "seed": 1, "guidance": 1}
 """One row of a forward each, so that many advance together."""
+
+
+def write_out(ledger: Ledger) -> None:
+    """Have Redis write all that it was told to its disk, until it is started again: while the disk is busy it holds
+    that back for up to two seconds, which a killed one loses."""
+    ledger.redis.config_set("appendfsync", "always")
+
+
+@dataclass(frozen=True)
+class Mark:
+    """A moment of a farm: the pids of the workers that were running, and how many jobs had been submitted."""
+
+    running: frozenset[int]
+    submitted: int
 
 
 class FaultyFarm:
@@ -111,6 +127,8 @@ class FaultyFarm:
         environment: dict[str, str] | None = None,
     ) -> Process:
         """A worker of this name, not started yet. A `command`, or `script` (see `Forked`), is run in its place."""
+        earlier = self.workers.get(name)
+        assert earlier is None or not earlier.is_running, f"another {name} runs, which nobody would end"
         options = ("--name", name, "--device", "cpu", "--model", f"{model}={self._model}", *options)
         self.workers[name] = Process(
             name,
@@ -153,6 +171,24 @@ class FaultyFarm:
             if worker.is_running:
                 worker.ask_to_leave()
                 worker.wait()
+
+    # What a test leaves
+
+    def mark(self) -> Mark:
+        """What there is before a test."""
+        running = frozenset(worker.pid for worker in self.workers.values() if worker.is_running)
+        return Mark(running, len(self.submitted))
+
+    def end_since(self, mark: Mark) -> None:
+        """End what a failed test has left, so that it disturbs no other: its workers and its jobs.
+
+        Workers that ran before it go on. Its jobs are cancelled, and audited no more.
+        """
+        for worker in self.workers.values():
+            if worker.is_running and worker.pid not in mark.running:
+                worker.kill()
+        self.client.ledger.cancel_many(self.submitted[mark.submitted :])
+        del self.submitted[mark.submitted :]
 
     # Jobs
 
@@ -243,6 +279,7 @@ class FaultyFarm:
     @contextmanager
     def without_redis(self) -> Iterator[Fault]:
         """Redis is killed, and started again on its own data after the block. No job may suffer for it."""
+        write_out(self.client.ledger)
         with self.fault("redis killed") as fault:
             self.redis.kill()
             try:

@@ -9,15 +9,17 @@ import json
 import logging
 import resource
 import sys
-from concurrent.futures import wait
+from concurrent.futures import Future, wait
+from dataclasses import replace
 from pathlib import Path
+from queue import SimpleQueue
 
 import torch
 
 from farm.jobs.request import JobRequest
 from worker.diffusion.losses import load_losses
 from worker.engine.engine import Engine
-from worker.engine.request import RenderRequest, resolve
+from worker.engine.request import Rendered, RenderRequest, SilentObserver, resolve
 from worker.models.device import place
 from worker.models.loader import ModelLoader
 from worker.models.model import LoadedModel
@@ -38,7 +40,7 @@ def main(directory: Path) -> None:
     engine.submit(a_job("warm-up", model, side=256)).result()
     limit = int(Path("/proc/self/statm").read_text(encoding="utf-8").split()[0]) * resource.getpagesize() + SPARE
     resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
-    futures = {f"small {n}": engine.submit(a_job(f"small {n}", model, side=256)) for n in range(16)}
+    futures = at_once(engine, model, [a_job(f"small {n}", model, side=256) for n in range(16)])
     wait(futures.values())
     futures["large"] = engine.submit(a_job("large", model, side=512, width=640, steps=1, guidance=1))
     futures["huge"] = engine.submit(a_job("huge", model, side=896, width=1280, steps=1, guidance=1))
@@ -50,6 +52,20 @@ def main(directory: Path) -> None:
     warnings = futures["large"].result().warnings if ends["large"] == "done" else ()
     engine.stop()
     print(json.dumps({"ends": ends, "warnings": warnings, "logged": logged}))
+
+
+def at_once(engine: Engine, model: LoadedModel, requests: list[RenderRequest]) -> dict[str, Future[Rendered]]:
+    """Submit requests between two steps of another job, so that the engine finds all of them there, however busy the
+    machine is: one by one they might come so slowly that each batch is small enough to fit."""
+    submitted: SimpleQueue[dict[str, Future[Rendered]]] = SimpleQueue()
+
+    class Submitting(SilentObserver):
+        def on_step(self, done: int) -> None:
+            if done == 1:
+                submitted.put({request.id: engine.submit(request) for request in requests})
+
+    engine.submit(replace(a_job("before them", model, side=64), observer=Submitting()))
+    return submitted.get(timeout=240)
 
 
 def a_job(name: str, model: LoadedModel, *, side: int, **fields: float) -> RenderRequest:

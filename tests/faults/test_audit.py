@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -14,7 +15,10 @@ from farm.ledger.ledger import Ledger
 from tests.faults.audit import audit
 from tests.faults.farm import FaultyFarm
 from tests.faults.faults import Fault
+from tests.launching import Forked
 from tests.tiny import build_tiny_model
+
+WAITS = "import signal; signal.pause()"
 
 
 @pytest.fixture(scope="module")
@@ -147,6 +151,34 @@ def test_an_attempt_that_nothing_explains_is_found(sound: FaultyFarm) -> None:
         assert "ended by no fault" in complaints(sound), fault
     sound.faults[:] = [Fault("kill -9", "silent", may_cost=True, began=sound.history.of(job)[0].at)]
     assert not audit(sound.client, sound.submitted, sound.history, sound.faults).complaints
+
+
+def test_what_a_failed_test_leaves_disturbs_no_other(sound: FaultyFarm) -> None:
+    """Its worker would take the jobs of the next one, and its jobs would never be over."""
+    earlier, own = (sound.worker(name, command=(sys.executable, "-c", WAITS)) for name in ("earlier", "own"))
+    earlier.start()
+    before, submitted = sound.mark(), list(sound.submitted)
+    own.start()
+    [job] = sound.submit(model="nobody")
+    with pytest.raises(AssertionError, match="another own runs"):
+        sound.worker("own")
+
+    sound.end_since(before)
+
+    assert [worker.is_running for worker in (earlier, own)] == [True, False]
+    assert [status.state for status in sound.statuses([job])] == ["cancelled"]
+    assert sound.submitted == submitted
+    earlier.kill()
+
+
+def test_the_log_of_a_worker_can_be_read_before_it_says_anything(tmp_path: Path) -> None:
+    """And if it cannot even begin, the log says why."""
+    log = tmp_path / "log"
+    worker = Forked((), environment={}, log=log, folder=tmp_path / "nowhere")
+    assert log.exists()
+
+    assert worker.wait(60) == 1
+    assert "FileNotFoundError" in log.read_text(encoding="utf-8")
 
 
 @pytest.mark.parametrize(

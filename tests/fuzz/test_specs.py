@@ -16,8 +16,18 @@ from farm.bucket.fetch import _destination
 from farm.bucket.manifest import BatchManifest, read_manifest
 from farm.bucket.results import IMAGE, JobResult
 from farm.errors import FarmError, InvalidInput, LedgerUnavailable, StorageError
+from farm.jobs.answers import Roundtrip, read_answer
 from farm.jobs.request import JobRequest
-from farm.jobs.spec import MAX_PROMPT_CHARACTERS, MAX_SIDE, MAX_STEPS, InitReference, JobSpec
+from farm.jobs.spec import (
+    MAX_NOISE_STEPS,
+    MAX_PROMPT_CHARACTERS,
+    MAX_SIDE,
+    MAX_STEPS,
+    STUDIES,
+    InitReference,
+    JobSpec,
+    Study,
+)
 from farm.jobs.status import JobStatus
 from farm.ledger.records import read_worker
 from tests.fuzzing import anything, bounded_memory, fuzz, numbers, spoilt, words
@@ -49,6 +59,17 @@ REQUEST: dict[str, Any] = {
     "labels": {"project": "otters"},
 }
 SPEC = JobRequest.parse(REQUEST).specs(PICTURE, default_model="emoji")[0].model_dump(mode="json")
+ASKED: dict[str, Any] = {
+    **{"mode": "roundtrip", "init": "sketch.png", "encode": "mean", "fit": "pad", "noise_steps": [4, 10]},
+    **{"sampler": "euler", "steps": 20, "seed": 7, "count": 2, "width": 128, "height": 64, "labels": {"a": "b"}},
+}
+STUDY = JobRequest.parse(ASKED).specs(PICTURE, default_model="emoji")[0].model_dump(mode="json")
+ANSWER: dict[str, Any] = {
+    **{"study": "roundtrip", "encode": "mean", "pixels": [64, 64], "latents": [4, 8, 8], "numbers": [12_288, 256]},
+    **{"psnr": 27.5, "amplified": 8.0, "sampler": "lms", "steps": 15},
+    "channels": [{"low": -1.0, "high": 1.0, "mean": 0.0, "deviation": 1.0}],
+    "noised": [{"step": 4, "timestep": 285.0, "alpha": 1.0, "sigma": 2.0, "psnr": None}],
+}
 RESULT: dict[str, Any] = {
     "job": JOB,
     "batch": keys.batch_of(JOB),
@@ -102,7 +123,7 @@ def as_json(document: Any) -> str:
 
 
 @fuzz(160)
-@given(st.one_of(spoilt(SPEC), anything))
+@given(st.one_of(spoilt(SPEC), spoilt(STUDY), anything))
 def test_specs(document: Any) -> None:
     spec = accepted(lambda: JobSpec.from_json(as_json(document)), InvalidInput)
     if spec is not None:
@@ -117,7 +138,9 @@ def test_bytes_that_are_no_spec(data: bytes) -> None:
 
 
 @fuzz(160)
-@given(st.one_of(spoilt(REQUEST), st.dictionaries(st.sampled_from(tuple(REQUEST)), anything, max_size=5)))
+@given(
+    st.one_of(spoilt(REQUEST), spoilt(ASKED), st.dictionaries(st.sampled_from(tuple(REQUEST)), anything, max_size=5))
+)
 def test_requests(document: Any) -> None:
     def specs() -> list[JobSpec]:
         request = JobRequest.parse(document)
@@ -137,6 +160,14 @@ def test_results(document: Any) -> None:
         for name, stored in result.objects.items():
             assert stored.key == f"jobs/{result.job}/{result.attempt}/{name}"
             stays_inside(result.job, name)
+
+
+@fuzz(120)
+@given(st.one_of(spoilt(ANSWER), anything), st.sampled_from(STUDIES))
+def test_answers(document: Any, study: Study) -> None:
+    answer = accepted(lambda: read_answer(as_json(document).encode(), study, key="x"), StorageError)
+    if isinstance(answer, Roundtrip):
+        assert answer.ratio >= 0 and len(answer.noised) <= MAX_NOISE_STEPS
 
 
 @fuzz(160)

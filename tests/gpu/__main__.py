@@ -127,15 +127,16 @@ def _run_part(part: str, seconds: float, device: str | None, scratch: Path) -> N
     settle()
     import torch
 
-    from tests.gpu.subjects import Subjects
     from worker.models.device import place
+
+    chosen = place(device).device  # before what takes long to import
+    from tests.gpu.subjects import Subjects
 
     facts = Facts(seconds)
     try:
         tried = import_module(f"tests.gpu.{part}")
     except ImportError as error:  # a machine may have the packages of some parts alone
         return facts.not_run(part, str(error))
-    chosen = place(device).device
     tried.run(facts, Subjects(chosen if chosen.type == "cuda" else torch.device("cpu"), scratch))
 
 

@@ -15,7 +15,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from PIL import Image
+from safetensors.torch import save_file
 
 from farm import stack
 from farm.client import FarmClient
@@ -85,16 +87,16 @@ def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 class Launcher:
-    """Starts workers that serve the tiny model under a name, and waits until they are ready."""
+    """Starts workers that serve the tiny model under a name, or none of their own, and waits until they are ready."""
 
     def __init__(self, environment: dict[str, str], where: Settings, tiny_model: Path, logs: Path) -> None:
         self._environment, self._where, self._tiny_model, self._logs = environment, where, tiny_model, logs
         self._started: list[Worker] = []
 
-    def __call__(self, name: str, *options: str, model: str = "tiny", **variables: str) -> Worker:
+    def __call__(self, name: str, *options: str, model: str | None = "tiny", **variables: str) -> Worker:
         log = self._logs / f"{name}.log"
-        served = f"{model}={self._tiny_model}"
-        arguments = ("--name", name, "--device", "cpu", "--model", served, *options)
+        served = ("--model", f"{model}={self._tiny_model}") if model else ()
+        arguments = ("--name", name, "--device", "cpu", *served, *options)
         process = Forked(arguments, environment={**self._environment, **variables}, log=log)
         worker = Worker(name, process, log)
         self._started.append(worker)
@@ -120,10 +122,17 @@ def launch(environment: dict[str, str], where: Settings, tiny_model: Path, tmp_p
 def worker(
     environment: dict[str, str], where: Settings, tiny_model: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Worker]:
-    """One worker for all tests that need no special one, serving `tiny`."""
+    """One worker for all tests that need no special one, serving `tiny`; it knows the embedding `scribble`, which is
+    for that, and `oversized`, which is not."""
     launcher = Launcher(environment, where, tiny_model, tmp_path_factory.mktemp("logs"))
-    yield launcher("shared")
-    launcher.end()
+    folder = tmp_path_factory.mktemp("embeddings")
+    save_file({"emb_params": torch.full((2, 32), 0.5)}, folder / "scribble.safetensors")
+    save_file({"emb_params": torch.full((1, 48), 0.5)}, folder / "large.safetensors")
+    known = ("--embeddings", str(folder), "--embedding", f"oversized={folder / 'large.safetensors'}")
+    try:
+        yield launcher("shared", *known)
+    finally:
+        launcher.end()
 
 
 @pytest.fixture
@@ -155,14 +164,19 @@ def picture(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def submit(client: FarmClient) -> Callable[..., list[str]]:
-    """Submits one request of the tiny model and gives the ids of its jobs."""
+def submit(client: FarmClient) -> Iterator[Callable[..., list[str]]]:
+    """Submits one request of the tiny model and gives the ids of its jobs. What is not over with the test is cancelled:
+    the next one has the farm to itself, whether this one ended well or not."""
+    submitted: list[str] = []
 
     def run(**fields: Any) -> list[str]:
         request = JobRequest.parse({"prompt": "a cat", "model": "tiny", "steps": 5, "seed": 1, **fields})
-        return list(client.submit([request]).jobs)
+        jobs = list(client.submit([request]).jobs)
+        submitted.extend(jobs)
+        return jobs
 
-    return run
+    yield run
+    client.ledger.cancel_many(submitted)
 
 
 @pytest.fixture

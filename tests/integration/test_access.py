@@ -16,6 +16,7 @@ from click.testing import CliRunner
 
 from farm.cli.commands.stack import doctor
 from farm.client import FarmClient
+from farm.client.models import add, remove
 from farm.client.recover import recover
 from farm.errors import LedgerUnavailable
 from farm.jobs.request import JobRequest
@@ -30,6 +31,7 @@ from tests.environments import naming
 from tests.farm.rendering import render
 from tests.integration.conftest import Launcher, Worker
 from tests.integration.test_lifecycle import in_the_middle
+from tests.models_on_disk import write_folder
 from tests.users import as_user
 from tests.waiting import eventually
 
@@ -80,6 +82,7 @@ def test_all_that_a_farm_does_is_done_with_the_rights_of_the_document(
         )
         client.cancel([unwanted])
         with FarmClient(as_user(where, "farm-worker")) as dead:
+            assert dead.ledger.demand(["rights"])["rights"].waiting == 2
             assert dead.ledger.claim(queued, "w1", lease=0.0)
         launch_as("rightful")
         assert [status.state for status in reader.watch([queued])][-1] == "done"
@@ -93,6 +96,9 @@ def test_all_that_a_farm_does_is_done_with_the_rights_of_the_document(
         assert [*reader.fetch(queued, tmp_path)]
         assert reader.workers() and reader.models() is not None and reader.list() and reader.status([queued])
         recover(client)
+        assert client.ledger.try_lock("models", "another", seconds=0.5)  # which add waits for
+        add(client.ledger, client.storage, "kept", str(write_folder(tmp_path / "model")))
+        remove(client.ledger, client.storage, "kept")
         client.ledger.forget([queued])
     assert denied(admin) == set()
 

@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import hashlib
+import io
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+from PIL import Image
+from safetensors.torch import load_file, save_file
 
 from farm.client import FarmClient
 from farm.jobs.request import JobRequest
 from tests.integration.conftest import Launcher
 from tests.tiny import build_tiny_xl
+from tests.worker.models.original_layout import write_original_checkpoint
 
 KINDS: dict[str, dict[str, Any]] = {
     "txt2img": {"trace": "frames"},
@@ -50,3 +56,24 @@ def test_jobs_of_two_families_share_a_worker(
     for name in KINDS:
         sd, of_xl = (client.result(together[f"{name} {model}"]).objects["image.png"] for model in ("sd", "xl"))
         assert sd.sha256 != of_xl.sha256
+
+
+def test_a_file_of_sdxl_and_an_autoencoder_make_the_picture_of_the_folder(
+    launch: Launcher, client: FarmClient, finish: Any, xl: Path, tmp_path: Path
+) -> None:
+    vae = xl / "vae" / "diffusion_pytorch_model.safetensors"
+    file = write_original_checkpoint(xl, tmp_path / "one.safetensors")
+    lacking = {key: value for key, value in load_file(file).items() if not key.startswith("first_stage_model.")}
+    save_file(lacking, file)
+    launch("files", "--model", f"xl={xl}", "--model", f"one={file}#config={xl}#vae={vae}", model="sd")
+    made = []
+    for model in ("xl", "one"):
+        [job] = client.submit([JobRequest(prompt="a cat", model=model, steps=4, seed=3)]).jobs
+        assert finish([job])[0].state == "done"
+        data = client.storage.get(client.result(job).objects["image.png"].key)
+        made.append(np.asarray(Image.open(io.BytesIO(data))).astype(int))
+    assert np.abs(made[0] - made[1]).max() <= 1, "but for the last bits of a float"
+    used = client.result(job).model
+    assert (used.vae, used.source) == (vae.name, f"{file}#config={xl}#vae={vae}")
+    assert used.vae_sha256 == hashlib.sha256(vae.read_bytes()).hexdigest()
+    assert used.sha256 == hashlib.sha256(file.read_bytes()).hexdigest()

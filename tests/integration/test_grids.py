@@ -49,7 +49,7 @@ def test_a_grid_comes_back_as_a_sheet(shell: Shell, client: FarmClient, tmp_path
 
 def test_a_morph_ends_where_each_prompt_alone_would(shell: Shell, tmp_path: Path) -> None:
     common = ("--model", "tiny", "--seed", "7", "--steps", "4", "--out", "renders")
-    answer = shell("morph", "a cat", "a giraffe", "--frames", "3", *common)
+    answer = shell("morph", "a cat", "a giraffe", "--path", "spherical", "--frames", "3", *common)
     batch = answer.stdout.split()[0]
     alone = [shell("submit", "txt2img", prompt, *common).stdout.split()[0] for prompt in ("a cat", "a giraffe")]
 

@@ -8,6 +8,7 @@ from typing import Any
 from farm.client import FarmClient
 from farm.jobs.limits import Limits
 from farm.jobs.status import JobStatus
+from tests.faults.plugin import paced
 from tests.integration.conftest import Launcher
 
 
@@ -17,20 +18,21 @@ def test_jobs_beyond_a_workers_limits_fail_with_the_reason(
     submit: Callable[..., list[str]],
     finish: Callable[[list[str]], list[JobStatus]],
 ) -> None:
-    limits = ("--max-side", "64", "--max-steps", "200", "--max-seconds", "0.5")
+    limits = ("--max-side", "64", "--max-steps", "200", "--max-seconds", "4")
     launch("bounded", *limits, model="bounded")
     (told_of,) = [worker.limits for worker in client.workers() if "bounded" in worker.models]
-    assert told_of == Limits(side=64, steps=200, seconds=0.5)
+    assert told_of == Limits(side=64, steps=200, seconds=4)
+    [small] = finish(submit(model="bounded", steps=2))
+    assert small.state == "done", small.error
+
     jobs = [
-        *submit(model="bounded", steps=2),
         *submit(model="bounded", width=72),
         *submit(model="bounded", steps=201),
-        *submit(model="bounded", steps=200, losses=[{"name": "blue", "every": 1}]),
+        *submit(model="bounded", steps=2, **paced(4.5)),
     ]
 
-    small, wide, long, slow = finish(jobs)
+    wide, long, slow = finish(jobs)
 
-    assert small.state == "done", small.error
     told: dict[str, Any] = {one.id: (one.error.kind, one.error.message) for one in (wide, long, slow) if one.error}
     assert told[wide.id][0] == told[long.id][0] == "limit"
     assert "72 pixels a side" in told[wide.id][1]

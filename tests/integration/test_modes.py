@@ -17,6 +17,7 @@ from farm import keys
 from farm.bucket.results import JobResult
 from farm.client import FarmClient
 from tests.integration.conftest import Worker, trace_numbers
+from tests.waiting import eventually
 from worker.results.png import read_spec
 
 pytestmark = pytest.mark.usefixtures("worker")
@@ -100,6 +101,7 @@ def test_the_bucket_holds_what_the_result_names(client: FarmClient, submit: Any,
         data = client.storage.get(stored.key)
         assert (hashlib.sha256(data).hexdigest(), len(data)) == (stored.sha256, stored.size)
         assert stored.key.startswith(f"jobs/{job}/{status.attempt}/")
+    eventually(lambda: client.storage.exists(keys.result(job)), "the worker has copied it, after the job was done")
     promoted = JobResult.from_json(client.storage.get(keys.result(job)), key=keys.result(job))
     assert promoted == result
     assert (result.spec.width, result.spec.height) == (64, 64)
@@ -164,10 +166,15 @@ def test_count_makes_consecutive_seeds(client: FarmClient, submit: Any, finish: 
     assert [client.result(job).spec.seed for job in jobs] == [40, 41, 42]
 
 
-def test_words_that_were_cut_are_told(shell: Shell) -> None:
-    prompt = "cat " * 90 + "otter"
-    answer = shell("submit", "txt2img", prompt, "--model", "tiny", "--steps", "2", "--wait")
+def test_no_word_of_a_long_prompt_is_dropped_unless_it_is_plain(shell: Shell, client: FarmClient) -> None:
+    fields = ["submit", "txt2img", "(cat:1.2) " * 90 + "otter", "--model", "tiny", "--steps", "2", "--wait"]
+    answer = shell(*fields, "--json")
+    result = client.result(json.loads(answer.stdout.splitlines()[0])["jobs"][0])
+    assert result.warnings == ()
+    assert [read.chunks for read in result.prompts] == [(75, 16), (0,)]
+    assert [token.weight for token in result.prompts[0].tokens] == [1.2] * 90 + [1.0]
 
+    answer = shell(*fields, "--plain-prompt")
     assert "did not see" in answer.stdout + answer.stderr
 
 
@@ -187,3 +194,20 @@ def test_the_worker_tells_what_it_is(shell: Shell, worker: Worker) -> None:
 def _pixels(client: FarmClient, job: str) -> bytes:
     with Image.open(io.BytesIO(client.storage.get(client.result(job).objects["image.png"].key))) as image:
         return image.tobytes()
+
+
+def test_a_prompt_may_name_an_embedding_that_its_worker_knows(client: FarmClient, submit: Any, finish: Any) -> None:
+    [worker] = [worker for worker in client.workers() if worker.id.startswith("shared-")]
+    assert set(worker.embeddings) == {"scribble", "large", "oversized"}
+
+    [job] = submit(prompt="a (Scribble:1.2) cat")
+    assert [status.state for status in finish([job])] == ["done"]
+    tokens = client.result(job).prompts[0].tokens
+    assert [(token.piece, token.vector, token.weight) for token in tokens] == [
+        *(("a</w>", None, 1.0), ("scribble", 0, 1.2), ("scribble", 1, 1.2), ("cat</w>", None, 1.0)),
+    ]
+
+    [job] = submit(prompt="an oversized cat")
+    [status] = finish([job])
+    assert status.error is not None and (status.state, status.error.kind) == ("failed", "invalid")
+    assert "the embedding 'oversized' is not for this model: its vectors have 48 numbers" in status.error.message

@@ -13,6 +13,7 @@ from farm import keys
 from farm.client import FarmClient
 from farm.client.recover import recover
 from farm.jobs.status import JobStatus
+from tests.waiting import eventually
 
 Submit = Callable[..., list[str]]
 Finish = Callable[[list[str]], list[JobStatus]]
@@ -88,6 +89,8 @@ def test_a_damaged_result_does_not_count_and_stops_nothing(client: FarmClient, s
     """Of three jobs, one's results are all damaged, another's is hidden behind forged ones, the third's are well."""
     first, second, third = jobs = submit(count=3)
     finish(jobs)
+    promoted = [keys.result(job) for job in jobs]
+    eventually(lambda: all(map(client.storage.exists, promoted)), "what is damaged now is written by nobody later")
     true = {job: client.result(job) for job in jobs}
     put = partial(client.storage.put, content_type="application/json")
     put(keys.result(first), b"{half")

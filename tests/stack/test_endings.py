@@ -153,6 +153,25 @@ def test_a_pickled_model_is_told_for_what_it_is(tmp_path: Path) -> None:
         plan.FarmPlan(tmp_path, 1, (f"old={file}",))
 
 
+@pytest.mark.parametrize(
+    ("source", "message"),
+    [
+        ("#vea=x", r"has the option 'vea', .*did you mean 'vae'"),
+        ("#vae=/nowhere/x.safetensors", r"'one' comes from /nowhere/x\.safetensors, which does not exist"),
+        ("#vae=old.ckpt", r"comes from old\.ckpt, which is pickled"),
+        ("#prediction", r"says nothing with 'prediction'"),
+    ],
+)
+def test_options_of_a_source_are_told_before_a_worker_starts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, source: str, message: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for file in ("one.safetensors", "old.ckpt"):
+        (tmp_path / file).touch()
+    with pytest.raises(InvalidInput, match=f"--model: .*{message}"):
+        plan.FarmPlan(tmp_path, 1, (f"one=one.safetensors{source}",))
+
+
 def test_the_models_known_by_name_are_those_of_the_worker() -> None:
     assert set(keys.BUILT_IN_MODELS) == set(registry.BUILT_IN)
 
@@ -177,7 +196,14 @@ def test_models_here_are_named_absolutely(tmp_path: Path, monkeypatch: pytest.Mo
     (tmp_path / "blob").touch()
     for name in ("a.safetensors", "B.SAFETENSORS"):  # as the hub's cache keeps files
         (tmp_path / name).symlink_to(tmp_path / "blob")
-    given = ("mine=./mine", "hub=some/model@1", "one=a.safetensors#config=mine", "emoji", "s3=s3://a/b.safetensors")
+    given = (
+        "mine=./mine",
+        "hub=some/model@1",
+        "one=a.safetensors#config=mine",
+        "emoji",
+        "s3=s3://a/b.safetensors",
+        "more=mine#vae=a.safetensors&prediction=v#ztsnr",
+    )
     assert plan.FarmPlan(tmp_path, 1, ("two=B.SAFETENSORS",)).resolved_models() == [f"two={tmp_path / 'B.SAFETENSORS'}"]
     assert plan.FarmPlan(tmp_path, 1, given).resolved_models() == [
         f"mine={tmp_path / 'mine'}",
@@ -185,6 +211,7 @@ def test_models_here_are_named_absolutely(tmp_path: Path, monkeypatch: pytest.Mo
         f"one={tmp_path / 'a.safetensors'}#config={tmp_path / 'mine'}",
         "emoji",
         "s3=s3://a/b.safetensors",
+        f"more={tmp_path / 'mine'}#vae={tmp_path / 'a.safetensors'}#prediction=v#ztsnr",
     ]
 
 

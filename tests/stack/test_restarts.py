@@ -89,7 +89,7 @@ def test_workers_that_end_by_themselves(farm: Farm) -> None:
     """One that refuses its options is given up; one that crashes is tried less and less."""
     settings = farm.start(workers=2, script="import sys; print('why'); sys.exit(2 if 'local-1' in sys.argv else 1)")
     eventually(lambda: farm.status.children[3].restarts >= 3, "local-2 is tried again")
-    assert farm.status.children[2].given_up
+    eventually(lambda: farm.status.children[2].given_up, "local-1 is given up")
     assert farm.status.children[2].restarts == 0
     delays = [line.rsplit(" ", 2)[1] for line in _log(farm, "supervisor") if "local-2 ended" in line]
     assert delays[:3] == ["0.2", "0.4", "0.8"]

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from farm.jobs.spec import SAMPLERS, WeightedPrompt
+from farm.jobs.spec import WeightedPrompt
 from worker.bench import replay, workloads
 from worker.bench.measure import metered, percentile, times
 from worker.bench.pipelines import Pipelines
@@ -105,10 +105,10 @@ def _board_new(model: LoadedModel, losses: Losses, number: int) -> RequestState:
 
 
 def _boarded(model: LoadedModel, count: int, *, steps: int) -> list[RequestState]:
-    """Jobs from noise, of every sampler, ready for their first step."""
+    """Jobs from noise, of several samplers, ready for their first step."""
     jobs = [
         workloads.alike(model, count, steps=steps, sampler=sampler)[number]
-        for number, sampler in zip(range(count), SAMPLERS * count, strict=False)
+        for number, sampler in zip(range(count), workloads.MIXED * count, strict=False)
     ]
     losses = load_losses()
     return [prepare(RenderRequest(job.id, job.spec, model), losses, n, Future()) for n, job in enumerate(jobs)]

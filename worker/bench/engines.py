@@ -120,7 +120,7 @@ def _one_batch(model: LoadedModel, jobs: Sequence[Job], clock: Callable[[], floa
         for number, job in enumerate(jobs)
     ]
     final: dict[str, torch.Tensor] = {}
-    for index in range(max(state.plan.steps for state in states)):
+    for index in range(max(len(state.plan.table) for state in states)):
         for part in _parts(states, rows):
             _step(part, final)
         if index == 0:
@@ -139,7 +139,7 @@ def _step(states: Sequence[RequestState], final: dict[str, torch.Tensor]) -> Non
     for index, state in enumerate(states):
         if state.id in final:
             continue
-        if state.position == state.plan.steps - 1:
+        if state.is_at_last_step and state.ends_step:
             final[state.id] = step.x[index]
         else:
             state.commit(step.x[index], step.history[index], step.x0[index], step.losses[index])

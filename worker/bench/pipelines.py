@@ -41,17 +41,16 @@ _CLASSES: dict[Family, tuple[tuple[Any, Any], dict[str, Any]]] = {
 """Of each family the pipelines from noise and from a picture, and what they are told besides."""
 _ALONE = {"do_classifier_free_guidance": False}
 
-_coefficients: dict[Hashable, float] = {}
-
 
 class MemoisedLMS(LMSDiscreteScheduler):
     """diffusers' LMS, which integrates each coefficient once for each number of steps and not at every step."""
 
     def get_lms_coefficient(self, order: int, t: int, current_order: int) -> float:
+        known: dict[Hashable, float] = self.__dict__.setdefault("_coefficients", {})  # of this model's schedule
         key = (self.num_inference_steps, order, t, current_order)
-        if key not in _coefficients:
-            _coefficients[key] = super().get_lms_coefficient(order, t, current_order)
-        return _coefficients[key]
+        if key not in known:
+            known[key] = super().get_lms_coefficient(order, t, current_order)
+        return known[key]
 
 
 class Pipelines:

@@ -1,7 +1,8 @@
 """A job's random numbers: one stream for each seed, drawn on the CPU so that a seed means the same on every device.
 
 The order of draws is diffusers': the autoencoder's sample of an init image first, then the noise that the
-loop starts from, then one draw for each step of an ancestral sampler.
+loop starts from, then one draw for each evaluation of the model after which the sampler adds noise: one a step, or
+two of DPM++ SDE.
 """
 
 from __future__ import annotations

@@ -7,11 +7,14 @@ every step computes, with coefficients that depend only on the schedule and the 
     x_in   = input_scale·x                                          what the UNet sees
     x₀     = x0_x·x + x0_out·out                                    predicted clean latent
     h      = h_x·x + h_out·out                                      what the solver remembers
-    x_next = a·x + b0·h + b1·h₋₁ + b2·h₋₂ + b3·h₋₃ + noise·z        the step, z ~ N(0, 1)
+    x_next = a·x + out·out + b0·h + b1·h₋₁ + b2·h₋₂ + b3·h₋₃ + noise·z      the step, z ~ N(0, 1)
 
 A `SamplingPlan` is the table of those coefficients, so that jobs with unlike samplers, schedules and start steps
 advance together: one row gathered for each job, one multiplication for each column. Nothing here
 needs torch.
+
+A step may take a second evaluation of the model, at latents that the first one made (see `Second`): then it is two rows
+of the table. Further solvers are in `multistep`, `stochastic` and `twice`.
 
 The model's output gives x₀ in either space, with n² = α² + σ²:
 
@@ -21,7 +24,7 @@ The model's output gives x₀ in either space, with n² = α² + σ²:
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from enum import IntEnum
 from functools import cached_property, lru_cache
@@ -35,6 +38,7 @@ from farm.jobs.spec import SamplerName
 
 HISTORY = 3
 """How many older entries of h a step may use."""
+_LEAST_ALPHA = 2.0**-12
 
 Floats = NDArray[np.float64]
 Prediction = Literal["epsilon", "v_prediction"]
@@ -59,6 +63,9 @@ class Coefficient(IntEnum):
     B3 = 11
     NOISE = 12
     GRAD_SCALE = 13
+    OUT = 14
+    REMEMBER = 15
+    """1 where h is remembered, 0 where what is remembered stays as it is."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -78,8 +85,12 @@ class Schedule:
     sigma_next: Floats
     init_scale: float
     """Standard deviation of the first x of a job that starts from noise."""
-    first_order_end: bool = field(default=False, kw_only=True)
-    """Whether a multistep data solver takes its last step at first order."""
+    products: Floats = field(kw_only=True)
+    """ᾱ = α²/(α² + σ²) of every timestep that the model was trained on."""
+    eta: float = field(default=0.0, kw_only=True)
+    """How much of the noise that a step may add it adds, 0 to 1."""
+    end_orders: Sequence[int] = field(default=(), kw_only=True)
+    """The highest order of the last step, of the last but one, and so on; where there is none, it has no limit."""
     spacing: str = field(default="", kw_only=True)
     """How the levels are spaced: see `farm.jobs.report.ScheduleUsed`."""
 
@@ -87,23 +98,37 @@ class Schedule:
     def steps(self) -> int:
         return len(self.timesteps)
 
+    def order(self, step: int, start: int, most: int) -> int:
+        """The order of a multistep solver at a step of a job that starts at `start`: it has no older history."""
+        from_the_end = self.steps - 1 - step
+        limit = self.end_orders[from_the_end] if from_the_end < len(self.end_orders) else most
+        return min(most, step - start + 1, limit)
+
+    def timestep_of(self, sigma_ve: Floats) -> Floats:
+        """The timesteps, with fractions, at which the model was trained on these noise levels; any for 0."""
+        trained = np.log(np.maximum(1 - self.products, 1e-20) / np.maximum(self.products, 1e-20)) / 2
+        return np.interp(np.log(np.maximum(sigma_ve, 1e-10)), trained, np.arange(len(trained), dtype=np.float64))
+
     @cached_property
     def sigma_ve(self) -> Floats:
         """σ/α: the noise level as a variance-exploding sampler counts it, kept finite at zero signal."""
-        return self.sigma / np.maximum(self.alpha, 2.0**-12)
+        return self.sigma / np.maximum(self.alpha, _LEAST_ALPHA)
 
 
 @dataclass(frozen=True, eq=False)
 class SamplingPlan:
-    """The steps that one job does: every array has one entry for each of them. Compared by identity.
+    """The steps that one job does: every array has one entry for each evaluation of the model. Compared by identity.
 
     `start_alpha` and `start_sigma` noise an encoded image to the level of the first step
     (x = start_alpha·latent + start_sigma·z); a job from noise starts at x = init_scale·z instead.
-    Loss guidance moves x before a step: x ← x − grad_scale·∂L/∂x₀ (see `_grad_scale`).
+    Loss guidance moves x before a step: x ← x − grad_scale·∂L/∂x₀ (see `_grad_scale`); before a second evaluation
+    it does not.
     """
 
     schedule: Schedule
     start: int
+    evaluations: tuple[int, ...]
+    """How often each of the steps to do evaluates the model: once or twice."""
     timestep: Floats
     sigma: Floats
     input_scale: Floats
@@ -113,14 +138,16 @@ class SamplingPlan:
     h_out: Floats
     a: Floats
     b: Floats
-    """[steps to do, 1 + HISTORY]: the weights of h, h₋₁, h₋₂ and h₋₃."""
+    """[evaluations, 1 + HISTORY]: the weights of h, h₋₁, h₋₂ and h₋₃."""
     noise: Floats
     grad_scale: Floats
+    out: Floats
+    remember: Floats
 
     @property
     def steps(self) -> int:
         """How many steps there are to do."""
-        return len(self.timestep)
+        return len(self.evaluations)
 
     @property
     def init_scale(self) -> float:
@@ -135,8 +162,13 @@ class SamplingPlan:
         return float(self.schedule.sigma[self.start])
 
     @cached_property
+    def first_rows(self) -> NDArray[np.int64]:
+        """[steps to do]: where in the table each step begins."""
+        return np.cumsum([0, *self.evaluations[:-1]])
+
+    @cached_property
     def table(self) -> NDArray[np.float32]:
-        """[steps to do, len(Coefficient)], float32: row k has the coefficients of the job's k-th step."""
+        """[evaluations, len(Coefficient)], float32: the coefficients of the job's evaluations, in order."""
         columns = [
             self.timestep,
             self.sigma,
@@ -149,6 +181,8 @@ class SamplingPlan:
             *self.b.T,
             self.noise,
             self.grad_scale,
+            self.out,
+            self.remember,
         ]
         return np.stack(columns, axis=1).astype(np.float32)
 
@@ -158,41 +192,61 @@ def plan(schedule: Schedule, start: int = 0) -> SamplingPlan:
     """The steps from `start` to the end of `schedule`. Raises `InvalidInput` if that leaves no step."""
     if not 0 <= start < schedule.steps:
         raise InvalidInput(f"{start} is not a step from 0 to {schedule.steps - 1}", field="start.step")
-    x0_x, x0_out = _clean_latent(schedule)
     step = schedule.solver(schedule, start)
-    if step.remembers == "x0":
-        h_x, h_out = x0_x, x0_out
-    else:
-        h_x, h_out = (1 - schedule.alpha * x0_x) / schedule.sigma, -schedule.alpha * x0_out / schedule.sigma
-    n = np.hypot(schedule.alpha, schedule.sigma)
-    done = slice(start, None)
-    return SamplingPlan(
-        schedule=schedule,
-        start=start,
-        timestep=schedule.timesteps[done],
-        sigma=schedule.sigma_ve[done],
-        input_scale=(1 / n)[done],
-        x0_x=x0_x[done],
-        x0_out=x0_out[done],
-        h_x=h_x[done],
-        h_out=h_out[done],
-        a=step.a[done],
-        b=step.b[done],
-        noise=step.noise[done],
-        grad_scale=_grad_scale(schedule, x0_x)[done],
-    )
+    rows = [_evaluated(schedule.prediction, schedule.timesteps, schedule.alpha, schedule.sigma, step)]
+    twice = np.zeros(schedule.steps, dtype=bool)
+    if (second := step.second) is not None:
+        twice = second.where
+        rows.append(_evaluated(schedule.prediction, second.timestep, second.alpha, second.sigma, second.step))
+        rows[1]["remember"] = np.full(schedule.steps, float(second.is_remembered))
+        rows[1]["grad_scale"] = np.zeros(schedule.steps)
+    taken = [(turn, i) for i in range(start, schedule.steps) for turn in range(2 if twice[i] else 1)]
+    columns = {name: np.array([rows[turn][name][i] for turn, i in taken]) for name in rows[0]}
+    return SamplingPlan(schedule, start, tuple(int(two) + 1 for two in twice[start:]), **columns)
 
 
-def _clean_latent(schedule: Schedule) -> tuple[Floats, Floats]:
+def _evaluated(
+    prediction: Prediction, timestep: Floats, alpha: Floats, sigma: Floats, step: Combination
+) -> dict[str, Floats]:
+    """The columns of `SamplingPlan` by name, each [steps], for evaluations at these levels."""
+    x0_x, x0_out = _clean_latent(prediction, alpha, sigma)
+    ones, zeros = np.ones_like(alpha), np.zeros_like(alpha)
+    match step.remembers:
+        case "x0":
+            h_x, h_out = x0_x, x0_out
+        case "epsilon":
+            h_x, h_out = (1 - alpha * x0_x) / sigma, -alpha * x0_out / sigma
+        case "output":
+            h_x, h_out = zeros, ones
+        case "x":
+            h_x, h_out = ones, zeros
+    x0 = zeros if step.x0 is None else step.x0
+    return {
+        "timestep": timestep,
+        "sigma": sigma / np.maximum(alpha, _LEAST_ALPHA),
+        "input_scale": 1 / np.hypot(alpha, sigma),
+        "x0_x": x0_x,
+        "x0_out": x0_out,
+        "h_x": h_x,
+        "h_out": h_out,
+        "a": step.a + x0 * x0_x,
+        "b": step.b,
+        "noise": step.noise,
+        "grad_scale": _grad_scale(sigma, x0_x),
+        "out": x0 * x0_out,
+        "remember": ones,
+    }
+
+
+def _clean_latent(prediction: Prediction, alpha: Floats, sigma: Floats) -> tuple[Floats, Floats]:
     """The coefficients of x and of the model's output in x₀, for each step."""
-    alpha, sigma = schedule.alpha, schedule.sigma
-    if schedule.prediction == "epsilon":
+    if prediction == "epsilon":
         return 1 / alpha, -sigma / alpha
     n = np.hypot(alpha, sigma)
     return alpha / n**2, -sigma / n
 
 
-def _grad_scale(schedule: Schedule, x0_x: Floats) -> Floats:
+def _grad_scale(sigma: Floats, x0_x: Floats) -> Floats:
     """By how much x moves against ∂L/∂x₀, so that every sampler moves by the same amount in VE space.
 
     In VE space the rule is x_ve ← x_ve − σ_ve²·∂L/∂x_ve, with the model's output held fixed, where
@@ -200,17 +254,38 @@ def _grad_scale(schedule: Schedule, x0_x: Floats) -> Floats:
     A sampler in VP space holds x = α·x_ve, so it moves by α times that; and since ∂x₀/∂x_ve = α·∂x₀/∂x,
     its scale is α·σ_ve²·α·x0_x = σ²·x0_x, which is the VE rule again at α = 1.
     """
-    return schedule.sigma**2 * x0_x
+    return sigma**2 * x0_x
 
 
 @dataclass(frozen=True)
 class Combination:
-    """What a solver says of every step: x_next = a·x + Σ b[k]·h₋ₖ + noise·z, with h either ε or x₀."""
+    """What a solver says of every step: x_next = a·x + x0·x₀ + Σ b[k]·h₋ₖ + noise·z.
 
-    remembers: Literal["epsilon", "x0"]
+    h is what it remembers: ε, x₀, the model's output as it is, or the latents x themselves. All are [steps].
+    """
+
+    remembers: Literal["epsilon", "x0", "output", "x"]
     a: Floats
     b: Floats
     noise: Floats
+    x0: Floats | None = None
+    second: Second | None = None
+
+
+@dataclass(frozen=True)
+class Second:
+    """A second evaluation, in the steps `where` it is true, of the x_next that the first one made.
+
+    It is made at the levels `timestep`, `alpha` and `sigma`, and `step` says what becomes of it. To it x is that
+    x_next, and h₋₁ is what the first one remembered. All are [steps].
+    """
+
+    where: NDArray[np.bool_]
+    timestep: Floats
+    alpha: Floats
+    sigma: Floats
+    step: Combination
+    is_remembered: bool = True
 
 
 def lms(schedule: Schedule, start: int) -> Combination:
@@ -221,7 +296,7 @@ def lms(schedule: Schedule, start: int) -> Combination:
     has no history either.
     """
     levels = np.append(schedule.sigma, schedule.sigma_next[-1])
-    b = _no_history(schedule)
+    b = no_history(schedule)
     for i in range(start, schedule.steps):
         order = min(i - start + 1, HISTORY + 1)
         b[i, :order] = lagrange_integrals(levels[i - order + 1 : i + 1][::-1], levels[i], levels[i + 1])
@@ -244,7 +319,7 @@ def lagrange_integrals(nodes: Floats, begin: float, end: float) -> Floats:
 
 def euler(schedule: Schedule, _start: int) -> Combination:
     """Euler's method on dx/dσ = ε: x_next = x + (σ' − σ)·ε (Karras et al. 2022, arXiv:2206.00364, algorithm 1)."""
-    b = _no_history(schedule)
+    b = no_history(schedule)
     b[:, 0] = schedule.sigma_next - schedule.sigma
     return Combination("epsilon", np.ones(schedule.steps), b, np.zeros(schedule.steps))
 
@@ -252,22 +327,35 @@ def euler(schedule: Schedule, _start: int) -> Combination:
 def euler_ancestral(schedule: Schedule, _start: int) -> Combination:
     """Euler down to σ_down, then fresh noise up to σ', as in k-diffusion's `sample_euler_ancestral`.
 
-    σ_up² = σ'²·(σ² − σ'²)/σ² and σ_down² = σ'² − σ_up², so x_next = x + (σ_down − σ)·ε + σ_up·z.
+    x_next = x + (σ_down − σ)·ε + σ_up·z, see `ancestral`.
     """
-    sigma, sigma_next = schedule.sigma, schedule.sigma_next
-    up = sigma_next * np.sqrt(1 - (sigma_next / sigma) ** 2)
-    b = _no_history(schedule)
-    b[:, 0] = sigma_next**2 / sigma - sigma  # σ_down = √(σ'² − σ_up²) = σ'²/σ
+    down, up = ancestral(schedule.sigma, schedule.sigma_next, schedule.eta)
+    b = no_history(schedule)
+    b[:, 0] = down - schedule.sigma
     return Combination("epsilon", np.ones(schedule.steps), b, up)
 
 
-def ddim(schedule: Schedule, _start: int) -> Combination:
-    """DDIM with η = 0: x_next = α'·x₀ + σ'·ε (Song et al. 2020, arXiv:2010.02502, equation 12).
+def ancestral(sigma: Floats, sigma_next: Floats, eta: float) -> tuple[Floats, Floats]:
+    """How far down a step goes, and how much noise then takes it up to σ', in VE space.
 
-    With ε = (x − α·x₀)/σ this is x_next = σ'/σ·x + (α' − α·σ'/σ)·x₀, which stays finite at zero signal.
+    σ_up² = η²·σ'²·(σ² − σ'²)/σ² and σ_down² = σ'² − σ_up²: with η = 1 σ_down = σ'²/σ, with η = 0 there is no noise.
     """
-    a, b = _first_order(schedule)
-    return Combination("x0", a, b, np.zeros(schedule.steps))
+    ratio = sigma_next / sigma
+    return sigma_next * np.sqrt((1 - eta**2) + (eta * ratio) ** 2), eta * sigma_next * np.sqrt(1 - ratio**2)
+
+
+def ddim(schedule: Schedule, _start: int) -> Combination:
+    """DDIM: x_next = α'·x₀ + √(σ'² − s²)·ε + s·z (Song et al. 2020, arXiv:2010.02502, equations 12 and 16).
+
+    s² = η²·(σ'/σ)²·(1 − α²/α'²); η = 1 is DDPM (Ho et al. 2020, arXiv:2006.11239, equation 7).
+    With ε = (x − α·x₀)/σ this is x_next = a·x + (α' − α·a)·x₀ for a = √(σ'² − s²)/σ, which stays finite at zero signal.
+    """
+    alpha, alpha_next, ratio = schedule.alpha, schedule.alpha_next, schedule.sigma_next / schedule.sigma
+    noise = schedule.eta * ratio * np.sqrt(np.maximum(1 - (alpha / alpha_next) ** 2, 0.0))
+    a = np.sqrt(np.maximum(schedule.sigma_next**2 - noise**2, 0.0)) / schedule.sigma if schedule.eta else ratio
+    b = no_history(schedule)
+    b[:, 0] = alpha_next - alpha * a
+    return Combination("x0", a, b, noise)
 
 
 def dpmpp_2m(schedule: Schedule, start: int) -> Combination:
@@ -277,22 +365,22 @@ def dpmpp_2m(schedule: Schedule, start: int) -> Combination:
     x_next = σ'/σ·x + α'·(1 − e⁻ʰ)·((1 + 1/2r)·x₀ − 1/2r·x₀₋₁), where α'·(1 − e⁻ʰ) = α' − α·σ'/σ.
     The first of the job's own steps, and the last where the schedule asks for it, are of first order (DDIM).
     """
-    a, b = _first_order(schedule)
+    a, b = first_order(schedule)
     rate = np.log(schedule.alpha / schedule.sigma)
-    last = schedule.steps - 1 if schedule.first_order_end else schedule.steps
-    for i in range(start + 1, last):
-        rate_next = np.log(schedule.alpha_next[i] / schedule.sigma_next[i])
-        half_inverse_r = (rate_next - rate[i]) / (rate[i] - rate[i - 1]) / 2
-        b[i, :2] = b[i, 0] * (1 + half_inverse_r), -b[i, 0] * half_inverse_r
+    for i in range(start, schedule.steps):
+        if schedule.order(i, start, most=2) == 2:
+            rate_next = np.log(schedule.alpha_next[i] / schedule.sigma_next[i])
+            half_inverse_r = (rate_next - rate[i]) / (rate[i] - rate[i - 1]) / 2
+            b[i, :2] = b[i, 0] * (1 + half_inverse_r), -b[i, 0] * half_inverse_r
     return Combination("x0", a, b, np.zeros(schedule.steps))
 
 
-def _first_order(schedule: Schedule) -> tuple[Floats, Floats]:
+def first_order(schedule: Schedule) -> tuple[Floats, Floats]:
     a = schedule.sigma_next / schedule.sigma
-    b = _no_history(schedule)
+    b = no_history(schedule)
     b[:, 0] = schedule.alpha_next - schedule.alpha * a
     return a, b
 
 
-def _no_history(schedule: Schedule) -> Floats:
+def no_history(schedule: Schedule) -> Floats:
     return np.zeros((schedule.steps, 1 + HISTORY))

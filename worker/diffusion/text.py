@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 from transformers import CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
+
+from farm.errors import InvalidInput
 
 SPECIAL_TOKENS = 2
 """The start and end marks around every chunk."""
@@ -41,12 +44,62 @@ class TextEncoder:
         """How many tokens every chunk is padded to, start and end marks included: 77 for CLIP."""
         return min(self.tokenizer.model_max_length, self.module.config.max_position_embeddings)
 
+    @property
+    def width(self) -> int:
+        """Of its tokens' embeddings."""
+        width: int = self.module.config.hidden_size
+        return width
+
     @torch.no_grad()
-    def embed(self, tokens: Sequence[int]) -> Embedded:
-        """What is made of at most `length` - `SPECIAL_TOKENS` tokens, in the encoder's dtype and on its device."""
+    def embed(
+        self, tokens: Sequence[int], *, vectors: Mapping[int, Tensor] | None = None, clip_skip: int = 1
+    ) -> Embedded:
+        """What is made of at most `length` - `SPECIAL_TOKENS` tokens, in the encoder's dtype and on its device.
+
+        `vectors` [width] stand in the places of tokens, by their numbers from 0, whatever those are. The states are
+        those of as many layers before the ones that they usually are as `clip_skip` is above 1: as A1111 counts them;
+        diffusers counts from 0. Raises `InvalidInput` if the encoder has too few.
+        """
         ids = [self.tokenizer.bos_token_id, *tokens, self.tokenizer.eos_token_id]
         ids += [self.tokenizer.pad_token_id] * (self.length - len(ids))
         given = torch.tensor([ids], device=self.module.device)
-        out: Any = self.module(given, output_hidden_states=self.hidden is not None)
-        states: Tensor = out.last_hidden_state if self.hidden is None else out.hidden_states[self.hidden]
-        return Embedded(states, out.text_embeds if self.pools else None)
+        with self._replaced(vectors or {}):
+            out: Any = self.module(given, output_hidden_states=self.hidden is not None or clip_skip > 1)
+        return Embedded(self._states(out, clip_skip), out.text_embeds if self.pools else None)
+
+    @contextmanager
+    def _replaced(self, vectors: Mapping[int, Tensor]) -> Iterator[None]:
+        """Let the embeddings of tokens in some places be others than those of the vocabulary."""
+
+        def replace(_: Any, __: Any, looked_up: Tensor) -> Tensor:
+            looked_up = looked_up.clone()
+            for place, vector in vectors.items():
+                looked_up[:, 1 + place] = vector.to(looked_up)
+            return looked_up
+
+        if not vectors:
+            yield
+            return
+        hook = self.module.get_input_embeddings().register_forward_hook(replace)
+        try:
+            yield
+        finally:
+            hook.remove()
+
+    def _states(self, out: Any, clip_skip: int) -> Tensor:
+        if self.hidden is None and clip_skip == 1:
+            last: Tensor = out.last_hidden_state
+            return last
+        layer = (-1 if self.hidden is None else self.hidden) - (clip_skip - 1)
+        if -layer > len(out.hidden_states):
+            most = clip_skip - (-layer - len(out.hidden_states))
+            raise InvalidInput(
+                f"{clip_skip} is more than the text encoder of this model has layers for",
+                field="clip_skip",
+                hint=f"at most {most}",
+            )
+        states: Tensor = out.hidden_states[layer]
+        if self.hidden is None:
+            model: Any = getattr(self.module, "text_model", self.module)  # what projects has it within
+            states = model.final_layer_norm(states)
+        return states

@@ -2,6 +2,8 @@
 
     tick:  admit → choose rows → forward, guide, step → report → retire
 
+Errands, which take no step, are done as jobs are admitted: between two ticks, so ahead of all pictures.
+
 Jobs come and go at step boundaries. Each tick advances as many jobs of one batch key as there are rows for, and
 then decodes at most one chunk of finished ones, so that decoding never holds up those that have steps to do.
 An error in one job fails that job alone.
@@ -17,12 +19,14 @@ import sys
 import threading
 import time
 import traceback
+from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Future
 from contextlib import AbstractContextManager
 from functools import partial
 from itertools import accumulate
 from pathlib import Path
+from typing import Any, TypeVar
 
 import torch
 
@@ -32,15 +36,18 @@ from worker.engine.decoding import Decoder
 from worker.engine.failures import told
 from worker.engine.jobs import Jobs
 from worker.engine.memory import Budget, FreeBytes
-from worker.engine.request import Rendered, RenderRequest, Suspended
+from worker.engine.request import Cancelled, Rendered, RenderRequest, Suspended
 from worker.engine.request_state import RequestState, batch_key_of, prepare
 from worker.engine.room import Room
 from worker.engine.stepper import Stepper
 from worker.engine.turns import LONGEST_SECONDS, SHORT_SECONDS, NotWanted, Turn, Turns
 
+Answer = TypeVar("Answer")
 _Message = Callable[[], None]
 
 _INNERMOST = 6
+_MOST_URGENT = 9
+"""The priority of an errand: nobody goes before it."""
 
 
 class Engine:
@@ -70,6 +77,7 @@ class Engine:
         self._busy_since: float | None = None
         padded_rows = max_rows if deterministic else None
         self._jobs = Jobs()
+        self._errands: deque[tuple[str, Callable[[], Any], bool, Future[Any]]] = deque()
         self._turns = Turns()
         self._room = Room(Budget(free), self._turns, max_rows=max_rows, padded_rows=padded_rows)
         self._decoder = Decoder(
@@ -100,6 +108,16 @@ class Engine:
         self._inbox.put(lambda: self._prepare(request, future))
         return future
 
+    def errand(self, id: str, work: Callable[[], Answer], *, in_parts: bool = False) -> Future[Answer]:
+        """Have `work` done on the engine's thread before its next tick: something short that a model is asked.
+
+        What is of a large picture has long attention done `in_parts`, so that it shows that it lives (see `beats`).
+        The future raises what `work` does, as people are told of it; `Cancelled` if the engine ends before.
+        """
+        future: Future[Answer] = Future()
+        self._inbox.put(lambda: self._errands.append((id, work, in_parts, future)))
+        return future
+
     def cancel(self, job: str) -> None:
         """Drop a job at the next step boundary; its future raises `Cancelled`. Unknown jobs are ignored."""
         self._inbox.put(lambda: self._jobs.cancel([job]))
@@ -109,8 +127,9 @@ class Engine:
         self._inbox.put(lambda: self._want_preview(job))
 
     def cancel_all(self) -> None:
-        """Drop every job at the next step boundary."""
+        """Drop every job and every errand at the next step boundary."""
         self._inbox.put(self._jobs.cancel)
+        self._inbox.put(self._drop_errands)
 
     def suspend_all(self) -> None:
         """Let go of every job at the next step boundary: its future raises `Suspended`. Those that have had their last
@@ -152,13 +171,30 @@ class Engine:
         """Take in what other threads sent; with nothing to render, wait for it. Late jobs go."""
         for request, future in self._jobs.take_put_off():  # nobody holds memory any more
             self._inbox.put(partial(self._prepare, request, future, needs_all_room=True))
-        if not self._jobs.all:
+        if not self._jobs.all and not self._errands:
             self._busy_since = None
             message = self._inbox.get()
             self._note_progress()
             message()
         self._read_messages()
+        self._run_errands()
         self._fail_late()
+
+    def _run_errands(self) -> None:
+        """Do what was asked for. While it may be long, it shows that it lives; nobody cuts in."""
+        while self._errands:
+            self._note_progress()
+            id, work, in_parts, future = self._errands.popleft()
+            with self._turns.taken(id, _MOST_URGENT, between=self._live, in_parts=in_parts):
+                try:
+                    future.set_result(work())
+                except Exception as error:
+                    future.set_exception(told(error, f"answering job {id}"))
+
+    def _drop_errands(self) -> None:
+        while self._errands:
+            id, _, _, future = self._errands.popleft()
+            future.set_exception(Cancelled(id))
 
     def _read_messages(self) -> None:
         while not self._inbox.empty():
@@ -176,7 +212,12 @@ class Engine:
         """Make a request ready for its first step; an error is this job's alone."""
         self._arrivals += 1
         between = self._live if needs_all_room else self._let_cut_in
-        with self._turns.taken(batch_key_of(request), request.priority, between=between):
+        try:
+            batch_key = batch_key_of(request)
+        except Exception as error:
+            future.set_exception(told(error, f"reading the prompts of job {request.id}"))
+            return
+        with self._turns.taken(batch_key, request.priority, between=between):
             try:
                 self._jobs.start(prepare(request, self._losses, self._arrivals, future))
             except Exception as error:

@@ -18,7 +18,7 @@ class Checks:
     """Of the step that some jobs have just taken: whether their latents `x` [J, 4, h, w] are finite."""
 
     def __init__(self, states: Sequence[RequestState], x: Tensor) -> None:
-        self._taken = [(state, state.step - 1) for state in states]
+        self._taken = [(state, state.advanced_step) for state in states]
         self._flags = torch.isfinite(x).flatten(1).all(dim=1)
         self._copied: torch.cuda.Event | None = None
         if x.is_cuda:

@@ -32,9 +32,10 @@ class Budget:
     _known: int | None = None
     _asked: float = float("-inf")
 
-    def rows(self, model: LoadedModel, shape: Sequence[int], most: int) -> int:
-        """At most `most` rows of latents of that shape [4, h, w], and at least one."""
-        return max(1, self._fitting(model, shape, most, lambda profile: profile.row))
+    def rows(self, model: LoadedModel, shape: Sequence[int], most: int, *, besides: int = 0) -> int:
+        """At most `most` rows of latents of that shape [4, h, w], and at least one; each takes `besides` so many bytes
+        for its prompt."""
+        return max(1, self._fitting(model, shape, most, lambda profile: profile.row, besides))
 
     def pictures(self, model: LoadedModel, shape: Sequence[int], most: int) -> int:
         """At most `most` pictures to decode together; 0 if not even one fits whole."""
@@ -45,7 +46,12 @@ class Budget:
         return max(1, self._fitting(model, shape, most, lambda profile: profile.gradient))
 
     def _fitting(
-        self, model: LoadedModel, shape: Sequence[int], most: int, bytes_of_one: Callable[[MemoryProfile], int]
+        self,
+        model: LoadedModel,
+        shape: Sequence[int],
+        most: int,
+        bytes_of_one: Callable[[MemoryProfile], int],
+        besides: int = 0,
     ) -> int:
         if time.monotonic() - self._asked > _FRESH_SECONDS:
             self._known, self._asked = self.free(), time.monotonic()
@@ -53,7 +59,7 @@ class Budget:
             return most
         # activations grow with the area, as attention is computed in parts
         area = shape[-2] * shape[-1] / (model.latent_shape[-2] * model.latent_shape[-1])
-        return min(most, int(_SHARE * self._known / (bytes_of_one(model.memory) * area)))
+        return min(most, int(_SHARE * self._known / (bytes_of_one(model.memory) * area + besides)))
 
 
 def free_bytes(device: torch.device) -> int | None:

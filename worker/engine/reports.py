@@ -70,9 +70,13 @@ class Reports:
 
 
 def _record(state: RequestState, index: int, step: Step) -> StepRecord:
-    """A step's numbers, read from the device at once. Each is of this job's tensors alone, and so are its bits."""
+    """A step's numbers, read from the device at once. Each is of this job's tensors alone, and so are its bits.
+
+    Of a step of two evaluations the level, the losses and `x` are of its beginning, and what was predicted is of the
+    second one.
+    """
     x0 = step.x0[index]
-    measured = {"x": state.x, "x_next": step.x[index], "x0": x0, "output": step.out[index]}
+    measured = {"x": state.step_x, "x_next": step.x[index], "x0": x0, "output": step.out[index]}
     norms = {name: tensor.norm() for name, tensor in measured.items()}
     if index in step.predictions:
         conditional, unconditional = step.predictions[index]
@@ -82,14 +86,15 @@ def _record(state: RequestState, index: int, step: Step) -> StepRecord:
         norms["x0_change"] = (x0 - state.x0).norm()
     numbers = dict(zip(norms, torch.stack(list(norms.values())).tolist(), strict=True))
     guidance: dict[str, float] = {name: numbers.pop(name) for name in ("angle", "distance") if name in numbers}
+    begins = state.plan.first_rows[state.position]
     return StepRecord(
         step=state.step,
-        timestep=float(state.plan.timestep[state.position]),
-        sigma=float(state.plan.sigma[state.position]),
+        timestep=float(state.plan.timestep[begins]),
+        sigma=float(state.plan.sigma[begins]),
         x0_change=numbers.pop("x0_change", None),
         guidance=guidance or None,
         norms=numbers,
-        losses=step.losses[index],
+        losses=state.losses_of_step(step.losses[index]),
     )
 
 

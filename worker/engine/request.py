@@ -28,6 +28,8 @@ class StepRecord:
 
     Losses are unscaled, by name. Norms are of the latents `x` before the step and `x_next` after it, of the predicted
     `x0`, and of the model's `output`: guided, and where guidance takes two rows, of `conditional` and `unconditional`.
+    Where a step evaluates the model twice, the level, `x` and the losses are of its beginning, and what is predicted is
+    of the second evaluation.
     """
 
     step: int

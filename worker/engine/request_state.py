@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Hashable, Mapping
+from collections.abc import Hashable, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
+from typing import Literal
 
 import numpy as np
 import torch
@@ -21,7 +22,7 @@ from worker.diffusion.fitting import cut_off
 from worker.diffusion.guidance import needs_unconditional
 from worker.diffusion.losses import Losses, WeightedLoss
 from worker.diffusion.noise import NoiseStream
-from worker.diffusion.prompts import Encoded
+from worker.diffusion.prompts import Encoded, How
 from worker.diffusion.schedules import read_schedule
 from worker.diffusion.solvers import HISTORY, Coefficient, SamplingPlan, plan
 from worker.engine.admission import Candidate
@@ -29,13 +30,27 @@ from worker.engine.request import Rendered, RenderRequest, Snapshot, latent_shap
 from worker.families.family import Size
 
 
+@dataclass(frozen=True, eq=False)
+class Begun:
+    """What a job was before the step that it is in the midst of, and what the losses said at its beginning."""
+
+    x: Tensor
+    history: Tensor
+    noise: bytes
+    losses: Mapping[str, float]
+
+
 @dataclass(eq=False)
 class RequestState:
-    """The state that a job carries from step to step. Latents and history are float32 on the model's device."""
+    """The state that a job carries from step to step. Latents and history are float32 on the model's device.
+
+    Between the two evaluations of a step `x` and `history` are what the first one made; `begun` is what was before.
+    """
 
     request: RenderRequest
     arrival: int
     future: Future[Rendered]
+    batch_key: Hashable
     plan: SamplingPlan
     conditional: Conditioning
     """Of the mixed prompts, one row."""
@@ -56,6 +71,10 @@ class RequestState:
     """Seconds that it took to read the prompts and to encode the picture."""
     position: int = 0
     """Steps done."""
+    evaluated: int = 0
+    """Evaluations done, that of a step under way too."""
+    begun: Begun | None = None
+    """None between two steps."""
     losses: LossValues = field(default_factory=dict)
     """So far."""
     x0: Tensor | None = None
@@ -69,6 +88,8 @@ class RequestState:
     needs_all_room: bool = False
     """Whether there was no room for others beside it, so that none may cut in."""
     _drawn: Tensor | None = None
+    _undrawn: bytes = b""
+    """Where the random stream was before that was drawn."""
 
     @property
     def id(self) -> str:
@@ -79,10 +100,6 @@ class RequestState:
         return Candidate(self.id, self.batch_key, self.request.priority, self.arrival, self.rows)
 
     @property
-    def batch_key(self) -> Hashable:
-        return batch_key_of(self.request)
-
-    @property
     def is_large(self) -> bool:
         """Whether a step may take long, by the picture's size."""
         return self.request.model.is_large(self.x.shape)
@@ -90,6 +107,12 @@ class RequestState:
     @property
     def rows(self) -> int:
         return 1 if self.unconditional is None else 2
+
+    @property
+    def bytes_of_further_chunks(self) -> int:
+        """What a row's prompt takes beyond its first chunk, which a model's memory profile has."""
+        text = self.conditional.text
+        return text.nbytes * (text.shape[1] - self.request.model.prompts.tokens) // text.shape[1]
 
     @property
     def is_done(self) -> bool:
@@ -102,14 +125,24 @@ class RequestState:
 
     @property
     def step(self) -> int:
-        """The index of the next step in the whole schedule."""
+        """The index in the whole schedule of the step that is next or under way."""
         return self.plan.start + self.position
 
     @property
+    def advanced_step(self) -> int:
+        """The index of the step that the last evaluation was of."""
+        return self.step if self.begun else self.step - 1
+
+    @property
     def coefficients(self) -> NDArray[np.float32]:
-        """[len(Coefficient)]: the next step's row of the plan."""
-        row: NDArray[np.float32] = self.plan.table[self.position]
+        """[len(Coefficient)]: the next evaluation's row of the plan."""
+        row: NDArray[np.float32] = self.plan.table[self.evaluated]
         return row
+
+    @property
+    def ends_step(self) -> bool:
+        """Whether the next evaluation is the last of its step."""
+        return self.begun is not None or self.plan.evaluations[self.position] == 1
 
     @property
     def is_wanted(self) -> bool:
@@ -118,7 +151,8 @@ class RequestState:
 
     @property
     def losses_due(self) -> tuple[WeightedLoss, ...]:
-        return tuple(term for term, every in self.terms if self.step % every == 0)
+        """Those that act before the next evaluation: once in a step, at its beginning."""
+        return () if self.begun else tuple(term for term, every in self.terms if self.step % every == 0)
 
     @property
     def is_at_last_step(self) -> bool:
@@ -127,7 +161,8 @@ class RequestState:
     @property
     def is_traced_now(self) -> bool:
         trace = self.request.spec.trace
-        return trace.level != "none" and (self.is_at_last_step or self.position % trace.every == 0)
+        is_kept = self.is_at_last_step or self.position % trace.every == 0
+        return trace.level != "none" and is_kept and self.ends_step
 
     @property
     def wants_start(self) -> bool:
@@ -136,17 +171,32 @@ class RequestState:
 
     @property
     def is_previewed_now(self) -> bool:
-        return self.wants_preview and not self.is_at_last_step
+        return self.wants_preview and not self.is_at_last_step and self.ends_step
 
     @property
     def wants_frames(self) -> bool:
         return self.request.spec.trace.level in ("frames", "video")
 
+    @property
+    def step_x(self) -> Tensor:
+        """[4, h, w]: the latents before the step that is next or under way."""
+        return self.x if self.begun is None else self.begun.x
+
+    def losses_of_step(self, losses: Mapping[str, float]) -> Mapping[str, float]:
+        """What losses said in the step whose next evaluation gives `losses`."""
+        return losses if self.begun is None else self.begun.losses
+
     def fresh_noise(self) -> Tensor | None:
-        """This step's draw [4, h, w] on the CPU, for samplers that add noise; asked twice within a step it is one."""
+        """This evaluation's draw [4, h, w] on the CPU, if it adds noise; asked twice within it it is one."""
         if self._drawn is None and self.coefficients[Coefficient.NOISE] != 0:
+            self._undrawn = self.noise.state
             self._drawn = self.noise.draw((1, *self.x.shape))[0]
         return self._drawn
+
+    @property
+    def _noise_state(self) -> bytes:
+        """Where the random stream is, less what was drawn for an evaluation that is still to be done."""
+        return self.noise.state if self._drawn is None else self._undrawn
 
     @property
     def report(self) -> RenderReport:
@@ -159,22 +209,30 @@ class RequestState:
         )
         return RenderReport(prompts=self.prompts, schedule=used, losses=self.losses)
 
-    def commit(self, x: Tensor, history: Tensor, x0: Tensor, losses: Mapping[str, float]) -> None:
-        """Take the result of a step."""
-        for name, value in losses.items():
-            self.losses.setdefault(name, []).append((self.step, value))
+    def commit(self, x: Tensor, history: Tensor, x0: Tensor, losses: Mapping[str, float]) -> bool:
+        """Take the result of an evaluation. Returns whether that ended a step."""
+        ended, losses = self.ends_step, self.losses_of_step(losses)
+        if ended:
+            for name, value in losses.items():
+                self.losses.setdefault(name, []).append((self.step, value))
+            self.x0 = None if self.request.spec.trace.level == "none" else x0
+            self.position += 1
+            self.begun = None
+        else:
+            self.begun = Begun(self.x, self.history, self._noise_state, losses)
+        self.evaluated += 1
         self.x, self.history, self._drawn = x, history, None
-        self.x0 = None if self.request.spec.trace.level == "none" else x0
-        self.position += 1
+        return ended
 
     def snapshot(self) -> Snapshot:
-        """The state between two steps, copied."""
+        """The state between two steps, copied: of a step that is under way, what was before."""
         self.saved = time.monotonic()
+        before = self.begun or Begun(self.x, self.history, self._noise_state, {})
         return Snapshot(
             position=self.position,
-            x=self.x.detach().to("cpu", copy=True),
-            history=self.history.detach().to("cpu", copy=True),
-            noise=self.noise.state,
+            x=before.x.detach().to("cpu", copy=True),
+            history=before.history.detach().to("cpu", copy=True),
+            noise=before.noise,
             seconds=self.saved - self.started,
             losses={name: list(values) for name, values in self.losses.items()},
             x0=None if self.x0 is None else self.x0.detach().to("cpu", copy=True),
@@ -191,12 +249,17 @@ class RequestState:
         self.losses = {name: list(values) for name, values in snapshot.losses.items()}
         self.noise.restore(snapshot.noise)
         self.position = snapshot.position
+        self.evaluated = int(self.plan.first_rows[snapshot.position])
         self.started -= snapshot.seconds
 
 
 def batch_key_of(request: RenderRequest) -> Hashable:
-    """What rows of one forward pass must share: the model (and with it the dtype) and the latent size."""
-    return id(request.model), latent_shape(request.spec, request.model)
+    """What rows of one forward pass must share: the model (and with it the dtype), the latent size, and how many chunks
+    their prompts have. Prompts are read for it, and not encoded.
+
+    Raises `InvalidInput` for prompts that cannot be read.
+    """
+    return id(request.model), latent_shape(request.spec, request.model), _how_to_encode(request).chunks
 
 
 def prepare(request: RenderRequest, losses: Losses, arrival: int, future: Future[Rendered]) -> RequestState:
@@ -206,32 +269,35 @@ def prepare(request: RenderRequest, losses: Losses, arrival: int, future: Future
     """
     began = time.monotonic()
     spec, model = request.spec, request.model
-    steps = plan(read_schedule(model.scheduler_config, spec.sampler, spec.steps), spec.start.step)
+    schedule = read_schedule(model.scheduler_config, spec.sampler, spec.steps, spacing=spec.schedule, eta=spec.eta)
+    steps = plan(schedule, spec.start.step)
     noise = NoiseStream(spec.seed)
+    how = _how_to_encode(request)
     with torch.no_grad():
-        prompts = model.prompts.mix(spec.conditioning.prompts)
-        negative = model.prompts.encode_negative(spec.conditioning.negative)
+        prompts = model.prompts.mix(spec.conditioning.prompts, spec.conditioning.path, how=how)
+        negative = model.prompts.encode_negative(spec.conditioning.negative, how) if _is_guided(request) else None
         x = _first_latents(request, steps, noise)
-    guided, size = needs_unconditional(spec.guidance.scale), Size(spec.width, spec.height)
+    read, size = _prompts_read(request), Size(spec.width, spec.height)
     state = RequestState(
         request=request,
         arrival=arrival,
         future=future,
+        batch_key=batch_key_of(request),
         plan=steps,
         conditional=model.conditioned(prompts, size),
         prompt=prompts,
-        unconditional=model.conditioned(negative, size) if guided else None,
+        unconditional=model.conditioned(negative, size) if negative else None,
         terms=tuple((losses.term(term), term.every) for term in spec.guidance.losses),
         noise=noise,
         x=x,
         history=x.new_zeros((HISTORY, *x.shape)),
         warnings=(
-            *_cut_words("the prompt", prompts.cut),
-            *_cut_words("the negative prompt", negative.cut),
+            *_cut_words("the prompt", read[:-1]),
+            *_cut_words("the negative prompt", read[-1:]),
             *_idle_losses(spec),
             *filter(None, (cut_off(spec),)),
         ),
-        prompts=_prompts_read(request),
+        prompts=read,
         preparing=time.monotonic() - began,
     )
     if request.resume is not None:
@@ -252,18 +318,28 @@ def _first_latents(request: RenderRequest, steps: SamplingPlan, noise: NoiseStre
     return (steps.start_alpha * encoded + steps.start_sigma * fresh)[0]
 
 
+def _is_guided(request: RenderRequest) -> bool:
+    return needs_unconditional(request.spec.guidance.scale)
+
+
+def _how_to_encode(request: RenderRequest) -> How:
+    return request.model.prompts.how(request.spec.conditioning, guided=_is_guided(request))
+
+
 def _prompts_read(request: RenderRequest) -> tuple[PromptRead, ...]:
-    """The prompts as they were encoded: the model remembers them."""
-    asked, encode = request.spec.conditioning, request.model.prompts.encode
-    texts = [(prompt.weight, encode(prompt.text)) for prompt in asked.prompts]
-    negative = encode(asked.negative)
-    return (
-        *(PromptRead(role="prompt", weight=weight, tokens=text.tokens, cut=text.cut) for weight, text in texts),
-        PromptRead(role="negative", weight=1.0, tokens=negative.tokens, cut=negative.cut),
-    )
+    """The prompts as they were read, the negative one last: the model remembers them."""
+    asked = request.spec.conditioning
+
+    def told(role: Literal["prompt", "negative"], text: str, weight: float) -> PromptRead:
+        read = request.model.prompts.read(text, asked.reading)
+        sizes = tuple(map(len, read.chunks))
+        return PromptRead(role=role, weight=weight, tokens=read.tokens, chunks=sizes, cut=read.cut)
+
+    return (*(told("prompt", one.text, one.weight) for one in asked.prompts), told("negative", asked.negative, 1.0))
 
 
-def _cut_words(what: str, cut: tuple[str, ...]) -> tuple[str, ...]:
+def _cut_words(what: str, read: Sequence[PromptRead]) -> tuple[str, ...]:
+    cut = [word for prompt in read for word in prompt.cut]
     return (f"{what} is longer than the model reads; it did not see: {' '.join(cut)}",) if cut else ()
 
 

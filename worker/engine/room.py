@@ -35,7 +35,7 @@ class Room:
         most = self._caps.of(state.batch_key) or self._max_rows
         if self._padded_rows is not None:
             return most
-        return self._budget.rows(state.request.model, state.x.shape, most)
+        return self._budget.rows(state.request.model, state.x.shape, most, besides=state.bytes_of_further_chunks)
 
     def rows_within(self, seconds: float, state: RequestState) -> int:
         """How many rows to take together in a step of at most this long, and no more than gain by it; a deterministic

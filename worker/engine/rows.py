@@ -1,4 +1,4 @@
-"""One step for a mixed batch: gather the jobs' rows, one UNet forward, guide, step, and give each job its own.
+"""One evaluation for a mixed batch: gather the jobs' rows, one UNet forward, guide, step, and give each job its own.
 
 Jobs of unlike samplers, schedules, guidance and losses share every kernel here: what differs between them
 is a row of numbers (see `worker.diffusion.solvers`).
@@ -30,7 +30,9 @@ CAREFUL_CPU_ROWS = 8
 
 @dataclass(frozen=True)
 class Step:
-    """What a step made of J jobs. All float32: x, x0 and out [J, 4, h, w], history [J, HISTORY, 4, h, w].
+    """What an evaluation of the model made of J jobs, which for some is only the first of their step.
+
+    All float32: x, x0 and out [J, 4, h, w], history [J, HISTORY, 4, h, w].
 
     `out` is guided; `predictions` has the two that it was made of, conditional and unconditional, for the jobs (by
     their index) whose guidance takes two.
@@ -48,14 +50,15 @@ class Step:
 def run_step(
     states: Sequence[RequestState], *, padded_rows: int | None, gradient_chunk: int, row_by_row: bool = False
 ) -> Step:
-    """One step of all `states`, which must have one batch key. Changes none of them.
+    """One evaluation of all `states`, which must have one batch key. Changes none of them.
 
     With `padded_rows` the forward always has that many rows, which makes a row's bits independent of its
     company. Losses are differentiated `gradient_chunk` jobs at a time. `row_by_row` is for when memory is short:
     as many forwards as there are rows.
     """
     model = states[0].request.model
-    table = to_device(torch.from_numpy(np.stack([state.coefficients for state in states])), model.device)
+    coefficients = np.stack([state.coefficients for state in states])
+    table = to_device(torch.from_numpy(coefficients), model.device)
     x = torch.stack([state.x for state in states])
     out, predictions = _guided_output(model, states, table, x, padded_rows, row_by_row)
     x0 = _coefficient(table, Coefficient.X0_X) * x + _coefficient(table, Coefficient.X0_OUT) * out
@@ -65,8 +68,13 @@ def run_step(
     x_next = _coefficient(table, Coefficient.A) * x + _coefficient(table, Coefficient.B0) * h
     for age in range(HISTORY):
         x_next = x_next + _coefficient(table, Coefficient(Coefficient.B1 + age)) * remembered[:, age]
+    if (takes_out := np.flatnonzero(coefficients[:, Coefficient.OUT])).size:
+        which = to_device(torch.from_numpy(takes_out), x.device)
+        x_next = x_next.index_add(0, which, _coefficient(table[which], Coefficient.OUT) * out[which])
     x_next = _add_noise(states, table, x_next)
     history = torch.cat([h[:, None], remembered[:, :-1]], dim=1)
+    if not coefficients[:, Coefficient.REMEMBER].all():
+        history = torch.where(table[:, Coefficient.REMEMBER].view(-1, 1, 1, 1, 1) == 1, history, remembered)
     return Step(x_next, x0, out, history, losses, predictions)
 
 

@@ -1,4 +1,8 @@
-"""Steps: jobs advance together, or one by one if they cannot; each gets its own, and its observer is told."""
+"""Steps: jobs advance together, or one by one if they cannot; each gets its own, and its observer is told.
+
+A step of some samplers is two evaluations of the model, and so two turns of the engine. Observers hear of it once, at
+its end.
+"""
 
 from __future__ import annotations
 
@@ -22,7 +26,7 @@ _log = logging.getLogger(__name__)
 
 
 class Stepper:
-    """Takes jobs of one batch key a step further.
+    """Takes jobs of one batch key an evaluation of the model further.
 
     `padded_rows` is the number of rows that every forward of a deterministic engine has, else None; `progress` is
     called as each piece of work begins. Observers get a snapshot every `snapshot_seconds` (0: never).
@@ -112,9 +116,11 @@ class Stepper:
         self._reports.traces([index for state, index in mine.items() if state.is_traced_now], states, step)
         self._reports.previews([index for state, index in mine.items() if state.is_previewed_now], states, step)
         for state, index in mine.items():
-            state.commit(step.x[index], step.history[index], step.x0[index], step.losses[index])
-            if step.losses[index]:
-                state.request.observer.on_losses(step.losses[index])
+            losses = state.losses_of_step(step.losses[index])
+            if not state.commit(step.x[index], step.history[index], step.x0[index], losses):
+                continue  # the second evaluation of its step comes next
+            if losses:
+                state.request.observer.on_losses(losses)
             state.request.observer.on_step(state.position)
         self._unchecked = Checks(states, step.x)
         done, due = [state for state in mine if state.is_done], [state for state in mine if self._is_due(state)]
@@ -126,5 +132,7 @@ class Stepper:
             self._jobs.to_decoding(state)
 
     def _is_due(self, state: RequestState) -> bool:
-        """Whether it is time for a snapshot."""
-        return not state.is_done and 0 < self._snapshot_seconds <= time.monotonic() - state.saved
+        """Whether it is time for a snapshot. None is taken in the midst of a step."""
+        return (
+            not state.is_done and state.begun is None and 0 < self._snapshot_seconds <= time.monotonic() - state.saved
+        )

@@ -31,8 +31,8 @@ class Claims:
     leaving: threading.Event
     timing: Timing = TIMING
 
-    def claim(self, job: str, *, alone: bool = False) -> Claim | None:
-        """Claim a job, or, unless `alone`, another that waits if this one does not.
+    def claim(self, job: str, *, alone: bool = False, only: bool = False) -> Claim | None:
+        """Claim a job, or, unless `alone` or this one `only`, another that waits if this one does not.
 
         While the ledger does not answer, ask again: it may have granted the claim, and nobody knows. Raises `Suspect`
         for a job that is to be claimed `alone`, `LedgerRefused` if this worker may not claim, and
@@ -42,7 +42,7 @@ class Claims:
         while True:
             try:
                 return self.ledger.claim(
-                    job, self.worker, token=token, alone=alone, instead=() if alone else self.served.names
+                    job, self.worker, token=token, alone=alone, instead=() if alone or only else self.served.taken
                 )
             except LedgerRefused:
                 raise

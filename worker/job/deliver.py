@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+import time
+from dataclasses import dataclass, replace
 
 from farm import keys
 from farm.bucket.results import JobResult, ResultObject
@@ -30,6 +31,7 @@ class Delivery:
         """Upload what was made, and last its `result.json`. Raises what `Retrier` does."""
         claim = holding.claim
         objects: dict[str, ResultObject] = {}
+        began = time.monotonic()
 
         def to_disk() -> None:
             nonlocal finished, is_spooled
@@ -37,9 +39,12 @@ class Delivery:
                 finished, is_spooled = self.spool.keep(claim.job, claim.spec, finished), True
 
         self.retrier.until_done(holding, lambda: self.publisher.upload(claim, finished, objects), meanwhile=to_disk)
-        return self.retrier.until_done(
-            holding, lambda: self.publisher.seal(claim, finished, objects), meanwhile=to_disk
-        )
+
+        def seal() -> JobResult:
+            timings = {**finished.timings, "publish": time.monotonic() - began}
+            return self.publisher.seal(claim, replace(finished, timings=timings), objects)
+
+        return self.retrier.until_done(holding, seal, meanwhile=to_disk)
 
     def finish(self, holding: Holding, finished: Finished) -> None:
         """Tell the ledger that the job is done. Raises `Lost` if it is another's by now, and what `Retrier` does."""

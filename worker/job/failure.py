@@ -15,6 +15,7 @@ from farm.errors import (
     JobNotFound,
     LedgerUnavailable,
     ModelError,
+    ModelUnavailable,
     RenderError,
     StorageError,
 )
@@ -59,6 +60,9 @@ class Failures:
                 self.hand_back(claim)
             case LedgerUnavailable():
                 _log.warning("job %s goes back to the queue when its lease lapses: %s", claim.job, error)
+            case ModelUnavailable():
+                _log.warning("job %s goes back to the queue: %s", claim.job, error)
+                self.hand_back(claim)
             case OSError() if disk.is_trouble(error):
                 self._without_disk(holding, error)
             case _:

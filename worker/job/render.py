@@ -62,7 +62,14 @@ class Renderer:
             loaded = time.monotonic()
             spec = resolve(spec, model, self.losses)
             self.limits.check(spec, self.worker)
-            used = ModelUsed(name=model.name, source=model.source, revision=model.revision, sha256=model.sha256)
+            used = ModelUsed(
+                name=model.name,
+                source=model.source,
+                revision=model.revision,
+                sha256=model.sha256,
+                vae=model.vae_file,
+                vae_sha256=model.vae_sha256,
+            )
             checkpoint = self.checkpoints.load(claim, spec, used, latent_shape(spec, model))
             with TraceWriter(folder, spec.trace.level, checkpoint.trace if checkpoint else None) as trace:
 
@@ -78,7 +85,12 @@ class Renderer:
                     resume=checkpoint.snapshot if checkpoint else None,
                 )
                 rendered = self._rendered(request, holding, trace, save)
-        timings = {"model": loaded - began, **rendered.timings, "total": time.monotonic() - began}
+        timings = {
+            "queued": claim.waited,
+            "model": loaded - began,
+            **rendered.timings,
+            "total": time.monotonic() - began,
+        }
         image = Artifact("image.png", "image/png", encode_png(rendered.pixels, spec, used))
         dtype = str(model.dtype).removeprefix("torch.")
         return Finished(spec, used, dtype, rendered.warnings, timings, (image, *trace.files()), rendered.report)

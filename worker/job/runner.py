@@ -1,4 +1,4 @@
-"""What a worker does with one job: claim, render, deliver, finish. Runs on one thread of the Celery pool."""
+"""What a worker does with one job: claim, render or answer, deliver, finish. Runs on one thread of the Celery pool."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from farm.errors import LedgerUnavailable
 from farm.jobs.spec import JobSpec
 from farm.ledger.records import Claim, Suspect
 from worker.host import disk
+from worker.job.answer import Answerer
 from worker.job.claims import Claims
 from worker.job.deliver import Delivery
 from worker.job.failure import Failures
@@ -22,6 +23,7 @@ from worker.job.render import Renderer
 from worker.job.retry import HandBack
 from worker.leases.keeper import Holding, LeaseKeeper
 from worker.queue.intake import Intake
+from worker.results.finished import Finished
 from worker.results.promote import Promoter
 
 _log = logging.getLogger(__name__)
@@ -35,6 +37,7 @@ class JobRunner:
     claims: Claims
     keeper: LeaseKeeper
     renderer: Renderer
+    answerer: Answerer
     delivery: Delivery
     promoter: Promoter
     leftovers: Leftovers
@@ -44,7 +47,7 @@ class JobRunner:
 
     @property
     def images_per_minute(self) -> float:
-        """How many jobs were done in the last minute."""
+        """How many pictures were done in the last minute."""
         since = time.monotonic() - 60
         return float(sum(moment >= since for moment in tuple(self._recent)))
 
@@ -60,6 +63,15 @@ class JobRunner:
             self._run_alone(job)
         except LedgerUnavailable as error:
             _log.warning("job %s was not claimed, and will be offered again: %s", job, error)
+
+    def answer(self, job: str) -> None:
+        """Work on a study though there may be no slot for it, unless it is somebody else's by now.
+
+        Raises `Suspect`, `LedgerUnavailable`.
+        """
+        with self.intake.entering() as admitted:
+            if admitted:
+                self._work_on(self.claims.claim(job, only=True), job)
 
     def _run_alone(self, job: str) -> None:
         """Work on a job that may be what brought two workers down, when nothing else can suffer from it."""
@@ -86,15 +98,21 @@ class JobRunner:
     def _render_and_deliver(self, holding: Holding, *, alone: bool) -> JobResult:
         began, claim = time.monotonic(), holding.claim
         spec = JobSpec.from_json(claim.spec)
-        if spec.model not in self.claims.served:
+        if spec.model not in self.claims.served.taken:
             raise HandBack
         # A job without a trace needs no disk.
         with disk.workspace() if spec.trace.level != "none" else contextlib.nullcontext(Path()) as folder:
             spooled = self.leftovers.spool.find(claim.job, claim.spec)
-            finished = spooled or self.renderer.render(holding, spec, folder, alone=alone)
+            finished = spooled or self._made(holding, spec, folder, alone=alone)
             result = self.delivery.upload(holding, finished, is_spooled=spooled is not None)
         self.delivery.finish(holding, finished)
         self.done += 1
-        self._recent.append(time.monotonic())
+        if spec.has_picture:
+            self._recent.append(time.monotonic())
         _log.info("job %s done in %.2f s (attempt %d)", claim.job, time.monotonic() - began, claim.attempt)
         return result
+
+    def _made(self, holding: Holding, spec: JobSpec, folder: Path, *, alone: bool) -> Finished:
+        if spec.is_study:
+            return self.answerer.answer(holding, spec, alone=alone)
+        return self.renderer.render(holding, spec, folder, alone=alone)

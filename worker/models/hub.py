@@ -30,19 +30,15 @@ def download(source: Hub, *, instead: str) -> Path:
 
     Raises `ModelError` if it is neither in the cache nor on the hub, and `ModelUnavailable` if the hub cannot be asked.
     """
-    directory = download_configuration(source, instead=instead)
+    directory = _snapshot(source, HUB_CONFIG_FILES, instead)
     try:
         files = [file.path for file in get_cached_repo_tree(source.repository, revision=source.revision)]
     except CachedRepoTreeNotFoundError:  # nor is there a network: what is in the cache is all there is
         return directory
     if INDEX not in files:
         raise _no_model(source, files)
-    return _snapshot(source, (*HUB_CONFIG_FILES, *weights_among(files)), instead)
-
-
-def download_configuration(source: Hub, *, instead: str) -> Path:
-    """The same of how a hub model is put together, without its weights."""
-    return _snapshot(source, HUB_CONFIG_FILES, instead)
+    weights = [file for file in weights_among(files) if source.options.vae is None or not file.startswith("vae/")]
+    return _snapshot(source, (*HUB_CONFIG_FILES, *weights), instead)
 
 
 def _no_model(source: Hub, files: Sequence[str]) -> ModelError:

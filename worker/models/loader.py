@@ -6,33 +6,36 @@ import hashlib
 import logging
 import shutil
 import tempfile
-from collections.abc import Callable, Mapping
+import threading
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
 
 from farm.errors import ModelError, ModelUnavailable
 from farm.jobs.spec import SAMPLERS
+from farm.keys import MODEL_CONFIG, MODEL_FILE
 from worker.diffusion import schedules
 from worker.diffusion.cross_attention import cache_cross_attention
 from worker.diffusion.preview import PreviewMap, fit_preview_map, read_preview_map
 from worker.diffusion.prompts import PromptEncoder
 from worker.models import layout
+from worker.models.architecture import configuration
+from worker.models.autoencoder import read_autoencoder
 from worker.models.components import Components, read_checkpoint, read_directory
 from worker.models.cuda_graphs import with_graphs
 from worker.models.device import Placement
 from worker.models.disguises import first_line
-from worker.models.hub import download, download_configuration
-from worker.models.kinds import check_kind
+from worker.models.hub import download
 from worker.models.memory_profile import memory_profile
 from worker.models.model import LoadedModel, UNetForward
-from worker.models.registry import STABLE_DIFFUSION_1_4, Bucket, Hub, LocalDirectory, SingleFile, Source
+from worker.models.registry import Bucket, Hub, LocalDirectory, SingleFile, Source, Stored
 from worker.models.torchscript import recorded
-from worker.models.weights import read_shapes
 
 _log = logging.getLogger(__name__)
 
@@ -40,18 +43,38 @@ FetchPrefix = Callable[[str, Path], None]
 """Downloads every object below an `s3://BUCKET/PREFIX` into a directory. Raises `StorageError`."""
 
 
+class StoredModels(Protocol):
+    """The models that the farm keeps."""
+
+    def opened(self, source: Stored) -> AbstractContextManager[Path]:
+        """A folder with a model's files. Raises `ModelError`, `StorageError`."""
+
+    def mend(self, source: Stored) -> bool:
+        """Have files fetched again that are damaged on this disk. Whether there were any."""
+
+
+_READ_AT_ONCE = 2**20  # bytes
+
 Compile = Callable[[LoadedModel], UNetForward | None]
 
 
 class ModelLoader:
-    """Loads models onto one device, and compiles them if told how. Downloads from buckets are kept below `cache`."""
+    """Loads models onto one device, and compiles them if told how. Downloads from buckets are kept below `cache`, those
+    of the farm's own models where `stored` keeps them."""
 
     def __init__(
-        self, placement: Placement, *, cache: Path, fetch: FetchPrefix | None = None, compile: Compile | None = None
+        self,
+        placement: Placement,
+        *,
+        cache: Path,
+        fetch: FetchPrefix | None = None,
+        stored: StoredModels | None = None,
+        compile: Compile | None = None,
     ) -> None:
         self._placement = placement
         self._cache = cache
         self._fetch = fetch
+        self._stored = stored
         self._compile = compile
         self._cores = torch.get_num_threads()
 
@@ -61,7 +84,12 @@ class ModelLoader:
         Raises `ModelError` saying what is wrong with it and what to try.
         """
         torch.set_num_threads(self._cores)  # a new thread has what a forward running now has set
+        if vae := source.options.vae:
+            read_autoencoder(vae)  # before anything is downloaded
         model = self._loaded(name, source)
+        if vae:
+            with _reading_sha256(vae) as sha256:
+                model = replace(model, vae_file=vae.name, vae_sha256=sha256())
         try:
             model = replace(model, memory=memory_profile(model), recorded=recorded(model, self._cores))
         except (RuntimeError, MemoryError) as error:
@@ -79,30 +107,49 @@ class ModelLoader:
                 return self._from_directory(name, source, directory, revision=revision)
             case Bucket(url):
                 return self._from_bucket(name, source, url)
-            case SingleFile(path, config):
-                check_kind(path, read_shapes(path))  # before a hub is asked how to put it together
-                config = config or download_configuration(
-                    STABLE_DIFFUSION_1_4, instead=f"{name}={path}#config=DIRECTORY"
-                )
-                with ThreadPoolExecutor(1) as pool:  # as long as its weights are read and converted
-                    sha256 = pool.submit(_sha256_of, path)
-                    model = self._settle(name, source, read_checkpoint(name, path, config), config)
-                    return replace(model, sha256=sha256.result())
+            case Stored():
+                return self._from_farm(name, source)
+            case SingleFile(path, _, options):
+                with configuration(name, source) as config, _reading_sha256(path) as sha256:
+                    parts = read_checkpoint(name, path, config, self._placement, options)
+                    return replace(self._settle(name, source, parts, config), sha256=sha256())
 
     def _from_directory(
         self, name: str, source: Source, directory: Path, *, revision: str | None = None
     ) -> LoadedModel:
-        components = read_directory(name, directory, self._placement)
+        components = read_directory(name, directory, self._placement, source.options)
         return self._settle(name, source, components, directory, revision=revision)
 
-    def _from_bucket(self, name: str, source: Source, url: str) -> LoadedModel:
+    def _from_bucket(self, name: str, source: Bucket, url: str) -> LoadedModel:
         directory = self._fetched(name, url)
         try:
-            components = read_directory(name, directory, self._placement)
+            components = read_directory(name, directory, self._placement, source.options)
         except ModelError:  # it may have been fetched while it was being uploaded
             shutil.rmtree(directory, ignore_errors=True)
             raise
         return self._settle(name, source, components, directory)
+
+    def _from_farm(self, name: str, source: Stored) -> LoadedModel:
+        if self._stored is None:
+            raise ModelError(f"the model '{name}' is the farm's, and this process has no farm")
+        try:
+            return self._from_files(name, source, self._stored)
+        except ModelUnavailable:
+            raise
+        except ModelError:
+            if not self._stored.mend(source):
+                raise
+        return self._from_files(name, source, self._stored)
+
+    def _from_files(self, name: str, source: Stored, stored: StoredModels) -> LoadedModel:
+        with stored.opened(source) as folder:
+            file, config = folder / MODEL_FILE, folder / MODEL_CONFIG
+            if file.is_file():
+                is_alone = not config.is_dir()
+                model = self._loaded(name, SingleFile(file, None if is_alone else config))
+            else:
+                model = self._loaded(name, LocalDirectory(folder))
+        return replace(model, source=str(source))
 
     def _settle(
         self, name: str, source: Source, parts: Components, directory: Path, *, revision: str | None = None
@@ -221,9 +268,25 @@ def _check_finite(name: str, component: str, module: torch.nn.Module) -> None:
             )
 
 
-def _sha256_of(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+@contextmanager
+def _reading_sha256(path: Path) -> Iterator[Callable[[], str]]:
+    """The digest of a file that is read meanwhile, for whoever asks before that is over: it is not read to its end for
+    a model that cannot be loaded."""
+    stop = threading.Event()
+
+    def digest() -> str:
+        found = hashlib.sha256()
+        with path.open("rb") as file:
+            while not stop.is_set() and (data := file.read(_READ_AT_ONCE)):
+                found.update(data)
+        return found.hexdigest()
+
+    with ThreadPoolExecutor(1) as pool:
+        result = pool.submit(digest)
+        try:
+            yield result.result
+        finally:
+            stop.set()
 
 
 def _bytes_of(module: torch.nn.Module) -> int:

@@ -85,6 +85,9 @@ class LoadedModel:
     """Bytes of all parameters and buffers."""
     sha256: str | None = None
     """Of the file that it was loaded from, if it is one."""
+    vae_file: str | None = None
+    """The name of the file whose autoencoder took the place of its own, if one did."""
+    vae_sha256: str | None = None
     memory: MemoryProfile | None = None
     """What forwards and decodes take besides; None: not measured."""
     recorded: UNetForward | None = field(default=None, repr=False)

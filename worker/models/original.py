@@ -3,32 +3,45 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from diffusers.loaders.single_file_utils import (
-    convert_ldm_unet_checkpoint,
-    convert_ldm_vae_checkpoint,
-    convert_open_clip_checkpoint,
-)
+from diffusers.loaders.single_file_utils import convert_ldm_unet_checkpoint, convert_open_clip_checkpoint
 from safetensors import safe_open
-from torch import Tensor
 
-from worker.models import kinds, layout
-from worker.models.weights import Shapes, read_shapes
+from farm.errors import ModelError
+from worker.models import kinds
+from worker.models.autoencoder import named_as_diffusers
+from worker.models.ema import averaged_unet
+from worker.models.filling import Named, check, fill
+from worker.models.weights import Shapes, as_meta, read_shapes, read_tensors
 
 _log = logging.getLogger(__name__)
 
-_OPEN_CLIP = kinds.TEXT_ENCODER + "model."
-_CLIP = kinds.TEXT_ENCODER + "transformer."
-_V_PREDICTION, _ZERO_SNR = "v_pred", "ztsnr"
-_SAID_OF_PREDICTION = "modelspec.prediction_type"
-"""What programs that train models note in a file's metadata (https://github.com/Stability-AI/ModelSpec)."""
+_PREFIXES: Mapping[str, tuple[str, ...]] = {
+    "unet": (kinds.UNET,),
+    "vae": (kinds.VAE,),
+    "text_encoder": (
+        "cond_stage_model.transformer.",
+        "cond_stage_model.model.",
+        "conditioner.embedders.0.transformer.",
+        "conditioner.embedders.0.model.",
+    ),
+    "text_encoder_2": (kinds.SECOND_ENCODER + "model.",),
+}
+"""How the names of each part's weights begin, in one release or another."""
 
-Named = dict[str, Tensor]
+_TITLES = {
+    "unet": "UNet",
+    "vae": "autoencoder",
+    "text_encoder": "text encoder",
+    "text_encoder_2": "second text encoder",
+}
+_PROJECTION = "text_projection"
+_OF_OPEN_CLIP = "model."
 
 
 @dataclass(frozen=True)
@@ -38,84 +51,83 @@ class Original:
     path: Path
     shapes: Shapes
     metadata: Mapping[str, str]
+    averaged: Mapping[str, str]
+    """Of weights that the file has only as an average: under which name."""
 
-    @property
-    def prediction(self) -> Mapping[str, Any]:
-        """What the file says of its own noise schedule, in the words of a scheduler's configuration.
+    def check(self, name: str, part: str, module: Any) -> None:
+        """Raise `ModelError` if the model `name` needs a part that the file has not, and `ValueError` if weights of it
+        are missing or of other shapes. The module may be without any."""
+        keys = self._keys(part)
+        if not keys:
+            title, vae = _TITLES[part], f"name one: {name}={self.path}#vae=FILE"
+            hint = vae if part == "vae" else f"save it again with its {title} in it"
+            raise ModelError(f"{self.path} has no {title}", hint=hint)
+        check(part, module, self._converted(part, module, as_meta({key: self.shapes[key] for key in keys})))
 
-        By custom an empty tensor of the name `v_pred` marks v-prediction, as the metadata may, and one of the name
-        `ztsnr` besides a zero signal-to-noise ratio at the last timestep, which is reached only by trailing spacing
-        (Lin et al. 2023, arXiv:2305.08891).
-        """
-        if _V_PREDICTION not in self.shapes and self.metadata.get(_SAID_OF_PREDICTION) not in ("v", "v_prediction"):
-            if _ZERO_SNR in self.shapes:
-                _log.warning("%s says '%s' without '%s', which has no meaning", self.path, _ZERO_SNR, _V_PREDICTION)
-            return {}
-        said: dict[str, Any] = {"prediction_type": "v_prediction"}
-        if _ZERO_SNR in self.shapes:
-            said |= {"rescale_betas_zero_snr": True, "timestep_spacing": "trailing"}
-        return said
+    def fill(self, part: str, module: Any, dtype: torch.dtype) -> None:
+        """Give a component its weights, in a precision. Raises `ValueError` as `check`."""
+        fill(part, module, self._converted(part, module, self.weights(self._keys(part))), dtype)
 
-    @torch.no_grad()
-    def fill(self, part: str, module: Any) -> None:
-        """Give a component its weights. Raises `ValueError` if some are missing or of other shapes."""
-        given = _CONVERSIONS[part](self, module)
-        own: Named = module.state_dict()
-        if missing := sorted(own.keys() - given.keys()):
-            raise ValueError(f"it lacks {len(missing)} weights of the {part}, such as {missing[0]}")
-        for key, value in own.items():
-            if given[key].shape != value.shape:
-                raise ValueError(
-                    f"{key} of the {part} is {_written(given[key])}, but by its configuration {_written(value)}"
-                )
-        module.load_state_dict({key: given[key] for key in own})
+    def weights(self, keys: Iterable[str]) -> Named:
+        """Weights by their first names."""
+        stored = {key: self.averaged.get(key, key) for key in keys}
+        read = read_tensors(self.path, stored.values())
+        return {key: read[name] for key, name in stored.items()}
 
-    def below(self, prefix: str) -> Named:
-        """The weights whose names begin with `prefix`, by their whole names."""
-        with safe_open(self.path, framework="pt") as file:
-            return {key: file.get_tensor(key) for key in self.shapes if key.startswith(prefix)}
+    def _prefix(self, part: str) -> str:
+        """How a part's names begin here: as most do, for tools leave single weights of other releases behind."""
+        return max(_PREFIXES[part], key=lambda one: sum(key.startswith(one) for key in self.shapes))
 
+    def _keys(self, part: str) -> list[str]:
+        prefix = self._prefix(part)
+        return [key for key in self.shapes if key.startswith(prefix)]
 
-def read_original(name: str, path: Path, config: Path) -> Original:
-    """The checkpoint in a file, to be put together as the model in the directory `config` is.
-
-    Raises `ModelError` if the file is anything else, or of another generation than that model.
-    """
-    shapes = read_shapes(path)
-    kinds.check_kind(path, shapes)
-    expected = layout.read_json(name, config / "unet" / "config.json").get("cross_attention_dim")
-    kinds.check_width(name, path, shapes, config, expected)
-    with safe_open(path, framework="pt") as file:
-        return Original(path, shapes, file.metadata() or {})
+    def _converted(self, part: str, module: Any, weights: Named) -> Named:
+        try:
+            return _CONVERSIONS[part](weights, self._prefix(part), module)
+        except KeyError as error:
+            raise ValueError(f"it lacks weights of the {part}, such as {error.args[0]}") from error
 
 
-def _unet(original: Original, module: Any) -> Named:
-    converted: Named = convert_ldm_unet_checkpoint(original.below(kinds.UNET), dict(module.config))
-    return converted
-
-
-def _vae(original: Original, module: Any) -> Named:
-    converted: Named = convert_ldm_vae_checkpoint(original.below(kinds.VAE), dict(module.config))
-    return converted
-
-
-def _text_encoder(original: Original, module: Any) -> Named:
-    """The encoder of OpenAI, with or without a module inside as releases of transformers had it, or OpenCLIP's."""
-    open_clip = original.below(_OPEN_CLIP)
-    if open_clip:
-        named = convert_open_clip_checkpoint(module, open_clip, prefix=_OPEN_CLIP)
+def read_original(path: Path) -> Original:
+    """The checkpoint in a file. Raises `ModelError` if the file is anything else."""
+    stored = read_shapes(path)
+    averaged = averaged_unet(stored)
+    if sum(key.startswith(kinds.UNET) for key in stored) >= len(averaged):
+        averaged = {}  # the plain weights are all there
     else:
-        named = {key.removeprefix(_CLIP): value for key, value in original.below(_CLIP).items()}
+        _log.info("%s has the UNet's weights as their average in training (EMA), and not all as they were", path)
+    shapes = {**stored, **{key: stored[name] for key, name in averaged.items()}}
+    kinds.check_kind(path, shapes)
+    with safe_open(path, framework="pt") as file:
+        return Original(path, shapes, file.metadata() or {}, averaged)
+
+
+def _unet(weights: Named, _prefix: str, module: Any) -> Named:
+    converted: Named = convert_ldm_unet_checkpoint(weights, dict(module.config))
+    return converted
+
+
+def _vae(weights: Named, prefix: str, module: Any) -> Named:
+    return named_as_diffusers({key.removeprefix(prefix): value for key, value in weights.items()}, module.config)
+
+
+def _text_encoder(weights: Named, prefix: str, module: Any) -> Named:
+    """The encoder of OpenAI, with or without a module inside as releases of transformers had it, or OpenCLIP's."""
+    if prefix.endswith(_OF_OPEN_CLIP):
+        named = convert_open_clip_checkpoint(module, weights, prefix=prefix)
+        linear = prefix + f"{_PROJECTION}.weight"  # as some programs save it, already turned round
+        named |= {f"{_PROJECTION}.weight": weights[linear]} if linear in weights else {}
+    else:
+        named = {key.removeprefix(prefix): value for key, value in weights.items()}
     inside = "text_model." if hasattr(module, "text_model") else ""
-    return {inside + key.removeprefix("text_model."): value for key, value in named.items()}
+    bare = {key.removeprefix("text_model."): value for key, value in named.items()}
+    return {key if key.startswith(_PROJECTION) else inside + key: value for key, value in bare.items()}
 
 
-_CONVERSIONS: Mapping[str, Callable[[Original, Any], Named]] = {
+_CONVERSIONS: Mapping[str, Callable[[Named, str, Any], Named]] = {
     "unet": _unet,
     "vae": _vae,
     "text_encoder": _text_encoder,
+    "text_encoder_2": _text_encoder,
 }
-
-
-def _written(tensor: Tensor) -> str:
-    return "×".join(map(str, tensor.shape))

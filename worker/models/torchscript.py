@@ -55,7 +55,7 @@ class RecordedUNet(nn.Module):
         super().__init__()
         self.multiple = multiple
         self._cores = cores
-        self._conditioned_on = conditioning.shape
+        self._conditioned_on = _but_for_tokens(conditioning)
         self._weights = list(unet.parameters())
         rows = conditioning.text.new_zeros((_RECORDED_ROWS, channels, multiple, multiple))
         self._recording = _recording_of(unet, conditioning, rows)
@@ -65,8 +65,10 @@ class RecordedUNet(nn.Module):
         return self
 
     def fits(self, rows: Tensor, conditioning: Conditioning) -> bool:
-        """Whether rows [N, 4, h, w] and their conditioning are such as were recorded, whatever N, h and w."""
-        return conditioning.shape == self._conditioned_on and all(side % self.multiple == 0 for side in rows.shape[2:])
+        """Whether rows [N, 4, h, w] and their conditioning are such as were recorded, whatever N, h and w, and however
+        many tokens their prompts have."""
+        is_alike = _but_for_tokens(conditioning) == self._conditioned_on
+        return is_alike and all(side % self.multiple == 0 for side in rows.shape[2:])
 
     def forward(self, rows: Tensor, timesteps: Tensor, conditioning: Conditioning) -> Tensor:
         """The UNet's output [N, 4, h, w] for timesteps [N].
@@ -187,10 +189,24 @@ def _largest_error(unet: RecordedUNet, model: LoadedModel, conditioning: Conditi
     """
     channels, side = model.unet.config["in_channels"], 2 * unet.multiple
     rows = torch.linspace(-1, 1, _TRIED_ROWS * channels * side * side).view(_TRIED_ROWS, channels, side, side)
-    timesteps, together = torch.linspace(1, 900, _TRIED_ROWS), Conditioning.stacked([conditioning] * _TRIED_ROWS)
+    timesteps, together = (
+        torch.linspace(1, 900, _TRIED_ROWS),
+        Conditioning.stacked([_longer(conditioning)] * _TRIED_ROWS),
+    )
     truth = _plain(model.unet, rows, timesteps, together)
     found = unet.in_one_lane(rows, timesteps, *together.tensors)
     return float((found - truth).abs().max() / truth.abs().max())
+
+
+def _but_for_tokens(conditioning: Conditioning) -> tuple[torch.Size, ...]:
+    text, *others = conditioning.shape
+    return text[1:], *others
+
+
+def _longer(conditioning: Conditioning) -> Conditioning:
+    """A row's conditioning on a prompt of twice as many tokens."""
+    text, *others = conditioning.tensors
+    return type(conditioning)(torch.cat([text, text.flip(1)], dim=1), *others)
 
 
 @cache

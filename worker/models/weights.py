@@ -9,12 +9,14 @@ from __future__ import annotations
 import json
 import math
 import re
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
 from safetensors import safe_open
+from torch import Tensor
 
 from farm.errors import ModelError
 from farm.keys import PICKLED_WEIGHTS, WEIGHTS
@@ -31,6 +33,8 @@ STEMS = {
 _MARKS = ("", ".fp16")
 _SHARD = re.compile(r"\w[\w.-]*\.safetensors")
 _MAX_SHARDS = 1_000
+_MAX_WEIGHTS = 50_000
+"""SDXL's checkpoints name 2,515, and some 4,200 with averages."""
 _MAX_INDEX_BYTES = 16 * 2**20
 
 Shapes = Mapping[str, tuple[int, ...]]
@@ -106,12 +110,30 @@ def find(name: str, directory: Path, stem: str) -> Weights:
 
 
 def read_shapes(path: Path) -> Shapes:
-    """The shapes of all weights in a file. Raises `ModelError` saying what it is instead of safetensors."""
+    """The shapes of all weights in a file. Raises `ModelError` saying what it is instead of safetensors, or that it
+    names more weights than any model has."""
     try:
         with safe_open(path, framework="pt") as file:
-            return {key: tuple(file.get_slice(key).get_shape()) for key in file.keys()}  # noqa: SIM118  # no mapping
+            keys = file.keys()
+            if len(keys) > _MAX_WEIGHTS:
+                raise ValueError(f"it names {len(keys):,} weights, and no model has more than {_MAX_WEIGHTS:,}")
+            return {key: tuple(file.get_slice(key).get_shape()) for key in keys}
     except Exception as error:  # SafetensorError is a plain Exception, and there are others
         raise unreadable(path, error) from error
+
+
+def read_tensors(path: Path, keys: Iterable[str]) -> dict[str, Tensor]:
+    """Weights in a file. Raises `ModelError` as `read_shapes`."""
+    try:
+        with safe_open(path, framework="pt") as file:
+            return {key: file.get_tensor(key) for key in keys}
+    except Exception as error:  # as above
+        raise unreadable(path, error) from error
+
+
+def as_meta(shapes: Shapes) -> dict[str, Tensor]:
+    """Tensors of these shapes without any numbers, to see what would become of them."""
+    return {key: torch.empty(shape, device="meta") for key, shape in shapes.items()}
 
 
 def _nothing(name: str, directory: Path, names: Collection[str], stem: str) -> ModelError:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import socket
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Iterable
 from typing import Any
 
 from farm.errors import FarmError
@@ -27,7 +27,7 @@ class Consumer:
         self._slots = slots
         self._consumer: Any = None
 
-    def run(self, models: Sequence[str], on_ready: Callable[[], None], *, is_leaving: Callable[[], bool]) -> None:
+    def run(self, models: Iterable[str], on_ready: Callable[[], None], *, is_leaving: Callable[[], bool]) -> None:
         """Consume on this thread until a signal's handler calls `stop`. Raises `FarmError` if it ends before that."""
         from celery.signals import setup_logging, worker_ready
 
@@ -51,14 +51,22 @@ class Consumer:
         if not is_leaving():
             raise FarmError("the queue's consumer ended by itself", hint="what came before this in the log says why")
 
-    def consume_also(self, model: str) -> None:
-        """Consume the queue of a model that came late: at once, and whenever the consumer connects again."""
-        queues, queue = self._consumer.app.amqp.queues, queue_name(model)
-        queues.select_add(queues[queue])
+    def consume_only(self, models: Collection[str]) -> None:
+        """Consume the queues of these models alone: at once, and whenever the consumer connects again."""
+        wanted = {queue_name(name) for name in models}
 
         def consume() -> None:
-            if self._consumer.consumer.task_consumer is not None:
-                self._consumer.consumer.add_task_queue(queue)
+            consumer = self._consumer.consumer
+            queues = self._consumer.app.amqp.queues
+            if consumer.task_consumer is None:
+                queues.select(sorted(wanted))
+                return
+            consumed = {queue.name for queue in consumer.task_consumer.queues}
+            for name in sorted(wanted - consumed):
+                queues.select_add(queues[name])
+                consumer.add_task_queue(name)
+            for name in consumed - wanted:
+                consumer.cancel_task_queue(name)
 
         self._consumer.consumer.call_soon(consume)  # on the consumer's own thread
 

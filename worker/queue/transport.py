@@ -138,5 +138,7 @@ class CarefulTransport(redis.Transport):
         job = job_named_by(message)
         if job is None:
             _log.warning("dropped a message that names no job: %.120r", message)
+        elif queue not in self._callbacks:  # no more consumed since Redis was asked for it: others may take it
+            self._reject_inbound_message(wake_up(job, queue))  # type: ignore[no-untyped-call]
         else:
             super()._deliver(wake_up(job, queue), queue)  # type: ignore[no-untyped-call]

@@ -1,8 +1,9 @@
 """PNG files that say how they were made: A1111's `parameters` text for other tools, and the whole spec as JSON.
 
 The text follows what A1111's `parse_generation_parameters` reads: the prompt, a line `Negative prompt: …`, and
-a last line of `Name: value` pairs, with values that hold a comma or colon quoted as JSON strings. It knows no escapes,
-so a prompt that itself says `Negative prompt:` says it there with a space that does not break, and a line of it that
+a last line of `Name: value` pairs, with values that hold a comma or colon quoted as JSON strings. Brackets in a prompt
+are weights to it, so those of a plain reading have a backslash before them. Between its lines it knows no escapes, so
+a prompt that itself says `Negative prompt:` says it there with a space that does not break, and a line of it that
 begins with `Steps:` is joined to the one before. Readers then give back what was meant, and an encoder reads the same:
 to it every space is one.
 Nothing in the file depends on when, where or in what company the job ran, so equal pixels make equal files.
@@ -14,18 +15,21 @@ import io
 import json
 import re
 
+import numpy as np
+from numpy.typing import NDArray
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
 from farm.bucket.results import ModelUsed
+from farm.jobs import samplers
+from farm.jobs.emphasis import escaped
 from farm.jobs.spec import ResolvedSpec
 from farm.pictures.metadata import read_text
 from farm.pictures.provenance import SPEC_KEY
-from worker.diffusion import samplers
 from worker.engine.request import Pixels
 
-_MODEL_HASH = 10
-"""Digits of a checkpoint's SHA-256 by which A1111 and the sites where models are shared know it."""
+_HASH = 10
+"""Digits of a file's SHA-256 by which A1111 and the sites where models are shared know it."""
 _CONTROL_CHARACTERS = re.compile(r"[\x00-\x09\x0b-\x1f\x7f-\x9f]")  # all but the ends of lines
 _BEFORE_STEPS = re.compile(r"\n *(?=Steps:)")
 
@@ -35,8 +39,20 @@ def encode_png(pixels: Pixels, spec: ResolvedSpec, model: ModelUsed) -> bytes:
     info = PngInfo()
     info.add_text("parameters", parameters_text(spec, model))
     info.add_itxt(SPEC_KEY, spec.to_json())
+    return encode_plain_png(pixels, info)
+
+
+def encode_study_png(pixels: Pixels, spec: ResolvedSpec) -> bytes:
+    """A PNG of what a study made, with the spec alone: no other tool could make it again."""
+    info = PngInfo()
+    info.add_itxt(SPEC_KEY, spec.to_json())
+    return encode_plain_png(pixels, info)
+
+
+def encode_plain_png(pixels: NDArray[np.uint8], info: PngInfo | None = None) -> bytes:
+    """A PNG of pixels [height, width, 3], or of grey ones [height, width]."""
     file = io.BytesIO()
-    Image.fromarray(pixels, mode="RGB").save(file, "PNG", pnginfo=info, compress_level=6)
+    Image.fromarray(pixels).save(file, "PNG", pnginfo=info, compress_level=6)
     return file.getvalue()
 
 
@@ -50,7 +66,7 @@ def parameters_text(spec: ResolvedSpec, model: ModelUsed) -> str:
     """The description in A1111's form. A mix is written in its `prompt :weight AND …` notation."""
     lines = [_readable(_prompt(spec))]
     if spec.conditioning.negative:
-        lines.append(f"Negative prompt: {_readable(spec.conditioning.negative)}")
+        lines.append(f"Negative prompt: {_readable(_written(spec.conditioning.negative, spec))}")
     lines.append(", ".join(f"{name}: {_quoted(value)}" for name, value in _settings(spec, model).items()))
     return "\n".join(lines)
 
@@ -58,8 +74,13 @@ def parameters_text(spec: ResolvedSpec, model: ModelUsed) -> str:
 def _prompt(spec: ResolvedSpec) -> str:
     prompts = spec.conditioning.prompts
     if len(prompts) == 1:
-        return prompts[0].text
-    return " AND ".join(f"{prompt.text} :{prompt.weight:g}" for prompt in prompts)
+        return _written(prompts[0].text, spec)
+    return " AND ".join(f"{_written(prompt.text, spec)} :{prompt.weight:g}" for prompt in prompts)
+
+
+def _written(text: str, spec: ResolvedSpec) -> str:
+    """A prompt as A1111 has to read it, which knows no plain reading."""
+    return escaped(text) if spec.conditioning.reading == "plain" else text
 
 
 def _readable(text: str) -> str:
@@ -72,16 +93,24 @@ def _readable(text: str) -> str:
 def _settings(spec: ResolvedSpec, model: ModelUsed) -> dict[str, str]:
     settings = {
         "Steps": str(spec.steps),
-        "Sampler": samplers.BY_NAME[spec.sampler].title,
+        "Sampler": samplers.KNOWN[spec.sampler].title,
+        **({"Schedule type": samplers.SCHEDULE_TITLES[spec.schedule]} if spec.schedule != "model" else {}),
         "CFG scale": f"{spec.guidance.scale:g}",
         "Seed": str(spec.seed),
         "Size": f"{spec.width}x{spec.height}",
-        **({"Model hash": model.sha256[:_MODEL_HASH]} if model.sha256 else {}),
+        **({"Model hash": model.sha256[:_HASH]} if model.sha256 else {}),
         "Model": model.name,
+        **({"VAE hash": model.vae_sha256[:_HASH]} if model.vae_sha256 else {}),
+        **({"VAE": model.vae} if model.vae else {}),
+        **({"Clip skip": str(spec.conditioning.clip_skip)} if spec.conditioning.clip_skip > 1 else {}),
         "RNG": "CPU",  # readers take the noise for a GPU's unless told
     }
     if spec.start.image is not None:
         settings["Denoising strength"] = f"{spec.steps_to_do / spec.steps:.4g}"
+    if spec.conditioning.path == "spherical":
+        settings["Mix path"] = spec.conditioning.path
+    if spec.eta is not None:
+        settings["Eta"] = f"{spec.eta:g}"
     if spec.guidance.losses:
         settings["Losses"] = "; ".join(f"{loss.name} ×{loss.scale:g}" for loss in spec.guidance.losses)
     return settings

@@ -1,4 +1,4 @@
-"""`farm workers`, `models` and `losses`: what the farm has."""
+"""`farm workers` and `losses`: what the farm has."""
 
 from __future__ import annotations
 
@@ -17,7 +17,6 @@ if TYPE_CHECKING:
     from rich.text import Text
 
     from farm.cli.view.columns import Columns
-    from farm.client.client import ModelService
     from farm.jobs.status import WorkerInfo
 
 _WORKER_STYLES = {"starting": "dim", "ready": "green", "draining": "yellow"}
@@ -34,9 +33,10 @@ _WORKER_STYLES = {"starting": "dim", "ready": "green", "draining": "yellow"}
 def workers(as_json: bool) -> None:
     """List the live workers.
 
-    With --json: a list of {id, host, pid, device, state, models, warm, slots, jobs, refused, paused, losses, limits,
-    version, started, done, images_per_minute}; `refused` says why models are not served, `paused` is null, or
-    why the worker takes no jobs now, and `limits` has side, steps and seconds, null where it has none of its own.
+    With --json: a list of {id, host, pid, device, state, models, warm, loading, slots, jobs, refused, paused, losses,
+    embeddings, limits, version, started, done, images_per_minute}; `warm` are the models in memory, `refused` says why
+    models are not served, `paused` is null, or why the worker takes no jobs now, and `limits` has side, steps and
+    seconds, null where it has none of its own.
     """
     from farm.client import FarmClient
 
@@ -50,23 +50,14 @@ def workers(as_json: bool) -> None:
     if any(worker.warm for worker in live):
         note("* in memory")
     for worker in live:
+        if worker.loading:
+            note(f"{worker.id} is loading {worker.loading}")
         if worker.paused and worker.state == "ready":
             note(f"{worker.id} takes no jobs: {worker.paused}")
         if limits := str(worker.limits):
             note(f"{worker.id} does at most {limits}")
         for model, reason in worker.refused.items():
             note(f"{worker.id} does not serve {model}: {reason}")
-
-
-def _table_of_models(known: Sequence[ModelService]) -> Columns:
-    from rich.text import Text
-
-    from farm.cli.view.columns import Columns
-
-    rows = Columns("model", "waiting", "workers", right=("waiting",), elastic="workers", wrapped=True)
-    for model in known:
-        rows.add(model.name, f"{model.waiting:,}", ", ".join(model.workers) or Text("none", style="yellow"))
-    return rows
 
 
 def _table_of_workers(live: Sequence[WorkerInfo]) -> Columns:
@@ -99,30 +90,6 @@ def _state(worker: WorkerInfo) -> Text:
     if worker.paused and worker.state == "ready":
         return Text("paused", style="yellow")
     return Text(worker.state, style=_WORKER_STYLES[worker.state])
-
-
-@click.command(
-    epilog="""\b
-    Examples:
-      farm models
-      farm models --json
-    """
-)
-@json_option
-def models(as_json: bool) -> None:
-    """List the models that are served or waited for.
-
-    With --json: a list of {name, workers, waiting}; `waiting` is how many jobs are queued for it.
-    """
-    from farm.client import FarmClient
-
-    with FarmClient.connect() as farm:
-        known = farm.models()
-    if as_json:
-        return print_json([asdict(model) for model in known])
-    if not known:
-        return note("no live worker serves a model, and no job waits for one")
-    console().print(_table_of_models(known))
 
 
 @click.command(

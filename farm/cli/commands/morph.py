@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from farm.cli.commands.sending import Yield, send
-from farm.cli.options.common import naming_options, one_seed_options, request
+from farm.cli.options.common import naming_options, one_seed_options, path_option, request
 from farm.cli.view.output import note
 from farm.host.places import replacing
 from farm.jobs.writing import RANDOM_SEED
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     Examples:
       farm morph "a giraffe" "a cat" --seed 8 --out renders
       farm morph "a red apple" "a green apple" --frames 48 --steps 20 --out renders
+      farm morph "a giraffe" "a cat" --path spherical --out renders
       farm morph "a fox" "an owl" --init fox.png --strength 0.6 --out renders
     """
 )
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
 @click.option(
     "--frames", type=click.IntRange(2, 1_000), default=24, show_default=True, help="Pictures, both ends included."
 )
+@path_option
 @one_seed_options
 def morph(first: str, last: str, frames: int, **options: Any) -> None:
     """A film from one PROMPT to another: their embeddings mixed in even steps, all pictures from one seed.
@@ -39,6 +41,9 @@ def morph(first: str, last: str, frames: int, **options: Any) -> None:
     The pictures are a batch of mixes like any other. With --out they are fetched, and beside them are the film (H.264
     where PyAV is installed, else an animated WebP), 12 frames a second, and a strip of up to 24 of the pictures.
     'farm film' makes the film of a batch that was rendered before.
+
+    A straight mix of two embeddings is shorter than both; with --path spherical the worker goes along the arc between
+    them, in even steps of the angle, so that the middle of the film is no fainter than its ends.
     """
     from farm.client.planning import drafted
 

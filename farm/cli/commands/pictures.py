@@ -53,11 +53,10 @@ def read_file(name: str) -> bytes:
 
 
 def read_job(farm: FarmClient, job: str) -> bytes:
-    """A done job's picture. Raises `ObjectMissing`, `ObjectDamaged`, `ObjectTooLarge`, `StorageError`."""
-    from farm.bucket.fetch import IMAGE
+    """A done job's picture. Raises `WrongState`, `ObjectMissing`, `ObjectDamaged`, `ObjectTooLarge`, `StorageError`."""
     from farm.pictures.images import MAX_BYTES
 
-    return farm.storage.get(farm.result(job).objects[IMAGE].key, limit=MAX_BYTES)
+    return farm.storage.get(farm.result(job).picture.key, limit=MAX_BYTES)
 
 
 def _done(statuses: Sequence[JobStatus], names: Sequence[str]) -> Sequence[JobStatus]:

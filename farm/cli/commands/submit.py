@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from farm.cli.commands.farm import known_losses
+from farm.cli.commands.roundtrip import roundtrip
 from farm.cli.commands.sending import Yield, send
 from farm.cli.options import parsing
 from farm.cli.options.common import (
@@ -38,12 +39,24 @@ if TYPE_CHECKING:
 STDIN = "-"
 
 
-@click.group()
+@click.group(
+    epilog="""\b
+    Prompts:
+      a (red) apple          red weighs 1.1 times as much, ((red)) 1.21 times
+      a (red:1.3) apple      1.3 times;  a [red] apple  1/1.1 times
+      a cat \\(asleep\\)       brackets as such;  --plain-prompt  all of them
+      an otter BREAK a lake  the lake begins a new chunk of 75 tokens
+      a <style> castle       an embedding that the worker knows; without < > too
+    """
+)
 def submit() -> None:
     """Queue pictures.
 
-    The modes compose: --init, --mix-with and --loss go with every one of them.
+    The modes compose: --init, --mix-with and --loss go with every one of them that draws.
     """
+
+
+submit.add_command(roundtrip)
 
 
 @submit.command(
@@ -52,12 +65,17 @@ def submit() -> None:
       farm submit txt2img "a watercolor painting of an otter"
       farm submit txt2img "a red apple" --count 8 --steps 50 --seed 7 --out renders
       farm submit txt2img "a lighthouse" --mix-with "a rocket:0.3" --trace video
+      farm submit txt2img "a (red:1.3) apple, [a table]" --negative "(blurry:1.4)"
+      farm submit txt2img "f(x) = [x]" --plain-prompt
     """
 )
 @click.argument("prompt")
 @request_options
 def txt2img(prompt: str, **options: Any) -> None:
-    """A picture from a PROMPT."""
+    """A picture from a PROMPT.
+
+    Words of it can weigh more or less, as 'farm submit --help' tells, and it can be long: no word is dropped.
+    """
     _send("txt2img", [prompt], options)
 
 
@@ -126,10 +144,11 @@ def guided(prompt: str, **options: Any) -> None:
             losses.0.scale: [0, 50, 100, 200]
 
     \b
-    Fields: mode prompt weights mix mix_with negative init start_step strength fit encode losses guidance
-    sampler steps seed count width height model priority trace trace_every time_limit labels. `zip` takes
-    its lists in step, `product` every combination; with both, every pair of the two. A dotted name
-    reaches into lists and mappings. A relative `init` is looked for beside the file.
+    Fields: mode prompt weights mix path mix_with negative reading clip_skip init start_step strength fit
+    encode losses guidance sampler schedule eta steps seed count width height model priority trace
+    trace_every time_limit labels; of the mode roundtrip noise_steps. `zip` takes its lists in step, `product`
+    every combination; with both, every pair of the two. A dotted name reaches into lists and mappings. A
+    relative `init` is looked for beside the file.
 
     \b
     Examples:
@@ -186,10 +205,11 @@ def grid(
 ) -> None:
     """A picture at every crossing of the values of up to three fields, all from one seed.
 
-    FIELD is any that a batch file has, such as guidance, steps, sampler, seed, mix, negative, model, start_step or
-    strength (with --init), losses.0.scale and losses.0.target (of the first --loss), mix_with.0.weight. A value with a
-    comma in it is quoted as in CSV. The prompt is searched and replaced: prompt=cat,dog,owl puts each of the three in
-    the place of "cat". 'farm sheet' lays the batch out by its axes; --out does so at once. Several PROMPTs are mixed.
+    FIELD is any that a batch file has, such as guidance, steps, sampler, schedule, seed, mix, negative, model,
+    start_step or strength (with --init), losses.0.scale and losses.0.target (of the first --loss), mix_with.0.weight.
+    A value with a comma in it is quoted as in CSV. The prompt is searched and replaced: prompt=cat,dog,owl puts each of
+    the three in the place of "cat". 'farm sheet' lays the batch out by its axes; --out does so at once. Several PROMPTs
+    are mixed.
     """
     from farm.jobs import grid as grids
 

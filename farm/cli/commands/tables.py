@@ -161,7 +161,7 @@ def _cell(source: Source, *, with_file: bool) -> Cell:
     try:
         data = source.read()
         picture = fitted(decode(data, name=source.name))
-    except (ObjectMissing, ObjectDamaged, ObjectTooLarge) as error:
+    except (ObjectMissing, ObjectDamaged, ObjectTooLarge, WrongState) as error:
         return Cell(note=error.message, name=source.name)
     except InvalidInput as error:
         return Cell(note=error.reason, name=source.name)

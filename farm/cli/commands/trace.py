@@ -37,8 +37,9 @@ def trace(name: str, out: Path, wants_open: bool, as_json: bool) -> None:
     """Make one page of how a picture came to be: prompts and tokens, schedule, every step, losses, times.
 
     DIR/JOB.trace.html is one file that needs no network; an older one is replaced. What it shows of the steps is what
-    the job kept: submit with --trace frames, or --trace video. With --json: {job, path, size, frames, frames_kept,
-    steps, video, left_out}, where left_out says what could not be shown.
+    the job kept: submit with --trace frames, or --trace video. The page of a round trip has its pictures and numbers.
+    With --json: {job, path, size, frames, frames_kept, steps, video, left_out}, where left_out says what could not be
+    shown.
     """
     check_folder(out, option=_OUT)
     with FarmClient.connect() as farm:
@@ -59,13 +60,13 @@ def written(farm: FarmClient, job: str, out: Path) -> tuple[Path, Seen]:
 
     Raises `WrongState`, `WrongBucket`, `StorageError`, and `InvalidInput` if it cannot be written.
     """
+    from farm.pages import roundtrip, trace
     from farm.pages.gather import gather
-    from farm.pages.trace import page
 
     path = out / f"{job}.trace.html"
     check_file(path, option=_OUT)
     seen = gather(farm.storage, farm.result(job))
-    html = page(seen)
+    html = roundtrip.page(farm.storage, seen) if seen.result.spec.is_study else trace.page(seen)
     with replacing(path, option=_OUT) as unfinished:
         unfinished.write_text(html, encoding="utf-8")
     return path, seen
@@ -78,6 +79,8 @@ def tell_faults(faults: Iterable[str]) -> None:
 
 
 def _described(seen: Seen) -> str:
+    if seen.result.spec.is_study:
+        return "a round trip"
     if not seen.steps and not seen.frames_kept:
         return "without a trace"
     shown, kept = len(seen.frames), seen.frames_kept

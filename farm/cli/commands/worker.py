@@ -8,6 +8,7 @@ import subprocess
 import sys
 from collections.abc import Sequence
 from importlib.util import find_spec
+from pathlib import Path
 from types import FrameType
 
 import click
@@ -29,11 +30,37 @@ _COUNT_TIMEOUT_SECONDS = 120.0
       farm worker
       farm worker --device cuda:1 --slots 16
       farm worker --model sd14 --model mine=/models/mine.safetensors
+      farm worker --model mine --model-cache-gb 20
+      farm worker --model xl=/models/xl.safetensors#vae=/models/vae.safetensors
+      farm worker --model sd14 --embeddings /models/embeddings --embedding style=/models/my-style.safetensors
       farm worker --model base=stabilityai/stable-diffusion-2-1-base@main
     """
 )
 @click.option("--device", metavar="D", help="cpu, cuda, cuda:N or mps.  [default: one worker per GPU, else the CPU]")
-@click.option("--model", "models", multiple=True, metavar="NAME[=SOURCE]", help="A model to serve.  [default: emoji]")
+@click.option(
+    "--model",
+    "models",
+    multiple=True,
+    metavar="NAME[=SOURCE]",
+    help="A model to serve.  [default: emoji, and all that the farm keeps]",
+)
+@click.option(
+    "--model-cache-gb",
+    type=click.FloatRange(0, min_open=True),
+    metavar="GB",
+    help="Disk for the files of the farm's models.  [default: $FARM_MODEL_CACHE_GB, or 50]",
+)
+@click.option(
+    "--embedding", "embeddings", multiple=True, metavar="NAME=FILE", help="A textual inversion that prompts may name."
+)
+@click.option(
+    "--embeddings",
+    "embedding_folders",
+    multiple=True,
+    type=click.Path(path_type=Path, file_okay=False),
+    metavar="DIR",
+    help="A folder of them, each called as its .safetensors file is.",
+)
 @click.option("--slots", type=click.IntRange(1, 1024), metavar="N", help="Jobs in flight at once.")
 @click.option("--rows", type=click.IntRange(2, 1024), metavar="N", help="Rows of one forward pass.")
 @click.option("--name", metavar="N", help="What the worker is called.  [default: the host's name]")
@@ -54,6 +81,9 @@ _COUNT_TIMEOUT_SECONDS = 120.0
 def worker(
     device: str | None,
     models: tuple[str, ...],
+    model_cache_gb: float | None,
+    embeddings: tuple[str, ...],
+    embedding_folders: tuple[Path, ...],
     slots: int | None,
     rows: int | None,
     name: str | None,
@@ -67,13 +97,23 @@ def worker(
 ) -> None:
     """Render on this machine: take jobs off the farm's queues until Ctrl-C.
 
-    SOURCE is a hub id (with @revision), a folder in diffusers' layout, a .safetensors checkpoint or an s3:// prefix.
+    Without --model it serves the model that comes along and those that the farm keeps ('farm models add'), each when
+    there are jobs for it. SOURCE is a hub id (with @revision), a folder in diffusers' layout, a .safetensors checkpoint
+    or an s3:// prefix; a NAME alone is built in, or one of the farm's. Options may follow SOURCE: #vae=FILE for another
+    autoencoder, #prediction=v or #prediction=epsilon, #ztsnr, and for a checkpoint #config=DIRECTORY.
     """
     check_installed()
     options = [argument for model in models for argument in ("--model", model)]
+    options += [argument for embedding in embeddings for argument in ("--embedding", embedding)]
+    options += [argument for folder in embedding_folders for argument in ("--embeddings", str(folder))]
     numbers = {
         **{"--slots": slots, "--rows": rows, "--grace": grace, "--checkpoint-seconds": checkpoint_seconds},
-        **{"--max-side": max_side, "--max-steps": max_steps, "--max-seconds": max_seconds},
+        **{
+            "--model-cache-gb": model_cache_gb,
+            "--max-side": max_side,
+            "--max-steps": max_steps,
+            "--max-seconds": max_seconds,
+        },
     }
     for option, value in numbers.items():
         options += [option, str(value)] if value is not None else []
@@ -88,14 +128,22 @@ def worker(
     os.execv(sys.executable, [*_COMMAND, *options])  # noqa: S606 - no shell is wanted
 
 
+def is_installed() -> bool:
+    """Whether what rendering needs is installed too."""
+    return not _missing()
+
+
 def check_installed() -> None:
     """Raise `FarmError` unless what rendering needs is installed too."""
-    missing = [package for package in ("torch", "diffusers", "transformers", "worker") if find_spec(package) is None]
-    if missing:
+    if missing := _missing():
         raise FarmError(
             f"this installation cannot render: {', '.join(missing)} missing",
             hint="in a clone of the farm: pip install -c constraints.txt '.[worker]'",
         )
+
+
+def _missing() -> list[str]:
+    return [package for package in ("torch", "diffusers", "transformers", "worker") if find_spec(package) is None]
 
 
 def _visible_gpus() -> int:

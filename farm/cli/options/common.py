@@ -17,7 +17,8 @@ from farm.errors import InvalidInput
 from farm.jobs.batch_file import MAX_JOBS
 from farm.jobs.losses import BUILTIN
 from farm.jobs.request import DEFAULT_PRIORITY, DEFAULT_STEPS, JobRequest
-from farm.jobs.spec import ENCODINGS, FITS, SAMPLERS, TRACE_LEVELS, Mode
+from farm.jobs.samplers import KNOWN, SAMPLERS, SCHEDULES
+from farm.jobs.spec import ENCODINGS, FITS, MIX_PATHS, TRACE_LEVELS, Mode
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -29,16 +30,43 @@ def _losses_completed(_: click.Context, __: click.Parameter, beginning: str) -> 
     return [CompletionItem(loss.name, help=loss.help) for loss in BUILTIN if loss.name.startswith(beginning)]
 
 
+def _samplers_completed(_: click.Context, __: click.Parameter, beginning: str) -> list[CompletionItem]:
+    return [CompletionItem(name, help=KNOWN[name].title) for name in SAMPLERS if name.startswith(beginning)]
+
+
+def _schedules_completed(_: click.Context, __: click.Parameter, beginning: str) -> list[CompletionItem]:
+    return [CompletionItem(name) for name in SCHEDULES if name.startswith(beginning)]
+
+
+_SAMPLERS = f"The solver: {', '.join(SAMPLERS)}; A1111's and ComfyUI's names too."
+_SAMPLER = click.option("--sampler", metavar="NAME", shell_complete=_samplers_completed, help=f"{_SAMPLERS}  [lms]")
+_SCHEDULE = click.option(
+    "--schedule",
+    metavar="NAME",
+    shell_complete=_schedules_completed,
+    help=f"How noise levels are spaced: {', '.join(SCHEDULES)}.  [model]",
+)
+_ETA = click.option("--eta", type=float, help="Noise that steps add, 0 to 1.  [ddim: 0; ancestral and SDE samplers: 1]")
 _COUNT = click.option("--count", type=int, default=1, show_default=True, help="Pictures, with consecutive seeds.")
 _REQUEST = (
     click.option("--negative", metavar="PROMPT", help="What the picture should not show."),
+    click.option(
+        "--plain-prompt",
+        "reading",
+        flag_value="plain",
+        default=None,
+        help="Read ( ) [ ] and BREAK as letters, and cut off what is longer than 75 tokens.",
+    ),
+    click.option("--clip-skip", type=int, metavar="N", help="Stop N - 1 layers early in the text encoder.  [1]"),
     click.option("--steps", type=int, default=DEFAULT_STEPS, show_default=True, help="Denoising steps, 1 to 1000."),
     click.option("--guidance", type=float, help="Pull of the prompt, -100 to 100; 1 is off.  [default: the model's]"),
     click.option("--seed", type=int, help="Where the noise comes from.  [default: random, recorded]"),
     _COUNT,
     click.option("--width", type=int, help="Pixels, a multiple of 8 from 64 to 2048.  [default: the model's]"),
     click.option("--height", type=int, help="Pixels, likewise.  [default: the model's]"),
-    click.option("--sampler", type=click.Choice(SAMPLERS), default="lms", show_default=True, help="The solver."),
+    _SAMPLER,
+    _SCHEDULE,
+    _ETA,
     click.option("--model", metavar="NAME", help="The model to use.  [default: $FARM_MODEL, or the only one served]"),
     click.option("--init", type=_FILE, metavar="FILE", help="Start from this PNG, JPEG or WebP picture."),
     click.option("--start-step", type=int, metavar="K", help="With --init: skip the first K steps."),
@@ -81,11 +109,17 @@ _LOOKING = (
     click.option("--previews-to", type=_FOLDER, metavar="DIR", help="Follow, and keep DIR/<job>.preview.png fresh."),
 )
 
+_PATH = click.option(
+    "--path",
+    type=click.Choice(MIX_PATHS),
+    help="From one of two prompts to the other straight, or along the arc between their embeddings.  [linear]",
+)
 _MIXING = (
     click.option(
         "--mix", type=float, metavar="SHARE", help="The first prompt's share of two; any number.  [default: half]"
     ),
     click.option("--weights", metavar="W,W,…", help="A weight for each prompt; only their ratio counts."),
+    _PATH,
 )
 
 _MANY = (
@@ -109,14 +143,36 @@ def request_options(command: F) -> F:
     return _decorated(command, (*_REQUEST, *_SENDING))
 
 
+def sampler_options(command: F) -> F:
+    """Which schedule is meant: `--sampler --schedule --eta`."""
+    return _decorated(command, (_SAMPLER, _SCHEDULE, _ETA))
+
+
+def schedule_options(command: F) -> F:
+    """Which schedules are meant: `--sampler --schedule --eta`, of any number of samplers."""
+    samplers = click.option(
+        "--sampler",
+        metavar="NAME",
+        multiple=True,
+        shell_complete=_samplers_completed,
+        help=f"{_SAMPLERS} Repeatable.  [lms]",
+    )
+    return _decorated(command, (samplers, _SCHEDULE, _ETA))
+
+
 def one_seed_options(command: F) -> F:
     """The same without `--count`."""
     return _decorated(command, (*(option for option in _REQUEST if option is not _COUNT), *_SENDING))
 
 
 def mixing_options(command: F) -> F:
-    """How several prompts are mixed: `--mix --weights`."""
+    """How several prompts are mixed: `--mix --weights --path`."""
     return _decorated(command, _MIXING)
+
+
+def path_option(command: F) -> F:
+    """By which way two prompts are mixed: `--path`."""
+    return _decorated(command, (_PATH,))
 
 
 def many_options(command: F) -> F:
@@ -152,8 +208,9 @@ def request(mode: Mode, prompts: Sequence[str], options: Mapping[str, Any], **mo
 def fields(mode: Mode, prompts: Sequence[str], options: Mapping[str, Any], **more: Any) -> dict[str, Any]:
     """The fields of that request, as a batch file would have them. Raises `InvalidInput`."""
     named = (
-        *("negative", "steps", "guidance", "seed", "count", "width", "height", "sampler", "model", "init"),
-        *("start_step", "strength", "fit", "encode", "trace", "trace_every", "priority", "time_limit"),
+        *("negative", "reading", "clip_skip", "steps", "guidance", "seed", "count", "width", "height", "sampler"),
+        *("schedule", "eta", "model", "init", "start_step", "strength", "fit", "encode", "path", "trace"),
+        *("trace_every", "priority", "time_limit"),
     )
     given: dict[str, Any] = {name: options[name] for name in named if name in options}
     given |= {
@@ -191,4 +248,6 @@ def option_of(field: str | None) -> str | None:
     return "--" + _SINGULAR.get(name, name).replace("_", "-")
 
 
-_SINGULAR = {"losses": "loss", "labels": "label", "loss": "loss"}
+_SINGULAR = {
+    **{"losses": "loss", "labels": "label", "loss": "loss", "noise_steps": "noise_step", "reading": "plain-prompt"},
+}

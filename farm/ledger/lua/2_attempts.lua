@@ -72,11 +72,15 @@ end
 -- one more crash would fail is a suspect: only a worker that does nothing else may claim it (`alone` is '1'), so
 -- that what happens to that worker is the job's own doing and nobody else's. If the job cannot be had, another that
 -- waits for one of the models in `instead` (a JSON list) is granted: a message says that there is work, not which.
--- Returns {state}, {'missing'}, {'suspect'} or {'claimed', id, attempt, spec, priority, checkpoint}.
+-- Returns {state}, {'missing'}, {'suspect'} or {'claimed', id, attempt, spec, priority, checkpoint, waited}: the last in
+-- milliseconds, from when it was submitted.
 function operations.claim(id, worker, token, lease, deaths, alone, instead)
   local grant = index('grant:' .. token)
   local job, why = named(call('GET', grant) or id)
-  local function granted() return { 'claimed', job.id, job.attempt, job.spec, job.priority, job.checkpoint or '' } end
+  local function granted()
+    local waited = (tonumber(field(job.id, 'started')) or 0) - (tonumber(field(job.id, 'submitted')) or 0)
+    return { 'claimed', job.id, job.attempt, job.spec, job.priority, job.checkpoint or '', math.max(0, waited) }
+  end
   if job and job.state == 'running' and job.token == token then
     job.spec = field(job.id, 'spec')
     return granted()

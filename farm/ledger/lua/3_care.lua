@@ -115,6 +115,25 @@ function operations.once(name, value, duration)
   return value
 end
 
+-- Of those of the models (a JSON list) for which jobs wait, a flat list: the name, how many jobs, and for how many ms
+-- the one that was submitted first has been waiting.
+function operations.demand(models)
+  local told = {}
+  for _, model in ipairs(cjson.decode(models)) do
+    local turns, oldest = index('turn:' .. model), now
+    local waiting = call('ZCARD', turns)
+    if waiting > 0 then
+      for level = 0, 9 do  -- a turn is a level of priority, and within that the moment of submission
+        local from, to = level * 1e14, '(' .. (level + 1) * 1e14
+        local first = call('ZRANGEBYSCORE', turns, from, to, 'WITHSCORES', 'LIMIT', 0, 1)
+        if first[2] then oldest = math.min(oldest, tonumber(first[2]) - from) end
+      end
+      for _, value in ipairs({ model, waiting, now - oldest }) do told[#told + 1] = value end
+    end
+  end
+  return told
+end
+
 -- Holds a lapsing lock, so that one of many does a chore. One that would never lapse is no lock.
 function operations.lock(name, holder, duration)
   local key = index('lock:' .. name)

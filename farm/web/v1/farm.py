@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from fastapi import APIRouter
 
+from farm.client.client import ModelService
 from farm.jobs.losses import LossDeclaration
 from farm.jobs.status import WorkerInfo
 from farm.web.parts import LOOKS, InSite
-from farm.web.v1.shapes import Model, problems
+from farm.web.v1.shapes import problems
 
 router = APIRouter(tags=["Farm"])
 
@@ -19,10 +20,9 @@ async def workers(site: InSite) -> list[WorkerInfo]:
 
 
 @router.get("/models", dependencies=[LOOKS], responses=problems())
-async def models(site: InSite) -> list[Model]:
+async def models(site: InSite) -> list[ModelService]:
     """Every model that a live worker serves or a job waits for."""
-    found = await site.ledger(site.client.models)
-    return [Model(name=one.name, workers=[*one.workers], waiting=one.waiting) for one in found]
+    return [*await site.ledger(site.client.models)]
 
 
 @router.get("/losses", dependencies=[LOOKS], responses=problems())

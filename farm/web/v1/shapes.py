@@ -64,14 +64,6 @@ class Again(BaseModel):
     jobs: list[str]
 
 
-class Model(BaseModel):
-    """A model, the live workers that serve it, and how many jobs wait for it."""
-
-    name: str
-    workers: list[str]
-    waiting: int
-
-
 class WhoIAm(BaseModel):
     """Who asks, what they may do, and in a browser's session the token that every change needs in `X-CSRF-Token`."""
 

@@ -144,9 +144,9 @@ def _spec(fields: Any, pictures: _Pictures) -> Draft:
     if spec.start.image is not None and init is None:
         raise InvalidInput("it starts from a picture, which has to come along", field="init", hint=_PICTURE)
     made = draft_again(Made(b"", spec), init, {})
-    about = {"prompt": "", **{name: given[name] for name in ("priority", "labels") if given.get(name) is not None}}
-    checked = JobRequest.parse(about)
-    request = made.request.model_copy(update={"priority": checked.priority, "labels": checked.labels})
+    about = {name: given[name] for name in ("priority", "labels") if given.get(name) is not None}
+    checked = JobRequest.parse({"prompt": "", **about})
+    request = made.request.model_copy(update={name: getattr(checked, name) for name in about})
     return dataclasses.replace(made, request=request)
 
 

@@ -29,7 +29,7 @@ EXAMPLE = Path(__file__).parents[1] / "data" / "otters.yaml"
 INIT = str(resources.files("farm").joinpath("demo_init.png"))
 PATHS = [
     *((name,) for section in SECTIONS.values() for name in section),
-    *(("submit", mode) for mode in ("txt2img", "img2img", "mix", "guided", "batch", "grid")),
+    *(("submit", mode) for mode in ("txt2img", "img2img", "mix", "guided", "roundtrip", "batch", "grid")),
 ]
 
 
@@ -85,10 +85,20 @@ def test_txt2img_with_every_option() -> None:
     assert spec["conditioning"] == {
         "prompts": [{"text": "an otter", "weight": 0.75}, {"text": "a hat: red", "weight": 0.25}],
         "negative": "a cat",
+        "reading": "weighted",
     }
     assert (spec["steps"], spec["guidance"]["scale"], spec["seed"], spec["model"]) == (20, 3.5, 7, "mine")
     assert (spec["width"], spec["height"], spec["sampler"], spec["time_limit"]) == (64, 128, "euler", 60)
     assert spec["trace"] == {"level": "frames", "every": 2}
+
+
+def test_prompts_are_read_with_weights_unless_they_are_plain() -> None:
+    (spec,) = planned("txt2img", "a (cat:1.3)", "--clip-skip", "2", "--mix-with", "a [dog:] (x:2):0.25")
+    assert (spec["conditioning"]["reading"], spec["conditioning"]["clip_skip"]) == ("weighted", 2)
+    assert [prompt["text"] for prompt in spec["conditioning"]["prompts"]] == ["a (cat:1.3)", "a [dog:] (x:2)"]
+
+    (spec,) = planned("txt2img", "a (cat:1000)", "--plain-prompt")
+    assert spec["conditioning"] == {"prompts": [{"text": "a (cat:1000)", "weight": 1.0}], "negative": ""}
 
 
 def test_labels_and_priority_are_kept_beside_the_spec() -> None:
@@ -218,6 +228,10 @@ def test_a_morph_goes_from_one_prompt_to_the_other_with_one_seed() -> None:
     assert shares == [[1, 0], [0.75, 0.25], [0.5, 0.5], [0.25, 0.75], [0, 1]]
     assert {(spec["mode"], spec["steps"]) for spec in specs} == {("mix", 9)}
     assert len({spec["seed"] for spec in specs}) == 1
+    assert all("path" not in spec["conditioning"] for spec in specs), "straight, as earlier versions read it"
+    arc = json.loads(run("morph", "a", "b", "--path", "spherical", "--frames", "2", "--dry-run").stdout)["jobs"]
+    assert [job["spec"]["conditioning"]["path"] for job in arc] == ["spherical"] * 2
+    assert planned("mix", "a", "b", "--path", "spherical", "--mix", "0.3")[0]["conditioning"]["path"] == "spherical"
     chosen = run("morph", "a", "b", "--frames", "2", "--seed", "8", "--dry-run")
     assert [job["spec"]["seed"] for job in json.loads(chosen.stdout)["jobs"]] == [8, 8]
 
@@ -302,6 +316,10 @@ WRONG = [
     ),
     (("submit", "grid", "a", "--x", "steps=1,2", "--count", "60000"), "farm: makes 120,000 jobs, more than 100,000"),
     (("morph", "a"), "Missing argument 'PROMPT'"),
+    (
+        ("submit", "mix", "a", "b", "c", "--path", "spherical"),
+        "farm: the spherical path goes between exactly two prompts",
+    ),
     (("morph", "a", "b", "--frames", "1"), "Invalid value for '--frames': 1 is not in the range 2<=x<=1000"),
     (("morph", "a", "b", "--count", "2"), "No such option '--count'"),
     (("morph", "a", "b", "--steps", "0"), "farm: --steps: 0: input should be greater than or equal to 1"),
@@ -337,11 +355,20 @@ WRONG = [
     (("submit", "img2img", "x", "--init", INIT, "--fit", "init", "--height", "64"), "farm: --fit init takes the size"),
     (("submit", "txt2img", "x", "--count", "0"), "farm: --count: 0: input should be greater than or equal to 1"),
     (("submit", "txt2img", "x", "--priority", "10"), "farm: --priority: 10: input should be less than or equal to 9"),
-    (("submit", "txt2img", "x", "--sampler", "plms"), "Invalid value for '--sampler': 'plms' is not one of 'lms'"),
+    (("submit", "txt2img", "x", "--sampler", "plums"), "--sampler: there is no sampler 'plums'"),
+    (("submit", "txt2img", "x", "--sampler", "ddim", "--schedule", "karras"), "--schedule: 'ddim' does not follow the"),
+    (("submit", "txt2img", "x", "--sampler", "lms", "--eta", "1"), "--eta: 'lms' has no eta"),
+    (("submit", "txt2img", "x", "--sampler", "ddim", "--eta", "2"), "--eta: 2.0: input should be less than or equal"),
     (("submit", "txt2img", "x", "--model", "../x"), "'../x' cannot name a model"),
     (("submit", "txt2img", "x", "--trace-every", "0"), "farm: --trace-every: 0: input should be greater"),
     (("submit", "txt2img", "x", "--time-limit", "0"), "farm: --time-limit: 0.0: input should be greater than 0"),
     (("submit", "txt2img", "x" * 4_001), "farm: PROMPT: 'xxx"),
+    (("submit", "txt2img", "a (cat:1000)"), "farm: PROMPT: 'cat' weighs 1e+03, and nothing may weigh more than ±100"),
+    (("submit", "txt2img", "(" * 101), "farm: PROMPT: '((("),
+    (
+        ("submit", "txt2img", "x", "--clip-skip", "13"),
+        "farm: --clip-skip: 13: input should be less than or equal to 12",
+    ),
     (("submit", "txt2img", "x", "--label", "a"), "farm: --label: 'a' is not KEY=VALUE"),
     (("submit", "txt2img", "x", "--label", "a b=c"), "farm: --label: 'a b': string should match pattern"),
     (("submit", "txt2img", "x", "--mix-with", "cat"), "farm: --mix-with: 'cat' is not PROMPT:WEIGHT"),
@@ -409,10 +436,7 @@ WRONG = [
     (("worker", "--grace", "nan"), "Invalid value for '--grace': nan is not a number of seconds."),
     (("worker", "--grace", "inf"), "Invalid value for '--grace': inf is not a number of seconds."),
     (("up", "--model", "bad/x"), "farm: --model: 'bad/x' cannot name a model\n  use up to 64 of"),
-    (
-        ("up", "--model", "mine"),
-        "farm: --model: 'mine' is neither NAME=SOURCE nor a built-in model\n  built in: emoji,",
-    ),
+    (("up", "--model", "My Model"), "farm: --model: 'My Model' cannot name a model\n  use up to 64 of"),
     (("up", "--model", "mine=./no.safetensors"), "farm: --model: 'mine' comes from ./no.safetensors, which does not"),
     (("up", "--model", "mine=~no such user/x"), "farm: --model: 'mine' comes from ~no such user/x, which does not"),
     (("sheet", str(EXAMPLE)), f"farm: {EXAMPLE} is not a PNG, JPEG or WebP image"),

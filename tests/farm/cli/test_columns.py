@@ -11,8 +11,10 @@ import pytest
 from rich.cells import cell_len
 from rich.console import Console, RenderableType
 
-from farm.cli.commands.farm import _table_of_losses, _table_of_models, _table_of_workers
+from farm.cli.commands.farm import _table_of_losses, _table_of_workers
 from farm.cli.commands.jobs import _table_of
+from farm.cli.commands.models import _table as _table_of_models
+from farm.cli.commands.models import _told
 from farm.cli.view.bars import Bars
 from farm.cli.view.output import console
 from farm.client.client import ModelService
@@ -136,8 +138,8 @@ def test_no_worker_state_or_model_is_cut(width: int) -> None:
 
 @pytest.mark.parametrize("width", WIDTHS)
 def test_no_model_that_is_waited_for_is_cut(width: int) -> None:
-    known = [ModelService("a-model-with-a-name", ("render-7f8d9c", "render-abcde", "w2"), 12_345)]
-    shown = "\n".join(lines_of(_table_of_models(known), width))
+    service = ModelService("a-model-with-a-name", ("render-7f8d9c", "render-abcde", "w2"), 12_345, warm=("w2",))
+    shown = "\n".join(lines_of(_table_of_models([_told(service.name, service, None)]), width))
     assert "…" not in shown
     assert all(word in shown for word in ("a-model-with-a-name", "12,345", "render-7f8d9c", "render-abcde", "w2"))
 

@@ -463,7 +463,8 @@ def test_submit_with_out_waits_and_fetches(client: FarmClient) -> None:
 
 def test_models_and_workers_of_a_farm_at_rest() -> None:
     submitted()
-    assert json.loads(run("models", "--json").stdout) == [{"name": "emoji", "workers": [], "waiting": 1}]
+    [emoji] = json.loads(run("models", "--json").stdout)
+    assert (emoji["name"], emoji["workers"], emoji["warm"], emoji["waiting"]) == ("emoji", [], [], 1)
     assert "none" in run("models").stdout
     assert run("workers").stderr == "no live workers; start one with 'farm worker'\n"
 

@@ -35,6 +35,10 @@ def spec(**fields: Any) -> JobSpec:
             "mix · shares 0.333 + 0.333 + 0.333 · seed 7 · 30 steps · lms",
         ),
         (
+            {"mode": "mix", "prompt": ["a", "b"], "mix": 0.25, "path": "spherical"},
+            "mix · shares 0.25 + 0.75 along the arc · seed 7 · 30 steps · lms",
+        ),
+        (
             {"mix_with": [{"prompt": "b", "weight": 0.3}]},
             "txt2img · shares 0.7 + 0.3 · seed 7 · 30 steps · lms",
         ),

@@ -150,6 +150,20 @@ def test_the_prompt_is_searched_and_replaced() -> None:
     assert labels(made[5]) == ["prompt=owl, asleep", "prompt=a boat"]
 
 
+def test_weights_are_searched_and_replaced_with_the_words() -> None:
+    made = grid('prompt=cat,(cat:1.3),"[cat, asleep]"', "clip_skip=1,2")
+    assert [request.prompts[0] for request in made[:3]] == [
+        *("a cat in the snow", "a (cat:1.3) in the snow", "a [cat, asleep] in the snow"),
+    ]
+    specs = [request.specs(None, default_model="m")[0].conditioning for request in made]
+    assert [(spec.reading, spec.clip_skip) for spec in specs] == [("weighted", 1)] * 3 + [("weighted", 2)] * 3
+    with pytest.raises(InvalidInput, match="'cat' weighs 500") as refused:
+        requests(
+            BASE, axes("prompt=cat,(cat:500)"), check=lambda some: [one.specs(None, default_model="m") for one in some]
+        )
+    assert refused.value.field == "--x"
+
+
 def test_every_prompt_of_a_mix_is_searched() -> None:
     made = grid("prompt=cat,dog", mode="mix", prompt=["a cat", "an owl", "the cat"])
     assert made[1].prompts == ("a dog", "an owl", "the dog")
@@ -172,7 +186,9 @@ def test_labels_of_long_values_are_short_and_unlike() -> None:
         (["guidance=1,300"], {}, "--x: guidance=300: '300': input should be less than or equal to 100"),
         (["steps=10,1e3"], {}, "--x: steps=1e3: '1e3': input should be a valid integer"),
         (["seed=1,-2"], {}, "--x: seed=-2: '-2': input should be greater than or equal to 0"),
-        (["steps=10", "sampler=lms,plms"], {}, "--y: sampler=plms: 'plms': input should be 'lms'"),
+        (["steps=10", "sampler=lms,plums"], {}, "--y: sampler=plums: there is no sampler 'plums'"),
+        (["sampler=lms,ddim"], {"schedule": "karras"}, "schedule: with sampler=ddim: 'ddim' does not follow"),
+        (["schedule=model,karras"], {"sampler": "ddim"}, "--x: schedule=karras: 'ddim' does not follow the schedule"),
         (["model=a b"], {}, "--x: model='a b': 'a b' cannot name a model"),
         (["prompt=dog,cat"], {}, "--x: 'dog' is not in the prompt"),
         (["prompt=,cat"], {}, "--x: '' is not in the prompt"),

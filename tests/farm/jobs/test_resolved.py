@@ -53,7 +53,7 @@ def test_its_bytes_are_those_of_a_spec_of_the_same_values(name: str) -> None:
 
 
 def test_its_bytes_are_what_they_always_were() -> None:
-    assert ResolvedSpec.of(spec_of(), width=128, height=64, scale=7.5).to_json() == (
+    assert ResolvedSpec.of(spec_of(reading="plain"), width=128, height=64, scale=7.5).to_json() == (
         '{"mode":"txt2img","model":"emoji","conditioning":{"prompts":[{"text":"a cat","weight":1.0}],"negative":""},'
         '"start":{"image":null,"step":0,"fit":"crop"},"guidance":{"scale":7.5,"losses":[]},"sampler":"lms","steps":30,'
         '"seed":1,"width":128,"height":64,"trace":{"level":"none","every":1},"time_limit":null}'
@@ -115,3 +115,12 @@ def test_how_a_picture_is_encoded_is_said_if_it_is_not_as_always() -> None:
 
     assert '"encode":"mean"' in mean.to_json() and "encode" not in sample.to_json()
     assert [JobSpec.from_json(spec.to_json()) for spec in (mean, sample)] == [mean, sample]
+
+
+def test_a_spec_that_does_not_say_how_its_prompts_are_read_is_of_before_there_was_a_choice() -> None:
+    old = JobSpec.from_json(spec_of(reading="plain").to_json())
+    assert (old.conditioning.reading, old.conditioning.clip_skip) == ("plain", 1)
+
+    new = spec_of(clip_skip=2)
+    assert '"negative":"","reading":"weighted","clip_skip":2}' in new.to_json()
+    assert JobSpec.from_json(new.to_json()) == new

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 
 import pytest
 
@@ -14,6 +15,7 @@ from farm.ledger.ledger import Ledger
 from farm.ledger.records import Claim, Suspect
 from tests.fakes.ledger import FakeLedger
 from tests.ledgers import BATCH, a_worker, job
+from tests.waiting import eventually
 
 NAME = job().id
 LAPSED = -1.0  # a lease that ended a second ago
@@ -49,6 +51,7 @@ def test_a_claim_carries_the_spec_and_a_new_attempt(ledger: Ledger) -> None:
     ledger.create(BATCH, [job()])
 
     first = claimed(ledger, "w1")
+    assert 0 <= first.waited < 60, "seconds, since it was submitted"
     ledger.release(first, "w1")
     second = claimed(ledger, "w2")
 
@@ -266,6 +269,20 @@ def test_republishing_takes_only_what_waited_long_enough(ledger: Ledger) -> None
     assert ledger.republish("emoji", older_than=60) == []
 
 
+def test_what_waits_is_counted_from_the_first_that_was_submitted_whatever_its_priority(ledger: Ledger) -> None:
+    ledger.create(BATCH, [job(0, model="mine", priority=0), job(1, model="busy")])
+    eventually(lambda: ledger.demand(["mine"])["mine"].oldest >= 0.05, "it has waited a little")
+    ledger.create(BATCH, [job(2, model="mine", priority=9), job(3, model="other")])
+    assert ledger.claim(job(1).id, "w1")
+
+    demand = ledger.demand(["mine", "busy", "nobody's"])
+
+    assert demand.keys() == {"mine"}
+    assert demand["mine"].waiting == 2
+    assert 0.05 <= demand["mine"].oldest < 60
+    assert ledger.demand([]) == {}
+
+
 def test_events_tell_states_and_steps_in_order(ledger: Ledger) -> None:
     before = ledger.now()
     ledger.create(BATCH, [job()])
@@ -320,6 +337,17 @@ def test_a_beginning_of_two_batches_is_refused(ledger: Ledger) -> None:
     ledger.create(other, [type(job())(f"{other}-0000", job().spec, 5, {})])
     with pytest.raises(JobNotFound, match="could be 2 batches"):
         ledger.resolve("0000")
+
+
+def test_the_most_urgent_are_named_in_the_order_of_their_turns(ledger: Ledger) -> None:
+    made = [replace(job(number), priority=priority) for number, priority in enumerate((9, 8, 9, 5, 9))]
+    ledger.create(BATCH, made)
+    model = made[0].spec.model
+    assert ledger.urgent([model, "other"]) == [made[0].id, made[2].id, made[4].id]
+    assert ledger.urgent([model], limit=1) == [made[0].id]
+    ledger.cancel(made[0].id)
+    assert ledger.urgent([model]) == [made[2].id, made[4].id]
+    assert ledger.urgent([]) == []
 
 
 def test_workers_come_and_go(ledger: Ledger) -> None:

@@ -21,7 +21,10 @@ from tests.ledgers import BATCH
 JOB = f"{BATCH}-0000"
 SIDE = 64
 LEFT_OUT = object()
-KINDS = {"png": "image/png", "jpeg": "image/jpeg", "jsonl": "application/jsonl", "mp4": "video/mp4"}
+KINDS = {
+    **{"png": "image/png", "jpeg": "image/jpeg", "mp4": "video/mp4"},
+    **{"jsonl": "application/jsonl", "json": "application/json"},
+}
 
 
 def spec(*, steps: int = 12, start: int = 0, level: str = "frames", **fields: Any) -> JobSpec:
@@ -75,8 +78,9 @@ def told(of: JobSpec) -> dict[str, Any]:
     """What a result says beyond what every result does."""
     prompts = [("prompt", prompt.text, prompt.weight) for prompt in of.conditioning.prompts]
     return {
-        "queued": 0.4,
-        "timings": {"model": 0.2, "text": 0.1, "render": 1.5, "decode": 0.3, "total": 2.4},
+        "timings": {
+            **{"queued": 0.4, "model": 0.2, "text": 0.1, "render": 1.5, "decode": 0.3, "total": 2.4, "publish": 0.2},
+        },
         "prompts": [
             {
                 "role": role,

@@ -19,7 +19,7 @@ from farm.pages.trace import page as html_of
 from farm.pictures.table import Cell, Table
 from farm.pictures.table import Page as SheetPage
 from tests.fakes.storage import FakeStorage
-from tests.farm.pages import made_up
+from tests.farm.pages import made_up, test_roundtrip_page
 from tests.farm.pages.test_compare_page import seen_of
 from tests.farm.pages.test_table_page import png
 from tests.farm.pages.test_trace_page import HOSTILE
@@ -66,6 +66,8 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     for name, given in results.items():
         made[name] = folder / f"{name}.html"
         made[name].write_text(html_of(gather(storage, made_up.put(storage, **given))), encoding="utf-8")
+    made["roundtrip"] = folder / "roundtrip.html"
+    made["roundtrip"].write_text(test_roundtrip_page.html(warnings=[words]), encoding="utf-8")
     for name, said in (("table", "an otter"), ("hostile table", words)):
         made[name] = folder / f"{name}.html"
         made[name].write_text(table_of(said), encoding="utf-8")
@@ -239,7 +241,8 @@ def test_differences_are_drawn_amplified_and_told_in_levels(show: Show) -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "scheme"), [("traced", "light"), ("traced", "dark"), ("compared", "light"), ("compared", "dark")]
+    ("name", "scheme"),
+    [(name, scheme) for name in ("traced", "compared", "roundtrip") for scheme in ("light", "dark")],
 )
 def test_the_page_shuts_nobody_out(show: Show, name: str, scheme: str) -> None:
     page = show(name, color_scheme=scheme)
@@ -266,7 +269,7 @@ def test_the_theme_can_be_chosen(show: Show) -> None:
     assert paper() == light, "what was chosen stays"
 
 
-@pytest.mark.parametrize("name", ["traced", "hostile", "compared", "strange"])
+@pytest.mark.parametrize("name", ["traced", "hostile", "compared", "strange", "roundtrip"])
 def test_a_phone_needs_no_scrolling_to_the_side(show: Show, name: str) -> None:
     page = show(name, viewport=PHONE)
     assert page.evaluate("document.documentElement.scrollWidth") == PHONE["width"]

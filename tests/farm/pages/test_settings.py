@@ -25,16 +25,35 @@ def test_what_differs_has_a_value_for_each_job_and_the_rest_one_for_all() -> Non
     assert differing == [Differing("sampler", ("lms", "euler", "lms")), Differing("steps", ("12", "20", "12"))]
     assert shared == [
         *(("prompt", "an otter × 0.75; a cat × 0.25"), ("negative", "a dog"), ("mode", "mix"), ("model", "emoji")),
-        *(("seed", "7"), ("guidance", "7.5"), ("size", "64×64 pixels"), ("loss", "blue × 20, every 2 steps")),
+        *(
+            ("seed", "7"),
+            ("guidance", "7.5"),
+            ("size", "64×64 pixels"),
+            ("prompts read", "plain"),
+            ("loss", "blue × 20, every 2 steps"),
+        ),
         *(("trace", "frames"), ("device", "cpu"), ("numbers", "float32"), ("weights", "bundled")),
         *(("revision", "abc"), ("render-farm", "0.1.0"), ("torch", "2.13.0")),
     ]
 
 
+def test_an_autoencoder_of_another_file_is_told() -> None:
+    used = {"name": "emoji", "source": "bundled#vae=/models/x.safetensors", "revision": None, "vae": "x.safetensors"}
+    _, shared = compared(results({}, {}, model=used))
+    assert ("autoencoder", "x.safetensors") in shared
+
+
+def test_unlike_readings_and_layers_skipped_are_told() -> None:
+    conditioning = {"prompts": [{"text": "an otter"}]}
+    weighted = {"conditioning": {**conditioning, "reading": "weighted", "clip_skip": 2}}
+    differing, _ = compared(results({"conditioning": conditioning}, weighted))
+    assert differing == [Differing("prompts read", ("plain", "weighted")), Differing("clip skip", ("–", "2"))]
+
+
 def test_jobs_that_are_alike_differ_in_nothing() -> None:
     differing, shared = compared(results({}, {}))
     assert differing == []
-    assert len(shared) == 17
+    assert len(shared) == 18
 
 
 def test_what_only_some_jobs_have_is_a_dash_for_the_others() -> None:

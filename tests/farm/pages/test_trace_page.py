@@ -99,6 +99,24 @@ def test_the_page_has_all_that_a_traced_job_left() -> None:
     assert "Spacing: karras." in found.text("p")
 
 
+def test_tokens_are_shown_by_chunk_with_their_weights() -> None:
+    tokens = [
+        {"id": 320, "piece": "a</w>"},
+        {"id": 736, "piece": "red</w>", "weight": 1.3},
+        *({"piece": "bad-hands", "vector": k} for k in (0, 1)),
+    ]
+    read = {"role": "negative", "weight": 1.0, "tokens": tokens}
+    found = page_of(prompts=[{**read, "chunks": [2, 0, 2]}])
+    assert {"a</w> 320", "red</w> × 1.3 736", "bad-hands vector 1", "bad-hands vector 2"} <= set(found.text("li"))
+    assert [words for words in found.text("p") if words.startswith("Chunk")] == [
+        *("Chunk 1 of 3", "Chunk 2 of 3: no token", "Chunk 3 of 3"),
+    ]
+    assert len(found.all("ol", **{"class": "tokens"})) == 2
+    of_one = page_of(prompts=[{**read, "chunks": []}])
+    assert not any(words.startswith("Chunk") for words in of_one.text("p")), "of a worker that does not say"
+    assert len(of_one.all("ol", **{"class": "tokens"})) == 1
+
+
 def test_every_number_is_a_point_of_its_plot_and_a_cell_of_its_table() -> None:
     found = page_of(of=made_up.spec(steps=20, start=12))
     due = 4
@@ -117,7 +135,7 @@ def test_an_older_result_says_what_it_lacks() -> None:
         for name in ("x_next", "conditional", "unconditional"):
             del line["norms"][name]
     numbers = "\n".join(map(json.dumps, old)).encode()
-    lacking = made_up.without("queued", "prompts", "losses", "schedule")
+    lacking = made_up.without("prompts", "losses", "schedule")
     found = page_of({"trace.jsonl": numbers}, timings={"model": 1, "render": 2, "decode": 1, "total": 5}, **lacking)
     remarks = [text for text in found.text("p") if "older" in text or "does not" in text]
     assert remarks == [
@@ -125,7 +143,7 @@ def test_an_older_result_says_what_it_lacks() -> None:
         "Its result has no schedule, for it is of an older worker.",
         "What guidance does is not here, for its trace is of an older worker.",
         "Its result has no losses, for it is of an older worker.",
-        "Its result does not say how long these took: queued, text.",
+        "Its result does not say how long these took: queued, text, published.",
     ]
     assert [figure["id"] for figure in found.all("figure", **{"class": "plot"})] == [
         *("schedule", "predictions", "latents", "losses", "losses-scaled"),
@@ -148,11 +166,12 @@ def test_the_time_is_a_bar_of_its_parts() -> None:
     found = page_of()
     bars = [given for given in found.all("rect") if "height" in given and given["height"] == "26"]
     assert [float(bar["width"] or 0) for bar in bars] == pytest.approx(
-        [1000 * part / 2.8 for part in (0.4, 0.2, 0.1, 1.5, 0.3, 0.3)], abs=0.01
+        [1000 * part / 3 for part in (0.4, 0.2, 0.1, 1.5, 0.3, 0.2, 0.3)], abs=0.01
     )
     shown = [text for text in found.text("li") if re.search(r"\d s$", text)]
     assert shown == [
-        *("queued 0.40 s", "model 0.20 s", "text 0.10 s", "denoised 1.50 s", "decoded 0.30 s", "the rest 0.30 s"),
+        *("queued 0.40 s", "model 0.20 s", "text 0.10 s", "denoised 1.50 s", "decoded 0.30 s"),
+        *("published 0.20 s", "the rest 0.30 s"),
     ]
 
 
@@ -170,7 +189,7 @@ def test_no_words_of_a_stranger_are_more_than_words() -> None:
         "worker": HOSTILE,
         "versions": {HOSTILE: HOSTILE},
         "warnings": [HOSTILE],
-        "model": {"name": HOSTILE, "source": HOSTILE, "revision": HOSTILE, "sha256": HOSTILE},
+        "model": {"name": HOSTILE, "source": HOSTILE, "revision": HOSTILE, "sha256": HOSTILE, "vae": HOSTILE},
     }
     found = page_of(of=of, **{name: _without_surrogates(value) for name, value in hostile.items()})
     plain = page_of()

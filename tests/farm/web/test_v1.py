@@ -292,8 +292,8 @@ async def test_what_the_farm_has_is_told(web: Web, client: FarmClient) -> None:
     async with web.having("view") as http:
         assert [worker["id"] for worker in (await http.get("/api/v1/workers")).json()] == ["w1"]
         assert (await http.get("/api/v1/models")).json() == [
-            {"name": "emoji", "workers": ["w1"], "waiting": 0},
-            {"name": "other", "workers": [], "waiting": 1},
+            {"name": "emoji", "workers": ["w1"], "waiting": 0, "warm": []},
+            {"name": "other", "workers": [], "waiting": 1, "warm": []},
         ]
         assert "blue" in {loss["name"] for loss in (await http.get("/api/v1/losses")).json()}
 

@@ -7,19 +7,19 @@ from typing import Any
 
 import numpy as np
 import pytest
-import torch
-from diffusers import EulerDiscreteScheduler
 from hypothesis import example, given
 from hypothesis import strategies as st
 
 from farm.errors import InvalidInput, ModelError
-from farm.jobs.spec import SAMPLERS, SamplerName
+from farm.jobs.samplers import SAMPLERS, SamplerName
 from tests.fuzzing import fuzz
 from tests.tiny import LMS_CONFIG
-from tests.worker.diffusion.loop import SCHEDULERS
-from tests.worker.diffusion.test_solvers import QUIET, run
+from tests.worker.diffusion.loop import scheduler_for
+from tests.worker.diffusion.test_solvers import by_diffusers as stepped
+from tests.worker.diffusion.test_solvers import run
+from worker.diffusion import samplers
 from worker.diffusion.schedules import read_schedule, unusable
-from worker.diffusion.solvers import plan
+from worker.diffusion.solvers import Floats, plan
 
 Config = dict[str, Any]
 
@@ -82,19 +82,18 @@ rubbish: st.SearchStrategy[Config] = st.dictionaries(
 )
 
 
-def by_diffusers(config: Config, sampler: SamplerName, outputs: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
-    """What diffusers' own scheduler makes of noise, given what the model says at each step."""
-    scheduler_class, overrides = SCHEDULERS[sampler]
-    named = {"solver_order": 2, "solver_type": "midpoint"} if sampler == "dpmpp_2m" else {}
-    scheduler = scheduler_class.from_config(config, **overrides, **named)
-    if sampler == "lms" and config.get("rescale_betas_zero_snr"):
-        scheduler.alphas_cumprod = EulerDiscreteScheduler.from_config(config).alphas_cumprod
-    scheduler.set_timesteps(len(outputs))
-    x = torch.from_numpy(outputs[0] * float(scheduler.init_noise_sigma))
-    for timestep, out in zip(scheduler.timesteps, outputs, strict=True):
-        scheduler.scale_model_input(x, timestep)
-        x = scheduler.step(torch.from_numpy(out), timestep, x.double()).prev_sample
-    return x.numpy()
+NOISELESS = [sampler.name for sampler in samplers.BY_NAME.values() if not sampler.draws_noise]
+
+
+def by_diffusers(config: Config, sampler: SamplerName, steps: int) -> tuple[Floats, Floats, Floats]:
+    """What diffusers' own scheduler makes of noise, given what the model says at each step: noise, that, and this."""
+    scheduler = scheduler_for(config, sampler, **samplers.BY_NAME[sampler].settings)
+    scheduler.set_timesteps(steps)
+    if hasattr(scheduler, "set_begin_index"):  # by its timestep it takes the second of equal ones for the first step
+        scheduler.set_begin_index(0)
+    outputs = np.random.default_rng(0).standard_normal((len(scheduler.timesteps), 1, 16))
+    x = outputs[0] * float(scheduler.init_noise_sigma)
+    return x, outputs, stepped(scheduler, scheduler.timesteps, x, outputs, np.empty(0))
 
 
 def may_refuse(config: Config, sampler: SamplerName, steps: int) -> bool:
@@ -103,12 +102,10 @@ def may_refuse(config: Config, sampler: SamplerName, steps: int) -> bool:
         return True
     if len(config.get("trained_betas") or []) not in (0, config["num_train_timesteps"]):
         return True
-    if sampler in ("ddim", "dpmpp_2m") and config.get("thresholding"):
-        return True
-    if sampler == "dpmpp_2m" and str(config.get("variance_type")).startswith("learned"):
+    if any(config.get(key) in values for key, values in samplers.BY_NAME[sampler].refused.items()):
         return True
     try:
-        made = by_diffusers(config, sampler, np.random.default_rng(0).standard_normal((steps, 16)))
+        _, _, made = by_diffusers(config, sampler, steps)
     except Exception:
         return True
     return not np.isfinite(made).all()
@@ -116,7 +113,7 @@ def may_refuse(config: Config, sampler: SamplerName, steps: int) -> bool:
 
 @pytest.mark.long
 @fuzz(60)
-@given(said, st.sampled_from(QUIET), st.sampled_from([1, 2, 7, 20]))
+@given(said, st.sampled_from(NOISELESS), st.sampled_from([1, 2, 7, 20]))
 @example({"interpolation_type": "log_linear"}, "euler", 20)
 @example({"interpolation_type": "log_linear", "use_karras_sigmas": True}, "euler", 7)
 @example({"prediction_type": "v_prediction", "timestep_type": "continuous"}, "euler", 7)
@@ -129,9 +126,8 @@ def test_a_configuration_is_followed_as_diffusers_does(change: Config, sampler: 
     except ModelError:
         assert may_refuse(config, sampler, steps)
         return
-    outputs = np.random.default_rng(0).standard_normal((steps, 16))
-    own = run(plan(schedule), outputs[0] * schedule.init_scale, outputs)
-    expected = by_diffusers(config, sampler, outputs)
+    x, outputs, expected = by_diffusers(config, sampler, steps)
+    own = run(plan(schedule), x, outputs)
     # Float32 rounds what a division by little signal then magnifies.
     largest = max(1.0, float(np.abs(expected).max()), schedule.init_scale, schedule.sigma_ve[0] / 100)
     np.testing.assert_allclose(own, expected, atol=1e-4 * largest)
@@ -152,7 +148,8 @@ def test_rubbish_is_refused_as_the_models_fault(change: Config, sampler: Sampler
 
 def test_only_the_samplers_that_cannot_follow_are_named() -> None:
     assert unusable(LMS_CONFIG) == {}
-    assert unusable({**LMS_CONFIG, "num_train_timesteps": 10}) == {}
-    assert set(unusable({**LMS_CONFIG, "thresholding": True})) == {"ddim", "dpmpp_2m"}
+    assert set(unusable({**LMS_CONFIG, "num_train_timesteps": 10})) == {"lcm"}  # which is distilled from 50 steps
+    thresholded = ("ddim", "dpmpp_2m", "dpmpp_2m_sde", "dpmpp_3m_sde", "unipc", "deis", "ddpm", "lcm")
+    assert set(unusable({**LMS_CONFIG, "thresholding": True})) == set(thresholded)
     assert set(unusable({**LMS_CONFIG, "interpolation_type": "cubic"})) == {"euler"}
     assert set(unusable({**LMS_CONFIG, "prediction_type": "sample"})) == set(SAMPLERS)

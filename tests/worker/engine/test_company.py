@@ -29,6 +29,19 @@ JOBS: dict[str, dict[str, Any]] = {
         "losses": [{"name": "blue", "every": 2}, {"name": "contrast", "every": 3}],
         "seed": 15,
     },
+    "heun from an image": {"sampler": "heun", "from_image": True, "start_step": 2, "steps": 6, "seed": 17},
+    "dpm++ sde under a loss": {
+        "sampler": "dpmpp_sde",
+        "losses": [{"name": "blue", "every": 1}],
+        "steps": 4,
+        "seed": 18,
+    },
+    "pndm": {"sampler": "pndm", "steps": 7, "seed": 19},
+    "three chunks with weights": {
+        "prompt": "a (red:1.3) cat BREAK [blue] " + "otter " * 80,
+        "negative": "a dog",
+        "seed": 20,
+    },
     "a mix under a loss": {"prompt": ["a cat", "a dog"], "mix": 0.3, "losses": [{"name": "color"}], "seed": 16},
 }
 
@@ -57,7 +70,7 @@ def latents_in_company(requests: list[RenderRequest], *, padded_rows: int | None
         if waiting:
             flying.append(waiting.pop(0))
         flying = flying[1:] + flying[:1]
-        _step(flying[:rows], padded_rows)
+        _step([state for state in flying if state.batch_key == flying[0].batch_key][:rows], padded_rows)
         finished |= {state.id: state.x for state in flying if state.is_done}
         flying = [state for state in flying if not state.is_done]
     return finished

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
-from concurrent.futures import wait
+from concurrent.futures import Future, wait
 from dataclasses import replace
 from typing import Any
 
@@ -17,6 +17,7 @@ from tests.worker.engine.conftest import spec_of
 from worker.diffusion.losses import load_losses
 from worker.engine.engine import Engine
 from worker.engine.request import Cancelled, Pixels, RenderRequest, SilentObserver, StepRecord, resolve
+from worker.engine.request_state import prepare
 from worker.models.model import LoadedModel
 
 Make = Callable[..., RenderRequest]
@@ -287,11 +288,49 @@ def test_what_cannot_be_prepared_is_refused(engines: Callable[..., Engine], requ
 
 
 def test_words_beyond_the_encoders_length_are_reported(engines: Callable[..., Engine], request_for: Make) -> None:
-    rendered = engines().submit(request_for("j", prompt="cat " * 90 + "otter")).result()
+    rendered = engines().submit(request_for("j", prompt="cat " * 90 + "otter", reading="plain")).result()
 
     assert len(rendered.warnings) == 1
     assert rendered.warnings[0].startswith("the prompt is longer than the model reads; it did not see: ")
     assert rendered.warnings[0].endswith("otter")
+
+
+def test_jobs_of_unlike_numbers_of_chunks_are_in_forwards_of_their_own(
+    engines: Callable[..., Engine], request_for: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tokens: list[tuple[int, int]] = []
+    predict = LoadedModel.predict
+
+    def noted(model: LoadedModel, rows: Any, timesteps: Any, conditioning: Any) -> Any:
+        tokens.append((len(rows), conditioning.text.shape[1]))
+        return predict(model, rows, timesteps, conditioning)
+
+    monkeypatch.setattr(LoadedModel, "predict", noted)
+    first = Watcher(hold_at=1)
+    engine = engines()
+    futures = [engine.submit(request_for("first", steps=3, observer=first))]
+    assert first.reached.wait(30)
+    prompts = {"short": "a dog", "broken": "a cat BREAK a cat", "long": "otter " * 80, "against": "a cat"}
+    negatives = {"against": "otter " * 80}
+    for name, prompt in prompts.items():
+        futures.append(engine.submit(request_for(name, steps=3, prompt=prompt, negative=negatives.get(name, ""))))
+    first.let_go.set()
+    reports = [future.result(30).report for future in futures]
+
+    assert [read.chunks for read in reports[2].prompts] == [(2, 2), (0,)]
+    assert [read.chunks for read in reports[4].prompts] == [(2,), (75, 5)]
+    assert set(tokens) >= {(2, 77), (4, 77), (6, 154)}, "those of two chunks together, and apart from those of one"
+
+
+def test_a_prompt_that_is_too_long_to_encode_fails_its_job_alone(
+    engines: Callable[..., Engine], request_for: Make
+) -> None:
+    engine = engines()
+    with pytest.raises(InvalidInput, match="takes 81 chunks of 75 tokens"):
+        engine.submit(request_for("long", prompt="cat BREAK " * 80 + "cat")).result(30)
+    with pytest.raises(InvalidInput, match="clip_skip: 12 is more than the text encoder"):
+        engine.submit(request_for("early", clip_skip=12)).result(30)
+    assert engine.submit(request_for("short")).result(30).pixels.any()
 
 
 def test_a_loss_that_no_step_is_due_for_is_reported(engines: Callable[..., Engine], request_for: Make) -> None:
@@ -402,3 +441,22 @@ def _with_room_for_one_row(model: LoadedModel, sizes: list[int]) -> LoadedModel:
         return model.unet(rows, *arguments, **keywords)
 
     return with_unet(model, only_one_row)
+
+
+def test_a_mix_along_the_arc_has_another_conditioning_with_the_same_ends(
+    request_for: Callable[..., RenderRequest],
+) -> None:
+    def apart(share: float) -> float:
+        straight, arc = (
+            prepare(
+                request_for(path, mode="mix", prompt=["a cat", "a red apple"], mix=share, path=path),
+                load_losses(),
+                0,
+                Future(),
+            ).conditional.text
+            for path in ("linear", "spherical")
+        )
+        return float((straight - arc).abs().max())
+
+    assert apart(0.5) > 1e-3
+    assert apart(1) < 1e-6

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from concurrent.futures import Future
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 
+from worker.diffusion.losses import load_losses
 from worker.engine import memory
 from worker.engine.engine import Engine
 from worker.engine.memory import Budget, RowCaps, free_bytes
 from worker.engine.request import RenderRequest
+from worker.engine.request_state import prepare
 from worker.models.memory_profile import highest, is_out_of_memory
 from worker.models.model import LoadedModel, MemoryProfile
 
@@ -118,6 +121,15 @@ def test_as_many_as_fit(model: LoadedModel, free: int | None, rows: int, picture
     assert budget.rows(hungry, model.latent_shape, most=32) == rows
     assert budget.pictures(hungry, model.latent_shape, most=4) == pictures
     assert budget.gradients(hungry, model.latent_shape, most=4) == gradients
+
+
+def test_a_long_prompt_takes_room_in_every_row(model: LoadedModel, request_for: Callable[..., RenderRequest]) -> None:
+    states = [prepare(request_for("j", prompt=text), load_losses(), 0, Future()) for text in ("a", "a BREAK b BREAK c")]
+    one, three = (state.conditional.text.nbytes for state in states)
+    assert [state.bytes_of_further_chunks for state in states] == [0, three - one]
+
+    hungry = replace(model, memory=MemoryProfile(row=1000, picture=2000, gradient=4000))
+    assert Budget(lambda: 10_000).rows(hungry, model.latent_shape, most=32, besides=1000) == 3
 
 
 def test_four_times_the_area_takes_four_times_as_much(model: LoadedModel) -> None:

@@ -15,7 +15,7 @@ from diffusers import LMSDiscreteScheduler
 from PIL import Image
 from torch import Tensor
 
-from tests.worker.diffusion.loop import scheduler_of
+from tests.worker.diffusion.loop import scheduler_for
 from worker.engine.engine import Engine
 from worker.engine.request import Pixels, Rendered, RenderRequest, SilentObserver, StepRecord, Suspended
 from worker.models.model import LoadedModel
@@ -173,7 +173,7 @@ def test_a_trace_shows_the_noised_picture_that_a_job_starts_from(
     assert np.array_equal(start[:, 64:], np.asarray(picture))
     pixels = torch.from_numpy(np.asarray(picture).copy()).permute(2, 0, 1)[None] / 255
     with torch.no_grad():
-        scheduler: Any = scheduler_of(model, "lms")
+        scheduler: Any = scheduler_for(dict(model.scheduler_config), "lms")
         scheduler.set_timesteps(6)
         latent = model.vae.encode(2 * pixels - 1).latent_dist.mean * model.vae.config["scaling_factor"]
         noise = torch.randn(latent.shape, generator=torch.Generator().manual_seed(1))
@@ -202,6 +202,7 @@ def test_a_report_says_what_the_encoder_read_and_the_noise_levels(
     engine: Engine, request_for: Make, model: LoadedModel
 ) -> None:
     fields = {"mode": "mix", "prompt": ("a cat", "apple " * 100), "weights": (3, 1), "negative": "the apple"}
+    fields["reading"] = "plain"
     report = render(engine, request_for("j", **fields)).report
 
     first, second, negative = report.prompts
@@ -213,14 +214,29 @@ def test_a_report_says_what_the_encoder_read_and_the_noise_levels(
     for read, text in ((first, "a cat"), (negative, "the apple")):
         assert [token.id for token in read.tokens] == model.tokenizer(text, add_special_tokens=False).input_ids
         assert [token.piece for token in read.tokens] == model.tokenizer.tokenize(text)
-        assert read.cut == ()
+        assert (read.cut, read.chunks) == ((), (len(read.tokens),))
     assert len(second.tokens) == model.prompts.tokens - 2
     assert second.cut and set(second.cut) == {"apple"}
-    scheduler: Any = scheduler_of(model, "lms")
+    scheduler: Any = scheduler_for(dict(model.scheduler_config), "lms")
     scheduler.set_timesteps(6)
     assert report.schedule is not None
     assert report.schedule.timesteps == pytest.approx(scheduler.timesteps.tolist())
     assert report.schedule.sigmas == pytest.approx(scheduler.sigmas[:-1].tolist(), rel=1e-5)
+
+
+def test_a_report_says_which_tokens_are_in_which_chunk_and_what_they_weigh(engine: Engine, request_for: Make) -> None:
+    rendered = render(engine, request_for("j", prompt="(cat " * 2 + "otter:1.5) " * 80, negative="a [dog]"))
+
+    prompt, negative = rendered.report.prompts
+    assert rendered.warnings == () and prompt.cut == ()
+    assert [len(chunk) for chunk in prompt.by_chunk] == list(prompt.chunks)
+    assert sum(prompt.chunks) == len(prompt.tokens) > 75
+    assert [(token.piece, round(token.weight, 3)) for token in prompt.tokens[:3]] == [
+        ("cat</w>", 1.65),
+        ("cat</w>", 1.65),
+        ("otter</w>", 1.65),
+    ] or prompt.tokens[0].weight != 1
+    assert [token.weight for token in negative.tokens if token.weight != 1]
 
 
 def test_a_resumed_job_tells_what_it_would_have_told_in_one_go(

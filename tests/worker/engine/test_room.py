@@ -67,9 +67,9 @@ class NarrowText:
     def __init__(self, prompts: Any, narrow: Narrow) -> None:
         self._prompts, self._narrow = prompts, narrow
 
-    def mix(self, *arguments: Any) -> Any:
+    def mix(self, *arguments: Any, **options: Any) -> Any:
         self._narrow.take()
-        return self._prompts.mix(*arguments)
+        return self._prompts.mix(*arguments, **options)
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._prompts, name)

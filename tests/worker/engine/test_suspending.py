@@ -54,6 +54,8 @@ def suspended(engine: Engine, request: RenderRequest, step: int) -> Snapshot:
         {"sampler": "euler_a"},
         {"sampler": "dpmpp_2m"},
         {"sampler": "ddim", "from_image": True, "start_step": 3},
+        {"sampler": "dpmpp_sde", "schedule": "karras"},
+        {"sampler": "unipc"},
         {"losses": [{"name": "blue", "scale": 10, "every": 2}]},
     ],
     ids=str,

@@ -168,8 +168,8 @@ def test_a_large_picture_in_company_is_the_one_made_alone(
     def large() -> RenderRequest:
         return request_for("large", **{**LARGE, "steps": 2}, seed=4)
 
-    alone = engines(max_rows=4, deterministic=deterministic).submit(large()).result(ENOUGH)
-    engine = engines(max_rows=4, deterministic=deterministic)
+    alone = engines(max_rows=2, deterministic=deterministic).submit(large()).result(ENOUGH)
+    engine = engines(max_rows=2, deterministic=deterministic)
     company = [engine.submit(request_for(f"small {n}", steps=9, seed=n)) for n in range(3)]
     together = engine.submit(large()).result(ENOUGH)
     for future in company:

@@ -8,7 +8,7 @@ from typing import NoReturn
 import pytest
 
 from farm import keys
-from farm.errors import InvalidInput, ModelError, RenderError, StorageError, WrongState
+from farm.errors import InvalidInput, ModelError, ModelUnavailable, RenderError, StorageError, WrongState
 from tests.fakes.worker import FakeFarm, FakeWorker
 from worker.host import disk
 
@@ -35,6 +35,14 @@ def test_a_job_fails_with_a_word_for_programs_and_a_sentence_for_people(
     assert (status.state, status.error.kind) == ("failed", kind)
     assert status.error.message == ("ZeroDivisionError: told" if kind == "internal" else "told")
     assert worker.intake.is_open and not worker.keeper.held
+
+
+def test_a_job_whose_model_cannot_be_had_for_now_goes_back(farm: FakeFarm, worker: FakeWorker) -> None:
+    [job] = farm.submit()
+    worker.engine.failures = {f"{job}#1": ModelUnavailable("the disk is full")}
+
+    assert worker.work(job).state == "queued"
+    assert [waiting.job for waiting in farm.queue.published] == [job]
 
 
 def test_a_failed_job_leaves_no_checkpoint(farm: FakeFarm, tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -12,7 +13,9 @@ from PIL import Image
 from farm import keys
 from farm.bucket.fetch import read_result
 from farm.jobs.limits import Limits
+from tests.fakes import worker as fake_worker
 from tests.fakes.engine import COLOUR
+from tests.fakes.model import FakeModel
 from tests.fakes.worker import FakeFarm, FakeWorker
 from worker.host import disk
 
@@ -26,7 +29,7 @@ def test_a_job_is_claimed_rendered_delivered_and_finished(farm: FakeFarm, worker
     assert status.result == keys.attempt_result(job, 1)
     result = read_result(farm.storage, status.result)
     assert set(result.objects) == {"image.png", "trace.jsonl"}
-    assert {"model", "render", "decode", "total"} <= result.timings.keys()
+    assert {"queued", "model", "render", "decode", "total", "publish"} <= result.timings.keys()
     picture = farm.storage.get(result.objects["image.png"].key)
     assert hashlib.sha256(picture).hexdigest() == result.objects["image.png"].sha256
     assert Image.open(io.BytesIO(picture)).getpixel((0, 0)) == COLOUR
@@ -44,6 +47,24 @@ def test_the_result_is_written_when_its_objects_are_there_and_promoted_when_the_
     assert farm.storage.put_order == wanted
     assert farm.storage.get(keys.result(job)) == farm.storage.get(keys.attempt_result(job, 1))
     assert farm.ledger.unpromoted(older_than=0.0) == {}
+
+
+def test_a_result_and_its_picture_name_the_files_that_made_it(
+    farm: FakeFarm, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    of_files = partial(FakeModel, sha256="12" * 32, vae_file="better.safetensors", vae_sha256="ab" * 32)
+    monkeypatch.setattr(fake_worker, "FakeModel", of_files)
+    [job] = farm.submit()
+
+    status = FakeWorker(farm, tmp_path).work(job)
+
+    assert status.result is not None
+    result = read_result(farm.storage, status.result)
+    model = result.model
+    assert (model.sha256, model.vae, model.vae_sha256) == ("12" * 32, "better.safetensors", "ab" * 32)
+    written = Image.open(io.BytesIO(farm.storage.get(result.objects["image.png"].key))).info["parameters"]
+    assert "Model hash: 1212121212, " in written
+    assert ", VAE hash: ababababab, VAE: better.safetensors, " in written
 
 
 def test_nothing_is_left_of_a_finished_job(farm: FakeFarm, tmp_path: Path) -> None:
@@ -86,6 +107,27 @@ def test_a_job_of_a_model_that_is_not_served_goes_back(farm: FakeFarm, tmp_path:
 
     assert (status.state, status.attempt) == ("queued", 1)
     assert [waiting.job for waiting in farm.queue.published] == [job]
+
+
+def test_a_job_of_a_model_whose_jobs_are_not_taken_any_more_goes_back(farm: FakeFarm, worker: FakeWorker) -> None:
+    """Its message came just before."""
+    [job] = farm.submit()
+    worker.claims.served.take(())
+
+    status = worker.work(job)
+
+    assert (status.state, status.attempt) == ("queued", 1)
+    assert [waiting.job for waiting in farm.queue.published] == [job]
+
+
+def test_no_job_of_another_model_is_taken_instead_whose_jobs_are_not_taken(farm: FakeFarm, tmp_path: Path) -> None:
+    worker = FakeWorker(farm, tmp_path, models=("tiny", "other"))
+    over, _ = farm.submit(count=2)
+    farm.ledger.cancel(over)
+    worker.claims.served.take(["other"])
+    assert worker.claims.claim(over) is None
+    worker.claims.served.take(["tiny"])
+    assert worker.claims.claim(over) is not None
 
 
 def test_a_job_beyond_the_workers_limits_fails_before_the_engine_hears_of_it(farm: FakeFarm, tmp_path: Path) -> None:

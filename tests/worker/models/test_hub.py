@@ -10,13 +10,12 @@ import pytest
 from huggingface_hub.errors import CachedRepoTreeNotFoundError, HFValidationError, LocalEntryNotFoundError
 
 from farm.errors import ModelError, ModelUnavailable
-from tests.tiny import build_tiny_model
-from tests.worker.models.original_layout import write_original_checkpoint
+from tests.tiny import build_tiny_model, build_tiny_xl
 from tests.worker.models.published import publish
 from worker.models import hub
 from worker.models.device import place
 from worker.models.loader import ModelLoader
-from worker.models.registry import BUILT_IN, HUB_CONFIG_FILES, STABLE_DIFFUSION_1_4, Hub, SingleFile
+from worker.models.registry import BUILT_IN, HUB_CONFIG_FILES, STABLE_DIFFUSION_1_4, Hub, Options
 from worker.models.weights import weights_among
 
 SD_1_5 = [
@@ -88,6 +87,32 @@ def test_a_hub_model_is_asked_for_by_revision_and_files(loader: ModelLoader, fak
     assert sorted(fake.asked[1][1]["allow_patterns"]) == sorted([*HUB_CONFIG_FILES, *WHOLE])
 
 
+def test_an_autoencoder_that_is_given_is_not_downloaded(loader: ModelLoader, fake: FakeHub) -> None:
+    vae = fake.directory / "vae" / "diffusion_pytorch_model.safetensors"
+    loaded = loader.load("mine", Hub("owner/name", "abc123", Options(vae=vae)))
+    assert loaded.source == f"hub:owner/name@abc123#vae={vae}"
+    assert sorted(fake.asked[1][1]["allow_patterns"]) == sorted([*HUB_CONFIG_FILES, *WHOLE[:2]])
+
+
+def test_all_of_sdxl_is_downloaded(loader: ModelLoader, tmp_path: Path, fake: FakeHub) -> None:
+    """Each part in one precision, of a repository as SDXL is published: with OpenVINO's, Flax' and ONNX' beside."""
+    model = build_tiny_xl(tmp_path / "xl")
+    files = [str(path.relative_to(model)) for path in model.rglob("*") if path.is_file()]
+    weights = [file for file in files if file.endswith(".safetensors")]
+    half = [file.replace(".safetensors", ".fp16.safetensors") for file in weights]
+    others = [
+        "sd_xl_base_1.0.safetensors",
+        "unet/model.onnx",
+        "text_encoder_2/flax_model.msgpack",
+        "vae_1_0/config.json",
+    ]
+    fake.directory, fake.files = model, [*files, *half, *others]
+    assert loader.load("xl", Hub("owner/name", "abc123")).family.name == "sdxl"
+    asked = set(fake.asked[1][1]["allow_patterns"])
+    assert set(files) <= asked, "all that it is loaded from"
+    assert not asked & {*half, *others}
+
+
 def test_what_is_in_the_cache_is_enough(loader: ModelLoader, fake: FakeHub) -> None:
     """Filled by hand, it has no list of what the hub has."""
     fake.files = None
@@ -98,18 +123,15 @@ def test_what_is_in_the_cache_is_enough(loader: ModelLoader, fake: FakeHub) -> N
 def test_a_cache_of_exactly_these_files_serves_without_a_network(
     loader: ModelLoader, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """By the hub's own library: a single file with the default configuration, and a whole model."""
+    """By the hub's own library."""
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
-    built = build_tiny_model(tmp_path / "built")
-    file = write_original_checkpoint(built, tmp_path / "one.safetensors")
     snapshots = tmp_path / "hub" / "models--CompVis--stable-diffusion-v1-4" / "snapshots"
     snapshots.mkdir(parents=True)
-    snapshot = publish(built, snapshots / STABLE_DIFFUSION_1_4.revision, "1.4")
+    snapshot = publish(build_tiny_model(tmp_path / "built"), snapshots / STABLE_DIFFUSION_1_4.revision, "1.4")
     assert loader.load("sd14", STABLE_DIFFUSION_1_4).revision == STABLE_DIFFUSION_1_4.revision
     for path in snapshot.rglob("*.safetensors"):
         path.unlink()
-    assert loader.load("one", SingleFile(file, None)).name == "one"
     with pytest.raises(ModelError, match=r"the model 'sd14' has no \.safetensors weights in .*unet"):
         loader.load("sd14", STABLE_DIFFUSION_1_4)
 
@@ -134,11 +156,7 @@ def test_the_hub_is_asked_for_texts_alone_besides() -> None:
     assert len(sd14.revision) == 40
 
 
-def test_without_a_network_the_hub_is_named(
-    loader: ModelLoader, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    file = write_original_checkpoint(build_tiny_model(tmp_path / "model"), tmp_path / "m.safetensors")
-
+def test_without_a_network_the_hub_is_named(loader: ModelLoader, monkeypatch: pytest.MonkeyPatch) -> None:
     def snapshot_download(*_args: Any, **_options: Any) -> str:
         raise LocalEntryNotFoundError("Cannot find an appropriate cached snapshot folder\nand more")
 
@@ -147,8 +165,6 @@ def test_without_a_network_the_hub_is_named(
         ModelUnavailable, match=r"v1-4@133a\w* cannot be downloaded .*snapshot folder \(.*sd14=DIRECTORY\)"
     ):
         loader.load("sd14", STABLE_DIFFUSION_1_4)
-    with pytest.raises(ModelUnavailable, match=r"cannot be downloaded .*mine=/.*m\.safetensors#config=DIRECTORY"):
-        loader.load("mine", SingleFile(file, None))
 
 
 @pytest.mark.parametrize(

@@ -327,13 +327,16 @@ def test_a_spoilt_model_is_refused(loader: ModelLoader, model: Path, case: str) 
         loader.load("tiny", LocalDirectory(model))
 
 
+_THRESHOLDED = ("ddim", "dpmpp_2m", "dpmpp_2m_sde", "dpmpp_3m_sde", "unipc", "deis", "ddpm", "lcm")
+
+
 def test_a_sampler_that_cannot_follow_the_schedule_is_told(
     loader: ModelLoader, model: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     write_config(model / "scheduler" / "scheduler_config.json", interpolation_type="cubic", thresholding=True)
     loaded = loader.load("tiny", LocalDirectory(model))
     warned = {record.getMessage().split(" will fail")[0] for record in caplog.records}
-    expected = {f"jobs of the model 'tiny' with the sampler '{name}'" for name in ("euler", "ddim", "dpmpp_2m")}
+    expected = {f"jobs of the model 'tiny' with the sampler '{name}'" for name in ("euler", *_THRESHOLDED)}
     assert expected == {words for words in warned if words.startswith("jobs of the model")}
     assert read_schedule(loaded.scheduler_config, "lms", 20).steps == 20
     with pytest.raises(ModelError, match="asks 'ddim' for thresholding: true"):

@@ -53,6 +53,11 @@ def pool_of(loader: FakeLoader, *, budget: int) -> ModelPool[FakeModel]:
     return ModelPool(ModelRegistry({name: LocalDirectory(Path(name)) for name in NAMES}), budget, loader)
 
 
+def acquired(pool: ModelPool[FakeModel], name: str) -> FakeModel:
+    with pool.using(name) as model:
+        return model
+
+
 def use(pool: ModelPool[FakeModel], *names: str) -> None:
     for name in names:
         with pool.using(name) as model:
@@ -84,11 +89,10 @@ def test_a_model_in_use_is_never_dropped(loader: FakeLoader) -> None:
 
 def test_two_users_must_both_release(loader: FakeLoader) -> None:
     pool = pool_of(loader, budget=0)
-    pool.acquire("a")
-    pool.acquire("a")
-    pool.release("a")
-    assert list(pool.warm) == ["a"]
-    pool.release("a")
+    with pool.using("a"):
+        with pool.using("a"):
+            pass
+        assert list(pool.warm) == ["a"]
     assert not pool.warm
 
 
@@ -111,7 +115,7 @@ def test_requests_for_one_model_at_once_load_it_once(loader: FakeLoader) -> None
     pool = pool_of(loader, budget=100)
     loader.gate.clear()
     with ThreadPoolExecutor(4) as threads:
-        waiting = [threads.submit(pool.acquire, "a") for _ in range(4)]
+        waiting = [threads.submit(acquired, pool, "a") for _ in range(4)]
         assert loader.started.wait(10)
         assert pool.warm == ()
         loader.gate.set()
@@ -126,7 +130,7 @@ def test_loading_one_model_does_not_hold_up_another(loader: FakeLoader) -> None:
     loader.started.clear()
     loader.gate.clear()
     with ThreadPoolExecutor(1) as threads:
-        slow = threads.submit(pool.acquire, "a")
+        slow = threads.submit(acquired, pool, "a")
         assert loader.started.wait(10)
         use(pool, "b")
         loader.gate.set()
@@ -138,7 +142,7 @@ def test_a_failure_reaches_all_who_wait_and_is_forgotten(loader: FakeLoader) -> 
     loader.failures = 1
     loader.gate.clear()
     with ThreadPoolExecutor(2) as threads:
-        waiting = [threads.submit(pool.acquire, "a") for _ in range(2)]
+        waiting = [threads.submit(acquired, pool, "a") for _ in range(2)]
         assert loader.started.wait(10)
         sleep(0.05)  # for the second to be waiting too
         loader.gate.set()
@@ -152,5 +156,45 @@ def test_a_failure_reaches_all_who_wait_and_is_forgotten(loader: FakeLoader) -> 
 
 def test_an_unknown_model_is_refused(loader: FakeLoader) -> None:
     with pytest.raises(ModelError, match="there is no model 'zzz'"):
-        pool_of(loader, budget=1).acquire("zzz")
+        use(pool_of(loader, budget=1), "zzz")
     assert loader.loaded == []
+
+
+def test_a_model_of_another_source_is_loaded_anew_and_those_who_have_the_old_one_keep_it() -> None:
+    registry = ModelRegistry({"a": LocalDirectory(Path("old"))})
+    pool = ModelPool(registry, 100, lambda name, source: FakeModel(f"{name} of {source}"))
+    with pool.using("a") as old:
+        registry.put("a", LocalDirectory(Path("new")))
+        with pool.using("a") as new:
+            assert (old.name, new.name) == ("a of old", "a of new")
+    with pool.using("a") as again:
+        assert again is new
+
+
+def test_a_model_that_is_given_up_goes_before_those_that_were_used_longer_ago(loader: FakeLoader) -> None:
+    pool = pool_of(loader, budget=20)
+    use(pool, "a", "b")
+    pool.give_up("b")
+    use(pool, "c")
+    assert pool.warm == ("a", "c")
+
+
+def test_a_model_that_is_dropped_is_gone_when_nobody_has_it(loader: FakeLoader) -> None:
+    pool = pool_of(loader, budget=20)
+    with pool.using("a"):
+        pool.drop("a")
+        assert pool.warm == ()
+    assert (pool.size("a"), pool.size("b")) == (10, None)
+    pool.drop("never there")
+
+
+def test_how_long_a_model_was_not_used_is_told(loader: FakeLoader, monkeypatch: pytest.MonkeyPatch) -> None:
+    now = [100.0]
+    monkeypatch.setattr("worker.models.pool.monotonic", lambda: now[0])
+    pool = pool_of(loader, budget=20)
+    assert pool.idle("a") == 0
+    with pool.using("a"):
+        now[0] = 107.0
+        assert pool.idle("a") == 7
+    now[0] = 110.0
+    assert pool.idle("a") == 3

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import pytest
@@ -11,7 +12,9 @@ from worker.models.registry import (
     Hub,
     LocalDirectory,
     ModelRegistry,
+    Options,
     SingleFile,
+    Stored,
     parse_option,
     parse_source,
 )
@@ -39,9 +42,39 @@ def test_every_kind_of_source(here: Path) -> None:
 
 @pytest.mark.usefixtures("here")
 def test_a_source_is_written_as_it_is_read() -> None:
-    for text in ("owner/local", "one.safetensors#config=my models", "s3://bucket/x", "owner/name@1234"):
+    for text in (
+        "owner/local",
+        "one.safetensors#config=my models",
+        "s3://bucket/x",
+        "owner/name@1234",
+        "owner/local#vae=one.safetensors#prediction=v#ztsnr",
+        "one.safetensors#config=my models#vae=one.safetensors#prediction=epsilon",
+        "s3://bucket/x#vae=one.safetensors",
+        "hub:owner/name@1234#ztsnr#prediction=v",
+    ):
         source = parse_source(text)
         assert parse_source(str(source)) == source
+
+
+def test_options_of_every_kind_of_source(here: Path) -> None:
+    vae = here / "one.safetensors"
+    v = Options(vae, "v_prediction", zero_snr=True)
+    said = "#vae=one.safetensors&prediction=v#ztsnr"
+    assert parse_source(f"owner/local{said}") == LocalDirectory(here / "owner/local", v)
+    assert parse_source(f"s3://bucket/x/{said}") == Bucket("s3://bucket/x", v)
+    assert parse_source(f"owner/name@1234{said}") == Hub("owner/name", "1234", v)
+    assert parse_source(f"one.safetensors{said}#config=my models") == SingleFile(vae, here / "my models", v)
+    assert parse_source("one.safetensors#prediction=epsilon") == SingleFile(vae, None, Options(predicts="epsilon"))
+
+
+def test_a_number_sign_may_be_part_of_a_path(here: Path) -> None:
+    for name in ("c#", "v#one", "a&b=c"):
+        (here / name).mkdir()
+        assert parse_source(name) == LocalDirectory(here / name)
+        shutil.copy(here / "one.safetensors", here / name)
+        assert parse_source(f"{name}/one.safetensors#ztsnr&prediction=v") == SingleFile(
+            here / name / "one.safetensors", None, Options(predicts="v_prediction", zero_snr=True)
+        )
 
 
 MALFORMED = {
@@ -61,8 +94,24 @@ MALFORMED = {
     "https://example.org/mine.safetensors": "is an address, from which no model is downloaded .*download the file",
     "file:///models/mine": "is an address",
     "s3://bucket/mine.SafeTensors": "is one file, and in a bucket a model is a folder .*download the file",
+    "flux.gguf": r"'flux\.gguf' is quantised, .*use the model's \.safetensors file",
     "./not-there": "is not a model source .*an existing directory",
     "NONE.SAFETENSORS": r"there is no file .*NONE\.SAFETENSORS",
+    "~nobody-at-all/x": "'~nobody-at-all/x' is in the home of somebody who is not known here",
+    "~nobody-at-all/x.safetensors": "is in the home of somebody",
+    "one.safetensors#cofnig=my models": r"has the option 'cofnig', which no source has \(did you mean 'config'",
+    "one.safetensors#wide=2": r"has the option 'wide', .*there are #config=DIRECTORY, #vae=FILE, #prediction=v or eps",
+    "one.safetensors#config=": r"says nothing with 'config' \(write #config=DIRECTORY",
+    "one.safetensors#vae": r"says nothing with 'vae' \(write #vae=FILE",
+    "one.safetensors#ztsnr=yes": r"says something with 'ztsnr' \(write #ztsnr alone",
+    "one.safetensors#ztsnr#ztsnr": "says 'ztsnr' twice",
+    "one.safetensors#prediction=sample": r"cannot predict 'sample' \(write prediction=v or =epsilon",
+    "one.safetensors#vae=none.safetensors": "there is no file .*none.safetensors",
+    "one.safetensors#vae=my models": r"'my models' is no \.safetensors file, .*vae/diffusion_pytorch_model",
+    "one.safetensors#vae=old.pt": "'old.pt' is pickled",
+    "owner/local#config=my models": r"'owner/local' is given a configuration, .*leave out #config=my models",
+    "owner/name@1234#config=my models": "is given a configuration",
+    "https://example.org/x#vae=one.safetensors": "is an address",
 }
 
 
@@ -99,7 +148,7 @@ def test_without_options_the_built_in_models_are_served() -> None:
 
 @pytest.mark.parametrize(
     ("option", "message"),
-    [("mine", "'mine' is neither NAME=SOURCE nor a built-in model"), ("My Model=x", "cannot name a model")],
+    [("My Model", "cannot name a model"), ("My Model=x", "cannot name a model"), ("mine=", "is not a model source")],
 )
 def test_malformed_options_are_refused(option: str, message: str) -> None:
     with pytest.raises(InvalidInput, match=message):
@@ -111,3 +160,13 @@ def test_an_unknown_model_is_refused_with_a_near_match() -> None:
         ModelRegistry().source("sd1.4")
     with pytest.raises(ModelError, match=r"there is no model 'xyz' \(this worker has: emoji, sd14\)"):
         ModelRegistry().source("xyz")
+
+
+def test_a_name_that_is_not_built_in_is_the_farm_s() -> None:
+    registry = ModelRegistry.from_options(["mine", "emoji"])
+    assert registry.source("mine") == Stored("mine")
+    registry.put("mine", Stored("mine", "0123456789abcdef" * 4))
+    assert str(registry.source("mine")) == "farm:mine@0123456789abcdef"
+    registry.drop("mine")
+    with pytest.raises(ModelError, match="there is no model 'mine'"):
+        registry.source("mine")

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from tests.tiny import build_tiny_model
 from worker.diffusion.conditioning import Conditioning
+from worker.diffusion.prompts import How
 from worker.models.device import place
 from worker.models.loader import ModelLoader
 from worker.models.model import LoadedModel
@@ -69,6 +70,15 @@ def test_it_predicts_what_the_unet_does(
     expected = predicted(plain, count, height=height, width=width)
 
     torch.testing.assert_close(predicted(model, count, height=height, width=width), expected, rtol=1e-4, atol=1e-5)
+
+
+def test_it_takes_prompts_of_any_number_of_chunks(plain: LoadedModel, model: LoadedModel) -> None:
+    long = model.conditioned(model.prompts.encode("a cat BREAK (an otter:1.3) BREAK red", How("weighted")))
+    conditioning = Conditioning.stacked([long] * 3)
+    assert model.recorded and model.recorded.fits(torch.zeros((3, 4, 8, 8)), conditioning)
+
+    expected = predicted(plain, 3, conditioning=conditioning)
+    torch.testing.assert_close(predicted(model, 3, conditioning=conditioning), expected, rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize(("count", "dealt"), [(1, [1]), (2, [1, 1]), (3, [1, 1, 1]), (4, [2, 2]), (8, [3, 3, 3])])

@@ -140,6 +140,34 @@ def test_a_right_that_is_denied_is_told_and_waited_for(
     assert "Redis refuses what the queue needs: this user lacks +brpop (grant it: ACL SETUSER " in line
 
 
+def test_a_message_of_a_queue_that_is_no_more_consumed_stays_in_it_for_others(
+    servers: Settings, server: redis.Redis, intake: Intake, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The consumer had asked Redis for it before it stopped consuming that queue."""
+    seen: list[Any] = []
+    queues = [Messages(queue_name(name)) for name in ("emoji", "other")]
+    queue = Queue(servers)
+
+    def drained(connection: Any) -> bool:
+        with contextlib.suppress(TimeoutError):
+            connection.drain_events(timeout=0.2)
+        return any("b" in client["flags"] for client in server.client_list())
+
+    with (
+        celery_app(servers).connection() as connection,
+        Consumer(connection, queues, callbacks=[lambda body, _: seen.append(body)], no_ack=True) as consumer,
+    ):
+        eventually(lambda: drained(connection), "it waits for messages of both")
+        consumer.cancel_by_queue(queue_name("emoji"))
+        queue.publish([Waiting(job().id, "emoji", 5), Waiting(job(1).id, "other", 5)])
+        eventually(lambda: drained(connection) and seen, "that of the other queue comes")
+
+    assert [body[0] for body in seen] == [[job(1).id]]
+    assert jobs_named(queue.entries("emoji")) == {job().id}
+    queue.close()
+    assert not caplog.records
+
+
 def test_what_another_application_has_not_acknowledged_is_left_to_it(
     servers: Settings, server: redis.Redis, intake: Intake
 ) -> None:

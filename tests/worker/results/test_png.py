@@ -64,6 +64,28 @@ def test_the_text_is_read_back_by_a1111s_rules() -> None:
     }
 
 
+def test_a_schedule_and_an_eta_are_said_as_a1111_says_them() -> None:
+    spec = resolved(sampler="DPM++ 2M SDE Karras", eta=0.25)
+    _, _, settings = parsed(parameters_text(spec, MODEL))
+    assert (settings["Sampler"], settings["Schedule type"], settings["Eta"]) == ("DPM++ 2M SDE", "Karras", "0.25")
+    _, _, settings = parsed(parameters_text(resolved(sampler="plms", schedule="trailing"), MODEL))
+    assert (settings["Sampler"], settings["Schedule type"]) == ("PLMS", "Trailing")
+
+
+def test_a1111_reads_the_brackets_that_were_meant() -> None:
+    weighted = parsed(parameters_text(resolved(prompt=r"a (red:1.3) \(cat\)", negative="[dog] BREAK x"), MODEL))
+    assert weighted[:2] == (r"a (red:1.3) \(cat\)", "[dog] BREAK x")
+
+    mix = {"prompt": ["f(x)", "[a]\\b"], "mode": "mix"}
+    plain = parsed(parameters_text(resolved(reading="plain", negative="dog :) BREAK", **mix), MODEL))
+    assert plain[:2] == (r"f\(x\) :0.5 AND \[a\]\\b :0.5", r"dog :\) break")
+
+
+def test_layers_that_were_skipped_are_told() -> None:
+    assert parsed(parameters_text(resolved(clip_skip=2), MODEL))[2]["Clip skip"] == "2"
+    assert "Clip skip" not in parameters_text(resolved(clip_skip=1), MODEL)
+
+
 TRICKY = [
     ("a cat", ""),
     ("a cat\nand a dog", "blurry\ndark"),
@@ -99,6 +121,15 @@ def test_a_single_files_model_has_the_hash_that_sites_know_it_by() -> None:
     assert parsed(parameters_text(resolved(), used))[2]["Model hash"] == "0123456789"
     assert parsed_by_sd_parsers(encode_png(np.zeros((64, 64, 3), dtype=np.uint8), resolved(), used))[3] == "0123456789"
     assert "Model hash" not in parsed(parameters_text(resolved(), MODEL))[2]
+
+
+def test_an_autoencoder_of_another_file_has_a_hash_too() -> None:
+    used = ModelUsed(
+        name="mine", source="/models/mine#vae=x", revision=None, vae="x.safetensors", vae_sha256="0123456789abcdef" * 4
+    )
+    settings = parsed(parameters_text(resolved(), used))[2]
+    assert (settings["VAE"], settings["VAE hash"]) == ("x.safetensors", "0123456789")
+    assert not {"VAE", "VAE hash"} & parsed(parameters_text(resolved(), MODEL))[2].keys()
 
 
 def test_no_control_character_is_written() -> None:

@@ -1,0 +1,233 @@
+"""What a model on this machine consists of, and whether it is one, as far as that can be told without PyTorch.
+
+Read are configurations and the headers of weights. A worker checks the rest when it loads the model.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from farm import sources
+from farm.bucket.models import FILE_NAME, MAX_FILES, Kind, Layout
+from farm.errors import InvalidInput
+from farm.keys import MODEL_CONFIG, MODEL_FILE, PICKLED_WEIGHTS, WEIGHTS
+
+Shapes = Mapping[str, tuple[int, ...]]
+
+_INDEX = "model_index.json"
+_OF_THE_WHOLE = (_INDEX, "farm.json", "preview.json")
+_TEXTS = (".json", "merges.txt")
+_WITH_WEIGHTS = re.compile(r"unet|vae|text_encoder(_\d)?")
+_OTHER_PARTS = re.compile(r"scheduler|tokenizer(_\d)?")
+"""Of what an index names, these are loaded; safety checkers and the like never are."""
+_STEM = re.compile(r"(diffusion_pytorch_model|model)[.-]")
+_UNET = "UNet2DConditionModel"
+_OF_SHARDS = re.compile(r"-\d+-of-\d+|\.index\b")
+_MARKED = re.compile(r"^\w+(?:-\d+-of-\d+)?\.(?!safetensors)|\.index\.(?!json)")
+_HALF = ".fp16"
+_ORIGINAL = "model.diffusion_model."
+_ATTENTION = re.compile(r".*\.attn2\.to_k\.weight")
+_KINDS: Mapping[int, Kind] = {768: "sd1", 1024: "sd2", 2048: "sdxl"}
+_LORA = re.compile(r"^lora_|[._]lora[._]|\.hada_w|\.lokr_w")
+_LENGTH = 8
+_MAX_HEADER_BYTES = 100 * 2**20
+_MAX_JSON_BYTES = 16 * 2**20
+_CONVERT = "if you trust it, load it with diffusers elsewhere and save it with save_pretrained"
+
+
+@dataclass(frozen=True)
+class LocalModel:
+    """A model on this machine: its files by their names in the farm. `source` is where it was found."""
+
+    layout: Layout
+    kind: Kind
+    source: str
+    files: Mapping[str, Path]
+
+
+def look_at(source: str) -> LocalModel:
+    """The model in a folder in diffusers' layout, or in `FILE.safetensors[#config=FOLDER]`.
+
+    Only what a worker loads is of it: configurations, tokenizers, and weights in one precision.
+    Raises `InvalidInput` saying what is wrong with it and what to do.
+    """
+    try:
+        named, options = sources.split(source)
+    except InvalidInput as error:
+        raise _refused(error.reason, hint=error.hint) from error
+    config = options.pop(sources.CONFIG, "")
+    if options:
+        raise _refused(
+            f"'{source}' says '{next(iter(options))}', which is not kept with a model",
+            hint="a worker can be started with it: farm worker --model NAME=SOURCE",
+        )
+    try:
+        path = Path(named).expanduser().resolve()
+        if path.is_dir() and not config:
+            return _folder(path)
+        if named.lower().endswith(WEIGHTS) and path.is_file():
+            return _single_file(path, Path(config).expanduser().resolve() if config else None)
+    except (OSError, RuntimeError) as error:
+        reason = (error.strerror if isinstance(error, OSError) else None) or str(error)
+        raise _refused(f"{source} cannot be read: {reason}") from error
+    if named.lower().endswith(PICKLED_WEIGHTS):
+        raise _refused(f"{named} is pickled, which can run code, and is never opened", hint=_CONVERT)
+    raise _refused(
+        f"there is no folder or .safetensors file {named}", hint="a model of the hub is downloaded first, as a folder"
+    )
+
+
+def _folder(folder: Path) -> LocalModel:
+    index = _read_json(folder / _INDEX) if (folder / _INDEX).is_file() else None
+    if index is None:
+        single = sorted(path.name for path in folder.glob(f"*{WEIGHTS}"))
+        hint = (
+            f"if {single[0]} is a whole checkpoint, name that file" if single else "it is a folder in diffusers' layout"
+        )
+        raise _refused(f"{folder} is no model: it has no {_INDEX}", hint=hint)
+    parts = [name for name, what in index.items() if _is_named(what)]
+    if _class_of(index.get("unet")) != _UNET:
+        raise _refused(f"{folder} is {index.get('_class_name')!s:.60}, whose UNet is not {_UNET}")
+    files = {name: folder / name for name in _OF_THE_WHOLE if (folder / name).is_file()}
+    for path in files.values():
+        _read_json(path)
+    unet: Shapes = {}
+    for part in parts:
+        if not (folder / part).is_dir():
+            if _WITH_WEIGHTS.fullmatch(part) or _OTHER_PARTS.fullmatch(part):
+                raise _refused(f"{folder} has no folder {part}, which its {_INDEX} names", hint="fetch it again")
+            continue
+        if _WITH_WEIGHTS.fullmatch(part):
+            weights = _weights(folder / part)
+            shapes = {key: shape for path in weights for key, shape in _shapes_of(path).items()}
+            unet = shapes if part == "unet" else unet
+            files |= {f"{part}/{path.name}": path for path in weights}
+            files |= _texts(folder / part, under=f"{part}/")
+        elif _OTHER_PARTS.fullmatch(part):
+            files |= _texts(folder / part, under=f"{part}/")
+    return LocalModel("folder", _kind(unet), str(folder), _checked(files))
+
+
+def _single_file(path: Path, config: Path | None) -> LocalModel:
+    shapes = read_header(path)
+    if any(_LORA.search(key) for key in shapes):
+        raise _refused(f"{path} is a LoRA, and no whole model", hint="merge it into its base model, and add that")
+    if not any(key.startswith(_ORIGINAL) for key in shapes):
+        typical = min(shapes, default="none")
+        raise _refused(
+            f"{path} is no whole checkpoint of Stable Diffusion: its weights have names such as {typical!r:.80}",
+            hint="a model in diffusers' layout is added as its folder",
+        )
+    files = {MODEL_FILE: path}
+    if config is not None:
+        if not (config / _INDEX).is_file():
+            raise _refused(f"{config} has no {_INDEX}", hint="#config= names a folder in diffusers' layout")
+        files |= {f"{MODEL_CONFIG}/{name}": config / name for name in _OF_THE_WHOLE if (config / name).is_file()}
+        for part in sorted(child for child in config.iterdir() if child.is_dir()):
+            if _WITH_WEIGHTS.fullmatch(part.name) or _OTHER_PARTS.fullmatch(part.name):
+                files |= _texts(part, under=f"{MODEL_CONFIG}/{part.name}/")
+    source = f"{path}#config={config}" if config else str(path)
+    return LocalModel("file", _kind(shapes), source, _checked(files))
+
+
+def read_header(path: Path) -> Shapes:
+    """The shapes of all weights in a file of safetensors. Raises `InvalidInput` if it is none, or not whole."""
+    size = path.stat().st_size
+    with path.open("rb") as file:
+        length = int.from_bytes(file.read(_LENGTH), "little")
+        header = file.read(length) if length <= min(size - _LENGTH, _MAX_HEADER_BYTES) else b""
+    try:
+        said: dict[str, Any] = json.loads(header)
+        weights = {key: value for key, value in said.items() if key != "__metadata__"}
+        shapes = {key: tuple(map(int, weight["shape"])) for key, weight in weights.items()}
+        end = max((int(weight["data_offsets"][1]) for weight in weights.values()), default=0)
+    except (ValueError, TypeError, KeyError, IndexError, AttributeError, RecursionError) as error:
+        raise _refused(
+            f"{path} is not safetensors, or is damaged", hint="fetch it again; 'git lfs pull' fetches what is a pointer"
+        ) from error
+    if end != size - _LENGTH - length:
+        raise _refused(f"{path} is cut short or damaged: its weights do not end where it does", hint="fetch it again")
+    if not all(math.prod(shape) >= 0 for shape in shapes.values()):
+        raise _refused(f"{path} is damaged: a weight has a shape that cannot be", hint="fetch it again")
+    return shapes
+
+
+def _shapes_of(path: Path) -> Shapes:
+    return read_header(path) if path.name.endswith(WEIGHTS) else {}
+
+
+def _weights(folder: Path) -> list[Path]:
+    """The files of a part's weights, of shards with their index: in full precision rather than in half, in one file
+    rather than in shards."""
+    names = sorted(path.name for path in folder.iterdir() if path.is_file())
+    found = [name for name in names if _STEM.match(name) and name.endswith((WEIGHTS, ".json"))]
+    for chosen in (
+        [name for name in found if not _MARKED.search(name)],
+        [name for name in found if _HALF in name],
+    ):
+        whole = [name for name in chosen if not _OF_SHARDS.search(name)]
+        if any(name.endswith(WEIGHTS) for name in chosen):
+            return [folder / name for name in (whole or chosen)]
+    pickled = [name for name in names if name.lower().endswith(PICKLED_WEIGHTS)]
+    if pickled and not found:
+        raise _refused(f"{folder} has only pickled weights ({pickled[0]}), which can run code", hint=_CONVERT)
+    others = [name for name in names if name.endswith(WEIGHTS)]
+    raise _refused(
+        f"{folder} has no weights that are loaded{f', but {others[0]}' if others else ''}",
+        hint="they are called diffusion_pytorch_model.safetensors, or model.safetensors of a text encoder",
+    )
+
+
+def _texts(folder: Path, *, under: str) -> dict[str, Path]:
+    """Configurations and vocabularies directly in a folder, and no index of weights."""
+    found = {}
+    for path in sorted(folder.iterdir()):
+        if path.is_file() and path.name.endswith(_TEXTS) and WEIGHTS not in path.name:
+            if path.name.endswith(".json"):
+                _read_json(path)
+            found[f"{under}{path.name}"] = path
+    return found
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        if path.stat().st_size > _MAX_JSON_BYTES:
+            raise ValueError(f"it has more than {_MAX_JSON_BYTES:,} bytes")
+        content = json.loads(path.read_bytes())
+    except (ValueError, RecursionError) as error:
+        raise _refused(f"{path} is not JSON: {error}", hint="fetch it again") from error
+    if not isinstance(content, dict):
+        raise _refused(f"{path} is not a JSON object")
+    return content
+
+
+def _is_named(what: Any) -> bool:
+    return isinstance(what, list) and len(what) == 2 and what[0] is not None
+
+
+def _class_of(what: Any) -> Any:
+    return what[1] if _is_named(what) else None
+
+
+def _kind(shapes: Shapes) -> Kind:
+    width = next((shape[-1] for key, shape in sorted(shapes.items()) if _ATTENTION.fullmatch(key) and shape), 0)
+    return _KINDS.get(width, "sd")
+
+
+def _checked(files: Mapping[str, Path]) -> Mapping[str, Path]:
+    if len(files) > MAX_FILES:
+        raise _refused(f"it has {len(files):,} files, more than {MAX_FILES:,}")
+    for name, path in files.items():
+        if not re.match(FILE_NAME, name):
+            raise _refused(f"{path} has a name that no model's file has")
+    return files
+
+
+def _refused(message: str, *, hint: str | None = None) -> InvalidInput:
+    return InvalidInput(message, field="SOURCE", hint=hint)

@@ -1,0 +1,173 @@
+"""What is taken of a model on this machine, and what is refused without PyTorch having a look."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from farm.client.model_files import look_at, read_header
+from farm.errors import InvalidInput
+from tests.models_on_disk import ORIGINAL, write_folder, write_json, write_weights
+
+LOADED = {
+    *("model_index.json", "scheduler/scheduler_config.json"),
+    *("tokenizer/vocab.json", "tokenizer/tokenizer_config.json", "tokenizer/merges.txt"),
+    *("unet/config.json", "unet/diffusion_pytorch_model.safetensors"),
+    *("vae/config.json", "vae/diffusion_pytorch_model.safetensors"),
+    *("text_encoder/config.json", "text_encoder/model.safetensors"),
+}
+
+
+@pytest.mark.parametrize(("width", "kind"), [(768, "sd1"), (1024, "sd2"), (2048, "sdxl"), (32, "sd")])
+def test_a_folder_is_taken_with_what_is_loaded_of_it(tmp_path: Path, width: int, kind: str) -> None:
+    folder = write_folder(tmp_path / "model", width=width)
+    write_json(folder / "farm.json", {"guidance": 4})
+    write_json(folder / "notes.json", ["not the farm's"])
+    write_json(folder / "safety_checker" / "config.json", {})
+    write_weights(folder / "unet" / "diffusion_pytorch_model.fp16.safetensors", {"x": (1,)})
+    write_weights(folder / "unet" / "diffusion_pytorch_model.non_ema.safetensors", {"x": (1,)})
+    write_weights(folder / "old.safetensors", {"x": (1,)})
+    (folder / "unet" / "diffusion_pytorch_model.bin").write_bytes(b"never opened")
+
+    model = look_at(str(folder))
+
+    assert (model.layout, model.kind, model.source) == ("folder", kind, str(folder))
+    assert set(model.files) == {*LOADED, "farm.json"}
+    assert all(path == folder / name for name, path in model.files.items())
+
+
+@pytest.mark.parametrize("mark", ["", ".fp16"])
+@pytest.mark.parametrize("index", ["safetensors.index{}.json", "{}safetensors.index.json"])
+def test_shards_come_with_their_index(tmp_path: Path, mark: str, index: str) -> None:
+    unet = write_folder(tmp_path / "model") / "unet"
+    (unet / "diffusion_pytorch_model.safetensors").unlink()
+    stem = "diffusion_pytorch_model"
+    named = f"{stem}." + index.format(mark if index.startswith("safetensors") else mark.lstrip(".") + "." * bool(mark))
+    shards = {f"{stem}-0000{number}-of-00002{mark}.safetensors" for number in (1, 2)}
+    write_json(unet / named, {"weight_map": {}})
+    for shard in shards:
+        write_weights(unet / shard, {"x": (1,)})
+    assert {name for name in look_at(str(unet.parent)).files if name.startswith("unet/diff")} == {
+        f"unet/{name}" for name in (named, *shards)
+    }
+
+
+def test_half_precision_is_taken_where_there_is_no_full_one(tmp_path: Path) -> None:
+    unet = write_folder(tmp_path / "model") / "unet"
+    full = unet / "diffusion_pytorch_model.safetensors"
+    full.rename(unet / "diffusion_pytorch_model.fp16.safetensors")
+    assert "unet/diffusion_pytorch_model.fp16.safetensors" in look_at(str(unet.parent)).files
+
+
+def test_links_of_the_hub_s_cache_are_followed(tmp_path: Path) -> None:
+    folder = write_folder(tmp_path / "model")
+    (folder / "vae").rename(tmp_path / "blobs")
+    (folder / "vae").mkdir()
+    for path in (tmp_path / "blobs").iterdir():
+        (folder / "vae" / path.name).symlink_to(path)
+    assert set(look_at(str(folder)).files) == LOADED
+
+
+def test_a_checkpoint_is_taken_with_the_configuration_that_is_named(tmp_path: Path) -> None:
+    file = write_weights(tmp_path / "mine.SafeTensors", {ORIGINAL: (320, 1024)})
+    alone = look_at(str(file))
+    assert (alone.layout, alone.kind, dict(alone.files)) == ("file", "sd2", {"model.safetensors": file})
+
+    folder = write_folder(tmp_path / "config")
+    both = look_at(f"{file}#config={folder}")
+    assert set(both.files) == {"model.safetensors", *(f"config/{name}" for name in LOADED if "safetensors" not in name)}
+    assert both.source == f"{file}#config={folder}"
+
+
+def cut_short(folder: Path) -> None:
+    path = folder / "unet" / "diffusion_pytorch_model.safetensors"
+    path.write_bytes(path.read_bytes()[:-1])
+
+
+def a_pointer(folder: Path) -> None:
+    text = "version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 1\n"
+    (folder / "vae" / "diffusion_pytorch_model.safetensors").write_text(text)
+
+
+def only_pickled(folder: Path) -> None:
+    path = folder / "text_encoder" / "model.safetensors"
+    path.rename(path.with_name("pytorch_model.bin"))
+
+
+def without_a_part(folder: Path) -> None:
+    (folder / "scheduler" / "scheduler_config.json").unlink()
+    (folder / "scheduler").rmdir()
+
+
+def of_another_architecture(folder: Path) -> None:
+    write_json(folder / "model_index.json", {"_class_name": "FluxPipeline", "transformer": ["diffusers", "Flux"]})
+
+
+def of_a_page(folder: Path) -> None:
+    (folder / "unet" / "config.json").write_text("<html>")
+
+
+def of_weights_by_another_name(folder: Path) -> None:
+    path = folder / "vae" / "diffusion_pytorch_model.safetensors"
+    path.rename(path.with_name("mine.safetensors"))
+
+
+REFUSED: dict[Callable[[Path], object], str] = {
+    cut_short: r"unet/diffusion_pytorch_model.safetensors is cut short or damaged.*fetch it again",
+    a_pointer: r"vae/diffusion_pytorch_model.safetensors is not safetensors, or is damaged.*git lfs pull",
+    only_pickled: r"text_encoder has only pickled weights \(pytorch_model.bin\), which can run code",
+    without_a_part: r"has no folder scheduler, which its model_index.json names",
+    of_another_architecture: r"is FluxPipeline, whose UNet is not UNet2DConditionModel",
+    of_a_page: r"unet/config.json is not JSON",
+    of_weights_by_another_name: r"vae has no weights that are loaded, but mine.safetensors",
+    lambda folder: (folder / "model_index.json").unlink(): r"is no model: it has no model_index.json",
+    lambda folder: write_json(folder / "model_index.json", []): r"model_index.json is not a JSON object",
+}
+
+
+@pytest.mark.parametrize("damage", REFUSED)
+def test_what_is_no_model_is_told(tmp_path: Path, damage: Callable[[Path], object]) -> None:
+    folder = write_folder(tmp_path / "model")
+    damage(folder)
+    with pytest.raises(InvalidInput, match=f"SOURCE: .*{REFUSED[damage]}"):
+        look_at(str(folder))
+
+
+def test_a_file_that_is_no_checkpoint_is_told(tmp_path: Path) -> None:
+    lora = write_weights(tmp_path / "lora.safetensors", {"lora_unet_mid.lora_down.weight": (1, 1)})
+    unet = write_weights(tmp_path / "unet.safetensors", {"down_blocks.0.weight": (1, 1)})
+    (tmp_path / "old.ckpt").touch()
+    for source, said in {
+        str(lora): "is a LoRA, and no whole model",
+        str(unet): "its weights have names such as 'down_blocks.0.weight'",
+        str(tmp_path / "old.ckpt"): "is pickled, which can run code",
+        str(tmp_path / "nowhere"): "there is no folder or .safetensors file",
+        "owner/name@main": "a model of the hub is downloaded first",
+        f"{lora}x": "there is no folder or .safetensors file",
+        f"{lora}#vae={unet}": "says 'vae', which is not kept with a model",
+        f"{lora}#colour=red": "has the option 'colour', which no source has",
+    }.items():
+        with pytest.raises(InvalidInput) as caught:
+            look_at(source)
+        assert re.search(said, str(caught.value)), caught.value
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"",
+        b"\xff" * 8,
+        (2**40).to_bytes(8, "little") + b"{}",
+        (2).to_bytes(8, "little") + b"[]",
+        (16).to_bytes(8, "little") + b'{"x":{"shape":1}}',
+        (40_000).to_bytes(8, "little") + b"[" * 40_000,
+    ],
+)
+def test_headers_of_strangers_end_in_one_line(tmp_path: Path, data: bytes) -> None:
+    file = tmp_path / "x.safetensors"
+    file.write_bytes(data)
+    with pytest.raises(InvalidInput, match="is not safetensors, or is damaged"):
+        read_header(file)

@@ -1,0 +1,58 @@
+"""Folders and files that look like models to whoever reads headers and configurations alone."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+ORIGINAL = "model.diffusion_model.input_blocks.1.1.transformer_blocks.0.attn2.to_k.weight"
+
+
+def write_weights(path: Path, shapes: Mapping[str, tuple[int, ...]], *, fill: int = 0) -> Path:
+    """A file of safetensors whose weights are bytes, all of them `fill`."""
+    header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
+    end = 0
+    for name, shape in shapes.items():
+        size = 1
+        for side in shape:
+            size *= side
+        header[name] = {"dtype": "U8", "shape": list(shape), "data_offsets": [end, end + size]}
+        end += size
+    said = json.dumps(header).encode()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(len(said).to_bytes(8, "little") + said + bytes([fill]) * end)
+    return path
+
+
+def write_folder(folder: Path, *, width: int = 768, fill: int = 0) -> Path:
+    """A model in diffusers' layout, whose UNet reads texts of this width."""
+    index = {
+        "_class_name": "StableDiffusionPipeline",
+        "safety_checker": ["stable_diffusion", "StableDiffusionSafetyChecker"],
+        "feature_extractor": [None, None],
+        "scheduler": ["diffusers", "PNDMScheduler"],
+        "text_encoder": ["transformers", "CLIPTextModel"],
+        "tokenizer": ["transformers", "CLIPTokenizer"],
+        "unet": ["diffusers", "UNet2DConditionModel"],
+        "vae": ["diffusers", "AutoencoderKL"],
+    }
+    write_json(folder / "model_index.json", index)
+    write_json(folder / "scheduler" / "scheduler_config.json", {})
+    for name in ("vocab.json", "tokenizer_config.json"):
+        write_json(folder / "tokenizer" / name, {})
+    (folder / "tokenizer" / "merges.txt").write_text("#version: 0.2\n")
+    for part in ("unet", "vae", "text_encoder"):
+        write_json(folder / part / "config.json", {"part": part})
+    attention = "down_blocks.0.attentions.0.transformer_blocks.0.attn2.to_k.weight"
+    write_weights(folder / "unet" / "diffusion_pytorch_model.safetensors", {attention: (2, width)}, fill=fill)
+    write_weights(folder / "vae" / "diffusion_pytorch_model.safetensors", {"conv_in.weight": (8, 8)})
+    write_weights(folder / "text_encoder" / "model.safetensors", {"text_model.embeddings": (16, 4)})
+    return folder
+
+
+def write_json(path: Path, content: object) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(content), encoding="utf-8")
+    return path
