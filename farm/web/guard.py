@@ -140,11 +140,10 @@ class Guard:
                     self._buffered += len(part)
                     if not message.get("more_body"):
                         break
-        except TimeoutError:
+        except BaseException as error:
             self._buffered -= len(body)
-            raise Refused(408, "body-too-slow", "the body did not come in time") from None
-        except Refused:
-            self._buffered -= len(body)
+            if isinstance(error, TimeoutError):
+                raise Refused(408, "body-too-slow", "the body did not come in time") from None
             raise
         return _replayed(bytes(body), receive), len(body)
 

@@ -28,7 +28,7 @@ class Limits:
     """Bytes of one that may: an init picture of 32 MiB fits, in base64 too."""
     buffered: int = 256 * 2**20
     """Bytes of all bodies that are being read, of all callers."""
-    body_seconds: float = 60.0
+    body_seconds: float = 300.0
     """Within so many seconds a body has to be there."""
     pixels: float = 20e6
     """Of init pictures, a second, on average; 200 million at once."""

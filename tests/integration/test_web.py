@@ -103,3 +103,13 @@ def test_waiting_is_one_request_and_killed_servers_come_back_under_the_site(http
         eventually(is_back, f"the site works again after {name} was killed")
     job = submitted(http)
     eventually(lambda: http.get(f"/api/v1/jobs/{job}").json()["state"] == "done", "jobs are done again")
+
+
+@pytest.mark.usefixtures("worker")
+def test_a_study_is_asked_in_one_request_and_answered_as_an_object(http: httpx2.Client) -> None:
+    request = {"mode": "tokens", "prompt": "a cat", "model": "tiny"}
+    asked = http.post("/api/v1/jobs", json={"requests": [request]}, params={"wait": True})
+    assert asked.status_code == 200, asked.text
+    answer = http.get(f"/api/v1/jobs/{asked.json()['jobs'][0]}/objects/answer.json")
+    assert answer.headers["content-type"] == "application/json"
+    assert "cat" in answer.text

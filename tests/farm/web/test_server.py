@@ -123,6 +123,17 @@ def test_ctrl_c_ends_it_and_forwarded_headers_of_strangers_are_not_believed(star
     assert "--no-auth: every user and program of this machine" in errors
 
 
+def test_it_listens_at_this_machine_s_other_address_too(start: Start) -> None:
+    try:
+        socket.create_server(("::1", 0), family=socket.AF_INET6).close()
+    except OSError:
+        pytest.skip("this machine has no IPv6")
+    serving = start("--no-auth", "--host", "::1")
+    assert serving.address.startswith("http://[::1]:")
+    assert httpx2.get(f"{serving.address}/api/v1/session", headers={"Origin": serving.address}).status_code == 200
+    serving.end(signal.SIGTERM)
+
+
 def test_a_server_that_does_not_answer_does_not_keep_it_from_ending(start: Start, servers: Settings) -> None:
     with socket.create_server(("127.0.0.1", 0)) as silent:
         serving = start("--no-auth", FARM_REDIS_URL=f"redis://127.0.0.1:{silent.getsockname()[1]}/0")
