@@ -33,6 +33,8 @@ _MARKED = re.compile(r"^\w+(?:-\d+-of-\d+)?\.(?!safetensors)|\.index\.(?!json)")
 _HALF = ".fp16"
 _ORIGINAL = "model.diffusion_model."
 _ATTENTION = re.compile(r".*\.attn2\.to_k\.weight")
+_OF_SDXL = ("add_embedding.", "model.diffusion_model.label_emb.")
+"""Weights that read a prompt as a whole, and sizes."""
 _KINDS: Mapping[int, Kind] = {768: "sd1", 1024: "sd2", 2048: "sdxl"}
 _LORA = re.compile(r"^lora_|[._]lora[._]|\.hada_w|\.lokr_w")
 _LENGTH = 8
@@ -216,6 +218,8 @@ def _class_of(what: Any) -> Any:
 
 
 def _kind(shapes: Shapes) -> Kind:
+    if any(key.startswith(_OF_SDXL) for key in shapes):
+        return "sdxl"
     width = next((shape[-1] for key, shape in sorted(shapes.items()) if _ATTENTION.fullmatch(key) and shape), 0)
     return _KINDS.get(width, "sd")
 

@@ -47,7 +47,8 @@ _model_option = click.option(
 def tokens(prompt: str, model: str | None, npz: Path | None, as_json: bool) -> None:
     """How a model reads a PROMPT: its tokens, position by position, and what is cut.
 
-    A worker answers, ahead of all pictures. The norms are of what the text encoder makes at each position: the token's
+    A worker answers, ahead of all pictures. Every sign is read as a letter, as with --plain-prompt; of a model with two
+    text encoders it is the first. The norms are of what the text encoder makes at each position: the token's
     embedding, the position's, and of their sum the output, which the UNet reads. FILE, which is replaced, is NumPy's:
     `tokens`, `positions`, `sums` and `output` have a row for each position, `pooled` stands for the whole prompt. With
     --json: {study, prompt, tokens: [{id, piece, position, role, norms: {token, position, output}}], cut, width}.

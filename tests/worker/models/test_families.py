@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import torch
 
+from farm.client.model_files import look_at
 from farm.errors import ModelError
 from tests.tiny import build_tiny_xl
 from worker.families.sdxl import SDXL
@@ -127,3 +128,7 @@ def test_an_encoder_that_gives_another_width_is_refused(folder: Path, tmp_path: 
         ModelError, match="reads 72 numbers besides the prompt's words, but its second text encoder give"
     ):
         load(folder)
+
+
+def test_a_client_tells_it_by_its_weights(folder: Path) -> None:
+    assert look_at(str(folder)).kind == "sdxl"
