@@ -110,9 +110,9 @@ gpu: $(VENV)/.tools
 lock:
 	test -x $(VENV)/locking/bin/uv || $(PYTHON) -m venv $(VENV)/locking
 	$(VENV)/locking/bin/python -m pip --disable-pip-version-check install --quiet uv==0.13.9
-	$(LOCK) --extra local --extra worker --output-file deploy/requirements/run.txt
+	$(LOCK) --extra local --extra worker --extra web --output-file deploy/requirements/run.txt
 	$(LOCK) --all-extras --output-file deploy/requirements/tools.txt
-	$(COMPILE) --resolution lowest-direct --extra local --extra worker --extra bench --extra test \
+	$(COMPILE) --resolution lowest-direct --extra local --extra worker --extra web --extra bench --extra test \
 	    --output-file deploy/requirements/lowest.txt
 
 # Strict: a package that PyPI could not be asked about is not one without a fault.

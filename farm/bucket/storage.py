@@ -15,6 +15,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import datetime
 from email.utils import parsedate_to_datetime
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Protocol
 from urllib.parse import urlsplit
@@ -123,6 +124,16 @@ class Storage:
         with self._doing("get", key):
             shutil.copyfileobj(self._body(key, limit), file, 2**20)
 
+    def parts(self, key: str, *, limit: int, size: int = 2**18) -> Iterator[bytes]:
+        """The object's bytes, up to `size` at a time. One of more bytes than `limit` is refused: `ObjectTooLarge`."""
+        with self._doing("get", key):
+            body = self._body(key, limit)
+            try:
+                while part := body.read(size):
+                    yield part
+            finally:
+                body.close()
+
     def _body(self, key: str, limit: int | None) -> Any:
         answer = self._client.get_object(Bucket=self.bucket, Key=key)
         if limit is not None and answer["ContentLength"] > limit:
@@ -152,14 +163,16 @@ class Storage:
 
     def presign(self, key: str, *, seconds: int = 3600) -> str:
         """A link that anybody may open for `seconds` to read the object."""
-        client = self._client
-        if self._settings.s3_public_endpoint:
-            client = _client(self._settings, self._settings.s3_public_endpoint)
         with self._doing("presign", key):
-            link: str = client.generate_presigned_url(
+            link: str = self._public_client.generate_presigned_url(
                 "get_object", Params={"Bucket": self.bucket, "Key": key}, ExpiresIn=seconds
             )
             return link
+
+    @cached_property
+    def _public_client(self) -> Any:
+        public = self._settings.s3_public_endpoint
+        return _client(self._settings, public) if public else self._client
 
     def find_bucket(self) -> None:
         """Raises `ObjectMissing` if the bucket is not there. Some servers would make it at the first put."""

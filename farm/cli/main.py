@@ -58,6 +58,8 @@ SECTIONS = {
         "worker": LazyCommand("worker:worker", "Render on this machine."),
         "schedule": LazyCommand("schedule:schedule", "Show the noise levels of a sampler's steps."),
         "bench": LazyCommand("bench:bench", "Compare the engine with diffusers on this machine."),
+        "web": LazyCommand("web:web", "Serve the farm to browsers and programs, by HTTP."),
+        "token": LazyCommand("token:token", "Make, list and remove tokens for 'farm web'."),
         "workers": LazyCommand("farm:workers", "List the live workers."),
         "models": LazyCommand("models:models", "List the models of the farm; add and remove some."),
         "losses": LazyCommand("farm:losses", "List the losses that can guide a picture."),

@@ -13,7 +13,7 @@ def invalid(error: ValidationError) -> InvalidInput:
     """The first fault that pydantic found, as one line that names the field."""
     first = error.errors(include_url=False)[0]
     where = ".".join(str(part) for part in first["loc"])
-    return InvalidInput(_said(first), field=where or None)
+    return InvalidInput(said(first), field=where or None)
 
 
 _SHAPES = {
@@ -23,7 +23,8 @@ _SHAPES = {
 """What pydantic says in Python's words."""
 
 
-def _said(fault: Any) -> str:
+def said(fault: Any) -> str:
+    """What is wrong by one entry of pydantic's `errors()`, in the words that people are told."""
     if fault["type"] == "value_error":
         return str(fault["msg"]).removeprefix("Value error, ")
     if fault["type"] == "too_long":

@@ -14,6 +14,7 @@
 {prefix}:reaped            hash: when a reaper last came by, and from when on reaping is fair
 {prefix}:bucket            hash: the name and the id of the bucket that this ledger belongs to (`farm/client/tie.py`)
 {prefix}:worker:<id>       a live worker's description, lapsing by itself
+{prefix}:once:<name>       what was first said under a name, such as a submission's idempotency key; lapsing by itself
 {prefix}:death:<worker>    how a worker's process ended, as was found afterwards, lapsing after a month
 """
 

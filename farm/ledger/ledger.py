@@ -220,6 +220,10 @@ class Ledger(Reading):
         """Hold a lapsing lock, so that one of many does a chore. True if `holder` has it now."""
         return bool(self._run("lock", name, holder, milliseconds(seconds)))
 
+    def once(self, name: str, value: str, *, seconds: float) -> str:
+        """Keep `value` under `name` for so long, unless there is one already. Returns the one that is there."""
+        return str(self._run("once", name, value, milliseconds(seconds)))
+
     def set_tie(self, tie: Tie, *, anew: bool = False) -> Tie:
         """Tie this ledger to a bucket unless it belongs to one, or `anew`. Returns the one that it belongs to."""
         name, id = self._run("tie", tie.bucket, tie.id, int(anew))

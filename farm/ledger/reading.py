@@ -13,7 +13,7 @@ from farm.errors import FarmError, InvalidInput, JobNotFound, LedgerUnavailable,
 from farm.jobs.spec import JobSpec
 from farm.jobs.status import STATES, JobStatus, State, WorkerInfo, damaged
 from farm.ledger.connection import CHUNK, Connection, in_groups, milliseconds
-from farm.ledger.records import Attempt, Event, Tie, Watched, read_cancellation, read_event, read_worker
+from farm.ledger.records import Attempt, Event, Position, Tie, Watched, read_cancellation, read_event, read_worker
 from farm.ledger.redis_errors import unavailable
 
 _OVERDUE_SECONDS = 60
@@ -108,6 +108,42 @@ class Reading(Connection):
             index = self._key("state", state) if state else self._key("jobs")
             return list(self.redis.zrevrange(index, offset, offset + limit - 1))
 
+    def after(self, position: Position | None, *, state: State | None, limit: int) -> tuple[list[str], Position | None]:
+        """The next `limit` ids of `newest` after a position (None: from the first), and the position to go on from.
+
+        That is None after the last. Jobs that come, go or change meanwhile shift nothing.
+        """
+        index = self._key("state", state) if state else self._key("jobs")
+        newer = None if position is None else f"({position.score}"
+        found: list[tuple[int, str]] = []
+        told = 0
+        while len(found) <= limit:  # many jobs can be of one millisecond
+            entries = self._older(index, newer, told, limit + 1)
+            places = [(int(score), job) for job, score in entries]
+            found += [place for place in places if position is None or place < (position.score, position.job)]
+            told += len(entries)
+            if len(entries) <= limit:
+                break
+        jobs = [job for _, job in found[:limit]]
+        return jobs, Position(jobs[-1], found[limit - 1][0]) if len(found) > limit else None
+
+    def _older(self, index: str, newer: str | None, offset: int, number: int) -> Sequence[tuple[str, float]]:
+        """Entries of an index in its order, without those whose score is within `newer`.
+
+        Without commands that only Redis 6.2 has, or that those who read have no right to.
+        """
+        while True:
+            with self._talking():
+                skipped = self.redis.zcount(index, newer, "+inf") if newer else 0
+                start = skipped + offset
+                pipeline = self.redis.pipeline(transaction=False)
+                pipeline.zrevrange(index, start, start + number - 1, withscores=True)
+                pipeline.zcount(index, newer or "+inf", "+inf")
+                entries, now = pipeline.execute()
+            if newer is None or now >= skipped:  # else some have gone, and others have taken their places
+                found: Sequence[tuple[str, float]] = entries
+                return found
+
     def batch(self, batch: str) -> list[str]:
         """The ids of a batch's jobs, by index; empty for an unknown batch."""
         return self._zrange(f"batch:{batch}", 0, -1)
@@ -169,6 +205,22 @@ class Reading(Connection):
         """What happened after `cursor`, waiting up to `wait` seconds for something to happen."""
         return [read_event(*entry) for entry in self._read_stream("events", cursor, wait)]
 
+    def changed_since(self, cursor: str) -> list[str] | None:
+        """The jobs to which something happened after `cursor`; None if that is not known (any more).
+
+        `cursor` is one that an event had: `<milliseconds>-<number>`.
+        """
+        stream = self._key("events")
+        with self._talking():
+            first, last = self.redis.xread({stream: "0-0"}, count=1), self.redis.xrevrange(stream, count=1)
+        if not first or not last or not _moment(first[0][1][0][0]) <= _moment(cursor) <= _moment(last[0][0]):
+            return None
+        jobs: dict[str, None] = {}
+        while entries := self._read_stream("events", cursor, 0.001):
+            jobs |= {read_event(*entry).job: None for entry in entries}
+            cursor = entries[-1][0]
+        return [job for job in jobs if job]
+
     def cancellations(self, cursor: str, *, wait: float) -> tuple[str, set[Attempt]]:
         """The next cursor, and the attempts that were cancelled after `cursor`, waiting up to `wait` seconds."""
         entries = self._read_stream("control", cursor, wait)
@@ -209,6 +261,8 @@ class Reading(Connection):
             with self._talking():
                 name, id = self.redis.hmget(self._key("bucket"), "name", "id")
                 known = name is not None or bool(self.redis.exists(self._key("bucket")))
+                if known and name is None:  # somebody has tied it between the two questions, or it is damaged
+                    name, id = self.redis.hmget(self._key("bucket"), "name", "id")
         except LedgerUnavailable as error:
             if "WRONGTYPE" not in str(error):
                 raise
@@ -234,3 +288,8 @@ class Reading(Connection):
         if len(found) > 1:
             raise JobNotFound(f"{beginning!r} could be {len(found)} batches", hint=f"{found[0]}, {found[1]}, …")
         return str(found[0])
+
+
+def _moment(cursor: str) -> tuple[int, int]:
+    milliseconds, _, number = cursor.partition("-")
+    return int(milliseconds), int(number)

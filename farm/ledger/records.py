@@ -116,6 +116,14 @@ class Cursor:
 
 
 @dataclass(frozen=True)
+class Position:
+    """A place in the list of jobs, the newest first: the job last told, and its place in the index in milliseconds."""
+
+    job: str
+    score: int
+
+
+@dataclass(frozen=True)
 class Demand:
     """How many jobs wait for a model, and for how many seconds the one has that was submitted first."""
 

@@ -77,6 +77,20 @@ def check_init(data: bytes, *, name: str) -> InitImage:
     return InitImage(data, extension(data), *picture.size, warnings)
 
 
+def pixels(data: bytes, *, name: str) -> int:
+    """How many pixels an image has, by its header alone. Raises `InvalidInput` as `check_init` does, as far as it sees.
+
+    Others than images have none.
+    """
+    try:
+        with without_warnings(), _opened(strip(data).data, name) as opened:
+            return opened.width * opened.height
+    except InvalidInput:
+        raise
+    except Exception:  # what a decoder makes of hostile bytes; `check_init` says what is wrong
+        return 0
+
+
 def decode(data: bytes, *, name: str) -> Image.Image:
     """The picture in `data` in sRGB, upright by its EXIF tag, over white; of an animation, the first frame.
 

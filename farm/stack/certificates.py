@@ -9,7 +9,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from farm.errors import StackError
-from farm.stack.layout import write_private
+from farm.host.private import write_private
 
 AUTHORITY = "authority.pem"
 CERTIFICATE = "inner.pem"

@@ -10,7 +10,6 @@ logs/              one file per process
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +18,7 @@ from typing import Any
 from farm import settings
 from farm.errors import HomeRefused
 from farm.host import homes
+from farm.host.private import write_private
 
 
 @dataclass(frozen=True)
@@ -64,17 +64,6 @@ class Layout:
                 raise HomeRefused(
                     f"{folder} cannot be made: {error.strerror}", hint="set FARM_HOME to a folder that you can write to"
                 ) from error
-
-
-def write_private(path: Path, text: str) -> None:
-    """Replace a file in one step with `text`, readable by its owner only at every moment."""
-    fresh = path.with_name(f".{path.name}.{os.getpid()}")
-    descriptor = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
-    with os.fdopen(descriptor, "w", encoding="utf-8") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    fresh.replace(path)
 
 
 def write_json(path: Path, content: Mapping[str, Any]) -> None:

@@ -20,10 +20,11 @@ from typing import Any
 from urllib.parse import quote
 
 from farm.errors import StackError
+from farm.host.private import write_private
 from farm.settings import DEFAULT_BUCKET, Settings
 from farm.stack import certificates
 from farm.stack.credentials import Credentials, is_anothers, sockets
-from farm.stack.layout import Layout, write_private
+from farm.stack.layout import Layout
 from farm.stack.process import Program
 
 _REDIS_CONFIGURATION = """\

@@ -14,7 +14,7 @@ ROOT = Path(__file__).parents[2]
 LOCKS = ("run.txt", "tools.txt")
 # The one package that each platform has another build of.
 BY_PLATFORM = {"torch"}
-TESTED = ("local", "worker", "bench", "test")
+TESTED = ("local", "worker", "web", "bench", "test")
 
 
 def canonical(name: str) -> str:

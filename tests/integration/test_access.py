@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import re
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+import httpx2
 import pytest
 import redis
 from click.testing import CliRunner
@@ -20,8 +22,13 @@ from farm.errors import LedgerUnavailable
 from farm.jobs.request import JobRequest
 from farm.settings import Settings
 from farm.stack.verdict import ok
+from farm.web.access import Access
+from farm.web.app import create
+from farm.web.sessions import Sessions
+from farm.web.tokens import Tokens
 from tests import launching
 from tests.environments import naming
+from tests.farm.rendering import render
 from tests.integration.conftest import Launcher, Worker
 from tests.integration.test_lifecycle import in_the_middle
 from tests.models_on_disk import write_folder
@@ -93,6 +100,40 @@ def test_all_that_a_farm_does_is_done_with_the_rights_of_the_document(
         add(client.ledger, client.storage, "kept", str(write_folder(tmp_path / "model")))
         remove(client.ledger, client.storage, "kept")
         client.ledger.forget([queued])
+    assert denied(admin) == set()
+
+
+def test_the_site_submits_with_a_client_s_rights_and_shows_with_a_reader_s(
+    admin: redis.Redis, where: Settings, client: FarmClient, tmp_path: Path
+) -> None:
+    tokens = Tokens(tmp_path / "home")
+    headers = {"Authorization": f"Bearer {tokens.add('tests', 'submit')}"}
+    request = {"requests": [{**REQUEST, "model": "nobodys", "count": 2}]}
+
+    async def asked(user: str, *paths: str, **fields: Any) -> list[Any]:
+        with FarmClient(as_user(where, user)) as own:
+            site = create(own, Access(tokens, Sessions()))
+            transport = httpx2.ASGITransport(app=site.app)
+            async with (
+                site.parts.running(),
+                httpx2.AsyncClient(transport=transport, base_url="http://127.0.0.1", headers=headers) as http,
+            ):
+                answers = [await http.request("POST" if fields else "GET", path, **fields) for path in paths]
+                assert {answer.status_code for answer in answers} <= {200, 201}, [answer.text for answer in answers]
+                return answers
+
+    key = {"Idempotency-Key": "rights"}
+    twice = asyncio.run(asked("farm-client", "/api/v1/jobs", "/api/v1/jobs", json=request, headers=key))
+    [first, second] = twice[0].json()["jobs"]
+    assert twice[1].json()["jobs"] == [first, second]
+    render(client, first)
+    asyncio.run(asked("farm-client", "/api/v1/cancel", json={"names": [second]}))
+    shown = (f"jobs/{first}", f"jobs/{first}/objects/image.png", "jobs?limit=1", f"events?name={first}", "models")
+    told = asyncio.run(asked("farm-reader", *(f"/api/v1/{path}" for path in shown)))
+    again = {"Last-Event-ID": re.findall(r"id: (\S+)", told[3].text)[-1]}
+    headers |= again
+    page = told[2].json()["next"]
+    asyncio.run(asked("farm-reader", f"/api/v1/events?name={first}", f"/api/v1/jobs?limit=1&cursor={page}"))
     assert denied(admin) == set()
 
 

@@ -60,6 +60,24 @@ def test_the_base_install_submits_and_fetches(base_python: Path, environment: di
     assert run("film", job) == "film.webp  1 frame, 64×64 pixels\n"
 
 
+def test_the_base_install_makes_tokens_and_says_what_the_site_needs(
+    base_python: Path, environment: dict[str, str], tmp_path: Path
+) -> None:
+    def run(*arguments: str) -> subprocess.CompletedProcess[str]:
+        command, own = (
+            [str(base_python), "-I", "-m", "farm", *arguments],
+            {**environment, "FARM_HOME": str(tmp_path / "home")},
+        )
+        return subprocess.run(command, env=own, capture_output=True, encoding="utf-8", timeout=60)
+
+    assert run("token", "add", "ci", "--role", "view").stdout.startswith("farm_")
+    assert "ci" in run("token", "list").stdout
+    done = run("web")
+    assert done.returncode == 1
+    assert "this installation cannot serve: fastapi, uvicorn, python-multipart missing" in done.stderr
+    assert "pip install -c constraints.txt '.[web]'" in done.stderr
+
+
 def test_the_base_install_says_what_a_worker_needs(base_python: Path, environment: dict[str, str]) -> None:
     done = subprocess.run(
         [base_python, "-I", "-m", "farm", "worker"], env=environment, capture_output=True, encoding="utf-8", timeout=60

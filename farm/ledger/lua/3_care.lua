@@ -106,6 +106,15 @@ function operations.clear(model, ...)
   return redis.call('DEL', ...)
 end
 
+-- Keeps the first value that a name is given, until it lapses.
+function operations.once(name, value, duration)
+  local key = index('once:' .. name)
+  local found = call('GET', key)
+  if found then return found end
+  redis.call('SET', key, value, 'PX', duration)
+  return value
+end
+
 -- Of those of the models (a JSON list) for which jobs wait, a flat list: the name, how many jobs, and for how many ms
 -- the one that was submitted first has been waiting.
 function operations.demand(models)

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from farm.bucket.storage import Storage
-from farm.errors import InvalidInput, ObjectMissing, StorageError
+from farm.errors import InvalidInput, ObjectMissing, ObjectTooLarge, StorageError
 from farm.settings import Settings
 from farm.stack import doctor
 from farm.stack.verdict import Check
@@ -141,3 +141,12 @@ def test_a_missing_bucket_and_wrong_keys_are_said(servers: Settings) -> None:
         Storage(replace(servers, s3_access_key="nobody")).get("a")
     with pytest.raises(StorageError, match=r"access denied \(SignatureDoesNotMatch\)"):
         Storage(replace(servers, s3_secret_key="wrong")).get("a")
+
+
+def test_an_object_comes_in_parts_and_one_that_is_too_large_does_not(storage: Storage) -> None:
+    storage.put("parts", bytes(range(10)), "application/octet-stream")
+    assert list(storage.parts("parts", limit=10, size=4)) == [bytes(range(4)), bytes(range(4, 8)), bytes(range(8, 10))]
+    with pytest.raises(ObjectTooLarge):
+        next(storage.parts("parts", limit=9))
+    with pytest.raises(ObjectMissing):
+        next(storage.parts("no such object", limit=9))

@@ -6,9 +6,10 @@ import pytest
 
 from farm.errors import LedgerUnavailable
 from farm.ledger.ledger import Ledger
-from farm.ledger.records import Claim
+from farm.ledger.records import Claim, Position, Tie
 from farm.settings import Settings
 from tests.ledgers import BATCH, job
+from tests.waiting import eventually
 
 NAME = job().id
 
@@ -55,3 +56,66 @@ def test_a_wrong_password_is_said(servers: Settings) -> None:
     with pytest.raises(LedgerUnavailable, match="refuses the password"):
         ledger.counts()
     ledger.close()
+
+
+def test_pages_go_on_from_a_position_whatever_became_of_its_job(ledger: Ledger) -> None:
+    ledger.create(BATCH, [job(index) for index in range(5)])  # all of one millisecond, or nearly
+    newest = ledger.newest()
+
+    first, position = ledger.after(None, state="queued", limit=2)
+    assert position
+    ledger.cancel(position.job)
+    rest, end = ledger.after(position, state="queued", limit=3)
+
+    assert (first + rest, end) == (newest, None)
+    assert ledger.after(position, state="cancelled", limit=3)[1] is None
+
+
+def test_a_page_misses_nothing_when_newer_jobs_leave_the_list_as_it_is_read(
+    ledger: Ledger, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ledger.create(BATCH, [job(index) for index in range(3)])
+    older, middle, newer = (job(index).id for index in range(3))
+    for score, name in enumerate((older, middle, newer), start=1):
+        ledger.redis.zadd(ledger._key("state", "queued"), {name: score})
+    count = ledger.redis.zcount
+
+    def counted(*asked: str) -> int:
+        number: int = count(*asked)
+        ledger.redis.zrem(ledger._key("state", "queued"), newer)
+        return number
+
+    monkeypatch.setattr(ledger.redis, "zcount", counted)
+    assert ledger.after(Position(middle, 2), state="queued", limit=5) == ([older], None)
+
+
+def test_a_bucket_that_is_noted_between_two_questions_is_no_damage(
+    ledger: Ledger, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    exists, tie = ledger.redis.exists, Tie("farm", "0" * 32)
+
+    def after_another_came(key: str) -> int:
+        ledger.set_tie(tie)
+        return int(exists(key))
+
+    monkeypatch.setattr(ledger.redis, "exists", after_another_came)
+    assert ledger.tie() == tie
+
+
+def test_what_changed_since_a_cursor_is_told_as_long_as_it_is_known(ledger: Ledger) -> None:
+    assert ledger.changed_since("0-0") is None
+    ledger.create(BATCH, [job(index) for index in range(3)])
+    cursor = ledger.now()
+    assert ledger.changed_since(cursor) == []
+    ledger.cancel(job(1).id)
+
+    assert ledger.changed_since(cursor) == [job(1).id]
+    assert ledger.changed_since("1-0") is None, "before the first that is kept"
+    assert ledger.changed_since("99999999999999-0") is None, "in the future"
+
+
+def test_what_is_said_once_stays_until_it_lapses(ledger: Ledger) -> None:
+    assert ledger.once("a", "first", seconds=60) == "first"
+    assert ledger.once("a", "second", seconds=60) == "first"
+    assert ledger.once("b", "second", seconds=0.05) == "second"
+    eventually(lambda: ledger.once("b", "third", seconds=60) == "third", "it has lapsed")

@@ -1,0 +1,95 @@
+"""`farm web`: the site and its HTTP APIs."""
+
+from __future__ import annotations
+
+import os
+import sys
+from importlib.util import find_spec
+from pathlib import Path
+
+import click
+
+from farm.cli.view.output import note, say
+from farm.errors import FarmError, InvalidInput
+
+_PACKAGES = {"fastapi": "fastapi", "uvicorn": "uvicorn", "python_multipart": "python-multipart"}
+_FILE = click.Path(path_type=Path, dir_okay=False)
+
+
+@click.command(
+    epilog="""\b
+    Examples:
+      farm web
+      farm web --bind 0.0.0.0 --name farm.example.org --tls-cert farm.pem --tls-key farm.key
+      farm web --bind 10.0.0.5 --trust 10.0.0.1
+    """
+)
+@click.option("--host", metavar="ADDRESS", help="Of this machine, which only it reaches.  [default: 127.0.0.1]")
+@click.option("--port", type=click.IntRange(0, 65_535), default=8170, show_default=True, help="0 takes any.")
+@click.option("--bind", metavar="ADDRESS", help="Let other machines in, at this address; needs tokens.")
+@click.option("--name", "names", multiple=True, metavar="NAME", help="A name that it is called by; repeatable.")
+@click.option("--trust", multiple=True, metavar="ADDRESS", help="A proxy whose X-Forwarded-* is believed; repeatable.")
+@click.option("--no-auth", is_flag=True, help="Let every user and program of this machine do everything.")
+@click.option("--tls-cert", type=_FILE, metavar="FILE", help="The certificate, and those between, as PEM.")
+@click.option("--tls-key", type=_FILE, metavar="FILE", help="Its key, as PEM.")
+def web(
+    host: str | None,
+    port: int,
+    bind: str | None,
+    names: tuple[str, ...],
+    trust: tuple[str, ...],
+    no_auth: bool,
+    tls_cert: Path | None,
+    tls_key: Path | None,
+) -> None:
+    """Serve the farm to browsers and programs until Ctrl-C: /api/v1, for all that the other commands do.
+
+    The address that it prints lets one browser in. Programs come in with a token: see 'farm token'.
+    """
+    check_installed()
+    import logging
+
+    from farm import settings
+    from farm.host import homes
+    from farm.host.loglines import log_to_stderr
+    from farm.web.names import is_loopback
+    from farm.web.server import Serving, serve
+
+    if host is not None and bind is not None:
+        raise InvalidInput("says the same as --bind", field="--host", hint="give one of them")
+    if host is not None and not is_loopback(host):
+        raise InvalidInput(
+            f"{host!r:.60} is not an address of this machine alone", field="--host", hint="to let others in: --bind"
+        )
+    address = bind or host or "127.0.0.1"
+    how = Serving("127.0.0.1" if address == "localhost" else address, port, names, trust, no_auth, tls_cert, tls_key)
+    where, home = settings.load(), settings.home()
+    homes.check(home)
+    log_to_stderr(logging.INFO, "%(asctime)s %(levelname)s %(message)s")
+
+    def ready(address: str, door: str) -> None:
+        say(f"The farm is at {address}")
+        if no_auth:
+            note("--no-auth: every user and program of this machine can submit, look at and cancel everybody's jobs")
+        else:
+            say(f"  to come in, once: {door}")
+        if not is_loopback(how.address) and tls_cert is None:
+            note("without --tls-cert everything is sent in the clear, tokens too: put a proxy with TLS before it")
+        say("Ctrl-C stops it")
+
+    is_done = serve(where, home, how, ready=ready)
+    say("stopped")
+    if not is_done:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(0)
+
+
+def check_installed() -> None:
+    """Raise `FarmError` unless what the site needs is installed too."""
+    missing = [name for module, name in _PACKAGES.items() if find_spec(module) is None]
+    if missing:
+        raise FarmError(
+            f"this installation cannot serve: {', '.join(missing)} missing",
+            hint="in a clone of the farm: pip install -c constraints.txt '.[web]'",
+        )

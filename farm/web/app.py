@@ -1,0 +1,91 @@
+"""The site put together: its parts, its pages and APIs, how errors are told, and the guard around all of it."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+
+from fastapi import FastAPI, Request, Response
+from fastapi.exceptions import RequestValidationError
+from fastapi.telemetry import TelemetryConfig
+from starlette.exceptions import HTTPException
+
+from farm.client import FarmClient
+from farm.errors import FarmError, InvalidInput
+from farm.jobs.faults import said
+from farm.web import site
+from farm.web.access import Access
+from farm.web.guard import Guard
+from farm.web.limits import Limits, Usage
+from farm.web.names import Names
+from farm.web.parts import Parts
+from farm.web.problems import Refused, of_status, response_to
+from farm.web.v1 import api
+
+_TOLD_NOBODY: TelemetryConfig = {"tracing": False, "metrics": False, "logs": False, "auto_configure": False}
+_OF_A_REQUEST = ("body", "query", "path", "header")
+
+
+@dataclass(frozen=True)
+class Site:
+    """The site as ASGI serves it, and what it is made of."""
+
+    app: Guard
+    parts: Parts
+
+
+def create(client: FarmClient, access: Access, *, names: Names | None = None, limits: Limits | None = None) -> Site:
+    """A site of one farm. Nothing is connected to before it is asked for."""
+    usage = Usage(limits or Limits())
+    parts = Parts.of(client, access, usage)
+
+    @asynccontextmanager
+    async def running(_: FastAPI) -> AsyncIterator[None]:
+        async with parts.running():
+            yield
+
+    app = FastAPI(
+        lifespan=running,
+        openapi_url=None,
+        docs_url=None,
+        redoc_url=None,
+        redirect_slashes=False,
+        telemetry=_TOLD_NOBODY,
+    )
+    app.state.parts = parts
+    app.include_router(site.router)
+    api.install(app)
+    _tell_errors(app)
+    guard = Guard(
+        app, names=names or Names(), access=access, usage=usage, public=site.PUBLIC | api.PUBLIC, large=api.LARGE
+    )
+    return Site(guard, parts)
+
+
+def _tell_errors(app: FastAPI) -> None:
+    @app.exception_handler(FarmError)
+    async def of_the_farm(_: Request, error: FarmError) -> Response:
+        return response_to(error)
+
+    @app.exception_handler(Refused)
+    async def refused(_: Request, error: Refused) -> Response:
+        return error.response()
+
+    @app.exception_handler(RequestValidationError)
+    async def not_valid(_: Request, error: RequestValidationError) -> Response:
+        first = error.errors()[0]
+        where = [str(part) for part in first["loc"][first["loc"][0] in _OF_A_REQUEST :]]
+        if first["type"] == "json_invalid":
+            return response_to(InvalidInput("the body is not JSON"))
+        return response_to(InvalidInput(said(first), field=".".join(where) or None))
+
+    @app.exception_handler(Exception)
+    async def of_ours(_: Request, __: Exception) -> Response:
+        return of_status(500, "a fault of the farm's; its log has more").response()
+
+    @app.exception_handler(HTTPException)
+    async def of_http(request: Request, error: HTTPException) -> Response:
+        detail = {404: "there is nothing here", 405: f"{request.method} is not known here"}
+        problem = of_status(error.status_code, detail.get(error.status_code, str(error.detail)))
+        return problem.response(error.headers)

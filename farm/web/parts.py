@@ -1,0 +1,104 @@
+"""What the pages and the APIs of the site are made of, put together in one place and handed to each of them."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import secrets
+from collections.abc import AsyncIterator, Awaitable, Callable
+from dataclasses import dataclass, field
+from typing import Annotated
+
+from fastapi import Depends, Request
+
+from farm.client import FarmClient
+from farm.web.access import Access, Caller, unknown
+from farm.web.bridge import Bridge
+from farm.web.guard import CALLER
+from farm.web.hub import Hub
+from farm.web.limits import Usage
+from farm.web.problems import Refused
+from farm.web.tokens import Role
+
+
+@dataclass(frozen=True)
+class Parts:
+    """One farm as the site sees it. What asks Redis goes over `ledger`, what asks the bucket too over `bucket`.
+
+    So a bucket that is away holds up nothing that needs only Redis.
+    """
+
+    client: FarmClient
+    access: Access
+    usage: Usage
+    ledger: Bridge
+    bucket: Bridge
+    hub: Hub
+    tasks: set[asyncio.Task[object]] = field(default_factory=set)
+    """What goes on after its request has ended."""
+    under_way: set[str] = field(default_factory=set)
+    """Batches that are being submitted at this moment."""
+    id: str = field(default_factory=lambda: secrets.token_hex(8))
+    """What tells this process from others that serve the same farm."""
+
+    @classmethod
+    def of(cls, client: FarmClient, access: Access, usage: Usage) -> Parts:
+        ledger = Bridge("ledger", threads=8, waiting=1_000)
+        _ = client.queue, client.storage  # made here, and not by two threads at once
+        hub = Hub(client.ledger, ledger)
+        return cls(client, access, usage, ledger, Bridge("bucket", threads=8, waiting=200), hub)
+
+    @contextlib.asynccontextmanager
+    async def running(self) -> AsyncIterator[None]:
+        """For as long as the site is up."""
+        following = asyncio.create_task(self.hub.run())
+        try:
+            yield
+        finally:
+            self.hub.close()
+            following.cancel()
+            await asyncio.gather(following, *self.tasks, return_exceptions=True)
+            for bridge in (self.ledger, self.bucket):
+                bridge.close()
+
+    @property
+    def is_busy(self) -> bool:
+        """Whether something still waits for Redis or the bucket."""
+        return any(bridge.is_busy for bridge in (self.ledger, self.bucket, self.hub.reading))
+
+    def afterwards(self, task: asyncio.Task[object]) -> None:
+        """Let a task go on after its request has ended."""
+        self.tasks.add(task)
+        task.add_done_callback(self.tasks.discard)
+
+
+async def parts_of(request: Request) -> Parts:
+    """The parts of the site that a request came to. A coroutine, like all dependencies: others get a thread each."""
+    parts: Parts = request.app.state.parts
+    return parts
+
+
+def may(role: Role) -> Callable[[Request], Awaitable[Caller]]:
+    """A dependency: who asks, who has to have this role."""
+
+    async def caller(request: Request) -> Caller:
+        found: Caller | None = request.scope.get(CALLER)
+        if found is None:
+            raise unknown("this needs a token, or a session")
+        if not found.may(role):
+            raise Refused(
+                403,
+                "role-too-small",
+                f"{found.name} has the role {found.role!r}, and this needs {role!r}",
+                hint=f"farm token add NAME --role {role}",
+            )
+        return found
+
+    return caller
+
+
+InSite = Annotated[Parts, Depends(parts_of)]
+Looking = Annotated[Caller, Depends(may("view"))]
+Submitting = Annotated[Caller, Depends(may("submit"))]
+LOOKS, SUBMITS = Depends(may("view")), Depends(may("submit"))
+"""For what asks for a role, and does not mind whose."""

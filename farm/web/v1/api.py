@@ -1,0 +1,59 @@
+"""The API as a whole: its routers, and its OpenAPI document."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from fastapi import APIRouter, FastAPI
+from fastapi.openapi.utils import get_openapi
+
+from farm import __version__
+from farm.web.v1 import events, farm, jobs, results, session
+from farm.web.v1.shapes import schemas
+
+PREFIX = "/api/v1"
+DOCUMENT = f"{PREFIX}/openapi.json"
+PUBLIC = frozenset({DOCUMENT})
+LARGE = frozenset({f"{PREFIX}/jobs"})
+"""Paths whose requests may bring pictures."""
+
+_DESCRIPTION = """Submit, follow and fetch pictures of a render farm for Stable Diffusion, as the command `farm` does.
+
+Programs send a token (`farm token add`) as bearer, or as the password of basic authentication. Errors are RFC 9457
+problems, whose `type` is stable and whose `detail` and `hint` are the words of the command.
+"""
+
+
+def router() -> APIRouter:
+    """Everything under `/api/v1`."""
+    made = APIRouter(prefix=PREFIX)
+    for part in (jobs, events, results, farm, session):
+        made.include_router(part.router)
+
+    @made.get("/openapi.json", include_in_schema=False)
+    async def document() -> dict[str, Any]:
+        return described(made)
+
+    return made
+
+
+def described(made: APIRouter) -> dict[str, Any]:
+    """The API's OpenAPI document."""
+    document = get_openapi(
+        title="The render farm for Stable Diffusion", version=__version__, description=_DESCRIPTION, routes=made.routes
+    )
+    components = document.setdefault("components", {})
+    components["schemas"] = {**components.get("schemas", {}), **schemas()}
+    for unused in ("HTTPValidationError", "ValidationError"):  # ours are problems
+        components["schemas"].pop(unused, None)
+    components["securitySchemes"] = {
+        "bearer": {"type": "http", "scheme": "bearer"},
+        "basic": {"type": "http", "scheme": "basic", "description": "The token as password, with any user."},
+    }
+    document["security"] = [{"bearer": []}, {"basic": []}]
+    return document
+
+
+def install(app: FastAPI) -> None:
+    """Make the API a part of the site."""
+    app.include_router(router())

@@ -1,0 +1,143 @@
+"""Results: what jobs made, and how they look meanwhile. Only what a job's own result names is ever read."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import AsyncIterator, Iterator
+from typing import Annotated, Literal
+
+from fastapi import APIRouter, Path, Query, Request, Response
+from starlette.responses import StreamingResponse
+
+from farm.bucket.results import JobResult, ResultObject
+from farm.bucket.storage import is_loopback
+from farm.errors import FetchRefused
+from farm.web.bridge import Bridge
+from farm.web.parts import LOOKS, InSite, Parts
+from farm.web.problems import Refused
+from farm.web.v1.jobs import known
+from farm.web.v1.shapes import problems
+
+router = APIRouter(tags=["Results"])
+
+LINK_SECONDS = 300
+_TYPES = {
+    "png": "image/png",
+    "jpeg": "image/jpeg",
+    "jpg": "image/jpeg",
+    "webp": "image/webp",
+    "mp4": "video/mp4",
+    "json": "application/json",
+    "jsonl": "application/x-ndjson",
+}
+"""What browsers may show; anything else is for keeping, whatever its result says that it is."""
+_CACHE = "private, max-age=31536000, immutable"
+
+
+@router.get("/jobs/{job}/result", dependencies=[LOOKS], responses=problems(404, 409))
+async def result(site: InSite, job: str) -> JobResult:
+    """The `result.json` of a job that is done: what was made, from what, where, and how long it took."""
+    return await site.bucket(site.client.result, known(job))
+
+
+@router.get(
+    "/jobs/{job}/objects/{name:path}",
+    dependencies=[LOOKS],
+    status_code=200,
+    response_class=Response,
+    responses={
+        200: {"description": "The object.", "content": {"*/*": {"schema": {"type": "string", "format": "binary"}}}},
+        304: {"description": "It is what `If-None-Match` says."},
+        307: {"description": "A link to it that lasts five minutes, in `Location`."},
+        **problems(404, 409),
+    },
+)
+async def result_object(
+    request: Request,
+    site: InSite,
+    job: str,
+    name: Annotated[str, Path(max_length=200, examples=["image.png"])],
+    delivery: Annotated[
+        Literal["redirect", "stream"] | None,
+        Query(
+            description="By a link to the bucket, or through here; by itself, a link if others can reach the bucket."
+        ),
+    ] = None,
+) -> Response:
+    """One of the objects that a result names, such as `image.png`; through here it is checked by its SHA-256."""
+    found = (await site.bucket(site.client.result, known(job))).objects.get(name)
+    if found is None:
+        raise Refused(404, "object-not-found", f"job {job} made no {name!r:.80}", hint="its result names what it made")
+    if (delivery or _usual(site)) == "redirect":
+        link = await site.bucket(site.client.storage.presign, found.key, seconds=LINK_SECONDS)
+        return Response(status_code=307, headers={"Location": link})
+    headers = {"ETag": f'"{found.sha256}"', "Cache-Control": _CACHE}
+    if headers["ETag"] in request.headers.get("if-none-match", ""):
+        return Response(status_code=304, headers=headers)
+    media = _TYPES.get(name.rpartition(".")[2])
+    if media is None:
+        headers["Content-Disposition"] = "attachment"
+    headers["Content-Length"] = str(found.size)
+    parts = await _begun(site.bucket, site.client.storage.parts(found.key, limit=found.size), found)
+    return StreamingResponse(parts, headers=headers, media_type=media or "application/octet-stream")
+
+
+@router.get(
+    "/jobs/{job}/preview",
+    dependencies=[LOOKS],
+    status_code=200,
+    response_class=Response,
+    responses={
+        200: {"description": "The preview.", "content": {"image/png": {"schema": {"type": "string"}}}},
+        **problems(404),
+    },
+)
+async def preview(site: InSite, job: str) -> Response:
+    """How a running job looks, one pixel for each of its latents; ask about once a second.
+
+    Workers make previews only while somebody looks, so that the first one takes a moment.
+    """
+    found = (await site.bucket(site.client.previews, [known(job)])).get(job)
+    if found is None:
+        raise Refused(
+            404, "no-preview", f"there is no preview of job {job} (yet)", hint="ask again while it is running"
+        )
+    width, height = found.size
+    headers = {"Farm-Attempt": str(found.attempt), "Farm-Step": str(found.step), "Farm-Size": f"{width}x{height}"}
+    return Response(found.to_png(), headers=headers, media_type="image/png")
+
+
+def _usual(site: Parts) -> str:
+    where = site.client.settings
+    reachable = where.s3_public_endpoint or not is_loopback(where.s3_endpoint)
+    return "redirect" if reachable else "stream"
+
+
+async def _begun(bucket: Bridge, parts: Iterator[bytes], found: ResultObject) -> AsyncIterator[bytes]:
+    """The object's parts, of which the first has been read: what is away is told before an answer begins.
+
+    The last is held back until the checksum is right, so that nothing damaged is ever whole.
+    """
+    digest = hashlib.sha256()
+
+    async def following() -> bytes:
+        part: bytes = await bucket(next, parts, b"")
+        digest.update(part)
+        return part
+
+    async def checked(held: bytes, then: bytes) -> AsyncIterator[bytes]:
+        while then:
+            yield held
+            held, then = then, await following()
+        check()
+        yield held
+
+    def check() -> None:
+        if digest.hexdigest() != found.sha256:
+            raise FetchRefused(f"{found.key} does not match the checksum in its result")
+
+    held = await following()
+    then = await following() if held else b""
+    if not then:
+        check()
+    return checked(held, then)

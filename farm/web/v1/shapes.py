@@ -1,0 +1,125 @@
+"""What the API takes and gives, as its OpenAPI document tells it."""
+
+from __future__ import annotations
+
+import copy
+from typing import Annotated, Any
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from farm.jobs.request import JobRequest
+from farm.jobs.spec import MAX_PROMPT_CHARACTERS, MAX_PROMPTS, JobSpec
+from farm.jobs.status import JobStatus, State
+from farm.web.problems import MEDIA_TYPE, Problem
+
+Names = Annotated[
+    list[Annotated[str, Field(max_length=100)]],
+    Field(min_length=1, max_length=1_000, description="Ids of jobs or batches, or unique beginnings of batch ids."),
+]
+
+
+class Submitted(BaseModel):
+    """What became of a submission. `statuses` are there if it was waited for."""
+
+    batch: str
+    jobs: list[str]
+    specs: list[JobSpec]
+    warnings: list[str]
+    statuses: list[JobStatus] | None = None
+
+
+class Page(BaseModel):
+    """Jobs, and the cursor with which the next page is asked for; null after the last."""
+
+    jobs: list[JobStatus]
+    next: str | None
+
+
+class Named(BaseModel):
+    """Jobs to do something with."""
+
+    model_config = ConfigDict(extra="forbid", json_schema_extra={"examples": [{"names": ["0kz3mw7c9d2f4g5h"]}]})
+
+    names: Names
+
+
+class ToCancel(BaseModel):
+    """Jobs to cancel, or all of the farm's, which takes the role `operate`."""
+
+    model_config = ConfigDict(extra="forbid", json_schema_extra={"examples": [{"names": ["0kz3mw7c9d2f4g5h"]}]})
+
+    names: Names | None = None
+    all: bool = False
+
+
+class Cancelled(BaseModel):
+    """The state in which each job was."""
+
+    before: dict[str, State]
+
+
+class Again(BaseModel):
+    """The jobs that are queued again."""
+
+    jobs: list[str]
+
+
+class WhoIAm(BaseModel):
+    """Who asks, what they may do, and in a browser's session the token that every change needs in `X-CSRF-Token`."""
+
+    name: str
+    role: str
+    csrf: str | None
+
+
+def problems(*statuses: int) -> dict[int | str, dict[str, Any]]:
+    """What can go wrong, besides what can everywhere."""
+    everywhere = (400, 401, 403, 413, 421, 422, 429, 500, 502, 503)
+    content = {MEDIA_TYPE: {"schema": {"$ref": "#/components/schemas/Problem"}}}
+    return {status: {"description": "A problem.", "content": content} for status in sorted({*everywhere, *statuses})}
+
+
+def schemas() -> dict[str, Any]:
+    """The schemas of what is read by the farm's own checks: submissions, and the problems that they end in."""
+    made: dict[str, Any] = {}
+    for model in (JobRequest, JobSpec, Problem):
+        schema = model.model_json_schema(ref_template="#/components/schemas/{model}")
+        made |= schema.pop("$defs", {})
+        made[model.__name__] = schema
+    picture = {
+        "description": "A PNG, JPEG or WebP picture of up to 32 MiB and 40 megapixels. Never a path or a URL.",
+        "oneOf": [
+            _object({"base64": {"type": "string", "contentEncoding": "base64"}}, ["base64"]),
+            _object({"upload": {"type": "string", "description": "The name of a file of the form."}}, ["upload"]),
+        ],
+    }
+    text = {"type": "string", "maxLength": MAX_PROMPT_CHARACTERS}
+    properties = made["JobRequest"]["properties"]
+    properties["init"] = {"$ref": "#/components/schemas/Picture"}
+    properties["prompt"] = {
+        "oneOf": [text, {"type": "array", "items": text, "minItems": 1, "maxItems": MAX_PROMPTS}],
+        "title": "Prompt",
+    }
+    properties["negative"] |= text
+    priority, labels = copy.deepcopy(properties["priority"]), copy.deepcopy(properties["labels"])
+    spec = {"spec": {"$ref": "#/components/schemas/JobSpec"}, "init": {"$ref": "#/components/schemas/Picture"}}
+    submission = _object(
+        {
+            "requests": {"type": "array", "items": {"$ref": "#/components/schemas/JobRequest"}},
+            "specs": {
+                "type": "array",
+                "items": _object({**spec, "priority": priority, "labels": labels}, ["spec"]),
+                "description": "Specs as `result.json` has them: the very same jobs again.",
+            },
+        },
+        [],
+    )
+    submission["examples"] = [{"requests": [EXAMPLE]}]
+    return {**made, "Picture": picture, "Submission": submission}
+
+
+EXAMPLE = {"prompt": "a watercolor painting of an otter", "count": 4, "seed": 7}
+
+
+def _object(properties: dict[str, Any], required: list[str]) -> dict[str, Any]:
+    return {"type": "object", "properties": properties, "required": required, "additionalProperties": False}

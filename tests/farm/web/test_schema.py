@@ -1,0 +1,73 @@
+"""What schemathesis makes up from the OpenAPI document: the site answers all of it as the document says."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+import schemathesis
+from hypothesis import HealthCheck, Phase, given, settings
+from schemathesis.checks import CHECKS
+
+from farm.client import FarmClient
+from farm.jobs.request import JobRequest
+from farm.web.access import Access
+from farm.web.app import create
+from farm.web.limits import Limits
+from farm.web.sessions import Sessions
+from farm.web.tokens import Tokens
+from tests.farm.rendering import render
+
+pytestmark = pytest.mark.long
+
+NOT_SAID = {
+    "positive_data_acceptance",  # a schema cannot say how fields go together, such as a mix and its prompts
+    "missing_required_header",
+    "use_after_free",
+    "ensure_resource_availability",
+}
+EXAMPLES = 8
+ENDLESS = "/api/v1/events"
+
+
+@pytest.fixture
+def site(client: FarmClient, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Any, str]]:
+    """The site of an empty farm, and a token of it."""
+    tokens = Tokens(tmp_path_factory.mktemp("web") / "home")
+    made = create(client, Access(tokens, Sessions()), limits=Limits(requests=1e6, refusals=1e6))
+    yield made.app, tokens.add("fuzz", "operate")
+
+
+def test_whatever_is_sent_is_answered_as_the_document_says(site: tuple[Any, str], client: FarmClient) -> None:
+    app, token = site
+    headers = {"Authorization": f"Bearer {token}", "Host": "127.0.0.1"}
+    schema = schemathesis.openapi.from_asgi("/api/v1/openapi.json", app, headers=headers)
+    checks: list[Any] = [check for check in CHECKS.get_all() if check.__name__ not in NOT_SAID]
+    of_answers = [check for check in checks if check.__name__ not in ("negative_data_rejection", "ignored_auth")]
+    [job] = client.submit([JobRequest(prompt="an otter")]).jobs
+    render(client, job)
+    answered: set[int] = set()
+    operations: list[Any] = [found.ok() for found in schema.get_all_operations()]  # type: ignore[union-attr]
+    assert len(operations) >= 14
+    for operation in operations:
+        if operation.path == ENDLESS:
+            continue
+
+        @settings(
+            max_examples=EXAMPLES,
+            deadline=None,
+            database=None,
+            derandomize=True,
+            phases=[Phase.explicit, Phase.generate],
+            suppress_health_check=list(HealthCheck),
+        )
+        @given(case=operation.as_strategy())
+        def asks(case: Any) -> None:
+            answered.add(case.call_and_validate(headers=headers, checks=checks).status_code)
+            if "job" in (case.path_parameters or {}):
+                case.path_parameters["job"] = job
+                answered.add(case.call_and_validate(headers=headers, checks=of_answers).status_code)
+
+        asks()
+    assert answered >= {200, 404, 409, 422}
