@@ -9,8 +9,8 @@ import numpy as np
 
 from farm.jobs.samplers import SamplerName, ScheduleName
 from farm.jobs.schedule import Evaluation, Level, ScheduleTold
+from worker.diffusion.plans import Coefficient, plan
 from worker.diffusion.schedules import read_schedule
-from worker.diffusion.solvers import Coefficient, plan
 
 
 def schedule_told(

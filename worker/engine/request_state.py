@@ -22,9 +22,10 @@ from worker.diffusion.fitting import cut_off
 from worker.diffusion.guidance import needs_unconditional
 from worker.diffusion.losses import Losses, WeightedLoss
 from worker.diffusion.noise import NoiseStream
+from worker.diffusion.plans import Coefficient, SamplingPlan, plan
 from worker.diffusion.prompts import Encoded, How
 from worker.diffusion.schedules import read_schedule
-from worker.diffusion.solvers import HISTORY, Coefficient, SamplingPlan, plan
+from worker.diffusion.steps import HISTORY
 from worker.engine.admission import Candidate
 from worker.engine.request import Rendered, RenderRequest, Snapshot, latent_shape
 from worker.families.family import Size

@@ -21,7 +21,7 @@ from pathlib import Path
 from farm import sources
 from farm.errors import InvalidInput, ModelError
 from farm.keys import PICKLED_WEIGHTS, WEIGHTS, model_name
-from worker.diffusion.solvers import Prediction
+from worker.diffusion.steps import Prediction
 from worker.models.disguises import CONVERT
 
 HUB_CONFIG_FILES = (

@@ -25,8 +25,8 @@ from farm.pictures.video import strip
 from worker.diffusion import latents
 from worker.diffusion.fitting import cut_off
 from worker.diffusion.noise import NoiseStream
+from worker.diffusion.plans import SamplingPlan, plan
 from worker.diffusion.schedules import read_schedule
-from worker.diffusion.solvers import SamplingPlan, plan
 from worker.engine.request import Pixels, latent_shape
 from worker.results.finished import Artifact
 from worker.results.png import encode_plain_png, encode_study_png

@@ -21,9 +21,9 @@ from farm.jobs.spec import SAMPLERS
 from tests.tiny import PNDM_CONFIG, build_tiny_model
 from tests.worker.models.original_layout import EncoderNames, averaged, write_original_checkpoint
 from tests.worker.models.published import RELEASES, publish
+from worker.diffusion.plans import plan
 from worker.diffusion.prompts import PromptEncoder
 from worker.diffusion.schedules import read_schedule
-from worker.diffusion.solvers import plan
 from worker.models.components import Components, read_checkpoint, read_directory
 from worker.models.device import place
 from worker.models.loader import ModelLoader
