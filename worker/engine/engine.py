@@ -36,8 +36,9 @@ from worker.engine.decoding import Decoder
 from worker.engine.failures import told
 from worker.engine.jobs import Jobs
 from worker.engine.memory import Budget, FreeBytes
+from worker.engine.preparing import batch_key_of, prepare
 from worker.engine.request import Cancelled, Rendered, RenderRequest, Suspended
-from worker.engine.request_state import RequestState, batch_key_of, prepare
+from worker.engine.request_state import RequestState
 from worker.engine.room import Room
 from worker.engine.stepper import Stepper
 from worker.engine.turns import LONGEST_SECONDS, SHORT_SECONDS, NotWanted, Turn, Turns
