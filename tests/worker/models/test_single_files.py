@@ -26,8 +26,9 @@ from worker.diffusion.prompts import PromptEncoder
 from worker.diffusion.schedules import read_schedule
 from worker.models.components import Components, read_checkpoint, read_directory
 from worker.models.device import place
+from worker.models.hub import HUB_CONFIG_FILES
 from worker.models.loader import ModelLoader
-from worker.models.registry import HUB_CONFIG_FILES, LocalDirectory, SingleFile, parse_source
+from worker.models.registry import LocalDirectory, SingleFile, parse_source
 
 UNET = "model.diffusion_model."
 CLIP = "cond_stage_model.transformer.text_model."
