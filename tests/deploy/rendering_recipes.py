@@ -12,8 +12,8 @@ import numpy as np
 from farm.jobs.request import JobRequest
 from tests.tiny import LMS_CONFIG, build_tiny_model
 from worker.diffusion.losses import load_losses
+from worker.diffusion.plans import plan
 from worker.diffusion.schedules import read_schedule
-from worker.diffusion.solvers import plan
 from worker.engine.engine import Engine
 from worker.engine.request import RenderRequest, resolve
 from worker.models.device import place

@@ -11,7 +11,7 @@ import torch
 from farm.jobs.spec import ResolvedSpec
 from worker.diffusion.guidance import needs_unconditional
 from worker.diffusion.noise import NoiseStream
-from worker.diffusion.solvers import HISTORY
+from worker.diffusion.steps import HISTORY
 from worker.engine.engine import Answer, Engine
 from worker.engine.request import (
     Cancelled,

@@ -18,8 +18,8 @@ from worker.bench import workloads
 from worker.bench.pipelines import Pipelines
 from worker.bench.workloads import Job
 from worker.diffusion.losses import load_losses
+from worker.engine.preparing import prepare
 from worker.engine.request import Pixels, RenderRequest
-from worker.engine.request_state import prepare
 from worker.engine.rows import run_step
 from worker.models.device import place
 from worker.models.model import LoadedModel

@@ -103,10 +103,10 @@ main()
 
 
 _WITH_LITTLE_MEMORY = """
-import worker.parts
+import worker.means
 from worker.__main__ import main
 
-worker.parts.model_budget = lambda _: 1
+worker.means.model_budget = lambda _: 1
 main()
 """
 """A worker in whose memory no two models find room."""

@@ -22,8 +22,9 @@ from worker.bench.replay import Arrival, Costs
 from worker.diffusion import latents
 from worker.diffusion.conditioning import Conditioning
 from worker.diffusion.losses import Losses, load_losses
+from worker.engine.preparing import prepare
 from worker.engine.request import RenderRequest
-from worker.engine.request_state import RequestState, prepare
+from worker.engine.request_state import RequestState
 from worker.engine.rows import run_step
 from worker.models.model import LoadedModel
 

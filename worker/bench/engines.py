@@ -18,8 +18,9 @@ from worker.bench.workloads import Job
 from worker.diffusion import latents
 from worker.diffusion.losses import load_losses
 from worker.engine.engine import Engine
+from worker.engine.preparing import prepare
 from worker.engine.request import Pixels, Rendered, RenderRequest, SilentObserver, StepRecord
-from worker.engine.request_state import RequestState, prepare
+from worker.engine.request_state import RequestState
 from worker.engine.rows import run_step
 from worker.models.model import LoadedModel
 

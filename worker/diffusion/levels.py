@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from worker.diffusion.solvers import Floats
+from worker.diffusion.steps import Floats
 
 
 class Levels(NamedTuple):

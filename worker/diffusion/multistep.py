@@ -1,10 +1,10 @@
-"""Multistep solvers with a past: DEIS, UniPC and PNDM. See `solvers` for what a solver is."""
+"""Multistep solvers with a past: DEIS, UniPC and PNDM. See `plans` for what a solver is."""
 
 from __future__ import annotations
 
 import numpy as np
 
-from worker.diffusion.solvers import Combination, Floats, Schedule, Second, first_order, no_history
+from worker.diffusion.steps import Combination, Floats, Schedule, Second, first_order, no_history
 
 
 def deis(schedule: Schedule, start: int) -> Combination:

@@ -35,7 +35,7 @@ from worker.diffusion.levels import (
     strided,
     strided_after_a_second_look,
 )
-from worker.diffusion.solvers import Solver
+from worker.diffusion.steps import Solver
 
 EndOrders = Callable[[Mapping[str, Any], int], tuple[int, ...]]
 """`Schedule.end_orders`, by what a class was told and the number of steps."""
@@ -71,7 +71,7 @@ class Sampler:
     """How those levels are read."""
     solver: Solver
     history: int = 0
-    """How many older predictions a step may use, up to `solvers.HISTORY`."""
+    """How many older predictions a step may use, up to `steps.HISTORY`."""
     draws_noise: bool = False
     """Whether steps of its own eta add fresh noise."""
     settings: Mapping[str, Any] = field(default_factory=dict)

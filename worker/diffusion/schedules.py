@@ -21,8 +21,9 @@ from farm.jobs import samplers as samplers_known
 from farm.jobs.samplers import SAMPLERS, SamplerName, ScheduleName
 from worker.diffusion import samplers
 from worker.diffusion.levels import TooManySteps, products_of
+from worker.diffusion.plans import plan
 from worker.diffusion.samplers import Sampler
-from worker.diffusion.solvers import Prediction, Schedule, plan
+from worker.diffusion.steps import Prediction, Schedule
 
 _TRIED_STEPS = (1, 2, 20, 30)
 

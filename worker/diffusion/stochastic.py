@@ -1,10 +1,10 @@
-"""Solvers that add noise as they go, with a past or without: SDE-DPM-Solver++ and LCM. See `solvers`."""
+"""Solvers that add noise as they go, with a past or without: SDE-DPM-Solver++ and LCM. See `plans`."""
 
 from __future__ import annotations
 
 import numpy as np
 
-from worker.diffusion.solvers import Combination, Floats, Schedule, no_history
+from worker.diffusion.steps import Combination, Floats, Schedule, no_history
 
 
 def dpmpp_2m_sde(schedule: Schedule, start: int) -> Combination:

@@ -9,8 +9,9 @@ import numpy as np
 
 from farm.jobs.samplers import SamplerName, ScheduleName
 from farm.jobs.schedule import Evaluation, Level, ScheduleTold
+from worker.diffusion.plans import Coefficient, SamplingPlan, plan
 from worker.diffusion.schedules import read_schedule
-from worker.diffusion.solvers import Coefficient, plan
+from worker.diffusion.steps import Schedule
 
 
 def schedule_told(
@@ -28,8 +29,6 @@ def schedule_told(
     """
     read = read_schedule(config, sampler, steps, spacing=schedule, eta=eta)
     done = plan(read, start_step)
-    sigma, sigma_next = read.sigma_ve, read.sigma_next / read.alpha_next
-    which = [(start_step + k, turn) for k, number in enumerate(done.evaluations) for turn in range(1, number + 1)]
     return ScheduleTold(
         sampler=sampler,
         schedule=schedule,
@@ -39,18 +38,28 @@ def schedule_told(
         steps=steps,
         start_step=start_step,
         init_scale=read.init_scale,
-        levels=tuple(
-            Level(step=step, timestep=timestep, sigma=here, alpha=1 / np.hypot(1, here), sigma_next=there)
-            for step, (timestep, here, there) in enumerate(
-                zip(read.timesteps.tolist(), sigma.tolist(), sigma_next.tolist(), strict=True)
-            )
-        ),
-        evaluations=tuple(
-            Evaluation(
-                step=step,
-                evaluation=turn,
-                coefficients={name.name.lower(): float(row[name]) for name in Coefficient},
-            )
-            for (step, turn), row in zip(which, done.table, strict=True)
-        ),
+        levels=_levels(read),
+        evaluations=_evaluations(done),
+    )
+
+
+def _levels(schedule: Schedule) -> tuple[Level, ...]:
+    sigma, sigma_next = schedule.sigma_ve, schedule.sigma_next / schedule.alpha_next
+    return tuple(
+        Level(step=step, timestep=timestep, sigma=here, alpha=1 / np.hypot(1, here), sigma_next=there)
+        for step, (timestep, here, there) in enumerate(
+            zip(schedule.timesteps.tolist(), sigma.tolist(), sigma_next.tolist(), strict=True)
+        )
+    )
+
+
+def _evaluations(done: SamplingPlan) -> tuple[Evaluation, ...]:
+    which = [(done.start + k, turn) for k, number in enumerate(done.evaluations) for turn in range(1, number + 1)]
+    return tuple(
+        Evaluation(
+            step=step,
+            evaluation=turn,
+            coefficients={name.name.lower(): float(row[name]) for name in Coefficient},
+        )
+        for (step, turn), row in zip(which, done.table, strict=True)
     )

@@ -1,4 +1,4 @@
-"""Solvers that evaluate the model twice a step: Heun, DPM2, DPM2 ancestral and DPM++ SDE. See `solvers`.
+"""Solvers that evaluate the model twice a step: Heun, DPM2, DPM2 ancestral and DPM++ SDE. See `plans`.
 
 All work in variance-exploding space. The last step, to σ' = 0, is Euler's, with one evaluation. Where the second
 evaluation begins again where the first one did, that place is (x_next − what was added to it), so that nothing more
@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from worker.diffusion.solvers import Combination, Floats, Schedule, Second, ancestral, no_history
+from worker.diffusion.solvers import ancestral
+from worker.diffusion.steps import Combination, Floats, Schedule, Second, no_history
 
 
 def heun(schedule: Schedule, _start: int) -> Combination:

@@ -19,25 +19,26 @@ import sys
 import threading
 import time
 import traceback
-from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Future
 from contextlib import AbstractContextManager
 from functools import partial
 from itertools import accumulate
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import torch
 
 from farm.errors import RenderError
 from worker.diffusion.losses import Losses
 from worker.engine.decoding import Decoder
+from worker.engine.errands import Errand, Errands
 from worker.engine.failures import told
 from worker.engine.jobs import Jobs
 from worker.engine.memory import Budget, FreeBytes
-from worker.engine.request import Cancelled, Rendered, RenderRequest, Suspended
-from worker.engine.request_state import RequestState, batch_key_of, prepare
+from worker.engine.preparing import batch_key_of, prepare
+from worker.engine.request import Rendered, RenderRequest, Suspended
+from worker.engine.request_state import RequestState
 from worker.engine.room import Room
 from worker.engine.stepper import Stepper
 from worker.engine.turns import LONGEST_SECONDS, SHORT_SECONDS, NotWanted, Turn, Turns
@@ -46,8 +47,6 @@ Answer = TypeVar("Answer")
 _Message = Callable[[], None]
 
 _INNERMOST = 6
-_MOST_URGENT = 9
-"""The priority of an errand: nobody goes before it."""
 
 
 class Engine:
@@ -77,8 +76,8 @@ class Engine:
         self._busy_since: float | None = None
         padded_rows = max_rows if deterministic else None
         self._jobs = Jobs()
-        self._errands: deque[tuple[str, Callable[[], Any], bool, Future[Any]]] = deque()
         self._turns = Turns()
+        self._errands = Errands(self._turns)
         self._room = Room(Budget(free), self._turns, max_rows=max_rows, padded_rows=padded_rows)
         self._decoder = Decoder(
             self._jobs,
@@ -115,7 +114,7 @@ class Engine:
         The future raises what `work` does, as people are told of it; `Cancelled` if the engine ends before.
         """
         future: Future[Answer] = Future()
-        self._inbox.put(lambda: self._errands.append((id, work, in_parts, future)))
+        self._inbox.put(lambda: self._errands.add(Errand(id, work, in_parts, future)))
         return future
 
     def cancel(self, job: str) -> None:
@@ -129,7 +128,7 @@ class Engine:
     def cancel_all(self) -> None:
         """Drop every job and every errand at the next step boundary."""
         self._inbox.put(self._jobs.cancel)
-        self._inbox.put(self._drop_errands)
+        self._inbox.put(self._errands.drop)
 
     def suspend_all(self) -> None:
         """Let go of every job at the next step boundary: its future raises `Suspended`. Those that have had their last
@@ -177,24 +176,8 @@ class Engine:
             self._note_progress()
             message()
         self._read_messages()
-        self._run_errands()
+        self._errands.run(self._note_progress)
         self._fail_late()
-
-    def _run_errands(self) -> None:
-        """Do what was asked for. While it may be long, it shows that it lives; nobody cuts in."""
-        while self._errands:
-            self._note_progress()
-            id, work, in_parts, future = self._errands.popleft()
-            with self._turns.taken(id, _MOST_URGENT, between=self._live, in_parts=in_parts):
-                try:
-                    future.set_result(work())
-                except Exception as error:
-                    future.set_exception(told(error, f"answering job {id}"))
-
-    def _drop_errands(self) -> None:
-        while self._errands:
-            id, _, _, future = self._errands.popleft()
-            future.set_exception(Cancelled(id))
 
     def _read_messages(self) -> None:
         while not self._inbox.empty():

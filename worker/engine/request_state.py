@@ -3,31 +3,23 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Hashable, Mapping
 from concurrent.futures import Future
 from dataclasses import dataclass, field
-from typing import Literal
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
 from farm.errors import InvalidInput
 from farm.jobs.report import LossValues, PromptRead, RenderReport, ScheduleUsed
-from farm.jobs.spec import JobSpec
-from worker.diffusion import latents
 from worker.diffusion.conditioning import Conditioning
-from worker.diffusion.fitting import cut_off
-from worker.diffusion.guidance import needs_unconditional
-from worker.diffusion.losses import Losses, WeightedLoss
+from worker.diffusion.losses import WeightedLoss
 from worker.diffusion.noise import NoiseStream
-from worker.diffusion.prompts import Encoded, How
-from worker.diffusion.schedules import read_schedule
-from worker.diffusion.solvers import HISTORY, Coefficient, SamplingPlan, plan
+from worker.diffusion.plans import Coefficient, SamplingPlan
+from worker.diffusion.prompts import Encoded
 from worker.engine.admission import Candidate
-from worker.engine.request import Rendered, RenderRequest, Snapshot, latent_shape
-from worker.families.family import Size
+from worker.engine.request import Rendered, RenderRequest, Snapshot
 
 
 @dataclass(frozen=True, eq=False)
@@ -251,103 +243,3 @@ class RequestState:
         self.position = snapshot.position
         self.evaluated = int(self.plan.first_rows[snapshot.position])
         self.started -= snapshot.seconds
-
-
-def batch_key_of(request: RenderRequest) -> Hashable:
-    """What rows of one forward pass must share: the model (and with it the dtype), the latent size, and how many chunks
-    their prompts have. Prompts are read for it, and not encoded.
-
-    Raises `InvalidInput` for prompts that cannot be read.
-    """
-    return id(request.model), latent_shape(request.spec, request.model), _how_to_encode(request).chunks
-
-
-def prepare(request: RenderRequest, losses: Losses, arrival: int, future: Future[Rendered]) -> RequestState:
-    """Prepare a job for its first step: plan, embeddings, and latents from noise or from its picture.
-
-    Raises `InvalidInput`, `ModelError` or `RenderError` for what the spec asks and cannot have.
-    """
-    began = time.monotonic()
-    spec, model = request.spec, request.model
-    schedule = read_schedule(model.scheduler_config, spec.sampler, spec.steps, spacing=spec.schedule, eta=spec.eta)
-    steps = plan(schedule, spec.start.step)
-    noise = NoiseStream(spec.seed)
-    how = _how_to_encode(request)
-    with torch.no_grad():
-        prompts = model.prompts.mix(spec.conditioning.prompts, spec.conditioning.path, how=how)
-        negative = model.prompts.encode_negative(spec.conditioning.negative, how) if _is_guided(request) else None
-        x = _first_latents(request, steps, noise)
-    read, size = _prompts_read(request), Size(spec.width, spec.height)
-    state = RequestState(
-        request=request,
-        arrival=arrival,
-        future=future,
-        batch_key=batch_key_of(request),
-        plan=steps,
-        conditional=model.conditioned(prompts, size),
-        prompt=prompts,
-        unconditional=model.conditioned(negative, size) if negative else None,
-        terms=tuple((losses.term(term), term.every) for term in spec.guidance.losses),
-        noise=noise,
-        x=x,
-        history=x.new_zeros((HISTORY, *x.shape)),
-        warnings=(
-            *_cut_words("the prompt", read[:-1]),
-            *_cut_words("the negative prompt", read[-1:]),
-            *_idle_losses(spec),
-            *filter(None, (cut_off(spec),)),
-        ),
-        prompts=read,
-        preparing=time.monotonic() - began,
-    )
-    if request.resume is not None:
-        state.restore(request.resume)
-    return state
-
-
-def _first_latents(request: RenderRequest, steps: SamplingPlan, noise: NoiseStream) -> Tensor:
-    spec, model = request.spec, request.model
-    if request.picture is None:  # or it was encoded by an earlier attempt
-        return (steps.init_scale * noise.draw((1, *latent_shape(spec, model))))[0].to(model.device)
-    image = latents.image_tensor(request.picture, spec.width, spec.height, spec.start.fit)
-    if spec.start.encode == "mean":
-        encoded = latents.encode_mean(model.vae, image)
-    else:
-        encoded = latents.encode(model.vae, image, noise)
-    fresh = noise.draw(tuple(encoded.shape)).to(encoded.device)
-    return (steps.start_alpha * encoded + steps.start_sigma * fresh)[0]
-
-
-def _is_guided(request: RenderRequest) -> bool:
-    return needs_unconditional(request.spec.guidance.scale)
-
-
-def _how_to_encode(request: RenderRequest) -> How:
-    return request.model.prompts.how(request.spec.conditioning, guided=_is_guided(request))
-
-
-def _prompts_read(request: RenderRequest) -> tuple[PromptRead, ...]:
-    """The prompts as they were read, the negative one last: the model remembers them."""
-    asked = request.spec.conditioning
-
-    def told(role: Literal["prompt", "negative"], text: str, weight: float) -> PromptRead:
-        read = request.model.prompts.read(text, asked.reading)
-        sizes = tuple(map(len, read.chunks))
-        return PromptRead(role=role, weight=weight, tokens=read.tokens, chunks=sizes, cut=read.cut)
-
-    return (*(told("prompt", one.text, one.weight) for one in asked.prompts), told("negative", asked.negative, 1.0))
-
-
-def _cut_words(what: str, read: Sequence[PromptRead]) -> tuple[str, ...]:
-    cut = [word for prompt in read for word in prompt.cut]
-    return (f"{what} is longer than the model reads; it did not see: {' '.join(cut)}",) if cut else ()
-
-
-def _idle_losses(spec: JobSpec) -> tuple[str, ...]:
-    """Losses act at steps that are multiples of their `every`; a late start may leave none."""
-    steps = range(spec.start.step, spec.steps)
-    return tuple(
-        f"the loss '{loss.name}' had no effect: no step from {steps[0]} to {steps[-1]} is a multiple of {loss.every}"
-        for loss in spec.guidance.losses
-        if not any(step % loss.every == 0 for step in steps)
-    )

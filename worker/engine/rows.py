@@ -1,7 +1,7 @@
 """One evaluation for a mixed batch: gather the jobs' rows, one UNet forward, guide, step, and give each job its own.
 
 Jobs of unlike samplers, schedules, guidance and losses share every kernel here: what differs between them
-is a row of numbers (see `worker.diffusion.solvers`).
+is a row of numbers (see `worker.diffusion.plans`).
 """
 
 from __future__ import annotations
@@ -17,7 +17,8 @@ from worker.diffusion import latents
 from worker.diffusion.conditioning import Conditioning
 from worker.diffusion.guidance import guide
 from worker.diffusion.losses import Moment, WeightedLoss
-from worker.diffusion.solvers import HISTORY, Coefficient
+from worker.diffusion.plans import Coefficient
+from worker.diffusion.steps import HISTORY
 from worker.engine.request_state import RequestState
 from worker.models.model import LoadedModel
 

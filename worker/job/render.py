@@ -62,14 +62,7 @@ class Renderer:
             loaded = time.monotonic()
             spec = resolve(spec, model, self.losses)
             self.limits.check(spec, self.worker)
-            used = ModelUsed(
-                name=model.name,
-                source=model.source,
-                revision=model.revision,
-                sha256=model.sha256,
-                vae=model.vae_file,
-                vae_sha256=model.vae_sha256,
-            )
+            used = _used(model)
             checkpoint = self.checkpoints.load(claim, spec, used, latent_shape(spec, model))
             with TraceWriter(folder, spec.trace.level, checkpoint.trace if checkpoint else None) as trace:
 
@@ -126,6 +119,17 @@ class Renderer:
             raise HandBack from None
         except Cancelled:
             raise (Lost if holding.lost.is_set() else HandBack) from None
+
+
+def _used(model: LoadedModel) -> ModelUsed:
+    return ModelUsed(
+        name=model.name,
+        source=model.source,
+        revision=model.revision,
+        sha256=model.sha256,
+        vae=model.vae_file,
+        vae_sha256=model.vae_sha256,
+    )
 
 
 def engine_id(claim: Claim) -> str:

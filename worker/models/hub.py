@@ -18,8 +18,29 @@ from farm.keys import WEIGHTS
 from worker.models.disguises import first_line
 from worker.models.kinds import ONLY_SD
 from worker.models.layout import INDEX
-from worker.models.registry import HUB_CONFIG_FILES, Hub
+from worker.models.registry import Hub
 from worker.models.weights import weights_among
+
+HUB_CONFIG_FILES = (
+    "model_index.json",
+    "scheduler/scheduler_config.json",
+    "text_encoder/config.json",
+    "text_encoder_2/config.json",
+    "tokenizer/merges.txt",
+    "tokenizer/special_tokens_map.json",
+    "tokenizer/tokenizer.json",
+    "tokenizer/tokenizer_config.json",
+    "tokenizer/vocab.json",
+    "tokenizer_2/merges.txt",
+    "tokenizer_2/special_tokens_map.json",
+    "tokenizer_2/tokenizer.json",
+    "tokenizer_2/tokenizer_config.json",
+    "tokenizer_2/vocab.json",
+    "unet/config.json",
+    "vae/config.json",
+)
+"""How a hub model is put together. Besides these only the weights that are loaded are downloaded: no pickled ones, none
+in a second precision, and no safety checker."""
 
 _NOT_THERE = (RepositoryNotFoundError, RevisionNotFoundError, HFValidationError)
 """What the hub says of models that it does not have, or not for us."""

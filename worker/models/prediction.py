@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from farm.errors import ModelError
-from worker.diffusion.solvers import Prediction
+from worker.diffusion.steps import Prediction
 from worker.models import kinds
 from worker.models.original import Original
 from worker.models.registry import Options

@@ -21,29 +21,8 @@ from pathlib import Path
 from farm import sources
 from farm.errors import InvalidInput, ModelError
 from farm.keys import PICKLED_WEIGHTS, WEIGHTS, model_name
-from worker.diffusion.solvers import Prediction
+from worker.diffusion.steps import Prediction
 from worker.models.disguises import CONVERT
-
-HUB_CONFIG_FILES = (
-    "model_index.json",
-    "scheduler/scheduler_config.json",
-    "text_encoder/config.json",
-    "text_encoder_2/config.json",
-    "tokenizer/merges.txt",
-    "tokenizer/special_tokens_map.json",
-    "tokenizer/tokenizer.json",
-    "tokenizer/tokenizer_config.json",
-    "tokenizer/vocab.json",
-    "tokenizer_2/merges.txt",
-    "tokenizer_2/special_tokens_map.json",
-    "tokenizer_2/tokenizer.json",
-    "tokenizer_2/tokenizer_config.json",
-    "tokenizer_2/vocab.json",
-    "unet/config.json",
-    "vae/config.json",
-)
-"""How a hub model is put together. Besides these only the weights that are loaded are downloaded: no pickled ones, none
-in a second precision, and no safety checker."""
 
 _QUANTISED = ".gguf"
 _BUCKET = re.compile(r"s3://[^/\s]+/[^\s]+")

@@ -30,7 +30,7 @@ from farm.jobs.spec import ResolvedSpec
 from farm.ledger.ledger import Ledger
 from farm.ledger.records import Attempt, Claim
 from worker.diffusion.noise import NoiseStream
-from worker.diffusion.solvers import HISTORY
+from worker.diffusion.steps import HISTORY
 from worker.engine.request import Snapshot
 from worker.models.disguises import first_line
 from worker.results.trace import check_so_far

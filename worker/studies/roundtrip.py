@@ -7,7 +7,7 @@ added as the sampler's schedule has it at a step, and what is noisy is decoded a
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -25,8 +25,8 @@ from farm.pictures.video import strip
 from worker.diffusion import latents
 from worker.diffusion.fitting import cut_off
 from worker.diffusion.noise import NoiseStream
+from worker.diffusion.plans import SamplingPlan, plan
 from worker.diffusion.schedules import read_schedule
-from worker.diffusion.solvers import SamplingPlan, plan
 from worker.engine.request import Pixels, latent_shape
 from worker.results.finished import Artifact
 from worker.results.png import encode_plain_png, encode_study_png
@@ -58,11 +58,9 @@ def roundtrip(asked: Asked, compute: Compute) -> Answered:
     image = latents.image_tensor(asked.picture, spec.width, spec.height, spec.start.fit)
     original = latents.to_pixels(image)[0].numpy()
     shape = latent_shape(spec, model)
-    whole = compute(lambda: asked.has_room(shape)) or max(spec.width, spec.height) <= int(
-        model.vae.tile_sample_min_size
-    )
-    schedule = read_schedule(model.scheduler_config, spec.sampler, spec.steps, spacing=spec.schedule, eta=spec.eta)
-    plans = [plan(schedule, at) for at in spec.noise_steps]
+    has_room = compute(lambda: asked.has_room(shape))
+    whole = has_room or max(spec.width, spec.height) <= int(model.vae.tile_sample_min_size)
+    plans = _plans(asked)
     encoded = compute(lambda: _encoded(asked, image, whole=whole))
     decoded = compute(lambda: _decoded(model.vae, encoded.latents, whole=whole))
     noised = [compute(partial(_noised, model.vae, encoded, one, whole=whole)) for one in plans]
@@ -76,30 +74,45 @@ def roundtrip(asked: Asked, compute: Compute) -> Answered:
         channels=tuple(map(_channel, encoded.channels)),
         sampler=spec.sampler,
         steps=spec.steps,
-        noised=tuple(
-            Noised(
-                step=one.start,
-                timestep=float(one.timestep[0]),
-                alpha=float(one.start_alpha),
-                sigma=float(one.start_sigma),
-                psnr=psnr(original, pixels),
-            )
-            for one, pixels in zip(plans, noised, strict=True)
-        ),
+        noised=tuple(_told(one, psnr(original, pixels)) for one, pixels in zip(plans, noised, strict=True)),
     )
-    pictures = {
+    beside = {
         "original.png": original,
         "difference.png": _difference(original, decoded),
         **{f"latents/{number}.png": _grey(channel) for number, channel in enumerate(encoded.channels)},
-        **{f"noised/{one.start:04d}.png": pixels for one, pixels in zip(plans, noised, strict=True)},
+        **_noised_pictures(decoded, plans, noised),
     }
-    if len(noised) > 1:
-        pictures["strip.png"] = np.asarray(strip(map(Image.fromarray, (decoded, *noised))))
     artifacts = (
         Artifact("image.png", "image/png", encode_study_png(decoded, spec)),
-        *(Artifact(name, "image/png", encode_plain_png(pixels)) for name, pixels in pictures.items()),
+        *(Artifact(name, "image/png", encode_plain_png(pixels)) for name, pixels in beside.items()),
     )
     return Answered(answer, artifacts, tuple(filter(None, (cut_off(spec), None if whole else _IN_TILES))))
+
+
+def _plans(asked: Asked) -> list[SamplingPlan]:
+    """What jobs would do that start at the steps that are asked about."""
+    spec, config = asked.spec, asked.model.scheduler_config
+    schedule = read_schedule(config, spec.sampler, spec.steps, spacing=spec.schedule, eta=spec.eta)
+    return [plan(schedule, at) for at in spec.noise_steps]
+
+
+def _told(at: SamplingPlan, left: float | None) -> Noised:
+    """Of the noise at a step and what the decoder left of the picture, in dB."""
+    return Noised(
+        step=at.start,
+        timestep=float(at.timestep[0]),
+        alpha=float(at.start_alpha),
+        sigma=float(at.start_sigma),
+        psnr=left,
+    )
+
+
+def _noised_pictures(decoded: Pixels, plans: Sequence[SamplingPlan], noised: Sequence[Pixels]) -> dict[str, Pixels]:
+    """By name, what noised latents decode to; of several also a strip, which begins with what no noise was added to."""
+    pictures = {f"noised/{one.start:04d}.png": pixels for one, pixels in zip(plans, noised, strict=True)}
+    if len(noised) > 1:
+        pictures["strip.png"] = np.asarray(strip(map(Image.fromarray, (decoded, *noised))))
+    return pictures
 
 
 def psnr(one: Pixels, other: Pixels) -> float | None:

@@ -42,8 +42,9 @@ from worker.diffusion.conditioning import Conditioning
 from worker.diffusion.guidance import guide, needs_unconditional
 from worker.diffusion.latents import encode, image_tensor
 from worker.diffusion.noise import NoiseStream
+from worker.diffusion.plans import Coefficient, plan
 from worker.diffusion.schedules import read_schedule
-from worker.diffusion.solvers import HISTORY, Coefficient, plan
+from worker.diffusion.steps import HISTORY
 from worker.families.family import Size
 from worker.families.sdxl import SDXL
 from worker.models.model import LoadedModel

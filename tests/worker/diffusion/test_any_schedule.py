@@ -18,8 +18,9 @@ from tests.worker.diffusion.loop import scheduler_for
 from tests.worker.diffusion.test_solvers import by_diffusers as stepped
 from tests.worker.diffusion.test_solvers import run
 from worker.diffusion import samplers
+from worker.diffusion.plans import plan
 from worker.diffusion.schedules import read_schedule, unusable
-from worker.diffusion.solvers import Floats, plan
+from worker.diffusion.steps import Floats
 
 Config = dict[str, Any]
 

@@ -122,8 +122,8 @@ def test_the_engine_gives_it(tiny_model: LoadedModel) -> None:
     from concurrent.futures import Future
 
     from farm.jobs.request import JobRequest
+    from worker.engine.preparing import prepare
     from worker.engine.request import RenderRequest, resolve
-    from worker.engine.request_state import prepare
     from worker.engine.rows import run_step
 
     curious = Curious()

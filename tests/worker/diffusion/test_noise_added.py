@@ -12,8 +12,9 @@ import pytest
 from farm.jobs.samplers import SamplerName, ScheduleName
 from tests.tiny import LMS_CONFIG
 from tests.worker.diffusion.test_solvers import run
+from worker.diffusion.plans import plan
 from worker.diffusion.schedules import read_schedule
-from worker.diffusion.solvers import Floats, plan
+from worker.diffusion.steps import Floats
 
 STEPS = 16
 Numbers = Iterator[Floats]

@@ -14,8 +14,9 @@ from farm.jobs.samplers import KNOWN, SAMPLERS, SCHEDULES, Known, SamplerName
 from tests.tiny import LMS_CONFIG
 from worker.diffusion import samplers, schedules
 from worker.diffusion.levels import exploding
+from worker.diffusion.plans import plan
 from worker.diffusion.samplers import Sampler
-from worker.diffusion.solvers import HISTORY, Combination, Schedule, plan
+from worker.diffusion.steps import HISTORY, Combination, Schedule
 
 DOCS = Path(__file__).parents[3] / "deploy" / "docs"
 

@@ -17,8 +17,10 @@ from farm.jobs.samplers import KNOWN, SAMPLERS, SamplerName
 from tests.tiny import LMS_CONFIG, PNDM_CONFIG
 from tests.worker.diffusion.loop import scheduler_for
 from worker.diffusion import samplers
+from worker.diffusion.plans import Coefficient, SamplingPlan, plan
 from worker.diffusion.schedules import read_schedule
-from worker.diffusion.solvers import HISTORY, Coefficient, Floats, SamplingPlan, lagrange_integrals, plan
+from worker.diffusion.solvers import lagrange_integrals
+from worker.diffusion.steps import HISTORY, Floats
 
 QUIET = [one.name for one in samplers.BY_NAME.values() if not one.draws_noise or KNOWN[one.name].takes_eta]
 """Those that add no noise, or can do without."""

@@ -11,8 +11,8 @@ from farm.errors import InvalidInput
 from farm.jobs.samplers import SAMPLERS, SamplerName
 from farm.jobs.schedule import ScheduleTold
 from tests.tiny import LMS_CONFIG
+from worker.diffusion.plans import Coefficient, plan
 from worker.diffusion.schedules import read_schedule
-from worker.diffusion.solvers import Coefficient, plan
 from worker.diffusion.told import schedule_told
 from worker.models.schedules import SD_1_4
 

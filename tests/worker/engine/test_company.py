@@ -13,8 +13,9 @@ from torch import Tensor
 
 from worker.diffusion.losses import load_losses
 from worker.engine.engine import Engine
+from worker.engine.preparing import prepare
 from worker.engine.request import RenderRequest
-from worker.engine.request_state import RequestState, prepare
+from worker.engine.request_state import RequestState
 from worker.engine.rows import run_step
 from worker.models.model import LoadedModel
 from worker.models.torchscript import recorded

@@ -16,8 +16,8 @@ from farm.errors import InvalidInput, RenderError
 from tests.worker.engine.conftest import spec_of
 from worker.diffusion.losses import load_losses
 from worker.engine.engine import Engine
+from worker.engine.preparing import prepare
 from worker.engine.request import Cancelled, Pixels, RenderRequest, SilentObserver, StepRecord, resolve
-from worker.engine.request_state import prepare
 from worker.models.model import LoadedModel
 
 Make = Callable[..., RenderRequest]

@@ -15,8 +15,8 @@ from worker.diffusion.losses import load_losses
 from worker.engine import memory
 from worker.engine.engine import Engine
 from worker.engine.memory import Budget, RowCaps, free_bytes
+from worker.engine.preparing import prepare
 from worker.engine.request import RenderRequest
-from worker.engine.request_state import prepare
 from worker.models.memory_profile import highest, is_out_of_memory
 from worker.models.model import LoadedModel, MemoryProfile
 

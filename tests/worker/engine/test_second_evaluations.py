@@ -17,8 +17,9 @@ from tests.worker.diffusion.loop import Job, render
 from worker.diffusion.losses import load_losses
 from worker.diffusion.schedules import read_schedule
 from worker.engine.engine import Engine
+from worker.engine.preparing import prepare
 from worker.engine.request import Pixels, RenderRequest, SilentObserver, StepRecord
-from worker.engine.request_state import RequestState, prepare
+from worker.engine.request_state import RequestState
 from worker.engine.rows import run_step
 from worker.models.model import LoadedModel
 

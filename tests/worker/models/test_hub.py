@@ -14,8 +14,9 @@ from tests.tiny import build_tiny_model, build_tiny_xl
 from tests.worker.models.published import publish
 from worker.models import hub
 from worker.models.device import place
+from worker.models.hub import HUB_CONFIG_FILES
 from worker.models.loader import ModelLoader
-from worker.models.registry import BUILT_IN, HUB_CONFIG_FILES, STABLE_DIFFUSION_1_4, Hub, Options
+from worker.models.registry import BUILT_IN, STABLE_DIFFUSION_1_4, Hub, Options
 from worker.models.weights import weights_among
 
 SD_1_5 = [

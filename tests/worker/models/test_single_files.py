@@ -21,13 +21,14 @@ from farm.jobs.spec import SAMPLERS
 from tests.tiny import PNDM_CONFIG, build_tiny_model
 from tests.worker.models.original_layout import EncoderNames, averaged, write_original_checkpoint
 from tests.worker.models.published import RELEASES, publish
+from worker.diffusion.plans import plan
 from worker.diffusion.prompts import PromptEncoder
 from worker.diffusion.schedules import read_schedule
-from worker.diffusion.solvers import plan
 from worker.models.components import Components, read_checkpoint, read_directory
 from worker.models.device import place
+from worker.models.hub import HUB_CONFIG_FILES
 from worker.models.loader import ModelLoader
-from worker.models.registry import HUB_CONFIG_FILES, LocalDirectory, SingleFile, parse_source
+from worker.models.registry import LocalDirectory, SingleFile, parse_source
 
 UNET = "model.diffusion_model."
 CLIP = "cond_stage_model.transformer.text_model."

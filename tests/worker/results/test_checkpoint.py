@@ -18,7 +18,7 @@ from farm.bucket.results import ModelUsed
 from farm.jobs.spec import ResolvedSpec
 from tests.worker.engine.conftest import resolved
 from worker.diffusion.noise import NoiseStream
-from worker.diffusion.solvers import HISTORY
+from worker.diffusion.steps import HISTORY
 from worker.engine.request import Snapshot
 from worker.results.checkpoint import Checkpoint, Unusable, pack, unpack
 

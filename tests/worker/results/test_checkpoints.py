@@ -13,7 +13,7 @@ from tests.fakes.ledger import FakeLedger
 from tests.fakes.storage import FakeStorage
 from tests.ledgers import BATCH, job
 from worker.diffusion.noise import NoiseStream
-from worker.diffusion.solvers import HISTORY
+from worker.diffusion.steps import HISTORY
 from worker.engine.request import Snapshot
 from worker.results import checkpoint as module
 from worker.results.checkpoint import Checkpoint, Checkpoints
