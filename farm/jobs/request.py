@@ -65,8 +65,8 @@ from farm.jobs.spec import (
     TraceLevel,
     WeightedPrompt,
     reads_no_prompt,
-    start_step_of_strength,
 )
+from farm.jobs.start import start_step_of_strength
 from farm.jobs.wire import Wire
 from farm.jobs.writing import (
     as_init,
