@@ -7,48 +7,28 @@ a job, and which id of a new bucket counts.
 from __future__ import annotations
 
 import contextlib
-import os
 import shutil
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from datetime import datetime
 from email.utils import parsedate_to_datetime
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Protocol
-from urllib.parse import urlsplit
 
-from botocore.exceptions import (
-    BotoCoreError,
-    ClientError,
-    ConfigParseError,
-    InvalidRegionError,
-    NoCredentialsError,
-    ParamValidationError,
-    ProfileNotFound,
-    SSLError,
-)
+from botocore.exceptions import ClientError
 
-from farm.errors import InvalidInput, ObjectMissing, ObjectTooLarge, StorageError
+from farm.bucket.connection import DEFAULT_REGION, in_parts
+from farm.bucket.connection import client as _client
+from farm.bucket.connection import is_loopback as is_loopback
+from farm.bucket.s3_errors import naming
+from farm.errors import ObjectMissing, ObjectTooLarge, StorageError
 from farm.settings import Settings
 
-DEFAULT_REGION = "us-east-1"
-# Of each variable of boto3: its name in files, in the environment, its value without either, and a conversion.
-_NOTHING_OF_THE_USERS = {
-    "profile": (None, None, None, None),
-    "config_file": (None, None, os.devnull, None),
-    "credentials_file": (None, None, os.devnull, None),
-    "region": (None, None, DEFAULT_REGION, None),
-}
-_PART_BYTES = 32 * 2**20
-_MISSING = {"404", "NoSuchKey", "NotFound"}
-_NO_BUCKET = {"NoSuchBucket"}
-_DENIED = {"403", "AccessDenied", "InvalidAccessKeyId", "SignatureDoesNotMatch", "Forbidden"}
 _THERE_ALREADY = {"412", "PreconditionFailed", "ConditionalRequestConflict"}
 _UNKNOWN_CONDITION = {"501", "NotImplemented"}
-_FULL = {"507", "InsufficientStorage", "QuotaExceeded", "XMinioStorageFull"}
 
 
 @dataclass(frozen=True)
@@ -90,7 +70,7 @@ class Storage:
         The object is there when all of it has come, and not before. Raises `OSError` if the file cannot be read.
         """
         with self._doing("put", key), path.open("rb") as file:
-            self._client.upload_fileobj(file, self.bucket, key, Callback=sent, Config=_in_parts())
+            self._client.upload_fileobj(file, self.bucket, key, Callback=sent, Config=in_parts())
 
     def put_new(self, key: str, data: bytes, content_type: str) -> None:
         """Put an object unless there is one; a server that knows no such condition replaces it."""
@@ -210,125 +190,5 @@ class Storage:
         except (TypeError, ValueError):
             return None
 
-    @contextmanager
-    def _doing(self, action: str, key: str) -> Iterator[None]:
-        what = f"{action} s3://{self.bucket}/{key} at {self.endpoint}"
-        try:
-            yield
-        except NoCredentialsError as error:
-            raise StorageError(
-                f"could not {what}: no credentials", hint="set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"
-            ) from error
-        except ClientError as error:
-            raise _named(what, error) from error
-        except SSLError as error:
-            raise StorageError(
-                f"could not {what}: {error}", hint="name the authority that signed its certificate: AWS_CA_BUNDLE=FILE"
-            ) from error
-        except ParamValidationError as error:
-            raise StorageError(f"could not {what}: {_line_of(error)}", hint="is FARM_S3_BUCKET right?") from error
-        except BotoCoreError as error:
-            raise StorageError(
-                f"could not {what}: {_line_of(error)}", hint="is the server running? 'farm doctor' looks closer"
-            ) from error
-
-
-def _named(what: str, error: ClientError) -> StorageError:
-    code = str(error.response.get("Error", {}).get("Code", ""))
-    if code in _NO_BUCKET:
-        return ObjectMissing(f"could not {what}: there is no such bucket", hint="create it, or set FARM_S3_BUCKET")
-    if code in _MISSING:
-        return ObjectMissing(f"could not {what}: there is no such object")
-    if code in _DENIED:
-        return StorageError(
-            f"could not {what}: access denied ({code})", hint="check the credentials and the bucket's policy"
-        )
-    if code in _FULL:
-        return StorageError(f"could not {what}: the storage is full ({code})", hint="make room, then retry")
-    return StorageError(f"could not {what}: {error}")
-
-
-def _line_of(error: Exception) -> str:
-    return " ".join(str(error).split())
-
-
-def authority(settings: Settings) -> str | None:
-    """The file with the authority that signed the S3 server's certificate; None for the system's.
-
-    Raises `InvalidInput` if there is no such file.
-    """
-    with _blaming_the_environment():
-        named: str | None = _session(settings)._session.get_config_variable("ca_bundle")
-    if named is not None and not Path(named).exists():
-        raise InvalidInput(f"there is no file {named}", field="AWS_CA_BUNDLE")
-    return named
-
-
-def _session(settings: Settings) -> Any:
-    """boto3's session. The local farm's has nothing of the user's profiles, regions and files."""
-    import boto3
-    import botocore.session
-
-    core = botocore.session.Session(session_vars=_NOTHING_OF_THE_USERS if settings.local else None)
-    return boto3.session.Session(botocore_session=core)
-
-
-@contextmanager
-def _blaming_the_environment() -> Iterator[None]:
-    """What boto3 raises as it sets itself up is due to a variable or a file, which the error then names."""
-    try:
-        yield
-    except ProfileNotFound as error:
-        raise InvalidInput(
-            f"{_line_of(error)}", field="AWS_PROFILE", hint="'aws configure list-profiles' shows them"
-        ) from error
-    except ConfigParseError as error:
-        raise InvalidInput(_line_of(error), field="AWS_CONFIG_FILE", hint="mend or remove that file") from error
-    except InvalidRegionError as error:
-        raise InvalidInput(_line_of(error), field="AWS_REGION", hint="such as eu-central-1") from error
-    except BotoCoreError as error:
-        raise InvalidInput(f"the S3 client cannot be set up: {_line_of(error)}") from error
-    except ValueError as error:  # of an endpoint
-        hint = "a host's name cannot have an underscore; use its address, or another name"
-        raise InvalidInput(_line_of(error), field="FARM_S3_ENDPOINT", hint=hint) from error
-
-
-def _client(settings: Settings, endpoint: str | None) -> Any:
-    authority(settings)
-    with _blaming_the_environment():
-        return _made_client(settings, endpoint)
-
-
-def _made_client(settings: Settings, endpoint: str | None) -> Any:
-    from botocore.config import Config
-
-    session = _session(settings)
-    return session.client(
-        "s3",
-        endpoint_url=endpoint,
-        region_name=session.region_name or DEFAULT_REGION,
-        aws_access_key_id=settings.s3_access_key,
-        aws_secret_access_key=settings.s3_secret_key,
-        config=Config(
-            signature_version="s3v4",
-            s3={"addressing_style": "path" if endpoint else "auto"},
-            request_checksum_calculation="when_required",
-            response_checksum_validation="when_required",
-            retries={"mode": "standard", "max_attempts": 5},
-            max_pool_connections=32,
-            connect_timeout=5,
-            read_timeout=60,
-            proxies={} if is_loopback(endpoint) else None,  # this machine is never behind its own proxy
-        ),
-    )
-
-
-def _in_parts() -> Any:
-    from boto3.s3.transfer import TransferConfig
-
-    return TransferConfig(multipart_threshold=_PART_BYTES, multipart_chunksize=_PART_BYTES, max_concurrency=4)
-
-
-def is_loopback(endpoint: str | None) -> bool:
-    """Whether an address is this machine's own."""
-    return endpoint is not None and urlsplit(endpoint).hostname in ("127.0.0.1", "localhost", "::1")
+    def _doing(self, action: str, key: str) -> AbstractContextManager[None]:
+        return naming(f"{action} s3://{self.bucket}/{key} at {self.endpoint}")

@@ -13,7 +13,6 @@ with FarmClient.connect() as farm:
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -28,8 +27,10 @@ from farm.bucket.results import JobResult
 from farm.bucket.storage import Storage
 from farm.client import tie
 from farm.client.asking import Answered, answer_of, await_answer, check
+from farm.client.cancelling import cancel, cancel_all
 from farm.client.planning import Draft, default_model, drafted, images_of, known_losses, plan
 from farm.client.previews import subscribe
+from farm.client.services import ModelService, services
 from farm.client.warnings import of_pictures, of_workers
 from farm.client.watching import watch
 from farm.errors import LedgerUnavailable, ObjectMissing, StorageError, WrongState
@@ -40,7 +41,7 @@ from farm.jobs.status import JobStatus, State, Waiting, WorkerInfo
 from farm.ledger.ledger import Ledger
 from farm.ledger.records import NewJob
 from farm.pictures.images import InitImage
-from farm.queue import Queue, lists
+from farm.queue import Queue
 from farm.settings import Settings
 
 
@@ -52,16 +53,6 @@ class Submission:
     jobs: tuple[str, ...]
     specs: tuple[JobSpec, ...]
     warnings: tuple[str, ...]
-
-
-@dataclass(frozen=True)
-class ModelService:
-    """A model, the live workers that serve it, how many jobs wait for it, and the workers that have it in memory."""
-
-    name: str
-    workers: tuple[str, ...]
-    waiting: int
-    warm: tuple[str, ...] = ()
 
 
 class FarmClient:
@@ -213,31 +204,11 @@ class FarmClient:
 
     def cancel(self, names: Iterable[str]) -> dict[str, State]:
         """Cancel queued and running jobs. Returns the state each job was in. What has no record is left out."""
-        return self._cancel(self.resolve(names))
+        return cancel(self.ledger, lambda: self.storage, self.resolve(names))
 
     def cancel_all(self) -> dict[str, State]:
         """Cancel every queued and running job of the farm. Returns the state each job was in."""
-        before: dict[str, State] = {}
-        states: tuple[State, ...] = ("queued", "running")
-        for state in states:
-            left = 1
-            while left:
-                jobs, left = self.ledger.first(state)
-                before |= self._cancel(jobs)
-                left -= len(jobs)
-        return before
-
-    def _cancel(self, jobs: Sequence[str]) -> dict[str, State]:
-        cancelled = self.ledger.cancel_many(jobs)
-        for model in {one.model for one in cancelled.values() if one.before == "queued"}:
-            self.ledger.clear(model, lists(model))
-        for job, one in cancelled.items():
-            with contextlib.suppress(StorageError):  # what is left in the bucket does no harm
-                if one.checkpoint is not None:
-                    self.storage.delete(keys.checkpoint(job, one.checkpoint))
-                if one.had_preview:
-                    self.storage.delete(keys.preview(job))
-        return {job: one.before for job, one in cancelled.items()}
+        return cancel_all(self.ledger, lambda: self.storage)
 
     def retry(self, names: Iterable[str]) -> Sequence[str]:
         """Queue failed and cancelled jobs again. Raises `WrongState` if none of them is either."""
@@ -300,18 +271,7 @@ class FarmClient:
 
     def models(self) -> Sequence[ModelService]:
         """Every model that a live worker serves or a job waits for."""
-        workers = self.ledger.workers()
-        names = sorted({name for worker in workers for name in worker.models} | set(self.ledger.models()))
-        services = [
-            ModelService(
-                name,
-                workers=tuple(w.id for w in workers if name in w.models),
-                warm=tuple(w.id for w in workers if name in w.warm),
-                waiting=self.ledger.waiting(name),
-            )
-            for name in names
-        ]
-        return [service for service in services if service.workers or service.waiting]
+        return services(self.ledger)
 
     def losses(self) -> Sequence[LossDeclaration]:
         """The built-in losses and those that live workers announce."""

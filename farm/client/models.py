@@ -101,15 +101,7 @@ def add(
         with _alone(ledger) as hold:
             if missing := _missing(storage, model.blobs):  # removed a moment ago, with a model that had it too
                 continue
-            now = _kept(storage, name)
-            if now is not None and now.fingerprint == model.fingerprint and not again:
-                return Added(now, sent)
-            _refuse_another(now, replace or again)
-            hold()
-            write_model(storage, model)
-            if now is not None:
-                _sweep(storage, now.blobs, hold)
-        return Added(model, sent)
+            return Added(_put_in_place(storage, model, hold, replace=replace, again=again), sent)
 
 
 def remove(ledger: Ledger, storage: Storage, name: str, *, force: bool = False) -> Removed:
@@ -194,6 +186,24 @@ def _refuse_another(kept: StoredModel | None, replace: bool) -> None:
             f"the farm has another model '{kept.name}', from {kept.source}",
             hint="choose another name, or put this one in its place with --replace",
         )
+
+
+def _put_in_place(
+    storage: Storage, model: StoredModel, hold: Callable[[], None], *, replace: bool, again: bool
+) -> StoredModel:
+    """Write a manifest whose files are all there, in place of what the farm has by that name.
+
+    Returns what it has then: that which it had, if that is the same and is not to be written `again`.
+    """
+    now = _kept(storage, model.name)
+    if now is not None and now.fingerprint == model.fingerprint and not again:
+        return now
+    _refuse_another(now, replace or again)
+    hold()
+    write_model(storage, model)
+    if now is not None:
+        _sweep(storage, now.blobs, hold)
+    return model
 
 
 def _sweep(storage: Storage, blobs: Iterable[str], hold: Callable[[], None]) -> int:

@@ -15,8 +15,9 @@ from farm.client.client import FarmClient
 from farm.client.planning import Draft, Pictures
 from farm.errors import InvalidInput, ObjectMissing
 from farm.jobs.batch_file import assign
-from farm.jobs.request import READ_BY, JobRequest
+from farm.jobs.request import JobRequest
 from farm.jobs.spec import JobSpec
+from farm.jobs.studies import READ_BY
 from farm.pictures.images import MAX_BYTES, InitImage
 from farm.pictures.provenance import spec_in
 

@@ -7,9 +7,8 @@ connection is opened.
 
 from __future__ import annotations
 
-import math
 import secrets
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated, Any, Self
 
@@ -17,7 +16,6 @@ from pydantic import (
     BeforeValidator,
     Field,
     PlainValidator,
-    StringConstraints,
     ValidationError,
     field_validator,
     model_validator,
@@ -25,8 +23,12 @@ from pydantic import (
 
 from farm.errors import InvalidInput
 from farm.jobs import emphasis
+from farm.jobs.asked import Asked, Written
+from farm.jobs.asked import LossRequest as LossRequest
+from farm.jobs.asked import MixTerm as MixTerm
 from farm.jobs.faults import invalid
-from farm.jobs.losses import BUILTIN, LossDeclaration, find
+from farm.jobs.losses import BUILTIN, LossDeclaration
+from farm.jobs.mixing import weighted
 from farm.jobs.samplers import SamplerName, ScheduleName, fault
 from farm.jobs.spec import (
     MAX_LOSSES,
@@ -46,14 +48,10 @@ from farm.jobs.spec import (
     InitReference,
     JobSpec,
     Labels,
-    LossArguments,
-    LossScale,
-    LossTerm,
     MixPath,
     Mode,
     ModelName,
     Priority,
-    PromptText,
     Reading,
     Scale,
     Seed,
@@ -63,68 +61,22 @@ from farm.jobs.spec import (
     TimeLimit,
     Trace,
     TraceLevel,
-    WeightedPrompt,
-    reads_no_prompt,
-    start_step_of_strength,
 )
-from farm.jobs.wire import Wire
+from farm.jobs.start import start_step_of_strength
+from farm.jobs.studies import as_read
 from farm.jobs.writing import (
     as_init,
     as_labels,
     as_prompts,
     as_sampler,
     as_schedule,
-    clean,
     random_if_asked,
     with_schedule,
 )
 
 DEFAULT_STEPS = 30
 DEFAULT_PRIORITY = 5
-STUDY_PRIORITY = 9
-"""A study is short, and somebody waits for it: it goes ahead of pictures."""
 MAX_COUNT = 10_000
-
-_READ_BY_EVERY_STUDY = frozenset(("mode", "model", "priority", "time_limit", "labels"))
-READ_BY: Mapping[Mode, frozenset[str]] = {
-    "tokens": _READ_BY_EVERY_STUDY | {"prompt"},
-    "similar": _READ_BY_EVERY_STUDY | {"prompt"},
-    "schedule": _READ_BY_EVERY_STUDY | {"sampler", "schedule", "eta", "steps"},
-    "roundtrip": _READ_BY_EVERY_STUDY
-    | {"init", "fit", "encode", "width", "height", "noise_steps"}
-    | {"sampler", "schedule", "eta", "steps", "seed", "count"},
-}
-"""The fields of a request that each study has a use for; pictures have one for all but `noise_steps`."""
-
-
-Written = Annotated[PromptText, BeforeValidator(clean)]
-
-
-class Asked(Wire):
-    """A value that a person wrote. A field without a value, as YAML has it for `negative:`, is one not given."""
-
-    @model_validator(mode="before")
-    @classmethod
-    def _null_is_left_out(cls, fields: Any) -> Any:
-        return (
-            {name: value for name, value in fields.items() if value is not None} if isinstance(fields, dict) else fields
-        )
-
-
-class MixTerm(Asked):
-    """A further prompt and its share of the mix, 0 < weight < 1."""
-
-    prompt: Written
-    weight: Annotated[float, Field(gt=0, lt=1)]
-
-
-class LossRequest(Asked):
-    """A loss by name; arguments and scale left out are the loss's own."""
-
-    name: Annotated[str, StringConstraints(max_length=64)]
-    arguments: LossArguments = Field(default={})
-    scale: LossScale | None = None
-    every: Every = 5
 
 
 class JobRequest(Asked):
@@ -186,16 +138,7 @@ class JobRequest(Asked):
         """A study goes first, and need not be given what it does not read; nor may it be."""
         if not isinstance(fields, dict) or fields.get("mode") not in STUDIES:
             return fields
-        mode: Mode = fields["mode"]
-        for name, value in fields.items():
-            known = cls.model_fields.get(name)
-            if known and name not in READ_BY[mode] and value not in (None, known.default, "", [], {}, ()):
-                raise ValueError(f"{mode} has no use for '{name}'")
-        unread: dict[str, Any] = {"reading": "plain"} | ({"prompt": ""} if reads_no_prompt(mode) else {})
-        unread |= {"steps": 1} if "steps" not in READ_BY[mode] else {}
-        unread |= {"seed": 0} if "seed" not in READ_BY[mode] else {}
-        given = {name: value for name, value in fields.items() if value is not None}
-        return {"priority": STUDY_PRIORITY, **given, **unread}
+        return as_read(fields["mode"], fields, {name: known.default for name, known in cls.model_fields.items()})
 
     @classmethod
     def parse(cls, fields: dict[str, Any]) -> JobRequest:
@@ -266,14 +209,14 @@ class JobRequest(Asked):
                 mode=self.mode,
                 model=self.model or default_model,
                 conditioning=Conditioning(
-                    prompts=self._weighted_prompts(),
+                    prompts=weighted(self.prompts, weights=self.weights, mix=self.mix, mix_with=self.mix_with),
                     negative=self.negative,
                     path=self.path,
                     reading=self.reading,
                     clip_skip=self.clip_skip,
                 ),
                 start=self._start(init),
-                guidance=Guidance(scale=self.guidance, losses=self._loss_terms(declarations)),
+                guidance=Guidance(scale=self.guidance, losses=tuple(loss.term(declarations) for loss in self.losses)),
                 sampler=self.sampler,
                 schedule=self.schedule,
                 eta=self.eta,
@@ -300,23 +243,6 @@ class JobRequest(Asked):
             except InvalidInput as error:
                 raise InvalidInput(error.reason, field=field, hint=error.hint) from error
 
-    def _weighted_prompts(self) -> tuple[WeightedPrompt, ...]:
-        weights = self.weights or ((self.mix, 1 - self.mix) if self.mix is not None else (1.0,) * len(self.prompts))
-        total = sum(weights)
-        if not 1e-6 < total < math.inf:
-            raise InvalidInput(f"the weights sum to {total:g}; their sum must be above 0 and finite", field="weights")
-        if abs(largest := max(weights, key=abs)) > MAX_WEIGHT * total:
-            reason = f"{largest:g} is more than {MAX_WEIGHT:g} times the weights' sum, which is {total:g}"
-            raise InvalidInput(reason, field="weights")
-        own_share = 1 - sum(term.weight for term in self.mix_with)
-        if self.mix_with and not own_share > 1e-6:
-            raise InvalidInput("the shares leave nothing for the first prompt", field="mix-with")
-        own = tuple(
-            WeightedPrompt(text=text, weight=own_share * weight / total)
-            for text, weight in zip(self.prompts, weights, strict=True)
-        )
-        return own + tuple(WeightedPrompt(text=term.prompt, weight=term.weight) for term in self.mix_with)
-
     def _start(self, init: InitReference | None) -> Start:
         if self.init is None:
             return Start()
@@ -329,16 +255,3 @@ class JobRequest(Asked):
             return Start(image=init, step=self.start_step, **how)
         strength = 0.75 if self.strength is None else self.strength
         return Start(image=init, step=start_step_of_strength(strength, self.steps), **how)
-
-    def _loss_terms(self, declarations: tuple[LossDeclaration, ...]) -> tuple[LossTerm, ...]:
-        return tuple(_loss_term(wanted, declarations) for wanted in self.losses)
-
-
-def _loss_term(wanted: LossRequest, declarations: tuple[LossDeclaration, ...]) -> LossTerm:
-    declaration = find(wanted.name, declarations)
-    return LossTerm(
-        name=declaration.name,
-        arguments=declaration.complete(wanted.arguments),
-        scale=wanted.scale,
-        every=wanted.every,
-    )

@@ -1,13 +1,14 @@
 """What to render: a `JobSpec` is one image's complete, frozen description, conditioning × start × guidance.
 
-Specs travel as JSON through the ledger and the bucket and are validated again by the worker, so every
-bound on what a stranger can ask for is here. The modes of pictures are presets of this one spec; they compose.
-Beside them are *studies*: small questions that a worker answers from the model that it has, without a step.
+Specs travel as JSON through the ledger and the bucket and are validated again by the worker, so every bound on what
+a stranger can ask for is here, or in the modules of its parts and to be had from here.
+
+The modes of pictures are presets of this one spec; they compose. Beside them are *studies*: small
+questions that a worker answers from the model that it has, without a step.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from typing import Annotated, Any, ClassVar, Literal, Self, get_args
 
@@ -21,7 +22,19 @@ from pydantic import (
 
 from farm import keys
 from farm.errors import InvalidInput
-from farm.jobs import emphasis
+from farm.jobs.conditioning import MAX_CHUNKS as MAX_CHUNKS
+from farm.jobs.conditioning import MAX_CLIP_SKIP as MAX_CLIP_SKIP
+from farm.jobs.conditioning import MAX_PROMPT_CHARACTERS as MAX_PROMPT_CHARACTERS
+from farm.jobs.conditioning import MAX_PROMPTS as MAX_PROMPTS
+from farm.jobs.conditioning import MAX_WEIGHT as MAX_WEIGHT
+from farm.jobs.conditioning import MIX_PATHS as MIX_PATHS
+from farm.jobs.conditioning import READINGS as READINGS
+from farm.jobs.conditioning import ClipSkip as ClipSkip
+from farm.jobs.conditioning import Conditioning as Conditioning
+from farm.jobs.conditioning import MixPath as MixPath
+from farm.jobs.conditioning import PromptText as PromptText
+from farm.jobs.conditioning import Reading as Reading
+from farm.jobs.conditioning import WeightedPrompt as WeightedPrompt
 from farm.jobs.faults import invalid
 from farm.jobs.losses import MAX_ARGUMENTS, MAX_SCALE
 from farm.jobs.losses import NAME as LOSS_NAME
@@ -30,39 +43,29 @@ from farm.jobs.samplers import SCHEDULES as SCHEDULES
 from farm.jobs.samplers import SamplerName as SamplerName
 from farm.jobs.samplers import ScheduleName as ScheduleName
 from farm.jobs.samplers import fault
+from farm.jobs.start import ENCODINGS as ENCODINGS
+from farm.jobs.start import FITS as FITS
+from farm.jobs.start import MAX_STEPS as MAX_STEPS
+from farm.jobs.start import Encode as Encode
+from farm.jobs.start import Fit as Fit
+from farm.jobs.start import InitReference as InitReference
+from farm.jobs.start import Start as Start
 from farm.jobs.wire import Grown, Wire
 
-MAX_PROMPT_CHARACTERS = 4_000
-MAX_PROMPTS = 16
-MAX_WEIGHT = 100.0
 MAX_LOSSES = 8
-MAX_STEPS = 1_000
 MIN_SIDE, MAX_SIDE = 64, 2_048
 MAX_SEED = 2**63 - 1
 MAX_GUIDANCE = 100.0
 MAX_LABELS = 16
 MAX_NOISE_STEPS = 16
-MAX_CLIP_SKIP = 12
-MAX_CHUNKS = 80
-"""Of 75 tokens. 4,000 characters are 4,000 tokens at the most in English, in chunks that commas end 20 tokens early."""
 
 Study = Literal["roundtrip", "tokens", "similar", "schedule"]
 Mode = Literal["txt2img", "img2img", "mix", "guided", Study]
-Fit = Literal["crop", "pad", "stretch", "init"]
-Encode = Literal["sample", "mean"]
-MixPath = Literal["linear", "spherical"]
-Reading = Literal["weighted", "plain"]
 TraceLevel = Literal["none", "numbers", "frames", "video"]
 
 STUDIES: tuple[Study, ...] = get_args(Study)
 MODES: tuple[Mode, ...] = get_args(Mode)
-FITS: tuple[Fit, ...] = get_args(Fit)
-ENCODINGS: tuple[Encode, ...] = get_args(Encode)
-MIX_PATHS: tuple[MixPath, ...] = get_args(MixPath)
-READINGS: tuple[Reading, ...] = get_args(Reading)
 TRACE_LEVELS: tuple[TraceLevel, ...] = get_args(TraceLevel)
-
-PromptText = Annotated[str, StringConstraints(max_length=MAX_PROMPT_CHARACTERS)]
 
 
 def _names_a_model(value: str) -> str:
@@ -74,12 +77,10 @@ def _names_a_model(value: str) -> str:
 
 ModelName = Annotated[str, AfterValidator(_names_a_model)]
 Side = Annotated[int, Field(ge=MIN_SIDE, le=MAX_SIDE, multiple_of=8)]
-PictureSide = Annotated[int, Field(ge=1, le=2**31)]
 Steps = Annotated[int, Field(ge=1, le=MAX_STEPS)]
 Seed = Annotated[int, Field(ge=0, le=MAX_SEED)]
 Eta = Annotated[float, Field(ge=0, le=1)]
 Scale = Annotated[float, Field(ge=-MAX_GUIDANCE, le=MAX_GUIDANCE)]
-ClipSkip = Annotated[int, Field(ge=1, le=MAX_CLIP_SKIP)]
 Priority = Annotated[int, Field(ge=0, le=9)]
 LossScale = Annotated[float, Field(ge=-MAX_SCALE, le=MAX_SCALE)]
 LossName = Annotated[str, StringConstraints(pattern=LOSS_NAME)]
@@ -92,85 +93,6 @@ Labels = dict[
     Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")],
     Annotated[str, StringConstraints(max_length=200)],
 ]
-
-
-class WeightedPrompt(Wire):
-    """One prompt of a mix. Weights of a spec's prompts sum to one."""
-
-    text: PromptText
-    weight: Annotated[float, Field(ge=-MAX_WEIGHT, le=MAX_WEIGHT)] = 1.0
-
-
-class Conditioning(Grown):
-    """What the picture shows: Σ weight·embedding(text), against the negative prompt.
-
-    By the `spherical` path the shares of two prompts are those of the angle between their embeddings, which only the
-    worker knows: it goes along the arc from one to the other, not along the chord.
-
-    A `weighted` reading of the texts knows weights, BREAK and embeddings (see `farm.jobs.emphasis`) and drops no word;
-    a `plain` one is diffusers': every sign is a letter, and what the encoder does not take at once is cut off. Specs of
-    earlier versions do not say, and were read so. `clip_skip` counts the text encoder's layers from its end, as A1111
-    does; 1 is the model's own.
-    """
-
-    gained: ClassVar[Mapping[str, Any]] = {"path": "linear", "reading": "plain", "clip_skip": 1}
-
-    prompts: Annotated[tuple[WeightedPrompt, ...], Field(min_length=1, max_length=MAX_PROMPTS)]
-    negative: PromptText = ""
-    path: MixPath = "linear"
-    reading: Reading = "plain"
-    clip_skip: ClipSkip = 1
-
-    @model_validator(mode="after")
-    def _an_arc_has_two_ends(self) -> Self:
-        if self.path == "spherical" and len(self.prompts) != 2:
-            raise ValueError(f"the spherical path goes between two prompts, not {len(self.prompts)}")
-        return self
-
-    @model_validator(mode="after")
-    def _can_be_read(self) -> Self:
-        if self.reading == "weighted":
-            for text in (*(prompt.text for prompt in self.prompts), self.negative):
-                try:
-                    emphasis.sections(text)
-                except InvalidInput as error:
-                    raise ValueError(str(error)) from error
-        return self
-
-
-class InitReference(Wire):
-    """An init image in the bucket, by content; and how large it is in pixels, the right way up."""
-
-    sha256: Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
-    extension: Literal["png", "jpeg", "webp"]
-    width: PictureSide | None = None
-    height: PictureSide | None = None
-
-    @property
-    def key(self) -> str:
-        return keys.init_image(self.sha256, self.extension)
-
-
-class Start(Grown):
-    """Where the loop starts: at step 0 from noise, or at `step` from an encoded image.
-
-    `fit` says what becomes of an image of another shape than the job's; with `init` the job takes the image's shape.
-    The autoencoder gives a distribution for it, of which `encode` takes a `sample`, the job's first draw, as diffusers'
-    pipelines do, or the `mean`: then the noise is the first draw.
-    """
-
-    gained: ClassVar[Mapping[str, Any]] = {"encode": "sample"}
-
-    image: InitReference | None = None
-    step: Annotated[int, Field(ge=0, lt=MAX_STEPS)] = 0
-    fit: Fit = "crop"
-    encode: Encode = "sample"
-
-    @model_validator(mode="after")
-    def _noise_starts_at_zero(self) -> Self:
-        if self.image is None and self.step:
-            raise ValueError("a start step needs an init image")
-        return self
 
 
 class LossTerm(Wire):
@@ -347,16 +269,3 @@ class ResolvedSpec(JobSpec):
             return cls.model_validate({**dict(spec), "guidance": guidance, "width": width, "height": height})
         except ValidationError as error:
             raise invalid(error) from error
-
-
-def start_step_of_strength(strength: float, steps: int) -> int:
-    """The step at which img2img of `strength` in (0, 1] starts, by diffusers' rule: the last ⌊steps·strength⌋ run."""
-    if not math.isfinite(strength) or not 0 < strength <= 1:
-        raise InvalidInput(f"{strength:g} is not above 0 and up to 1", field="strength")
-    if int(steps * strength) == 0:
-        raise InvalidInput(
-            f"{strength:g} of {steps} steps leaves no step to do",
-            field="strength",
-            hint=f"use at least {math.ceil(1000 / steps) / 1000:g}, or more steps",
-        )
-    return steps - int(steps * strength)

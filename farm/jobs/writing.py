@@ -7,9 +7,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from farm.jobs.conditioning import MAX_PROMPT_CHARACTERS, MAX_PROMPTS
 from farm.jobs.faults import quoted
 from farm.jobs.samplers import read_sampler, read_schedule_name
-from farm.jobs.spec import MAX_PROMPT_CHARACTERS, MAX_PROMPTS, MAX_SEED
+from farm.jobs.spec import MAX_SEED
 
 RANDOM_SEED = -1
 """What other tools take for "any seed"."""

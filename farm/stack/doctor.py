@@ -106,7 +106,8 @@ def _of_the_bucket(settings: Settings, ledger: Ledger | None) -> Iterator[Check]
 
 
 def _bucket(settings: Settings) -> Check:
-    from farm.bucket.storage import Storage, authority
+    from farm.bucket.connection import authority
+    from farm.bucket.storage import Storage
 
     storage, began = Storage(settings), time.monotonic()
     content = str(time.time_ns()).encode()

@@ -178,7 +178,7 @@ def test_workers_scale_and_share_their_models(name: str) -> None:
 def test_workers_understand_their_options_and_have_time_to_leave(name: str, options: str) -> None:
     service = services({**SECRETS, "FARM_WORKER_OPTIONS": options})[name]
     context = worker.make_context("worker", shlex.split(service["command"]))
-    assert context.params["models"] == (("emoji", "sd14") if options else ())
+    assert context.params["model"] == (("emoji", "sd14") if options else ())
     assert context.params["device"] == ("cpu" if name == "worker-cpu" else None)
     own_time = next(option.default for option in worker_process.params if option.name == "grace")
     assert isinstance(own_time, int | float)

@@ -16,8 +16,8 @@ if TYPE_CHECKING:
     from farm.bucket.models import StoredModel
     from farm.cli.view.columns import Columns
     from farm.client import FarmClient
-    from farm.client.client import ModelService
     from farm.client.models import Progress
+    from farm.client.services import ModelService
 
 _KINDS = {"sd": "Stable Diffusion", "sd1": "Stable Diffusion 1", "sd2": "Stable Diffusion 2", "sdxl": "SDXL"}
 

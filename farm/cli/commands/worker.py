@@ -6,10 +6,11 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from importlib.util import find_spec
 from pathlib import Path
 from types import FrameType
+from typing import Any
 
 import click
 
@@ -39,7 +40,6 @@ _COUNT_TIMEOUT_SECONDS = 120.0
 @click.option("--device", metavar="D", help="cpu, cuda, cuda:N or mps.  [default: one worker per GPU, else the CPU]")
 @click.option(
     "--model",
-    "models",
     multiple=True,
     metavar="NAME[=SOURCE]",
     help="A model to serve.  [default: emoji, and all that the farm keeps]",
@@ -50,12 +50,9 @@ _COUNT_TIMEOUT_SECONDS = 120.0
     metavar="GB",
     help="Disk for the files of the farm's models.  [default: $FARM_MODEL_CACHE_GB, or 50]",
 )
-@click.option(
-    "--embedding", "embeddings", multiple=True, metavar="NAME=FILE", help="A textual inversion that prompts may name."
-)
+@click.option("--embedding", multiple=True, metavar="NAME=FILE", help="A textual inversion that prompts may name.")
 @click.option(
     "--embeddings",
-    "embedding_folders",
     multiple=True,
     type=click.Path(path_type=Path, file_okay=False),
     metavar="DIR",
@@ -78,23 +75,7 @@ _COUNT_TIMEOUT_SECONDS = 120.0
 )
 @click.option("--max-steps", type=click.IntRange(1, MAX_STEPS), metavar="N", help="Refuse jobs of more steps.")
 @click.option("--max-seconds", type=Seconds(), metavar="S", help="Fail jobs that take longer to render.")
-def worker(
-    device: str | None,
-    models: tuple[str, ...],
-    model_cache_gb: float | None,
-    embeddings: tuple[str, ...],
-    embedding_folders: tuple[Path, ...],
-    slots: int | None,
-    rows: int | None,
-    name: str | None,
-    deterministic: bool,
-    compile: bool,
-    grace: float | None,
-    checkpoint_seconds: float | None,
-    max_side: int | None,
-    max_steps: int | None,
-    max_seconds: float | None,
-) -> None:
+def worker(device: str | None, name: str | None, **options: Any) -> None:
     """Render on this machine: take jobs off the farm's queues until Ctrl-C.
 
     Without --model it serves the model that comes along and those that the farm keeps ('farm models add'), each when
@@ -103,29 +84,26 @@ def worker(
     autoencoder, #prediction=v or #prediction=epsilon, #ztsnr, and for a checkpoint #config=DIRECTORY.
     """
     check_installed()
-    options = [argument for model in models for argument in ("--model", model)]
-    options += [argument for embedding in embeddings for argument in ("--embedding", embedding)]
-    options += [argument for folder in embedding_folders for argument in ("--embeddings", str(folder))]
-    numbers = {
-        **{"--slots": slots, "--rows": rows, "--grace": grace, "--checkpoint-seconds": checkpoint_seconds},
-        **{
-            "--model-cache-gb": model_cache_gb,
-            "--max-side": max_side,
-            "--max-steps": max_steps,
-            "--max-seconds": max_seconds,
-        },
-    }
-    for option, value in numbers.items():
-        options += [option, str(value)] if value is not None else []
-    options += ["--deterministic"] if deterministic else []
-    options += ["--compile"] if compile else []
+    arguments = _spelled(options)
     gpus = _visible_gpus() if device is None else 0
     if gpus > 1:
-        raise click.exceptions.Exit(_run_one_each(gpus, name, options))
-    options += ["--device", device] if device else []
-    options += ["--name", name] if name else []
+        raise click.exceptions.Exit(_run_one_each(gpus, name, arguments))
+    arguments += _spelled({"device": device or None, "name": name or None})
     sys.stdout.flush()
-    os.execv(sys.executable, [*_COMMAND, *options])  # noqa: S606 - no shell is wanted
+    os.execv(sys.executable, [*_COMMAND, *arguments])  # noqa: S606 - no shell is wanted
+
+
+def _spelled(options: Mapping[str, Any]) -> list[str]:
+    """The options as the worker's own command line has them, where each is called as it is here."""
+    arguments: list[str] = []
+    for name, value in options.items():
+        option = f"--{name.replace('_', '-')}"
+        if value is True:
+            arguments.append(option)
+        elif value is not None and value is not False:
+            for one in value if isinstance(value, tuple) else (value,):
+                arguments += [option, str(one)]
+    return arguments
 
 
 def is_installed() -> bool:

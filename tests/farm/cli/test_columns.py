@@ -17,7 +17,7 @@ from farm.cli.commands.models import _table as _table_of_models
 from farm.cli.commands.models import _told
 from farm.cli.view.bars import Bars
 from farm.cli.view.output import console
-from farm.client.client import ModelService
+from farm.client.services import ModelService
 from farm.jobs.losses import BUILTIN
 from farm.jobs.status import STATES, JobStatus, State
 from tests.ledgers import a_worker

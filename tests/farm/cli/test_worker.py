@@ -37,6 +37,7 @@ def test_one_device_becomes_the_worker_itself(executed: list[list[str]]) -> None
 def test_options_are_passed_on(executed: list[list[str]]) -> None:
     given = ["--model", "a=b", "--model", "sd14", "--embedding", "a=b.safetensors", "--embedding", "c=d"]
     given += ["--embeddings", "folder", "--slots", "4", "--rows", "8", "--grace", "1.5"]
+    given += ["--checkpoint-seconds", "0.0", "--model-cache-gb", "2.5"]
     given += ["--max-side", "512", "--max-steps", "50", "--max-seconds", "9.0"]
     given += ["--deterministic", "--compile", "--device", "cpu", "--name", "me"]
     CliRunner().invoke(farm, ["worker", *given])

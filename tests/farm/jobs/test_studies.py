@@ -10,8 +10,9 @@ import pytest
 from farm.errors import InvalidInput, ObjectDamaged
 from farm.jobs.answers import Similar, read_answer
 from farm.jobs.describe import describe
-from farm.jobs.request import READ_BY, STUDY_PRIORITY, JobRequest
+from farm.jobs.request import JobRequest
 from farm.jobs.spec import STUDIES, InitReference, JobSpec, ResolvedSpec
+from farm.jobs.studies import READ_BY, STUDY_PRIORITY
 
 PICTURE = InitReference(sha256="0" * 64, extension="png")
 ASKED: dict[str, dict[str, Any]] = {

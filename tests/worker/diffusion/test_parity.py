@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from farm.jobs.samplers import SAMPLERS, SamplerName, ScheduleName
-from farm.jobs.spec import start_step_of_strength
+from farm.jobs.start import start_step_of_strength
 from tests.worker.diffusion.loop import Job, distance, render, render_by_diffusers
 from worker.models.model import LoadedModel
 

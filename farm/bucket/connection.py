@@ -1,0 +1,86 @@
+"""The connection to an S3 server: boto3's session and client as the farm's settings want them."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+from farm.bucket.s3_errors import blaming_the_environment
+from farm.errors import InvalidInput
+from farm.settings import Settings
+
+DEFAULT_REGION = "us-east-1"
+# Of each variable of boto3: its name in files, in the environment, its value without either, and a conversion.
+_NOTHING_OF_THE_USERS = {
+    "profile": (None, None, None, None),
+    "config_file": (None, None, os.devnull, None),
+    "credentials_file": (None, None, os.devnull, None),
+    "region": (None, None, DEFAULT_REGION, None),
+}
+_PART_BYTES = 32 * 2**20
+
+
+def authority(settings: Settings) -> str | None:
+    """The file with the authority that signed the S3 server's certificate; None for the system's.
+
+    Raises `InvalidInput` if there is no such file.
+    """
+    with blaming_the_environment():
+        named: str | None = _session(settings)._session.get_config_variable("ca_bundle")
+    if named is not None and not Path(named).exists():
+        raise InvalidInput(f"there is no file {named}", field="AWS_CA_BUNDLE")
+    return named
+
+
+def _session(settings: Settings) -> Any:
+    """boto3's session. The local farm's has nothing of the user's profiles, regions and files."""
+    import boto3
+    import botocore.session
+
+    core = botocore.session.Session(session_vars=_NOTHING_OF_THE_USERS if settings.local else None)
+    return boto3.session.Session(botocore_session=core)
+
+
+def client(settings: Settings, endpoint: str | None) -> Any:
+    """boto3's client of S3 at this endpoint; None for AWS. Raises `InvalidInput` naming the variable at fault."""
+    authority(settings)
+    with blaming_the_environment():
+        return _made(settings, endpoint)
+
+
+def _made(settings: Settings, endpoint: str | None) -> Any:
+    from botocore.config import Config
+
+    session = _session(settings)
+    return session.client(
+        "s3",
+        endpoint_url=endpoint,
+        region_name=session.region_name or DEFAULT_REGION,
+        aws_access_key_id=settings.s3_access_key,
+        aws_secret_access_key=settings.s3_secret_key,
+        config=Config(
+            signature_version="s3v4",
+            s3={"addressing_style": "path" if endpoint else "auto"},
+            request_checksum_calculation="when_required",
+            response_checksum_validation="when_required",
+            retries={"mode": "standard", "max_attempts": 5},
+            max_pool_connections=32,
+            connect_timeout=5,
+            read_timeout=60,
+            proxies={} if is_loopback(endpoint) else None,  # this machine is never behind its own proxy
+        ),
+    )
+
+
+def in_parts() -> Any:
+    """How boto3 sends a file: in parts, a few at once."""
+    from boto3.s3.transfer import TransferConfig
+
+    return TransferConfig(multipart_threshold=_PART_BYTES, multipart_chunksize=_PART_BYTES, max_concurrency=4)
+
+
+def is_loopback(endpoint: str | None) -> bool:
+    """Whether an address is this machine's own."""
+    return endpoint is not None and urlsplit(endpoint).hostname in ("127.0.0.1", "localhost", "::1")

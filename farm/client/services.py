@@ -1,0 +1,34 @@
+"""Which models the farm serves, by whom, and how much waits for each."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from farm.ledger.ledger import Ledger
+
+
+@dataclass(frozen=True)
+class ModelService:
+    """A model, the live workers that serve it, how many jobs wait for it, and the workers that have it in memory."""
+
+    name: str
+    workers: tuple[str, ...]
+    waiting: int
+    warm: tuple[str, ...] = ()
+
+
+def services(ledger: Ledger) -> Sequence[ModelService]:
+    """Every model that a live worker serves or a job waits for. Raises `LedgerUnavailable`."""
+    workers = ledger.workers()
+    names = sorted({name for worker in workers for name in worker.models} | set(ledger.models()))
+    every = [
+        ModelService(
+            name,
+            workers=tuple(w.id for w in workers if name in w.models),
+            warm=tuple(w.id for w in workers if name in w.warm),
+            waiting=ledger.waiting(name),
+        )
+        for name in names
+    ]
+    return [service for service in every if service.workers or service.waiting]
