@@ -4,13 +4,18 @@ from __future__ import annotations
 
 import os
 import sys
+from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from farm.cli.view.output import note, say
 from farm.errors import FarmError, InvalidInput
+
+if TYPE_CHECKING:
+    from farm.web.server import Serving
 
 _PACKAGES = {"fastapi": "fastapi", "uvicorn": "uvicorn", "python_multipart": "python-multipart"}
 _FILE = click.Path(path_type=Path, dir_okay=False)
@@ -52,8 +57,24 @@ def web(
     from farm import settings
     from farm.host import homes
     from farm.host.loglines import log_to_stderr
-    from farm.web.names import is_loopback
     from farm.web.server import Serving, serve
+
+    how = Serving(_address(host, bind), port, names, trust, no_auth, tls_cert, tls_key)
+    where, home = settings.load(), settings.home()
+    homes.check(home)
+    log_to_stderr(logging.INFO, "%(asctime)s %(levelname)s %(message)s")
+
+    is_done = serve(where, home, how, ready=partial(_tell, how))
+    say("stopped")
+    if not is_done:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(0)
+
+
+def _address(host: str | None, bind: str | None) -> str:
+    """Where it listens. Raises `InvalidInput` if both are given, or a host that others reach."""
+    from farm.web.names import is_loopback
 
     if host is not None and bind is not None:
         raise InvalidInput("says the same as --bind", field="--host", hint="give one of them")
@@ -62,27 +83,21 @@ def web(
             f"{host!r:.60} is not an address of this machine alone", field="--host", hint="to let others in: --bind"
         )
     address = bind or host or "127.0.0.1"
-    how = Serving("127.0.0.1" if address == "localhost" else address, port, names, trust, no_auth, tls_cert, tls_key)
-    where, home = settings.load(), settings.home()
-    homes.check(home)
-    log_to_stderr(logging.INFO, "%(asctime)s %(levelname)s %(message)s")
+    return "127.0.0.1" if address == "localhost" else address
 
-    def ready(address: str, door: str) -> None:
-        say(f"The farm is at {address}")
-        if no_auth:
-            note("--no-auth: every user and program of this machine can submit, look at and cancel everybody's jobs")
-        else:
-            say(f"  to come in, once: {door}")
-        if not is_loopback(how.address) and tls_cert is None:
-            note("without --tls-cert everything is sent in the clear, tokens too: put a proxy with TLS before it")
-        say("Ctrl-C stops it")
 
-    is_done = serve(where, home, how, ready=ready)
-    say("stopped")
-    if not is_done:
-        sys.stdout.flush()
-        sys.stderr.flush()
-        os._exit(0)
+def _tell(how: Serving, address: str, door: str) -> None:
+    """Say where the site is, how to come in, and what is open."""
+    from farm.web.names import is_loopback
+
+    say(f"The farm is at {address}")
+    if how.open_to_all:
+        note("--no-auth: every user and program of this machine can submit, look at and cancel everybody's jobs")
+    else:
+        say(f"  to come in, once: {door}")
+    if not is_loopback(how.address) and how.certificate is None:
+        note("without --tls-cert everything is sent in the clear, tokens too: put a proxy with TLS before it")
+    say("Ctrl-C stops it")
 
 
 def check_installed() -> None:

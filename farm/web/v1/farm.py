@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from fastapi import APIRouter
 
-from farm.client.client import ModelService
+from farm.client.services import ModelService
 from farm.jobs.losses import LossDeclaration
 from farm.jobs.status import WorkerInfo
 from farm.web.parts import LOOKS, InSite
