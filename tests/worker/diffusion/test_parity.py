@@ -102,10 +102,13 @@ SPACED: dict[ScheduleName, dict[str, Any]] = {
         *(("heun", "karras"), ("dpm2", "karras"), ("dpm2_a", "exponential"), ("dpmpp_sde", "karras")),
     ],
 )
-def test_a_schedule_is_diffusers(any_tiny_model: LoadedModel, sampler: SamplerName, schedule: ScheduleName) -> None:
+def test_a_schedule_is_diffusers(
+    any_tiny_model: LoadedModel, tiny_xl: LoadedModel, sampler: SamplerName, schedule: ScheduleName
+) -> None:
     job = Job(sampler, steps=7, seed=4, guidance=2.0, schedule=schedule)
-    expected = render_by_diffusers(any_tiny_model, job, **SPACED[schedule])
-    assert distance(render(any_tiny_model, job), expected) < TOLERANCE
+    for model in (any_tiny_model, tiny_xl):
+        expected = render_by_diffusers(model, job, **SPACED[schedule])
+        assert distance(render(model, job), expected) < TOLERANCE
 
 
 @of_epsilon
