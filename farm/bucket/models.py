@@ -86,6 +86,8 @@ def read_model(storage: Storage, name: str) -> StoredModel:
     try:
         model = StoredModel.model_validate_json(storage.get(key, limit=MAX_MANIFEST_BYTES))
     except ObjectMissing as error:
+        if name in keys.BUILT_IN_MODELS:
+            raise ModelError(f"'{name}' comes with the farm, which does not keep it in its bucket") from error
         raise ModelError(
             f"the farm keeps no model '{name}'",
             hint=f"'farm models add {name}=SOURCE' adds it; 'farm models' lists them",

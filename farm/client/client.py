@@ -34,6 +34,7 @@ from farm.client.services import ModelService, services
 from farm.client.warnings import of_pictures, of_workers
 from farm.client.watching import watch
 from farm.errors import LedgerUnavailable, ObjectMissing, StorageError, WrongState
+from farm.host.interrupts import uninterrupted
 from farm.jobs.losses import LossDeclaration
 from farm.jobs.request import JobRequest
 from farm.jobs.spec import JobSpec
@@ -245,13 +246,14 @@ class FarmClient:
         """
         check(request)
         submission = self.submit([request])
-        for warning in submission.warnings:
-            on_warning(warning)
         (job,) = submission.jobs
         try:
+            for warning in submission.warnings:
+                on_warning(warning)
             await_answer(job, self.watch([job]))
         except KeyboardInterrupt:
-            self.cancel([job])
+            with uninterrupted():  # whoever is impatient presses it twice
+                self.cancel([job])
             raise
         result = self.result(job)
         return Answered(answer_of(self.storage, result), result)

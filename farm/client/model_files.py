@@ -71,7 +71,9 @@ def look_at(source: str) -> LocalModel:
         )
     try:
         path = Path(named).expanduser().resolve()
-        if path.is_dir() and not config:
+        if path.is_dir():
+            if config:
+                raise _refused(f"{named} is a folder", hint="#config= goes with a checkpoint in one file")
             return _folder(path)
         if named.lower().endswith(WEIGHTS) and path.is_file():
             return _single_file(path, Path(config).expanduser().resolve() if config else None)
@@ -90,12 +92,15 @@ def _folder(folder: Path) -> LocalModel:
     if index is None:
         single = sorted(path.name for path in folder.glob(f"*{WEIGHTS}"))
         hint = (
-            f"if {single[0]} is a whole checkpoint, name that file" if single else "it is a folder in diffusers' layout"
+            f"if {single[0]} is a whole checkpoint, name that file"
+            if single
+            else "a model is a folder in diffusers' layout"
         )
         raise _refused(f"{folder} is no model: it has no {_INDEX}", hint=hint)
     parts = [name for name, what in index.items() if _is_named(what)]
     if _class_of(index.get("unet")) != _UNET:
-        raise _refused(f"{folder} is {index.get('_class_name')!s:.60}, whose UNet is not {_UNET}")
+        pipeline = index.get("_class_name") or "of no known kind"
+        raise _refused(f"{folder} is {pipeline!s:.60}, whose UNet is not {_UNET}")
     files = {name: folder / name for name in _OF_THE_WHOLE if (folder / name).is_file()}
     for path in files.values():
         _read_json(path)

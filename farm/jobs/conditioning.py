@@ -66,7 +66,9 @@ class Conditioning(Grown):
         if self.reading == "weighted":
             for text in (*(prompt.text for prompt in self.prompts), self.negative):
                 try:
-                    emphasis.sections(text)
+                    sections = emphasis.sections(text)
                 except InvalidInput as error:
                     raise ValueError(str(error)) from error
+                if len(sections) > MAX_CHUNKS:  # of 75 tokens at the most, but no fewer than these
+                    raise ValueError(f"a prompt of {len(sections)} chunks, by its BREAKs, is longer than {MAX_CHUNKS}")
         return self

@@ -41,7 +41,7 @@ def as_prompts(value: Any) -> tuple[str, ...]:
     """One prompt, or several, as a tuple."""
     prompts = tuple(value) if isinstance(value, (tuple, list)) else (value,)
     if not 1 <= len(prompts) <= MAX_PROMPTS:
-        raise ValueError(f"there are {len(prompts)}; there must be 1 to {MAX_PROMPTS}")
+        raise ValueError(f"there are {len(prompts)}; at most {MAX_PROMPTS} are taken, and at least one")
     for prompt in prompts:
         if isinstance(prompt, str) and len(prompt) > MAX_PROMPT_CHARACTERS:
             raise ValueError(f"{prompt!r:.60}… has {len(prompt):,} characters, more than {MAX_PROMPT_CHARACTERS:,}")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 import signal
 import socket
 import ssl
@@ -10,7 +11,9 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
+from ipaddress import ip_network
 from pathlib import Path
+from types import FrameType
 
 import uvicorn
 from starlette.types import ASGIApp
@@ -33,6 +36,9 @@ _PATIENCE_SECONDS = 1.5
 _ASKED_TO_END = (signal.SIGINT, signal.SIGTERM)
 
 
+_NAME = re.compile(r"[A-Za-z0-9]([A-Za-z0-9.-]{0,251}[A-Za-z0-9])?")
+
+
 @dataclass(frozen=True)
 class Serving:
     """Where and how to serve. `trusted` are proxies whose `X-Forwarded-*` is believed, as addresses or networks."""
@@ -47,6 +53,18 @@ class Serving:
 
     def check(self, tokens: Tokens) -> None:
         """Raises `InvalidInput` for what would be unsafe, or cannot be."""
+        for name in self.names:
+            if not _NAME.fullmatch(name):
+                raise InvalidInput(
+                    f"{name!r:.60} is not a host's name", field="--name", hint="such as farm.example.org"
+                )
+        for proxy in self.trusted:
+            try:
+                ip_network(proxy, strict=False)
+            except ValueError as error:
+                raise InvalidInput(
+                    f"{proxy!r:.60} is not an address", field="--trust", hint="such as 10.0.0.1, or 10.0.0.0/24"
+                ) from error
         if not is_loopback(self.address):
             if self.open_to_all:
                 raise InvalidInput(
@@ -80,6 +98,10 @@ class _Server(uvicorn.Server):
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         self._site.parts.hub.close()
         await super().shutdown(sockets)
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:  # noqa: ARG002 - uvicorn calls it
+        """Asked again it goes on ending, which takes seconds at the most; uvicorn would drop what it is at."""
+        self.should_exit = True
 
     @contextmanager
     def capture_signals(self) -> Iterator[None]:

@@ -115,7 +115,11 @@ def _told_by_worker(model: str | None, asked: Sequence[Mapping[str, Any]]) -> li
         for one in asked
     ]
     with FarmClient.connect() as farm:
-        return [farm.ask(request).answer.value for request in requests]
+        return [farm.ask(request, on_warning=_warn).answer.value for request in requests]
+
+
+def _warn(warning: str) -> None:
+    note(f"warning: {warning}")
 
 
 def _told_here(model: str, asked: Sequence[Mapping[str, Any]]) -> list[ScheduleTold]:

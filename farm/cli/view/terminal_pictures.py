@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import sys
 from pathlib import Path
@@ -33,6 +34,7 @@ def show_here(path: Path) -> None:
 def _drawn(picture: Image.Image, columns: int, lines: int) -> Any:
     # A character is twice as high as wide, and one may show no more than a pixel of the width.
     width = max(1, min(columns, 2 * lines * picture.width // picture.height, picture.width))
+    logging.getLogger("textual_image").setLevel(logging.CRITICAL)  # that a terminal does not answer is no news
     from textual_image.renderable import Image as Renderable  # as this terminal answers while it is imported
 
     return Renderable(picture, width=width, height="auto")

@@ -124,7 +124,7 @@ def test_similar_is_shown_as_a_matrix(client: FarmClient) -> None:
     [
         (("tokens", "z" * 4_001), "farm: PROMPT: 'zzz"),
         (("similar", "a cat"), "farm: similar compares two prompts or more"),
-        (("similar", *["a cat"] * 17), "farm: PROMPT: there are 17; there must be 1 to 16"),
+        (("similar", *["a cat"] * 17), "farm: PROMPT: there are 17; at most 16 are taken, and at least one"),
         (("tokens", "a", "--npz", "a.txt"), "farm: --npz: a.txt does not end in .npz"),
         (("tokens", "a", "--npz", "no/where/a.npz"), "farm: --npz: "),
         (("tokens", "a", "--model", "A B"), "farm: --model: 'A B' cannot name a model"),

@@ -36,15 +36,16 @@ def picture(tmp_path: Path) -> Path:
     return tmp_path / "picture.png"
 
 
-def shown(picture: Path, *, attributes: bytes | None, graphics: bool) -> bytes:
+def shown(picture: Path, *, attributes: bytes | None, graphics: bool, pixels: tuple[int, int] = (1_000, 800)) -> bytes:
     """What is written to a terminal of these abilities."""
     ours, theirs = pty.openpty()
-    fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 40, 100, 1_000, 800))
+    fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 40, 100, *pixels))
     try:
         process = subprocess.Popen(
             [sys.executable, "-c", _SCRIPT, str(picture)],
             stdin=theirs,
             stdout=theirs,
+            stderr=theirs,
             env={**os.environ, "TERM": "xterm-256color", "COLORTERM": "truecolor", "LINES": "40", "COLUMNS": "100"},
         )
     finally:
@@ -74,9 +75,11 @@ def test_a_terminal_of_kittys_kind_is_given_the_picture(picture: Path) -> None:
     assert written.count(_KITTY) > 1 and _SIXEL not in written
 
 
-def test_any_other_is_given_half_blocks(picture: Path) -> None:
-    written = shown(picture, attributes=None, graphics=False)
+@pytest.mark.parametrize("pixels", [(1_000, 800), (0, 0)], ids=["", "which does not even say how large it is"])
+def test_any_other_is_given_half_blocks(picture: Path, pixels: tuple[int, int]) -> None:
+    written = shown(picture, attributes=None, graphics=False, pixels=pixels)
     assert written.count(_HALF) == 64 * 24, "two pixels a character"
+    assert b"Traceback" not in written
 
 
 def test_without_a_terminal_it_is_refused() -> None:

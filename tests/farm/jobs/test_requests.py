@@ -22,7 +22,7 @@ def specs(**fields: Any) -> list[JobSpec]:
 
 
 WRONG = [
-    ({"prompt": ()}, "prompt: there are 0; there must be 1 to 16"),
+    ({"prompt": ()}, "prompt: there are 0; at most 16 are taken, and at least one"),
     ({"prompt": 7}, "prompt: 7 is a number, but should be text; put it in quotes if it is meant"),
     ({"prompt": ("x", 2.5)}, "prompt: 2.5 is a number, but should be text; put it in quotes if it is meant"),
     ({"prompt": {"a": "b"}}, "prompt: {'a': 'b'} should be text; what begins with a brace needs quotes"),
@@ -41,7 +41,7 @@ WRONG = [
     ),
     ({"prompt": True}, 'prompt: true is neither a number nor text; for the word write "true"'),
     ({"prompt": "x" * 4_001}, "prompt: 'xxx"),
-    ({"prompt": ("x",) * 17}, "prompt: there are 17; there must be 1 to 16"),
+    ({"prompt": ("x",) * 17}, "prompt: there are 17; at most 16 are taken, and at least one"),
     ({"negative": "x" * 4_001}, "negative: 'xxx"),
     ({"steps": 0}, "steps: 0: input should be greater than or equal to 1"),
     ({"steps": -5}, "steps: -5: input should be greater than or equal to 1"),
