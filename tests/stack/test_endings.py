@@ -27,7 +27,7 @@ time.sleep(600)
 """
 
 WRONG_MODELS = (
-    *("bad/x", "bad/x=a/b@c", "mine", "mine=/no/where", "mine=./no", "mine=~nobody here/x"),
+    *("bad/x", "bad/x=a/b@c", "mine=/no/where", "mine=./no", "mine=~nobody here/x"),
     *("mine=no.safetensors", "mine=no.SAFETENSORS", "mine=no.ckpt"),
 )
 

@@ -13,8 +13,8 @@ _MOST_KEYS = 256
 
 _GAIN = 1.03
 """More rows together are worth it if each then takes this much less time. Below it they only wait for one another."""
-_UNNOTICED_SECONDS = 0.25
-"""Steps shorter than this are as large as they can be: nobody notices that he waits for others."""
+_UNNOTICED_SECONDS = 1.0
+"""Steps shorter than this are as large as they can be: whoever comes meanwhile hardly waits."""
 _FRESH_STEPS = 64
 """For how many steps it is remembered how long a number of rows took. The first time can be slow for many reasons."""
 

@@ -34,7 +34,7 @@ def seen(curve: Curve, sizes: tuple[int, ...] = SIZES) -> int | None:
         (lambda rows: 0.5 * rows, 2),  # two keep the device busy
         (lambda rows: max(4.0, 0.5 * rows), 8),  # eight do
         (lambda rows: 1.0 + 0.1 * rows, None),  # more are always quicker
-        (lambda rows: 0.01 * rows, 25),  # as many as are done before anybody notices
+        (lambda rows: 0.04 * rows, 25),  # as many as are done before anybody notices
         (lambda rows: 0.5 * rows**1.1, 2),  # more are even slower
     ],
 )
