@@ -1,5 +1,5 @@
 # make demo    install, start a farm on this machine, render the examples into renders/, stop the farm
-# make test    install and run the tests; the slowest are told at the end; PROCESSES=4 of them run side by side
+# make test    install and run the tests; the slowest are told at the end; PROCESSES=3 of them run side by side
 # make test-fast  those that need no farm and no browser, in two minutes: for every edit
 # make coverage  TESTS=tests/farm: what the tests run of each file, in percent, and line by line in coverage/index.html
 # make lowest  the unit tests with the lowest versions that pyproject.toml allows, which lie in deploy/requirements/lowest.txt
@@ -33,8 +33,8 @@ LOWEST_TORCH := $(shell sed -n 's/.*"torch>=\([0-9.]*\)".*/\1/p' pyproject.toml)
 MKDOCS := NO_MKDOCS_2_WARNING=1 $(VENV)/bin/python -m mkdocs build --strict --config-file deploy/mkdocs.yml
 
 # The order is that of tests/conftest.py: what takes longest begins. A farm's tests wait for half of their time, for leases
-# and restarts, so that four processes keep two cores busy; the others only compute.
-PROCESSES ?= 4
+# and restarts. Four processes would keep two cores busier, but take memory that small machines have not.
+PROCESSES ?= 3
 PYTEST := $(VENV)/bin/python -m pytest --dist loadfile --no-loadscope-reorder
 
 MINUTES ?= 10
