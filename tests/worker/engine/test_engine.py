@@ -326,7 +326,7 @@ def test_a_prompt_that_is_too_long_to_encode_fails_its_job_alone(
     engines: Callable[..., Engine], request_for: Make
 ) -> None:
     engine = engines()
-    with pytest.raises(InvalidInput, match="takes 81 chunks of 75 tokens"):
+    with pytest.raises(InvalidInput, match="a prompt of 81 chunks, by its BREAKs, is longer than 80"):
         engine.submit(request_for("long", prompt="cat BREAK " * 80 + "cat")).result(30)
     with pytest.raises(InvalidInput, match="clip_skip: 12 is more than the text encoder"):
         engine.submit(request_for("early", clip_skip=12)).result(30)
