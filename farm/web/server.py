@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import re
 import signal
@@ -142,6 +143,7 @@ def configuration(app: ASGIApp, how: Serving) -> uvicorn.Config:
     """How uvicorn serves the site."""
     behind = ProxyHeadersMiddleware(app, trusted_hosts=[*how.trusted]) if how.trusted else app  # type: ignore[arg-type]
     logging.getLogger("uvicorn").setLevel(logging.WARNING)
+    logging.getLogger("uvicorn.error").addFilter(_is_an_error)
     return uvicorn.Config(
         behind,
         lifespan="on",
@@ -154,6 +156,12 @@ def configuration(app: ASGIApp, how: Serving) -> uvicorn.Config:
         ssl_certfile=how.certificate,
         ssl_keyfile=how.key,
     )
+
+
+def _is_an_error(record: logging.LogRecord) -> bool:
+    """Not what is cut off because the server ends: uvicorn says in a line how much that was, and then a traceback of
+    each."""
+    return not (record.exc_info and isinstance(record.exc_info[1], asyncio.CancelledError))
 
 
 def bound(address: str, port: int) -> socket.socket:

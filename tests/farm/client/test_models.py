@@ -175,6 +175,8 @@ def test_removing_a_model_leaves_what_others_have(ledger: Ledger, bucket: Bucket
     assert bucket.blobs == set()
     with pytest.raises(ModelError, match=r"the farm keeps no model 'first' \('farm models add first=SOURCE'"):
         remove(ledger, bucket, "first")
+    with pytest.raises(ModelError, match=r"'emoji' comes with the farm, which does not keep it in its bucket$"):
+        remove(ledger, bucket, "emoji")
 
 
 def test_a_model_that_jobs_wait_for_is_not_removed_unless_forced(client: FarmClient, folder: Path) -> None:

@@ -43,6 +43,7 @@ WRONG = [
     ({"prompt": "x" * 4_001}, "prompt: 'xxx"),
     ({"prompt": ("x",) * 17}, "prompt: there are 17; at most 16 are taken, and at least one"),
     ({"negative": "x" * 4_001}, "negative: 'xxx"),
+    ({"prompt": "a BREAK " * 80 + "a"}, "a prompt of 81 chunks, by its BREAKs, is longer than 80"),
     ({"steps": 0}, "steps: 0: input should be greater than or equal to 1"),
     ({"steps": -5}, "steps: -5: input should be greater than or equal to 1"),
     ({"steps": 1_001}, "steps: 1001: input should be less than or equal to 1000"),

@@ -26,6 +26,7 @@ from farm.web.server import Serving, bound, configuration
 from farm.web.tokens import Tokens
 from tests.environments import naming, of_a_shell
 from tests.farm.web.conftest import BASE, Opening
+from tests.waiting import eventually
 
 SECONDS = 60
 
@@ -114,6 +115,24 @@ def test_it_lets_a_browser_in_by_its_address_and_ends_when_it_is_asked_to(
     assert code not in errors and token not in errors and "Traceback" not in errors
 
 
+def test_ctrl_c_twice_ends_it_no_worse(start: Start) -> None:
+    """The second one comes while it still waits for the body of a request."""
+    serving = start("--no-auth")
+    port = int(serving.address.rpartition(":")[2])
+    head = f"POST /api/v1/jobs HTTP/1.1\r\nHost: 127.0.0.1:{port}\r\nContent-Type: application/json\r\n"
+    with socket.create_connection(("127.0.0.1", port)) as slow:
+        slow.sendall(f"{head}Content-Length: 1000\r\n\r\n{{".encode())
+        httpx2.get(f"{serving.address}/")  # what was sent before has come
+        serving.process.send_signal(signal.SIGINT)
+        eventually(lambda: _is_refused(port), "nobody is let in any more")
+        assert "Traceback" not in serving.end(signal.SIGINT)
+
+
+def _is_refused(port: int) -> bool:
+    with socket.socket() as knocking:
+        return knocking.connect_ex(("127.0.0.1", port)) != 0
+
+
 def test_ctrl_c_ends_it_and_forwarded_headers_of_strangers_are_not_believed(start: Start) -> None:
     serving = start("--no-auth")
     assert "to come in" not in serving.said
@@ -185,6 +204,9 @@ def test_it_speaks_tls_and_its_cookie_is_for_that_alone(start: Start, tmp_path: 
         (["--bind", "0.0.0.0", "--no-auth"], "--no-auth: would let everybody who reaches 0.0.0.0 do everything"),
         (["--host", "0.0.0.0"], "--host: '0.0.0.0' is not an address of this machine alone"),
         (["--host", "127.0.0.1", "--bind", "127.0.0.1"], "--host: says the same as --bind"),
+        (["--trust", "not an address"], "--trust: 'not an address' is not an address"),
+        (["--name", ""], "--name: '' is not a host's name"),
+        (["--name", "farm.example.org", "--name", "a b"], "--name: 'a b' is not a host's name"),
         (["--tls-cert", "x"], "--tls-cert: goes with --tls-key"),
         (["--tls-cert", "x", "--tls-key", "y"], "--tls-cert: cannot be used with its key: No such file or directory"),
     ],
