@@ -8,7 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TypeVar
 
-from farm.bucket.results import ANSWER, ModelUsed
+from farm.bucket.results import ANSWER
 from farm.bucket.storage import Storage
 from farm.errors import RenderError
 from farm.jobs.limits import Limits
@@ -18,7 +18,7 @@ from worker.engine.engine import Engine
 from worker.engine.memory import Budget, FreeBytes
 from worker.engine.request import Cancelled, latent_shape, resolve
 from worker.job.init_picture import init_picture
-from worker.job.render import engine_id
+from worker.job.render import engine_id, model_used
 from worker.job.retry import HandBack, Lost, Retrier
 from worker.leases.keeper import Holding
 from worker.models.model import LoadedModel
@@ -67,7 +67,7 @@ class Answerer:
             answered = kinds.BY_NAME[resolved.mode](asked, compute)
         ended = time.monotonic()
         timings = {"queued": claim.waited, "model": loaded - began, "answer": ended - loaded, "total": ended - began}
-        used = ModelUsed(name=model.name, source=model.source, revision=model.revision, sha256=model.sha256)
+        used = model_used(model)
         told = Artifact(ANSWER, "application/json", answered.answer.model_dump_json(indent=2).encode())
         dtype = str(model.dtype).removeprefix("torch.")
         return Finished(resolved, used, dtype, answered.warnings, timings, (told, *answered.artifacts))

@@ -62,7 +62,7 @@ class Renderer:
             loaded = time.monotonic()
             spec = resolve(spec, model, self.losses)
             self.limits.check(spec, self.worker)
-            used = _used(model)
+            used = model_used(model)
             checkpoint = self.checkpoints.load(claim, spec, used, latent_shape(spec, model))
             with TraceWriter(folder, spec.trace.level, checkpoint.trace if checkpoint else None) as trace:
 
@@ -121,7 +121,8 @@ class Renderer:
             raise (Lost if holding.lost.is_set() else HandBack) from None
 
 
-def _used(model: LoadedModel) -> ModelUsed:
+def model_used(model: LoadedModel) -> ModelUsed:
+    """What a result says of the model."""
     return ModelUsed(
         name=model.name,
         source=model.source,

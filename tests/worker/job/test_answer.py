@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,8 @@ from farm.jobs.request import JobRequest
 from farm.jobs.spec import InitReference
 from farm.jobs.status import Waiting
 from farm.ledger.records import NewJob
+from tests.fakes import worker as fake_worker
+from tests.fakes.model import FakeModel
 from tests.fakes.worker import FakeFarm, FakeWorker
 from tests.ledgers import BATCH
 from worker.studies import kinds
@@ -138,3 +141,17 @@ def test_an_answer_waits_on_the_spool_for_the_bucket(
     farm.storage.outage.end()
     assert worker.work(job).state == "done"
     assert counted == [1], "it was not asked again"
+
+
+def test_an_answer_names_the_files_of_its_model_too(
+    farm: FakeFarm, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, pieces: list[Callable[[], object]]
+) -> None:
+    """A round trip is what its autoencoder makes of it."""
+    of_files = partial(FakeModel, sha256="12" * 32, vae_file="better.safetensors", vae_sha256="ab" * 32)
+    monkeypatch.setattr(fake_worker, "FakeModel", of_files)
+
+    status = FakeWorker(farm, tmp_path).work(submit(farm))
+
+    assert status.result is not None
+    model = read_result(farm.storage, status.result).model
+    assert (model.sha256, model.vae, model.vae_sha256) == ("12" * 32, "better.safetensors", "ab" * 32)
