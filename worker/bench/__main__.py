@@ -116,7 +116,7 @@ def _model(named: str | None, shape: str | None) -> tuple[str, Path]:
     if shape:
         from worker.bench.weights import random_weights
 
-        return f"random {shape}", random_weights(shape)
+        return f"random-{shape}", random_weights(shape)
     from worker.models.registry import BUILT_IN, LocalDirectory
 
     emoji = BUILT_IN["emoji"]

@@ -14,6 +14,7 @@ from torch import Tensor
 from farm.errors import InvalidInput
 from farm.jobs.report import LossValues, RenderReport
 from farm.jobs.spec import JobSpec, ResolvedSpec
+from worker.diffusion.adapters import Stack
 from worker.diffusion.fitting import own_size
 from worker.diffusion.losses import Losses
 from worker.models.model import LoadedModel
@@ -107,7 +108,7 @@ class SilentObserver:
 
 @dataclass(frozen=True)
 class RenderRequest:
-    """A job for the engine. `picture` is the decoded init image where there is one.
+    """A job for the engine. `picture` is the decoded init image where there is one, `stack` its adapters.
 
     `resume` is where an earlier attempt got to; then the picture is not looked at.
     """
@@ -118,6 +119,7 @@ class RenderRequest:
     priority: int = 5
     picture: Image.Image | None = None
     resume: Snapshot | None = None
+    stack: Stack = ()
     observer: Observer = field(default_factory=SilentObserver)
 
 

@@ -8,8 +8,10 @@ from pathlib import Path
 import pytest
 import torch
 
+from farm import keys
 from worker.bench import costing, weights
 from worker.bench.__main__ import SHAPES
+from worker.bench.__main__ import _model as model_of
 from worker.models.device import place
 from worker.models.loader import ModelLoader
 from worker.models.registry import LocalDirectory
@@ -34,3 +36,13 @@ def test_random_weights_load_and_compute(tmp_path: Path, shape: str) -> None:
     out = costing.forward(model, model.conditioned(model.prompts.encode("a cat")), 2)
     assert out.shape == (2, *model.latent_shape) == (2, 4, 8, 8)
     assert torch.isfinite(out).all() and out.std() > 0
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_jobs_can_be_of_a_shape_by_its_name(shape: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(weights, "random_weights", lambda shape: tmp_path / shape)
+
+    name, directory = model_of(None, shape)
+
+    assert keys.model_name(name) == f"random-{shape}"
+    assert directory == tmp_path / shape

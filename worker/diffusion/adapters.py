@@ -1,0 +1,49 @@
+"""Adapters: what is added to the weights of some layers, for some rows of a batch.
+
+LoRA (Hu et al. 2021, arXiv:2106.09685) and its kin. A layer whose weight is W [out, in] computes with W + up·down
+instead, where `up` and `down` share a rank that is small beside both.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from torch import Tensor
+
+
+@dataclass(frozen=True, eq=False)
+class Factors:
+    """What is added to one layer's weight, at full strength: float32, on the CPU.
+
+    `down` is [rank, in], or [rank, in, kh, kw] for a convolution, whose stride and padding are the layer's own; `up` is
+    [out, rank], with alpha/rank in it. With a `magnitude` [out] (DoRA, Liu et al. 2024, arXiv:2402.09353) the sum is
+    scaled, for each output, to that norm.
+    """
+
+    down: Tensor
+    up: Tensor
+    magnitude: Tensor | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class Adapter:
+    """The factors in a file, by the paths of the modules of a UNet and of its text encoders. Compared by identity."""
+
+    name: str
+    sha256: str
+    unet: Mapping[str, Factors]
+    encoders: tuple[Mapping[str, Factors], ...]
+
+
+@dataclass(frozen=True)
+class Use:
+    """An adapter, and how strongly it acts on the UNet and on the text encoders; negative: away from it."""
+
+    adapter: Adapter
+    unet: float = 1.0
+    text: float = 1.0
+
+
+Stack = tuple[Use, ...]
+"""The adapters of one job, which add up."""
