@@ -13,8 +13,6 @@ from torch import Tensor
 from farm.jobs.report import PromptRead
 from farm.jobs.spec import JobSpec, ResolvedSpec
 from worker.diffusion import latents
-from worker.diffusion.adapters import rank_of
-from worker.diffusion.additions import padded_rank
 from worker.diffusion.fitting import cut_off
 from worker.diffusion.guidance import needs_unconditional
 from worker.diffusion.losses import Losses
@@ -36,7 +34,7 @@ def batch_key_of(request: RenderRequest, *, deterministic: bool = False) -> Hash
     Raises `InvalidInput` for prompts that cannot be read.
     """
     key = id(request.model), latent_shape(request.spec, request.model), _how_to_encode(request).chunks
-    return (*key, padded_rank(rank_of(request.stack))) if deterministic else key
+    return (*key, request.model.adapting.rank(request.stack)) if deterministic else key
 
 
 def prepare(
