@@ -127,6 +127,11 @@ class JobRequest(Asked):
         """The prompts, even when there is only one."""
         return (self.prompt,) if isinstance(self.prompt, str) else self.prompt
 
+    @field_validator("noise_steps")
+    @classmethod
+    def _each_once(cls, steps: tuple[int, ...]) -> tuple[int, ...]:
+        return tuple(dict.fromkeys(steps))
+
     @field_validator("labels", mode="before")
     @classmethod
     def _labels_are_text(cls, value: Any) -> Any:
