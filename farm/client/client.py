@@ -28,6 +28,7 @@ from farm.bucket.storage import Storage
 from farm.client import tie
 from farm.client.asking import Answered, answer_of, await_answer, check
 from farm.client.cancelling import cancel, cancel_all
+from farm.client.lora_names import with_files
 from farm.client.planning import Draft, default_model, drafted, images_of, known_losses, plan
 from farm.client.previews import subscribe
 from farm.client.services import ModelService, services
@@ -123,7 +124,8 @@ class FarmClient:
         jobs = self._stored(batch) if batch else None
         if jobs is None:
             batch = batch or keys.new_batch_id()
-            jobs = plan(drafts, batch, default_model=default_model(workers), declarations=known_losses(workers))
+            planned = plan(drafts, batch, default_model=default_model(workers), declarations=known_losses(workers))
+            jobs = self._with_files(planned)
             self._store(batch, jobs, images)
         assert batch
         try:
@@ -140,6 +142,13 @@ class FarmClient:
             specs=tuple(job.spec for job in jobs),
             warnings=(*of_pictures(images), *of_workers(jobs, workers), *unpublished),
         )
+
+    def _with_files(self, jobs: Sequence[NewJob]) -> Sequence[NewJob]:
+        """The jobs, with the files that the names of their LoRAs mean in this farm."""
+        if any(job.spec.loras for job in jobs):
+            self.check_bucket()
+            jobs = with_files(self.storage, jobs)
+        return jobs
 
     def _publish(self, waiting: Iterable[Waiting]) -> tuple[str, ...]:
         """Wake workers up for jobs that the ledger has queued. A warning if that failed; they find out anyway."""
