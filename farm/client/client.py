@@ -21,6 +21,7 @@ from typing import Self
 
 from farm import keys, settings
 from farm.bucket.fetch import Fetched, fetch, read_result
+from farm.bucket.loras import LORAS, StoredLora
 from farm.bucket.manifest import read_manifest, written_manifest
 from farm.bucket.preview import Preview
 from farm.bucket.results import JobResult
@@ -283,6 +284,14 @@ class FarmClient:
     def models(self) -> Sequence[ModelService]:
         """Every model that a live worker serves or a job waits for."""
         return services(self.ledger)
+
+    def loras(self) -> Sequence[StoredLora]:
+        """Every LoRA that the farm keeps, by name, but for manifests that are damaged.
+
+        Raises `WrongBucket`, `LedgerUnavailable`, `StorageError`.
+        """
+        self.check_bucket(only_to_read=True)
+        return [kept for kept in LORAS.everything(self.storage) if isinstance(kept, StoredLora)]
 
     def losses(self) -> Sequence[LossDeclaration]:
         """The built-in losses and those that live workers announce."""

@@ -11,14 +11,14 @@ from pathlib import Path
 from torch import Tensor
 
 from farm import keys
-from farm.bucket.loras import LORA_FILE, MAX_LORA_BYTES
+from farm.bucket.loras import LORA_FILE
 from farm.bucket.shelf import KeptFile
 from farm.bucket.storage import Storage
 from farm.errors import ModelError, ModelUnavailable
 from farm.jobs.loras import LoraUse
 from worker.bucket.model_cache import ModelCache
 from worker.diffusion.adapters import Adapter, Factors
-from worker.loras.reading import read_adapter
+from worker.loras.reading import MAX_BYTES, read_adapter
 from worker.models.model import LoadedModel
 
 MOST_BYTES = 2 * 2**30
@@ -115,8 +115,8 @@ class Adapters:
                 f"the farm keeps the file of the LoRA '{name}' no longer, {key}",
                 hint=f"'farm loras add {name}=FILE' brings it back",
             )
-        if size > MAX_LORA_BYTES:
-            raise ModelError(f"the LoRA '{name}' has {size:,} bytes, more than {MAX_LORA_BYTES:,}")
+        if size > MAX_BYTES:
+            raise ModelError(f"the LoRA '{name}' has {size:,} bytes, more than {MAX_BYTES:,}")
         return size
 
 
