@@ -29,6 +29,6 @@ def read_fake(path: Path, name: str, sha256: str, model: Any) -> Adapter:
     """An adapter of one layer, as large as its file. Raises `ModelError` for one that is damaged."""
     data = path.read_bytes()
     if data == DAMAGED:
-        raise ModelError(f"the LoRA '{name}' has a weight that is not finite", hint="fetch it again")
+        raise ModelError(f"{path} cannot be loaded: nonsense", hint="fetch it again")
     factors = Factors(torch.zeros(len(data), 1, dtype=torch.uint8), torch.zeros(0, 1))
     return Adapter(name, sha256, {f"{model.name}.layer": factors}, ())

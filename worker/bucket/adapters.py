@@ -105,7 +105,12 @@ class Adapters:
 
     def _from_file(self, lora: _LoraFile, model: LoadedModel) -> Adapter:
         with self._cache.opened(lora) as folder:
-            return self._read(folder / LORA_FILE, lora.name, lora.file.sha256, model)
+            path = folder / LORA_FILE
+            try:
+                return self._read(path, lora.name, lora.file.sha256, model)
+            except ModelError as error:  # nobody knows the file by where it lies for this moment
+                said = error.message.replace(str(path), f"the LoRA '{lora.name}'")
+                raise ModelError(said, hint=error.hint) from error
 
     def _size(self, name: str, sha256: str) -> int:
         key = keys.lora_blob(sha256)

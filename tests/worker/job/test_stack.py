@@ -43,7 +43,7 @@ def test_one_without_any_strength_is_not_even_fetched(farm: FakeFarm, worker: Fa
 @pytest.mark.parametrize(
     ("data", "said"),
     [
-        (DAMAGED, "the LoRA 'bad' has a weight that is not finite (fetch it again)"),
+        (DAMAGED, "the LoRA 'bad' cannot be loaded: nonsense (fetch it again)"),
         (None, "the farm keeps the file of the LoRA 'bad' no longer"),
     ],
     ids=["damaged", "gone"],
