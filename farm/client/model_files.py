@@ -120,7 +120,9 @@ def _folder(folder: Path) -> LocalModel:
 def _single_file(path: Path, config: Path | None) -> LocalModel:
     shapes = read_header(path).shapes
     if any(_LORA.search(key) for key in shapes):
-        raise _refused(f"{path} is a LoRA, and no whole model", hint="'farm loras add NAME=FILE' adds it")
+        raise _refused(
+            f"{path} is a LoRA, and no whole model", hint="'farm loras add NAME=FILE' adds it for jobs to name"
+        )
     if not any(key.startswith(_ORIGINAL) for key in shapes):
         typical = min(shapes, default="none")
         raise _refused(

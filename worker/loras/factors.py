@@ -88,7 +88,8 @@ def factors_of(parts: Parts, scale: float, weight: Tensor) -> Factors:
     """What the parts of a layer, which are those of a form, add to its `weight` [out, in] or [out, in, kh, kw].
 
     `scale` is alpha by rank. Of DoRA by LyCORIS (`dora_scale` [1, in]), which scales what each input gives, the
-    difference to this very weight is taken. Raises `ValueError` for shapes that do not fit.
+    difference to this very weight is taken, so that a strength below 1 goes a part of the way, as A1111 has it.
+    Raises `ValueError` for shapes that do not fit.
     """
     shape = tuple(weight.shape)
     if "down" in parts:

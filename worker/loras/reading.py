@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import logging
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -39,6 +40,8 @@ _MAX_WEIGHTS = 50_000
 _HEADER = 8
 _FEW = 3
 _TYPES = ("F32", "F16", "BF16", "F64")
+_WHOLE = ("I64", "I32", "I16", "I8", "U8")
+"""As some programs write alpha."""
 _NUMBER = 4  # bytes in float32
 _CONVERT = "look for the same as .safetensors"
 _OF_ANOTHER = "it goes with models of another architecture"
@@ -65,13 +68,46 @@ def read_adapter(path: Path, name: str, sha256: str, model: LoadedModel) -> Adap
     Raises `ModelError` saying what is wrong with the file, or that it is not for the model. Nothing is half read.
     """
     _check_size(path, name)
+    with _opened(path) as file:
+        return _read(file, name, sha256, model)
+
+
+@dataclass(frozen=True)
+class _File:
+    """An open file of safetensors. What goes wrong in the library is a `ModelError` that says what the file is."""
+
+    path: Path
+    handle: Any
+
+    def keys(self) -> list[str]:
+        return list(self.handle.keys())
+
+    def metadata(self) -> Mapping[str, str]:
+        return self.handle.metadata() or {}
+
+    def kind(self, weight: str) -> str:
+        kind: str = self.handle.get_slice(weight).get_dtype()
+        return kind
+
+    def shape(self, weight: str) -> tuple[int, ...]:
+        return tuple(self.handle.get_slice(weight).get_shape())
+
+    def tensor(self, weight: str) -> Tensor:
+        try:
+            tensor: Tensor = self.handle.get_tensor(weight)
+        except Exception as error:  # SafetensorError is a plain Exception, and there are others
+            raise unreadable(self.path, error) from error
+        return tensor.to(torch.float32, copy=True)
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[_File]:
     try:
-        with safe_open(path, framework="pt") as file:
-            return _read(file, name, sha256, model)
-    except ModelError:
-        raise
-    except Exception as error:  # SafetensorError is a plain Exception, and there are others
+        file: Any = safe_open(path, framework="pt")
+    except Exception as error:  # as above
         raise unreadable(path, error) from error
+    with file as handle:
+        yield _File(path, handle)
 
 
 def _check_size(path: Path, name: str) -> None:
@@ -89,14 +125,13 @@ def _check_size(path: Path, name: str) -> None:
         raise ModelError(f"the LoRA '{name}' has a header of {header:,} bytes, more than {_MAX_HEADER_BYTES:,}")
 
 
-def _read(file: Any, name: str, sha256: str, model: LoadedModel) -> Adapter:
-    keys = list(file.keys())
+def _read(file: _File, name: str, sha256: str, model: LoadedModel) -> Adapter:
+    keys = file.keys()
     if len(keys) > _MAX_WEIGHTS:
         raise ModelError(f"the LoRA '{name}' names {len(keys):,} weights, more than {_MAX_WEIGHTS:,}")
-    shapes = {key: tuple(file.get_slice(key).get_shape()) for key in keys}
-    found = _sorted(name, shapes, model)
+    found = _sorted(name, {key: file.shape(key) for key in keys}, model)
     try:
-        settings = settings_of(file.metadata() or {})
+        settings = settings_of(file.metadata())
     except ValueError as error:
         raise ModelError(f"the settings in the header of the LoRA '{name}' cannot be read: {error}") from error
     _try(name, found, model)
@@ -162,13 +197,13 @@ def _try(name: str, found: Iterable[_Found], model: LoadedModel) -> None:
             )
 
 
-def _made(file: Any, one: _Found, settings: Settings) -> Factors:
-    parts = {part: _tensor(file, weight) for part, weight in one.names.items() if part != ALPHA}
+def _made(file: _File, one: _Found, settings: Settings) -> Factors:
+    parts = {part: _numbers(file, weight) for part, weight in one.names.items() if part != ALPHA}
     alpha = None
     if ALPHA in one.names and one.rank is not None:
         if torch.Size(one.shapes[ALPHA]).numel() != 1:
             raise ValueError(f"its alpha has the shape {one.shapes[ALPHA]}")
-        alpha = float(file.get_tensor(one.names[ALPHA]))
+        alpha = float(_tensor(file, one.names[ALPHA], of=(*_TYPES, *_WHOLE)))
     factors = factors_of(parts, settings.scale(one.layer, alpha, one.rank), one.layer.weight)
     if not all(bool(tensor.isfinite().all()) for tensor in (factors.down, factors.up)):
         raise ValueError("what it comes to is too large for a number")
@@ -179,15 +214,18 @@ def _made(file: Any, one: _Found, settings: Settings) -> Factors:
     )
 
 
-def _tensor(file: Any, weight: str) -> Tensor:
+def _numbers(file: _File, weight: str) -> Tensor:
     """A weight in float32. Raises `ValueError` for numbers that no factor has."""
-    kind = file.get_slice(weight).get_dtype()
-    if kind not in _TYPES:
-        raise ValueError(f"{_shown(weight)} is of {kind}, and not of float32, float16 or bfloat16")
-    tensor: Tensor = file.get_tensor(weight).to(torch.float32, copy=True)
+    tensor = _tensor(file, weight, of=_TYPES)
     if not bool(tensor.isfinite().all()):
         raise ValueError(f"{_shown(weight)} has numbers that are not finite")
     return tensor
+
+
+def _tensor(file: _File, weight: str, *, of: Sequence[str]) -> Tensor:
+    if (kind := file.kind(weight)) not in of:
+        raise ValueError(f"{_shown(weight)} is of {kind}, and not of float32, float16 or bfloat16")
+    return file.tensor(weight)
 
 
 def _wrong(name: str, layer: Layer, error: ValueError, *, hint: str | None = None) -> ModelError:

@@ -74,6 +74,7 @@ WRONG: dict[str, tuple[Mapping[str, Tensor | None], str]] = {
     "an endless alpha": ({ALPHA: torch.tensor(torch.inf)}, "its alpha is inf"),
     "an alpha of many": ({ALPHA: torch.ones(2)}, r"its alpha has the shape \(2,\)"),
     "an alpha of none": ({ALPHA: torch.ones(0)}, r"its alpha has the shape \(0,\)"),
+    "an alpha that is no number": ({ALPHA: torch.tensor([True])}, "is of BOOL, and not"),
     "whole numbers": ({DOWN: torch.ones((4, 32), dtype=torch.int8)}, "is of I8, and not of float32"),
     "eight bits": ({DOWN: torch.ones((4, 32)).to(torch.float8_e4m3fn)}, "is of F8_E4M3, and not"),
     "two forms": ({f"{NAME}.lokr_w1": torch.ones(2, 2)}, "do not go together"),
