@@ -21,6 +21,7 @@ from farm.web.forms import Forms
 from farm.web.guard import Guard
 from farm.web.limits import Limits, Usage
 from farm.web.names import Names
+from farm.web.openai import api as openai
 from farm.web.parts import Parts
 from farm.web.problems import Problem, Refused, of_status
 from farm.web.v1 import api
@@ -57,10 +58,10 @@ def create(client: FarmClient, access: Access, *, names: Names | None = None, li
     )
     app.state.parts = parts
     app.include_router(site.router)
-    apis = (api, a1111)
+    apis = (api, a1111, openai)
     for one in apis:
         one.install(app)
-    forms = Forms({prefix: form for one in (a1111,) for prefix, form in one.FORMS.items()})
+    forms = Forms({prefix: form for one in (a1111, openai) for prefix, form in one.FORMS.items()})
     _tell_errors(app, forms)
     guard = Guard(
         app,

@@ -63,21 +63,29 @@ async def drafted(
         raise InvalidInput(error.reason, field=names.get(field, field) or None, hint=error.hint) from error
 
 
-def done(jobs: Sequence[str], statuses: Sequence[JobStatus]) -> list[str]:
+def done(jobs: Sequence[str], statuses: Sequence[JobStatus], *, whole: bool = False) -> list[str]:
     """Those of the jobs that were waited for and are done, in their order; others were cancelled.
 
-    Raises `Refused` if one failed, or is not over.
+    Raises `Refused` if one failed or is not over, or if none may be missing (`whole`) and one was cancelled.
     """
     known = {status.id: status for status in statuses}
     for job in jobs:
-        status = known.get(job)
-        if status is None or not status.is_over:
-            detail = f"job {job} was not rendered in time; it is not waited for any longer"
-            raise Refused(504, "not-in-time", detail, headers=_NOT_AGAIN)
-        if status.state == "failed":
-            reason = status.error.message if status.error else "for a reason that nobody wrote down"
-            raise Refused(500, "not-rendered", f"job {job} failed: {reason}", headers=_NOT_AGAIN)
+        if fault := fault_of(job, known.get(job), whole=whole):
+            raise fault
     return [job for job in jobs if known[job].state == "done"]
+
+
+def fault_of(job: str, status: JobStatus | None, *, whole: bool) -> Refused | None:
+    """Why there is no picture of a job that is not waited for any longer, if there is to be one."""
+    if status is None or not status.is_over:
+        detail = f"job {job} was not rendered in time; it is not waited for any longer"
+        return Refused(504, "not-in-time", detail, headers=_NOT_AGAIN)
+    if status.state == "failed":
+        reason = status.error.message if status.error else "for a reason that nobody wrote down"
+        return Refused(500, "not-rendered", f"job {job} failed: {reason}", headers=_NOT_AGAIN)
+    if whole and status.state == "cancelled":
+        return Refused(500, "cancelled", f"job {job} was cancelled", headers=_NOT_AGAIN)
+    return None
 
 
 async def made(site: Parts, job: str) -> Made:
