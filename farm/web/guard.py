@@ -15,9 +15,10 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from farm.errors import FarmError, HomeRefused
 from farm.web.access import Access, Caller, unknown
+from farm.web.forms import Forms
 from farm.web.limits import Usage
 from farm.web.names import Names
-from farm.web.problems import Refused, later, response_to
+from farm.web.problems import Refused, later
 
 log = logging.getLogger("farm.web")
 
@@ -48,8 +49,10 @@ class Guard:
         usage: Usage,
         public: Collection[str],
         large: Collection[str],
+        forms: Forms | None = None,
     ) -> None:
         self._app, self._names, self._access, self._usage = app, names, access, usage
+        self._forms = forms or Forms()
         self._public, self._large = public, large
         self._buffered = 0
 
@@ -82,10 +85,8 @@ class Guard:
                 await self._app(scope, with_body, guarded)
             finally:
                 self._buffered -= held
-        except Refused as refused:
-            await refused.response()(scope, receive, guarded)
-        except FarmError as error:
-            await response_to(error)(scope, receive, guarded)
+        except (Refused, FarmError) as error:
+            await self._forms.response(scope["path"], error)(scope, receive, guarded)
         except Exception:
             log.exception("a fault of the farm's, at %s %s", scope["method"], scope["path"])
             if status and not whole:

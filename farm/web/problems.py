@@ -80,9 +80,6 @@ class Refused(Exception):
         self.problem = problem(status, kind, detail, hint=hint, field=field)
         self.headers = dict(headers or {})
 
-    def response(self) -> Response:
-        return self.problem.response(self.headers)
-
 
 def later(status: int, kind: str, detail: str, seconds: float, *, hint: str | None = None) -> Refused:
     """A refusal of what may be asked for again after so many seconds."""
@@ -100,12 +97,6 @@ def of_error(error: FarmError) -> Problem:
     kind = re.sub(r"(?<!^)(?=[A-Z])", "-", type(error).__name__).lower()
     field = error.field if isinstance(error, InvalidInput) else None
     return problem(status, kind, error.message, hint=error.hint, field=field)
-
-
-def response_to(error: FarmError) -> Response:
-    """The answer to a request that ended in an error of the farm's."""
-    told = of_error(error)
-    return told.response({"Retry-After": str(RETRY_SECONDS)} if told.status == 503 else None)
 
 
 def of_status(status: int, detail: str) -> Problem:

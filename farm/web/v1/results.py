@@ -68,7 +68,7 @@ async def result_object(
     found = (await site.bucket(site.client.result, known(job))).objects.get(name)
     if found is None:
         raise Refused(404, "object-not-found", f"job {job} made no {name!r:.80}", hint="its result names what it made")
-    if (delivery or _usual(site)) == "redirect":
+    if (delivery or usual(site)) == "redirect":
         link = await site.bucket(site.client.storage.presign, found.key, seconds=LINK_SECONDS)
         return Response(status_code=307, headers={"Location": link})
     headers = {"ETag": f'"{found.sha256}"', "Cache-Control": _CACHE}
@@ -107,7 +107,8 @@ async def preview(site: InSite, job: str) -> Response:
     return Response(found.to_png(), headers=headers, media_type="image/png")
 
 
-def _usual(site: Parts) -> str:
+def usual(site: Parts) -> Literal["redirect", "stream"]:
+    """By which way objects come unless one is asked for: by a link to the bucket, if others can reach it."""
     where = site.client.settings
     reachable = where.s3_public_endpoint or not is_loopback(where.s3_endpoint)
     return "redirect" if reachable else "stream"

@@ -13,6 +13,7 @@ from farm.bucket.models import Kind
 from farm.jobs.request import JobRequest
 from farm.jobs.spec import MAX_PROMPT_CHARACTERS, MAX_PROMPTS, JobSpec
 from farm.jobs.status import JobStatus, State
+from farm.web.document import schemas_of
 from farm.web.problems import MEDIA_TYPE, Problem
 
 Names = Annotated[
@@ -105,11 +106,7 @@ def problems(*statuses: int) -> dict[int | str, dict[str, Any]]:
 
 def schemas() -> dict[str, Any]:
     """The schemas of what is read by the farm's own checks: submissions, and the problems that they end in."""
-    made: dict[str, Any] = {}
-    for model in (JobRequest, JobSpec, Problem):
-        schema = model.model_json_schema(ref_template="#/components/schemas/{model}")
-        made |= schema.pop("$defs", {})
-        made[model.__name__] = schema
+    made = schemas_of(JobRequest, JobSpec, Problem)
     picture = {
         "description": "A PNG, JPEG or WebP picture of up to 32 MiB and 40 megapixels. Never a path or a URL.",
         "oneOf": [
