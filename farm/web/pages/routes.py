@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from fastapi import FastAPI
 
-from farm.web.pages import login, queue, static
+from farm.web.pages import job, login, queue, static, workers
 
 PUBLIC = static.PUBLIC | login.PUBLIC
 
 
 def install(app: FastAPI) -> None:
     """Make the pages a part of the site."""
-    for part in (static, login, queue):
+    for part in (static, login, queue, job, workers):
         app.include_router(part.router)
