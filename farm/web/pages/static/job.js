@@ -22,6 +22,12 @@ function told(status) {
   if (!showSteps(shown, status)) wish();
 }
 
+// What could not be read of a bucket that is away is read as soon as that can be.
+const AGAIN_SECONDS = 3;
+const lookAgain = () => { if (document.getElementById("unread")) setTimeout(wish, 1000 * AGAIN_SECONDS); };
+document.addEventListener("fresh", lookAgain);
+lookAgain();
+
 // One line for each state and attempt.
 function note({ state, attempt, worker, error }) {
   const text = [state, attempt ? `attempt ${attempt}` : "", worker ?? "", error?.kind ?? ""].filter(Boolean).join(" · ");
