@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from pathlib import Path
 
 from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
@@ -35,10 +36,21 @@ class Site:
     parts: Parts
 
 
-def create(client: FarmClient, access: Access, *, names: Names | None = None, limits: Limits | None = None) -> Site:
-    """A site of one farm. Nothing is connected to before it is asked for."""
+def create(
+    client: FarmClient,
+    access: Access,
+    *,
+    names: Names | None = None,
+    limits: Limits | None = None,
+    home: Path | None = None,
+    reindex: bool = False,
+) -> Site:
+    """A site of one farm, which keeps an index of its pictures in `home`, made anew if it is to `reindex`.
+
+    Nothing is connected to before the site runs.
+    """
     usage = Usage(limits or Limits())
-    parts = Parts.of(client, access, usage)
+    parts = Parts.of(client, access, usage, home=home, reindex=reindex)
 
     @asynccontextmanager
     async def running(_: FastAPI) -> AsyncIterator[None]:

@@ -7,6 +7,7 @@ import contextlib
 import secrets
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Annotated
 
 from fastapi import Depends, Request
@@ -16,8 +17,10 @@ from farm.web.access import Access, Caller, unknown
 from farm.web.bridge import Bridge
 from farm.web.guard import CALLER
 from farm.web.hub import Hub
+from farm.web.index.index import Index
 from farm.web.limits import Usage
 from farm.web.problems import Refused
+from farm.web.thumbnails import Thumbnails
 from farm.web.tokens import Role
 
 
@@ -25,7 +28,8 @@ from farm.web.tokens import Role
 class Parts:
     """One farm as the site sees it. What asks Redis goes over `ledger`, what asks the bucket too over `bucket`.
 
-    So a bucket that is away holds up nothing that needs only Redis.
+    So a bucket that is away holds up nothing that needs only Redis. What is looked up in the index goes over
+    `searches`, and pictures are made small over `painting`; a site without a home has neither index nor thumbnails.
     """
 
     client: FarmClient
@@ -34,6 +38,10 @@ class Parts:
     ledger: Bridge
     bucket: Bridge
     hub: Hub
+    searches: Bridge
+    painting: Bridge
+    index: Index | None = None
+    thumbnails: Thumbnails | None = None
     tasks: set[asyncio.Task[object]] = field(default_factory=set)
     """What goes on after its request has ended."""
     under_way: set[str] = field(default_factory=set)
@@ -42,29 +50,48 @@ class Parts:
     """What tells this process from others that serve the same farm."""
 
     @classmethod
-    def of(cls, client: FarmClient, access: Access, usage: Usage) -> Parts:
+    def of(
+        cls, client: FarmClient, access: Access, usage: Usage, *, home: Path | None = None, reindex: bool = False
+    ) -> Parts:
+        """The parts of a site that keeps its index and thumbnails in `home`, if it has one."""
         ledger = Bridge("ledger", threads=8, waiting=1_000)
         _ = client.queue, client.storage  # made here, and not by two threads at once
         hub = Hub(client.ledger, ledger)
-        return cls(client, access, usage, ledger, Bridge("bucket", threads=8, waiting=200), hub)
+        return cls(
+            client,
+            access,
+            usage,
+            ledger,
+            Bridge("bucket", threads=8, waiting=200),
+            hub,
+            searches=Bridge("index", threads=2, waiting=200),
+            painting=Bridge("thumbnails", threads=2, waiting=500),
+            index=Index(client, home, afresh=reindex) if home else None,
+            thumbnails=Thumbnails(home) if home else None,
+        )
 
     @contextlib.asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
         """For as long as the site is up."""
         following = asyncio.create_task(self.hub.run())
+        if self.index:
+            self.index.feeder.start()
         try:
             yield
         finally:
             self.hub.close()
+            if self.index:
+                self.index.feeder.close()
             following.cancel()
             await asyncio.gather(following, *self.tasks, return_exceptions=True)
-            for bridge in (self.ledger, self.bucket):
+            for bridge in (self.ledger, self.bucket, self.searches, self.painting):
                 bridge.close()
 
     @property
     def is_busy(self) -> bool:
         """Whether something still waits for Redis or the bucket."""
-        return any(bridge.is_busy for bridge in (self.ledger, self.bucket, self.hub.reading))
+        bridges = (self.ledger, self.bucket, self.painting, self.hub.reading)
+        return any(bridge.is_busy for bridge in bridges) or bool(self.index and self.index.feeder.is_busy)
 
     def afterwards(self, task: asyncio.Task[object]) -> None:
         """Let a task go on after its request has ended."""

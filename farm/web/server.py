@@ -51,6 +51,8 @@ class Serving:
     open_to_all: bool = False
     certificate: Path | None = None
     key: Path | None = None
+    reindex: bool = False
+    """Make the index of pictures anew."""
 
     def check(self, tokens: Tokens) -> None:
         """Raises `InvalidInput` for what would be unsafe, or cannot be."""
@@ -127,7 +129,7 @@ def serve(where: Settings, home: Path, how: Serving, *, ready: Callable[[str, st
         port: int = listening.getsockname()[1]
         access = Access(tokens, Sessions(), open_to_all=how.open_to_all, port=port)
         names = Names(frozenset(name.lower() for name in how.names), loopback_only=is_loopback(how.address))
-        site = create(client, access, names=names)
+        site = create(client, access, names=names, home=home, reindex=how.reindex)
         address = f"{'https' if how.certificate else 'http'}://{_shown(how)}:{port}"
         server = _Server(configuration(site.app, how), site)
         listening.listen(2_048)

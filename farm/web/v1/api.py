@@ -8,7 +8,7 @@ from fastapi import APIRouter, FastAPI
 from fastapi.openapi.utils import get_openapi
 
 from farm import __version__
-from farm.web.v1 import events, farm, jobs, results, session
+from farm.web.v1 import events, farm, gallery, jobs, results, session
 from farm.web.v1.shapes import schemas
 
 PREFIX = "/api/v1"
@@ -27,7 +27,7 @@ problems, whose `type` is stable and whose `detail` and `hint` are the words of 
 def router() -> APIRouter:
     """Everything under `/api/v1`."""
     made = APIRouter(prefix=PREFIX)
-    for part in (jobs, events, results, farm, session):
+    for part in (jobs, events, results, gallery, farm, session):
         made.include_router(part.router)
 
     @made.get("/openapi.json", include_in_schema=False)
