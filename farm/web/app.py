@@ -15,13 +15,14 @@ from starlette.exceptions import HTTPException
 from farm.client import FarmClient
 from farm.errors import FarmError, InvalidInput
 from farm.jobs.faults import said
-from farm.web import site
 from farm.web.access import Access
 from farm.web.guard import Guard
 from farm.web.limits import Limits, Usage
 from farm.web.names import Names
+from farm.web.pages import routes
+from farm.web.pages.errors import tell
 from farm.web.parts import Parts
-from farm.web.problems import Refused, of_status, response_to
+from farm.web.problems import Refused, of_status, told_by
 from farm.web.v1 import api
 
 _TOLD_NOBODY: TelemetryConfig = {"tracing": False, "metrics": False, "logs": False, "auto_configure": False}
@@ -66,38 +67,44 @@ def create(
         telemetry=_TOLD_NOBODY,
     )
     app.state.parts = parts
-    app.include_router(site.router)
+    routes.install(app)
     api.install(app)
     _tell_errors(app)
     guard = Guard(
-        app, names=names or Names(), access=access, usage=usage, public=site.PUBLIC | api.PUBLIC, large=api.LARGE
+        app,
+        names=names or Names(),
+        access=access,
+        usage=usage,
+        public=routes.PUBLIC | api.PUBLIC,
+        large=api.LARGE,
+        tell=tell,
     )
     return Site(guard, parts)
 
 
 def _tell_errors(app: FastAPI) -> None:
     @app.exception_handler(FarmError)
-    async def of_the_farm(_: Request, error: FarmError) -> Response:
-        return response_to(error)
+    async def of_the_farm(request: Request, error: FarmError) -> Response:
+        return tell(request.scope, *told_by(error))
 
     @app.exception_handler(Refused)
-    async def refused(_: Request, error: Refused) -> Response:
-        return error.response()
+    async def refused(request: Request, error: Refused) -> Response:
+        return tell(request.scope, *told_by(error))
 
     @app.exception_handler(RequestValidationError)
-    async def not_valid(_: Request, error: RequestValidationError) -> Response:
+    async def not_valid(request: Request, error: RequestValidationError) -> Response:
         first = error.errors()[0]
         where = [str(part) for part in first["loc"][first["loc"][0] in _OF_A_REQUEST :]]
         if first["type"] == "json_invalid":
-            return response_to(InvalidInput("the body is not JSON"))
-        return response_to(InvalidInput(said(first), field=".".join(where) or None))
+            return tell(request.scope, *told_by(InvalidInput("the body is not JSON")))
+        return tell(request.scope, *told_by(InvalidInput(said(first), field=".".join(where) or None)))
 
     @app.exception_handler(Exception)
-    async def of_ours(_: Request, __: Exception) -> Response:
-        return of_status(500, "a fault of the farm's; its log has more").response()
+    async def of_ours(request: Request, _: Exception) -> Response:
+        return tell(request.scope, of_status(500, "a fault of the farm's; its log has more"), {})
 
     @app.exception_handler(HTTPException)
     async def of_http(request: Request, error: HTTPException) -> Response:
         detail = {404: "there is nothing here", 405: f"{request.method} is not known here"}
         problem = of_status(error.status_code, detail.get(error.status_code, str(error.detail)))
-        return problem.response(error.headers)
+        return tell(request.scope, problem, error.headers or {})

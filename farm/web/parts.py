@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import secrets
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated
@@ -13,15 +13,19 @@ from typing import Annotated
 from fastapi import Depends, Request
 
 from farm.client import FarmClient
+from farm.jobs.status import WorkerInfo
 from farm.web.access import Access, Caller, unknown
 from farm.web.bridge import Bridge
 from farm.web.guard import CALLER
 from farm.web.hub import Hub
 from farm.web.index.index import Index
+from farm.web.kept import Kept
 from farm.web.limits import Usage
 from farm.web.problems import Refused
 from farm.web.thumbnails import Thumbnails
 from farm.web.tokens import Role
+
+_WORKERS_SECONDS = 2.0
 
 
 @dataclass(frozen=True)
@@ -38,6 +42,8 @@ class Parts:
     ledger: Bridge
     bucket: Bridge
     hub: Hub
+    workers: Kept[Sequence[WorkerInfo]]
+    """The live workers, for pages: they are found by a look at every key of Redis."""
     searches: Bridge
     painting: Bridge
     index: Index | None = None
@@ -64,6 +70,7 @@ class Parts:
             ledger,
             Bridge("bucket", threads=8, waiting=200),
             hub,
+            Kept(lambda: ledger(client.workers), seconds=_WORKERS_SECONDS),
             searches=Bridge("index", threads=2, waiting=200),
             painting=Bridge("thumbnails", threads=2, waiting=500),
             index=Index(client, home, afresh=reindex) if home else None,

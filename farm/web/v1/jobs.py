@@ -142,11 +142,11 @@ async def _submitted(site: Parts, batch: str | None, asked: Any) -> Submission:
 @router.get("/jobs", dependencies=[LOOKS], responses=problems())
 async def list_jobs(site: InSite, state: State | None = None, limit: Limit = 50, cursor: Cursor = None) -> Page:
     """The newest jobs first, of one state or all."""
-    position = None if cursor is None else _position(cursor)
+    position = None if cursor is None else position_of(cursor)
 
     def read() -> Page:
         jobs, following = site.client.ledger.after(position, state=state, limit=limit)
-        return Page(jobs=site.client.ledger.get_many(jobs), next=_cursor(following) if following else None)
+        return Page(jobs=site.client.ledger.get_many(jobs), next=cursor_of(following) if following else None)
 
     return await site.ledger(read)
 
@@ -202,11 +202,12 @@ def known(job: str) -> str:
     return job
 
 
-def _cursor(position: Position) -> str:
+def cursor_of(position: Position) -> str:
+    """What a client sends to go on from a place."""
     return base64.urlsafe_b64encode(f"{position.score}.{position.job}".encode()).decode().rstrip("=")
 
 
-def _position(cursor: str) -> Position:
+def position_of(cursor: str) -> Position:
     """The place that a cursor of ours means. Raises `InvalidInput` for any other text."""
     try:
         if not _CURSOR.fullmatch(cursor):

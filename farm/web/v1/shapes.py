@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import base64
 import copy
-from typing import Annotated, Any
+from typing import Annotated, Any, Self
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from farm.bucket.preview import Preview
 from farm.jobs.request import JobRequest
 from farm.jobs.spec import MAX_PROMPT_CHARACTERS, MAX_PROMPTS, JobSpec
 from farm.jobs.status import JobStatus, State
@@ -62,6 +64,22 @@ class Again(BaseModel):
     """The jobs that are queued again."""
 
     jobs: list[str]
+
+
+class Looks(BaseModel):
+    """How a job looked after a step: a PNG in base64, to be shown at `width` × `height` pixels."""
+
+    attempt: int
+    step: int
+    width: int
+    height: int
+    png: str
+
+    @classmethod
+    def of(cls, preview: Preview) -> Self:
+        width, height = preview.size
+        png = base64.b64encode(preview.to_png()).decode()
+        return cls(attempt=preview.attempt, step=preview.step, width=width, height=height, png=png)
 
 
 class WhoIAm(BaseModel):
