@@ -16,6 +16,7 @@ from farm.client import FarmClient
 from farm.errors import FarmError, InvalidInput
 from farm.jobs.faults import said
 from farm.web.access import Access
+from farm.web.forms import Forms
 from farm.web.guard import Guard
 from farm.web.limits import Limits, Usage
 from farm.web.names import Names
@@ -45,13 +46,14 @@ def create(
     limits: Limits | None = None,
     home: Path | None = None,
     reindex: bool = False,
+    forms: Forms | None = None,
 ) -> Site:
     """A site of one farm, which keeps an index of its pictures in `home`, made anew if it is to `reindex`.
 
-    Nothing is connected to before the site runs.
+    Its page to submit jobs has these `forms`. Nothing is connected to before the site runs.
     """
     usage = Usage(limits or Limits())
-    parts = Parts.of(client, access, usage, home=home, reindex=reindex)
+    parts = Parts.of(client, access, usage, home=home, reindex=reindex, forms=forms)
 
     @asynccontextmanager
     async def running(_: FastAPI) -> AsyncIterator[None]:

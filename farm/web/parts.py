@@ -16,6 +16,7 @@ from farm.client import FarmClient
 from farm.jobs.status import WorkerInfo
 from farm.web.access import Access, Caller, unknown
 from farm.web.bridge import Bridge
+from farm.web.forms import Forms
 from farm.web.guard import CALLER
 from farm.web.hub import Hub
 from farm.web.index.index import Index
@@ -48,6 +49,8 @@ class Parts:
     painting: Bridge
     index: Index | None = None
     thumbnails: Thumbnails | None = None
+    forms: Forms | None = None
+    """What can be filled in to submit jobs."""
     tasks: set[asyncio.Task[object]] = field(default_factory=set)
     """What goes on after its request has ended."""
     under_way: set[str] = field(default_factory=set)
@@ -57,7 +60,14 @@ class Parts:
 
     @classmethod
     def of(
-        cls, client: FarmClient, access: Access, usage: Usage, *, home: Path | None = None, reindex: bool = False
+        cls,
+        client: FarmClient,
+        access: Access,
+        usage: Usage,
+        *,
+        home: Path | None = None,
+        reindex: bool = False,
+        forms: Forms | None = None,
     ) -> Parts:
         """The parts of a site that keeps its index and thumbnails in `home`, if it has one."""
         ledger = Bridge("ledger", threads=8, waiting=1_000)
@@ -75,6 +85,7 @@ class Parts:
             painting=Bridge("thumbnails", threads=2, waiting=500),
             index=Index(client, home, afresh=reindex) if home else None,
             thumbnails=Thumbnails(home) if home else None,
+            forms=forms,
         )
 
     @contextlib.asynccontextmanager

@@ -91,7 +91,7 @@ def _small(data: bytes) -> bytes:
         raise _no_thumbnail(error.reason) from error
     picture.thumbnail((SIDE, SIDE), Image.Resampling.LANCZOS, reducing_gap=2.0)
     file = io.BytesIO()
-    picture.convert("RGB").save(file, "WEBP", quality=_QUALITY, method=2)
+    picture.convert("RGB").save(file, "WEBP", quality=_QUALITY, method=0)
     return file.getvalue()
 
 

@@ -57,6 +57,7 @@ def web(
     import logging
 
     from farm import settings
+    from farm.cli.commands.forms import SubmitForms
     from farm.host import homes
     from farm.host.loglines import log_to_stderr
     from farm.web.server import Serving, serve
@@ -66,7 +67,7 @@ def web(
     homes.check(home)
     log_to_stderr(logging.INFO, "%(asctime)s %(levelname)s %(message)s")
 
-    is_done = serve(where, home, how, ready=partial(_tell, how))
+    is_done = serve(where, home, how, forms=SubmitForms(), ready=partial(_tell, how))
     say("stopped")
     if not is_done:
         sys.stdout.flush()

@@ -12,6 +12,7 @@ from starlette.responses import StreamingResponse
 from farm.bucket.results import JobResult, ResultObject
 from farm.bucket.storage import is_loopback
 from farm.errors import FetchRefused
+from farm.pictures.images import MAX_BYTES
 from farm.web.bridge import Bridge
 from farm.web.parts import LOOKS, InSite, Parts
 from farm.web.problems import Refused
@@ -39,6 +40,27 @@ CACHE = "private, max-age=31536000, immutable"
 async def result(site: InSite, job: str) -> JobResult:
     """The `result.json` of a job that is done: what was made, from what, where, and how long it took."""
     return await result_of(site, known(job))
+
+
+@router.get(
+    "/jobs/{job}/init",
+    dependencies=[LOOKS],
+    status_code=200,
+    response_class=Response,
+    responses={
+        200: {"description": "The picture.", "content": {"image/*": {"schema": {"type": "string"}}}},
+        **problems(404, 409),
+    },
+)
+async def init(site: InSite, job: str) -> Response:
+    """The picture that a finished job started from."""
+    image = (await result_of(site, known(job))).spec.start.image
+    if image is None:
+        raise Refused(404, "object-not-found", f"job {job} started from no picture")
+    data = await site.bucket(site.client.storage.get, image.key, limit=MAX_BYTES)
+    if hashlib.sha256(data).hexdigest() != image.sha256:
+        raise FetchRefused(f"{image.key} is not what its name says")
+    return Response(data, headers={"Cache-Control": CACHE}, media_type=_TYPES[image.extension])
 
 
 @router.get(
