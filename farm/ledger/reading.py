@@ -100,6 +100,13 @@ class Reading(Connection):
                         found[job] = JobSpec.from_json(text)
         return found
 
+    def checkpoint_of(self, job: str) -> tuple[int, int] | None:
+        """The attempt that left a checkpoint to go on from, and how many of its steps are safe; None without one."""
+        with self._talking():
+            told = self.redis.hget(self._key("job", job), "checkpoint")
+        attempt, _, step = (told or "").partition(":")
+        return (int(attempt), int(step)) if attempt.isdecimal() and step.isdecimal() else None
+
     def page(self, *, state: State | None = None, limit: int = 50, offset: int = 0) -> list[JobStatus]:
         """The jobs of `newest` whose record can be read."""
         return self.get_many(self.newest(state=state, limit=limit, offset=offset))

@@ -145,5 +145,5 @@ def may(role: Role) -> Callable[[Request], Awaitable[Caller]]:
 InSite = Annotated[Parts, Depends(parts_of)]
 Looking = Annotated[Caller, Depends(may("view"))]
 Submitting = Annotated[Caller, Depends(may("submit"))]
-LOOKS, SUBMITS = Depends(may("view")), Depends(may("submit"))
+LOOKS, SUBMITS, OPERATES = Depends(may("view")), Depends(may("submit")), Depends(may("operate"))
 """For what asks for a role, and does not mind whose."""

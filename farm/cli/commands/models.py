@@ -10,16 +10,13 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from farm.cli.view.output import console, json_option, note, print_json, say, size
-from farm.errors import InvalidInput, StorageError, WrongBucket
+from farm.errors import InvalidInput
 
 if TYPE_CHECKING:
     from farm.bucket.models import StoredModel
     from farm.cli.view.columns import Columns
-    from farm.client import FarmClient
     from farm.client.models import Progress
     from farm.client.services import ModelService
-
-_KINDS = {"sd": "Stable Diffusion", "sd1": "Stable Diffusion 1", "sd2": "Stable Diffusion 2", "sdxl": "SDXL"}
 
 
 @click.group(
@@ -42,9 +39,10 @@ def models(context: click.Context, as_json: bool) -> None:
     if context.invoked_subcommand is not None:
         return
     from farm.client import FarmClient
+    from farm.client.kept import kept_models
 
     with FarmClient.connect() as farm:
-        stored, damaged = _stored(farm)
+        stored, trouble = kept_models(farm)
         services = {service.name: service for service in farm.models()}
     known = [_told(name, services.get(name), stored.get(name)) for name in sorted({*services, *stored})]
     if as_json:
@@ -53,8 +51,8 @@ def models(context: click.Context, as_json: bool) -> None:
         console().print(_table(known))
     else:
         note("the farm has no models: 'farm models add' adds one, and 'farm worker' serves the one that comes along")
-    if damaged:
-        note(*damaged)
+    if trouble:
+        note(*(f"farm: {line}" for line in trouble))
 
 
 @models.command(
@@ -78,6 +76,7 @@ def add(model: str, replace: bool, again: bool, as_json: bool) -> None:
     """
     from farm.client import FarmClient
     from farm.client import models as keeping
+    from farm.client.kept import KINDS
 
     name, equals, source = model.partition("=")
     if not equals or not source:
@@ -92,7 +91,7 @@ def add(model: str, replace: bool, again: bool, as_json: bool) -> None:
     if as_json:
         return print_json({**_facts(kept), "sent": added.sent, "files": _files(kept)})
     sent = f"of which {size(added.sent)} were sent" if added.sent else "all of which was there"
-    say(f"{name}: {_KINDS[kept.kind]}, {size(kept.size)}, {sent}")
+    say(f"{name}: {KINDS[kept.kind]}, {size(kept.size)}, {sent}")
 
 
 @models.command(
@@ -112,6 +111,7 @@ def show(name: str, as_json: bool) -> None:
     from farm.bucket.models import read_model
     from farm.cli.view.columns import Columns
     from farm.client import FarmClient
+    from farm.client.kept import KINDS
 
     with FarmClient.connect() as farm:
         farm.check_bucket(only_to_read=True)
@@ -120,7 +120,7 @@ def show(name: str, as_json: bool) -> None:
     told = _told(name, service, kept)
     if as_json:
         return print_json({**told, "files": _files(kept)})
-    say(f"{name}: {_KINDS[kept.kind]}, {size(kept.size)}, from {kept.source}, added {kept.added:%Y-%m-%d %H:%M} UTC")
+    say(f"{name}: {KINDS[kept.kind]}, {size(kept.size)}, from {kept.source}, added {kept.added:%Y-%m-%d %H:%M} UTC")
     say(f"served by {', '.join(told['workers']) or 'nobody'}; in memory of {', '.join(told['warm']) or 'nobody'}")
     say(f"jobs waiting: {told['waiting']:,}")
     rows = Columns("file", "size", "sha256", right=("size",), dropped=("sha256",))
@@ -155,24 +155,6 @@ def remove(name: str, force: bool, as_json: bool) -> None:
     say(f"{name} is removed; {size(removed.freed)} were deleted")
 
 
-def _stored(farm: FarmClient) -> tuple[Mapping[str, StoredModel], Sequence[str]]:
-    """The models that the farm keeps, by name, and lines about what could not be read."""
-    from farm.bucket.models import StoredModel, stored_models
-
-    kept: dict[str, StoredModel] = {}
-    trouble: list[str] = []
-    try:
-        farm.check_bucket(only_to_read=True)
-        for one in stored_models(farm.storage):
-            if isinstance(one, StoredModel):
-                kept[one.name] = one
-            else:
-                trouble.append(f"farm: {one.message}")
-    except (StorageError, WrongBucket) as error:
-        trouble.append(f"farm: which models the bucket keeps is not known: {error.message}")
-    return kept, trouble
-
-
 def _told(name: str, service: ModelService | None, kept: StoredModel | None) -> dict[str, Any]:
     facts = _facts(kept) if kept else dict.fromkeys(("kind", "size", "source", "added"))
     return {
@@ -202,6 +184,7 @@ def _table(known: Sequence[Mapping[str, Any]]) -> Columns:
     from rich.text import Text
 
     from farm.cli.view.columns import Columns
+    from farm.client.kept import KINDS
 
     rows = Columns(
         *("model", "kind", "size", "waiting", "in memory of", "served by"),
@@ -213,7 +196,7 @@ def _table(known: Sequence[Mapping[str, Any]]) -> Columns:
     for model in known:
         rows.add(
             model["name"],
-            _KINDS.get(model["kind"], "–"),
+            KINDS.get(model["kind"], "–"),
             "–" if model["size"] is None else size(model["size"]),
             f"{model['waiting']:,}",
             ", ".join(model["warm"]) or "–",

@@ -9,6 +9,7 @@ from starlette.datastructures import Headers
 from starlette.types import Scope
 
 from farm.web.pages import frame
+from farm.web.pages.login import door
 from farm.web.problems import Problem
 
 _INSIDE = "iframe"
@@ -27,8 +28,9 @@ def tell(scope: Scope, problem: Problem, headers: Mapping[str, str]) -> Response
             headers={**headers, **framed, "X-Frame-Options": "SAMEORIGIN"},
             problem=problem,
         )
-    template = "login.html" if problem.status == 401 or scope["path"] == "/login" else "error.html"
-    return frame.page(scope, template, status=problem.status, headers=headers, problem=problem, onward=_asked(scope))
+    if problem.status == 401 or scope["path"] == "/login":
+        return door(scope, problem, _asked(scope), status=problem.status, headers=headers)
+    return frame.page(scope, "error.html", status=problem.status, headers=headers, problem=problem)
 
 
 def _shows_pages(scope: Scope) -> bool:

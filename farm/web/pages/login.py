@@ -2,24 +2,35 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Annotated
 
 from fastapi import APIRouter, Form, Query, Request, Response
+from starlette.types import Scope
 
 from farm.web.pages import frame
 from farm.web.parts import InSite, Parts
-from farm.web.problems import Refused
+from farm.web.problems import Problem, Refused
 
 router = APIRouter(include_in_schema=False)
 
 PUBLIC = frozenset({"/login"})
 
 
+def door(
+    scope: Scope, problem: Problem | None, onward: str, *, status: int = 200, headers: Mapping[str, str] | None = None
+) -> Response:
+    """The page that asks for a code or a token. Its form says whose page it is, which it would not without a referrer;
+    this site alone is told."""
+    own = {**(headers or {}), "Referrer-Policy": "same-origin"}
+    return frame.page(scope, "login.html", status=status, headers=own, problem=problem, onward=onward)
+
+
 @router.get("/login")
 async def login(request: Request, site: InSite, code: Annotated[str | None, Query(max_length=200)] = None) -> Response:
     """Takes the one-time code, and gives a session's cookie for it; without one, asks for it."""
     if code is None:
-        return frame.page(request.scope, "login.html", problem=None, onward="/")
+        return door(request.scope, None, "/")
     return _let_in(request, site, site.access.sessions.enter(code), onward="/")
 
 

@@ -85,17 +85,19 @@ def read(
     Raises `InvalidInput` for a cursor that is none, `JobNotFound` for a batch that is none, `LedgerUnavailable`.
     """
     jobs, following = _of_batch(ledger, batch, cursor) if batch else _newest(ledger, state, cursor)
-    statuses = ledger.get_many(jobs)
+    rows, known = foretold(ledger, workers, ledger.get_many(jobs))
+    return Seen(rows, [line for line in known.values() if line.waiting or line.running], ledger.counts(), following)
+
+
+def foretold(
+    ledger: Ledger, workers: Sequence[WorkerInfo] | None, statuses: Sequence[JobStatus]
+) -> tuple[list[Row], dict[str, Line]]:
+    """The jobs with about when they will be done, and what waits for what, by model. Raises `LedgerUnavailable`."""
     now, models = ledger.time(), ledger.models()
     running = ledger.get_many(ledger.newest(state="running", limit=_MOST_RUNNING))
     known = lines(ledger.waiting_for(models), workers or (), running, now)
     places = ledger.places([status for status in statuses if status.state == "queued"])
-    return Seen(
-        rows=[_row(status, places.get(status.id), known, now) for status in statuses],
-        lines=[line for line in known.values() if line.waiting or line.running],
-        counts=ledger.counts(),
-        following=following,
-    )
+    return [_row(status, places.get(status.id), known, now) for status in statuses], known
 
 
 def _newest(ledger: Ledger, state: State | None, cursor: str | None) -> tuple[list[str], str | None]:

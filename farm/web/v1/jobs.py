@@ -14,6 +14,7 @@ from fastapi import APIRouter, Header, Query, Request, Response
 
 from farm import keys
 from farm.client.client import Submission
+from farm.client.rerun import submit_again
 from farm.errors import InvalidInput, JobNotFound, LedgerUnavailable
 from farm.jobs.status import JobStatus, State
 from farm.ledger.records import Position
@@ -193,6 +194,13 @@ async def cancel(site: InSite, caller: Submitting, what: ToCancel) -> Cancelled:
 async def retry(site: InSite, what: Named) -> Again:
     """Queue failed and cancelled jobs again; of a batch, only those."""
     return Again(jobs=[*await site.ledger(site.client.retry, what.names)])
+
+
+@router.post("/jobs/{job}/again", status_code=201, dependencies=[SUBMITS], responses=problems(404))
+async def again(site: InSite, job: str) -> Submitted:
+    """Render what a job renders once more, as a new job; its init picture is the bucket's."""
+    done = await site.bucket(submit_again, site.client, known(job))
+    return Submitted(batch=done.batch, jobs=[*done.jobs], specs=[*done.specs], warnings=[*done.warnings])
 
 
 def known(job: str) -> str:

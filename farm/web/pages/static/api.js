@@ -12,7 +12,13 @@ const csrf = document.querySelector("meta[name=csrf]")?.content;
 
 // What the API answers: JSON, null, or with `as: "text"` or "blob" that. A body is sent as JSON, a FormData as it is.
 // Raises `Problem`.
-export async function ask(path, { method = "GET", body, headers = {}, as = "json", ...more } = {}) {
+export async function ask(path, { as = "json", ...options } = {}) {
+  const answer = await reach(path, options);
+  return answer.status === 204 ? null : answer[as]();
+}
+
+// The answer itself, whose body has not been read. Raises `Problem`.
+export async function reach(path, { method = "GET", body, headers = {}, ...more } = {}) {
   const isForm = body instanceof FormData;
   const sent = {
     method,
@@ -27,12 +33,12 @@ export async function ask(path, { method = "GET", body, headers = {}, as = "json
   let answer;
   try {
     answer = await fetch(path, sent);
-    if (answer.ok) return answer.status === 204 ? null : await answer[as]();
   } catch (error) {
     if (error.name === "AbortError") throw error;
     throw new Problem({ detail: "the site does not answer", hint: "is 'farm web' running?" });
   }
-  throw new Problem(await toldBy(answer));
+  if (!answer.ok) throw new Problem(await toldBy(answer));
+  return answer;
 }
 
 async function toldBy(answer) {

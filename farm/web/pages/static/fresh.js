@@ -44,6 +44,7 @@ export async function refresh() {
       if (next) morph(old, next);
     }
     back("page");
+    back("events");
     document.dispatchEvent(new Event("fresh"));
     return true;
   } catch (problem) {

@@ -1,5 +1,5 @@
 // The farm's events, one stream a page: it comes back by itself, and the page says while the farm is away.
-import { ask } from "./api.js";
+import { reach } from "./api.js";
 
 const LONGEST = 15_000;
 const line = document.getElementById("away");
@@ -35,11 +35,11 @@ export function signedOut() {
 // Follows jobs or batches by name, or without `names` the whole farm. `on.status` gets each job's status as it changes;
 // `on.again` is called when what is shown should be read again: at the beginning, and whenever something was missed.
 export function follow(names, on) {
-  const query = names ? "?" + new URLSearchParams(names.map((name) => ["name", name])) : "";
+  const address = "/api/v1/events" + (names ? "?" + new URLSearchParams(names.map((name) => ["name", name])) : "");
   let source = null, wait = 1_000, timer = null, over = false;
 
   function open() {
-    source = new EventSource("/api/v1/events" + query);
+    source = new EventSource(address);
     source.addEventListener("open", () => { wait = 1_000; back(); on.again?.(); });
     source.addEventListener("status", (event) => { back(); on.status?.(JSON.parse(event.data)); });
     source.addEventListener("reset", () => { back(); on.again?.(); });
@@ -52,11 +52,12 @@ export function follow(names, on) {
     });
   }
 
-  // Refused, which a browser does not try again: the API says why.
+  // Refused, which a browser does not try again, and does not tell why: so it is asked once more.
   async function refused() {
+    const enough = new AbortController();
     try {
-      await ask("/api/v1/session");
-      away({ detail: "its events cannot be followed now" });
+      await reach(address, { signal: enough.signal });
+      enough.abort();
     } catch (problem) {
       if (problem.status === 401) return signedOut();
       away(problem);

@@ -2,7 +2,7 @@
 
 export const thumbnail = (job) => `/api/v1/jobs/${job}/thumbnail`;
 export const picture = (job) => `/api/v1/jobs/${job}/objects/image.png?delivery=stream`;
-export const trace = (job) => `/jobs/${job}`;
+export const trace = (job) => `/jobs/${job}/trace`;
 export const prompts = (entry) => entry.prompts.filter(Boolean).join(" + ") || `(${entry.mode})`;
 
 // Names and values, in the order in which people ask for them.
