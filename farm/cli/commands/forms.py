@@ -25,6 +25,7 @@ from farm.jobs.batch_file import MAX_JOBS, refuse_more
 from farm.jobs.losses import LossDeclaration
 from farm.jobs.request import JobRequest, LossRequest
 from farm.jobs.spec import STUDIES, InitReference, JobSpec
+from farm.jobs.studies import READ_BY
 from farm.web.forms import Choice, Field, Group, Kind, Mode, Read, Values
 
 _FROM_FILES = ("batch",)
@@ -249,12 +250,13 @@ def _as_sent(request: JobRequest, files: Mapping[str, str]) -> dict[str, Any]:
         if str(path) != str(Path(files.get(name, ""))):
             raise InvalidInput(f"'{path}' is not the picture that comes along", field=f"--{name}")
     sent = request.model_dump(mode="json", exclude_defaults=True, exclude=set(pictures), warnings=False)
-    return {**sent, **{name: {"upload": name} for name in pictures}}
+    read = READ_BY.get(request.mode, sent)
+    return {**{name: sent[name] for name in sent if name in read}, **{name: {"upload": name} for name in pictures}}
 
 
 def _loss_as_written(loss: Mapping[str, Any]) -> str:
     numbers = {**loss.get("arguments", {}), "scale": loss.get("scale"), "every": loss.get("every")}
-    inline = ",".join(f"{name}={value:g}" for name, value in numbers.items() if value is not None)
+    inline = ",".join(f"{name}={value!r}" for name, value in numbers.items() if value is not None)
     return f"{loss['name']}:{inline}" if inline else str(loss["name"])
 
 
@@ -266,5 +268,5 @@ def _as_filled(value: Any, param: click.Parameter) -> str | bool | list[str]:
         return [str(one) for one in value]
     if value is None:
         return ""
-    written = ",".join(f"{one:g}" for one in value) if isinstance(value, (list, tuple)) else str(value)
+    written = ",".join(map(repr, value)) if isinstance(value, (list, tuple)) else str(value)
     return "" if written == _field(param).usual else written

@@ -29,7 +29,6 @@ export function show({ batch, jobs, specs, warnings }) {
     closing.get(results.lastElementChild)?.();
     results.lastElementChild.remove();
   }
-  document.dispatchEvent(new Event("fresh"));
   closing.set(section, follow([batch], { status: (status) => told(status) }));
   section.scrollIntoView({ block: "nearest" });
 }
@@ -51,7 +50,10 @@ function told(status) {
   const shown = document.getElementById(status.id);
   if (!shown) return;
   const badge = shown.querySelector(".badge"), bar = shown.querySelector("progress"), why = shown.querySelector(".why");
-  shown.dataset.state = badge.dataset.state = badge.textContent = status.state;
+  if (shown.dataset.state !== status.state) {
+    shown.dataset.state = badge.dataset.state = badge.textContent = status.state;
+    document.dispatchEvent(new Event("fresh"));  // whose previews are wanted has changed
+  }
   bar.max = status.steps;
   bar.value = status.step;
   bar.hidden = ["done", "failed", "cancelled"].includes(status.state);

@@ -3,7 +3,6 @@ import { ask, Problem } from "./api.js";
 import { files, onFile, pictureFrom } from "./init.js";
 import { away, back, signedOut } from "./live.js";
 import { show } from "./made.js";
-import { tell } from "./toast.js";
 
 const SOON = 250;
 const $ = (id) => document.getElementById(id);
@@ -175,16 +174,6 @@ form.addEventListener("keydown", (event) => {
   if (event.key === "Enter" && (event.ctrlKey || event.metaKey)) { event.preventDefault(); send(); }
   else if (event.key === "Enter" && event.target.matches("input")) event.preventDefault();
 });
-$("copy").addEventListener("click", async () => {
-  try {
-    await navigator.clipboard.writeText($("command").textContent);
-    tell("Copied");
-  } catch {
-    getSelection().selectAllChildren($("command"));
-    tell("Selected: press Ctrl+C");
-  }
-});
-
 onFile(form, (name) => {
   touched.add(name);
   key = null;

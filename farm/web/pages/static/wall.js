@@ -35,12 +35,13 @@ export function wall(element, { make, fill }) {
       cell.hidden = true;
       spare.push(cell);
     }
-    for (let index = first; index < last; index++) if (!cells.has(index)) show(index);
+    for (let index = last - 1; index >= first; index--) if (!cells.has(index)) show(index);
   }
 
   function show(index) {
-    const cell = spare.pop() ?? element.appendChild(make());
+    const cell = spare.pop() ?? make();
     cell.hidden = false;
+    element.insertBefore(cell, cells.get(index + 1) ?? null);  // in their order, for those who hear the page
     cells.set(index, cell);
     place(cell, index);
     fill(cell, index);

@@ -6,6 +6,7 @@ import shutil
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -38,6 +39,7 @@ class Pages:
     redis: Proxy
     s3: Proxy
     hub: Hub
+    home: Path
 
     @property
     def is_followed(self) -> bool:
@@ -67,7 +69,7 @@ def pages(servers: Settings, tmp_path_factory: pytest.TempPathFactory) -> Iterat
         listening.listen(100)
         serving = threading.Thread(target=server.run, kwargs={"sockets": [listening]})
         serving.start()
-        yield Pages(f"http://127.0.0.1:{port}", access, redis, s3, made.parts.hub)
+        yield Pages(f"http://127.0.0.1:{port}", access, redis, s3, made.parts.hub, home)
         server.should_exit = True
         made.parts.hub.close()
         serving.join(30)
