@@ -96,9 +96,9 @@ def _take(given: _Given) -> None:
     for number in signal.valid_signals():
         if callable(signal.getsignal(number)):
             signal.signal(number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL)
-    for number, descriptor in enumerate(given.streams):
+    for stream, descriptor in enumerate(given.streams):
         if descriptor != -1:
-            os.dup2(descriptor, number)
+            os.dup2(descriptor, stream)
     sys.stdin = open(0, encoding="utf-8", closefd=False)  # noqa: SIM115 - as long as the process lives
     first = 3
     for descriptor in (*sorted(given.descriptors), _MOST_DESCRIPTORS):
