@@ -23,7 +23,7 @@ from PIL.PngImagePlugin import PngInfo
 from farm.bucket.results import ModelUsed
 from farm.jobs import samplers
 from farm.jobs.emphasis import escaped
-from farm.jobs.spec import ResolvedSpec
+from farm.jobs.spec import ResolvedSpec, Start
 from farm.pictures.metadata import read_text
 from farm.pictures.provenance import SPEC_KEY
 from worker.engine.request import Pixels
@@ -107,6 +107,7 @@ def _settings(spec: ResolvedSpec, model: ModelUsed) -> dict[str, str]:
     }
     if spec.start.image is not None:
         settings["Denoising strength"] = f"{spec.steps_to_do / spec.steps:.4g}"
+        settings |= _masked(spec.start)
     if spec.conditioning.path == "spherical":
         settings["Mix path"] = spec.conditioning.path
     if spec.eta is not None:
@@ -114,6 +115,23 @@ def _settings(spec: ResolvedSpec, model: ModelUsed) -> dict[str, str]:
     if spec.guidance.losses:
         settings["Losses"] = "; ".join(f"{loss.name} ×{loss.scale:g}" for loss in spec.guidance.losses)
     return settings
+
+
+_CONTENTS = {"noise": "latent noise", "blur": "fill"}
+
+
+def _masked(start: Start) -> dict[str, str]:
+    """What of the init picture was redone, and how: what A1111 does of itself is left out there too."""
+    if not start.is_masked:
+        return {}
+    return {
+        **({"Mask mode": "Inpaint not masked"} if start.redo == "black" else {}),
+        **({"Mask blur": str(start.mask_blur)} if start.mask_blur else {}),
+        **({"Masked content": _CONTENTS[start.fill]} if start.fill in _CONTENTS else {}),
+        **({"Inpaint area": "Only masked"} if start.only_masked is not None else {}),
+        **({"Masked area padding": str(start.only_masked)} if start.only_masked is not None else {}),
+        **({"Outpaint": str(start.outpaint)} if start.outpaint is not None else {}),
+    }
 
 
 def _quoted(value: str) -> str:
