@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from dataclasses import replace
@@ -17,8 +18,10 @@ from torch import Tensor
 
 from farm.jobs.samplers import SamplerName
 from farm.jobs.spec import InitReference, Start
+from tests.tiny import build_tiny_model, build_tiny_xl
 from tests.worker.diffusion.loop import scheduler_for
 from tests.worker.diffusion.test_parity import gradient_picture
+from worker.diffusion.latents import encode_mean
 from worker.diffusion.losses import load_losses
 from worker.engine.engine import Engine
 from worker.engine.preparing import prepare
@@ -26,7 +29,10 @@ from worker.engine.request import RenderRequest
 from worker.engine.request_state import RequestState
 from worker.engine.rows import run_step
 from worker.families.sdxl import SDXL
+from worker.models.device import place
+from worker.models.loader import ModelLoader
 from worker.models.model import LoadedModel
+from worker.models.registry import LocalDirectory
 
 Make = Callable[..., RenderRequest]
 TOLERANCE = 1e-4
@@ -159,6 +165,68 @@ def test_grey_is_redone_partly_also_where_a_step_has_two_evaluations(request_for
     latents = ended(request)
     assert distance(latents, by_diffusers(request, strength, greys=True)) < TOLERANCE
     assert distance(latents, ended(replace(request, mask=left_half()))) > 100 * TOLERANCE
+
+
+@pytest.fixture(scope="module", params=["sd", "sdxl"])
+def painter(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> LoadedModel:
+    """An inpainting model of each family, as they are published."""
+    build, folder = {"sd": build_tiny_model, "sdxl": build_tiny_xl}[request.param], tmp_path_factory.mktemp("painter")
+    build(folder, unet={"in_channels": 9})  # type: ignore[operator]
+    index = json.loads((folder / "model_index.json").read_text())
+    index["_class_name"] = index["_class_name"].replace("Pipeline", "InpaintPipeline")
+    (folder / "model_index.json").write_text(json.dumps(index))
+    return ModelLoader(place("cpu"), cache=folder / "cache").load("painter", LocalDirectory(folder))
+
+
+@pytest.mark.parametrize(("sampler", "strength"), [("euler", 0.6), ("euler_a", 1.0), ("heun", 0.3), ("dpmpp_2m", 0.8)])
+def test_latents_of_an_inpainting_model_are_those_of_diffusers(
+    request_for: Make, painter: LoadedModel, sampler: SamplerName, strength: float
+) -> None:
+    request = masked(request_for, "job", of=painter, sampler=sampler, steps=8, seed=7, strength=strength, guidance=4.0)
+    assert boarded(request).kept is None
+    assert distance(ended(request), by_diffusers(request, strength)) < TOLERANCE
+
+
+def test_an_inpainting_model_has_latents_of_four_channels(painter: LoadedModel) -> None:
+    assert (painter.latent_shape, painter.row_shape, painter.reads_masks) == ((4, 8, 8), (9, 8, 8), True)
+    assert painter.recorded is not None
+    conditioning = painter.conditioned(painter.prompts.encode("a cat"))
+    rows, timesteps = torch.linspace(-1, 1, 9 * 64).view(1, 9, 8, 8), torch.tensor([500.0])
+    assert painter.recorded.fits(rows, conditioning)
+    expected = replace(painter, recorded=None).predict(rows, timesteps, conditioning)
+    assert distance(painter.predict(rows, timesteps, conditioning), expected) < TOLERANCE
+
+
+def test_without_a_mask_an_inpainting_model_reads_that_all_is_masked(request_for: Make, painter: LoadedModel) -> None:
+    """As A1111 asks it: a mask of ones, and the latents of grey."""
+    plain = boarded(request_for("job", of=painter, steps=3, seed=7))
+    assert plain.beside is not None
+    assert bool((plain.beside[0] == 1).all())
+    grey = encode_mean(painter.vae, torch.full((1, 3, 64, 64), 0.5))[0]
+    assert torch.equal(plain.beside[1:], grey)
+    fields: dict[str, Any] = {"of": painter, "steps": 3, "strength": 0.7, "seed": 7, "encode": "mean"}
+    img2img = request_for("job", from_image=True, **fields)
+    full = masked(request_for, "job", mask=Image.new("L", (64, 64), 255), **fields)
+    assert torch.equal(ended(replace(img2img, picture=gradient_picture())), ended(full))
+
+
+def test_an_inpainting_models_jobs_keep_their_bits_in_company(request_for: Make, painter: LoadedModel) -> None:
+    requests = [masked(request_for, name, of=painter, **fields) for name, fields in MASKED.items()]
+    requests += [request_for(name, of=painter, **fields) for name, fields in OTHERS.items()]
+    together = in_company(requests, 8)
+    for request in requests:
+        assert torch.equal(ended(request, 8), together[request.id]), request.id
+    state = boarded(requests[0])
+    advance([state])
+    assert torch.equal(ended(replace(requests[0], resume=state.snapshot())), ended(requests[0]))
+
+
+def test_rows_of_an_inpainting_model_can_take_turns(request_for: Make, painter: LoadedModel) -> None:
+    state = boarded(masked(request_for, "job", of=painter, steps=4, strength=0.5))
+    together, apart = (
+        run_step([state], padded_rows=None, gradient_chunk=1, row_by_row=row_by_row).x for row_by_row in (False, True)
+    )
+    assert distance(together, apart) < TOLERANCE
 
 
 def test_what_is_kept_ends_as_the_picture_and_the_rest_does_not(request_for: Make) -> None:
