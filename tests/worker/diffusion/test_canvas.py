@@ -44,7 +44,7 @@ def rendered(spec: ResolvedSpec) -> Pixels:
 
 
 def made(picture: Image.Image, mask: Image.Image | None, **fields: Any) -> tuple[Canvas, ResolvedSpec, Pixels]:
-    spec = spec_of(picture, **fields, **({} if mask is None else {"mask": "m.png"}))
+    spec = spec_of(picture, **(fields if mask is None else {**fields, "mask": "m.png"}))
     canvas = lay_out(spec.start, picture, mask)
     return canvas, spec, put_back(canvas, spec, rendered(spec))
 

@@ -134,7 +134,8 @@ def put_back_at_the_middle(scheduler: Any) -> None:
             noised: Tensor = at_the_end(original, noise, timesteps)
             return noised
         middle = getattr(scheduler, "mid_point_sigma", None)
-        return original + noise * (scheduler.sigmas_interpol[scheduler.step_index] if middle is None else middle)
+        level: Tensor = scheduler.sigmas_interpol[scheduler.step_index] if middle is None else middle
+        return original + noise * level
 
     scheduler.add_noise = add_noise
 
