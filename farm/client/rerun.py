@@ -14,7 +14,9 @@ from farm.bucket.results import JobResult
 from farm.client.client import FarmClient
 from farm.client.planning import Draft, Pictures
 from farm.errors import InvalidInput, ObjectMissing
+from farm.jobs import tags
 from farm.jobs.batch_file import assign
+from farm.jobs.loras import LoraUse
 from farm.jobs.request import JobRequest
 from farm.jobs.spec import JobSpec
 from farm.jobs.studies import READ_BY
@@ -80,6 +82,7 @@ def draft_again(made: Made, init: Path | bytes | None, changes: Mapping[str, Any
     for path, value in changes.items():
         if path.partition(".")[0] not in JobRequest.model_fields or path == "init":
             raise InvalidInput(f"there is no field {path!r:.60} to change", hint="such as steps, guidance or seed")
+        _let_go_of_file(fields, path)
         assign(fields, path, value)
     request = JobRequest.parse(fields)
     if not changes:
@@ -131,10 +134,11 @@ def _fields_of(spec: JobSpec) -> dict[str, Any]:
     prompts, start = spec.conditioning.prompts, spec.start
     fields: dict[str, Any] = {
         "mode": spec.mode,
-        "prompt": [prompt.text for prompt in prompts],
+        "prompt": [_in_words(prompt.text, spec) for prompt in prompts],
         "weights": [prompt.weight for prompt in prompts],
         **{name: getattr(spec.conditioning, name) for name in ("negative", "path", "reading", "clip_skip")},
         "losses": [term.model_dump() for term in spec.guidance.losses],
+        "loras": [_asked(use) for use in spec.loras],
         "guidance": spec.guidance.scale,
         "trace": spec.trace.level,
         "trace_every": spec.trace.every,
@@ -146,6 +150,25 @@ def _fields_of(spec: JobSpec) -> dict[str, Any]:
         fields |= {"width": spec.width, "height": spec.height}
     read = READ_BY.get(spec.mode, fields)
     return {name: value for name, value in fields.items() if name in read}
+
+
+def _in_words(text: str, spec: JobSpec) -> str:
+    """A prompt as people write it: what a spec has that looks like a tag is words."""
+    return text if spec.conditioning.reading == "plain" else tags.inert(text)
+
+
+def _asked(use: LoraUse) -> dict[str, Any]:
+    strength = {"weight": use.unet} if use.unet == use.text else {"unet": use.unet, "text": use.text}
+    return {"name": use.name, "sha256": use.sha256, **strength}
+
+
+def _let_go_of_file(fields: dict[str, Any], path: str) -> None:
+    """Where another LoRA is named in the place of one, another file is meant."""
+    root, _, rest = path.partition(".")
+    index, _, part = rest.partition(".")
+    loras = fields.get("loras", [])
+    if root == "loras" and part == "name" and index.isdecimal() and int(index) < len(loras):
+        loras[int(index)].pop("sha256", None)
 
 
 def _versions(then: Made, now: Made) -> dict[str, tuple[str, str]]:

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from farm.errors import InvalidInput
 from farm.jobs.report import LossValues, PromptRead, RenderReport, ScheduleUsed
+from worker.diffusion.additions import Additions
 from worker.diffusion.conditioning import Conditioning
 from worker.diffusion.losses import WeightedLoss
 from worker.diffusion.noise import NoiseStream
@@ -61,6 +62,8 @@ class RequestState:
     prompts: tuple[PromptRead, ...]
     preparing: float
     """Seconds that it took to read the prompts and to encode the picture."""
+    additions: Additions | None = None
+    """What its adapters add to the UNet."""
     position: int = 0
     """Steps done."""
     evaluated: int = 0
@@ -99,6 +102,11 @@ class RequestState:
     @property
     def rows(self) -> int:
         return 1 if self.unconditional is None else 2
+
+    @property
+    def bytes_of_factors(self) -> int:
+        """What its adapters take in each of its rows: their factors, gathered."""
+        return 0 if self.additions is None else self.request.model.adapting.bytes_of_row(self.additions)
 
     @property
     def bytes_of_further_chunks(self) -> int:

@@ -47,6 +47,7 @@ STDIN = "-"
       a cat \\(asleep\\)       brackets as such;  --plain-prompt  all of them
       an otter BREAK a lake  the lake begins a new chunk of 75 tokens
       a <style> castle       an embedding that the worker knows; without < > too
+      a cat <lora:soft:0.8>  with the LoRA soft; --lora soft:0.8 is the same
     """
 )
 def submit() -> None:
@@ -145,7 +146,7 @@ def guided(prompt: str, **options: Any) -> None:
 
     \b
     Fields: mode prompt weights mix path mix_with negative reading clip_skip init start_step strength fit
-    encode losses guidance sampler schedule eta steps seed count width height model priority trace
+    encode loras losses guidance sampler schedule eta steps seed count width height model priority trace
     trace_every time_limit labels; of the mode roundtrip noise_steps. `zip` takes its lists in step, `product`
     every combination; with both, every pair of the two. A dotted name reaches into lists and mappings. A
     relative `init` is looked for beside the file.

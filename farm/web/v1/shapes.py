@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import copy
-from typing import Annotated, Any
+from datetime import datetime
+from typing import Annotated, Any, Self
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from farm.bucket.loras import StoredLora
+from farm.bucket.models import Kind
 from farm.jobs.request import JobRequest
 from farm.jobs.spec import MAX_PROMPT_CHARACTERS, MAX_PROMPTS, JobSpec
 from farm.jobs.status import JobStatus, State
@@ -63,6 +66,27 @@ class Again(BaseModel):
     """The jobs that are queued again."""
 
     jobs: list[str]
+
+
+class Lora(BaseModel):
+    """A LoRA that the farm keeps: for which kind of models (`sd`: not known), its ranks, and on what it acts."""
+
+    name: str
+    kind: Kind
+    ranks: tuple[int, ...]
+    unet: bool
+    text: bool
+    title: str | None
+    base: str | None
+    size: int
+    sha256: str
+    short_hash: str
+    added: datetime
+
+    @classmethod
+    def of(cls, kept: StoredLora) -> Self:
+        told = kept.model_dump(include=set(cls.model_fields))
+        return cls(size=kept.size, sha256=kept.file.sha256, **told)
 
 
 class WhoIAm(BaseModel):

@@ -13,8 +13,9 @@ from click.testing import CliRunner, Result
 
 from farm.cli.commands import schedule as command
 from farm.cli.commands.schedule import schedule
-from farm.cli.view.plotted import plotted
+from farm.cli.view.plotted import MARKS, plotted
 from farm.errors import InvalidInput
+from farm.jobs.samplers import SAMPLERS
 from farm.jobs.schedule import ScheduleTold
 from worker.diffusion.told import schedule_told
 from worker.models.schedules import SD_1_4
@@ -130,3 +131,7 @@ def test_a_plot_has_its_ends_where_they_are() -> None:
     assert lines[-1].split() == ["0", "2"]
     assert max(map(len, lines)) <= 40
     assert plotted([[(0, 0.0)]], width=40) == []
+
+
+def test_each_sampler_is_drawn_with_a_sign_of_its_own() -> None:
+    assert len(set(MARKS)) == len(MARKS) >= len(SAMPLERS)

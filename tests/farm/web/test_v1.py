@@ -7,6 +7,7 @@ import base64
 import hashlib
 import io
 import json
+from pathlib import Path
 from typing import Any
 
 import httpx2
@@ -16,11 +17,13 @@ from PIL import Image
 from farm import keys
 from farm.bucket.preview import Preview
 from farm.client import FarmClient
+from farm.client.loras import add, remove
 from farm.jobs.request import JobRequest
 from farm.web.limits import Limits
 from tests.farm.rendering import TRACE, render
 from tests.farm.web.conftest import Opening, Web
 from tests.ledgers import a_worker
+from tests.models_on_disk import write_weights
 
 pytestmark = pytest.mark.anyio
 
@@ -296,6 +299,32 @@ async def test_what_the_farm_has_is_told(web: Web, client: FarmClient) -> None:
             {"name": "other", "workers": [], "waiting": 1, "warm": []},
         ]
         assert "blue" in {loss["name"] for loss in (await http.get("/api/v1/losses")).json()}
+
+
+async def test_loras_are_told_and_named_in_jobs(web: Web, client: FarmClient, tmp_path: Path) -> None:
+    shapes = {"lora_unet_conv_in.lora_down.weight": (4, 4), "lora_unet_conv_in.lora_up.weight": (320, 4)}
+    lora = add(client.ledger, client.storage, "detail", str(write_weights(tmp_path / "a.safetensors", shapes))).lora
+    try:
+        async with web.having("submit") as http:
+            [told] = (await http.get("/api/v1/loras")).json()
+            assert (told["name"], told["kind"], told["ranks"], told["sha256"]) == (
+                "detail",
+                "sd",
+                [4],
+                lora.file.sha256,
+            )
+            assert str(tmp_path) not in json.dumps(told), "where it came from is nobody's business"
+            weighted = {"name": "detail", "unet": 0.5, "text": 0}
+            made = await posted(http, {**OTTER, "loras": [weighted]}, {"prompt": "an otter <lora:detail:2>"})
+            assert [[use["sha256"] for use in spec["loras"]] for spec in made["specs"]] == [[lora.file.sha256]] * 2
+            assert [spec["loras"][0]["unet"] for spec in made["specs"]] == [0.5, 2]
+
+            problem = await posted(http, {**OTTER, "loras": [{"name": "detial"}]}, code=422)
+            assert (problem["field"], problem["detail"]) == ("loras", "loras: the farm keeps no LoRA 'detial'")
+            assert problem["hint"].startswith("did you mean 'detail'?")
+            assert client.ledger.counts()["queued"] == 2
+    finally:
+        remove(client.ledger, client.storage, "detail", force=True)
 
 
 async def test_the_document_tells_of_every_path_with_examples(web: Web) -> None:
