@@ -11,7 +11,7 @@ from typing import Any
 from PIL import Image, ImageChops, ImageStat
 
 from farm.bucket.results import JobResult
-from farm.client.client import FarmClient
+from farm.client.client import FarmClient, Submission
 from farm.client.planning import Draft, Pictures
 from farm.errors import InvalidInput, ObjectMissing
 from farm.jobs import tags
@@ -78,7 +78,7 @@ def draft_again(made: Made, init: Path | bytes | None, changes: Mapping[str, Any
     """
     image = None if init is None else Pictures().read(init)
     _check_init(made.spec, image)
-    fields = {**_fields_of(made.spec), **({} if init is None else {"init": init})}
+    fields = {**fields_of(made.spec), **({} if init is None else {"init": init})}
     for path, value in changes.items():
         if path.partition(".")[0] not in JobRequest.model_fields or path == "init":
             raise InvalidInput(f"there is no field {path!r:.60} to change", hint="such as steps, guidance or seed")
@@ -100,6 +100,15 @@ def init_of(farm: FarmClient, made: Made) -> bytes | None:
         return farm.storage.get(image.key, limit=MAX_BYTES)
     except ObjectMissing as error:
         raise InvalidInput("the picture that it started from is not in this bucket", hint="give --init FILE") from error
+
+
+def submit_again(farm: FarmClient, job: str) -> Submission:
+    """Submit what a job renders once more, as a batch of its own, whatever became of the job.
+
+    Raises `JobNotFound`, `LedgerUnavailable`, `StorageError`, and `InvalidInput` if its init picture is gone.
+    """
+    made = Made(b"", farm.ledger.spec(job))
+    return farm.submit([draft_again(made, init_of(farm, made), {})])
 
 
 def difference(then: Made, now: Made) -> Difference:
@@ -129,7 +138,7 @@ def _check_init(spec: JobSpec, image: InitImage | None) -> None:
         raise InvalidInput("this is not the picture that it started from", field="--init")
 
 
-def _fields_of(spec: JobSpec) -> dict[str, Any]:
+def fields_of(spec: JobSpec) -> dict[str, Any]:
     """The fields of a request for this very spec, but for its init picture."""
     prompts, start = spec.conditioning.prompts, spec.start
     fields: dict[str, Any] = {

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from pathlib import Path
 
 from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
@@ -14,14 +15,16 @@ from starlette.exceptions import HTTPException
 from farm.client import FarmClient
 from farm.errors import FarmError, InvalidInput
 from farm.jobs.faults import said
-from farm.web import site
 from farm.web.a1111 import api as a1111
 from farm.web.access import Access
+from farm.web.dialects import Dialects
 from farm.web.forms import Forms
 from farm.web.guard import Guard
 from farm.web.limits import Limits, Usage
 from farm.web.names import Names
 from farm.web.openai import api as openai
+from farm.web.pages import routes
+from farm.web.pages.errors import tell
 from farm.web.parts import Parts
 from farm.web.problems import Problem, Refused, of_status
 from farm.web.v1 import api
@@ -38,10 +41,22 @@ class Site:
     parts: Parts
 
 
-def create(client: FarmClient, access: Access, *, names: Names | None = None, limits: Limits | None = None) -> Site:
-    """A site of one farm. Nothing is connected to before it is asked for."""
+def create(
+    client: FarmClient,
+    access: Access,
+    *,
+    names: Names | None = None,
+    limits: Limits | None = None,
+    home: Path | None = None,
+    reindex: bool = False,
+    forms: Forms | None = None,
+) -> Site:
+    """A site of one farm, which keeps an index of its pictures in `home`, made anew if it is to `reindex`.
+
+    Its page to submit jobs has these `forms`. Nothing is connected to before the site runs.
+    """
     usage = Usage(limits or Limits())
-    parts = Parts.of(client, access, usage)
+    parts = Parts.of(client, access, usage, home=home, reindex=reindex, forms=forms)
 
     @asynccontextmanager
     async def running(_: FastAPI) -> AsyncIterator[None]:
@@ -57,29 +72,29 @@ def create(client: FarmClient, access: Access, *, names: Names | None = None, li
         telemetry=_TOLD_NOBODY,
     )
     app.state.parts = parts
-    app.include_router(site.router)
+    routes.install(app)
     apis = (api, a1111, openai)
     for one in apis:
         one.install(app)
-    forms = Forms({prefix: form for one in (a1111, openai) for prefix, form in one.FORMS.items()})
-    _tell_errors(app, forms)
+    dialects = Dialects(a1111.DIALECTS | openai.DIALECTS, otherwise=tell)
+    _tell_errors(app, dialects)
     guard = Guard(
         app,
         names=names or Names(),
         access=access,
         usage=usage,
-        public=site.PUBLIC.union(*(one.PUBLIC for one in apis)),
+        public=routes.PUBLIC.union(*(one.PUBLIC for one in apis)),
         large=frozenset().union(*(one.LARGE for one in apis)),
-        forms=forms,
+        dialects=dialects,
     )
     return Site(guard, parts)
 
 
-def _tell_errors(app: FastAPI, forms: Forms) -> None:
+def _tell_errors(app: FastAPI, dialects: Dialects) -> None:
     def told(
         request: Request, what: Problem | Refused | FarmError, headers: Mapping[str, str] | None = None
     ) -> Response:
-        return forms.response(request.url.path, what, headers)
+        return dialects.response(request.scope, what, headers)
 
     @app.exception_handler(FarmError)
     async def of_the_farm(request: Request, error: FarmError) -> Response:
