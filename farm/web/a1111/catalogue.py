@@ -20,7 +20,6 @@ router = APIRouter()
 _NOTHING = (
     "sd-vae",
     "latent-upscale-modes",
-    "loras",
     "prompt-styles",
     "hypernetworks",
     "face-restorers",
@@ -90,6 +89,20 @@ async def embeddings(site: InSite) -> dict[str, Any]:
     workers = await site.ledger(site.client.workers)
     unknown = {"step": None, "sd_checkpoint": None, "sd_checkpoint_name": None, "shape": None, "vectors": None}
     return {"loaded": {name: unknown for worker in workers for name in worker.embeddings}, "skipped": {}}
+
+
+@router.get("/loras", dependencies=[LOOKS], responses=errors())
+async def loras(site: InSite) -> list[dict[str, Any]]:
+    """The LoRAs that the farm keeps, which prompts name by tags; their paths are nobody's business."""
+    return [
+        {
+            "name": kept.name,
+            "alias": kept.title or kept.name,
+            "path": kept.name,
+            "metadata": {"ss_output_name": kept.title, "ss_base_model_version": kept.base},
+        }
+        for kept in await site.bucket(site.client.loras)
+    ]
 
 
 @router.get("/scripts", dependencies=[LOOKS], responses=errors())

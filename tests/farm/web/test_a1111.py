@@ -7,6 +7,7 @@ import base64
 import io
 import json
 import zlib
+from pathlib import Path
 from typing import Any
 
 import httpx2
@@ -16,7 +17,7 @@ from PIL.PngImagePlugin import PngInfo
 
 from farm import keys
 from farm.bucket.preview import Preview
-from farm.client import FarmClient
+from farm.client import FarmClient, loras
 from farm.errors import InvalidInput
 from farm.jobs.spec import JobSpec
 from farm.web.a1111.asked import ImageToImage, TextToImage
@@ -28,6 +29,7 @@ from tests.farm.rendering import render
 from tests.farm.web.asgi import SECONDS, bearer, connected, happens
 from tests.farm.web.conftest import Opening, Web
 from tests.ledgers import a_worker
+from tests.models_on_disk import write_weights
 
 pytestmark = pytest.mark.anyio
 
@@ -332,11 +334,25 @@ async def test_what_the_farm_has_and_has_not_is_told(web: Web, client: FarmClien
         assert [one["name"] for one in await get("upscalers")] == ["None"]
         assert (await get("embeddings"))["loaded"].keys() == {"scribble"}
         assert await get("scripts") == {"txt2img": [], "img2img": []}
-        for path in ("sd-vae", "latent-upscale-modes", "loras", "prompt-styles", "hypernetworks", "face-restorers"):
+        for path in ("sd-vae", "latent-upscale-modes", "prompt-styles", "hypernetworks", "face-restorers"):
             assert await get(path) == []
         assert (await get("memory")).keys() == {"ram", "cuda"}
         assert (await get("cmd-flags"))["api"] is True
         assert (await http.post(f"{API}/refresh-checkpoints")).json() == {}
+
+
+async def test_loras_are_listed_and_named_by_tags(web: Web, client: FarmClient, tmp_path: Path) -> None:
+    shapes = {"lora_unet_conv_in.lora_down.weight": (4, 4), "lora_unet_conv_in.lora_up.weight": (320, 4)}
+    file = write_weights(tmp_path / "a.safetensors", shapes, metadata={"ss_output_name": "more detail"})
+    loras.add(client.ledger, client.storage, "detail", str(file))
+    try:
+        async with web.having("submit") as http:
+            [told] = (await http.get(f"{API}/loras")).json()
+            assert (told["name"], told["alias"], told["path"]) == ("detail", "more detail", "detail")
+            unknown = await http.post(f"{API}/txt2img", json={"prompt": "an otter <lora:detial:1>"})
+            assert unknown.status_code == 422 and "the farm keeps no LoRA 'detial'" in unknown.text
+    finally:
+        loras.remove(client.ledger, client.storage, "detail", force=True)
 
 
 async def test_progress_is_the_caller_s_own_and_shows_how_it_looks(web: Web, client: FarmClient) -> None:
