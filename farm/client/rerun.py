@@ -11,7 +11,7 @@ from typing import Any
 from PIL import Image, ImageChops, ImageStat
 
 from farm.bucket.results import JobResult
-from farm.client.client import FarmClient
+from farm.client.client import FarmClient, Submission
 from farm.client.planning import Draft, Pictures
 from farm.errors import InvalidInput, ObjectMissing
 from farm.jobs import tags
@@ -100,6 +100,15 @@ def init_of(farm: FarmClient, made: Made) -> bytes | None:
         return farm.storage.get(image.key, limit=MAX_BYTES)
     except ObjectMissing as error:
         raise InvalidInput("the picture that it started from is not in this bucket", hint="give --init FILE") from error
+
+
+def submit_again(farm: FarmClient, job: str) -> Submission:
+    """Submit what a job renders once more, as a batch of its own, whatever became of the job.
+
+    Raises `JobNotFound`, `LedgerUnavailable`, `StorageError`, and `InvalidInput` if its init picture is gone.
+    """
+    made = Made(b"", farm.ledger.spec(job))
+    return farm.submit([draft_again(made, init_of(farm, made), {})])
 
 
 def difference(then: Made, now: Made) -> Difference:

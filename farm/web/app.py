@@ -14,7 +14,6 @@ from starlette.exceptions import HTTPException
 from farm.client import FarmClient
 from farm.errors import FarmError, InvalidInput
 from farm.jobs.faults import said
-from farm.web import site
 from farm.web.a1111 import api as a1111
 from farm.web.access import Access
 from farm.web.forms import Forms
@@ -22,6 +21,8 @@ from farm.web.guard import Guard
 from farm.web.limits import Limits, Usage
 from farm.web.names import Names
 from farm.web.openai import api as openai
+from farm.web.pages import routes
+from farm.web.pages.errors import tell
 from farm.web.parts import Parts
 from farm.web.problems import Problem, Refused, of_status
 from farm.web.v1 import api
@@ -57,18 +58,18 @@ def create(client: FarmClient, access: Access, *, names: Names | None = None, li
         telemetry=_TOLD_NOBODY,
     )
     app.state.parts = parts
-    app.include_router(site.router)
+    routes.install(app)
     apis = (api, a1111, openai)
     for one in apis:
         one.install(app)
-    forms = Forms({prefix: form for one in (a1111, openai) for prefix, form in one.FORMS.items()})
+    forms = Forms({prefix: form for one in (a1111, openai) for prefix, form in one.FORMS.items()}, otherwise=tell)
     _tell_errors(app, forms)
     guard = Guard(
         app,
         names=names or Names(),
         access=access,
         usage=usage,
-        public=site.PUBLIC.union(*(one.PUBLIC for one in apis)),
+        public=routes.PUBLIC.union(*(one.PUBLIC for one in apis)),
         large=frozenset().union(*(one.LARGE for one in apis)),
         forms=forms,
     )
@@ -79,7 +80,7 @@ def _tell_errors(app: FastAPI, forms: Forms) -> None:
     def told(
         request: Request, what: Problem | Refused | FarmError, headers: Mapping[str, str] | None = None
     ) -> Response:
-        return forms.response(request.url.path, what, headers)
+        return forms.response(request.scope, what, headers)
 
     @app.exception_handler(FarmError)
     async def of_the_farm(request: Request, error: FarmError) -> Response:

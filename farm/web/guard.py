@@ -38,7 +38,10 @@ _HEADERS = {
 
 
 class Guard:
-    """The outermost part of the site. `public` paths are open to everybody; `large` ones take pictures."""
+    """The outermost part of the site. `public` paths are open to everybody; `large` ones take pictures.
+
+    `tell` makes the answers to what is refused.
+    """
 
     def __init__(
         self,
@@ -86,7 +89,7 @@ class Guard:
             finally:
                 self._buffered -= held
         except (Refused, FarmError) as error:
-            await self._forms.response(scope["path"], error)(scope, receive, guarded)
+            await self._forms.response(scope, error)(scope, receive, guarded)
         except Exception:
             log.exception("a fault of the farm's, at %s %s", scope["method"], scope["path"])
             if status and not whole:

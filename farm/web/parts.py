@@ -5,20 +5,24 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import secrets
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Annotated
 
 from fastapi import Depends, Request
 
 from farm.client import FarmClient
+from farm.jobs.status import WorkerInfo
 from farm.web.access import Access, Caller, unknown
 from farm.web.bridge import Bridge
 from farm.web.guard import CALLER
 from farm.web.hub import Hub
+from farm.web.kept import Kept
 from farm.web.limits import Usage
 from farm.web.problems import Refused
 from farm.web.tokens import Role
+
+_WORKERS_SECONDS = 2.0
 
 
 @dataclass(frozen=True)
@@ -34,6 +38,8 @@ class Parts:
     ledger: Bridge
     bucket: Bridge
     hub: Hub
+    workers: Kept[Sequence[WorkerInfo]]
+    """The live workers, for pages: they are found by a look at every key of Redis."""
     tasks: set[asyncio.Task[object]] = field(default_factory=set)
     """What goes on after its request has ended."""
     under_way: set[str] = field(default_factory=set)
@@ -46,7 +52,8 @@ class Parts:
         ledger = Bridge("ledger", threads=8, waiting=1_000)
         _ = client.queue, client.storage  # made here, and not by two threads at once
         hub = Hub(client.ledger, ledger)
-        return cls(client, access, usage, ledger, Bridge("bucket", threads=8, waiting=200), hub)
+        workers = Kept(lambda: ledger(client.workers), seconds=_WORKERS_SECONDS)
+        return cls(client, access, usage, ledger, Bridge("bucket", threads=8, waiting=200), hub, workers)
 
     @contextlib.asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
@@ -100,5 +107,5 @@ def may(role: Role) -> Callable[[Request], Awaitable[Caller]]:
 InSite = Annotated[Parts, Depends(parts_of)]
 Looking = Annotated[Caller, Depends(may("view"))]
 Submitting = Annotated[Caller, Depends(may("submit"))]
-LOOKS, SUBMITS = Depends(may("view")), Depends(may("submit"))
+LOOKS, SUBMITS, OPERATES = Depends(may("view")), Depends(may("submit")), Depends(may("operate"))
 """For what asks for a role, and does not mind whose."""

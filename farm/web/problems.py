@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from http import HTTPStatus
 
 from pydantic import BaseModel, ConfigDict, Field
 from starlette.responses import Response
+from starlette.types import Scope
 
 from farm import errors
 from farm.errors import FarmError, InvalidInput
@@ -97,6 +98,18 @@ def of_error(error: FarmError) -> Problem:
     kind = re.sub(r"(?<!^)(?=[A-Z])", "-", type(error).__name__).lower()
     field = error.field if isinstance(error, InvalidInput) else None
     return problem(status, kind, error.message, hint=error.hint, field=field)
+
+
+def told_by(error: FarmError | Refused) -> tuple[Problem, Mapping[str, str]]:
+    """The problem that a request ended in, and the headers of the answer that says so."""
+    if isinstance(error, Refused):
+        return error.problem, error.headers
+    told = of_error(error)
+    return told, {"Retry-After": str(RETRY_SECONDS)} if told.status == 503 else {}
+
+
+Tell = Callable[[Scope, Problem, Mapping[str, str]], Response]
+"""Makes the answer to a request that ended in a problem, with these headers."""
 
 
 def of_status(status: int, detail: str) -> Problem:

@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from farm.cli.view.output import size
-from farm.errors import InvalidInput, ObjectDamaged, StorageError, WrongBucket
+from farm.errors import InvalidInput
 
 if TYPE_CHECKING:
-    from farm.bucket.shelf import K, Shelf
-    from farm.client import FarmClient
     from farm.client.keeping import Progress
 
 
@@ -27,22 +25,6 @@ def name_and_source(text: str, form: str, *, example: str) -> tuple[str, str]:
 def what_was_sent(sent: int) -> str:
     """How many bytes of something were sent to the bucket."""
     return f"of which {size(sent)} were sent" if sent else "all of which was there"
-
-
-def all_kept(farm: FarmClient, shelf: Shelf[K]) -> tuple[Mapping[str, K], Sequence[str]]:
-    """What the farm keeps on a shelf, by name, and lines about what could not be read."""
-    kept: dict[str, K] = {}
-    trouble: list[str] = []
-    try:
-        farm.check_bucket(only_to_read=True)
-        for one in shelf.everything(farm.storage):
-            if isinstance(one, ObjectDamaged):
-                trouble.append(f"farm: {one.message}")
-            else:
-                kept[one.name] = one
-    except (StorageError, WrongBucket) as error:
-        trouble.append(f"farm: which {shelf.what}s the bucket keeps is not known: {error.message}")
-    return kept, trouble
 
 
 @contextmanager

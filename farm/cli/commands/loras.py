@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from farm.cli.commands.kept import all_kept, name_and_source, progress_bar, what_was_sent
+from farm.cli.commands.kept import name_and_source, progress_bar, what_was_sent
 from farm.cli.view.output import age, console, json_option, note, print_json, say, size
 
 if TYPE_CHECKING:
@@ -36,9 +36,10 @@ def loras(context: click.Context, as_json: bool) -> None:
         return
     from farm.bucket.loras import LORAS
     from farm.client import FarmClient
+    from farm.client.kept import all_kept
 
     with FarmClient.connect() as farm:
-        stored, damaged = all_kept(farm, LORAS)
+        stored, trouble = all_kept(farm, LORAS)
     known = [stored[name] for name in sorted(stored)]
     if as_json:
         print_json([_facts(kept) for kept in known])
@@ -46,8 +47,8 @@ def loras(context: click.Context, as_json: bool) -> None:
         console().print(_table(known))
     else:
         note("the farm has no LoRAs: 'farm loras add NAME=FILE' adds one")
-    if damaged:
-        note(*damaged)
+    if trouble:
+        note(*(f"farm: {line}" for line in trouble))
 
 
 @loras.command(

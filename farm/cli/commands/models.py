@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from farm.cli.commands.kept import all_kept, name_and_source, progress_bar, what_was_sent
+from farm.cli.commands.kept import name_and_source, progress_bar, what_was_sent
 from farm.cli.view.output import console, json_option, note, print_json, say, size
 
 if TYPE_CHECKING:
@@ -37,9 +37,10 @@ def models(context: click.Context, as_json: bool) -> None:
         return
     from farm.bucket.models import MODELS
     from farm.client import FarmClient
+    from farm.client.kept import all_kept
 
     with FarmClient.connect() as farm:
-        stored, damaged = all_kept(farm, MODELS)
+        stored, trouble = all_kept(farm, MODELS)
         services = {service.name: service for service in farm.models()}
     known = [_told(name, services.get(name), stored.get(name)) for name in sorted({*services, *stored})]
     if as_json:
@@ -48,8 +49,8 @@ def models(context: click.Context, as_json: bool) -> None:
         console().print(_table(known))
     else:
         note("the farm has no models: 'farm models add' adds one, and 'farm worker' serves the one that comes along")
-    if damaged:
-        note(*damaged)
+    if trouble:
+        note(*(f"farm: {line}" for line in trouble))
 
 
 @models.command(

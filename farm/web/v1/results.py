@@ -16,7 +16,7 @@ from farm.web.bridge import Bridge
 from farm.web.parts import LOOKS, InSite, Parts
 from farm.web.problems import Refused
 from farm.web.v1.jobs import known
-from farm.web.v1.shapes import problems
+from farm.web.v1.shapes import Looks, problems
 
 router = APIRouter(tags=["Results"])
 
@@ -105,6 +105,18 @@ async def preview(site: InSite, job: str) -> Response:
     width, height = found.size
     headers = {"Farm-Attempt": str(found.attempt), "Farm-Step": str(found.step), "Farm-Size": f"{width}x{height}"}
     return Response(found.to_png(), headers=headers, media_type="image/png")
+
+
+@router.get("/previews", dependencies=[LOOKS], responses=problems(404))
+async def previews(
+    site: InSite,
+    name: Annotated[
+        list[Annotated[str, Query(max_length=100)]], Query(min_length=1, max_length=16, description="Ids of jobs.")
+    ],
+) -> dict[str, Looks]:
+    """How several jobs look, as far as there is anything to see; ask about once a second."""
+    found = await site.bucket(site.client.previews, [known(job) for job in name])
+    return {job: Looks.of(preview) for job, preview in found.items()}
 
 
 def usual(site: Parts) -> Literal["redirect", "stream"]:

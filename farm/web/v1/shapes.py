@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import copy
 from datetime import datetime
 from typing import Annotated, Any, Self
@@ -10,6 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from farm.bucket.loras import StoredLora
 from farm.bucket.models import Kind
+from farm.bucket.preview import Preview
 from farm.jobs.request import JobRequest
 from farm.jobs.spec import MAX_PROMPT_CHARACTERS, MAX_PROMPTS, JobSpec
 from farm.jobs.status import JobStatus, State
@@ -87,6 +89,22 @@ class Lora(BaseModel):
     def of(cls, kept: StoredLora) -> Self:
         told = kept.model_dump(include=set(cls.model_fields))
         return cls(size=kept.size, sha256=kept.file.sha256, **told)
+
+
+class Looks(BaseModel):
+    """How a job looked after a step: a PNG in base64, to be shown at `width` × `height` pixels."""
+
+    attempt: int
+    step: int
+    width: int
+    height: int
+    png: str
+
+    @classmethod
+    def of(cls, preview: Preview) -> Self:
+        width, height = preview.size
+        png = base64.b64encode(preview.to_png()).decode()
+        return cls(attempt=preview.attempt, step=preview.step, width=width, height=height, png=png)
 
 
 class WhoIAm(BaseModel):

@@ -2,28 +2,18 @@
 
 from __future__ import annotations
 
-import gc
 from collections.abc import Callable, Iterator
-from concurrent.futures import Future
 from dataclasses import replace
-from typing import Any
-from weakref import ref
 
-import numpy as np
 import pytest
 import torch
 
-from farm.errors import InvalidInput
 from tests.adapters import adapter, attention, everything, fused, nothing, transformers
 from tests.worker.diffusion.loop import Job, render_by_diffusers
-from tests.worker.engine.test_company import JOBS, latents_alone, latents_in_company
-from tests.worker.engine.test_suspending import suspended
+from tests.worker.engine.test_company import latents_alone
 from worker.diffusion.adapters import Stack, Use
-from worker.diffusion.losses import load_losses
 from worker.engine.engine import Engine
-from worker.engine.preparing import batch_key_of, prepare
 from worker.engine.request import RenderRequest
-from worker.engine.rows import run_step
 from worker.models.model import LoadedModel
 
 Engines = Callable[..., Engine]
