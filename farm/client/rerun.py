@@ -78,7 +78,7 @@ def draft_again(made: Made, init: Path | bytes | None, changes: Mapping[str, Any
     """
     image = None if init is None else Pictures().read(init)
     _check_init(made.spec, image)
-    fields = {**_fields_of(made.spec), **({} if init is None else {"init": init})}
+    fields = {**fields_of(made.spec), **({} if init is None else {"init": init})}
     for path, value in changes.items():
         if path.partition(".")[0] not in JobRequest.model_fields or path == "init":
             raise InvalidInput(f"there is no field {path!r:.60} to change", hint="such as steps, guidance or seed")
@@ -138,7 +138,7 @@ def _check_init(spec: JobSpec, image: InitImage | None) -> None:
         raise InvalidInput("this is not the picture that it started from", field="--init")
 
 
-def _fields_of(spec: JobSpec) -> dict[str, Any]:
+def fields_of(spec: JobSpec) -> dict[str, Any]:
     """The fields of a request for this very spec, but for its init picture."""
     prompts, start = spec.conditioning.prompts, spec.start
     fields: dict[str, Any] = {

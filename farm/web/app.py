@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from pathlib import Path
 
 from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
@@ -16,6 +17,7 @@ from farm.errors import FarmError, InvalidInput
 from farm.jobs.faults import said
 from farm.web.a1111 import api as a1111
 from farm.web.access import Access
+from farm.web.dialects import Dialects
 from farm.web.forms import Forms
 from farm.web.guard import Guard
 from farm.web.limits import Limits, Usage
@@ -39,10 +41,22 @@ class Site:
     parts: Parts
 
 
-def create(client: FarmClient, access: Access, *, names: Names | None = None, limits: Limits | None = None) -> Site:
-    """A site of one farm. Nothing is connected to before it is asked for."""
+def create(
+    client: FarmClient,
+    access: Access,
+    *,
+    names: Names | None = None,
+    limits: Limits | None = None,
+    home: Path | None = None,
+    reindex: bool = False,
+    forms: Forms | None = None,
+) -> Site:
+    """A site of one farm, which keeps an index of its pictures in `home`, made anew if it is to `reindex`.
+
+    Its page to submit jobs has these `forms`. Nothing is connected to before the site runs.
+    """
     usage = Usage(limits or Limits())
-    parts = Parts.of(client, access, usage)
+    parts = Parts.of(client, access, usage, home=home, reindex=reindex, forms=forms)
 
     @asynccontextmanager
     async def running(_: FastAPI) -> AsyncIterator[None]:
@@ -62,8 +76,8 @@ def create(client: FarmClient, access: Access, *, names: Names | None = None, li
     apis = (api, a1111, openai)
     for one in apis:
         one.install(app)
-    forms = Forms({prefix: form for one in (a1111, openai) for prefix, form in one.FORMS.items()}, otherwise=tell)
-    _tell_errors(app, forms)
+    dialects = Dialects(a1111.DIALECTS | openai.DIALECTS, otherwise=tell)
+    _tell_errors(app, dialects)
     guard = Guard(
         app,
         names=names or Names(),
@@ -71,16 +85,16 @@ def create(client: FarmClient, access: Access, *, names: Names | None = None, li
         usage=usage,
         public=routes.PUBLIC.union(*(one.PUBLIC for one in apis)),
         large=frozenset().union(*(one.LARGE for one in apis)),
-        forms=forms,
+        dialects=dialects,
     )
     return Site(guard, parts)
 
 
-def _tell_errors(app: FastAPI, forms: Forms) -> None:
+def _tell_errors(app: FastAPI, dialects: Dialects) -> None:
     def told(
         request: Request, what: Problem | Refused | FarmError, headers: Mapping[str, str] | None = None
     ) -> Response:
-        return forms.response(request.scope, what, headers)
+        return dialects.response(request.scope, what, headers)
 
     @app.exception_handler(FarmError)
     async def of_the_farm(request: Request, error: FarmError) -> Response:

@@ -15,7 +15,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from farm.errors import FarmError, HomeRefused
 from farm.web.access import Access, Caller, unknown
-from farm.web.forms import Forms
+from farm.web.dialects import Dialects
 from farm.web.limits import Usage
 from farm.web.names import Names
 from farm.web.problems import Refused, later
@@ -52,10 +52,10 @@ class Guard:
         usage: Usage,
         public: Collection[str],
         large: Collection[str],
-        forms: Forms | None = None,
+        dialects: Dialects | None = None,
     ) -> None:
         self._app, self._names, self._access, self._usage = app, names, access, usage
-        self._forms = forms or Forms()
+        self._dialects = dialects or Dialects()
         self._public, self._large = public, large
         self._buffered = 0
 
@@ -89,7 +89,7 @@ class Guard:
             finally:
                 self._buffered -= held
         except (Refused, FarmError) as error:
-            await self._forms.response(scope, error)(scope, receive, guarded)
+            await self._dialects.response(scope, error)(scope, receive, guarded)
         except Exception:
             log.exception("a fault of the farm's, at %s %s", scope["method"], scope["path"])
             if status and not whole:

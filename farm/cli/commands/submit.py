@@ -110,7 +110,7 @@ def img2img(prompt: str, **options: Any) -> None:
 @request_options
 def mix(prompts: tuple[str, ...], mix: float | None, weights: str | None, **options: Any) -> None:
     """A picture from several PROMPTs at once, their embeddings mixed."""
-    _send("mix", prompts, options, mix=mix, weights=_numbers(weights))
+    _send("mix", prompts, options, mix=mix, weights=numbers(weights))
 
 
 @submit.command(
@@ -215,12 +215,21 @@ def grid(
     from farm.jobs import grid as grids
 
     with naming_options():
-        axes = [grids.parse_axis(options[name], name=name) for name in grids.AXES if options[name] is not None]
-        given = fields(_mode(prompts, options, axes), prompts, options, mix=mix, weights=_numbers(weights))
+        given, axes = grid_of(prompts, options, mix=mix, weights=numbers(weights))
         refuse_many(grids.count(given, axes), most=max_jobs, yes=yes)
         drafts: list[Draft] = []
         grids.requests(given, axes, check=_drafting(drafts, dry_run=options["dry_run"]))
     send(drafts, options, yields=_A_SHEET)
+
+
+def grid_of(
+    prompts: Sequence[str], options: Mapping[str, Any], *, mix: float | None, weights: Sequence[float] | None
+) -> tuple[dict[str, Any], Sequence[Axis]]:
+    """The fields that all of a grid's requests have, and its axes. Raises `InvalidInput`."""
+    from farm.jobs import grid as grids
+
+    axes = [grids.parse_axis(options[name], name=name) for name in grids.AXES if options[name] is not None]
+    return fields(_mode(prompts, options, axes), prompts, options, mix=mix, weights=weights), axes
 
 
 def _mode(prompts: Sequence[str], options: Mapping[str, Any], axes: Sequence[Axis]) -> Mode:
@@ -244,7 +253,8 @@ def _sheet_beside(farm: FarmClient, submission: Submission, out: Path) -> None:
 _A_SHEET = Yield("sheet", "farm sheet {batch}", _sheet_beside)
 
 
-def _numbers(weights: str | None) -> list[float] | None:
+def numbers(weights: str | None) -> list[float] | None:
+    """`3,2,1` as numbers. Raises `InvalidInput`."""
     return None if weights is None else list(parsing.weights(weights))
 
 

@@ -22,7 +22,7 @@ PING = f"{INTERNAL}/ping"
 PUBLIC = frozenset({DOCUMENT, PING})
 LARGE = frozenset(f"{PREFIX}/{name}" for name in ("txt2img", "img2img", "png-info"))
 """Paths whose requests may bring pictures; `txt2img` those of extensions, which are refused by what they are."""
-FORMS = {f"{PREFIX}/": form, f"{INTERNAL}/": form}
+DIALECTS = {f"{PREFIX}/": form, f"{INTERNAL}/": form}
 
 _DESCRIPTION = """What programs for A1111's web UI ask of it, asked of a render farm. `/api/v1` can more."""
 

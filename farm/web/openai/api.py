@@ -17,7 +17,7 @@ DOCUMENT = f"{PREFIX}/openapi.json"
 PUBLIC = frozenset({DOCUMENT, f"{PREFIX}{links.PATH}"})
 LARGE = frozenset({f"{PREFIX}/images/edits"})
 """Paths whose requests may bring pictures."""
-FORMS = {f"{PREFIX}/": form}
+DIALECTS = {f"{PREFIX}/": form}
 
 _DESCRIPTION = """What programs for OpenAI's images ask of it, asked of a render farm. `/api/v1` can more."""
 

@@ -7,7 +7,7 @@ from typing import Any
 from fastapi import APIRouter, FastAPI
 
 from farm.web.document import document
-from farm.web.v1 import events, farm, jobs, results, session
+from farm.web.v1 import events, farm, gallery, jobs, results, session
 from farm.web.v1.shapes import schemas
 
 PREFIX = "/api/v1"
@@ -26,7 +26,7 @@ problems, whose `type` is stable and whose `detail` and `hint` are the words of 
 def router() -> APIRouter:
     """Everything under `/api/v1`."""
     made = APIRouter(prefix=PREFIX)
-    for part in (jobs, events, results, farm, session):
+    for part in (jobs, events, results, gallery, farm, session):
         made.include_router(part.router)
 
     @made.get("/openapi.json", include_in_schema=False)
