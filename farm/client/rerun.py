@@ -167,7 +167,7 @@ def fields_of(spec: JobSpec) -> dict[str, Any]:
     prompts, start = spec.conditioning.prompts, spec.start
     fields: dict[str, Any] = {
         "mode": spec.mode,
-        "prompt": [_in_words(prompt.text, spec) for prompt in prompts],
+        "prompt": [tags.in_words(prompt.text, spec.conditioning.reading) for prompt in prompts],
         "weights": [prompt.weight for prompt in prompts],
         **{name: getattr(spec.conditioning, name) for name in ("negative", "path", "reading", "clip_skip")},
         "losses": [term.model_dump() for term in spec.guidance.losses],
@@ -189,11 +189,6 @@ def fields_of(spec: JobSpec) -> dict[str, Any]:
         fields |= {"width": spec.width, "height": spec.height}
     read = READ_BY.get(spec.mode, fields)
     return {name: value for name, value in fields.items() if name in read}
-
-
-def _in_words(text: str, spec: JobSpec) -> str:
-    """A prompt as people write it: what a spec has that looks like a tag is words."""
-    return text if spec.conditioning.reading == "plain" else tags.inert(text)
 
 
 def _asked(use: LoraUse) -> dict[str, Any]:
