@@ -11,10 +11,12 @@ from typing import Any
 from PIL import Image, ImageChops, ImageStat
 
 from farm.bucket.results import JobResult
-from farm.client.client import FarmClient
+from farm.client.client import FarmClient, Submission
 from farm.client.planning import Draft, Pictures, mask_of
 from farm.errors import InvalidInput, ObjectMissing
+from farm.jobs import tags
 from farm.jobs.batch_file import assign
+from farm.jobs.loras import LoraUse
 from farm.jobs.request import JobRequest
 from farm.jobs.spec import InitReference, JobSpec
 from farm.jobs.studies import READ_BY
@@ -81,11 +83,12 @@ def draft_again(
     _check_init(made.spec, image)
     masked = None if mask is None or image is None else pictures.read_mask(mask, image).image
     _check_mask(made.spec, masked)
-    fields = {**_fields_of(made.spec), **({} if init is None else {"init": init})}
+    fields = {**fields_of(made.spec), **({} if init is None else {"init": init})}
     fields |= {} if mask is None else {"mask": mask}
     for path, value in changes.items():
         if path.partition(".")[0] not in JobRequest.model_fields or path in ("init", "mask"):
             raise InvalidInput(f"there is no field {path!r:.60} to change", hint="such as steps, guidance or seed")
+        _let_go_of_file(fields, path)
         assign(fields, path, value)
     request = JobRequest.parse(fields)
     if not changes:
@@ -113,6 +116,15 @@ def _from_bucket(farm: FarmClient, image: InitReference | None, what: str, *, hi
         return farm.storage.get(image.key, limit=MAX_BYTES)
     except ObjectMissing as error:
         raise InvalidInput(f"the {what} is not in this bucket", hint=hint) from error
+
+
+def submit_again(farm: FarmClient, job: str) -> Submission:
+    """Submit what a job renders once more, as a batch of its own, whatever became of the job.
+
+    Raises `JobNotFound`, `LedgerUnavailable`, `StorageError`, and `InvalidInput` if its init picture is gone.
+    """
+    made = Made(b"", farm.ledger.spec(job))
+    return farm.submit([draft_again(made, init_of(farm, made), {}, mask=mask_in(farm, made))])
 
 
 def difference(then: Made, now: Made) -> Difference:
@@ -150,15 +162,16 @@ def _check_mask(spec: JobSpec, mask: InitImage | None) -> None:
         raise InvalidInput("this is not the mask that it had", field="--mask")
 
 
-def _fields_of(spec: JobSpec) -> dict[str, Any]:
+def fields_of(spec: JobSpec) -> dict[str, Any]:
     """The fields of a request for this very spec, but for its init picture."""
     prompts, start = spec.conditioning.prompts, spec.start
     fields: dict[str, Any] = {
         "mode": spec.mode,
-        "prompt": [prompt.text for prompt in prompts],
+        "prompt": [_in_words(prompt.text, spec) for prompt in prompts],
         "weights": [prompt.weight for prompt in prompts],
         **{name: getattr(spec.conditioning, name) for name in ("negative", "path", "reading", "clip_skip")},
         "losses": [term.model_dump() for term in spec.guidance.losses],
+        "loras": [_asked(use) for use in spec.loras],
         "guidance": spec.guidance.scale,
         "trace": spec.trace.level,
         "trace_every": spec.trace.every,
@@ -176,6 +189,25 @@ def _fields_of(spec: JobSpec) -> dict[str, Any]:
         fields |= {"width": spec.width, "height": spec.height}
     read = READ_BY.get(spec.mode, fields)
     return {name: value for name, value in fields.items() if name in read}
+
+
+def _in_words(text: str, spec: JobSpec) -> str:
+    """A prompt as people write it: what a spec has that looks like a tag is words."""
+    return text if spec.conditioning.reading == "plain" else tags.inert(text)
+
+
+def _asked(use: LoraUse) -> dict[str, Any]:
+    strength = {"weight": use.unet} if use.unet == use.text else {"unet": use.unet, "text": use.text}
+    return {"name": use.name, "sha256": use.sha256, **strength}
+
+
+def _let_go_of_file(fields: dict[str, Any], path: str) -> None:
+    """Where another LoRA is named in the place of one, another file is meant."""
+    root, _, rest = path.partition(".")
+    index, _, part = rest.partition(".")
+    loras = fields.get("loras", [])
+    if root == "loras" and part == "name" and index.isdecimal() and int(index) < len(loras):
+        loras[int(index)].pop("sha256", None)
 
 
 def _versions(then: Made, now: Made) -> dict[str, tuple[str, str]]:

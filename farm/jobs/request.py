@@ -22,11 +22,13 @@ from pydantic import (
 )
 
 from farm.errors import InvalidInput
-from farm.jobs import emphasis
+from farm.jobs import emphasis, tags
 from farm.jobs.asked import Asked, Written
+from farm.jobs.asked import LoraRequest as LoraRequest
 from farm.jobs.asked import LossRequest as LossRequest
 from farm.jobs.asked import MixTerm as MixTerm
 from farm.jobs.faults import invalid
+from farm.jobs.loras import MAX_LORAS, LoraUse, added_up
 from farm.jobs.losses import BUILTIN, LossDeclaration
 from farm.jobs.mixing import weighted
 from farm.jobs.samplers import SamplerName, ScheduleName, fault
@@ -121,6 +123,8 @@ class JobRequest(Asked):
     outpaint: Annotated[Outpaint | None, BeforeValidator(as_outpaint)] = None
     """By how many pixels the init picture grows on each side."""
     losses: Annotated[tuple[LossRequest, ...], Field(max_length=MAX_LOSSES)] = ()
+    loras: Annotated[tuple[LoraRequest, ...], Field(max_length=MAX_LORAS)] = ()
+    """Besides those that tags of weighted prompts name. One that is named twice has the sum of its weights."""
     guidance: Scale | None = None
     sampler: Annotated[SamplerName, BeforeValidator(as_sampler)] = "lms"
     """By any name that A1111 or ComfyUI has for it; `DPM++ 2M Karras` says a schedule as well."""
@@ -162,6 +166,11 @@ class JobRequest(Asked):
         """Options that are given and say something of a mask."""
         said = {"mask-blur": self.mask_blur, "fill": self.fill, "only-masked": self.only_masked}
         return [option for option, value in said.items() if value is not None]
+
+    @field_validator("noise_steps")
+    @classmethod
+    def _each_once(cls, steps: tuple[int, ...]) -> tuple[int, ...]:
+        return tuple(dict.fromkeys(steps))
 
     @field_validator("labels", mode="before")
     @classmethod
@@ -251,6 +260,7 @@ class JobRequest(Asked):
 
         Raises `InvalidInput`.
         """
+        prompts, mix_with, loras = self._read_tags()
         self._check_prompts()
         declarations = tuple(declarations)
         first_seed = secrets.randbits(32) if self.seed is None else self.seed
@@ -261,7 +271,7 @@ class JobRequest(Asked):
                 mode=self.mode,
                 model=self.model or default_model,
                 conditioning=Conditioning(
-                    prompts=weighted(self.prompts, weights=self.weights, mix=self.mix, mix_with=self.mix_with),
+                    prompts=weighted(prompts, weights=self.weights, mix=self.mix, mix_with=mix_with),
                     negative=self.negative,
                     path=self.path,
                     reading=self.reading,
@@ -279,10 +289,27 @@ class JobRequest(Asked):
                 trace=Trace(level=self.trace, every=self.trace_every),
                 time_limit=self.time_limit,
                 noise_steps=self.noise_steps,
+                loras=added_up(loras),
             )
         except ValidationError as error:
             raise invalid(error) from error
         return [first.model_copy(update={"seed": first_seed + index}) for index in range(self.count)]
+
+    def _read_tags(self) -> tuple[tuple[str, ...], tuple[MixTerm, ...], tuple[LoraUse, ...]]:
+        """The prompts and further prompts without their tags, and all LoRAs that are named, whichever way.
+
+        The negative prompt has none, as in A1111. Raises `InvalidInput` naming the field of a tag that cannot be read.
+        """
+        asked = tuple(lora.use for lora in self.loras)
+        if self.reading == "plain":
+            return self.prompts, self.mix_with, asked
+        own = [_untagged("prompt", text) for text in self.prompts]
+        further = [_untagged("mix_with", term.prompt) for term in self.mix_with]
+        terms = tuple(
+            term.model_copy(update={"prompt": text}) for term, (text, _) in zip(self.mix_with, further, strict=True)
+        )
+        named = tuple(use for _, uses in (*own, *further) for use in uses)
+        return tuple(text for text, _ in own), terms, asked + named
 
     def _check_prompts(self) -> None:
         """Raise `InvalidInput` naming the field of a text that cannot be read."""
@@ -323,3 +350,10 @@ class JobRequest(Asked):
         if self.outpaint is not None and self.only_masked is None and self.width is None and self.height is None:
             return {**how, "fit": "init"}
         return how if self.only_masked is None and self.outpaint is None else {**how, "fit": "pad"}
+
+
+def _untagged(field: str, text: str) -> tuple[str, tuple[LoraUse, ...]]:
+    try:
+        return tags.taken_out(text)
+    except InvalidInput as error:
+        raise InvalidInput(error.reason, field=field, hint=error.hint) from error

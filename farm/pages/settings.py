@@ -67,6 +67,8 @@ def settings(spec: JobSpec) -> list[tuple[str, str]]:
         )
         rows.append(("encoded", "as its mean" if start.encode == "mean" else "as a sample"))
         rows += _masked(start)
+    for use in spec.loras:
+        rows.append(("LoRA", f"{use.name} × {use.strength}" + (f", file {use.sha256[:12]}…" if use.sha256 else "")))
     for loss in guidance.losses:
         numbers = "".join(f" {name}={value:g}" for name, value in loss.arguments.items())
         times = "" if loss.scale is None else f" × {loss.scale:g}"

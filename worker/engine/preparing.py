@@ -11,6 +11,8 @@ import torch
 
 from farm.jobs.report import PromptRead
 from farm.jobs.spec import JobSpec, ResolvedSpec
+from worker.diffusion.adapters import rank_of
+from worker.diffusion.additions import padded_rank
 from worker.diffusion.fitting import cut_off
 from worker.diffusion.guidance import needs_unconditional
 from worker.diffusion.losses import Losses
@@ -25,17 +27,22 @@ from worker.engine.request_state import RequestState
 from worker.families.family import Size
 
 
-def batch_key_of(request: RenderRequest) -> Hashable:
+def batch_key_of(request: RenderRequest, *, deterministic: bool = False) -> Hashable:
     """What rows of one forward pass must share: the model (and with it the dtype), the latent size, and how many chunks
-    their prompts have. Prompts are read for it, and not encoded.
+    their prompts have. Prompts are read for it, and not encoded. In a deterministic engine also the rank of their
+    adapters, for bits depend on it.
 
     Raises `InvalidInput` for prompts that cannot be read.
     """
-    return id(request.model), latent_shape(request.spec, request.model), _how_to_encode(request).chunks
+    key = id(request.model), latent_shape(request.spec, request.model), _how_to_encode(request).chunks
+    return (*key, padded_rank(rank_of(request.stack))) if deterministic else key
 
 
-def prepare(request: RenderRequest, losses: Losses, arrival: int, future: Future[Rendered]) -> RequestState:
-    """Prepare a job for its first step: plan, embeddings, latents from noise or from its picture, and what is kept.
+def prepare(
+    request: RenderRequest, losses: Losses, arrival: int, future: Future[Rendered], *, deterministic: bool = False
+) -> RequestState:
+    """Prepare a job for its first step: plan, embeddings, latents from noise or from its picture, and what is kept; its
+    adapters go to the device.
 
     Raises `InvalidInput`, `ModelError` or `RenderError` for what the spec asks and cannot have.
     """
@@ -46,6 +53,7 @@ def prepare(request: RenderRequest, losses: Losses, arrival: int, future: Future
     noise = NoiseStream(spec.seed)
     how = _how_to_encode(request)
     with torch.no_grad():
+        additions = model.adapting.of(request.stack)
         prompts = model.prompts.mix(spec.conditioning.prompts, spec.conditioning.path, how=how)
         negative = model.prompts.encode_negative(spec.conditioning.negative, how) if _is_guided(request) else None
         first = begin(request, steps, noise)
@@ -54,11 +62,11 @@ def prepare(request: RenderRequest, losses: Losses, arrival: int, future: Future
         request=request,
         arrival=arrival,
         future=future,
-        batch_key=batch_key_of(request),
+        batch_key=batch_key_of(request, deterministic=deterministic),
         plan=steps,
-        conditional=model.conditioned(prompts, size),
+        conditional=model.conditioned(prompts, size, additions=additions),
         prompt=prompts,
-        unconditional=model.conditioned(negative, size) if negative else None,
+        unconditional=model.conditioned(negative, size, additions=additions) if negative else None,
         terms=tuple((losses.term(term), term.every) for term in spec.guidance.losses),
         noise=noise,
         x=first.x,
@@ -68,6 +76,7 @@ def prepare(request: RenderRequest, losses: Losses, arrival: int, future: Future
         warnings=_warnings(spec, read),
         prompts=read,
         preparing=time.monotonic() - began,
+        additions=additions,
     )
     if request.resume is not None:
         state.restore(request.resume)
@@ -79,7 +88,7 @@ def _is_guided(request: RenderRequest) -> bool:
 
 
 def _how_to_encode(request: RenderRequest) -> How:
-    return request.model.prompts.how(request.spec.conditioning, guided=_is_guided(request))
+    return request.model.prompts.how(request.spec.conditioning, guided=_is_guided(request), stack=request.stack)
 
 
 def _prompts_read(request: RenderRequest) -> tuple[PromptRead, ...]:

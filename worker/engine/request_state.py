@@ -13,6 +13,7 @@ from torch import Tensor
 
 from farm.errors import InvalidInput
 from farm.jobs.report import LossValues, PromptRead, RenderReport, ScheduleUsed
+from worker.diffusion.additions import Additions
 from worker.diffusion.conditioning import Conditioning
 from worker.diffusion.losses import WeightedLoss
 from worker.diffusion.masking import Kept
@@ -64,6 +65,8 @@ class RequestState:
     prompts: tuple[PromptRead, ...]
     preparing: float
     """Seconds that it took to read the prompts and to encode the picture."""
+    additions: Additions | None = None
+    """What its adapters add to the UNet."""
     kept: Kept | None = None
     """What is put back after every evaluation; None where nothing is."""
     beside: Tensor | None = None
@@ -106,6 +109,11 @@ class RequestState:
     @property
     def rows(self) -> int:
         return 1 if self.unconditional is None else 2
+
+    @property
+    def bytes_of_factors(self) -> int:
+        """What its adapters take in each of its rows: their factors, gathered."""
+        return 0 if self.additions is None else self.request.model.adapting.bytes_of_row(self.additions)
 
     @property
     def bytes_of_further_chunks(self) -> int:

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from worker.diffusion import latents
+from worker.diffusion.additions import Additions
 from worker.diffusion.conditioning import Conditioning
 from worker.diffusion.guidance import guide
 from worker.diffusion.losses import Moment, WeightedLoss
@@ -99,16 +100,17 @@ def _guided_output(
     order = to_device(torch.tensor([*range(len(states)), *guided]), x.device)
     given = [state.conditional for state in states]
     given += [state.unconditional for state in states if state.unconditional is not None]
+    additions = [state.additions for state in (*states, *(states[index] for index in guided))]
     rows = (_coefficient(table, Coefficient.INPUT_SCALE) * x)[order]
     if model.reads_masks:
         beside = torch.stack([state.beside for state in states if state.beside is not None])
         rows = torch.cat([rows, beside[order]], dim=1)
     timesteps = table[order, Coefficient.TIMESTEP]
     if row_by_row:
-        parts = zip(rows.split(1), timesteps.split(1), given, strict=True)
+        parts = zip(rows.split(1), timesteps.split(1), given, ([one] for one in additions), strict=True)
         out = torch.cat([_forward(model, *part, None) for part in parts])
     else:
-        out = _forward(model, rows, timesteps, Conditioning.stacked(given), padded_rows)
+        out = _forward(model, rows, timesteps, Conditioning.stacked(given), additions, padded_rows)
     conditional = out[: len(states)]
     if not guided:
         return conditional, {}
@@ -120,14 +122,20 @@ def _guided_output(
 
 
 def _forward(
-    model: LoadedModel, rows: Tensor, timesteps: Tensor, conditioning: Conditioning, padded_rows: int | None
+    model: LoadedModel,
+    rows: Tensor,
+    timesteps: Tensor,
+    conditioning: Conditioning,
+    additions: Sequence[Additions | None],
+    padded_rows: int | None,
 ) -> Tensor:
     count = len(rows)
     if padded_rows is not None and count < padded_rows:
         order = torch.arange(padded_rows, device=rows.device)
         order[count:] = 0
         rows, timesteps, conditioning = rows[order], timesteps[order], conditioning.each(lambda tensor: tensor[order])
-    return model.predict(rows, timesteps, conditioning)[:count].float()
+        additions = [*additions, *[additions[0]] * (padded_rows - count)]
+    return model.predict(rows, timesteps, conditioning, additions)[:count].float()
 
 
 def _follow_losses(

@@ -15,6 +15,7 @@ from farm.bucket.storage import Storage
 from farm.jobs.limits import Limits
 from farm.jobs.spec import JobSpec, ResolvedSpec
 from farm.ledger.records import Claim
+from worker.bucket.adapters import Adapters
 from worker.diffusion.losses import Losses
 from worker.engine.engine import Engine
 from worker.engine.request import (
@@ -29,6 +30,7 @@ from worker.engine.request import (
 from worker.job.events import EventQueue
 from worker.job.init_picture import Masked, init_picture, masked_picture
 from worker.job.retry import HandBack, Lost, Retrier
+from worker.job.stack import stack_of
 from worker.leases.keeper import Holding
 from worker.models.model import LoadedModel
 from worker.models.pool import ModelPool
@@ -49,6 +51,7 @@ class Renderer:
     limits: Limits
     losses: Losses
     storage: Storage
+    adapters: Adapters
     checkpoints: Checkpoints
     previews: Previews
     retrier: Retrier
@@ -65,6 +68,7 @@ class Renderer:
             spec = resolve(spec, model, self.losses)
             self.limits.check(spec, self.worker)
             used = model_used(model)
+            stack = stack_of(self.adapters, self.retrier, holding, spec, model)
             masked = masked_picture(self.storage, self.retrier, holding, spec)
             checkpoint = self.checkpoints.load(claim, spec, used, latent_shape(spec, model))
             with TraceWriter(folder, spec.trace.level, checkpoint.trace if checkpoint else None) as trace:
@@ -80,6 +84,7 @@ class Renderer:
                     picture=self._picture(holding, spec, masked, resumes=checkpoint is not None),
                     mask=masked.mask if masked else None,
                     resume=checkpoint.snapshot if checkpoint else None,
+                    stack=stack,
                 )
                 rendered = self._rendered(request, holding, trace, save)
         timings = {

@@ -46,7 +46,7 @@ ONLY_SD = "use a text-to-image model of Stable Diffusion 1, 2 or XL"
 WHOLE_IS_NEEDED = (
     "the whole model is needed: UNet, autoencoder and text encoders in one file, or a folder in diffusers' layout"
 )
-_MERGE = "merge it into its base model, and load that"
+_ADD = "'farm loras add NAME=FILE' adds it for jobs to name"
 _PLAIN = "use its plain weights, in float32, float16 or bfloat16"
 
 
@@ -68,7 +68,7 @@ def _is_refiner(shapes: Shapes) -> bool:
 
 
 _KINDS: tuple[tuple[Callable[[Shapes], bool], str, str], ...] = (
-    (_named(r"^lora_|[._]lora[._]|\.hada_w|\.lokr_w|\.oft_(blocks|diag)"), "a LoRA", _MERGE),
+    (_named(r"^lora_|[._]lora[._]|\.hada_w|\.lokr_w|\.oft_(blocks|diag)"), "a LoRA", _ADD),
     (
         _named(r"control_model\.|input_hint_block\.|controlnet_cond_embedding\.|^controlnet_blocks\."),
         "a ControlNet",

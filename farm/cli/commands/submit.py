@@ -47,6 +47,7 @@ STDIN = "-"
       a cat \\(asleep\\)       brackets as such;  --plain-prompt  all of them
       an otter BREAK a lake  the lake begins a new chunk of 75 tokens
       a <style> castle       an embedding that the worker knows; without < > too
+      a cat <lora:soft:0.8>  with the LoRA soft; --lora soft:0.8 is the same
     """
 )
 def submit() -> None:
@@ -113,7 +114,7 @@ def img2img(prompt: str, **options: Any) -> None:
 @request_options
 def mix(prompts: tuple[str, ...], mix: float | None, weights: str | None, **options: Any) -> None:
     """A picture from several PROMPTs at once, their embeddings mixed."""
-    _send("mix", prompts, options, mix=mix, weights=_numbers(weights))
+    _send("mix", prompts, options, mix=mix, weights=numbers(weights))
 
 
 @submit.command(
@@ -149,9 +150,9 @@ def guided(prompt: str, **options: Any) -> None:
 
     \b
     Fields: mode prompt weights mix path mix_with negative reading clip_skip init start_step strength fit
-    encode mask redo mask_blur fill only_masked outpaint losses guidance sampler schedule eta steps seed count
-    width height model priority trace trace_every time_limit labels; of the mode roundtrip noise_steps. `zip`
-    takes its lists in step, `product` every combination; with both, every pair of the two. A dotted name
+    encode mask redo mask_blur fill only_masked outpaint loras losses guidance sampler schedule eta steps seed
+    count width height model priority trace trace_every time_limit labels; of the mode roundtrip noise_steps.
+    `zip` takes its lists in step, `product` every combination; with both, every pair of the two. A dotted name
     reaches into lists and mappings. A relative `init` or `mask` is looked for beside the file. `redo` is white
     or black: what of the mask is redone.
 
@@ -219,12 +220,21 @@ def grid(
     from farm.jobs import grid as grids
 
     with naming_options():
-        axes = [grids.parse_axis(options[name], name=name) for name in grids.AXES if options[name] is not None]
-        given = fields(_mode(prompts, options, axes), prompts, options, mix=mix, weights=_numbers(weights))
+        given, axes = grid_of(prompts, options, mix=mix, weights=numbers(weights))
         refuse_many(grids.count(given, axes), most=max_jobs, yes=yes)
         drafts: list[Draft] = []
         grids.requests(given, axes, check=_drafting(drafts, dry_run=options["dry_run"]))
     send(drafts, options, yields=_A_SHEET)
+
+
+def grid_of(
+    prompts: Sequence[str], options: Mapping[str, Any], *, mix: float | None, weights: Sequence[float] | None
+) -> tuple[dict[str, Any], Sequence[Axis]]:
+    """The fields that all of a grid's requests have, and its axes. Raises `InvalidInput`."""
+    from farm.jobs import grid as grids
+
+    axes = [grids.parse_axis(options[name], name=name) for name in grids.AXES if options[name] is not None]
+    return fields(_mode(prompts, options, axes), prompts, options, mix=mix, weights=weights), axes
 
 
 def _mode(prompts: Sequence[str], options: Mapping[str, Any], axes: Sequence[Axis]) -> Mode:
@@ -248,7 +258,8 @@ def _sheet_beside(farm: FarmClient, submission: Submission, out: Path) -> None:
 _A_SHEET = Yield("sheet", "farm sheet {batch}", _sheet_beside)
 
 
-def _numbers(weights: str | None) -> list[float] | None:
+def numbers(weights: str | None) -> list[float] | None:
+    """`3,2,1` as numbers. Raises `InvalidInput`."""
     return None if weights is None else list(parsing.weights(weights))
 
 

@@ -109,6 +109,12 @@ _REQUEST = (
     ),
     click.option("--mix-with", multiple=True, metavar="PROMPT:WEIGHT", help="Mix in a prompt with this share, 0 to 1."),
     click.option(
+        "--lora",
+        multiple=True,
+        metavar="NAME[:WEIGHT]",
+        help="Add a LoRA ('farm loras' lists them): detail:0.8, or detail:unet=0.8,text=0.5.  [1]",
+    ),
+    click.option(
         "--loss",
         "loss",
         multiple=True,
@@ -244,6 +250,7 @@ def fields(mode: Mode, prompts: Sequence[str], options: Mapping[str, Any], **mor
         "mode": mode,
         "prompt": list(prompts),
         "mix_with": [parsing.mix_term(text) for text in options["mix_with"]],
+        "loras": [parsing.lora(text) for text in options["lora"]],
         "losses": parsing.losses(options["loss"], options["loss_arg"], options["loss_scale"], options["loss_every"]),
         "labels": parsing.labels(options["label"]),
         **more,
@@ -258,7 +265,7 @@ def naming_options() -> Iterator[None]:
         yield
     except InvalidInput as error:
         what, reason = option_of(error.field), error.reason
-        if what == "--loss" and error.field and "." in error.field:  # one option fills several fields
+        if what in ("--loss", "--lora") and error.field and "." in error.field:  # one option fills several fields
             reason = f"{error.field.rpartition('.')[2]}: {reason}"
         raise InvalidInput(reason, field=what, hint=error.hint) from error
 
@@ -276,6 +283,13 @@ def option_of(field: str | None) -> str | None:
 
 
 _SINGULAR = {
-    **{"losses": "loss", "labels": "label", "loss": "loss", "noise_steps": "noise_step", "reading": "plain-prompt"},
-    "redo": "invert-mask",
+    **{
+        "losses": "loss",
+        "loras": "lora",
+        "labels": "label",
+        "loss": "loss",
+        "noise_steps": "noise_step",
+        "reading": "plain-prompt",
+        "redo": "invert-mask",
+    },
 }

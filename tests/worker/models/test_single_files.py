@@ -283,7 +283,10 @@ def of_channels(count: int) -> Callable[[dict[str, Tensor]], dict[str, Tensor]]:
 
 
 OTHERS: dict[str, tuple[Callable[[dict[str, Tensor]], dict[str, Tensor]], str]] = {
-    "LoRA of kohya": (named("lora_unet_mid_block_attentions_0_proj_in.lora_down.weight"), "is a LoRA, .*merge it into"),
+    "LoRA of kohya": (
+        named("lora_unet_mid_block_attentions_0_proj_in.lora_down.weight"),
+        "is a LoRA, .*farm loras add",
+    ),
     "LoRA of peft": (named("unet.mid_block.attentions.0.to_q.lora_A.weight"), "is a LoRA"),
     "LyCORIS": (named("lycoris_mid_block.hada_w1_a"), "is a LoRA"),
     "ControlNet": (named("control_model.input_hint_block.0.weight"), "is a ControlNet"),

@@ -12,8 +12,10 @@ from PIL import Image
 from sd_parsers import ParserManager
 
 from farm.bucket.results import ModelUsed
+from farm.jobs.emphasis import sections
 from farm.jobs.request import JobRequest
-from farm.jobs.spec import InitReference, ResolvedSpec
+from farm.jobs.spec import InitReference, LoraUse, ResolvedSpec
+from farm.jobs.tags import taken_out
 from tests.worker.engine.conftest import resolved
 from worker.results.png import encode_png, parameters_text, read_spec
 
@@ -87,6 +89,53 @@ def test_a1111_reads_the_brackets_that_were_meant() -> None:
 def test_layers_that_were_skipped_are_told() -> None:
     assert parsed(parameters_text(resolved(clip_skip=2), MODEL))[2]["Clip skip"] == "2"
     assert "Clip skip" not in parameters_text(resolved(clip_skip=1), MODEL)
+
+
+def a_lora(name: str, short_hash: str | None = "0123456789ab", **strength: float) -> LoraUse:
+    return LoraUse(name=name, sha256="f" * 64, short_hash=short_hash, **strength)
+
+
+def with_loras(*loras: LoraUse, **fields: Any) -> ResolvedSpec:
+    return resolved(**fields).model_copy(update={"loras": loras})
+
+
+def test_loras_are_named_as_a1111_names_them() -> None:
+    loras = (
+        a_lora("detail", unet=0.8, text=0.8),
+        a_lora("Style.v2", "ba9876543210", unet=-1, text=0.25),
+        a_lora("x", None),
+    )
+    prompt, _, settings = parsed(parameters_text(with_loras(*loras), MODEL))
+
+    assert prompt == "a cat <lora:detail:0.8><lora:Style.v2:0.25:-1><lora:x:1>"
+    assert settings["Lora hashes"] == '"detail: 0123456789ab, Style.v2: ba9876543210"'
+    assert taken_out(prompt) == (
+        "a cat",
+        tuple(use.model_copy(update={"sha256": None, "short_hash": None}) for use in loras),
+    )
+    assert "Lora hashes" not in parameters_text(resolved(), MODEL)
+    assert parsed(parameters_text(with_loras(a_lora("x"), prompt=""), MODEL))[0] == "<lora:x:1>"
+    mix, _, _ = parsed(parameters_text(with_loras(a_lora("x"), prompt=["a", "b"], mix=0.25, mode="mix"), MODEL))
+    assert mix == "a :0.25 AND b :0.75 <lora:x:1>"
+
+
+@pytest.mark.parametrize("reading", ["plain", "weighted"])
+def test_words_that_look_like_a_tag_are_none_to_a1111(reading: str) -> None:
+    spec = resolved()
+    words = spec.conditioning.prompts[0].model_copy(update={"text": "a <lora:x:1> and <hypernet:y:1> sign"})
+    asked = spec.conditioning.model_copy(update={"prompts": (words,), "reading": reading})
+    prompt, _, _ = parsed(parameters_text(spec.model_copy(update={"conditioning": asked}), MODEL))
+
+    assert not re.search(r"<(\w+):([^>]+)>", prompt), "A1111's own pattern"
+    [[said]] = sections(prompt)
+    assert said.text == "a <lora:x:1> and <hypernet:y:1> sign"
+
+
+def test_a_picture_says_its_loras_whole() -> None:
+    spec = with_loras(a_lora("detail", unet=0.1 + 0.2, text=0))
+    pixels = np.zeros((64, 64, 3), dtype=np.uint8)
+    assert read_spec(encode_png(pixels, spec, MODEL)) == spec
+    assert parsed_by_sd_parsers(encode_png(pixels, spec, MODEL))[2] == "1"
 
 
 TRICKY = [
