@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterable, Iterator, Sequence
+from datetime import UTC, datetime
 from typing import Any
 
 import redis
@@ -19,6 +20,7 @@ from farm.ledger.redis_errors import unavailable
 _OVERDUE_SECONDS = 60
 _LESS_URGENT = 10**14
 """Where the turns of priority 8 begin: see `wait` in `lua/1_records.lua`."""
+_MOST_OF_A_TURN = 2_000
 
 
 class Reading(Connection):
@@ -97,6 +99,13 @@ class Reading(Connection):
                     with contextlib.suppress(InvalidInput):
                         found[job] = JobSpec.from_json(text)
         return found
+
+    def checkpoint_of(self, job: str) -> tuple[int, int] | None:
+        """The attempt that left a checkpoint to go on from, and how many of its steps are safe; None without one."""
+        with self._talking():
+            told = self.redis.hget(self._key("job", job), "checkpoint")
+        attempt, _, step = (told or "").partition(":")
+        return (int(attempt), int(step)) if attempt.isdecimal() and step.isdecimal() else None
 
     def page(self, *, state: State | None = None, limit: int = 50, offset: int = 0) -> list[JobStatus]:
         """The jobs of `newest` whose record can be read."""
@@ -192,6 +201,43 @@ class Reading(Connection):
             for model in models:
                 pipeline.zrangebyscore(self._key("turn", model), "-inf", f"({_LESS_URGENT}", start=0, num=limit)
             return [job for found in pipeline.execute() for job in found]
+
+    def places(self, jobs: Sequence[JobStatus]) -> dict[str, int]:
+        """How many queued jobs of its model go before each of these, which are queued.
+
+        Of thousands that were submitted at the same moment, those beyond the first ones are told the least it can be.
+        """
+        turns: dict[tuple[str, int], list[str]] = {}
+        for job in jobs:
+            moment = round(1000 * job.submitted.timestamp())
+            turns.setdefault((job.model, _LESS_URGENT * (9 - job.priority) + moment), []).append(job.id)
+        with self._talking():
+            pipeline = self.redis.pipeline(transaction=False)
+            for model, turn in turns:
+                pipeline.zcount(self._key("turn", model), "-inf", f"({turn}")
+            before = pipeline.execute()
+            for (model, _), number in zip(turns, before, strict=True):
+                pipeline.zrange(self._key("turn", model), number, number + _MOST_OF_A_TURN - 1)
+            found = pipeline.execute()
+        places: dict[str, int] = {}
+        for names, number, of_turn in zip(turns.values(), before, found, strict=True):
+            order = {name: number + index for index, name in enumerate(of_turn)}
+            places |= {name: order.get(name, number + len(of_turn)) for name in names}
+        return places
+
+    def waiting_for(self, models: Sequence[str]) -> dict[str, int]:
+        """How many jobs are queued for each of the models."""
+        with self._talking():
+            pipeline = self.redis.pipeline(transaction=False)
+            for model in models:
+                pipeline.zcard(self._key("waiting", model))
+            return dict(zip(models, pipeline.execute(), strict=True))
+
+    def time(self) -> datetime:
+        """What time it is by the ledger's clock, which is Redis' own."""
+        with self._talking():
+            seconds, microseconds = self.redis.time()
+        return datetime.fromtimestamp(seconds + microseconds / 1e6, tz=UTC)
 
     # Events
 

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from http import HTTPStatus
 
 from pydantic import BaseModel, ConfigDict, Field
 from starlette.responses import Response
+from starlette.types import Scope
 
 from farm import errors
 from farm.errors import FarmError, InvalidInput
@@ -80,9 +81,6 @@ class Refused(Exception):
         self.problem = problem(status, kind, detail, hint=hint, field=field)
         self.headers = dict(headers or {})
 
-    def response(self) -> Response:
-        return self.problem.response(self.headers)
-
 
 def later(status: int, kind: str, detail: str, seconds: float, *, hint: str | None = None) -> Refused:
     """A refusal of what may be asked for again after so many seconds."""
@@ -102,10 +100,16 @@ def of_error(error: FarmError) -> Problem:
     return problem(status, kind, error.message, hint=error.hint, field=field)
 
 
-def response_to(error: FarmError) -> Response:
-    """The answer to a request that ended in an error of the farm's."""
+def told_by(error: FarmError | Refused) -> tuple[Problem, Mapping[str, str]]:
+    """The problem that a request ended in, and the headers of the answer that says so."""
+    if isinstance(error, Refused):
+        return error.problem, error.headers
     told = of_error(error)
-    return told.response({"Retry-After": str(RETRY_SECONDS)} if told.status == 503 else None)
+    return told, {"Retry-After": str(RETRY_SECONDS)} if told.status == 503 else {}
+
+
+Tell = Callable[[Scope, Problem, Mapping[str, str]], Response]
+"""Makes the answer to a request that ended in a problem, with these headers."""
 
 
 def of_status(status: int, detail: str) -> Problem:

@@ -2,24 +2,18 @@
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import click
 
+from farm.cli.commands.kept import name_and_source, progress_bar, what_was_sent
 from farm.cli.view.output import console, json_option, note, print_json, say, size
-from farm.errors import InvalidInput, StorageError, WrongBucket
 
 if TYPE_CHECKING:
     from farm.bucket.models import StoredModel
     from farm.cli.view.columns import Columns
-    from farm.client import FarmClient
-    from farm.client.models import Progress
     from farm.client.services import ModelService
-
-_KINDS = {"sd": "Stable Diffusion", "sd1": "Stable Diffusion 1", "sd2": "Stable Diffusion 2", "sdxl": "SDXL"}
 
 
 @click.group(
@@ -41,10 +35,12 @@ def models(context: click.Context, as_json: bool) -> None:
     """
     if context.invoked_subcommand is not None:
         return
+    from farm.bucket.models import MODELS
     from farm.client import FarmClient
+    from farm.client.kept import all_kept
 
     with FarmClient.connect() as farm:
-        stored, damaged = _stored(farm)
+        stored, trouble = all_kept(farm, MODELS)
         services = {service.name: service for service in farm.models()}
     known = [_told(name, services.get(name), stored.get(name)) for name in sorted({*services, *stored})]
     if as_json:
@@ -53,8 +49,8 @@ def models(context: click.Context, as_json: bool) -> None:
         console().print(_table(known))
     else:
         note("the farm has no models: 'farm models add' adds one, and 'farm worker' serves the one that comes along")
-    if damaged:
-        note(*damaged)
+    if trouble:
+        note(*(f"farm: {line}" for line in trouble))
 
 
 @models.command(
@@ -76,23 +72,21 @@ def add(model: str, replace: bool, again: bool, as_json: bool) -> None:
     to the bucket once: the same again sends nothing, models may share files, and after Ctrl-C the same command goes on.
     With --json: {name, kind, size, source, added, sent, files}; `sent` is in bytes.
     """
+    from farm.bucket.models import KINDS
     from farm.client import FarmClient
     from farm.client import models as keeping
 
-    name, equals, source = model.partition("=")
-    if not equals or not source:
-        raise InvalidInput(f"{model!r:.80} is not NAME=SOURCE", hint="such as mine=/models/mine.safetensors")
+    name, source = name_and_source(model, "NAME=SOURCE", example="mine=/models/mine.safetensors")
     with FarmClient.connect() as farm:
         farm.check_bucket()
-        with _bar() as progress:
+        with progress_bar() as progress:
             added = keeping.add(
                 farm.ledger, farm.storage, name, source, replace=replace, again=again, progress=progress
             )
     kept = added.model
     if as_json:
         return print_json({**_facts(kept), "sent": added.sent, "files": _files(kept)})
-    sent = f"of which {size(added.sent)} were sent" if added.sent else "all of which was there"
-    say(f"{name}: {_KINDS[kept.kind]}, {size(kept.size)}, {sent}")
+    say(f"{name}: {KINDS[kept.kind]}, {size(kept.size)}, {what_was_sent(added.sent)}")
 
 
 @models.command(
@@ -109,7 +103,7 @@ def show(name: str, as_json: bool) -> None:
 
     With --json: as 'farm models --json' says of it, and files: {name: {sha256, size}}.
     """
-    from farm.bucket.models import read_model
+    from farm.bucket.models import KINDS, read_model
     from farm.cli.view.columns import Columns
     from farm.client import FarmClient
 
@@ -120,7 +114,7 @@ def show(name: str, as_json: bool) -> None:
     told = _told(name, service, kept)
     if as_json:
         return print_json({**told, "files": _files(kept)})
-    say(f"{name}: {_KINDS[kept.kind]}, {size(kept.size)}, from {kept.source}, added {kept.added:%Y-%m-%d %H:%M} UTC")
+    say(f"{name}: {KINDS[kept.kind]}, {size(kept.size)}, from {kept.source}, added {kept.added:%Y-%m-%d %H:%M} UTC")
     say(f"served by {', '.join(told['workers']) or 'nobody'}; in memory of {', '.join(told['warm']) or 'nobody'}")
     say(f"jobs waiting: {told['waiting']:,}")
     rows = Columns("file", "size", "sha256", right=("size",), dropped=("sha256",))
@@ -155,24 +149,6 @@ def remove(name: str, force: bool, as_json: bool) -> None:
     say(f"{name} is removed; {size(removed.freed)} were deleted")
 
 
-def _stored(farm: FarmClient) -> tuple[Mapping[str, StoredModel], Sequence[str]]:
-    """The models that the farm keeps, by name, and lines about what could not be read."""
-    from farm.bucket.models import StoredModel, stored_models
-
-    kept: dict[str, StoredModel] = {}
-    trouble: list[str] = []
-    try:
-        farm.check_bucket(only_to_read=True)
-        for one in stored_models(farm.storage):
-            if isinstance(one, StoredModel):
-                kept[one.name] = one
-            else:
-                trouble.append(f"farm: {one.message}")
-    except (StorageError, WrongBucket) as error:
-        trouble.append(f"farm: which models the bucket keeps is not known: {error.message}")
-    return kept, trouble
-
-
 def _told(name: str, service: ModelService | None, kept: StoredModel | None) -> dict[str, Any]:
     facts = _facts(kept) if kept else dict.fromkeys(("kind", "size", "source", "added"))
     return {
@@ -201,6 +177,7 @@ def _files(kept: StoredModel) -> dict[str, Any]:
 def _table(known: Sequence[Mapping[str, Any]]) -> Columns:
     from rich.text import Text
 
+    from farm.bucket.models import KINDS
     from farm.cli.view.columns import Columns
 
     rows = Columns(
@@ -213,49 +190,10 @@ def _table(known: Sequence[Mapping[str, Any]]) -> Columns:
     for model in known:
         rows.add(
             model["name"],
-            _KINDS.get(model["kind"], "–"),
+            KINDS.get(model["kind"], "–"),
             "–" if model["size"] is None else size(model["size"]),
             f"{model['waiting']:,}",
             ", ".join(model["warm"]) or "–",
             ", ".join(model["workers"]) or Text("none", style="yellow"),
         )
     return rows
-
-
-@contextmanager
-def _bar() -> Iterator[Progress]:
-    """A bar of the bytes that are read and sent; nothing unless stderr is a terminal."""
-    from farm.client.models import Unwatched
-
-    if not sys.stderr.isatty():
-        yield Unwatched()
-        return
-    from rich.console import Console
-    from rich.progress import BarColumn, DownloadColumn, TextColumn, TimeRemainingColumn, TransferSpeedColumn
-    from rich.progress import Progress as Bars
-
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(24),
-        DownloadColumn(binary_units=True),
-        TransferSpeedColumn(),
-        TimeRemainingColumn(),
-    )
-    with Bars(*columns, console=Console(stderr=True), transient=True) as bars:
-        yield _Shown(bars)
-
-
-class _Shown:
-    """A bar of what is being done now."""
-
-    def __init__(self, bars: Any) -> None:
-        self._bars = bars
-        self._task: Any = None
-
-    def begin(self, what: str, total: int) -> None:
-        if self._task is not None:
-            self._bars.remove_task(self._task)
-        self._task = self._bars.add_task(what, total=total)
-
-    def advance(self, number: int) -> None:
-        self._bars.advance(self._task, number)

@@ -60,13 +60,11 @@ def written(farm: FarmClient, job: str, out: Path) -> tuple[Path, Seen]:
 
     Raises `WrongState`, `WrongBucket`, `StorageError`, and `InvalidInput` if it cannot be written.
     """
-    from farm.pages import roundtrip, trace
-    from farm.pages.gather import gather
+    from farm.pages.job import page
 
     path = out / f"{job}.trace.html"
     check_file(path, option=_OUT)
-    seen = gather(farm.storage, farm.result(job))
-    html = roundtrip.page(farm.storage, seen) if seen.result.spec.is_study else trace.page(seen)
+    html, seen = page(farm.storage, farm.result(job))
     with replacing(path, option=_OUT) as unfinished:
         unfinished.write_text(html, encoding="utf-8")
     return path, seen

@@ -1,14 +1,20 @@
-"""What the farm has: workers, models, losses."""
+"""What the farm has: workers, models, LoRAs, losses."""
 
 from __future__ import annotations
 
-from fastapi import APIRouter
+from typing import Annotated
 
+from fastapi import APIRouter, Query
+
+from farm.bucket.models import manifests
+from farm.client import models as keeping
+from farm.client.keeping import Removed
 from farm.client.services import ModelService
 from farm.jobs.losses import LossDeclaration
 from farm.jobs.status import WorkerInfo
-from farm.web.parts import LOOKS, InSite
-from farm.web.v1.shapes import problems
+from farm.web.parts import LOOKS, OPERATES, InSite
+from farm.web.problems import Refused
+from farm.web.v1.shapes import Lora, problems
 
 router = APIRouter(tags=["Farm"])
 
@@ -23,6 +29,31 @@ async def workers(site: InSite) -> list[WorkerInfo]:
 async def models(site: InSite) -> list[ModelService]:
     """Every model that a live worker serves or a job waits for."""
     return [*await site.ledger(site.client.models)]
+
+
+@router.get("/loras", dependencies=[LOOKS], responses=problems())
+async def loras(site: InSite) -> list[Lora]:
+    """The LoRAs that the farm keeps, which jobs name."""
+    return [Lora.of(kept) for kept in await site.bucket(site.client.loras)]
+
+
+@router.delete("/models/{name}", dependencies=[OPERATES], responses=problems(404, 409))
+async def remove_model(
+    site: InSite,
+    name: str,
+    force: Annotated[bool, Query(description="Even while jobs wait for it; they go on waiting.")] = False,
+) -> Removed:
+    """Keep a model no longer: what no other model has of it is deleted from the bucket."""
+
+    def remove() -> Removed:
+        site.client.check_bucket()
+        if name not in manifests(site.client.storage):
+            raise Refused(
+                404, "model-not-kept", f"the farm keeps no model {name!r:.80}", hint="'farm models' lists them"
+            )
+        return keeping.remove(site.client.ledger, site.client.storage, name, force=force)
+
+    return await site.bucket(remove)
 
 
 @router.get("/losses", dependencies=[LOOKS], responses=problems())

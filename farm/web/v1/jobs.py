@@ -14,13 +14,15 @@ from fastapi import APIRouter, Header, Query, Request, Response
 
 from farm import keys
 from farm.client.client import Submission
+from farm.client.rerun import submit_again
 from farm.errors import InvalidInput, JobNotFound, LedgerUnavailable
 from farm.jobs.status import JobStatus, State
 from farm.ledger.records import Position
+from farm.web import waiting
 from farm.web.access import Caller
 from farm.web.parts import LOOKS, SUBMITS, InSite, Parts, Submitting
 from farm.web.problems import Refused, later
-from farm.web.v1 import submission, waiting
+from farm.web.v1 import submission
 from farm.web.v1.shapes import EXAMPLE, Again, Cancelled, Named, Page, Submitted, ToCancel, problems
 
 router = APIRouter(tags=["Jobs"])
@@ -142,11 +144,11 @@ async def _submitted(site: Parts, batch: str | None, asked: Any) -> Submission:
 @router.get("/jobs", dependencies=[LOOKS], responses=problems())
 async def list_jobs(site: InSite, state: State | None = None, limit: Limit = 50, cursor: Cursor = None) -> Page:
     """The newest jobs first, of one state or all."""
-    position = None if cursor is None else _position(cursor)
+    position = None if cursor is None else position_of(cursor)
 
     def read() -> Page:
         jobs, following = site.client.ledger.after(position, state=state, limit=limit)
-        return Page(jobs=site.client.ledger.get_many(jobs), next=_cursor(following) if following else None)
+        return Page(jobs=site.client.ledger.get_many(jobs), next=cursor_of(following) if following else None)
 
     return await site.ledger(read)
 
@@ -195,6 +197,13 @@ async def retry(site: InSite, what: Named) -> Again:
     return Again(jobs=[*await site.ledger(site.client.retry, what.names)])
 
 
+@router.post("/jobs/{job}/again", status_code=201, dependencies=[SUBMITS], responses=problems(404))
+async def again(site: InSite, job: str) -> Submitted:
+    """Render what a job renders once more, as a new job; its init picture is the bucket's."""
+    done = await site.bucket(submit_again, site.client, known(job))
+    return Submitted(batch=done.batch, jobs=[*done.jobs], specs=[*done.specs], warnings=[*done.warnings])
+
+
 def known(job: str) -> str:
     """The job's id. Raises `JobNotFound` for what cannot be one."""
     if not keys.is_job_id(job):
@@ -202,11 +211,12 @@ def known(job: str) -> str:
     return job
 
 
-def _cursor(position: Position) -> str:
+def cursor_of(position: Position) -> str:
+    """What a client sends to go on from a place."""
     return base64.urlsafe_b64encode(f"{position.score}.{position.job}".encode()).decode().rstrip("=")
 
 
-def _position(cursor: str) -> Position:
+def position_of(cursor: str) -> Position:
     """The place that a cursor of ours means. Raises `InvalidInput` for any other text."""
     try:
         if not _CURSOR.fullmatch(cursor):

@@ -79,7 +79,7 @@ async def test_pages_of_this_site_may_ask_it_and_links_lead_here(web: Web) -> No
         for site in ("cross-site", "same-site"):
             assert kind(await http.get(ME, headers={"Sec-Fetch-Site": site})) == (403, "foreign-origin")
             link = {"Sec-Fetch-Site": site, "Sec-Fetch-Mode": "navigate", "Sec-Fetch-Dest": "document"}
-            assert (await http.get("/", headers=link)).status_code == 200
+            assert (await http.get("/login", headers=link)).status_code == 200
             assert kind(await http.post(JOBS, headers=link)) == (403, "foreign-origin")
             assert kind(await http.get("/", headers={**link, "Sec-Fetch-Dest": "iframe"})) == (403, "foreign-origin")
 
@@ -167,7 +167,7 @@ async def test_the_code_of_the_terminal_lets_one_browser_in_once(web: Web) -> No
         assert kind(await other.get("/login", params={"code": "x"})) == (403, "code-not-valid")
         await signed_in(web, http)
         assert (await http.get(ME)).json()["role"] == "operate"
-        assert "You are signed in" in (await http.get("/")).text
+        assert "You are signed in" in (await http.get("/login")).text
         assert kind(await other.get("/login", params={"code": code})) == (403, "code-not-valid")
         assert kind(await other.get(ME)) == (401, "not-signed-in")
 
@@ -303,16 +303,27 @@ async def test_every_answer_is_safe_to_be_opened(web: Web) -> None:
             await http.get("/none"),
             await http.put(JOBS),
             await http.post(JOBS, content=b"{"),
-            await http.get("/"),
+            await http.get("/none", headers={"Accept": "text/html"}),
             await stranger.get(ME),
             await stranger.get("/api/v1/openapi.json"),
             await stranger.get("/", headers={"Host": "evil.example"}),
         ]
-    assert [answer.status_code for answer in answers] == [200, 503, 404, 405, 422, 200, 401, 200, 421]
+    assert [answer.status_code for answer in answers] == [200, 503, 404, 405, 422, 404, 401, 200, 421]
     for answer in answers:
         policy = answer.headers["content-security-policy"]
         assert "default-src 'none'" in policy and "frame-ancestors 'none'" in policy and "unsafe" not in policy
         assert {name: answer.headers[name] for name in HEADERS} == HEADERS
+
+
+async def test_the_door_s_form_says_whose_page_it_is_to_this_site_alone(web: Web) -> None:
+    async with web.anyone() as http:
+        headers = (await http.get("/login")).headers
+        assert {name: headers[name] for name in HEADERS} == HEADERS | {"referrer-policy": "same-origin"}
+        for onward in ("//evil.example", "/\\evil.example", "https://evil.example", "", "/\tx", "/é"):
+            token = web.tokens.add(f"t{len(web.tokens.all())}", "view")
+            answer = await http.post("/login", data={"word": token, "onward": onward})
+            assert (answer.status_code, answer.headers["Location"]) == (303, "/"), onward
+            http.cookies.clear()
 
 
 async def test_a_fault_of_the_farm_s_tells_nothing_and_is_in_the_log(

@@ -102,7 +102,7 @@ def test_it_lets_a_browser_in_by_its_address_and_ends_when_it_is_asked_to(
             "GET", f"{serving.address}/api/v1/events", headers={"Authorization": f"Bearer {token}"}, timeout=SECONDS
         ) as stream,
     ):
-        assert "You are signed in" in browser.get(serving.door).text
+        assert "Sign out" in browser.get(serving.door).text
         assert browser.get(f"{serving.address}/api/v1/jobs").json() == {"jobs": [], "next": None}
         assert stream.status_code == 200
         assert "server" not in stream.headers
@@ -122,7 +122,7 @@ def test_ctrl_c_twice_ends_it_no_worse(start: Start) -> None:
     head = f"POST /api/v1/jobs HTTP/1.1\r\nHost: 127.0.0.1:{port}\r\nContent-Type: application/json\r\n"
     with socket.create_connection(("127.0.0.1", port)) as slow:
         slow.sendall(f"{head}Content-Length: 1000\r\n\r\n{{".encode())
-        httpx2.get(f"{serving.address}/")  # what was sent before has come
+        httpx2.get(f"{serving.address}/login")  # what was sent before has come
         serving.process.send_signal(signal.SIGINT)
         eventually(lambda: _is_refused(port), "nobody is let in any more")
         assert "Traceback" not in serving.end(signal.SIGINT)
@@ -194,7 +194,7 @@ def test_it_speaks_tls_and_its_cookie_is_for_that_alone(start: Start, tmp_path: 
         answer = http.get("/login", params={"code": serving.door.partition("code=")[2]})
         assert "Secure" in answer.headers["Set-Cookie"]
         assert http.get("/", headers={"Host": "evil.example"}).status_code == 421
-        assert http.get("/", headers={"Host": f"farm.example.org:{port}"}).status_code == 200
+        assert http.get("/login", headers={"Host": f"farm.example.org:{port}"}).status_code == 200
 
 
 @pytest.mark.parametrize(

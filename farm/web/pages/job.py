@@ -1,0 +1,78 @@
+"""A job: its picture, what it was asked for, how it goes, what it left; and the page of how its picture came to be."""
+
+from __future__ import annotations
+
+import asyncio
+
+from fastapi import APIRouter, Request, Response
+
+from farm.bucket.results import IMAGE, JobResult
+from farm.errors import FarmError
+from farm.jobs.command import command
+from farm.jobs.status import JobStatus
+from farm.pages.job import page as page_of
+from farm.pages.settings import made, settings
+from farm.web.pages import frame
+from farm.web.pages.queue import foretold
+from farm.web.parts import LOOKS, InSite, Parts
+from farm.web.problems import Problem, Refused, of_status, told_by
+from farm.web.v1.jobs import known
+from farm.web.v1.made import result_of
+
+router = APIRouter(include_in_schema=False)
+
+_BUCKET_SECONDS = 3.0
+"""The page comes without its result if the bucket takes longer."""
+_INSIDE = {
+    "Content-Security-Policy": "sandbox allow-scripts; frame-ancestors 'self'",
+    "X-Frame-Options": "SAMEORIGIN",
+}
+"""Of a page that has a policy of its own within, and is shown in one of ours."""
+
+
+@router.get("/jobs/{job}", dependencies=[LOOKS])
+async def job(request: Request, site: InSite, job: str) -> Response:
+    """Everything that is known of a job."""
+    workers = await site.workers(within=0.05)
+    ledger = site.client.ledger
+    status = await site.ledger(ledger.get, known(job))
+    spec = (await site.ledger(ledger.specs, [job])).get(job)
+    [row], _ = await site.ledger(foretold, ledger, workers, [status])
+    result, trouble = await _result(site, status)
+    return frame.page(
+        request.scope,
+        "job.html",
+        row=row,
+        spec=spec,
+        settings=settings(spec) if spec else [],
+        made=made(result) if result else [],
+        command=command(spec, labels=status.labels, priority=status.priority) if spec else None,
+        checkpoint=await site.ledger(ledger.checkpoint_of, job),
+        result=result,
+        has_picture=result is not None and IMAGE in result.objects,
+        trouble=trouble,
+    )
+
+
+async def _result(site: Parts, status: JobStatus) -> tuple[JobResult | None, Problem | None]:
+    """The result of a job that is done, or why it cannot be had now."""
+    if status.result is None:
+        return None, None
+    asking = asyncio.ensure_future(site.bucket(site.client.result, status.id))
+    try:
+        async with asyncio.timeout(_BUCKET_SECONDS):
+            return await asyncio.shield(asking), None
+    except TimeoutError:
+        asking.add_done_callback(lambda late: late.cancelled() or late.exception())
+        return None, of_status(503, "the bucket does not answer")
+    except (FarmError, Refused) as error:
+        return None, told_by(error)[0]
+
+
+@router.get("/jobs/{job}/trace", dependencies=[LOOKS])
+async def trace(site: InSite, job: str) -> Response:
+    """How the picture came to be, as `farm trace` makes it. It is shown as of no origin, and so can ask for nothing."""
+
+    result = await result_of(site, known(job))
+    text, _ = await site.bucket(page_of, site.client.storage, result)
+    return Response(text, headers=_INSIDE, media_type="text/html")

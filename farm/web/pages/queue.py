@@ -1,0 +1,125 @@
+"""The queue: the farm's jobs, the newest first, what waits for what, and about when each will be done."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from itertools import groupby
+from typing import Annotated
+
+from fastapi import APIRouter, Query, Request, Response
+
+from farm.client.outlook import Line, left_seconds, lines, wait_seconds
+from farm.jobs.status import JobStatus, State, WorkerInfo
+from farm.ledger.ledger import Ledger
+from farm.web.pages import frame
+from farm.web.parts import LOOKS, InSite
+from farm.web.v1.jobs import Cursor, cursor_of, position_of
+
+router = APIRouter(include_in_schema=False)
+
+JOBS = 100
+"""On a page."""
+_MOST_RUNNING = 100
+_WITHIN_SECONDS = 0.05
+"""The page does not wait longer to hear of the workers: they come with its next look."""
+
+
+@dataclass(frozen=True)
+class Row:
+    """A job on the page. `place` is how many go before it, `seconds` about how long until it is done.
+
+    `is_served` unless it is known that no live worker has a use for it.
+    """
+
+    status: JobStatus
+    place: int | None
+    seconds: float | None
+    is_served: bool
+
+
+@dataclass(frozen=True)
+class Seen:
+    """What the page shows of the ledger."""
+
+    rows: Sequence[Row]
+    lines: Sequence[Line]
+    counts: Mapping[State, int]
+    following: str | None
+
+    @property
+    def batches(self) -> list[tuple[str, list[Row]]]:
+        """The rows by batch, in their order."""
+        return [(batch, [*rows]) for batch, rows in groupby(self.rows, key=lambda row: row.status.batch)]
+
+
+@router.get("/", dependencies=[LOOKS])
+async def queue(
+    request: Request,
+    site: InSite,
+    state: State | None = None,
+    batch: Annotated[str | None, Query(max_length=100)] = None,
+    cursor: Cursor = None,
+) -> Response:
+    """A page of jobs: of a state, of a batch in its order, or all."""
+    workers = await site.workers(within=_WITHIN_SECONDS)
+    seen = await site.ledger(read, site.client.ledger, workers, state=state, batch=batch, cursor=cursor)
+    return frame.page(
+        request.scope,
+        "queue.html",
+        seen=seen,
+        state=state,
+        batch=batch,
+        cursor=cursor,
+        knows_workers=workers is not None,
+    )
+
+
+def read(
+    ledger: Ledger,
+    workers: Sequence[WorkerInfo] | None,
+    *,
+    state: State | None = None,
+    batch: str | None = None,
+    cursor: str | None = None,
+) -> Seen:
+    """What a page shows. Without `workers` nothing is said of when jobs will be done.
+
+    Raises `InvalidInput` for a cursor that is none, `JobNotFound` for a batch that is none, `LedgerUnavailable`.
+    """
+    jobs, following = _of_batch(ledger, batch, cursor) if batch else _newest(ledger, state, cursor)
+    rows, known = foretold(ledger, workers, ledger.get_many(jobs))
+    return Seen(rows, [line for line in known.values() if line.waiting or line.running], ledger.counts(), following)
+
+
+def foretold(
+    ledger: Ledger, workers: Sequence[WorkerInfo] | None, statuses: Sequence[JobStatus]
+) -> tuple[list[Row], dict[str, Line]]:
+    """The jobs with about when they will be done, and what waits for what, by model. Raises `LedgerUnavailable`."""
+    now, models = ledger.time(), ledger.models()
+    running = ledger.get_many(ledger.newest(state="running", limit=_MOST_RUNNING))
+    known = lines(ledger.waiting_for(models), workers or (), running, now)
+    places = ledger.places([status for status in statuses if status.state == "queued"])
+    served = {model for model, line in known.items() if line.workers or workers is None}
+    return [_row(status, places.get(status.id), known, served, now) for status in statuses], known
+
+
+def _newest(ledger: Ledger, state: State | None, cursor: str | None) -> tuple[list[str], str | None]:
+    jobs, following = ledger.after(position_of(cursor) if cursor else None, state=state, limit=JOBS)
+    return jobs, cursor_of(following) if following else None
+
+
+def _of_batch(ledger: Ledger, batch: str, cursor: str | None) -> tuple[list[str], str | None]:
+    jobs = ledger.resolve(batch)
+    first = int(cursor) if cursor and cursor.isdecimal() else 0
+    return jobs[first : first + JOBS], str(first + JOBS) if first + JOBS < len(jobs) else None
+
+
+def _row(
+    status: JobStatus, place: int | None, known: Mapping[str, Line], served: Collection[str], now: datetime
+) -> Row:
+    seconds = left_seconds(status, now)
+    if status.state == "queued" and place is not None and status.model in known:
+        seconds = wait_seconds(known[status.model], place)
+    return Row(status, place, seconds, status.model in served)

@@ -1,0 +1,95 @@
+"""A job's page in a real browser: its picture, words and files, how it came to be, and what is done with it."""
+
+from __future__ import annotations
+
+import json
+import re
+
+import pytest
+from PIL import Image
+from playwright.sync_api import expect
+
+from farm import keys
+from farm.bucket.preview import Preview
+from farm.bucket.storage import Storage
+from farm.client import FarmClient
+from farm.jobs.request import JobRequest
+from tests.farm.rendering import render
+from tests.farm.web.pages.conftest import Pages, Said, Show
+from tests.farm.web.pages.test_queue_page import HOSTILE, UNDO_MILLISECONDS, begun, submitted
+
+pytestmark = pytest.mark.long
+
+
+def test_a_job_is_followed_until_its_picture_is_there(show: Show, client: FarmClient, storage: Storage) -> None:
+    [job] = submitted(client, labels={"project": "otters"})
+    page = show(f"/jobs/{job}")
+    expect(page.locator(".remark")).to_have_text("No live worker serves the model emoji.")
+    claim = begun(client, job, 4)
+    client.ledger.checkpoint(claim, "w1", 4)
+    look = Preview(job, claim.attempt, 4, (128, 128), Image.new("RGB", (16, 16), "teal"))
+    storage.put(keys.preview(job), look.to_png(), "image/png")
+    expect(page.locator(".shot img")).to_have_attribute("data-step", "4")
+    expect(page.locator("#job")).to_contain_text("step 4 is safe, of attempt 1")
+    client.ledger.release(claim, "w1")
+    render(client, job)
+
+    expect(page.locator("#picture")).to_have_js_property("naturalWidth", 64)
+    events = page.locator("#events li").all_inner_texts()
+    assert [re.sub("^.*[AP]M ", "", line) for line in (events[0], events[-1])] == ["queued", "done · attempt 2 · w1"]
+    expect(page.locator("#command")).to_have_text(
+        "farm submit txt2img 'an otter' --steps 30 --seed 1 --sampler lms --model emoji --label project=otters"
+    )
+    page.locator("[data-copy=rerun]").click()
+    expect(page.locator(".toast")).to_contain_text(re.compile("Copied|Marked"))
+    with page.expect_download() as download:
+        page.get_by_role("link", name="trace.jsonl").click()
+    assert download.value.path().read_bytes() == b'{"step": 1}\n'
+
+
+def test_how_it_came_to_be_is_a_page_of_no_origin_within(show: Show, client: FarmClient, said: Said) -> None:
+    [job] = submitted(client, prompt=HOSTILE)
+    render(client, job)
+    page = show(f"/jobs/{job}", "view")
+    page.get_by_text("Show prompts and tokens").click()
+    inside = page.frame_locator("iframe")
+    expect(inside.get_by_role("heading", name="Where the time went")).to_be_visible()
+    inside.get_by_role("button", name="Dark").click()  # its own script runs
+    frame = page.frames[1]
+    assert frame.evaluate("origin") == "null"
+    reached = frame.evaluate("fetch('/api/v1/session').then(() => true, () => false)")
+    assert not reached
+    assert all("Content Security Policy" in line for line in said.lines), "its own does not let it"
+    said.lines.clear()
+
+
+def test_a_job_that_failed_says_why_and_is_retried_or_rendered_again(show: Show, client: FarmClient) -> None:
+    [job] = submitted(client, prompt=HOSTILE, negative=HOSTILE)
+    claim = begun(client, job, 7)
+    error = json.dumps({"kind": "memory", "message": f"too large {HOSTILE}"})
+    client.ledger.finish(claim, "w1", "failed", {"error": error})
+    page = show(f"/jobs/{job}")
+    expect(page.locator(".problem")).to_contain_text("memory: too large </script><img src=x onerror=alert(1)>")
+    assert page.locator("main script, main img[src=x]").count() == 0
+    page.get_by_role("button", name="Retry").click()
+    page.clock.run_for(UNDO_MILLISECONDS)
+    expect(page.locator("#job")).to_have_attribute("data-state", "queued")
+
+    page.get_by_role("button", name="Render again").click()
+    expect(page).not_to_have_url(re.compile(job))
+    other = page.url.rpartition("/")[2]
+    assert client.ledger.spec(other) == client.ledger.spec(job)
+
+
+def test_a_bucket_that_is_away_keeps_only_the_picture_from_being_shown(
+    show: Show, client: FarmClient, pages: Pages, said: Said
+) -> None:
+    [job] = [*client.submit([JobRequest(prompt="an otter", seed=1)]).jobs]
+    render(client, job)
+    show("/workers").close()  # the site has seen its bucket
+    pages.s3.lose_answer_to("", stay_away=True)
+    page = show(f"/jobs/{job}")
+    expect(page.locator(".remark")).to_contain_text("Its result cannot be read now")
+    expect(page.locator("#command")).to_contain_text("an otter")
+    pages.s3.come_back()
+    expect(page.locator("#picture")).to_have_js_property("naturalWidth", 64, timeout=30_000)

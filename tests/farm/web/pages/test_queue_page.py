@@ -1,0 +1,148 @@
+"""The queue in a real browser: what happens is seen, what is chosen is done and undone, and the place is kept."""
+
+from __future__ import annotations
+
+import json
+import re
+
+import pytest
+from PIL import Image
+from playwright.sync_api import expect
+
+from farm import keys
+from farm.bucket.preview import Preview
+from farm.bucket.storage import Storage
+from farm.client import FarmClient
+from farm.jobs.request import JobRequest
+from farm.ledger.records import Claim
+from tests.farm.rendering import render
+from tests.farm.web.pages.conftest import Pages, Said, Show
+from tests.ledgers import a_worker
+from tests.waiting import eventually
+
+pytestmark = pytest.mark.long
+
+HOSTILE = "</script><img src=x onerror=alert(1)> \x1b[31mred"
+UNDO_MILLISECONDS = 7_000
+
+
+def submitted(client: FarmClient, **fields: object) -> list[str]:
+    return [*client.submit([JobRequest.parse({"prompt": "an otter", "seed": 1, "model": "emoji", **fields})]).jobs]
+
+
+def begun(client: FarmClient, job: str, step: int) -> Claim:
+    """A job that a worker has done so many steps of."""
+    claim = client.ledger.claim(job, "w1", lease=600)
+    assert claim is not None
+    client.ledger.renew("w1", [(job, claim.attempt, step)], lease=600)
+    return claim
+
+
+def test_what_happens_is_seen_without_a_reload(show: Show, client: FarmClient, storage: Storage) -> None:
+    client.ledger.announce(a_worker("w1", images_per_minute=6.0, warm=("emoji",)))
+    [first] = submitted(client, labels={"project": "<i>otters</i>"})
+    page = show("/")
+    row = page.locator(f"[id='{first}']")
+    expect(row).to_have_attribute("data-state", "queued")
+    expect(row.locator(".when")).to_have_text("in about 10 s")
+    expect(page.locator("#lines")).to_contain_text("emoji 1 job waiting · 1 worker, done in about 10 s")
+
+    claim = begun(client, first, 3)
+    expect(row).to_have_attribute("data-state", "running")
+    client.ledger.renew("w1", [(first, claim.attempt, 12)], lease=600)
+    expect(row.locator(".steps")).to_contain_text("step 12 of 30")
+    expect(row.locator("progress")).to_have_js_property("value", 12)
+
+    look = Preview(first, claim.attempt, 12, (128, 128), Image.new("RGB", (16, 16), "teal"))
+    storage.put(keys.preview(first), look.to_png(), "image/png")
+    expect(row.locator(".shot img")).to_have_attribute("data-step", "12")
+
+    [second] = submitted(client, model="nobodys", priority=8)
+    expect(page.locator(f"[id='{second}']")).to_contain_text("priority 8")
+    expect(page.locator(f"[id='{second}'] .when")).to_have_text("no worker")
+    expect(page.locator("#lines .warn")).to_contain_text("nobodys 1 job waiting · no live worker serves it")
+    error = json.dumps({"kind": "nan", "message": f"it came to nothing {HOSTILE}"})
+    assert client.ledger.finish(claim, "w1", "failed", {"error": error})
+    expect(row.locator(".why")).to_contain_text("nan: it came to nothing </script>")
+    expect(page.locator("#states")).to_contain_text("failed 1")
+
+
+def test_what_is_chosen_is_cancelled_unless_it_is_undone_and_queued_again(show: Show, client: FarmClient) -> None:
+    jobs = submitted(client, count=3)
+    page = show("/")
+    cancel, retry = (page.get_by_role("button", name=name, exact=True) for name in ("Cancel", "Retry"))
+    expect(cancel).to_be_disabled()
+
+    page.get_by_label("whole batch").check()
+    expect(retry).to_be_disabled()
+    cancel.click()
+    page.get_by_role("button", name="Undo").click()
+    page.clock.run_for(UNDO_MILLISECONDS)
+    assert client.ledger.counts()["queued"] == 3
+
+    for job in jobs[:2]:
+        page.get_by_label(f"Choose {job}").check()
+    cancel.click()
+    page.clock.run_for(UNDO_MILLISECONDS)
+    expect(page.locator(".toast")).to_contain_text("2 jobs cancelled")
+    expect(page.locator(f"[id='{jobs[0]}']")).to_have_attribute("data-state", "cancelled")
+    assert client.ledger.counts()["queued"] == 1
+
+    page.get_by_label(f"Choose {jobs[1]}").check()
+    retry.click()
+    page.goto("/workers")  # who leaves does not undo it
+    page.goto("/?state=queued")
+    expect(page.locator(".job")).to_have_count(2)
+
+
+def test_pages_filters_and_the_place_are_kept_in_the_address(show: Show, client: FarmClient) -> None:
+    jobs = submitted(client, count=103)
+    render(client, jobs[0])
+    page = show("/")
+    page.get_by_role("link", name=re.compile("queued")).click()
+    expect(page.locator(".job")).to_have_count(100)
+    expect(page.locator("#states [aria-current]")).to_have_text("queued 102")
+    page.locator(".job").nth(60).scroll_into_view_if_needed()
+    expect(page).to_have_url(re.compile("#"))
+    place, top = page.url, page.evaluate("scrollY")
+    page.reload()
+    eventually(lambda: abs(page.evaluate("scrollY") - top) < 200, "it is where it was")
+    assert page.url == place
+
+    page.get_by_role("link", name="Older").click()
+    expect(page.locator(".job")).to_have_count(2)
+    page.get_by_role("link", name="Newest").click()
+    page.goto(f"/?batch={jobs[0][:16]}")
+    expect(page.locator(".job").first).to_have_attribute("id", jobs[0])
+
+
+def test_who_may_only_look_is_shown_nothing_to_do(show: Show, client: FarmClient) -> None:
+    submitted(client)
+    page = show("/", "view")
+    expect(page.locator(".job")).to_have_count(1)
+    assert page.locator("input, #cancel, #retry").count() == 0
+    assert page.get_by_role("link", name="Submit").count() == 0
+
+
+def test_the_page_says_that_the_farm_is_away_and_comes_back(
+    show: Show, client: FarmClient, pages: Pages, said: Said
+) -> None:
+    [job] = submitted(client)
+    page = show("/")
+    expect(page.locator(".job")).to_have_count(1)
+    eventually(lambda: pages.is_followed, "it hears of events")
+    pages.redis.lose_answer_to("", stay_away=True)
+    expect(page.locator("#away")).to_contain_text("The farm is away", timeout=30_000)
+    expect(page.locator("#away")).to_contain_text("cannot be used")
+    begun(client, job, 5)
+    pages.redis.come_back()
+    expect(page.locator(f"[id='{job}']")).to_have_attribute("data-state", "running", timeout=30_000)
+    expect(page.locator("#away")).to_be_hidden()
+
+    pages.redis.lose_answer_to("", stay_away=True)
+    page.goto("/?state=running")
+    expect(page.get_by_role("heading", name="Ledger unavailable")).to_be_visible(timeout=30_000)
+    pages.redis.come_back()
+    expect(page.locator(".job")).to_have_count(1, timeout=30_000)
+    assert said.lines and all("503" in line for line in said.lines), "the browser's own words"
+    said.lines.clear()
