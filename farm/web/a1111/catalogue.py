@@ -93,11 +93,11 @@ async def embeddings(site: InSite) -> dict[str, Any]:
 
 @router.get("/loras", dependencies=[LOOKS], responses=errors())
 async def loras(site: InSite) -> list[dict[str, Any]]:
-    """The LoRAs that the farm keeps, which prompts name by tags; their paths are nobody's business."""
+    """The LoRAs that the farm keeps, which prompts name by tags; where they lie is nobody's business."""
     return [
         {
             "name": kept.name,
-            "alias": kept.title or kept.name,
+            "alias": kept.name,
             "path": kept.name,
             "metadata": {"ss_output_name": kept.title, "ss_base_model_version": kept.base},
         }

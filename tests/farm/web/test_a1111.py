@@ -17,7 +17,8 @@ from PIL.PngImagePlugin import PngInfo
 
 from farm import keys
 from farm.bucket.preview import Preview
-from farm.client import FarmClient, loras
+from farm.client import FarmClient
+from farm.client.loras import add, remove
 from farm.errors import InvalidInput
 from farm.jobs.spec import JobSpec
 from farm.web.a1111.asked import ImageToImage, TextToImage
@@ -341,18 +342,18 @@ async def test_what_the_farm_has_and_has_not_is_told(web: Web, client: FarmClien
         assert (await http.post(f"{API}/refresh-checkpoints")).json() == {}
 
 
-async def test_loras_are_listed_and_named_by_tags(web: Web, client: FarmClient, tmp_path: Path) -> None:
+async def test_loras_are_told_and_named_in_prompts(web: Web, client: FarmClient, tmp_path: Path) -> None:
     shapes = {"lora_unet_conv_in.lora_down.weight": (4, 4), "lora_unet_conv_in.lora_up.weight": (320, 4)}
-    file = write_weights(tmp_path / "a.safetensors", shapes, metadata={"ss_output_name": "more detail"})
-    loras.add(client.ledger, client.storage, "detail", str(file))
+    lora = add(client.ledger, client.storage, "detail", str(write_weights(tmp_path / "a.safetensors", shapes))).lora
     try:
         async with web.having("submit") as http:
             [told] = (await http.get(f"{API}/loras")).json()
-            assert (told["name"], told["alias"], told["path"]) == ("detail", "more detail", "detail")
-            unknown = await http.post(f"{API}/txt2img", json={"prompt": "an otter <lora:detial:1>"})
-            assert unknown.status_code == 422 and "the farm keeps no LoRA 'detial'" in unknown.text
+            assert (told["name"], told["alias"]) == ("detail", "detail")
+            assert "keeps no LoRA 'detial'" in await refused(http, "txt2img", {"prompt": "an otter <lora:detial:1>"})
+        _, spec = await answered(web, client, {"prompt": "an otter <lora:detail:0.8>"})
+        assert [(use.sha256, use.unet) for use in spec.loras] == [(lora.file.sha256, 0.8)]
     finally:
-        loras.remove(client.ledger, client.storage, "detail", force=True)
+        remove(client.ledger, client.storage, "detail", force=True)
 
 
 async def test_progress_is_the_caller_s_own_and_shows_how_it_looks(web: Web, client: FarmClient) -> None:
