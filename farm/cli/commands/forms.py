@@ -35,7 +35,7 @@ _FIRST_OF = {"img2img": ("init", "strength"), "roundtrip": ("init",), "mix": ("m
 """What each mode is about."""
 _GROUPS: Mapping[str, tuple[str, ...]] = {
     "Picture": (
-        *("seed", "steps", "guidance", "width", "height", "sampler", "schedule", "eta", "reading", "clip_skip"),
+        *("seed", "steps", "guidance", "width", "height", "sampler", "schedule", "eta", "reading", "clip_skip", "lora"),
     ),
     "Start from a picture": ("init", "strength", "start_step", "fit", "encode"),
     "Mix prompts": ("mix_with", "mix", "weights", "path"),
@@ -86,6 +86,7 @@ class SubmitForms:
         if len(prompts) < 2:
             fields.pop("weights", None)
         fields |= {"prompts": prompts, "prompt": "".join(prompts[:1]), "noise_steps": fields.get("noise_steps") or ()}
+        fields["lora"] = [use.option for use in spec.loras]
         fields["loss"] = [_loss_as_written(loss) for loss in fields.pop("losses", ())]
         fields["label"] = [f"{name}={value}" for name, value in fields.pop("labels").items()]
         found = ((name, _as_filled(fields[name], param)) for name, param in known.items() if name in fields)

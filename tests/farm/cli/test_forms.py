@@ -118,6 +118,7 @@ def test_faults_name_the_option_in_the_words_of_the_command(
         {"mode": "guided", "prompt": "x", "losses": [{"name": "blue", "scale": 3, "every": 2}], "seed": 1},
         {"mode": "mix", "prompt": ["a", "b"], "weights": [1, 3], "path": "spherical", "seed": 1, "reading": "plain"},
         {"mode": "img2img", "prompt": "x", "init": b"", "strength": 0.5, "fit": "pad", "encode": "mean", "seed": 1},
+        {"prompt": r"a <\lora:x:1>", "loras": [{"name": "A.1", "unet": 0.5, "text": -1}, {"name": "b"}], "seed": 1},
         {"mode": "roundtrip", "init": b"", "noise_steps": [3, 4], "seed": 1, "width": 64, "height": 128},
         {
             "prompt": "x",
