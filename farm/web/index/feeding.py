@@ -77,6 +77,11 @@ class Feeder:
         self._doubted = True
 
     @property
+    def is_ready(self) -> bool:
+        """Whether what has happened until a moment ago is in the index."""
+        return self._caught_up and self._pieces is None
+
+    @property
     def is_busy(self) -> bool:
         return self._thread.is_alive()
 

@@ -13,11 +13,12 @@ from schemathesis.checks import CHECKS
 from farm.client import FarmClient
 from farm.jobs.request import JobRequest
 from farm.web.access import Access
-from farm.web.app import create
+from farm.web.app import Site, create
 from farm.web.limits import Limits
 from farm.web.sessions import Sessions
 from farm.web.tokens import Tokens
 from tests.farm.rendering import render
+from tests.waiting import eventually
 
 pytestmark = pytest.mark.long
 
@@ -32,21 +33,28 @@ ENDLESS = "/api/v1/events"
 
 
 @pytest.fixture
-def site(client: FarmClient, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Any, str]]:
+def site(client: FarmClient, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Site, str]]:
     """The site of an empty farm, and a token of it."""
-    tokens = Tokens(tmp_path_factory.mktemp("web") / "home")
-    made = create(client, Access(tokens, Sessions()), limits=Limits(requests=1e6, refusals=1e6))
-    yield made.app, tokens.add("fuzz", "operate")
+    home = tmp_path_factory.mktemp("web") / "home"
+    tokens = Tokens(home)
+    made = create(client, Access(tokens, Sessions()), limits=Limits(requests=1e6, refusals=1e6), home=home)
+    assert made.parts.index
+    made.parts.index.feeder.start()
+    yield made, tokens.add("fuzz", "operate")
+    made.parts.index.feeder.close()
 
 
-def test_whatever_is_sent_is_answered_as_the_document_says(site: tuple[Any, str], client: FarmClient) -> None:
-    app, token = site
+def test_whatever_is_sent_is_answered_as_the_document_says(site: tuple[Site, str], client: FarmClient) -> None:
+    made, token = site
     headers = {"Authorization": f"Bearer {token}", "Host": "127.0.0.1"}
-    schema = schemathesis.openapi.from_asgi("/api/v1/openapi.json", app, headers=headers)
+    schema = schemathesis.openapi.from_asgi("/api/v1/openapi.json", made.app, headers=headers)
     checks: list[Any] = [check for check in CHECKS.get_all() if check.__name__ not in NOT_SAID]
     of_answers = [check for check in checks if check.__name__ not in ("negative_data_rejection", "ignored_auth")]
     [job] = client.submit([JobRequest(prompt="an otter")]).jobs
     render(client, job)
+    index = made.parts.index
+    assert index
+    eventually(lambda: index.feeder.is_ready, "the index is there")
     answered: set[int] = set()
     operations: list[Any] = [found.ok() for found in schema.get_all_operations()]  # type: ignore[union-attr]
     assert len(operations) >= 14
