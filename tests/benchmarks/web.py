@@ -71,9 +71,9 @@ async def _asked(client: FarmClient, port: int, token: str, server: int) -> dict
     job = client.submit([JobRequest(prompt="an otter", seed=1)]).jobs[0]
     head = f"HTTP/1.1\r\nHost: 127.0.0.1:{port}\r\nAuthorization: Bearer {token}\r\n\r\n"
     status = f"GET /api/v1/jobs/{job} {head}".encode()
-    until, before = time.monotonic() + SECONDS, _core_seconds(server)
+    until, before = time.monotonic() + SECONDS, core_seconds(server)
     counts = await asyncio.gather(*(_asks(port, status, until) for _ in range(CONNECTIONS)))
-    taken = _core_seconds(server) - before
+    taken = core_seconds(server) - before
     events = f"GET /api/v1/events?name={job} {head}".encode()
     async with AsyncExitStack() as opened:
         began = time.monotonic()
@@ -123,7 +123,7 @@ async def _time_of(task: Any, began: float) -> float:
     return time.monotonic() - began
 
 
-def _core_seconds(process: int) -> float:
+def core_seconds(process: int) -> float:
     """What the process has had of its core: the machine may have others that want it."""
     fields = Path(f"/proc/{process}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")

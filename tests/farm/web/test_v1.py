@@ -7,6 +7,7 @@ import base64
 import hashlib
 import io
 import json
+from pathlib import Path
 from typing import Any
 
 import httpx2
@@ -16,11 +17,13 @@ from PIL import Image
 from farm import keys
 from farm.bucket.preview import Preview
 from farm.client import FarmClient
+from farm.client import models as keeping
 from farm.jobs.request import JobRequest
 from farm.web.limits import Limits
 from tests.farm.rendering import TRACE, render
 from tests.farm.web.conftest import Opening, Web
 from tests.ledgers import a_worker
+from tests.models_on_disk import write_folder
 
 pytestmark = pytest.mark.anyio
 
@@ -316,3 +319,50 @@ async def test_servers_that_are_away_are_told_and_not_waited_for(nowhere: FarmCl
             assert (answer.status_code, answer.json()["type"]) == (503, "urn:render-farm:ledger-unavailable"), path
             assert answer.headers["Retry-After"] == "5"
             assert "Redis at 127.0.0.1:1/0 cannot be used" in answer.json()["detail"]
+
+
+async def test_a_job_is_rendered_again_with_the_picture_that_it_started_from(web: Web, client: FarmClient) -> None:
+    inline = {**OTTER, "mode": "img2img", "init": {"base64": base64.b64encode(png()).decode()}}
+    async with web.having("submit") as http, web.having("view") as viewer:
+        first = await posted(http, inline)
+        path = f"/api/v1/jobs/{first['jobs'][0]}/again"
+        assert (await viewer.post(path)).status_code == 403
+        again = await http.post(path)
+        assert again.status_code == 201, again.text
+        assert again.json()["specs"] == first["specs"] and again.json()["jobs"] != first["jobs"]
+        client.storage.delete(keys.init_image(first["specs"][0]["start"]["image"]["sha256"], "png"))
+        gone = await http.post(path)
+        assert (gone.status_code, "not in this bucket" in gone.json()["detail"]) == (422, True)
+
+
+async def test_previews_of_several_jobs_come_together(web: Web, client: FarmClient) -> None:
+    jobs = [*client.submit([JobRequest.parse({**OTTER, "count": 2})]).jobs]
+    for job in jobs:
+        assert client.ledger.claim(job, "w1")
+    look = Preview(jobs[1], 1, 3, (64, 64), Image.new("RGB", (8, 8), "teal"))
+    client.storage.put(keys.preview(jobs[1]), look.to_png(), "image/png")
+    async with web.having("view") as http:
+        told = (await http.get("/api/v1/previews", params={"name": jobs})).json()
+        assert (await http.get("/api/v1/previews", params={"name": jobs * 9})).status_code == 422
+    assert told.keys() == {jobs[1]}
+    assert {name: told[jobs[1]][name] for name in ("attempt", "step", "width")} == {
+        "attempt": 1,
+        "step": 3,
+        "width": 64,
+    }
+    assert Image.open(io.BytesIO(base64.b64decode(told[jobs[1]]["png"]))).size == (8, 8)
+
+
+async def test_a_model_is_removed_by_who_may_operate(web: Web, client: FarmClient, tmp_path: Path) -> None:
+    client.check_bucket()
+    keeping.add(client.ledger, client.storage, "mine", str(write_folder(tmp_path / "mine")), replace=True)
+    await asyncio.to_thread(client.submit, [JobRequest.parse({**OTTER, "model": "mine"})])
+    async with web.having("submit") as submitter, web.having("operate") as http:
+        path = "/api/v1/models/mine"
+        assert (await submitter.delete(path)).status_code == 403
+        assert "1 job waits" in (await http.delete(path)).json()["detail"]
+        removed = await http.delete(path, params={"force": True})
+        assert removed.json()["name"] == "mine" and removed.json()["freed"] > 0
+        for name in ("mine", "..%2f..", "emoji"):
+            gone = await http.delete(f"/api/v1/models/{name}")
+            assert gone.status_code == 404, name

@@ -27,6 +27,7 @@ export function previews(root, selector) {
         back("previews");
         for (const [job, preview] of Object.entries(found)) show(document.getElementById(job), preview);
       } catch (problem) {
+        if (problem.type === "ledger-refused") return;  // a site that may only read: there are none
         if (problem.status === 503 || problem.status === 0) away(problem, "previews");
         next = LONGER;
       }

@@ -1,0 +1,67 @@
+"""The pages with a real worker: a job is seen in the queue as it takes shape, and its page has what it left."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+
+import pytest
+from playwright.sync_api import expect, sync_playwright
+
+from farm.client import FarmClient
+from tests.integration.conftest import LONG
+
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+MILLISECONDS = 120_000
+
+pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="there is no Chromium here: apt-get install chromium")
+
+
+@pytest.fixture
+def address(environment: dict[str, str]) -> Iterator[str]:
+    """A `farm web` of this farm."""
+    command = [sys.executable, "-m", "farm", "web", "--port", "0", "--no-auth"]
+    with subprocess.Popen(
+        command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, encoding="utf-8"
+    ) as process:
+        assert process.stdout
+        found = re.search(r"http://\S+", process.stdout.readline())
+        assert found
+        try:
+            yield found[0]
+        finally:
+            process.send_signal(signal.SIGTERM)
+            assert process.wait(60) == 0
+
+
+@pytest.mark.usefixtures("worker")
+def test_a_job_is_seen_from_its_first_steps_to_its_picture(
+    address: str, submit: Callable[..., list[str]], client: FarmClient
+) -> None:
+    said: list[str] = []
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        page = browser.new_page(base_url=address)
+        page.on("console", lambda message: said.append(message.text))
+        page.goto("/workers")
+        expect(page.locator("#workers")).to_contain_text("tiny")
+        page.goto("/")
+        [job] = submit(**LONG, trace="frames")
+        row = page.locator(f"[id='{job}']")
+        expect(row).to_have_attribute("data-state", "running", timeout=MILLISECONDS)
+        expect(row.locator(".steps")).to_have_text(re.compile(r"step \d+ of 100 · "), timeout=MILLISECONDS)
+        expect(row.locator(".shot img")).to_have_js_property("naturalWidth", 8, timeout=MILLISECONDS)
+        expect(row.locator(".when")).to_have_text(re.compile("about .* left"))
+
+        row.locator(".prompt").click()
+        expect(page.locator(".shot img")).to_be_visible(timeout=MILLISECONDS)
+        expect(page.locator("#picture")).to_have_js_property("naturalWidth", 64, timeout=MILLISECONDS)
+        page.get_by_text("Show prompts and tokens").click()
+        expect(page.frame_locator("iframe").locator("#frames > li")).to_have_count(100, timeout=MILLISECONDS)
+        browser.close()
+    assert said == []
+    assert client.ledger.get(job).state == "done"
