@@ -91,7 +91,7 @@ async def result_object(
     found = (await result_of(site, known(job))).objects.get(name)
     if found is None:
         raise Refused(404, "object-not-found", f"job {job} made no {name!r:.80}", hint="its result names what it made")
-    if (delivery or _usual(site)) == "redirect":
+    if (delivery or usual(site)) == "redirect":
         link = await site.bucket(site.client.storage.presign, found.key, seconds=LINK_SECONDS)
         return Response(status_code=307, headers={"Location": link})
     headers = {"ETag": f'"{found.sha256}"', "Cache-Control": CACHE}
@@ -142,7 +142,8 @@ async def previews(
     return {job: Looks.of(preview) for job, preview in found.items()}
 
 
-def _usual(site: Parts) -> str:
+def usual(site: Parts) -> Literal["redirect", "stream"]:
+    """By which way objects come unless one is asked for: by a link to the bucket, if others can reach it."""
     where = site.client.settings
     reachable = where.s3_public_endpoint or not is_loopback(where.s3_endpoint)
     return "redirect" if reachable else "stream"
