@@ -38,12 +38,16 @@ ENDLESS = "/api/v1/events"
 
 
 @pytest.fixture
-def site(client: FarmClient, tmp_path_factory: pytest.TempPathFactory) -> tuple[Site, str]:
+def site(client: FarmClient, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Site, str]]:
     """The site of an empty farm, and a token of it."""
     home = tmp_path_factory.mktemp("web") / "home"
     tokens = Tokens(home)
     made = create(client, Access(tokens, Sessions()), limits=Limits(requests=1e6, refusals=1e6), home=home)
-    return made, tokens.add("fuzz", "operate")
+    yield made, tokens.add("fuzz", "operate")
+    feeder = made.parts.index.feeder if made.parts.index else None
+    assert feeder
+    feeder.close()
+    eventually(lambda: not feeder.is_busy, "nobody keeps the index any more")
 
 
 def test_whatever_is_sent_is_answered_as_the_document_says(site: tuple[Site, str], client: FarmClient) -> None:
@@ -56,7 +60,6 @@ def test_whatever_is_sent_is_answered_as_the_document_says(site: tuple[Site, str
     render(client, job)
     index = made.parts.index
     assert index
-    index.feeder.start()
     eventually(lambda: index.feeder.is_ready, "the index is there")
     answered: set[int] = set()
     operations: list[Any] = [found.ok() for found in schema.get_all_operations()]  # type: ignore[union-attr]
@@ -81,7 +84,6 @@ def test_whatever_is_sent_is_answered_as_the_document_says(site: tuple[Site, str
                 answered.add(case.call_and_validate(headers=headers, checks=of_answers).status_code)
 
         asks()
-    index.feeder.close()
     assert answered >= {200, 404, 409, 422}
 
 
