@@ -68,21 +68,22 @@ def look_at(source: str) -> LoraFile:
     """
     path = Path(source).expanduser()
     try:
-        return _looked_at(path.resolve())
+        return _looked_at(path.name.lower(), path.resolve())
     except (OSError, RuntimeError) as error:
         reason = (error.strerror if isinstance(error, OSError) else None) or str(error)
         raise _refused(f"{path} cannot be read: {reason}") from error
 
 
-def _looked_at(path: Path) -> LoraFile:
-    if path.name.lower().endswith(PICKLED_WEIGHTS):
+def _looked_at(called: str, path: Path) -> LoraFile:
+    """The file at a path, which a link in the hub's cache may call otherwise."""
+    if called.endswith(PICKLED_WEIGHTS):
         raise _refused(f"{path} is pickled, which can run code, and is never opened", hint=_CONVERT)
     if path.is_dir():
         raise _refused(f"{path} is a folder", hint="name the .safetensors file in it")
     with path.open("rb") as file:
         if file.read(4).startswith(_PICKLES):
             raise _refused(f"{path} is pickled whatever its name says, and so could run code", hint=_CONVERT)
-    if not path.name.lower().endswith(WEIGHTS):
+    if not called.endswith(WEIGHTS):
         raise _refused(f"{path} is no {WEIGHTS} file", hint=_READ)
     if (size := path.stat().st_size) > MAX_LORA_BYTES:
         raise _refused(f"{path} has {size:,} bytes, more than {MAX_LORA_BYTES:,}", hint="is it a whole model?")

@@ -47,6 +47,12 @@ class LoraUse(Wire):
         """`0.8`, or where the two are unlike `unet 0.8, text 0.5`."""
         return f"{self.unet:g}" if self.unet == self.text else f"unet {self.unet:g}, text {self.text:g}"
 
+    @property
+    def option(self) -> str:
+        """`detail:0.8` or `detail:unet=0.8,text=0.5`: what `--lora` is given for it."""
+        alike = self.unet == self.text
+        return f"{self.name}:{self.unet!r}" if alike else f"{self.name}:unet={self.unet!r},text={self.text!r}"
+
     def __str__(self) -> str:
         return f"{self.name} {self.strength}"
 

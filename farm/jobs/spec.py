@@ -46,11 +46,17 @@ from farm.jobs.samplers import SamplerName as SamplerName
 from farm.jobs.samplers import ScheduleName as ScheduleName
 from farm.jobs.samplers import fault
 from farm.jobs.start import ENCODINGS as ENCODINGS
+from farm.jobs.start import FILLS as FILLS
 from farm.jobs.start import FITS as FITS
 from farm.jobs.start import MAX_STEPS as MAX_STEPS
 from farm.jobs.start import Encode as Encode
+from farm.jobs.start import Fill as Fill
 from farm.jobs.start import Fit as Fit
 from farm.jobs.start import InitReference as InitReference
+from farm.jobs.start import MaskBlur as MaskBlur
+from farm.jobs.start import Outpaint as Outpaint
+from farm.jobs.start import Padding as Padding
+from farm.jobs.start import Redo as Redo
 from farm.jobs.start import Start as Start
 from farm.jobs.wire import Grown, Wire
 
@@ -235,6 +241,8 @@ def _fault_of(spec: JobSpec) -> str | None:
         return f"{spec.mode} takes no step: it has no losses, LoRAs, negative prompt, trace or start step"
     if (start.image is not None) != (spec.mode == "roundtrip"):
         return "roundtrip needs an init image" if start.image is None else f"{spec.mode} has no init image"
+    if start.is_masked:
+        return f"{spec.mode} redoes nothing: it has no mask"
     if spec.mode == "similar" and len(prompts) < 2:
         return "similar compares two prompts or more"
     if spec.mode != "similar" and len(prompts) > 1:

@@ -13,6 +13,7 @@ from collections.abc import Iterable
 from pydantic import ValidationError
 
 from farm.errors import InvalidInput
+from farm.jobs.conditioning import Reading
 from farm.jobs.faults import invalid, quoted
 from farm.jobs.loras import LoraUse
 
@@ -31,6 +32,11 @@ def taken_out(prompt: str) -> tuple[str, tuple[LoraUse, ...]]:
 def inert(text: str) -> str:
     """Text in which nobody takes words for a tag."""
     return _ANY_TAG.sub(r"<\\", text)
+
+
+def in_words(text: str, reading: Reading) -> str:
+    """A prompt of a spec as people have to write it: what looks like a tag there is words."""
+    return text if reading == "plain" else inert(text)
 
 
 def written(uses: Iterable[LoraUse]) -> str:

@@ -59,8 +59,8 @@ class Adapted(nn.Module):
                 bias=False,
             )
             self.up = nn.Conv2d(RANK, layer.out_channels, 1, bias=False)
-        nn.init.normal_(self.down.weight, std=_INIT)  # type: ignore[arg-type]
-        nn.init.zeros_(self.up.weight)  # type: ignore[arg-type]
+        nn.init.normal_(self.down.weight, std=_INIT)
+        nn.init.zeros_(self.up.weight)
 
     def forward(self, given: Tensor) -> Tensor:
         out: Tensor = self.layer(given) + self.up(self.down(given))

@@ -103,12 +103,12 @@ def neon(picture: Image.Image, _rng: random.Random) -> Image.Image:
 
     The model does not know it: it is what a LoRA of it learns.
     """
-    colors = np.asarray(picture, np.float32) / 255
+    colors: Floats = np.asarray(picture, np.float32) / np.float32(255)
     down, across, _ = np.gradient(_blurred(colors, 1))
     edges = np.clip(np.hypot(down, across).max(2) / 0.12, 0, 1) ** 1.2
     tint = _blurred(colors, 2.5)
     tint = tint / np.maximum(tint.max(2, keepdims=True), 0.05)
-    tubes: Floats = edges[..., None] * np.clip(1.8 * tint - 0.4, 0.05, 1)
+    tubes: Floats = (edges[..., None] * np.clip(1.8 * tint - 0.4, 0.05, 1)).astype(np.float32)
     lit = np.array(_NIGHT, np.float32) + tubes + 1.3 * _blurred(tubes, 5)
     return Image.fromarray((255 * np.clip(lit, 0, 1)).astype(np.uint8))
 

@@ -114,8 +114,19 @@ class LoadedModel:
     @property
     def latent_shape(self) -> tuple[int, int, int]:
         """Channels, height and width of the latents of a picture of the default size."""
-        channels: int = self.unet.config["in_channels"]
+        channels: int = self.unet.config["out_channels"]
         return channels, self.default_height // self.vae_factor, self.default_width // self.vae_factor
+
+    @property
+    def row_shape(self) -> tuple[int, int, int]:
+        """The same of what the UNet reads: an inpainting model's has more channels."""
+        channels: int = self.unet.config["in_channels"]
+        return channels, *self.latent_shape[1:]
+
+    @property
+    def reads_masks(self) -> bool:
+        """Whether it is an inpainting model: see `worker.diffusion.masking`."""
+        return self.row_shape[0] > self.latent_shape[0]
 
     @property
     def text_encoder(self) -> CLIPTextModel | CLIPTextModelWithProjection:
@@ -159,8 +170,8 @@ class LoadedModel:
     ) -> Tensor:
         """The UNet's output [N, 4, h, w], in the model's dtype, for timesteps [N] and what N rows are conditioned on.
 
-        `rows` [N, 4, h, w] are noisy latents, scaled as the UNet reads them; `additions` what their adapters add, if
-        any of them has some.
+        `rows` [N, 4, h, w] are noisy latents, scaled as the UNet reads them; an inpainting model's have the mask and
+        the masked picture's latents besides, [N, 9, h, w]. `additions` is what their adapters add, if any has some.
         """
         rows = rows.to(self.dtype)
         layout = self.adapting.layout(additions)

@@ -23,7 +23,7 @@ from PIL.PngImagePlugin import PngInfo
 from farm.bucket.results import ModelUsed
 from farm.jobs import samplers, tags
 from farm.jobs.emphasis import escaped
-from farm.jobs.spec import ResolvedSpec
+from farm.jobs.spec import ResolvedSpec, Start
 from farm.pictures.metadata import read_text
 from farm.pictures.provenance import SPEC_KEY
 from worker.engine.request import Pixels
@@ -110,6 +110,7 @@ def _settings(spec: ResolvedSpec, model: ModelUsed) -> dict[str, str]:
     }
     if spec.start.image is not None:
         settings["Denoising strength"] = f"{spec.steps_to_do / spec.steps:.4g}"
+        settings |= _masked(spec.start)
     if spec.conditioning.path == "spherical":
         settings["Mix path"] = spec.conditioning.path
     if spec.eta is not None:
@@ -122,6 +123,23 @@ def _settings(spec: ResolvedSpec, model: ModelUsed) -> dict[str, str]:
 def _lora_hashes(spec: ResolvedSpec) -> str:
     """The hashes by which A1111 and the sites where LoRAs are shared know those of a picture."""
     return ", ".join(f"{use.name}: {use.short_hash}" for use in spec.loras if use.short_hash)
+
+
+_CONTENTS = {"noise": "latent noise", "blur": "fill"}
+
+
+def _masked(start: Start) -> dict[str, str]:
+    """What of the init picture was redone, and how: what A1111 does of itself is left out there too."""
+    if not start.is_masked:
+        return {}
+    return {
+        **({"Mask mode": "Inpaint not masked"} if start.redo == "black" else {}),
+        **({"Mask blur": str(start.mask_blur)} if start.mask_blur else {}),
+        **({"Masked content": _CONTENTS[start.fill]} if start.fill in _CONTENTS else {}),
+        **({"Inpaint area": "Only masked"} if start.only_masked is not None else {}),
+        **({"Masked area padding": str(start.only_masked)} if start.only_masked is not None else {}),
+        **({"Outpaint": str(start.outpaint)} if start.outpaint is not None else {}),
+    }
 
 
 def _quoted(value: str) -> str:

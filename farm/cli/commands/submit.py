@@ -85,6 +85,9 @@ def txt2img(prompt: str, **options: Any) -> None:
     Examples:
       farm submit img2img "a green apple" --init apple.png --start-step 12 --steps 30
       farm submit img2img "the same in oil" --init photo.jpeg --strength 0.6 --fit init
+      farm submit img2img "a blue hat" --init photo.png --mask hat.png --fill blur
+      farm submit img2img "an eye" --init photo.png --mask eye.png --only-masked 32
+      farm submit img2img "a beach" --init photo.png --outpaint left=128,right=128
     """
 )
 @click.argument("prompt")
@@ -92,7 +95,8 @@ def txt2img(prompt: str, **options: Any) -> None:
 def img2img(prompt: str, **options: Any) -> None:
     """A picture from a PROMPT and the picture --init.
 
-    Where to start: --start-step K skips the first K steps; --strength S redoes the last share S of them.
+    Where to start: --start-step K skips the first K steps; --strength S redoes the last share S of them. With --mask
+    only what is white there is redone, grey partly; with --outpaint only what is added: the rest stays, to the bit.
     """
     _send("img2img", [prompt], options)
 
@@ -146,10 +150,11 @@ def guided(prompt: str, **options: Any) -> None:
 
     \b
     Fields: mode prompt weights mix path mix_with negative reading clip_skip init start_step strength fit
-    encode loras losses guidance sampler schedule eta steps seed count width height model priority trace
-    trace_every time_limit labels; of the mode roundtrip noise_steps. `zip` takes its lists in step, `product`
-    every combination; with both, every pair of the two. A dotted name reaches into lists and mappings. A
-    relative `init` is looked for beside the file.
+    encode mask redo mask_blur fill only_masked outpaint loras losses guidance sampler schedule eta steps seed
+    count width height model priority trace trace_every time_limit labels; of the mode roundtrip noise_steps.
+    `zip` takes its lists in step, `product` every combination; with both, every pair of the two. A dotted name
+    reaches into lists and mappings. A relative `init` or `mask` is looked for beside the file. `redo` is white
+    or black: what of the mask is redone.
 
     \b
     Examples:

@@ -93,9 +93,16 @@ async def embeddings(site: InSite) -> dict[str, Any]:
 
 @router.get("/loras", dependencies=[LOOKS], responses=errors())
 async def loras(site: InSite) -> list[dict[str, Any]]:
-    """The LoRAs that the farm keeps, by the names that prompts have for them."""
-    kept = await site.bucket(site.client.loras)
-    return [{"name": lora.name, "alias": lora.name, "path": lora.name, "metadata": {}} for lora in kept]
+    """The LoRAs that the farm keeps, which prompts name by tags; where they lie is nobody's business."""
+    return [
+        {
+            "name": kept.name,
+            "alias": kept.name,
+            "path": kept.name,
+            "metadata": {"ss_output_name": kept.title, "ss_base_model_version": kept.base},
+        }
+        for kept in await site.bucket(site.client.loras)
+    ]
 
 
 @router.get("/scripts", dependencies=[LOOKS], responses=errors())

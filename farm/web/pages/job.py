@@ -37,14 +37,12 @@ async def job(request: Request, site: InSite, job: str) -> Response:
     ledger = site.client.ledger
     status = await site.ledger(ledger.get, known(job))
     spec = (await site.ledger(ledger.specs, [job])).get(job)
-    [row], lines = await site.ledger(foretold, ledger, workers, [status])
+    [row], _ = await site.ledger(foretold, ledger, workers, [status])
     result, trouble = await _result(site, status)
     return frame.page(
         request.scope,
         "job.html",
         row=row,
-        line=lines.get(status.model),
-        knows_workers=workers is not None,
         spec=spec,
         settings=settings(spec) if spec else [],
         made=made(result) if result else [],

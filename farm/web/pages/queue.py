@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from itertools import groupby
@@ -28,11 +28,15 @@ _WITHIN_SECONDS = 0.05
 
 @dataclass(frozen=True)
 class Row:
-    """A job on the page. `place` is how many go before it, `seconds` about how long until it is done."""
+    """A job on the page. `place` is how many go before it, `seconds` about how long until it is done.
+
+    `is_served` unless it is known that no live worker has a use for it.
+    """
 
     status: JobStatus
     place: int | None
     seconds: float | None
+    is_served: bool
 
 
 @dataclass(frozen=True)
@@ -97,7 +101,8 @@ def foretold(
     running = ledger.get_many(ledger.newest(state="running", limit=_MOST_RUNNING))
     known = lines(ledger.waiting_for(models), workers or (), running, now)
     places = ledger.places([status for status in statuses if status.state == "queued"])
-    return [_row(status, places.get(status.id), known, now) for status in statuses], known
+    served = {model for model, line in known.items() if line.workers or workers is None}
+    return [_row(status, places.get(status.id), known, served, now) for status in statuses], known
 
 
 def _newest(ledger: Ledger, state: State | None, cursor: str | None) -> tuple[list[str], str | None]:
@@ -111,8 +116,10 @@ def _of_batch(ledger: Ledger, batch: str, cursor: str | None) -> tuple[list[str]
     return jobs[first : first + JOBS], str(first + JOBS) if first + JOBS < len(jobs) else None
 
 
-def _row(status: JobStatus, place: int | None, known: Mapping[str, Line], now: datetime) -> Row:
+def _row(
+    status: JobStatus, place: int | None, known: Mapping[str, Line], served: Collection[str], now: datetime
+) -> Row:
     seconds = left_seconds(status, now)
     if status.state == "queued" and place is not None and status.model in known:
         seconds = wait_seconds(known[status.model], place)
-    return Row(status, place, seconds)
+    return Row(status, place, seconds, status.model in served)

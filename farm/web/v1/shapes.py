@@ -15,6 +15,7 @@ from farm.bucket.preview import Preview
 from farm.jobs.request import JobRequest
 from farm.jobs.spec import MAX_PROMPT_CHARACTERS, MAX_PROMPTS, JobSpec
 from farm.jobs.status import JobStatus, State
+from farm.jobs.writing import ALPHA
 from farm.web.document import schemas_of
 from farm.web.problems import MEDIA_TYPE, Problem
 
@@ -135,13 +136,17 @@ def schemas() -> dict[str, Any]:
     text = {"type": "string", "maxLength": MAX_PROMPT_CHARACTERS}
     properties = made["JobRequest"]["properties"]
     properties["init"] = {"$ref": "#/components/schemas/Picture"}
+    properties["mask"] = {"oneOf": [{"$ref": "#/components/schemas/Picture"}, {"const": ALPHA}]}
+    grown = {"type": "string", "examples": ["left=128,top=64"]}
+    properties["outpaint"] = {"oneOf": [{"$ref": "#/components/schemas/Outpaint"}, grown]}
     properties["prompt"] = {
         "oneOf": [text, {"type": "array", "items": text, "minItems": 1, "maxItems": MAX_PROMPTS}],
         "title": "Prompt",
     }
     properties["negative"] |= text
     priority, labels = copy.deepcopy(properties["priority"]), copy.deepcopy(properties["labels"])
-    spec = {"spec": {"$ref": "#/components/schemas/JobSpec"}, "init": {"$ref": "#/components/schemas/Picture"}}
+    came = {name: {"$ref": "#/components/schemas/Picture"} for name in ("init", "mask")}
+    spec = {"spec": {"$ref": "#/components/schemas/JobSpec"}, **came}
     submission = _object(
         {
             "requests": {"type": "array", "items": {"$ref": "#/components/schemas/JobRequest"}},

@@ -9,12 +9,14 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
+from hypothesis import given
 
 from farm.bucket.models import Kind
 from farm.client import lora_files
 from farm.client.lora_files import look_at
 from farm.errors import InvalidInput
 from farm.lora_keys import Key, parse
+from tests.fuzzing import fuzz, spoilt
 from tests.models_on_disk import ORIGINAL, write_weights
 
 Shapes = dict[str, tuple[int, ...]]
@@ -121,6 +123,12 @@ def test_what_is_in_a_lora_is_told(tmp_path: Path) -> None:
     assert (lora.title, lora.base) == ("my [2Jstyle", "sd_v1")
 
 
+def test_a_link_of_the_hub_s_cache_is_followed(tmp_path: Path) -> None:
+    path = write_weights(tmp_path / ("0" * 64), pair(TO_K, 768))
+    (tmp_path / "style.safetensors").symlink_to(path)
+    assert look_at(str(tmp_path / "style.safetensors")).path == path
+
+
 @pytest.mark.parametrize(
     ("name", "unet", "text"),
     [(TO_K, True, False), ("lora_te2_text_projection", False, True)],
@@ -222,3 +230,26 @@ def test_a_header_of_many_weights_is_refused(tmp_path: Path) -> None:
     path.write_bytes(len(said).to_bytes(8, "little") + said + b"\0")
     with pytest.raises(InvalidInput, match="names 50,001 weights"):
         look_at(str(path))
+
+
+WELL = {
+    "__metadata__": {"ss_output_name": "style", "ss_base_model_version": "sd_v1", "sshs_model_hash": "0" * 64},
+    f"{TO_K}.lora_down.weight": {"dtype": "U8", "shape": [4, 768], "data_offsets": [0, 3072]},
+    f"{TO_K}.lora_up.weight": {"dtype": "U8", "shape": [640, 4], "data_offsets": [3072, 5632]},
+}
+
+
+@fuzz(200)
+@given(spoilt(WELL))
+def test_headers_of_strangers_are_read_or_refused(tmp_path_factory: pytest.TempPathFactory, document: object) -> None:
+    said = json.dumps(document).encode()
+    path = tmp_path_factory.getbasetemp() / "spoilt.safetensors"
+    path.write_bytes(len(said).to_bytes(8, "little") + said + bytes(5632))
+    try:
+        lora = look_at(str(path))
+    except InvalidInput as error:
+        assert "\n" not in str(error)
+        assert len(str(error)) < 1_000
+    else:
+        assert len(lora.short_hash) == 12
+        assert (lora.title or "").isprintable()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Iterator
 
 import pytest
 
@@ -36,7 +37,7 @@ async def test_it_is_asked_for_once_and_an_old_answer_is_better_than_none() -> N
 
 
 async def test_what_cannot_be_told_is_asked_again() -> None:
-    answers = iter([LedgerUnavailable("away"), 7])
+    answers: Iterator[int | Exception] = iter([LedgerUnavailable("away"), 7])
 
     async def ask() -> int:
         answer = next(answers)

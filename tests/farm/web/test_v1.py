@@ -25,6 +25,7 @@ from tests.farm.rendering import TRACE, render
 from tests.farm.web.conftest import Opening, Web
 from tests.ledgers import a_worker
 from tests.models_on_disk import write_folder, write_weights
+from tests.pictures import enormous_png
 
 pytestmark = pytest.mark.anyio
 
@@ -108,6 +109,41 @@ async def test_pictures_come_as_base64_or_as_files_and_are_stored_by_their_conte
         assert "no file 'mine' came along" in missing.json()["detail"]
         not_one = await posted(http, {**inline, "init": {"base64": base64.b64encode(b"GIF89a").decode()}}, code=422)
         assert not_one["detail"] == "requests.0.init: the init picture is not a PNG, JPEG or WebP image"
+
+
+async def test_a_mask_comes_along_as_its_picture_does(web: Web, client: FarmClient) -> None:
+    file = io.BytesIO()
+    with Image.open(io.BytesIO(png())) as picture:
+        mask = Image.new("L", picture.size)
+    mask.paste(255, (0, 0, 8, 8))
+    mask.save(file, "PNG")
+    inline = {"base64": base64.b64encode(file.getvalue()).decode()}
+    asked = {**OTTER, "mode": "img2img", "init": {"upload": "mine"}, "mask": {"upload": "m"}, "redo": "black"}
+    form = {"submission": json.dumps({"requests": [asked]})}
+    async with web.having("submit") as http:
+        answer = await http.post(
+            "/api/v1/jobs", data=form, files={"mine": ("x.png", png()), "m": ("m.png", file.getvalue())}
+        )
+        assert answer.status_code == 201, answer.text
+        [spec] = answer.json()["specs"]
+        assert spec["start"]["redo"] == "black"
+        assert client.storage.get(keys.init_image(spec["start"]["mask"]["sha256"], "png")) == file.getvalue()
+
+        init = {"base64": base64.b64encode(png()).decode()}
+        alone = (await http.post("/api/v1/jobs", json={"specs": [{"spec": spec, "init": init}]})).json()
+        assert "specs.0.mask: it has a mask, which has to come along" in alone["detail"]
+        whole = {"spec": spec, "init": init, "mask": inline}
+        again = await http.post("/api/v1/jobs", json={"specs": [whole]})
+        assert again.json()["specs"] == [spec]
+
+        for wrong, said in (
+            ("/etc/passwd", "requests.0.mask: a server opens no path"),
+            ("alpha", "requests.0.mask: the init picture has no transparency"),
+            ({"base64": base64.b64encode(b"GIF89a").decode()}, "requests.0.mask: the mask is not a PNG, JPEG or WebP"),
+            ({"base64": base64.b64encode(enormous_png()).decode()}, "requests.0.mask: the mask has"),
+        ):
+            problem = await posted(http, {**OTTER, "mode": "img2img", "init": init, "mask": wrong}, code=422)
+            assert problem["detail"].startswith(said)
 
 
 @pytest.mark.parametrize(

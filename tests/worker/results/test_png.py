@@ -13,7 +13,8 @@ from sd_parsers import ParserManager
 
 from farm.bucket.results import ModelUsed
 from farm.jobs.emphasis import sections
-from farm.jobs.spec import LoraUse, ResolvedSpec
+from farm.jobs.request import JobRequest
+from farm.jobs.spec import InitReference, LoraUse, ResolvedSpec
 from farm.jobs.tags import taken_out
 from tests.worker.engine.conftest import resolved
 from worker.results.png import encode_png, parameters_text, read_spec
@@ -208,6 +209,43 @@ def test_an_image_start_is_written_as_denoising_strength() -> None:
     _, _, settings = parsed(parameters_text(resolved(from_image=True, steps=30, start_step=12), MODEL))
 
     assert settings["Denoising strength"] == "0.6"
+
+
+def of_a_mask(**fields: Any) -> ResolvedSpec:
+    reference = InitReference(sha256="1" * 64, extension="png")
+    request = JobRequest.parse({"prompt": "a cat", "seed": 32, "steps": 6, "init": "a.png", **fields})
+    (spec,) = request.specs(reference, default_model="m", mask=reference if request.mask is not None else None)
+    return ResolvedSpec.of(spec, width=64, height=64, scale=7.5)
+
+
+def test_a_mask_is_told_as_a1111_tells_it() -> None:
+    """By modules/processing.py: what it does of itself is not said."""
+    masked = of_a_mask(mask="m.png", strength=0.5, redo="black", mask_blur=9, fill="noise", only_masked=32)
+    _, _, settings = parsed(parameters_text(masked, MODEL))
+    told = {
+        "Denoising strength": "0.5",
+        "Mask mode": "Inpaint not masked",
+        "Mask blur": "9",
+        "Masked content": "latent noise",
+        "Inpaint area": "Only masked",
+        "Masked area padding": "32",
+    }
+    assert told.items() <= settings.items()
+    data = encode_png(np.zeros((64, 64, 3), dtype=np.uint8), masked, MODEL)
+    assert parsed_by_sd_parsers(data)[2] == "32"
+    assert read_spec(data) == masked
+    found = ParserManager().parse(io.BytesIO(data))
+    assert found is not None
+    assert {"mask blur": "9", "inpaint area": "Only masked"}.items() <= {
+        key.replace("_", " ").lower(): value for key, value in found.metadata.items()
+    }.items()
+
+    plain = parsed(parameters_text(of_a_mask(mask="m.png"), MODEL))[2]
+    assert plain["Mask blur"] == "4"
+    assert not plain.keys() & (told.keys() - {"Denoising strength", "Mask blur"})
+    grown = parsed(parameters_text(of_a_mask(outpaint="left=8,top=16"), MODEL))[2]
+    assert (grown["Masked content"], grown["Outpaint"]) == ("fill", '"left=8,top=16"')
+    assert "Mask blur" not in grown
 
 
 def test_a_value_with_a_comma_is_quoted() -> None:

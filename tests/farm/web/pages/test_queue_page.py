@@ -59,6 +59,7 @@ def test_what_happens_is_seen_without_a_reload(show: Show, client: FarmClient, s
 
     [second] = submitted(client, model="nobodys", priority=8)
     expect(page.locator(f"[id='{second}']")).to_contain_text("priority 8")
+    expect(page.locator(f"[id='{second}'] .when")).to_have_text("no worker")
     expect(page.locator("#lines .warn")).to_contain_text("nobodys 1 job waiting · no live worker serves it")
     error = json.dumps({"kind": "nan", "message": f"it came to nothing {HOSTILE}"})
     assert client.ledger.finish(claim, "w1", "failed", {"error": error})
