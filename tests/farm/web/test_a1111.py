@@ -140,6 +140,39 @@ async def test_a_picture_to_begin_with_comes_as_a_data_uri_or_bare(web: Web, cli
     assert (spec.mode, spec.start.step, spec.start.fit) == ("img2img", 5, "crop")
 
 
+def mask(width: int = 64) -> bytes:
+    """White in a corner, where the picture is redone."""
+    file, made = io.BytesIO(), Image.new("L", (width, 48), "black")
+    made.paste(255, (0, 0, 16, 16))
+    made.save(file, "PNG")
+    return file.getvalue()
+
+
+async def test_a_mask_says_what_is_redone(web: Web, client: FarmClient) -> None:
+    asked = {"prompt": "a hat", "init_images": [encoded(png())], "mask": "data:image/png;base64," + encoded(mask())}
+    told, spec = await answered(web, client, {**asked, "inpaint_full_res_padding": 32, "mask_blur": 2}, "img2img")
+    assert len(told["images"]) == 1 and "mask" not in told["parameters"]
+    start = spec.start
+    assert start.mask and (start.redo, start.mask_blur, start.fill, start.only_masked) == ("white", 2, "blur", 32)
+    whole = {"inpaint_full_res": False, "inpainting_fill": 1, "inpainting_mask_invert": 1, "resize_mode": 2}
+    _, spec = await answered(web, client, asked | whole, "img2img")
+    start = spec.start
+    assert (start.redo, start.mask_blur, start.fill, start.only_masked, start.fit) == (
+        "black",
+        4,
+        "original",
+        None,
+        "pad",
+    )
+    async with web.having("submit") as http:
+        assert (await refused(http, "img2img", {**asked, "mask": encoded(mask(32))})).startswith(
+            "mask: the mask has 32×48"
+        )
+        assert (await refused(http, "img2img", {**asked, "mask": "/etc/passwd"})).startswith("mask: is not base64")
+        wide = {**asked, "inpaint_full_res_padding": 10_000}
+        assert (await refused(http, "img2img", wide)).startswith("inpaint_full_res_padding: ")
+
+
 def fields(**asked: Any) -> dict[str, Any]:
     return TextToImage.model_validate({"prompt": "an otter", **asked}).fields(Options())
 
@@ -225,7 +258,7 @@ def test_what_programs_always_send_asks_for_nothing() -> None:
 @pytest.mark.parametrize(
     ("asked", "what"),
     [
-        ({"mask": "x"}, "mask: the farm has no inpainting"),
+        ({"mask": "x", "inpainting_fill": 3}, "inpainting_fill: the farm has no inpainting fill 3"),
         ({"resize_mode": 3}, "no resize mode 3"),
         ({"initial_noise_multiplier": 1.5}, "no multiplier of the noise"),
     ],
