@@ -6,7 +6,9 @@ import asyncio
 import base64
 import io
 import json
+import threading
 import zlib
+from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Any
 
@@ -293,6 +295,9 @@ async def test_refusals_are_told_in_a1111_s_own_form_and_words(web: Web, client:
         assert (await http.get(f"{API}/nothing")).json()["error"] == "NotFound"
         assert "needs 'submit'" in await refused(viewer, "txt2img", {}, 403)
         assert "needs a token" in await refused(stranger, "txt2img", {}, 401)
+        assert "more than 65,536 bytes" in await refused(http, "options", {"x": "x" * 70_000}, 413)
+        foreign = await http.get(f"{API}/options", headers={"Origin": "http://evil.example"})
+        assert (foreign.status_code, foreign.json()["error"]) == (403, "ForeignOrigin")
         wrong = await stranger.get(f"{API}/options", headers={"Authorization": "Bearer x"})
         assert (wrong.status_code, wrong.json()["error"]) == (401, "NotSignedIn")
     assert sum(client.ledger.counts().values()) == 0
@@ -449,6 +454,43 @@ async def test_an_interrupted_request_is_answered_with_what_is_done(web: Web, cl
         told = await waiting.json()
     assert told["images"] == [] and json.loads(told["info"])["seed"] == 5
     assert client.ledger.counts()["cancelled"] == 3
+
+
+async def test_who_interrupts_what_is_being_submitted_ends_it_too(
+    web: Web, client: FarmClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begun, goes_on, submit = threading.Event(), threading.Event(), client.submit
+
+    def slowly(*drafts: Any) -> Any:
+        begun.set()
+        assert goes_on.wait(SECONDS)
+        return submit(*drafts)
+
+    monkeypatch.setattr(client, "submit", slowly)
+    headers = bearer(web, "submit")
+    async with (
+        web.anyone(headers=headers) as http,
+        connected(web.site.app, f"{API}/txt2img", method="POST", headers=headers, body=b'{"prompt": "x"}') as waiting,
+    ):
+        await happens(begun.is_set, "it is being submitted")
+        assert (await http.post(f"{API}/interrupt")).json() == {}
+        goes_on.set()
+        assert await waiting.status() == 200
+        assert (await waiting.json())["images"] == []
+    assert client.ledger.counts()["cancelled"] == 1
+
+
+async def test_who_waits_holds_no_thread(web: Web, client: FarmClient) -> None:
+    headers, number = bearer(web, "submit"), 24
+    async with AsyncExitStack() as stack, web.anyone(headers=headers) as http:
+        for _ in range(number):
+            post: dict[str, Any] = {"method": "POST", "headers": headers, "body": b'{"prompt": "an otter"}'}
+            await stack.enter_async_context(connected(web.site.app, f"{API}/txt2img", **post))
+        await happens(lambda: len(web.site.parts.hub._followers) == number, "all of them wait")
+        await happens(lambda: not (web.site.parts.bucket.is_busy or web.site.parts.ledger.is_busy), "and nothing else")
+        assert (await http.get(f"{API}/progress")).json()["state"]["job_count"] == number
+        assert (await http.post(f"{API}/interrupt")).json() == {}
+    assert client.ledger.counts()["cancelled"] == number
 
 
 async def test_who_goes_away_cancels_and_who_waits_too_long_is_told(client: FarmClient, opened: Opening) -> None:
