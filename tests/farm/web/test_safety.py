@@ -339,7 +339,7 @@ async def test_a_browser_is_told_in_a_page_what_a_program_is_told_as_a_problem(w
         assert (framed.status_code, framed.headers["x-frame-options"]) == (503, "SAMEORIGIN")
 
         door = await stranger.get("/jobs/x?a=<b>&c", headers=page)
-        assert (door.status_code, 'value="/jobs/x?a=&lt;b&gt;&amp;c"' in door.text) == (401, True)
+        assert (door.status_code, 'value="/jobs/x?a=%3Cb%3E&amp;c"' in door.text) == (401, True)
         wrong = await stranger.post("/login", data={"word": "guess"}, headers=page)
         assert (wrong.status_code, "guess" in wrong.text) == (403, False)
         code = {"word": web.sessions.code, "onward": "/workers"}
