@@ -32,8 +32,8 @@ LOWEST_TORCH := $(shell sed -n 's/.*"torch>=\([0-9.]*\)".*/\1/p' pyproject.toml)
 # Not with --quiet, which counts no warnings: then --strict lets everything pass. The variable silences an advertisement.
 MKDOCS := NO_MKDOCS_2_WARNING=1 $(VENV)/bin/python -m mkdocs build --strict --config-file deploy/mkdocs.yml
 
-# The order is that of tests/conftest.py: what takes longest begins. A farm's tests wait for half of their time, for leases
-# and restarts. Four processes would keep two cores busier, but take memory that small machines have not.
+# The order is that of tests/conftest.py: farms, whose tests wait for half of their time for leases and restarts, run beside
+# what computes. Four processes would take memory that small machines have not.
 PROCESSES ?= 3
 PYTEST := $(VENV)/bin/python -m pytest --dist loadfile --no-loadscope-reorder
 

@@ -15,6 +15,7 @@ _ALPHABET = "0123456789abcdefghjkmnpqrstvwxyz"  # Crockford's base 32: sorts as 
 _BATCH_ID = re.compile(r"[0-9a-hjkmnp-tv-z]{16}")
 _JOB_ID = re.compile(r"([0-9a-hjkmnp-tv-z]{16})-([0-9]{4,6})")
 _MODEL_NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
+_LORA_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,99}")
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 _MANIFEST = ".json"
 _OBJECT_NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,99}(/[a-z0-9][a-z0-9._-]{0,99})?")
@@ -76,6 +77,19 @@ def model_name(text: str) -> str:
             f"{text!r:.80} cannot name a model",
             field="model",
             hint="use up to 64 of a-z 0-9 . _ - and start with a letter or digit",
+        )
+    return text
+
+
+def lora_name(text: str) -> str:
+    """`text` itself if it can name a LoRA. Raises `InvalidInput`.
+
+    Files of LoRAs are called so, capitals included, and prompts that others wrote name them as they are called.
+    """
+    if not _LORA_NAME.fullmatch(text):
+        raise InvalidInput(
+            f"{text!r:.120} cannot name a LoRA",
+            hint="use up to 100 of a-z A-Z 0-9 . _ - and start with a letter, a digit or _",
         )
     return text
 
@@ -152,6 +166,10 @@ MODELS = "models/"
 MODEL_BLOBS = "models/blobs/"
 
 
+LORAS, LORA_BLOBS = "loras/", "loras/blobs/"
+"""The same of LoRAs."""
+
+
 def model_manifest(name: str) -> str:
     """Which files a model of the farm's consists of: the last object that adding one writes."""
     return f"{MODELS}{model_name(name)}{_MANIFEST}"
@@ -159,12 +177,35 @@ def model_manifest(name: str) -> str:
 
 def model_of_manifest(key: str) -> str | None:
     """The model whose manifest has this key, or None if it is no manifest's."""
-    name = key.removeprefix(MODELS).removesuffix(_MANIFEST)
-    return name if _MODEL_NAME.fullmatch(name) and key == model_manifest(name) else None
+    return _name_in(key, MODELS, _MODEL_NAME)
 
 
 def model_blob(sha256: str) -> str:
     """What is in a file of one model or of several, by its SHA-256."""
-    if not _SHA256.fullmatch(sha256):
-        raise InvalidInput(f"{sha256!r:.80} does not name a file of a model")
-    return f"{MODEL_BLOBS}{sha256}"
+    return f"{MODEL_BLOBS}{_sha256(sha256, 'a file of a model')}"
+
+
+def lora_manifest(name: str) -> str:
+    """What the farm has under the name of a LoRA: the last object that adding one writes."""
+    return f"{LORAS}{lora_name(name)}{_MANIFEST}"
+
+
+def lora_of_manifest(key: str) -> str | None:
+    """The LoRA whose manifest has this key, or None if it is no manifest's."""
+    return _name_in(key, LORAS, _LORA_NAME)
+
+
+def lora_blob(sha256: str) -> str:
+    """What is in the file of a LoRA, by its SHA-256."""
+    return f"{LORA_BLOBS}{_sha256(sha256, 'the file of a LoRA')}"
+
+
+def _name_in(key: str, prefix: str, names: re.Pattern[str]) -> str | None:
+    name = key.removeprefix(prefix).removesuffix(_MANIFEST)
+    return name if names.fullmatch(name) and key == f"{prefix}{name}{_MANIFEST}" else None
+
+
+def _sha256(text: str, what: str) -> str:
+    if not _SHA256.fullmatch(text):
+        raise InvalidInput(f"{text!r:.80} does not name {what}")
+    return text

@@ -6,7 +6,7 @@ import gc
 import itertools
 import os
 import signal
-from collections.abc import Generator, Iterator
+from collections.abc import Generator, Iterable, Iterator
 from pathlib import Path
 
 import pytest
@@ -29,6 +29,11 @@ _FARMS = tuple(Path(__file__).with_name(name) for name in ("faults", "gpu", "int
 """Where every test is of a farm that runs."""
 _FUZZ = Path(__file__).with_name("fuzz")
 
+_OF_A_LONG_FILE = 8
+"""A file with a test that is marked as long takes about as many times as long as one without."""
+_WITH_FARMS = 0.9
+"""The part of the run in which there are farms."""
+
 
 @pytest.hookimpl(wrapper=True)
 def pytest_collection() -> Generator[None, object, object]:
@@ -42,14 +47,33 @@ def pytest_collection() -> Generator[None, object, object]:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark what needs a farm's processes, and begin with what takes longest, so that nobody waits for it in the end."""
+    """Mark what needs a farm's processes, and bring the files into the order in which they keep the cores busy."""
     for item in items:
         if "servers" in getattr(item, "fixturenames", ()) or any(item.path.is_relative_to(folder) for folder in _FARMS):
             item.add_marker("farm")
         if item.path.is_relative_to(_FUZZ):
             item.add_marker("long")
-    slow, farms = ({item.path for item in items if item.get_closest_marker(mark)} for mark in ("long", "farm"))
-    items.sort(key=lambda item: (item.path not in slow, item.path not in farms))
+    place = _places(items)
+    items.sort(key=lambda item: place[item.path])
+
+
+def _places(items: Iterable[pytest.Item]) -> dict[Path, float]:
+    """Where each file is in a run, from 0 to 1.
+
+    Files of farms mostly wait, and the others compute: where two of three processes wait, two cores have work to do. So
+    the farms are spread over the others' time, of which the longest begin. The last of it has no farm, so that nobody
+    waits for one in the end.
+    """
+    long = {item.path for item in items if item.get_closest_marker("long")}
+    files = dict.fromkeys(item.path for item in items)
+    farms = [file for file in files if any(file.is_relative_to(folder) for folder in _FARMS)]
+    others = sorted(files.keys() - farms, key=lambda file: (file not in long, file))
+    ends = list(itertools.accumulate(_OF_A_LONG_FILE if file in long else 1 for file in others))
+    last = ends[-1] if ends else 1
+    return {
+        **{file: _WITH_FARMS * number / len(farms) for number, file in enumerate(farms)},
+        **{file: end / last for file, end in zip(others, ends, strict=True)},
+    }
 
 
 _prefixes = (f"test{number}" for number in itertools.count())

@@ -1,9 +1,9 @@
-"""Starting worker processes in a moment.
+"""Starting worker processes and commands in a moment.
 
-To import torch and diffusers takes most of the time until a worker is ready, ten seconds of a busy core. So one
-process does it once for all tests of a session (Python's own fork server), and every worker is forked from that: a
-process of its own in every respect, with the environment, folder and log that it is given, which runs what
-`python -m worker` runs, or a script in its place.
+To import torch and diffusers takes most of the time until a worker is ready, ten seconds of a busy core; and nearly all
+that a command takes of one is its imports. So one process does both once for all tests of a session (Python's own fork
+server), and every worker and command is forked from that: a process of its own in every respect, with the environment,
+folder and streams that it is given, which runs what `python -m worker` or `farm` runs, or a script in its place.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from collections.abc import Mapping, Sequence
 from multiprocessing.connection import wait
 from pathlib import Path
 
+from farm.settings import Settings, load_local
 from tests.waiting import eventually
 
 _forking = multiprocessing.get_context("forkserver")
@@ -86,18 +87,61 @@ class Forked:
 
 
 def run(
-    arguments: Sequence[str], *, environment: Mapping[str, str], folder: Path | None = None, timeout: float = 120.0
+    arguments: Sequence[str],
+    *,
+    environment: Mapping[str, str],
+    folder: Path | None = None,
+    timeout: float = 120.0,
+    script: str | None = None,
 ) -> subprocess.CompletedProcess[str]:
     """Fork a worker that is expected to end by itself. Raises `subprocess.TimeoutExpired` if it does not."""
     with tempfile.TemporaryDirectory() as logs:
         log, errors = Path(logs, "log"), Path(logs, "errors")
-        process = Forked(arguments, environment=environment, log=log, errors=errors, folder=folder)
+        process = Forked(arguments, environment=environment, log=log, errors=errors, folder=folder, script=script)
         try:
             status = process.wait(timeout)
         finally:
             process.kill()
         told = (file.read_text(encoding="utf-8") for file in (log, errors))
         return subprocess.CompletedProcess(process.args, status, *told)
+
+
+_COMMAND = """
+from farm.cli.main import main
+from tests import forking
+forking.install()
+{before}
+main()
+"""
+_START = """
+import sys
+from pathlib import Path
+from farm import stack
+from tests import forking
+forking.install()
+home, workers, *models = sys.argv[1:]
+stack.start_detached(Path(home), int(workers), models)
+"""
+
+
+def farm(
+    *arguments: str, environment: Mapping[str, str], folder: Path | None = None, before: str = ""
+) -> subprocess.CompletedProcess[str]:
+    """Fork `farm …`, as a person would run it, and so what it starts. What is to be done `before` is Python.
+
+    Raises `subprocess.TimeoutExpired` if it takes many minutes.
+    """
+    script = _COMMAND.format(before=before)
+    return run(arguments, environment=environment, folder=folder, timeout=600.0, script=script)
+
+
+def start_detached(home: Path, workers: int, *models: str, environment: Mapping[str, str]) -> Settings:
+    """As `stack.start_detached`; the supervisor and its workers are forked too, however often they are started."""
+    done = run((str(home), str(workers), *models), environment=environment, timeout=180.0, script=_START)
+    assert done.returncode == 0, done.stderr
+    settings = load_local(home)
+    assert settings is not None
+    return settings
 
 
 def _run(

@@ -10,9 +10,11 @@ from typing import Any
 ORIGINAL = "model.diffusion_model.input_blocks.1.1.transformer_blocks.0.attn2.to_k.weight"
 
 
-def write_weights(path: Path, shapes: Mapping[str, tuple[int, ...]], *, fill: int = 0) -> Path:
+def write_weights(
+    path: Path, shapes: Mapping[str, tuple[int, ...]], *, fill: int = 0, metadata: Mapping[str, str] | None = None
+) -> Path:
     """A file of safetensors whose weights are bytes, all of them `fill`."""
-    header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
+    header: dict[str, Any] = {"__metadata__": {"format": "pt", **(metadata or {})}}
     end = 0
     for name, shape in shapes.items():
         size = 1

@@ -103,11 +103,12 @@ def build_tiny_xl(
     seed: int = 0,
     zeros_for_nothing: bool = True,
     pooled: int = 24,
+    unet: dict[str, Any] | None = None,
 ) -> Path:
     """Write a model of SDXL's layout into `directory`, as `build_tiny_model` does.
 
     Images are 64×64 by default, 77 tokens of widths 32 and 48, side by side, and the whole prompt's width is `pooled`.
-    The second tokenizer pads with another token, as published.
+    The second tokenizer pads with another token, as published. `unet` changes the UNet's settings.
     """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
@@ -119,6 +120,7 @@ def build_tiny_xl(
             transformer_layers_per_block=(1, 2),
             down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"),
             up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"),
+            **(unet or {}),
         ).save_pretrained(directory / "unet")
         _autoencoder().save_pretrained(directory / "vae")
         first, second = _tokenizer(), _tokenizer(pad="!")

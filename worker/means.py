@@ -10,10 +10,12 @@ from functools import cached_property, partial
 from pathlib import Path
 
 from farm import variables
+from farm.bucket.loras import LORAS
 from farm.bucket.storage import Storage
 from farm.ledger.ledger import Ledger
 from farm.queue import Queue
 from farm.settings import Settings
+from worker.bucket.adapters import Adapters
 from worker.bucket.catalogue import Catalogue
 from worker.bucket.compile_cache import CompileCache
 from worker.bucket.model_cache import GB, ModelCache
@@ -109,10 +111,17 @@ class Means:
         return ModelPool(self._models, budget, load, on_drop=partial(free_cached_memory, self._placement))
 
     @cached_property
-    def _catalogue(self) -> Catalogue:
+    def _cache(self) -> ModelCache:
         told = self._options.model_cache_gb or variables.MODEL_CACHE_GB.of(os.environ) or DEFAULT_CACHE_GB
-        cache = ModelCache(self._home / "models" / "farm", self._storage, int(told * GB))
-        return Catalogue(self._storage, cache, self._models, all_of_them=not self._options.models)
+        return ModelCache(self._home / "models" / "farm", self._storage, int(told * GB))
+
+    @cached_property
+    def _catalogue(self) -> Catalogue:
+        return Catalogue(self._storage, self._cache, self._models, all_of_them=not self._options.models)
+
+    @cached_property
+    def _adapters(self) -> Adapters:
+        return Adapters(self._storage, self._cache.of(LORAS))
 
     def _compile_at_start(self) -> Compile:
         """Compile models until the worker is ready: from then on jobs would wait for it."""

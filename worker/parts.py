@@ -112,6 +112,7 @@ class Parts(Means):
             limits=self._options.limits,
             losses=self._losses,
             storage=self._storage,
+            adapters=self._adapters,
             checkpoints=self._checkpoints,
             previews=self._previews,
             retrier=self._retrier,

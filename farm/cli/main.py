@@ -62,6 +62,7 @@ SECTIONS = {
         "token": LazyCommand("token:token", "Make, list and remove tokens for 'farm web'."),
         "workers": LazyCommand("farm:workers", "List the live workers."),
         "models": LazyCommand("models:models", "List the models of the farm; add and remove some."),
+        "loras": LazyCommand("loras:loras", "List the LoRAs of the farm; add and remove some."),
         "losses": LazyCommand("farm:losses", "List the losses that can guide a picture."),
         "completion": LazyCommand("completion:completion", "Print the shell's completion script."),
     },

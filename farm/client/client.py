@@ -21,6 +21,7 @@ from typing import Self
 
 from farm import keys, settings
 from farm.bucket.fetch import Fetched, fetch, read_result
+from farm.bucket.loras import LORAS, StoredLora
 from farm.bucket.manifest import read_manifest, written_manifest
 from farm.bucket.preview import Preview
 from farm.bucket.results import JobResult
@@ -28,6 +29,7 @@ from farm.bucket.storage import Storage
 from farm.client import tie
 from farm.client.asking import Answered, answer_of, await_answer, check
 from farm.client.cancelling import cancel, cancel_all
+from farm.client.lora_names import with_files
 from farm.client.planning import Draft, default_model, drafted, images_of, known_losses, plan
 from farm.client.previews import subscribe
 from farm.client.services import ModelService, services
@@ -123,7 +125,8 @@ class FarmClient:
         jobs = self._stored(batch) if batch else None
         if jobs is None:
             batch = batch or keys.new_batch_id()
-            jobs = plan(drafts, batch, default_model=default_model(workers), declarations=known_losses(workers))
+            planned = plan(drafts, batch, default_model=default_model(workers), declarations=known_losses(workers))
+            jobs = self._with_files(planned)
             self._store(batch, jobs, images)
         assert batch
         try:
@@ -140,6 +143,13 @@ class FarmClient:
             specs=tuple(job.spec for job in jobs),
             warnings=(*of_pictures(images), *of_workers(jobs, workers), *unpublished),
         )
+
+    def _with_files(self, jobs: Sequence[NewJob]) -> Sequence[NewJob]:
+        """The jobs, with the files that the names of their LoRAs mean in this farm."""
+        if any(job.spec.loras for job in jobs):
+            self.check_bucket()
+            jobs = with_files(self.storage, jobs)
+        return jobs
 
     def _publish(self, waiting: Iterable[Waiting]) -> tuple[str, ...]:
         """Wake workers up for jobs that the ledger has queued. A warning if that failed; they find out anyway."""
@@ -274,6 +284,14 @@ class FarmClient:
     def models(self) -> Sequence[ModelService]:
         """Every model that a live worker serves or a job waits for."""
         return services(self.ledger)
+
+    def loras(self) -> Sequence[StoredLora]:
+        """Every LoRA that the farm keeps, by name, but for manifests that are damaged.
+
+        Raises `WrongBucket`, `LedgerUnavailable`, `StorageError`.
+        """
+        self.check_bucket(only_to_read=True)
+        return [kept for kept in LORAS.everything(self.storage) if isinstance(kept, StoredLora)]
 
     def losses(self) -> Sequence[LossDeclaration]:
         """The built-in losses and those that live workers announce."""

@@ -6,7 +6,6 @@ Read are configurations and the headers of weights. A worker checks the rest whe
 from __future__ import annotations
 
 import json
-import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -15,10 +14,9 @@ from typing import Any
 
 from farm import sources
 from farm.bucket.models import FILE_NAME, MAX_FILES, Kind, Layout
+from farm.client.headers import Shapes, read_header
 from farm.errors import InvalidInput
 from farm.keys import MODEL_CONFIG, MODEL_FILE, PICKLED_WEIGHTS, WEIGHTS
-
-Shapes = Mapping[str, tuple[int, ...]]
 
 _INDEX = "model_index.json"
 _OF_THE_WHOLE = (_INDEX, "farm.json", "preview.json")
@@ -37,8 +35,6 @@ _OF_SDXL = ("add_embedding.", "model.diffusion_model.label_emb.")
 """Weights that read a prompt as a whole, and sizes."""
 _KINDS: Mapping[int, Kind] = {768: "sd1", 1024: "sd2", 2048: "sdxl"}
 _LORA = re.compile(r"^lora_|[._]lora[._]|\.hada_w|\.lokr_w")
-_LENGTH = 8
-_MAX_HEADER_BYTES = 100 * 2**20
 _MAX_JSON_BYTES = 16 * 2**20
 _CONVERT = "if you trust it, load it with diffusers elsewhere and save it with save_pretrained"
 
@@ -122,9 +118,11 @@ def _folder(folder: Path) -> LocalModel:
 
 
 def _single_file(path: Path, config: Path | None) -> LocalModel:
-    shapes = read_header(path)
+    shapes = read_header(path).shapes
     if any(_LORA.search(key) for key in shapes):
-        raise _refused(f"{path} is a LoRA, and no whole model", hint="merge it into its base model, and add that")
+        raise _refused(
+            f"{path} is a LoRA, and no whole model", hint="'farm loras add NAME=FILE' adds it for jobs to name"
+        )
     if not any(key.startswith(_ORIGINAL) for key in shapes):
         typical = min(shapes, default="none")
         raise _refused(
@@ -143,30 +141,8 @@ def _single_file(path: Path, config: Path | None) -> LocalModel:
     return LocalModel("file", _kind(shapes), source, _checked(files))
 
 
-def read_header(path: Path) -> Shapes:
-    """The shapes of all weights in a file of safetensors. Raises `InvalidInput` if it is none, or not whole."""
-    size = path.stat().st_size
-    with path.open("rb") as file:
-        length = int.from_bytes(file.read(_LENGTH), "little")
-        header = file.read(length) if length <= min(size - _LENGTH, _MAX_HEADER_BYTES) else b""
-    try:
-        said: dict[str, Any] = json.loads(header)
-        weights = {key: value for key, value in said.items() if key != "__metadata__"}
-        shapes = {key: tuple(map(int, weight["shape"])) for key, weight in weights.items()}
-        end = max((int(weight["data_offsets"][1]) for weight in weights.values()), default=0)
-    except (ValueError, TypeError, KeyError, IndexError, AttributeError, RecursionError) as error:
-        raise _refused(
-            f"{path} is not safetensors, or is damaged", hint="fetch it again; 'git lfs pull' fetches what is a pointer"
-        ) from error
-    if end != size - _LENGTH - length:
-        raise _refused(f"{path} is cut short or damaged: its weights do not end where it does", hint="fetch it again")
-    if not all(math.prod(shape) >= 0 for shape in shapes.values()):
-        raise _refused(f"{path} is damaged: a weight has a shape that cannot be", hint="fetch it again")
-    return shapes
-
-
 def _shapes_of(path: Path) -> Shapes:
-    return read_header(path) if path.name.endswith(WEIGHTS) else {}
+    return read_header(path).shapes if path.name.endswith(WEIGHTS) else {}
 
 
 def _weights(folder: Path) -> list[Path]:

@@ -11,6 +11,7 @@ import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Literal
 
 from farm import keys, variables
 from farm.errors import InvalidInput
@@ -18,8 +19,11 @@ from farm.jobs.losses import BUILTIN, BUILTIN_NAMES, LossDeclaration
 from farm.jobs.request import JobRequest
 from farm.jobs.spec import InitReference, JobSpec
 from farm.jobs.status import WorkerInfo
+from farm.jobs.writing import ALPHA
 from farm.ledger.records import NewJob
-from farm.pictures.images import InitImage, check_init, read_init
+from farm.pictures import masks
+from farm.pictures.images import InitImage, check_init, check_pixels, read_init
+from farm.pictures.masks import Mask
 
 FALLBACK_MODEL = "emoji"
 
@@ -28,19 +32,22 @@ FALLBACK_MODEL = "emoji"
 class Draft:
     """A request with its init picture, and its specs, of a model that may yet change if the request names none.
 
-    `specs` is None for a request whose losses are not all built in: workers say what others there are.
+    `specs` is None for a request whose losses are not all built in: workers say what others there are. There is no
+    `mask` if all of the picture is redone.
     """
 
     request: JobRequest
     image: InitImage | None
     specs: Sequence[JobSpec] | None
+    mask: InitImage | None = None
 
 
 @dataclass(frozen=True)
 class Pictures:
-    """The init pictures of a submission, each of which is read and decoded once."""
+    """The init pictures and masks of a submission, each of which is read and decoded once."""
 
     _known: dict[Path | bytes, InitImage] = field(default_factory=dict)
+    _masks: dict[Path | bytes | str, Mask] = field(default_factory=dict)
 
     def read(self, init: Path | bytes) -> InitImage:
         """The picture in a file, or of these bytes. Raises `InvalidInput`."""
@@ -50,13 +57,42 @@ class Pictures:
             self._known[init] = known
         return known
 
+    def read_mask(self, mask: Path | bytes | Literal["alpha"], picture: InitImage) -> Mask:
+        """The mask in a file, of these bytes, or of what is transparent in its picture. Raises `InvalidInput`."""
+        known = self._masks.get(place := picture.sha256 if mask == ALPHA else mask)
+        if known is None:
+            known = self._masks[place] = _read_mask(mask, picture)
+        return known
+
+
+def _read_mask(mask: Path | bytes | Literal["alpha"], picture: InitImage) -> Mask:
+    if isinstance(mask, str):
+        return masks.mask_of_transparency(picture)
+    return masks.check_mask(mask, name="the mask") if isinstance(mask, bytes) else masks.read_mask(mask)
+
 
 def draft(request: JobRequest, pictures: Pictures) -> Draft:
     """Check all of a request that can be checked without a connection. Raises `InvalidInput`."""
     image = None if request.init is None else pictures.read(request.init)
+    mask = None if image is None else mask_of(request, image, pictures)
     if not all(loss.name in BUILTIN_NAMES for loss in request.losses):
-        return Draft(request, image, None)
-    return Draft(request, image, request.specs(_reference_to(image), default_model=FALLBACK_MODEL))
+        return Draft(request, image, None, mask)
+    specs = request.specs(_reference_to(image), default_model=FALLBACK_MODEL, mask=_reference_to(mask))
+    return Draft(request, image, specs, mask)
+
+
+def mask_of(request: JobRequest, picture: InitImage, pictures: Pictures) -> InitImage | None:
+    """The mask of a request; None if all of the picture is redone, which is img2img. Raises `InvalidInput`."""
+    if (grown := request.outpaint) is not None:
+        width, height = picture.width + grown.left + grown.right, picture.height + grown.top + grown.bottom
+        check_pixels(width, height, field="outpaint")
+    if request.mask is None:
+        return None
+    redo = request.redo or "white"
+    mask = pictures.read_mask(request.mask, picture)
+    masks.check_pair(mask, picture, redo)
+    is_img2img = mask.is_full(redo) and request.only_masked is None and request.outpaint is None
+    return None if is_img2img else mask.image
 
 
 def drafted(requests: Iterable[JobRequest | Draft]) -> list[Draft]:
@@ -66,8 +102,8 @@ def drafted(requests: Iterable[JobRequest | Draft]) -> list[Draft]:
 
 
 def images_of(drafts: Iterable[Draft]) -> Sequence[InitImage]:
-    """Their init pictures, each once."""
-    return list(dict.fromkeys(one.image for one in drafts if one.image))
+    """Their init pictures and masks, each once."""
+    return list(dict.fromkeys(image for one in drafts for image in (one.image, one.mask) if image))
 
 
 def plan(
@@ -78,8 +114,12 @@ def plan(
     for planned in drafts:
         request, specs = planned.request, planned.specs
         if specs is None:
-            reference = _reference_to(planned.image)
-            specs = request.specs(reference, default_model=default_model, declarations=declarations)
+            specs = request.specs(
+                _reference_to(planned.image),
+                default_model=default_model,
+                declarations=declarations,
+                mask=_reference_to(planned.mask),
+            )
         for spec in specs:
             named = spec.of_model(request.model or default_model)
             jobs.append(NewJob(keys.job_in_batch(batch, len(jobs)), named, request.priority, request.labels))
@@ -110,7 +150,7 @@ def known_losses(workers: Iterable[WorkerInfo]) -> Sequence[LossDeclaration]:
 
 
 def _reference_to(image: InitImage | None) -> InitReference | None:
-    """How specs name an init picture."""
+    """How specs name an init picture or a mask."""
     if image is None:
         return None
     return InitReference.model_validate({name: getattr(image, name) for name in InitReference.model_fields})

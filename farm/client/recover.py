@@ -93,7 +93,7 @@ class _Left:
 def _jobs(farm: FarmClient, batch: str) -> list[NewJob]:
     manifest = read_manifest(farm.storage, batch)
     left = _left(farm, batch)
-    forgotten = forgotten_of(farm.storage, batch)
+    forgotten = forgotten_of(farm.storage, batch).jobs
     return [
         _job(farm, NewJob(job.id, job.spec, job.priority, job.labels), left[job.id])
         for job in manifest.jobs

@@ -12,11 +12,13 @@ from PIL import Image, ImageChops, ImageStat
 
 from farm.bucket.results import JobResult
 from farm.client.client import FarmClient, Submission
-from farm.client.planning import Draft, Pictures
+from farm.client.planning import Draft, Pictures, mask_of
 from farm.errors import InvalidInput, ObjectMissing
+from farm.jobs import tags
 from farm.jobs.batch_file import assign
+from farm.jobs.loras import LoraUse
 from farm.jobs.request import JobRequest
-from farm.jobs.spec import JobSpec
+from farm.jobs.spec import InitReference, JobSpec
 from farm.jobs.studies import READ_BY
 from farm.pictures.images import MAX_BYTES, InitImage
 from farm.pictures.provenance import spec_in
@@ -68,35 +70,52 @@ def picture_of(farm: FarmClient, job: str) -> Made:
     return Made(data, result.spec, result)
 
 
-def draft_again(made: Made, init: Path | bytes | None, changes: Mapping[str, Any]) -> Draft:
+def draft_again(
+    made: Made, init: Path | bytes | None, changes: Mapping[str, Any], *, mask: Path | bytes | None = None
+) -> Draft:
     """What makes the picture again, with some fields of its `JobRequest` changed, such as `losses.0.scale`.
 
-    Unchanged, the spec is the very same. `init` is the picture that it started from, if there was one.
-    Raises `InvalidInput`.
+    Unchanged, the spec is the very same. `init` is the picture that it started from, if there was one, and `mask` what
+    of that was redone. Raises `InvalidInput`.
     """
-    image = None if init is None else Pictures().read(init)
+    pictures = Pictures()
+    image = None if init is None else pictures.read(init)
     _check_init(made.spec, image)
-    fields = {**_fields_of(made.spec), **({} if init is None else {"init": init})}
+    masked = None if mask is None or image is None else pictures.read_mask(mask, image).image
+    _check_mask(made.spec, masked)
+    fields = {**fields_of(made.spec), **({} if init is None else {"init": init})}
+    fields |= {} if mask is None else {"mask": mask}
     for path, value in changes.items():
-        if path.partition(".")[0] not in JobRequest.model_fields or path == "init":
+        if path.partition(".")[0] not in JobRequest.model_fields or path in ("init", "mask"):
             raise InvalidInput(f"there is no field {path!r:.60} to change", hint="such as steps, guidance or seed")
+        _let_go_of_file(fields, path)
         assign(fields, path, value)
     request = JobRequest.parse(fields)
     if not changes:
-        return Draft(request, image, (made.spec,))
-    reference = made.spec.start.image
-    return Draft(request, image, request.specs(reference, default_model=made.spec.model))
+        return Draft(request, image, (made.spec,), masked)
+    start = made.spec.start
+    kept = None if image is None else mask_of(request, image, pictures)
+    specs = request.specs(start.image, default_model=made.spec.model, mask=start.mask if kept else None)
+    return Draft(request, image, specs, kept)
 
 
 def init_of(farm: FarmClient, made: Made) -> bytes | None:
     """The picture that it started from, from the farm's bucket. Raises `InvalidInput` if it is not there."""
-    image = made.spec.start.image
+    return _from_bucket(farm, made.spec.start.image, "picture that it started from", hint="give --init FILE")
+
+
+def mask_in(farm: FarmClient, made: Made) -> bytes | None:
+    """The mask that it had, from the farm's bucket. Raises `InvalidInput` if it is not there."""
+    return _from_bucket(farm, made.spec.start.mask, "mask that it had", hint="give --mask FILE")
+
+
+def _from_bucket(farm: FarmClient, image: InitReference | None, what: str, *, hint: str) -> bytes | None:
     if image is None:
         return None
     try:
         return farm.storage.get(image.key, limit=MAX_BYTES)
     except ObjectMissing as error:
-        raise InvalidInput("the picture that it started from is not in this bucket", hint="give --init FILE") from error
+        raise InvalidInput(f"the {what} is not in this bucket", hint=hint) from error
 
 
 def submit_again(farm: FarmClient, job: str) -> Submission:
@@ -105,7 +124,7 @@ def submit_again(farm: FarmClient, job: str) -> Submission:
     Raises `JobNotFound`, `LedgerUnavailable`, `StorageError`, and `InvalidInput` if its init picture is gone.
     """
     made = Made(b"", farm.ledger.spec(job))
-    return farm.submit([draft_again(made, init_of(farm, made), {})])
+    return farm.submit([draft_again(made, init_of(farm, made), {}, mask=mask_in(farm, made))])
 
 
 def difference(then: Made, now: Made) -> Difference:
@@ -135,26 +154,55 @@ def _check_init(spec: JobSpec, image: InitImage | None) -> None:
         raise InvalidInput("this is not the picture that it started from", field="--init")
 
 
-def _fields_of(spec: JobSpec) -> dict[str, Any]:
+def _check_mask(spec: JobSpec, mask: InitImage | None) -> None:
+    wanted = spec.start.mask
+    if wanted is None and mask is not None:
+        raise InvalidInput("it had no mask", field="--mask")
+    if wanted is not None and (mask is None or mask.sha256 != wanted.sha256):
+        raise InvalidInput("this is not the mask that it had", field="--mask")
+
+
+def fields_of(spec: JobSpec) -> dict[str, Any]:
     """The fields of a request for this very spec, but for its init picture."""
     prompts, start = spec.conditioning.prompts, spec.start
     fields: dict[str, Any] = {
         "mode": spec.mode,
-        "prompt": [prompt.text for prompt in prompts],
+        "prompt": [tags.in_words(prompt.text, spec.conditioning.reading) for prompt in prompts],
         "weights": [prompt.weight for prompt in prompts],
         **{name: getattr(spec.conditioning, name) for name in ("negative", "path", "reading", "clip_skip")},
         "losses": [term.model_dump() for term in spec.guidance.losses],
+        "loras": [_asked(use) for use in spec.loras],
         "guidance": spec.guidance.scale,
         "trace": spec.trace.level,
         "trace_every": spec.trace.every,
         **{name: getattr(spec, name) for name in _AS_THEY_ARE},
     }
     if start.image is not None:
-        fields |= {"start_step": start.step, "fit": start.fit, "encode": start.encode}
+        fields |= {"start_step": start.step, "encode": start.encode}
+    if start.image is not None and start.only_masked is None and start.outpaint is None:
+        fields |= {"fit": start.fit}
+    if start.is_masked:
+        fields |= {name: getattr(start, name) for name in ("mask_blur", "fill", "only_masked", "outpaint")}
+    if start.mask is not None and start.redo != "white":
+        fields |= {"redo": start.redo}
     if start.fit != "init":
         fields |= {"width": spec.width, "height": spec.height}
     read = READ_BY.get(spec.mode, fields)
     return {name: value for name, value in fields.items() if name in read}
+
+
+def _asked(use: LoraUse) -> dict[str, Any]:
+    strength = {"weight": use.unet} if use.unet == use.text else {"unet": use.unet, "text": use.text}
+    return {"name": use.name, "sha256": use.sha256, **strength}
+
+
+def _let_go_of_file(fields: dict[str, Any], path: str) -> None:
+    """Where another LoRA is named in the place of one, another file is meant."""
+    root, _, rest = path.partition(".")
+    index, _, part = rest.partition(".")
+    loras = fields.get("loras", [])
+    if root == "loras" and part == "name" and index.isdecimal() and int(index) < len(loras):
+        loras[int(index)].pop("sha256", None)
 
 
 def _versions(then: Made, now: Made) -> dict[str, tuple[str, str]]:

@@ -1,13 +1,14 @@
-"""The parts of a request that have fields of their own, as a person writes them: a further prompt, a loss."""
+"""The parts of a request that have fields of their own, as a person writes them: a further prompt, a loss, a LoRA."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Annotated, Any
+from typing import Annotated, Any, Self
 
 from pydantic import BeforeValidator, Field, StringConstraints, model_validator
 
 from farm.jobs.conditioning import PromptText
+from farm.jobs.loras import LoraName, LoraUse, Sha256, Strength
 from farm.jobs.losses import LossDeclaration, find
 from farm.jobs.spec import Every, LossArguments, LossScale, LossTerm
 from farm.jobs.wire import Wire
@@ -51,3 +52,28 @@ class LossRequest(Asked):
             scale=self.scale,
             every=self.every,
         )
+
+
+class LoraRequest(Asked):
+    """A LoRA by the name that the farm has for it, and how strongly it acts, on UNet and text encoders alike or apart.
+
+    `sha256` says which file is meant, if it is not the one that the farm has under that name now.
+    """
+
+    name: LoraName
+    weight: Strength = 1.0
+    unet: Strength | None = None
+    text: Strength | None = None
+    sha256: Sha256 | None = None
+
+    @model_validator(mode="after")
+    def _says_each_weight_once(self) -> Self:
+        if "weight" in self.model_fields_set and self.unet is not None and self.text is not None:
+            raise ValueError("give the weight, or those of unet and text, not all three")
+        return self
+
+    @property
+    def use(self) -> LoraUse:
+        """What is meant."""
+        unet, text = (self.weight if one is None else one for one in (self.unet, self.text))
+        return LoraUse(name=self.name, sha256=self.sha256, unet=unet, text=text)

@@ -25,6 +25,7 @@ from typing import Any
 from farm.errors import InvalidInput
 from farm.jobs.faults import quoted
 from farm.jobs.request import MAX_COUNT, JobRequest
+from farm.jobs.writing import ALPHA
 
 MAX_JOBS = 100_000
 MAX_AXES = 64
@@ -53,7 +54,7 @@ def expand(
     limit: int = 1_000,
     check: Callable[[Sequence[JobRequest]], object] = lambda _: None,
 ) -> list[JobRequest]:
-    """The requests of a document; a relative `init` is beside `folder`. `check` is called with those of each entry.
+    """The requests of a document; relative pictures are beside `folder`. `check` is called with those of each entry.
 
     Raises `InvalidInput` naming the entry at fault, or when there would be more than `limit` jobs
     (which itself is 100,000 at most).
@@ -145,7 +146,7 @@ def _whole_count(value: Any) -> int:
 
 
 def request(fields: Mapping[str, Any], choices: Iterable[Choice], folder: Path = Path()) -> JobRequest:
-    """The request that these fields make with the choices over them; a relative `init` is beside `folder`.
+    """The request that these fields make with the choices over them; a relative `init` or `mask` is beside `folder`.
 
     Raises `InvalidInput` naming the field at fault.
     """
@@ -153,18 +154,19 @@ def request(fields: Mapping[str, Any], choices: Iterable[Choice], folder: Path =
     for choice in choices:
         for path, value in choice.items():
             assign(chosen, path, copy.deepcopy(value))
-    if isinstance(init := chosen.get("init"), str) and init:
-        chosen["init"] = _beside(folder, init)
+    for field in ("init", "mask"):
+        if isinstance(written := chosen.get(field), str) and written and (field, written) != ("mask", ALPHA):
+            chosen[field] = _beside(folder, written, field)
     return JobRequest.parse(chosen)
 
 
-def _beside(folder: Path, init: str) -> Path:
-    if "\0" in init:
-        raise InvalidInput(f"{init!r:.60} cannot be the name of a file", field="init")
+def _beside(folder: Path, written: str, field: str) -> Path:
+    if "\0" in written:
+        raise InvalidInput(f"{written!r:.60} cannot be the name of a file", field=field)
     try:
-        return folder / Path(init).expanduser()
+        return folder / Path(written).expanduser()
     except RuntimeError as error:  # ~nobody
-        raise InvalidInput(f"{init!r:.60}: {error}", field="init") from error
+        raise InvalidInput(f"{written!r:.60}: {error}", field=field) from error
 
 
 def assign(fields: dict[str, Any], path: str, value: Any) -> None:

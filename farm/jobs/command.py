@@ -5,6 +5,7 @@ from __future__ import annotations
 import shlex
 from collections.abc import Iterator, Mapping
 
+from farm.jobs import tags
 from farm.jobs.request import DEFAULT_PRIORITY
 from farm.jobs.spec import Conditioning, JobSpec, LossTerm
 
@@ -16,7 +17,7 @@ def command(spec: JobSpec, *, labels: Mapping[str, str] | None = None, priority:
     """
     if spec.is_study:
         return None
-    prompts = [prompt.text for prompt in spec.conditioning.prompts]
+    prompts = [tags.in_words(prompt.text, spec.conditioning.reading) for prompt in spec.conditioning.prompts]
     mode = "mix" if len(prompts) > 1 else spec.mode
     options = [word for option in _options(spec) for word in option]
     options += ["--priority", str(priority)] if priority != DEFAULT_PRIORITY else []
@@ -42,6 +43,8 @@ def _options(spec: JobSpec) -> Iterator[tuple[str, ...]]:
         yield "--eta", repr(spec.eta)
     yield "--model", spec.model
     yield from _of_start(spec)
+    for use in spec.loras:
+        yield "--lora", use.option
     for term in spec.guidance.losses:
         yield "--loss", _loss(term)
     if spec.trace.level != "none":

@@ -11,7 +11,7 @@ BETWEEN = " · "
 
 
 def describe(spec: JobSpec) -> str:
-    """`mix · shares 0.7 + 0.3 · seed 7 · 30 steps from step 12 · lms · guidance 7.5 · blue x200`."""
+    """`mix · shares 0.7 + 0.3 · seed 7 · 30 steps from step 12 · lms · guidance 7.5 · lora detail 0.8 · blue x200`."""
     return BETWEEN.join(_parts(spec))
 
 
@@ -48,6 +48,7 @@ def _parts(spec: JobSpec) -> Sequence[str]:
     said += [f"seed {spec.seed}", _steps(spec), _sampler(spec)]
     if spec.guidance.scale is not None:
         said.append(f"guidance {spec.guidance.scale:g}")
+    said += [f"lora {use}" for use in spec.loras]
     return said + [loss.name if loss.scale is None else f"{loss.name} x{loss.scale:g}" for loss in spec.guidance.losses]
 
 

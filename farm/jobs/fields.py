@@ -11,6 +11,7 @@ from typing import TypeVar
 
 from farm.errors import InvalidInput
 from farm.jobs.batch_file import refuse_unknown
+from farm.jobs.loras import LoraUse
 from farm.jobs.request import JobRequest
 from farm.jobs.spec import JobSpec, LossTerm
 
@@ -19,7 +20,7 @@ T = TypeVar("T")
 NONE = "–"
 MODELS_OWN = "the model's"
 SAMPLERS_OWN = "the sampler's"
-_OTHER_NAMES = {"loss": "losses", "loss_scale": "losses.0.scale", "loss_every": "losses.0.every"}
+_OTHER_NAMES = {"lora": "loras", "loss": "losses", "loss_scale": "losses.0.scale", "loss_every": "losses.0.every"}
 _OF_A_LOSS = ("name", "scale", "every", "arguments")
 _INDEX = re.compile(r"[0-9]{1,4}")
 
@@ -46,6 +47,8 @@ def value(spec: JobSpec, labels: Mapping[str, str], field: str) -> str:
         return labels.get(rest, NONE)
     if root == "losses":
         return _of_losses(spec.guidance.losses, rest)
+    if root == "loras":
+        return _of_loras(spec.loras, rest)
     if root in _LISTS:
         values = _LISTS[root](spec)
         return " + ".join(values) if not rest else _item(values, rest) or NONE
@@ -69,12 +72,16 @@ def called(field: str, specs: Iterable[JobSpec]) -> str:
         names = {value(spec, {}, f"losses.{index}.name") for spec in specs}
         loss = names.pop() if len(names) == 1 else "loss" if index == "0" else f"loss {index}"
         return f"{loss} {part.removeprefix('arguments.')}"
+    if root == "loras" and rest:
+        index, _, part = rest.partition(".")
+        names = {value(spec, {}, f"loras.{index}.name") for spec in specs}
+        return f"{names.pop() if len(names) == 1 else 'lora' if index == '0' else f'lora {index}'} {part}".rstrip()
     return field.replace("_", " ")
 
 
 def known() -> Sequence[str]:
     """The fields that every spec tells something of."""
-    return (*_LISTS, *_READ, "losses")
+    return (*_LISTS, *_READ, "loras", "losses")
 
 
 def differing(specs: Iterable[JobSpec]) -> Sequence[str]:
@@ -94,6 +101,17 @@ def _of_losses(losses: Sequence[LossTerm], rest: str) -> str:
         found = loss.arguments.get(part.removeprefix("arguments."))
         return NONE if found is None else f"{found:g}"
     told = {"name": loss.name, "scale": _or(loss.scale, MODELS_OWN), "every": str(loss.every)}
+    return told.get(part, NONE)
+
+
+def _of_loras(loras: Sequence[LoraUse], rest: str) -> str:
+    if not rest:
+        return " + ".join(map(str, loras)) or NONE
+    index, _, part = rest.partition(".")
+    use = _item(loras, index)
+    if use is None:
+        return NONE
+    told = {"name": use.name, "weight": use.strength, "unet": f"{use.unet:g}", "text": f"{use.text:g}"}
     return told.get(part, NONE)
 
 
@@ -130,6 +148,12 @@ _READ: Mapping[str, Callable[[JobSpec], str]] = {
     "init": lambda spec: spec.start.image.sha256[:8] if spec.start.image else NONE,
     "fit": lambda spec: spec.start.fit,
     "encode": lambda spec: spec.start.encode,
+    "mask": lambda spec: spec.start.mask.sha256[:8] if spec.start.mask else NONE,
+    "redo": lambda spec: spec.start.redo if spec.start.mask else NONE,
+    "mask_blur": lambda spec: str(spec.start.mask_blur) if spec.start.is_masked else NONE,
+    "fill": lambda spec: spec.start.fill if spec.start.is_masked else NONE,
+    "only_masked": lambda spec: NONE if spec.start.only_masked is None else str(spec.start.only_masked),
+    "outpaint": lambda spec: NONE if spec.start.outpaint is None else str(spec.start.outpaint),
     "width": lambda spec: _or(spec.width, MODELS_OWN),
     "height": lambda spec: _or(spec.height, MODELS_OWN),
     "model": lambda spec: spec.model,

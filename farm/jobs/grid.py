@@ -26,7 +26,7 @@ from farm.jobs.request import JobRequest
 from farm.jobs.writing import RANDOM_SEED
 
 AXES = ("x", "y", "z")
-_WHOLE = ("losses", "mix_with", "weights", "labels")
+_WHOLE = ("losses", "loras", "mix_with", "weights", "labels")
 """Lists and mappings: no single value fills them, but one can fill a part of them."""
 _PROMPT = "prompt"
 _MAX_LABEL = 200
@@ -96,6 +96,7 @@ def parse_axis(text: str, *, name: str) -> Axis:
 
 _PARTS = {
     "losses": "name a part: losses.0.scale, losses.0.every, or losses.0 and an argument, such as losses.0.target",
+    "loras": "name a part: loras.0.weight, loras.0.unet or loras.0.text",
     "mix_with": "name a part: mix_with.0.weight",
     "weights": "name a part: weights.0; or use mix, the first prompt's share of two",
     "labels": "name one: labels.NAME",
@@ -137,7 +138,7 @@ def requests(
     the value at fault, or when there would be more than `limit` jobs.
     """
     _refuse_twice(axes)
-    _refuse_missing_losses(fields.get("losses") or (), axes)
+    _refuse_missing(fields, axes)
     if any(axis.field == "seed" for axis in axes) and (fields.get("count") or 1) > 1:
         raise InvalidInput("goes with one seed, and an axis is over several", field="count")
     refuse_more(min(limit, MAX_JOBS), count(fields, axes))
@@ -163,13 +164,19 @@ def _refuse_twice(axes: Sequence[Axis]) -> None:
             raise InvalidInput(f"{axis.field} is on {other.option} already", field=axis.option)
 
 
-def _refuse_missing_losses(losses: Sequence[Any], axes: Sequence[Axis]) -> None:
+def _refuse_missing(fields: Mapping[str, Any], axes: Sequence[Axis]) -> None:
     for axis in axes:
         root, _, rest = axis.field.partition(".")
-        index = rest.partition(".")[0]
-        if root == "losses" and not (index.isdecimal() and int(index) < len(losses)):
-            reason = f"{axis.field} is of a loss that is not there; there are {len(losses)}"
-            raise InvalidInput(reason, field=axis.option, hint="add it by --loss NAME; the first is losses.0")
+        if root not in _ADDED_BY:
+            continue
+        what, option = _ADDED_BY[root]
+        index, there = rest.partition(".")[0], len(fields.get(root) or ())
+        if not (index.isdecimal() and int(index) < there):
+            reason = f"{axis.field} is of a {what} that is not there; there are {there}"
+            raise InvalidInput(reason, field=axis.option, hint=f"add it by {option} NAME; the first is {root}.0")
+
+
+_ADDED_BY = {"losses": ("loss", "--loss"), "loras": ("LoRA", "--lora")}
 
 
 def _places(axes: Sequence[Axis]) -> Iterator[tuple[Place, ...]]:

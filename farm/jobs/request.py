@@ -10,7 +10,7 @@ from __future__ import annotations
 import secrets
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Annotated, Any, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import (
     BeforeValidator,
@@ -22,11 +22,13 @@ from pydantic import (
 )
 
 from farm.errors import InvalidInput
-from farm.jobs import emphasis
+from farm.jobs import emphasis, tags
 from farm.jobs.asked import Asked, Written
+from farm.jobs.asked import LoraRequest as LoraRequest
 from farm.jobs.asked import LossRequest as LossRequest
 from farm.jobs.asked import MixTerm as MixTerm
 from farm.jobs.faults import invalid
+from farm.jobs.loras import MAX_LORAS, LoraUse, added_up
 from farm.jobs.losses import BUILTIN, LossDeclaration
 from farm.jobs.mixing import weighted
 from farm.jobs.samplers import SamplerName, ScheduleName, fault
@@ -43,16 +45,21 @@ from farm.jobs.spec import (
     Encode,
     Eta,
     Every,
+    Fill,
     Fit,
     Guidance,
     InitReference,
     JobSpec,
     Labels,
+    MaskBlur,
     MixPath,
     Mode,
     ModelName,
+    Outpaint,
+    Padding,
     Priority,
     Reading,
+    Redo,
     Scale,
     Seed,
     Side,
@@ -62,11 +69,13 @@ from farm.jobs.spec import (
     Trace,
     TraceLevel,
 )
-from farm.jobs.start import start_step_of_strength
+from farm.jobs.start import MASK_BLUR, start_step_of_strength
 from farm.jobs.studies import as_read
 from farm.jobs.writing import (
     as_init,
     as_labels,
+    as_mask,
+    as_outpaint,
     as_prompts,
     as_sampler,
     as_schedule,
@@ -100,7 +109,22 @@ class JobRequest(Asked):
     strength: float | None = None
     fit: Fit | None = None
     encode: Encode | None = None
+    mask: Annotated[Path | bytes | Literal["alpha"] | None, PlainValidator(as_mask)] = None
+    """The file of a picture that is white where the init picture is redone, or all of its bytes; or `alpha`: what is
+    transparent in the init picture is redone."""
+    redo: Redo | None = None
+    """What of the mask is redone: what is white in it, or what is black."""
+    mask_blur: MaskBlur | None = None
+    """Pixels over which the seam is blended."""
+    fill: Fill | None = None
+    """What the steps begin with where the picture is redone."""
+    only_masked: Padding | None = None
+    """Render only the mask's box, with so many pixels around it, at the job's size."""
+    outpaint: Annotated[Outpaint | None, BeforeValidator(as_outpaint)] = None
+    """By how many pixels the init picture grows on each side."""
     losses: Annotated[tuple[LossRequest, ...], Field(max_length=MAX_LOSSES)] = ()
+    loras: Annotated[tuple[LoraRequest, ...], Field(max_length=MAX_LORAS)] = ()
+    """Besides those that tags of weighted prompts name. One that is named twice has the sum of its weights."""
     guidance: Scale | None = None
     sampler: Annotated[SamplerName, BeforeValidator(as_sampler)] = "lms"
     """By any name that A1111 or ComfyUI has for it; `DPM++ 2M Karras` says a schedule as well."""
@@ -126,6 +150,27 @@ class JobRequest(Asked):
     def prompts(self) -> tuple[str, ...]:
         """The prompts, even when there is only one."""
         return (self.prompt,) if isinstance(self.prompt, str) else self.prompt
+
+    @property
+    def is_masked(self) -> bool:
+        """Whether a part of the init picture stays as it is."""
+        return self.mask is not None or self.outpaint is not None
+
+    @property
+    def _blur(self) -> int:
+        """A picture that grows is not touched, unless that is asked for."""
+        return MASK_BLUR if self.outpaint is None else 0
+
+    @property
+    def _of_a_mask(self) -> list[str]:
+        """Options that are given and say something of a mask."""
+        said = {"mask-blur": self.mask_blur, "fill": self.fill, "only-masked": self.only_masked}
+        return [option for option, value in said.items() if value is not None]
+
+    @field_validator("noise_steps")
+    @classmethod
+    def _each_once(cls, steps: tuple[int, ...]) -> tuple[int, ...]:
+        return tuple(dict.fromkeys(steps))
 
     @field_validator("labels", mode="before")
     @classmethod
@@ -183,6 +228,14 @@ class JobRequest(Asked):
             raise ValueError("--fit needs an init image: give --init FILE")
         if self.init is None and self.encode is not None:
             raise ValueError("--encode needs an init image: give --init FILE")
+        if self.init is None and (self.mask is not None or self.outpaint is not None):
+            raise ValueError("--mask and --outpaint need an init image: give --init FILE")
+        if self.mask is None and self.redo is not None:
+            raise ValueError("--invert-mask needs a mask: give --mask FILE")
+        if not self.is_masked and self._of_a_mask:
+            raise ValueError(f"--{self._of_a_mask[0]} needs a mask: give --mask FILE or --outpaint SIDE=PIXELS")
+        if self.fit is not None and (self.only_masked is not None or self.outpaint is not None):
+            raise ValueError("--only-masked and --outpaint keep the picture as it is: leave out --fit")
         if self.fit == "init" and (self.width is not None or self.height is not None):
             raise ValueError("--fit init takes the size from the picture: leave out --width and --height")
         if self.start_step is not None and self.strength is not None:
@@ -196,9 +249,18 @@ class JobRequest(Asked):
         return self
 
     def specs(
-        self, init: InitReference | None, *, default_model: str, declarations: Iterable[LossDeclaration] = BUILTIN
+        self,
+        init: InitReference | None,
+        *,
+        default_model: str,
+        declarations: Iterable[LossDeclaration] = BUILTIN,
+        mask: InitReference | None = None,
     ) -> list[JobSpec]:
-        """The `count` specs of this request. Raises `InvalidInput`."""
+        """The `count` specs of this request; without a `mask` that of one for which there is nothing to keep.
+
+        Raises `InvalidInput`.
+        """
+        prompts, mix_with, loras = self._read_tags()
         self._check_prompts()
         declarations = tuple(declarations)
         first_seed = secrets.randbits(32) if self.seed is None else self.seed
@@ -209,13 +271,13 @@ class JobRequest(Asked):
                 mode=self.mode,
                 model=self.model or default_model,
                 conditioning=Conditioning(
-                    prompts=weighted(self.prompts, weights=self.weights, mix=self.mix, mix_with=self.mix_with),
+                    prompts=weighted(prompts, weights=self.weights, mix=self.mix, mix_with=mix_with),
                     negative=self.negative,
                     path=self.path,
                     reading=self.reading,
                     clip_skip=self.clip_skip,
                 ),
-                start=self._start(init),
+                start=self._start(init, mask),
                 guidance=Guidance(scale=self.guidance, losses=tuple(loss.term(declarations) for loss in self.losses)),
                 sampler=self.sampler,
                 schedule=self.schedule,
@@ -227,10 +289,27 @@ class JobRequest(Asked):
                 trace=Trace(level=self.trace, every=self.trace_every),
                 time_limit=self.time_limit,
                 noise_steps=self.noise_steps,
+                loras=added_up(loras),
             )
         except ValidationError as error:
             raise invalid(error) from error
         return [first.model_copy(update={"seed": first_seed + index}) for index in range(self.count)]
+
+    def _read_tags(self) -> tuple[tuple[str, ...], tuple[MixTerm, ...], tuple[LoraUse, ...]]:
+        """The prompts and further prompts without their tags, and all LoRAs that are named, whichever way.
+
+        The negative prompt has none, as in A1111. Raises `InvalidInput` naming the field of a tag that cannot be read.
+        """
+        asked = tuple(lora.use for lora in self.loras)
+        if self.reading == "plain":
+            return self.prompts, self.mix_with, asked
+        own = [_untagged("prompt", text) for text in self.prompts]
+        further = [_untagged("mix_with", term.prompt) for term in self.mix_with]
+        terms = tuple(
+            term.model_copy(update={"prompt": text}) for term, (text, _) in zip(self.mix_with, further, strict=True)
+        )
+        named = tuple(use for _, uses in (*own, *further) for use in uses)
+        return tuple(text for text, _ in own), terms, asked + named
 
     def _check_prompts(self) -> None:
         """Raise `InvalidInput` naming the field of a text that cannot be read."""
@@ -243,10 +322,10 @@ class JobRequest(Asked):
             except InvalidInput as error:
                 raise InvalidInput(error.reason, field=field, hint=error.hint) from error
 
-    def _start(self, init: InitReference | None) -> Start:
+    def _start(self, init: InitReference | None, mask: InitReference | None) -> Start:
         if self.init is None:
             return Start()
-        how: dict[str, Any] = {"fit": self.fit or "crop", "encode": self.encode or "sample"}
+        how: dict[str, Any] = {"fit": self.fit or "crop", "encode": self.encode or "sample", **self._masked(mask)}
         if self.mode == "roundtrip":
             return Start(image=init, **how)
         if self.start_step is not None:
@@ -255,3 +334,26 @@ class JobRequest(Asked):
             return Start(image=init, step=self.start_step, **how)
         strength = 0.75 if self.strength is None else self.strength
         return Start(image=init, step=start_step_of_strength(strength, self.steps), **how)
+
+    def _masked(self, mask: InitReference | None) -> dict[str, Any]:
+        """What a start says of a mask: nothing where nothing of the picture is kept."""
+        if mask is None and self.outpaint is None:
+            return {}
+        how: dict[str, Any] = {
+            "mask": mask,
+            "redo": self.redo or "white",
+            "mask_blur": self._blur if self.mask_blur is None else self.mask_blur,
+            "fill": self.fill or ("original" if self.outpaint is None else "blur"),
+            "only_masked": self.only_masked,
+            "outpaint": self.outpaint,
+        }
+        if self.outpaint is not None and self.only_masked is None and self.width is None and self.height is None:
+            return {**how, "fit": "init"}
+        return how if self.only_masked is None and self.outpaint is None else {**how, "fit": "pad"}
+
+
+def _untagged(field: str, text: str) -> tuple[str, tuple[LoraUse, ...]]:
+    try:
+        return tags.taken_out(text)
+    except InvalidInput as error:
+        raise InvalidInput(error.reason, field=field, hint=error.hint) from error

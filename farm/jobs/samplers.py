@@ -100,9 +100,9 @@ class Named(NamedTuple):
 
 def read_sampler(text: str) -> Named:
     """The sampler that a name means, in whatever case. Raises `InvalidInput` for one that none has."""
-    plain = _plain(text).removeprefix("sample_").removeprefix("k_").removesuffix("_gpu")
+    plain = _plain(text).removeprefix("sample_").removeprefix("k_")
     for suffix, schedule in (("", None), *_SUFFIXES.items()):
-        name = _BY_NAME.get(plain.removesuffix(suffix)) if plain.endswith(suffix) else None
+        name = _BY_NAME.get(plain.removesuffix(suffix).removesuffix("_gpu")) if plain.endswith(suffix) else None
         if name is not None:
             return Named(name, schedule)
     near = difflib.get_close_matches(plain, _BY_NAME, n=1)

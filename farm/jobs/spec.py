@@ -36,6 +36,8 @@ from farm.jobs.conditioning import PromptText as PromptText
 from farm.jobs.conditioning import Reading as Reading
 from farm.jobs.conditioning import WeightedPrompt as WeightedPrompt
 from farm.jobs.faults import invalid
+from farm.jobs.loras import MAX_LORAS as MAX_LORAS
+from farm.jobs.loras import LoraUse as LoraUse
 from farm.jobs.losses import MAX_ARGUMENTS, MAX_SCALE
 from farm.jobs.losses import NAME as LOSS_NAME
 from farm.jobs.samplers import SAMPLERS as SAMPLERS
@@ -44,11 +46,17 @@ from farm.jobs.samplers import SamplerName as SamplerName
 from farm.jobs.samplers import ScheduleName as ScheduleName
 from farm.jobs.samplers import fault
 from farm.jobs.start import ENCODINGS as ENCODINGS
+from farm.jobs.start import FILLS as FILLS
 from farm.jobs.start import FITS as FITS
 from farm.jobs.start import MAX_STEPS as MAX_STEPS
 from farm.jobs.start import Encode as Encode
+from farm.jobs.start import Fill as Fill
 from farm.jobs.start import Fit as Fit
 from farm.jobs.start import InitReference as InitReference
+from farm.jobs.start import MaskBlur as MaskBlur
+from farm.jobs.start import Outpaint as Outpaint
+from farm.jobs.start import Padding as Padding
+from farm.jobs.start import Redo as Redo
 from farm.jobs.start import Start as Start
 from farm.jobs.wire import Grown, Wire
 
@@ -126,9 +134,11 @@ class JobSpec(Grown):
 
     Or one study: `tokens` of a prompt, how `similar` prompts are, a `roundtrip` of the init image through the
     autoencoder, also with the noise of `noise_steps`, or the `schedule` of a sampler.
+
+    `loras` add up, in any order, and each is there once.
     """
 
-    gained: ClassVar[Mapping[str, Any]] = {"schedule": "model", "eta": None, "noise_steps": ()}
+    gained: ClassVar[Mapping[str, Any]] = {"schedule": "model", "eta": None, "noise_steps": (), "loras": ()}
 
     mode: Mode
     model: ModelName
@@ -147,6 +157,7 @@ class JobSpec(Grown):
     noise_steps: Annotated[
         tuple[Annotated[int, Field(ge=0, lt=MAX_STEPS)], ...], Field(max_length=MAX_NOISE_STEPS)
     ] = ()
+    loras: Annotated[tuple[LoraUse, ...], Field(max_length=MAX_LORAS)] = ()
 
     @model_validator(mode="after")
     def _sampler_can_do_it(self) -> Self:
@@ -164,6 +175,13 @@ class JobSpec(Grown):
     def _asks_what_its_mode_answers(self) -> Self:
         if fault := _fault_of(self):
             raise ValueError(fault)
+        return self
+
+    @model_validator(mode="after")
+    def _names_each_lora_once(self) -> Self:
+        names = [use.name for use in self.loras]
+        if twice := [name for name in names if names.count(name) > 1]:
+            raise ValueError(f"the LoRA '{twice[0]}' is there twice")
         return self
 
     @property
@@ -219,10 +237,12 @@ def _fault_of(spec: JobSpec) -> str | None:
         return f"noise steps are of a roundtrip, not of {spec.mode}"
     if not spec.is_study:
         return None
-    if spec.guidance.losses or spec.conditioning.negative or spec.trace.level != "none" or start.step:
-        return f"{spec.mode} takes no step: it has no losses, negative prompt, trace or start step"
+    if spec.guidance.losses or spec.conditioning.negative or spec.trace.level != "none" or start.step or spec.loras:
+        return f"{spec.mode} takes no step: it has no losses, LoRAs, negative prompt, trace or start step"
     if (start.image is not None) != (spec.mode == "roundtrip"):
         return "roundtrip needs an init image" if start.image is None else f"{spec.mode} has no init image"
+    if start.is_masked:
+        return f"{spec.mode} redoes nothing: it has no mask"
     if spec.mode == "similar" and len(prompts) < 2:
         return "similar compares two prompts or more"
     if spec.mode != "similar" and len(prompts) > 1:

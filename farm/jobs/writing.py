@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from farm.jobs.conditioning import MAX_PROMPT_CHARACTERS, MAX_PROMPTS
 from farm.jobs.faults import quoted
@@ -46,6 +46,29 @@ def as_prompts(value: Any) -> tuple[str, ...]:
         if isinstance(prompt, str) and len(prompt) > MAX_PROMPT_CHARACTERS:
             raise ValueError(f"{prompt!r:.60}… has {len(prompt):,} characters, more than {MAX_PROMPT_CHARACTERS:,}")
     return tuple(clean(prompt) for prompt in prompts)
+
+
+ALPHA: Literal["alpha"] = "alpha"
+"""For a mask: what is transparent in the init picture itself. A file of that name is `./alpha`."""
+_SIDES = ("left", "top", "right", "bottom")
+
+
+def as_mask(value: Any) -> Path | bytes | Literal["alpha"]:
+    """The path of a mask's file, or its bytes, or the word for the init picture's own transparency."""
+    return ALPHA if value == ALPHA else as_init(value)
+
+
+def as_outpaint(value: Any) -> Any:
+    """`left=128,top=64` as a mapping of sides to pixels."""
+    if not isinstance(value, str):
+        return value
+    sides: dict[str, str] = {}
+    for part in value.split(","):
+        side, equals, pixels = (piece.strip() for piece in part.partition("="))
+        if side not in _SIDES or not equals or side in sides:
+            raise ValueError(f"{quoted(value)} is not SIDE=PIXELS,… with the sides {', '.join(_SIDES)}")
+        sides[side] = pixels
+    return sides
 
 
 def as_init(value: Any) -> Path | bytes:

@@ -171,6 +171,11 @@ class Ledger(Reading):
         """Remove every trace of the jobs, except queued and running ones. Returns those that are gone now."""
         return [job for chunk in in_groups(jobs, CHUNK) for job in self._run("forget", json.dumps(list(chunk)))]
 
+    def tell_gone(self, jobs: Sequence[str]) -> None:
+        """Tell those who follow that what these jobs made is not to be found any more."""
+        for chunk in in_groups(jobs, CHUNK):
+            self._run("tell_gone", json.dumps(list(chunk)))
+
     def expired(self, states: Collection[State], *, older_than: float, limit: int = CHUNK) -> list[str]:
         """Jobs that have been in one of the `states`, all of them final, for over `older_than` seconds."""
         return list(self._run("expired", json.dumps(list(states)), milliseconds(older_than), limit))

@@ -141,12 +141,14 @@ class Watched:
 
 @dataclass(frozen=True)
 class Event:
-    """Something that happened to a job: a new state, or progress to a step."""
+    """Something that happened to a job: a new state, or progress to a step. Or of no job by name: some are `gone`."""
 
     cursor: str
     job: str
     state: State
     step: int | None
+    gone: tuple[str, ...] = ()
+    """Jobs that were forgotten on purpose, or whose pictures were deleted."""
 
 
 def new_token() -> str:
@@ -174,9 +176,11 @@ def as_record(batch: str, job: NewJob) -> dict[str, Any]:
 def read_event(cursor: str, fields: dict[str, str]) -> Event:
     """An entry of the stream of events; one that no ledger wrote is an event of no job."""
     try:
+        if "gone" in fields:
+            return Event(cursor, "", "queued", None, tuple(map(keys.job_id, json.loads(fields["gone"]))))
         step = int(fields["step"]) if "step" in fields else None
         return Event(cursor, keys.job_id(fields["job"]), state_of(fields["state"]), step)
-    except (InvalidInput, KeyError, ValueError):
+    except (InvalidInput, KeyError, TypeError, ValueError, RecursionError):
         return Event(cursor, "", "queued", None)
 
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from farm.bucket.results import JobResult
 from farm.jobs.spec import Conditioning, JobSpec
+from farm.jobs.start import Start
 
 NONE = "–"
 
@@ -65,11 +66,28 @@ def settings(spec: JobSpec) -> list[tuple[str, str]]:
             ("init picture", f"{start.image.sha256[:12]}….{start.image.extension}{shape}, fitted by {start.fit}")
         )
         rows.append(("encoded", "as its mean" if start.encode == "mean" else "as a sample"))
+        rows += _masked(start)
+    for use in spec.loras:
+        rows.append(("LoRA", f"{use.name} × {use.strength}" + (f", file {use.sha256[:12]}…" if use.sha256 else "")))
     for loss in guidance.losses:
         numbers = "".join(f" {name}={value:g}" for name, value in loss.arguments.items())
         times = "" if loss.scale is None else f" × {loss.scale:g}"
         rows.append(("loss", f"{loss.name}{times}, every {loss.every} steps{numbers and ':'}{numbers}"))
     rows.append(("trace", spec.trace.level + (f", every {spec.trace.every} steps" if spec.trace.every > 1 else "")))
+    return rows
+
+
+def _masked(start: Start) -> list[tuple[str, str]]:
+    """What of the init picture was redone, if that was not all."""
+    rows: list[tuple[str, str]] = []
+    if start.mask is not None:
+        rows.append(("mask", f"{start.mask.sha256[:12]}….{start.mask.extension}, {start.redo} is redone"))
+    if start.outpaint is not None:
+        rows.append(("grown by", f"{start.outpaint} pixels"))
+    if start.is_masked:
+        rows += [("seam blended over", f"{start.mask_blur} pixels"), ("filled with", start.fill)]
+    if start.only_masked is not None:
+        rows.append(("rendered", f"only what is masked, and {start.only_masked} pixels around it"))
     return rows
 
 

@@ -33,12 +33,7 @@ def to_srgb(picture: Image.Image, profile: bytes | None = None) -> tuple[Image.I
     16 bits become 8 by scaling. A profile that cannot be used is ignored. Raises `InvalidInput` for pixels of 32
     bits, whose range no file tells.
     """
-    if picture.mode in _WITHOUT_RANGE:
-        raise InvalidInput(
-            f"a picture with pixels of 32 bits (mode {picture.mode}) does not say which value is white",
-            field="init",
-            hint="save it with 8 or 16 bits a channel",
-        )
+    _refuse_without_range(picture)
     colours, alpha = _parted(picture)
     converted, fault = _converted(colours, profile) if profile else (colours, None)
     opaque = converted.convert("RGB")
@@ -46,6 +41,32 @@ def to_srgb(picture: Image.Image, profile: bytes | None = None) -> tuple[Image.I
         white = Image.new("RGB", opaque.size, "white")
         opaque = Image.composite(opaque, white, alpha)
     return opaque, fault
+
+
+def to_grey(picture: Image.Image) -> Image.Image:
+    """How bright each pixel is, in 8 bits of grey (mode L): what is transparent is black, and no profile is looked at.
+
+    Raises `InvalidInput` as `to_srgb`.
+    """
+    _refuse_without_range(picture)
+    colours, alpha = _parted(picture)
+    grey = colours.convert("L")
+    return grey if alpha is None else ImageChops.multiply(grey, alpha)
+
+
+def transparency(picture: Image.Image) -> Image.Image | None:
+    """White where a picture is transparent and black where it is opaque (mode L); None if all of it is opaque."""
+    alpha = None if picture.mode in _WITHOUT_RANGE else _parted(picture)[1]
+    return None if alpha is None else ImageChops.invert(alpha)
+
+
+def _refuse_without_range(picture: Image.Image) -> None:
+    if picture.mode in _WITHOUT_RANGE:
+        raise InvalidInput(
+            f"a picture with pixels of 32 bits (mode {picture.mode}) does not say which value is white",
+            field="init",
+            hint="save it with 8 or 16 bits a channel",
+        )
 
 
 def _parted(picture: Image.Image) -> tuple[Image.Image, Image.Image | None]:

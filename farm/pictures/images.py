@@ -6,17 +6,20 @@ import hashlib
 import io
 import stat
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import TypeVar
 
 from PIL import ExifTags, Image, UnidentifiedImageError
 
 from farm.errors import InvalidInput
-from farm.pictures.colour import to_srgb
-from farm.pictures.metadata import strip
+from farm.pictures.colour import to_grey, to_srgb, transparency
+from farm.pictures.metadata import Stripped, strip
+
+T = TypeVar("T")
 
 MAX_BYTES = 32 * 2**20
 MAX_PIXELS = 40_000_000
@@ -54,6 +57,11 @@ class InitImage:
 
 def read_init(path: Path) -> InitImage:
     """The init image at `path`. Raises `InvalidInput` if it is missing, too large, or no whole image."""
+    return check_init(read_file(path), name=str(path))
+
+
+def read_file(path: Path) -> bytes:
+    """The bytes of a picture's file. Raises `InvalidInput` if it is missing, or too large."""
     try:
         about = path.stat()
         if not stat.S_ISREG(about.st_mode):  # a pipe or a device may never end
@@ -63,11 +71,10 @@ def read_init(path: Path) -> InitImage:
                 f"{path} has {about.st_size / 2**20:.0f} MiB, more than {MAX_BYTES // 2**20}", field="init"
             )
         with path.open("rb") as file:
-            data = file.read(MAX_BYTES + 1)  # it may have grown, and files of /proc have no size
+            return file.read(MAX_BYTES + 1)  # it may have grown, and files of /proc have no size
     except (OSError, ValueError) as error:  # ValueError: a NUL in the path
         reason = error.strerror if isinstance(error, OSError) else error
         raise InvalidInput(f"{path} cannot be read: {reason}", field="init") from error
-    return check_init(data, name=str(path))
 
 
 def check_init(data: bytes, *, name: str) -> InitImage:
@@ -102,14 +109,39 @@ def decode(data: bytes, *, name: str) -> Image.Image:
 
 def _decoded(data: bytes, name: str) -> tuple[Image.Image, str | None]:
     """The picture, and what is wrong with its colour profile."""
+
+    def in_srgb(opened: Image.Image, file: Stripped) -> tuple[Image.Image, str | None]:
+        picture, fault = to_srgb(opened, file.profile or opened.info.get("icc_profile"))
+        return _upright(picture, opened), file.profile_fault or fault
+
+    return _read(data, name, in_srgb)
+
+
+def decode_mask(data: bytes, *, name: str) -> Image.Image:
+    """The mask in `data` in grey (mode L), upright; what is transparent is black. Raises `InvalidInput` as `decode`."""
+    return _read(data, name, lambda opened, _: _upright(to_grey(opened), opened))
+
+
+def decode_transparency(data: bytes, *, name: str) -> Image.Image | None:
+    """White where the picture in `data` is transparent and black where it is opaque (mode L), upright; None where no
+    pixel of it can be transparent. Raises `InvalidInput` as `decode`."""
+
+    def seen_through(opened: Image.Image, _: Stripped) -> Image.Image | None:
+        found = transparency(opened)
+        return None if found is None else _upright(found, opened)
+
+    return _read(data, name, seen_through)
+
+
+def _read(data: bytes, name: str, look: Callable[[Image.Image, Stripped], T]) -> T:
+    """What is seen of the picture in `data`, all of whose pixels were decoded. Raises `InvalidInput` as `decode`."""
     if len(data) > MAX_BYTES:
         raise InvalidInput(f"{name} is larger than {MAX_BYTES // 2**20} MiB", field="init")
     try:
         file = strip(data)
         with without_warnings(), _opened(file.data, name) as opened:
             opened.load()
-            picture, fault = to_srgb(opened, file.profile or opened.info.get("icc_profile"))
-            return _upright(picture, opened), file.profile_fault or fault
+            return look(opened, file)
     except InvalidInput:
         raise
     except UnidentifiedImageError as error:
@@ -132,6 +164,14 @@ def _opened(data: bytes, name: str) -> Image.Image:
         raise InvalidInput(f"{name} has {long}", field="init")
     _scale_transparency(opened, data)
     return opened
+
+
+def check_pixels(width: int, height: int, *, field: str) -> None:
+    """Raise `InvalidInput` for a picture that is larger than one may be, and so could not be used again."""
+    if width * height > MAX_PIXELS or max(width, height) > MAX_SIDE:
+        raise InvalidInput(
+            f"the picture would have {width:,}×{height:,} pixels, more than {MAX_PIXELS // 10**6} million", field=field
+        )
 
 
 def _scale_transparency(opened: Image.Image, data: bytes) -> None:

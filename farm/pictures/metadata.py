@@ -10,13 +10,14 @@ PNG: https://www.w3.org/TR/png-3/#5DataRep; JPEG: ITU-T T.81, annex B.
 from __future__ import annotations
 
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 
 MAX_PROFILE_BYTES = 8 * 2**20
 """Profiles of cameras and printers have up to about 2 MiB."""
 MAX_TEXT_BYTES = 4 * 2**20
 _MAX_EXIF_BYTES = 2**20
+_MAX_KEYWORD = 79
 
 _PNG = b"\x89PNG\r\n\x1a\n"
 _CHECKSUM = 4
@@ -62,6 +63,34 @@ def read_text(data: bytes, keyword: str) -> str | None:
     return None
 
 
+def read_texts(data: bytes) -> dict[str, str]:
+    """The texts of a PNG by their keywords, the first of each, up to 4 MiB of them in all; none of other files.
+
+    They are anybody's words. What cannot be read is left out.
+    """
+    texts: dict[str, str] = {}
+    left = MAX_TEXT_BYTES
+    for chunk in _chunks(data) if data.startswith(_PNG) else ():
+        name, zero, rest = chunk.body.partition(b"\0")
+        if chunk.kind not in _TEXTS or not chunk.is_whole or not zero or len(name) > _MAX_KEYWORD:
+            continue
+        text = _TEXTS[chunk.kind](rest)
+        if text is not None and len(text) <= left:
+            texts.setdefault(name.decode("latin-1"), text)
+            left -= len(text)
+    return texts
+
+
+def _compressed_text_in(rest: bytes) -> str | None:
+    """What follows the keyword of a `zTXt`: how it is compressed, of which there is one way, and the text."""
+    reader = zlib.decompressobj()
+    try:
+        text = reader.decompress(rest[1:], MAX_TEXT_BYTES)
+    except zlib.error:
+        return None
+    return None if reader.unconsumed_tail or rest[:1] != b"\0" else text.decode("latin-1")
+
+
 def _text_in(body: bytes) -> str | None:
     """What follows the keyword: whether and how it is compressed, a language, the keyword in that language, a text."""
     _, zero, rest = body[2:].partition(b"\0")
@@ -74,6 +103,14 @@ def _text_in(body: bytes) -> str | None:
         return None if reader.unconsumed_tail else written.decode()
     except (zlib.error, UnicodeDecodeError):
         return None
+
+
+_TEXTS: Mapping[bytes, Callable[[bytes], str | None]] = {
+    b"tEXt": lambda rest: rest.decode("latin-1"),
+    b"zTXt": _compressed_text_in,
+    b"iTXt": _text_in,
+}
+"""What reads the texts of a PNG from what follows their keyword, by kind."""
 
 
 @dataclass(frozen=True)

@@ -17,6 +17,8 @@ from farm.web.tokens import ROLES, Role, Tokens
 
 CSRF_HEADER = "X-CSRF-Token"
 _READING = ("GET", "HEAD", "OPTIONS")
+_NOTHING = ("basic", "bearer")
+"""What programs send that were given no token: the name of a scheme and nothing more, or an empty header."""
 
 
 @dataclass(frozen=True)
@@ -48,7 +50,7 @@ class Access:
 
         Raises `HomeRefused` where the tokens cannot be read.
         """
-        if (given := headers.get("authorization")) is not None:
+        if (given := headers.get("authorization", "").strip()) and given.lower() not in _NOTHING:
             return self._by_token(given)
         if session := self._session(headers):
             if method not in _READING and not _brings(headers, session.csrf):

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from pathlib import Path
 
 from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
@@ -14,14 +15,18 @@ from starlette.exceptions import HTTPException
 from farm.client import FarmClient
 from farm.errors import FarmError, InvalidInput
 from farm.jobs.faults import said
+from farm.web.a1111 import api as a1111
 from farm.web.access import Access
+from farm.web.dialects import Dialects
+from farm.web.forms import Forms
 from farm.web.guard import Guard
 from farm.web.limits import Limits, Usage
 from farm.web.names import Names
+from farm.web.openai import api as openai
 from farm.web.pages import routes
 from farm.web.pages.errors import tell
 from farm.web.parts import Parts
-from farm.web.problems import Refused, of_status, told_by
+from farm.web.problems import Problem, Refused, of_status
 from farm.web.v1 import api
 
 _TOLD_NOBODY: TelemetryConfig = {"tracing": False, "metrics": False, "logs": False, "auto_configure": False}
@@ -36,10 +41,22 @@ class Site:
     parts: Parts
 
 
-def create(client: FarmClient, access: Access, *, names: Names | None = None, limits: Limits | None = None) -> Site:
-    """A site of one farm. Nothing is connected to before it is asked for."""
+def create(
+    client: FarmClient,
+    access: Access,
+    *,
+    names: Names | None = None,
+    limits: Limits | None = None,
+    home: Path | None = None,
+    reindex: bool = False,
+    forms: Forms | None = None,
+) -> Site:
+    """A site of one farm, which keeps an index of its pictures in `home`, made anew if it is to `reindex`.
+
+    Its page to submit jobs has these `forms`. Nothing is connected to before the site runs.
+    """
     usage = Usage(limits or Limits())
-    parts = Parts.of(client, access, usage)
+    parts = Parts.of(client, access, usage, home=home, reindex=reindex, forms=forms)
 
     @asynccontextmanager
     async def running(_: FastAPI) -> AsyncIterator[None]:
@@ -56,43 +73,51 @@ def create(client: FarmClient, access: Access, *, names: Names | None = None, li
     )
     app.state.parts = parts
     routes.install(app)
-    api.install(app)
-    _tell_errors(app)
+    apis = (api, a1111, openai)
+    for one in apis:
+        one.install(app)
+    dialects = Dialects(a1111.DIALECTS | openai.DIALECTS, otherwise=tell)
+    _tell_errors(app, dialects)
     guard = Guard(
         app,
         names=names or Names(),
         access=access,
         usage=usage,
-        public=routes.PUBLIC | api.PUBLIC,
-        large=api.LARGE,
-        tell=tell,
+        public=routes.PUBLIC.union(*(one.PUBLIC for one in apis)),
+        large=frozenset().union(*(one.LARGE for one in apis)),
+        dialects=dialects,
     )
     return Site(guard, parts)
 
 
-def _tell_errors(app: FastAPI) -> None:
+def _tell_errors(app: FastAPI, dialects: Dialects) -> None:
+    def told(
+        request: Request, what: Problem | Refused | FarmError, headers: Mapping[str, str] | None = None
+    ) -> Response:
+        return dialects.response(request.scope, what, headers)
+
     @app.exception_handler(FarmError)
     async def of_the_farm(request: Request, error: FarmError) -> Response:
-        return tell(request.scope, *told_by(error))
+        return told(request, error)
 
     @app.exception_handler(Refused)
     async def refused(request: Request, error: Refused) -> Response:
-        return tell(request.scope, *told_by(error))
+        return told(request, error)
 
     @app.exception_handler(RequestValidationError)
     async def not_valid(request: Request, error: RequestValidationError) -> Response:
         first = error.errors()[0]
         where = [str(part) for part in first["loc"][first["loc"][0] in _OF_A_REQUEST :]]
         if first["type"] == "json_invalid":
-            return tell(request.scope, *told_by(InvalidInput("the body is not JSON")))
-        return tell(request.scope, *told_by(InvalidInput(said(first), field=".".join(where) or None)))
+            return told(request, InvalidInput("the body is not JSON"))
+        return told(request, InvalidInput(said(first), field=".".join(where) or None))
 
     @app.exception_handler(Exception)
     async def of_ours(request: Request, _: Exception) -> Response:
-        return tell(request.scope, of_status(500, "a fault of the farm's; its log has more"), {})
+        return told(request, of_status(500, "a fault of the farm's; its log has more"))
 
     @app.exception_handler(HTTPException)
     async def of_http(request: Request, error: HTTPException) -> Response:
         detail = {404: "there is nothing here", 405: f"{request.method} is not known here"}
         problem = of_status(error.status_code, detail.get(error.status_code, str(error.detail)))
-        return tell(request.scope, problem, error.headers or {})
+        return told(request, problem, error.headers)

@@ -15,9 +15,10 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from farm.errors import FarmError, HomeRefused
 from farm.web.access import Access, Caller, unknown
+from farm.web.dialects import Dialects
 from farm.web.limits import Usage
 from farm.web.names import Names
-from farm.web.problems import Refused, Tell, later, told_by
+from farm.web.problems import Refused, later
 
 log = logging.getLogger("farm.web")
 
@@ -39,7 +40,7 @@ _HEADERS = {
 class Guard:
     """The outermost part of the site. `public` paths are open to everybody; `large` ones take pictures.
 
-    `tell` makes the answers to what is refused.
+    `dialects` make the answers to what is refused.
     """
 
     def __init__(
@@ -51,9 +52,10 @@ class Guard:
         usage: Usage,
         public: Collection[str],
         large: Collection[str],
-        tell: Tell,
+        dialects: Dialects | None = None,
     ) -> None:
-        self._app, self._names, self._access, self._usage, self._tell = app, names, access, usage, tell
+        self._app, self._names, self._access, self._usage = app, names, access, usage
+        self._dialects = dialects or Dialects()
         self._public, self._large = public, large
         self._buffered = 0
 
@@ -87,7 +89,7 @@ class Guard:
             finally:
                 self._buffered -= held
         except (Refused, FarmError) as error:
-            await self._tell(scope, *told_by(error))(scope, receive, guarded)
+            await self._dialects.response(scope, error)(scope, receive, guarded)
         except Exception:
             log.exception("a fault of the farm's, at %s %s", scope["method"], scope["path"])
             if status and not whole:

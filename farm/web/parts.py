@@ -7,6 +7,7 @@ import contextlib
 import secrets
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Annotated
 
 from fastapi import Depends, Request
@@ -15,11 +16,14 @@ from farm.client import FarmClient
 from farm.jobs.status import WorkerInfo
 from farm.web.access import Access, Caller, unknown
 from farm.web.bridge import Bridge
+from farm.web.forms import Forms
 from farm.web.guard import CALLER
 from farm.web.hub import Hub
+from farm.web.index.index import Index
 from farm.web.kept import Kept
 from farm.web.limits import Usage
 from farm.web.problems import Refused
+from farm.web.thumbnails import Thumbnails
 from farm.web.tokens import Role
 
 _WORKERS_SECONDS = 2.0
@@ -29,7 +33,8 @@ _WORKERS_SECONDS = 2.0
 class Parts:
     """One farm as the site sees it. What asks Redis goes over `ledger`, what asks the bucket too over `bucket`.
 
-    So a bucket that is away holds up nothing that needs only Redis.
+    So a bucket that is away holds up nothing that needs only Redis. What is looked up in the index goes over
+    `searches`, and pictures are made small over `painting`; a site without a home has neither index nor thumbnails.
     """
 
     client: FarmClient
@@ -40,6 +45,12 @@ class Parts:
     hub: Hub
     workers: Kept[Sequence[WorkerInfo]]
     """The live workers, for pages: they are found by a look at every key of Redis."""
+    searches: Bridge
+    painting: Bridge
+    index: Index | None = None
+    thumbnails: Thumbnails | None = None
+    forms: Forms | None = None
+    """What can be filled in to submit jobs."""
     tasks: set[asyncio.Task[object]] = field(default_factory=set)
     """What goes on after its request has ended."""
     under_way: set[str] = field(default_factory=set)
@@ -48,30 +59,57 @@ class Parts:
     """What tells this process from others that serve the same farm."""
 
     @classmethod
-    def of(cls, client: FarmClient, access: Access, usage: Usage) -> Parts:
+    def of(
+        cls,
+        client: FarmClient,
+        access: Access,
+        usage: Usage,
+        *,
+        home: Path | None = None,
+        reindex: bool = False,
+        forms: Forms | None = None,
+    ) -> Parts:
+        """The parts of a site that keeps its index and thumbnails in `home`, if it has one."""
         ledger = Bridge("ledger", threads=8, waiting=1_000)
         _ = client.queue, client.storage  # made here, and not by two threads at once
         hub = Hub(client.ledger, ledger)
-        workers = Kept(lambda: ledger(client.workers), seconds=_WORKERS_SECONDS)
-        return cls(client, access, usage, ledger, Bridge("bucket", threads=8, waiting=200), hub, workers)
+        return cls(
+            client,
+            access,
+            usage,
+            ledger,
+            Bridge("bucket", threads=8, waiting=200),
+            hub,
+            Kept(lambda: ledger(client.workers), seconds=_WORKERS_SECONDS),
+            searches=Bridge("index", threads=2, waiting=200),
+            painting=Bridge("thumbnails", threads=2, waiting=500),
+            index=Index(client, home, afresh=reindex) if home else None,
+            thumbnails=Thumbnails(home) if home else None,
+            forms=forms,
+        )
 
     @contextlib.asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
         """For as long as the site is up."""
         following = asyncio.create_task(self.hub.run())
+        if self.index:
+            self.index.feeder.start()
         try:
             yield
         finally:
             self.hub.close()
+            if self.index:
+                self.index.feeder.close()
             following.cancel()
             await asyncio.gather(following, *self.tasks, return_exceptions=True)
-            for bridge in (self.ledger, self.bucket):
+            for bridge in (self.ledger, self.bucket, self.searches, self.painting):
                 bridge.close()
 
     @property
     def is_busy(self) -> bool:
         """Whether something still waits for Redis or the bucket."""
-        return any(bridge.is_busy for bridge in (self.ledger, self.bucket, self.hub.reading))
+        bridges = (self.ledger, self.bucket, self.painting, self.hub.reading)
+        return any(bridge.is_busy for bridge in bridges) or bool(self.index and self.index.feeder.is_busy)
 
     def afterwards(self, task: asyncio.Task[object]) -> None:
         """Let a task go on after its request has ended."""

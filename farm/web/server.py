@@ -25,6 +25,7 @@ from farm.errors import InvalidInput, StackError
 from farm.settings import Settings
 from farm.web.access import Access
 from farm.web.app import Site, create
+from farm.web.forms import Forms
 from farm.web.names import Names, is_loopback
 from farm.web.sessions import Sessions
 from farm.web.tokens import Tokens
@@ -51,6 +52,8 @@ class Serving:
     open_to_all: bool = False
     certificate: Path | None = None
     key: Path | None = None
+    reindex: bool = False
+    """Make the index of pictures anew."""
 
     def check(self, tokens: Tokens) -> None:
         """Raises `InvalidInput` for what would be unsafe, or cannot be."""
@@ -114,7 +117,7 @@ class _Server(uvicorn.Server):
                 signal.signal(number, handler)
 
 
-def serve(where: Settings, home: Path, how: Serving, *, ready: Callable[[str, str], None]) -> bool:
+def serve(where: Settings, home: Path, how: Serving, *, forms: Forms, ready: Callable[[str, str], None]) -> bool:
     """Serve a farm until SIGINT or SIGTERM. `ready` is told the site's address and the one that lets a browser in.
 
     False if threads are left that a server which does not answer holds up, and which would hold up the process' end.
@@ -127,7 +130,7 @@ def serve(where: Settings, home: Path, how: Serving, *, ready: Callable[[str, st
         port: int = listening.getsockname()[1]
         access = Access(tokens, Sessions(), open_to_all=how.open_to_all, port=port)
         names = Names(frozenset(name.lower() for name in how.names), loopback_only=is_loopback(how.address))
-        site = create(client, access, names=names)
+        site = create(client, access, names=names, home=home, reindex=how.reindex, forms=forms)
         address = f"{'https' if how.certificate else 'http'}://{_shown(how)}:{port}"
         server = _Server(configuration(site.app, how), site)
         listening.listen(2_048)

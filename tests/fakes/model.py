@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from types import SimpleNamespace
-from typing import Any
 
 import torch
 
@@ -21,10 +19,10 @@ class FakeModel:
     sha256: str | None = None
     vae_file: str | None = None
     vae_sha256: str | None = None
-    unet: Any = field(default_factory=lambda: SimpleNamespace(config={"in_channels": 4}))
     dtype: torch.dtype = torch.float32
     vae_factor: int = 8
     default_width: int = 64
     default_height: int = 64
+    latent_shape: tuple[int, int, int] = (4, 8, 8)
     defaults: Defaults = field(default_factory=Defaults)
     size: int = 1

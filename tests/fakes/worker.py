@@ -9,17 +9,21 @@ from pathlib import Path
 from typing import Any
 
 from farm import keys
+from farm.bucket.loras import LORAS
 from farm.jobs.limits import Limits
 from farm.jobs.request import JobRequest
 from farm.jobs.status import JobStatus, Waiting
 from farm.ledger.records import Claim, NewJob
 from farm.ledger.timing import Timing
 from farm.queue import Queue
+from tests.fakes.adapters import read_fake
 from tests.fakes.engine import FakeEngine
 from tests.fakes.ledger import FakeLedger
 from tests.fakes.model import FakeModel
 from tests.fakes.storage import FakeStorage
 from tests.ledgers import BATCH, a_worker
+from worker.bucket.adapters import Adapters
+from worker.bucket.model_cache import ModelCache
 from worker.diffusion.losses import load_losses
 from worker.job.answer import Answerer
 from worker.job.claims import Claims
@@ -122,6 +126,7 @@ class FakeWorker:
             limits=limits or Limits(),
             losses=load_losses(),
             storage=storage,
+            adapters=Adapters(storage, ModelCache(home / "kept", storage, 10**9, LORAS), read=read_fake),
             checkpoints=self.checkpoints,
             previews=self.previews,
             retrier=self.retrier,

@@ -77,8 +77,9 @@ def render(
 
 
 def png_of(spec: JobSpec) -> bytes:
-    """A plain picture that carries its spec."""
+    """A plain picture that carries its spec, and tells other tools a little."""
     info, file = PngInfo(), io.BytesIO()
+    info.add_text("parameters", f"{spec.prompt}\nSteps: {spec.steps}, Sampler: Euler a, Seed: {spec.seed}")
     info.add_itxt(SPEC_KEY, spec.to_json())
     Image.new("RGB", (64, 64), "teal").save(file, "PNG", pnginfo=info)
     return file.getvalue()

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
 from collections import Counter
 from functools import partial
 from pathlib import Path
@@ -15,16 +12,18 @@ from PIL import Image
 from farm import stack
 from farm.client.planning import dry_run
 from farm.demo import Timings, grid, local_farm, requests
+from tests import launching
+from tests.environments import of_a_shell
 
-ROOT = Path(__file__).parents[2]
-
-# The command, with a demonstration that is over sooner.
-OF_ONE_JOB = """
+# The demonstration, over sooner: of fewer steps, but where a job starts from a step, and of one job.
+OF_FEW_STEPS = """
 from farm import demo
-from farm.cli.main import main
 whole = demo.requests
-demo.requests = lambda: whole()[:1]
-main()
+demo.requests = lambda: [job if job.start_step else job.model_copy(update={"steps": 5}) for job in whole()]
+"""
+OF_ONE_JOB = f"""{OF_FEW_STEPS}
+few = demo.requests
+demo.requests = lambda: few()[:1]
 """
 
 
@@ -78,7 +77,7 @@ def test_it_works_twice_in_a_path_with_spaces(tmp_path: Path) -> None:
     home, folder = tmp_path / "a home", tmp_path / "a folder"
     folder.mkdir()
     try:
-        first = farm("demo", "--keep", home=home, folder=folder)
+        first = farm("demo", "--keep", home=home, folder=folder, before=OF_FEW_STEPS)
         assert first.startswith(f"starting a farm in {home}\n")
         running = stack.status(home)
         assert running is not None
@@ -91,7 +90,7 @@ def test_it_works_twice_in_a_path_with_spaces(tmp_path: Path) -> None:
         with Image.open(sheet) as page:
             assert page.width == 80 + 4 * 256 + 3 * 24
         first_sheet = sheet.read_bytes()
-        second = farm("demo", home=home, folder=folder, program=("-c", OF_ONE_JOB))
+        second = farm("demo", home=home, folder=folder, before=OF_ONE_JOB)
         assert second.startswith(f"using the farm in {home}\n")
         assert stack.status(home) == running
         assert pictures(folder) == 13
@@ -108,10 +107,7 @@ def pictures(folder: Path) -> int:
     return len(list((folder / "renders").glob("*.png"))) - 2
 
 
-def farm(*arguments: str, home: Path, folder: Path, program: tuple[str, str] = ("-m", "farm.cli.main")) -> str:
-    environment = {name: value for name, value in os.environ.items() if not name.startswith("FARM_")}
-    environment |= {"FARM_HOME": str(home), "PYTHONPATH": str(ROOT)}
-    command = [sys.executable, *program, *arguments]
-    answer = subprocess.run(command, cwd=folder, env=environment, capture_output=True, encoding="utf-8")
+def farm(*arguments: str, home: Path, folder: Path, before: str = "") -> str:
+    answer = launching.farm(*arguments, environment=of_a_shell(home), folder=folder, before=before)
     assert answer.returncode == 0, answer.stdout + answer.stderr
     return answer.stdout

@@ -7,8 +7,6 @@ from __future__ import annotations
 
 import contextlib
 import shutil
-import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -27,6 +25,7 @@ from farm.stack import credentials, servers
 from farm.stack.layout import Layout
 from farm.stack.plan import PACKAGES
 from farm.stack.process import Program
+from tests import launching
 from tests.environments import naming, of_a_shell
 from tests.faults import plugin
 from tests.faults.audit import Audit, settled
@@ -108,10 +107,7 @@ class FaultyFarm:
 
     def shell(self, *arguments: str) -> str:
         """What `farm …` prints when run as a person would."""
-        command = [sys.executable, "-m", "farm", *arguments]
-        done = subprocess.run(
-            command, env=self.environment, cwd=PACKAGES, capture_output=True, encoding="utf-8", timeout=120, check=False
-        )
+        done = launching.farm(*arguments, environment=self.environment, folder=PACKAGES)
         assert done.returncode == 0, f"exit {done.returncode}\n{done.stdout}\n{done.stderr}"
         return done.stdout
 

@@ -17,7 +17,7 @@ signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 resource.setrlimit(resource.RLIMIT_FSIZE, (32 * 1024, 32 * 1024))
 runpy.run_module("worker", run_name="__main__")
 """
-TRACED = {"trace": "video", "steps": 60, "width": 256, "height": 256}
+TRACED = {"trace": "video", "steps": 20, "width": 256, "height": 256}
 
 
 def test_a_job_that_a_full_disk_cannot_hold_goes_to_another_worker(farm: FaultyFarm) -> None:

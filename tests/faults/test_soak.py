@@ -5,14 +5,13 @@ from __future__ import annotations
 import os
 import random
 import signal
-import subprocess
-import sys
 from pathlib import Path
 
 from farm.stack.plan import PACKAGES
 from tests.faults.processes import working_in
 from tests.faults.sabotage import SABOTAGE
 from tests.faults.soak import Soak
+from tests.launching import Forked
 from tests.timing import SHORT
 from tests.waiting import eventually
 
@@ -30,17 +29,27 @@ def test_nothing_is_lost_doubled_or_unexplained(tmp_path: Path, chance: random.R
     assert any(one.worst_seconds is not None for one in report.faults), "jobs were in hand"
 
 
+# As `python -m tests.faults.soak`, in a process that may have asked for the folder of temporary files before.
+SOAK = """
+import runpy, tempfile
+tempfile.tempdir = None
+runpy.run_module("tests.faults.soak", run_name="__main__")
+"""
+
+
 def test_ctrl_c_ends_all_that_a_soak_has_started(tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "tests.faults.soak", "--minutes", "60"]
-    soak = subprocess.Popen(command, cwd=PACKAGES, env={**os.environ, "TMPDIR": str(tmp_path)})
+    folder = tmp_path / "temporary"
+    folder.mkdir()
+    environment = {**os.environ, "TMPDIR": str(folder)}
+    soak = Forked(("--minutes", "60"), environment=environment, log=tmp_path / "log", folder=PACKAGES, script=SOAK)
     try:
-        eventually(lambda: len(working_in(tmp_path)) >= 2, "its servers run", within=120)
+        eventually(lambda: len(working_in(folder)) >= 2, "its servers run", within=120)
 
         soak.send_signal(signal.SIGINT)
 
         assert soak.wait(120) == 130
-        eventually(lambda: not working_in(tmp_path), "nothing is left")
-        assert not list(tmp_path.iterdir())
+        eventually(lambda: not working_in(folder), "nothing is left")
+        assert not list(folder.iterdir())
     finally:
         soak.kill()
         soak.wait()

@@ -21,6 +21,7 @@ from farm.jobs.request import JobRequest
 from farm.jobs.status import JobStatus
 from farm.ledger.timing import VARIABLE
 from farm.settings import Settings
+from tests import launching
 from tests.faults import plugin
 from tests.faults.audit import settled
 from tests.faults.farm import write_out
@@ -35,8 +36,8 @@ from tests.waiting import eventually
 from worker.engine.watchdog import EXIT_HUNG
 
 IMPATIENT = SHORT.model_copy(update={"lease": 8.0, "stall": 10.0})
-"""Ten seconds without progress are a hang: five minutes, on a CPU, are long for a test. These workers import torch
-beside one that renders, and on a busy machine a step of that one may take seconds, and its renewals too."""
+"""Ten seconds without progress are a hang: five minutes, on a CPU, are long for a test. On a busy machine a step may
+take seconds, and renewals too."""
 
 
 class Supervised:
@@ -53,7 +54,9 @@ class Supervised:
 
     def start(self, *, workers: int = 1) -> Settings:
         """Start the farm and wait until its workers are ready."""
-        settings = stack.start_detached(self.farm.home, workers, (f"tiny={self._model}",))
+        settings = launching.start_detached(
+            self.farm.home, workers, f"tiny={self._model}", environment=dict(os.environ)
+        )
         assert stack.wait_for_workers(self.farm.home, settings, timeout=180)
         return settings
 

@@ -42,6 +42,12 @@ REQUEST: dict[str, Any] = {
     "mix_with": [{"prompt": "a fox", "weight": 0.25}],
     "negative": "rain",
     "init": "sketch.png",
+    "mask": "mask.png",
+    "redo": "black",
+    "mask_blur": 9,
+    "fill": "noise",
+    "only_masked": 32,
+    "outpaint": {"left": 8, "top": 0, "right": 0, "bottom": 16},
     "strength": 0.5,
     "losses": [{"name": "color", "arguments": {"red": 0.5}, "scale": 10, "every": 2}],
     "guidance": 4.0,
@@ -58,7 +64,7 @@ REQUEST: dict[str, Any] = {
     "time_limit": 60,
     "labels": {"project": "otters"},
 }
-SPEC = JobRequest.parse(REQUEST).specs(PICTURE, default_model="emoji")[0].model_dump(mode="json")
+SPEC = JobRequest.parse(REQUEST).specs(PICTURE, default_model="emoji", mask=PICTURE)[0].model_dump(mode="json")
 ASKED: dict[str, Any] = {
     **{"mode": "roundtrip", "init": "sketch.png", "encode": "mean", "fit": "pad", "noise_steps": [4, 10]},
     **{"sampler": "euler", "steps": 20, "seed": 7, "count": 2, "width": 128, "height": 64, "labels": {"a": "b"}},

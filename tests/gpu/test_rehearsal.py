@@ -22,7 +22,8 @@ from tests.gpu.page import page
 from tests.launching import Forked
 
 FORKED = """
-from tests.gpu import forking, subjects
+from tests import forking
+from tests.gpu import subjects
 from tests.gpu.__main__ import main
 from worker.bench import pipelines
 forking.install()

@@ -69,7 +69,7 @@ def _replayed(facts: Facts, model: LoadedModel, subjects: Subjects, name: str) -
     for count in (1, 2, 7, subjects.rows):
         conditioning = Conditioning.stacked([text] * count)
         for _ in range(4):  # of which the first is launched, and the second captured
-            rows = torch.randn((count, *model.latent_shape), device=model.device)
+            rows = torch.randn((count, *model.row_shape), device=model.device)
             timesteps = 999 * torch.rand(count, device=model.device)
             one, other = (each.predict(rows, timesteps, conditioning) for each in (model, replace(model, graphed=None)))
             unequal += [count] if not torch.equal(one, other) else []

@@ -8,7 +8,6 @@ from __future__ import annotations
 import json
 import signal
 import subprocess
-import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,6 +23,7 @@ from farm.client import FarmClient
 from farm.jobs.request import JobRequest
 from farm.jobs.status import JobStatus
 from farm.settings import Settings
+from tests import launching
 from tests.environments import of_a_shell
 from tests.faults import plugin
 from tests.faults.plugin import paced
@@ -140,14 +140,7 @@ def shell(environment: dict[str, str], tmp_path: Path) -> Callable[..., subproce
     """Runs `farm …` as a person would, in an empty folder."""
 
     def run(*arguments: str, code: int = 0, **variables: str) -> subprocess.CompletedProcess[str]:
-        done = subprocess.run(
-            [sys.executable, "-m", "farm", *arguments],
-            env={**environment, **variables},
-            cwd=tmp_path,
-            capture_output=True,
-            encoding="utf-8",
-            timeout=120,
-        )
+        done = launching.farm(*arguments, environment={**environment, **variables}, folder=tmp_path)
         assert done.returncode == code, f"exit {done.returncode}\n{done.stdout}\n{done.stderr}"
         return done
 

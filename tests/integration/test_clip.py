@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from farm.client import FarmClient
+from tests import launching
 from tests.integration.conftest import Launcher
 from tests.tiny import build_tiny_clip
 
@@ -25,7 +26,9 @@ def test_a_picture_is_guided_by_clip(shell: Shell, launch: Launcher, client: Far
     assert values.keys() == {0, 2} and all(0 <= value <= 2 for value in values.values())
 
 
-def test_a_worker_whose_clip_is_not_there_says_so_and_ends(shell: Shell, tmp_path: Path) -> None:
-    told = shell("worker", "--device", "cpu", "--name", "blind", code=1, FARM_CLIP=str(tmp_path / "nowhere"))
+def test_a_worker_whose_clip_is_not_there_says_so_and_ends(environment: dict[str, str], tmp_path: Path) -> None:
+    nowhere = {**environment, "FARM_CLIP": str(tmp_path / "nowhere")}
+    told = launching.run(("--device", "cpu", "--name", "blind"), environment=nowhere)
+    assert told.returncode == 1
     assert f"there is no CLIP in {tmp_path / 'nowhere'}" in told.stderr
     assert "Traceback" not in told.stderr

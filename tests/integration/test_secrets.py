@@ -7,7 +7,6 @@ import json
 import os
 import signal
 import subprocess
-import sys
 import threading
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -46,15 +45,7 @@ class Watched:
     said: list[str] = field(default_factory=list)
 
     def run(self, *command: str, code: int, **variables: str) -> str:
-        done = subprocess.run(
-            [sys.executable, "-m", "farm", *command],
-            env=self.environment | variables,
-            cwd=self.home,
-            capture_output=True,
-            encoding="utf-8",
-            timeout=180,
-        )
-        return self._heard(done, code)
+        return self._heard(launching.farm(*command, environment=self.environment | variables, folder=self.home), code)
 
     def run_worker(self, *, code: int, **variables: str) -> None:
         """A worker that is expected to end by itself."""
@@ -95,8 +86,9 @@ def watched(tmp_path: Path, tiny_model: Path) -> Iterator[Watched]:
     layout.create()
     write_json(layout.credentials, {**SECRETS, "ports": {}})
     try:
-        where = stack.start_detached(home, workers=1, models=(f"tiny={tiny_model}",))
-        yield Watched(home, where, of_a_shell(home))
+        environment = of_a_shell(home)
+        where = launching.start_detached(home, 1, f"tiny={tiny_model}", environment=environment)
+        yield Watched(home, where, environment)
     finally:
         stack.stop(home)
         if made := credentials.kept(layout.credentials):

@@ -8,7 +8,6 @@ from __future__ import annotations
 import json
 import ssl
 import subprocess
-import sys
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -44,14 +43,7 @@ class SecureFarm:
     tiny_model: Path
 
     def farm(self, *arguments: str, **variables: str) -> subprocess.CompletedProcess[str]:
-        return subprocess.run(
-            [sys.executable, "-m", "farm", *arguments],
-            env=self.environment | variables,
-            cwd=self.folder,
-            capture_output=True,
-            encoding="utf-8",
-            timeout=120,
-        )
+        return launching.farm(*arguments, environment=self.environment | variables, folder=self.folder)
 
     def worker(self, **variables: str) -> subprocess.CompletedProcess[str]:
         """A worker that is expected to end by itself."""

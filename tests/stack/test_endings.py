@@ -66,7 +66,7 @@ def test_ctrl_c_ends_the_foreground_farm_cleanly(farm: Farm, in_foreground: Fore
     pids = farm.pids()
     assert len(pids) == 5
     shell.send_signal(signal.SIGINT)
-    said, _ = shell.communicate(timeout=20)
+    said, _ = shell.communicate(timeout=60)
     assert shell.returncode == 0
     assert said.splitlines()[-1] == "stopped"
     assert not any(map(lives, pids.values()))

@@ -49,7 +49,7 @@ def test_whoever_says_nothing_loses_the_connection_and_our_clients_do_not_mind(r
     with (
         redis.Redis.from_url(settings.redis_url) as watching,
         FarmClient(settings) as client,
-        socket.create_connection(("127.0.0.1", urlsplit(settings.redis_url).port or 0), timeout=20) as idle,
+        socket.create_connection(("127.0.0.1", urlsplit(settings.redis_url).port or 0), timeout=60) as idle,
     ):
         first = client.submit([job])
         watching.config_set("timeout", 1)

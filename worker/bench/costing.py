@@ -37,7 +37,7 @@ _SHORT, _LONG = 5, 15
 @torch.no_grad()
 def forward(model: LoadedModel, conditioning: Conditioning, rows: int) -> Tensor:
     """One forward of the UNet, all rows conditioned alike."""
-    x = torch.zeros((rows, *model.latent_shape), device=model.device)
+    x = torch.zeros((rows, *model.row_shape), device=model.device)
     timesteps = torch.full((rows,), 500.0, device=model.device)
     return model.predict(x, timesteps, Conditioning.stacked([conditioning] * rows))
 

@@ -118,7 +118,7 @@ def _identity(model: LoadedModel, numbers: Sequence[int]) -> str:
         "threads": torch.get_num_threads() if model.device.type == "cpu" else None,
         "dtype": str(model.dtype),
         "rows": list(numbers),
-        "latents": model.latent_shape,
+        "latents": model.row_shape,
         "unet": {name: value for name, value in sorted(model.unet.config.items()) if not name.startswith("_")},
     }
     return hashlib.sha256(json.dumps(facts, default=str).encode()).hexdigest()

@@ -1,8 +1,8 @@
-"""What is in the files of the farm's models, on this machine's disk: fetched once, checked, and bounded.
+"""What is in the files of the farm's models and LoRAs, on this machine's disk: fetched once, checked, and bounded.
 
     blobs/<sha256>        what is in a file; `<sha256>.part` while it is being fetched
-    using/<process>-<…>   a model that is being loaded: which blobs it is made of
-    lock                  held by whoever makes room, and for a moment by whoever begins to use a model
+    using/<process>-<…>   what is being loaded: which blobs it is made of
+    lock                  held by whoever makes room, and for a moment by whoever begins to use something
 
 All workers of a machine share the folder. Locks are the kernel's, so those of a worker that was killed go with it.
 """
@@ -17,13 +17,13 @@ import os
 import secrets
 import shutil
 import tempfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import IO
+from typing import IO, Any, Protocol
 
-from farm import keys
-from farm.bucket.models import StoredModel
+from farm.bucket.models import MODELS
+from farm.bucket.shelf import KeptFile, Shelf
 from farm.bucket.storage import Storage
 from farm.errors import ModelError, ModelUnavailable, ObjectMissing, ObjectTooLarge
 
@@ -37,17 +37,41 @@ _PART = ".part"
 _FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
-class ModelCache:
-    """A folder of at most `most_bytes`, but for what is being loaded: least recently used out first."""
+class Files(Protocol):
+    """Something that the farm keeps: its name, the files that it consists of by theirs, and its bytes."""
 
-    def __init__(self, folder: Path, storage: Storage, most_bytes: int) -> None:
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def files(self) -> Mapping[str, KeptFile]: ...
+
+    @property
+    def blobs(self) -> Mapping[str, int]: ...
+
+    @property
+    def size(self) -> int: ...
+
+
+class ModelCache:
+    """A folder of at most `most_bytes`, but for what is being loaded: least recently used out first.
+
+    Things of several shelves can share a folder, which is then bounded for them together.
+    """
+
+    def __init__(self, folder: Path, storage: Storage, most_bytes: int, shelf: Shelf[Any] = MODELS) -> None:
         self._folder = folder
         self._blobs, self._using = folder / "blobs", folder / "using"
         self._storage = storage
         self._most_bytes = most_bytes
+        self._shelf = shelf
+
+    def of(self, shelf: Shelf[Any]) -> ModelCache:
+        """The same folder for things of another shelf."""
+        return ModelCache(self._folder, self._storage, self._most_bytes, shelf)
 
     @contextmanager
-    def opened(self, model: StoredModel) -> Iterator[Path]:
+    def opened(self, model: Files) -> Iterator[Path]:
         """A folder with the model's files for the time of the block, in which none of them is removed.
 
         Raises `ModelUnavailable` where there is no room, `ModelError` for what is damaged or gone in the bucket, and
@@ -65,21 +89,24 @@ class ModelCache:
                     link.parent.mkdir(parents=True, exist_ok=True)
                     link.symlink_to(self._blob(file.sha256).absolute())
             except OSError as error:
+                reason = error.strerror or error
                 raise ModelUnavailable(
-                    f"the model '{model.name}' cannot be kept in {self._folder}: {error.strerror or error}",
+                    f"the {self._shelf.what} '{model.name}' cannot be kept in {self._folder}: {reason}",
                     hint="is there room on that disk?" if error.errno in _FULL else None,
                 ) from error
             yield links
 
-    def mend(self, model: StoredModel) -> bool:
+    def mend(self, model: Files) -> bool:
         """Remove what is not what it should be, to be fetched again. Whether there was any."""
         damaged = [sha256 for sha256 in model.blobs if self._is_damaged(sha256)]
         for sha256 in damaged:
-            _log.warning("a file of the model '%s' was damaged on this disk: it is fetched again", model.name)
+            _log.warning(
+                "a file of the %s '%s' was damaged on this disk: it is fetched again", self._shelf.what, model.name
+            )
             self._blob(sha256).unlink(missing_ok=True)
         return bool(damaged)
 
-    def keep(self, models: Iterable[StoredModel]) -> None:
+    def keep(self, models: Iterable[Files]) -> None:
         """Note that models are still of use, so that others go before them."""
         for sha256 in {sha256 for model in models for sha256 in model.blobs}:
             try:
@@ -101,7 +128,7 @@ class ModelCache:
 
     # Fetching
 
-    def _bring(self, model: StoredModel) -> None:
+    def _bring(self, model: Files) -> None:
         """Make sure that all of a model is on the disk."""
         missing = {sha256: size for sha256, size in model.blobs.items() if not self._is_there(sha256, size)}
         self.keep([model])
@@ -109,11 +136,12 @@ class ModelCache:
             return
         if model.size > self._most_bytes:
             raise ModelError(
-                f"the model '{model.name}' has {model.size / GB:.1f} GB, and the cache only {self._most_bytes / GB:g}",
+                f"the {self._shelf.what} '{model.name}' has {model.size / GB:.1f} GB, and the cache only "
+                f"{self._most_bytes / GB:g}",
                 hint="give it more with --model-cache-gb",
             )
         self._make_room(model, sum(missing.values()))
-        _log.info("fetching the model '%s': %.1f MB", model.name, sum(missing.values()) / 1e6)
+        _log.info("fetching the %s '%s': %.1f MB", self._shelf.what, model.name, sum(missing.values()) / 1e6)
         for sha256, size in missing.items():
             self._fetch(model, sha256, size)
 
@@ -123,7 +151,7 @@ class ModelCache:
         except FileNotFoundError:
             return False
 
-    def _fetch(self, model: StoredModel, sha256: str, size: int) -> None:
+    def _fetch(self, model: Files, sha256: str, size: int) -> None:
         """Fetch a blob, unless another worker of this machine does it meanwhile."""
         with _locked_file(self._blob(f"{sha256}{_PART}")) as (part, file):
             if self._is_there(sha256, size):
@@ -134,14 +162,14 @@ class ModelCache:
                     if self._came_whole(sha256, size, file):
                         part.replace(self._blob(sha256))
                         return
-                    _log.warning("a file of the model '%s' came damaged from the bucket", model.name)
+                    _log.warning("a file of the %s '%s' came damaged from the bucket", self._shelf.what, model.name)
             except BaseException:
                 part.unlink(missing_ok=True)
                 raise
             part.unlink()
         raise ModelError(
-            f"a file of the model '{model.name}' is damaged in the bucket: {keys.model_blob(sha256)}",
-            hint=f"mend it: 'farm models add --again {model.name}=SOURCE'",
+            f"a file of the {self._shelf.what} '{model.name}' is damaged in the bucket: {self._shelf.blob(sha256)}",
+            hint=f"mend it: '{self._shelf.command} add --again {model.name}={self._shelf.added_from}'",
         )
 
     def _came_whole(self, sha256: str, size: int, file: IO[bytes]) -> bool:
@@ -149,13 +177,13 @@ class ModelCache:
         file.truncate()
         hashing = _Hashing(file)
         try:
-            self._storage.copy(keys.model_blob(sha256), hashing, limit=size)
+            self._storage.copy(self._shelf.blob(sha256), hashing, limit=size)
         except ObjectTooLarge:
             return False
         except ObjectMissing as error:
             raise ModelError(
-                f"a file of a model is not in the bucket: {keys.model_blob(sha256)}",
-                hint="was the model removed? 'farm models add' brings it back",
+                f"a file of a {self._shelf.what} is not in the bucket: {self._shelf.blob(sha256)}",
+                hint=f"was the {self._shelf.what} removed? '{self._shelf.command} add' brings it back",
             ) from error
         file.flush()
         os.fsync(file.fileno())
@@ -190,7 +218,7 @@ class ModelCache:
                 continue
         return found
 
-    def _make_room(self, model: StoredModel, needed: int) -> None:
+    def _make_room(self, model: Files, needed: int) -> None:
         """Remove what was used the longest ago until so many bytes more are allowed, and fit onto the disk."""
         with self._locked(fcntl.LOCK_EX):
             kept = self._in_use_anywhere()
@@ -206,8 +234,8 @@ class ModelCache:
                     free += found.st_size
             if needed > free:
                 raise ModelUnavailable(
-                    f"the model '{model.name}' needs {needed:,} bytes more, but {self._folder} has room for only "
-                    f"{max(0, free):,}",
+                    f"the {self._shelf.what} '{model.name}' needs {needed:,} bytes more, but {self._folder} has room "
+                    f"for only {max(0, free):,}",
                     hint="make room on that disk",
                 )
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from weakref import ref
 
 from torch import Tensor
 
@@ -47,3 +48,15 @@ class Use:
 
 Stack = tuple[Use, ...]
 """The adapters of one job, which add up."""
+
+Acting = tuple[tuple[ref[Adapter], float], ...]
+"""The adapters of a stack that act on one part of a model, and how strongly: by this it is told what is computed with
+them, and it keeps none of them in memory."""
+
+
+def acting_on_unet(stack: Stack) -> Acting:
+    return tuple((ref(use.adapter), use.unet) for use in stack if use.unet and use.adapter.unet)
+
+
+def acting_on_text(stack: Stack) -> Acting:
+    return tuple((ref(use.adapter), use.text) for use in stack if use.text and any(use.adapter.encoders))

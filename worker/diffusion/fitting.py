@@ -40,20 +40,30 @@ def fit(picture: Image.Image, width: int, height: int, how: Fit) -> Image.Image:
     `crop` cuts what is beyond the middle, `pad` repeats the outermost pixels, `stretch` changes the proportions. A job
     that took its size from the picture (`init`) has the picture's shape but for rounding, which is cropped.
     """
-    picture = to_srgb(picture)[0]
+    return _fitted(to_srgb(picture)[0], width, height, how, Image.Resampling.LANCZOS)
+
+
+def fit_mask(mask: Image.Image, width: int, height: int, how: Fit) -> Image.Image:
+    """A mask (mode L) made to fit as its picture is, without the ringing of a sharper filter."""
+    return _fitted(mask, width, height, how, Image.Resampling.BILINEAR)
+
+
+def _fitted(picture: Image.Image, width: int, height: int, how: Fit, by: Image.Resampling) -> Image.Image:
     match how:
         case "crop" | "init":
-            return ImageOps.fit(picture, (width, height), method=Image.Resampling.LANCZOS)
+            return ImageOps.fit(picture, (width, height), method=by)
         case "pad":
-            return _padded(picture, width, height)
+            return _padded(picture, width, height, by)
         case "stretch":
-            return _resized(picture, width, height)
+            return resized(picture, width, height, by)
 
 
 def cut_off(spec: ResolvedSpec) -> str | None:
     """What of a job's init picture is not seen, in a sentence, or None."""
     image = spec.start.image
     if image is None or image.width is None or image.height is None or spec.start.fit not in ("crop", "init"):
+        return None
+    if spec.start.outpaint is not None:  # the picture is put back whole
         return None
     scale = max(spec.width / image.width, spec.height / image.height)
     lost = {
@@ -70,21 +80,30 @@ def cut_off(spec: ResolvedSpec) -> str | None:
     )
 
 
-def _padded(picture: Image.Image, width: int, height: int) -> Image.Image:
-    scale = min(width / picture.width, height / picture.height)
-    inner = _resized(
-        picture,
-        min(width, max(1, round(scale * picture.width))),
-        min(height, max(1, round(scale * picture.height))),
-    )
-    left, top = (width - inner.width) // 2, (height - inner.height) // 2
-    page = Image.new("RGB", (width, height))
+def padded_box(size: tuple[int, int], width: int, height: int) -> tuple[int, int, int, int]:
+    """Where a picture of a size is on a page that it is padded to: left, top, right and bottom."""
+    scale = min(width / size[0], height / size[1])
+    inner_width, inner_height = min(width, max(1, round(scale * size[0]))), min(height, max(1, round(scale * size[1])))
+    left, top = (width - inner_width) // 2, (height - inner_height) // 2
+    return left, top, left + inner_width, top + inner_height
+
+
+def _padded(picture: Image.Image, width: int, height: int, by: Image.Resampling) -> Image.Image:
+    left, top, right, bottom = padded_box(picture.size, width, height)
+    inner = resized(picture, right - left, bottom - top, by)
+    page = Image.new(picture.mode, (width, height))
     page.paste(inner, (left, top))
-    _repeat_row(page, top, range(top))
-    _repeat_row(page, top + inner.height - 1, range(top + inner.height, height))
-    _repeat_column(page, left, range(left))
-    _repeat_column(page, left + inner.width - 1, range(left + inner.width, width))
+    repeat_edges(page, (left, top, right, bottom))
     return page
+
+
+def repeat_edges(page: Image.Image, inner: tuple[int, int, int, int]) -> None:
+    """Fill a page around what is there at left, top, right and bottom with the outermost pixels of that."""
+    left, top, right, bottom = inner
+    _repeat_row(page, top, range(top))
+    _repeat_row(page, bottom - 1, range(bottom, page.height))
+    _repeat_column(page, left, range(left))
+    _repeat_column(page, right - 1, range(right, page.width))
 
 
 def _repeat_row(page: Image.Image, row: int, onto: range) -> None:
@@ -97,7 +116,10 @@ def _repeat_column(page: Image.Image, column: int, onto: range) -> None:
         page.paste(page.crop((column, 0, column + 1, page.height)).resize((len(onto), page.height)), (onto.start, 0))
 
 
-def _resized(picture: Image.Image, width: int, height: int) -> Image.Image:
+def resized(
+    picture: Image.Image, width: int, height: int, by: Image.Resampling = Image.Resampling.LANCZOS
+) -> Image.Image:
+    """A picture of another size; untouched if it has the size already."""
     if picture.size == (width, height):
         return picture
-    return picture.resize((width, height), Image.Resampling.LANCZOS, reducing_gap=_REDUCING_GAP)
+    return picture.resize((width, height), by, reducing_gap=_REDUCING_GAP)

@@ -55,6 +55,9 @@ class Coefficient(IntEnum):
     OUT = 14
     REMEMBER = 15
     """1 where h is remembered, 0 where what is remembered stays as it is."""
+    KEPT_ALPHA = 16
+    """With KEPT_SIGMA, the level that this evaluation leads to: that of the next one; in the end no noise."""
+    KEPT_SIGMA = 17
 
 
 @dataclass(frozen=True, eq=False)
@@ -85,6 +88,8 @@ class SamplingPlan:
     grad_scale: Floats
     out: Floats
     remember: Floats
+    kept_alpha: Floats
+    kept_sigma: Floats
 
     @property
     def steps(self) -> int:
@@ -125,6 +130,8 @@ class SamplingPlan:
             self.grad_scale,
             self.out,
             self.remember,
+            self.kept_alpha,
+            self.kept_sigma,
         ]
         return np.stack(columns, axis=1).astype(np.float32)
 
@@ -144,6 +151,8 @@ def plan(schedule: Schedule, start: int = 0) -> SamplingPlan:
         rows[1]["grad_scale"] = np.zeros(schedule.steps)
     taken = [(turn, i) for i in range(start, schedule.steps) for turn in range(2 if twice[i] else 1)]
     columns = {name: np.array([rows[turn][name][i] for turn, i in taken]) for name in rows[0]}
+    columns |= {"kept_alpha": np.append(columns.pop("alpha")[1:], 1.0)}
+    columns |= {"kept_sigma": np.append(columns.pop("noise_sigma")[1:], 0.0)}
     return SamplingPlan(schedule, start, tuple(int(two) + 1 for two in twice[start:]), **columns)
 
 
@@ -165,6 +174,8 @@ def _evaluated(
     x0 = zeros if step.x0 is None else step.x0
     return {
         "timestep": timestep,
+        "alpha": alpha,
+        "noise_sigma": sigma,
         "sigma": sigma / np.maximum(alpha, LEAST_ALPHA),
         "input_scale": 1 / np.hypot(alpha, sigma),
         "x0_x": x0_x,

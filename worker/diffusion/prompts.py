@@ -11,6 +11,8 @@ import torch
 from torch import Tensor
 
 from farm.jobs.spec import Conditioning, MixPath, Reading, WeightedPrompt
+from worker.diffusion.adapters import Acting, Stack, acting_on_text
+from worker.diffusion.additions import Added
 from worker.diffusion.chunks import Chunk, PromptReader, ReadPrompt
 from worker.diffusion.inversion import Embedding, LearntWords
 from worker.diffusion.mixing import along_arc
@@ -28,12 +30,13 @@ class Encoded:
 
 @dataclass(frozen=True)
 class How:
-    """How texts are encoded: their reading, at which of the encoder's layers, counted from its end, and in at least
-    how many chunks, the last ones of an empty text."""
+    """How texts are encoded: their reading, at which of the encoder's layers, counted from its end, in at least how
+    many chunks, the last ones of an empty text, and with which adapters."""
 
     reading: Reading = "plain"
     clip_skip: int = 1
     chunks: int = 1
+    acting: Acting = ()
 
 
 PLAINLY = How()
@@ -90,14 +93,15 @@ class PromptEncoder:
         self._read.move_to_end(key)
         return known
 
-    def how(self, asked: Conditioning, *, guided: bool) -> How:
-        """How to encode all texts of a job, so that they have equally many chunks; the negative one if it is `guided`.
+    def how(self, asked: Conditioning, *, guided: bool, stack: Stack = ()) -> How:
+        """How to encode all texts of a job under its adapters, so that they have equally many chunks; the negative one
+        if it is `guided`.
 
         Raises `InvalidInput` for a prompt of too many chunks.
         """
         texts = [*(prompt.text for prompt in asked.prompts), *([asked.negative] if guided else [])]
         most = max(len(self.read(text, asked.reading).chunks) for text in texts)
-        return How(asked.reading, asked.clip_skip, most)
+        return How(asked.reading, asked.clip_skip, most, acting_on_text(stack))
 
     def encode(self, prompt: str, how: How = PLAINLY) -> Encoded:
         """The embedding of one prompt, in the encoders' dtype and on their device. Raises `InvalidInput`."""
@@ -142,16 +146,17 @@ class PromptEncoder:
     def _encoded(self, read: ReadPrompt, how: How) -> Encoded:
         """The embedding of a prompt's chunks, and of the empty text until there are enough."""
         first, *others = chain(read.chunks, [()] * (how.chunks - len(read.chunks)))
-        encoded = self._chunk(first, how.clip_skip)
+        added = [encoder.additions(how.acting, number) for number, encoder in enumerate(self._encoders)]
+        encoded = self._chunk(first, how.clip_skip, added)
         if not others:
             return encoded
-        further = [self._chunk(chunk, how.clip_skip).embedding for chunk in others]
+        further = [self._chunk(chunk, how.clip_skip, added).embedding for chunk in others]
         return Encoded(torch.cat([encoded.embedding, *further], dim=1), encoded.pooled)
 
-    def _chunk(self, chunk: Chunk, clip_skip: int) -> Encoded:
+    def _chunk(self, chunk: Chunk, clip_skip: int, added: Sequence[Mapping[str, Added]]) -> Encoded:
         ids, weights = [token.id or 0 for token in chunk], [token.weight for token in chunk]
         parts = [
-            encoder.embed(ids, vectors=self._vectors(chunk, number), clip_skip=clip_skip)
+            encoder.embed(ids, vectors=self._vectors(chunk, number), clip_skip=clip_skip, added=added[number])
             for number, encoder in enumerate(self._encoders)
         ]
         pooled = [part.pooled for part in parts if part.pooled is not None]

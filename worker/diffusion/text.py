@@ -12,6 +12,8 @@ from torch import Tensor
 from transformers import CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
 
 from farm.errors import InvalidInput
+from worker.diffusion.adapters import Acting
+from worker.diffusion.additions import Added, fitted, summed
 
 SPECIAL_TOKENS = 2
 """The start and end marks around every chunk."""
@@ -52,20 +54,54 @@ class TextEncoder:
 
     @torch.no_grad()
     def embed(
-        self, tokens: Sequence[int], *, vectors: Mapping[int, Tensor] | None = None, clip_skip: int = 1
+        self,
+        tokens: Sequence[int],
+        *,
+        vectors: Mapping[int, Tensor] | None = None,
+        clip_skip: int = 1,
+        added: Mapping[str, Added] | None = None,
     ) -> Embedded:
         """What is made of at most `length` - `SPECIAL_TOKENS` tokens, in the encoder's dtype and on its device.
 
         `vectors` [width] stand in the places of tokens, by their numbers from 0, whatever those are. The states are
         those of as many layers before the ones that they usually are as `clip_skip` is above 1: as A1111 counts them;
-        diffusers counts from 0. Raises `InvalidInput` if the encoder has too few.
+        diffusers counts from 0. Layers get what is `added` to their outputs, by their paths (see `additions`). Raises
+        `InvalidInput` if the encoder has too few.
         """
         ids = [self.tokenizer.bos_token_id, *tokens, self.tokenizer.eos_token_id]
         ids += [self.tokenizer.pad_token_id] * (self.length - len(ids))
         given = torch.tensor([ids], device=self.module.device)
-        with self._replaced(vectors or {}):
+        with self._replaced(vectors or {}), self._adapted(added or {}):
             out: Any = self.module(given, output_hidden_states=self.hidden is not None or clip_skip > 1)
         return Embedded(self._states(out, clip_skip), out.text_embeds if self.pools else None)
+
+    def additions(self, acting: Acting, number: int) -> Mapping[str, Added]:
+        """What adapters add to the layers of this encoder, which is the `number`th of its model, counted from 0.
+
+        Raises `InvalidInput` for adapters that were made for another model.
+        """
+        found: dict[str, list[tuple[Added, float]]] = {}
+        modules = dict(self.module.named_modules())
+        for adapter, strength in ((reference(), strength) for reference, strength in acting):
+            assert adapter is not None, "whoever asks holds it"
+            for path, factors in adapter.encoders[number].items() if number < len(adapter.encoders) else ():
+                found.setdefault(path, []).append((fitted(adapter, path, factors, modules.get(path)), strength))
+        return {path: summed(parts) for path, parts in found.items()}
+
+    @contextmanager
+    def _adapted(self, added: Mapping[str, Added]) -> Iterator[None]:
+        """Let layers, by their paths, give more than their own output."""
+        hooks = [
+            self.module.get_submodule(path).register_forward_hook(
+                lambda layer, given, out, one=one: one.to_linear(layer, given[0], out)
+            )
+            for path, one in added.items()
+        ]
+        try:
+            yield
+        finally:
+            for hook in hooks:
+                hook.remove()
 
     @contextmanager
     def _replaced(self, vectors: Mapping[int, Tensor]) -> Iterator[None]:

@@ -70,6 +70,7 @@ class Engine:
     ) -> None:
         self._losses = losses
         self._max_rows = max_rows
+        self._deterministic = deterministic
         self._inbox: queue.SimpleQueue[_Message] = queue.SimpleQueue()
         self._arrivals = 0
         self._stopping = False
@@ -196,13 +197,14 @@ class Engine:
         self._arrivals += 1
         between = self._live if needs_all_room else self._let_cut_in
         try:
-            batch_key = batch_key_of(request)
+            batch_key = batch_key_of(request, deterministic=self._deterministic)
         except Exception as error:
             future.set_exception(told(error, f"reading the prompts of job {request.id}"))
             return
         with self._turns.taken(batch_key, request.priority, between=between):
             try:
-                self._jobs.start(prepare(request, self._losses, self._arrivals, future))
+                state = prepare(request, self._losses, self._arrivals, future, deterministic=self._deterministic)
+                self._jobs.start(state)
             except Exception as error:
                 if self._room.is_taken(error):
                     self._jobs.put_off(request, future)

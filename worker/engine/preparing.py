@@ -8,35 +8,39 @@ from concurrent.futures import Future
 from typing import Literal
 
 import torch
-from torch import Tensor
 
 from farm.jobs.report import PromptRead
 from farm.jobs.spec import JobSpec, ResolvedSpec
-from worker.diffusion import latents
 from worker.diffusion.fitting import cut_off
 from worker.diffusion.guidance import needs_unconditional
 from worker.diffusion.losses import Losses
 from worker.diffusion.noise import NoiseStream
-from worker.diffusion.plans import SamplingPlan, plan
+from worker.diffusion.plans import plan
 from worker.diffusion.prompts import How
 from worker.diffusion.schedules import read_schedule
 from worker.diffusion.steps import HISTORY
+from worker.engine.beginning import begin
 from worker.engine.request import Rendered, RenderRequest, latent_shape
 from worker.engine.request_state import RequestState
 from worker.families.family import Size
 
 
-def batch_key_of(request: RenderRequest) -> Hashable:
+def batch_key_of(request: RenderRequest, *, deterministic: bool = False) -> Hashable:
     """What rows of one forward pass must share: the model (and with it the dtype), the latent size, and how many chunks
-    their prompts have. Prompts are read for it, and not encoded.
+    their prompts have. Prompts are read for it, and not encoded. In a deterministic engine also the rank of their
+    adapters, for bits depend on it.
 
     Raises `InvalidInput` for prompts that cannot be read.
     """
-    return id(request.model), latent_shape(request.spec, request.model), _how_to_encode(request).chunks
+    key = id(request.model), latent_shape(request.spec, request.model), _how_to_encode(request).chunks
+    return (*key, request.model.adapting.rank(request.stack)) if deterministic else key
 
 
-def prepare(request: RenderRequest, losses: Losses, arrival: int, future: Future[Rendered]) -> RequestState:
-    """Prepare a job for its first step: plan, embeddings, and latents from noise or from its picture.
+def prepare(
+    request: RenderRequest, losses: Losses, arrival: int, future: Future[Rendered], *, deterministic: bool = False
+) -> RequestState:
+    """Prepare a job for its first step: plan, embeddings, latents from noise or from its picture, and what is kept; its
+    adapters go to the device.
 
     Raises `InvalidInput`, `ModelError` or `RenderError` for what the spec asks and cannot have.
     """
@@ -47,43 +51,34 @@ def prepare(request: RenderRequest, losses: Losses, arrival: int, future: Future
     noise = NoiseStream(spec.seed)
     how = _how_to_encode(request)
     with torch.no_grad():
+        additions = model.adapting.of(request.stack)
         prompts = model.prompts.mix(spec.conditioning.prompts, spec.conditioning.path, how=how)
         negative = model.prompts.encode_negative(spec.conditioning.negative, how) if _is_guided(request) else None
-        x = _first_latents(request, steps, noise)
+        first = begin(request, steps, noise)
     read, size = _prompts_read(request), Size(spec.width, spec.height)
     state = RequestState(
         request=request,
         arrival=arrival,
         future=future,
-        batch_key=batch_key_of(request),
+        batch_key=batch_key_of(request, deterministic=deterministic),
         plan=steps,
-        conditional=model.conditioned(prompts, size),
+        conditional=model.conditioned(prompts, size, additions=additions),
         prompt=prompts,
-        unconditional=model.conditioned(negative, size) if negative else None,
+        unconditional=model.conditioned(negative, size, additions=additions) if negative else None,
         terms=tuple((losses.term(term), term.every) for term in spec.guidance.losses),
         noise=noise,
-        x=x,
-        history=x.new_zeros((HISTORY, *x.shape)),
+        x=first.x,
+        history=first.x.new_zeros((HISTORY, *first.x.shape)),
+        kept=first.kept,
+        beside=first.beside,
         warnings=_warnings(spec, read),
         prompts=read,
         preparing=time.monotonic() - began,
+        additions=additions,
     )
     if request.resume is not None:
         state.restore(request.resume)
     return state
-
-
-def _first_latents(request: RenderRequest, steps: SamplingPlan, noise: NoiseStream) -> Tensor:
-    spec, model = request.spec, request.model
-    if request.picture is None:  # or it was encoded by an earlier attempt
-        return (steps.init_scale * noise.draw((1, *latent_shape(spec, model))))[0].to(model.device)
-    image = latents.image_tensor(request.picture, spec.width, spec.height, spec.start.fit)
-    if spec.start.encode == "mean":
-        encoded = latents.encode_mean(model.vae, image)
-    else:
-        encoded = latents.encode(model.vae, image, noise)
-    fresh = noise.draw(tuple(encoded.shape)).to(encoded.device)
-    return (steps.start_alpha * encoded + steps.start_sigma * fresh)[0]
 
 
 def _is_guided(request: RenderRequest) -> bool:
@@ -91,7 +86,7 @@ def _is_guided(request: RenderRequest) -> bool:
 
 
 def _how_to_encode(request: RenderRequest) -> How:
-    return request.model.prompts.how(request.spec.conditioning, guided=_is_guided(request))
+    return request.model.prompts.how(request.spec.conditioning, guided=_is_guided(request), stack=request.stack)
 
 
 def _prompts_read(request: RenderRequest) -> tuple[PromptRead, ...]:

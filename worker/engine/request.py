@@ -19,6 +19,9 @@ from worker.diffusion.fitting import own_size
 from worker.diffusion.losses import Losses
 from worker.models.model import LoadedModel
 
+_MORE_BESIDE_A_PICTURE = 2
+"""By how much a picture that grows may exceed a model's own: what is there already holds it together."""
+
 Pixels = NDArray[np.uint8]
 """[height, width, 3], red green blue."""
 
@@ -110,7 +113,8 @@ class SilentObserver:
 class RenderRequest:
     """A job for the engine. `picture` is the decoded init image where there is one, `stack` its adapters.
 
-    `resume` is where an earlier attempt got to; then the picture is not looked at.
+    With a `mask` (mode L, of the picture's size) only what is white there is redone. `resume` is where an earlier
+    attempt got to; then the picture is not looked at, unless it has a mask.
     """
 
     id: str
@@ -118,6 +122,7 @@ class RenderRequest:
     model: LoadedModel
     priority: int = 5
     picture: Image.Image | None = None
+    mask: Image.Image | None = None
     resume: Snapshot | None = None
     stack: Stack = ()
     observer: Observer = field(default_factory=SilentObserver)
@@ -167,13 +172,13 @@ def resolve(spec: JobSpec, model: LoadedModel, losses: Losses) -> ResolvedSpec:
 
 def latent_shape(spec: ResolvedSpec, model: LoadedModel) -> tuple[int, int, int]:
     """[channels, height, width] of a job's latents."""
-    return model.unet.config["in_channels"], spec.height // model.vae_factor, spec.width // model.vae_factor
+    return model.latent_shape[0], spec.height // model.vae_factor, spec.width // model.vae_factor
 
 
 def _own_size(spec: JobSpec, model: LoadedModel) -> tuple[int, int] | None:
     """The size of a job that takes its init picture's shape; None if it does not, or nothing is known of that."""
-    image = spec.start.image
-    if spec.start.fit != "init" or image is None or image.width is None or image.height is None:
+    canvas = spec.start.canvas
+    if spec.start.fit != "init" or canvas is None:
         return None
-    most = model.default_width * model.default_height
-    return own_size(image.width, image.height, most=most, multiple=max(8, model.vae_factor))
+    most = model.default_width * model.default_height * (1 if spec.start.outpaint is None else _MORE_BESIDE_A_PICTURE)
+    return own_size(*canvas, most=most, multiple=max(8, model.vae_factor))

@@ -13,8 +13,10 @@ from torch import Tensor
 
 from farm.errors import InvalidInput
 from farm.jobs.report import LossValues, PromptRead, RenderReport, ScheduleUsed
+from worker.diffusion.additions import Additions
 from worker.diffusion.conditioning import Conditioning
 from worker.diffusion.losses import WeightedLoss
+from worker.diffusion.masking import Kept
 from worker.diffusion.noise import NoiseStream
 from worker.diffusion.plans import Coefficient, SamplingPlan
 from worker.diffusion.prompts import Encoded
@@ -30,6 +32,8 @@ class Begun:
     history: Tensor
     noise: bytes
     losses: Mapping[str, float]
+    reached: Tensor | None = None
+    """Of a job that keeps a part of its picture, where the first evaluation led, before that was put back."""
 
 
 @dataclass(eq=False)
@@ -61,6 +65,12 @@ class RequestState:
     prompts: tuple[PromptRead, ...]
     preparing: float
     """Seconds that it took to read the prompts and to encode the picture."""
+    additions: Additions | None = None
+    """What its adapters add to the UNet."""
+    kept: Kept | None = None
+    """What is put back after every evaluation; None where nothing is."""
+    beside: Tensor | None = None
+    """[5, h, w], what an inpainting model's UNet reads beside the latents: the mask, and the masked picture."""
     position: int = 0
     """Steps done."""
     evaluated: int = 0
@@ -174,6 +184,14 @@ class RequestState:
         """[4, h, w]: the latents before the step that is next or under way."""
         return self.x if self.begun is None else self.begun.x
 
+    @property
+    def reached(self) -> Tensor | None:
+        """[4, h, w]: in the midst of a step, where its first evaluation led if something was put back since.
+
+        The second one starts from where the first did, which only this tells.
+        """
+        return None if self.begun is None else self.begun.reached
+
     def losses_of_step(self, losses: Mapping[str, float]) -> Mapping[str, float]:
         """What losses said in the step whose next evaluation gives `losses`."""
         return losses if self.begun is None else self.begun.losses
@@ -201,8 +219,13 @@ class RequestState:
         )
         return RenderReport(prompts=self.prompts, schedule=used, losses=self.losses)
 
-    def commit(self, x: Tensor, history: Tensor, x0: Tensor, losses: Mapping[str, float]) -> bool:
-        """Take the result of an evaluation. Returns whether that ended a step."""
+    def commit(
+        self, x: Tensor, history: Tensor, x0: Tensor, losses: Mapping[str, float], reached: Tensor | None = None
+    ) -> bool:
+        """Take the result of an evaluation; `reached` is its `x` before anything was put back, if something was.
+
+        Returns whether that ended a step.
+        """
         ended, losses = self.ends_step, self.losses_of_step(losses)
         if ended:
             for name, value in losses.items():
@@ -211,7 +234,7 @@ class RequestState:
             self.position += 1
             self.begun = None
         else:
-            self.begun = Begun(self.x, self.history, self._noise_state, losses)
+            self.begun = Begun(self.x, self.history, self._noise_state, losses, reached)
         self.evaluated += 1
         self.x, self.history, self._drawn = x, history, None
         return ended

@@ -14,9 +14,11 @@ import torch
 from torch import Tensor
 
 from worker.diffusion import latents
+from worker.diffusion.additions import Additions
 from worker.diffusion.conditioning import Conditioning
 from worker.diffusion.guidance import guide
 from worker.diffusion.losses import Moment, WeightedLoss
+from worker.diffusion.masking import put_back
 from worker.diffusion.plans import Coefficient
 from worker.diffusion.steps import HISTORY
 from worker.engine.request_state import RequestState
@@ -45,6 +47,8 @@ class Step:
     history: Tensor
     losses: tuple[dict[str, float], ...]
     predictions: dict[int, tuple[Tensor, Tensor]]
+    reached: dict[int, Tensor]
+    """Of the jobs (by their index) that keep a part of their picture: x before that was put back."""
 
 
 @torch.no_grad()
@@ -66,17 +70,18 @@ def run_step(
     x, losses = _follow_losses(model, states, table, x, x0, gradient_chunk)
     remembered = torch.stack([state.history for state in states])
     h = _coefficient(table, Coefficient.H_X) * x + _coefficient(table, Coefficient.H_OUT) * out
-    x_next = _coefficient(table, Coefficient.A) * x + _coefficient(table, Coefficient.B0) * h
+    x_next = _coefficient(table, Coefficient.A) * _reached(states, x) + _coefficient(table, Coefficient.B0) * h
     for age in range(HISTORY):
         x_next = x_next + _coefficient(table, Coefficient(Coefficient.B1 + age)) * remembered[:, age]
     if (takes_out := np.flatnonzero(coefficients[:, Coefficient.OUT])).size:
         which = to_device(torch.from_numpy(takes_out), x.device)
         x_next = x_next.index_add(0, which, _coefficient(table[which], Coefficient.OUT) * out[which])
     x_next = _add_noise(states, table, x_next)
+    x_next, reached = _put_back(states, table, x_next)
     history = torch.cat([h[:, None], remembered[:, :-1]], dim=1)
     if not coefficients[:, Coefficient.REMEMBER].all():
         history = torch.where(table[:, Coefficient.REMEMBER].view(-1, 1, 1, 1, 1) == 1, history, remembered)
-    return Step(x_next, x0, out, history, losses, predictions)
+    return Step(x_next, x0, out, history, losses, predictions, reached)
 
 
 def _guided_output(
@@ -95,13 +100,17 @@ def _guided_output(
     order = to_device(torch.tensor([*range(len(states)), *guided]), x.device)
     given = [state.conditional for state in states]
     given += [state.unconditional for state in states if state.unconditional is not None]
+    additions = [state.additions for state in (*states, *(states[index] for index in guided))]
     rows = (_coefficient(table, Coefficient.INPUT_SCALE) * x)[order]
+    if model.reads_masks:
+        beside = torch.stack([state.beside for state in states if state.beside is not None])
+        rows = torch.cat([rows, beside[order]], dim=1)
     timesteps = table[order, Coefficient.TIMESTEP]
     if row_by_row:
-        parts = zip(rows.split(1), timesteps.split(1), given, strict=True)
+        parts = zip(rows.split(1), timesteps.split(1), given, ([one] for one in additions), strict=True)
         out = torch.cat([_forward(model, *part, None) for part in parts])
     else:
-        out = _forward(model, rows, timesteps, Conditioning.stacked(given), padded_rows)
+        out = _forward(model, rows, timesteps, Conditioning.stacked(given), additions, padded_rows)
     conditional = out[: len(states)]
     if not guided:
         return conditional, {}
@@ -113,14 +122,20 @@ def _guided_output(
 
 
 def _forward(
-    model: LoadedModel, rows: Tensor, timesteps: Tensor, conditioning: Conditioning, padded_rows: int | None
+    model: LoadedModel,
+    rows: Tensor,
+    timesteps: Tensor,
+    conditioning: Conditioning,
+    additions: Sequence[Additions | None],
+    padded_rows: int | None,
 ) -> Tensor:
     count = len(rows)
     if padded_rows is not None and count < padded_rows:
         order = torch.arange(padded_rows, device=rows.device)
         order[count:] = 0
         rows, timesteps, conditioning = rows[order], timesteps[order], conditioning.each(lambda tensor: tensor[order])
-    return model.predict(rows, timesteps, conditioning)[:count].float()
+        additions = [*additions, *[additions[0]] * (padded_rows - count)]
+    return model.predict(rows, timesteps, conditioning, additions)[:count].float()
 
 
 def _follow_losses(
@@ -166,6 +181,28 @@ def _add_noise(states: Sequence[RequestState], table: Tensor, x: Tensor) -> Tens
         which = to_device(torch.tensor(noisy), x.device)
         x = x.index_add(0, which, _coefficient(table[which], Coefficient.NOISE) * fresh)
     return x
+
+
+def _reached(states: Sequence[RequestState], x: Tensor) -> Tensor:
+    """x, or where the first evaluation of a step led where something was put back since."""
+    reached = {index: state.reached for index, state in enumerate(states) if state.reached is not None}
+    if not reached:
+        return x
+    which = to_device(torch.tensor(list(reached)), x.device)
+    return x.index_copy(0, which, torch.stack([tensor for tensor in reached.values() if tensor is not None]))
+
+
+def _put_back(states: Sequence[RequestState], table: Tensor, x: Tensor) -> tuple[Tensor, dict[int, Tensor]]:
+    """x with the pictures' own latents where jobs keep them, and what x was there before, by the jobs' indices."""
+    kept = {index: state.kept for index, state in enumerate(states) if state.kept is not None}
+    if not kept:
+        return x, {}
+    which = to_device(torch.tensor(list(kept)), x.device)
+    mask, own, noise = (
+        torch.stack([getattr(one, name) for one in kept.values()]) for name in ("mask", "latents", "noise")
+    )
+    levels = (_coefficient(table[which], column) for column in (Coefficient.KEPT_ALPHA, Coefficient.KEPT_SIGMA))
+    return x.index_copy(0, which, put_back(x[which], mask, own, noise, *levels)), {index: x[index] for index in kept}
 
 
 def to_device(tensor: Tensor, device: torch.device) -> Tensor:

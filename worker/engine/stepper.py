@@ -117,7 +117,8 @@ class Stepper:
         self._reports.previews([index for state, index in mine.items() if state.is_previewed_now], states, step)
         for state, index in mine.items():
             losses = state.losses_of_step(step.losses[index])
-            if not state.commit(step.x[index], step.history[index], step.x0[index], losses):
+            reached = step.reached.get(index)
+            if not state.commit(step.x[index], step.history[index], step.x0[index], losses, reached):
                 continue  # the second evaluation of its step comes next
             if losses:
                 state.request.observer.on_losses(losses)

@@ -8,11 +8,14 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from PIL import Image
+
 from farm.bucket.results import ModelUsed
 from farm.bucket.storage import Storage
 from farm.jobs.limits import Limits
-from farm.jobs.spec import JobSpec
+from farm.jobs.spec import JobSpec, ResolvedSpec
 from farm.ledger.records import Claim
+from worker.bucket.adapters import Adapters
 from worker.diffusion.losses import Losses
 from worker.engine.engine import Engine
 from worker.engine.request import (
@@ -25,8 +28,9 @@ from worker.engine.request import (
     resolve,
 )
 from worker.job.events import EventQueue
-from worker.job.init_picture import init_picture
+from worker.job.init_picture import Masked, init_picture, masked_picture
 from worker.job.retry import HandBack, Lost, Retrier
+from worker.job.stack import stack_of
 from worker.leases.keeper import Holding
 from worker.models.model import LoadedModel
 from worker.models.pool import ModelPool
@@ -47,6 +51,7 @@ class Renderer:
     limits: Limits
     losses: Losses
     storage: Storage
+    adapters: Adapters
     checkpoints: Checkpoints
     previews: Previews
     retrier: Retrier
@@ -63,6 +68,8 @@ class Renderer:
             spec = resolve(spec, model, self.losses)
             self.limits.check(spec, self.worker)
             used = model_used(model)
+            stack = stack_of(self.adapters, self.retrier, holding, spec, model)
+            masked = masked_picture(self.storage, self.retrier, holding, spec)
             checkpoint = self.checkpoints.load(claim, spec, used, latent_shape(spec, model))
             with TraceWriter(folder, spec.trace.level, checkpoint.trace if checkpoint else None) as trace:
 
@@ -74,8 +81,10 @@ class Renderer:
                     spec=self.limits.timed(spec, alone=alone),
                     model=model,
                     priority=claim.priority,
-                    picture=None if checkpoint else init_picture(self.storage, self.retrier, holding, spec),
+                    picture=self._picture(holding, spec, masked, resumes=checkpoint is not None),
+                    mask=masked.mask if masked else None,
                     resume=checkpoint.snapshot if checkpoint else None,
+                    stack=stack,
                 )
                 rendered = self._rendered(request, holding, trace, save)
         timings = {
@@ -84,9 +93,18 @@ class Renderer:
             **rendered.timings,
             "total": time.monotonic() - began,
         }
-        image = Artifact("image.png", "image/png", encode_png(rendered.pixels, spec, used))
+        pixels = masked.put_back(rendered.pixels) if masked else rendered.pixels
+        image = Artifact("image.png", "image/png", encode_png(pixels, spec, used))
         dtype = str(model.dtype).removeprefix("torch.")
         return Finished(spec, used, dtype, rendered.warnings, timings, (image, *trace.files()), rendered.report)
+
+    def _picture(
+        self, holding: Holding, spec: ResolvedSpec, masked: Masked | None, *, resumes: bool
+    ) -> Image.Image | None:
+        """What a job starts from. One that goes on from a checkpoint has no use for it, unless a part of it is kept."""
+        if masked is not None:
+            return masked.picture
+        return None if resumes else init_picture(self.storage, self.retrier, holding, spec)
 
     def _rendered(
         self, request: RenderRequest, holding: Holding, trace: TraceWriter, save: Callable[[Snapshot], None]

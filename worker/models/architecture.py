@@ -25,6 +25,7 @@ _log = logging.getLogger(__name__)
 SHIPPED = Path(__file__).parent / "architectures"
 """A folder an architecture, in diffusers' layout but for weights and vocabularies: all have the one of CLIP."""
 
+INPAINTING_CHANNELS = 9
 _PREDICTS_V = "sd2-v"
 _MERGES = SHIPPED / "clip" / "merges.txt.gz"
 _WORD_END = "</w>"
@@ -50,7 +51,7 @@ def configuration(name: str, source: SingleFile) -> Iterator[Path]:
         raise _no_room(name, error) from error
     with made as temporary:
         try:
-            lay_out(folder, Path(temporary) / folder)
+            lay_out(folder, Path(temporary) / folder, channels=kinds.channels_read(original.shapes))
         except OSError as error:
             raise _no_room(name, error) from error
         yield Path(temporary) / folder
@@ -77,9 +78,15 @@ def _no_room(name: str, error: OSError) -> ModelUnavailable:
     )
 
 
-def lay_out(architecture: str, folder: Path) -> None:
-    """Write one of the folders that come along, with the vocabulary. Raises `OSError`."""
+def lay_out(architecture: str, folder: Path, *, channels: int = 0) -> None:
+    """Write one of the folders that come along, with the vocabulary. Raises `OSError`.
+
+    An inpainting model is the same but for the `channels` that its UNet reads (0: as they come).
+    """
     shutil.copytree(SHIPPED / architecture, folder)
+    if channels == INPAINTING_CHANNELS:
+        file = folder / "unet" / "config.json"
+        file.write_text(json.dumps({**json.loads(file.read_text("utf-8")), "in_channels": channels}), "utf-8")
     for tokenizer in folder.glob("tokenizer*"):
         (tokenizer / "merges.txt").write_text(_merges(), encoding="utf-8")
         (tokenizer / "vocab.json").write_text(_vocabulary(), encoding="utf-8")

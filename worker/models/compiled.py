@@ -40,7 +40,7 @@ class CompiledUNet:
         """`conditioning` is any row's."""
         self.module: Any = torch.compile(model.unet, dynamic=False)
         self._numbers = sorted(numbers)
-        self._shape = model.latent_shape
+        self._shape = model.row_shape
         self._device, self._dtype = model.device, model.dtype
         self._any = conditioning
 

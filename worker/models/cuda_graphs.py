@@ -46,8 +46,8 @@ class GraphedUNet(nn.Module):
         """`conditioning` is any row's; forwards of more than `most` rows are launched as they come."""
         super().__init__()
         self._launch: Callable[[Tensor, Tensor, Conditioning], Tensor] = model.predict
-        self._shape, self._conditioned_on = model.latent_shape, conditioning.shape
-        rows = torch.zeros((most, *model.latent_shape), device=model.device, dtype=model.dtype)
+        self._shape, self._conditioned_on = model.row_shape, conditioning.shape
+        rows = torch.zeros((most, *model.row_shape), device=model.device, dtype=model.dtype)
         self._rows = rows.contiguous(memory_format=torch.channels_last)
         self._timesteps = torch.zeros(most, device=model.device)
         self._conditioning = conditioning.each(lambda tensor: tensor.new_zeros((most, *tensor.shape[1:])))

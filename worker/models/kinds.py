@@ -25,7 +25,6 @@ _BLOCKS = UNET + "input_blocks."
 _FIRST_LAYER = _BLOCKS + "0.0.weight"
 _ATTENTION = re.compile(re.escape(UNET) + r".*\.attn2\.to_k\.weight")
 EXTRA_CHANNELS = {
-    9: "an inpainting model",
     8: "a model that edits pictures by instructions",
     7: "an upscaler",
     5: "a model that is guided by depth",
@@ -47,7 +46,7 @@ ONLY_SD = "use a text-to-image model of Stable Diffusion 1, 2 or XL"
 WHOLE_IS_NEEDED = (
     "the whole model is needed: UNet, autoencoder and text encoders in one file, or a folder in diffusers' layout"
 )
-_MERGE = "merge it into its base model, and load that"
+_ADD = "'farm loras add NAME=FILE' adds it for jobs to name"
 _PLAIN = "use its plain weights, in float32, float16 or bfloat16"
 
 
@@ -69,7 +68,7 @@ def _is_refiner(shapes: Shapes) -> bool:
 
 
 _KINDS: tuple[tuple[Callable[[Shapes], bool], str, str], ...] = (
-    (_named(r"^lora_|[._]lora[._]|\.hada_w|\.lokr_w|\.oft_(blocks|diag)"), "a LoRA", _MERGE),
+    (_named(r"^lora_|[._]lora[._]|\.hada_w|\.lokr_w|\.oft_(blocks|diag)"), "a LoRA", _ADD),
     (
         _named(r"control_model\.|input_hint_block\.|controlnet_cond_embedding\.|^controlnet_blocks\."),
         "a ControlNet",
@@ -109,9 +108,14 @@ def check_kind(path: Path, shapes: Shapes) -> None:
     held = _held(shapes)
     if not any(key.startswith(_BLOCKS) for key in shapes) or held == {UNET}:
         raise ModelError(f"{path} is {_part(shapes, held)}", hint=WHOLE_IS_NEEDED if shapes else None)
-    channels = next(iter(shapes.get(_FIRST_LAYER, ())[1:2]), 0)
+    channels = channels_read(shapes)
     if channels in EXTRA_CHANNELS:
         raise ModelError(f"{path} is {EXTRA_CHANNELS[channels]}: its UNet reads {channels} channels", hint=ONLY_SD)
+
+
+def channels_read(shapes: Shapes) -> int:
+    """How many channels a checkpoint's UNet reads: 4 of latents, and 5 more in an inpainting model; 0: unknown."""
+    return next(iter(shapes.get(_FIRST_LAYER, ())[1:2]), 0)
 
 
 def told(shapes: Shapes) -> str:

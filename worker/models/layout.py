@@ -26,7 +26,10 @@ INDEX = "model_index.json"
 FETCHING_CODE = ("auto_map", "attn_implementation", "_attn_implementation", "quantization_config")
 """Keys by which a configuration asks the libraries for code of others, or for packages that are not needed here."""
 ADAPTER = "adapter_config.json"
-_PIPELINES = ("StableDiffusionPipeline", "StableDiffusionXLPipeline")
+_PIPELINES = (
+    *("StableDiffusionPipeline", "StableDiffusionXLPipeline"),
+    *("StableDiffusionInpaintPipeline", "StableDiffusionXLInpaintPipeline"),
+)
 _ADDED = ("addition_embed_type", "class_embed_type", "time_cond_proj_dim")
 _OF_LATENTS = ("latents_mean", "latents_std")
 """Of an autoencoder: what its latents are shifted and scaled by besides its `scaling_factor`."""
@@ -126,7 +129,8 @@ def check_schedule(name: str, scheduler: Mapping[str, Any]) -> None:
 
 def check_configs(name: str, family: Family, unet: Any, vae: Any, encoders: Sequence[Any]) -> None:
     """Raise `ModelError` unless the parts fit together as Stable Diffusion's do."""
-    if not unet.in_channels == unet.out_channels == vae.latent_channels:
+    own, masked = vae.latent_channels, 2 * vae.latent_channels + 1
+    if unet.out_channels != own or unet.in_channels not in (own, masked):
         raise ModelError(
             f"the UNet of '{name}' goes from {unet.in_channels} to {unet.out_channels} channels, "
             f"but its latents have {vae.latent_channels}",

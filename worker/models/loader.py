@@ -21,6 +21,7 @@ from farm.errors import ModelError, ModelUnavailable
 from farm.jobs.spec import SAMPLERS
 from farm.keys import MODEL_CONFIG, MODEL_FILE
 from worker.diffusion import schedules
+from worker.diffusion.adapting import Adapting
 from worker.diffusion.cross_attention import cache_cross_attention
 from worker.diffusion.preview import PreviewMap, fit_preview_map, read_preview_map
 from worker.diffusion.prompts import PromptEncoder
@@ -159,6 +160,7 @@ class ModelLoader:
         self._place_all(name, parts)
         for component, module in parts.modules.items():
             _check_finite(name, component, module)
+        cross_attention = cache_cross_attention(parts.unet)
         vae_factor = 2 ** (len(parts.vae.config["block_out_channels"]) - 1)
         side = parts.unet.config["sample_size"] * vae_factor
         return LoadedModel(
@@ -170,7 +172,8 @@ class ModelLoader:
             vae=parts.vae,
             encoders=parts.encoders,
             prompts=PromptEncoder(parts.encoders, zeros_for_nothing=parts.layout.zeros_for_nothing),
-            cross_attention=cache_cross_attention(parts.unet),
+            cross_attention=cross_attention,
+            adapting=Adapting(parts.unet, cross_attention),
             scheduler_config=parts.scheduler_config,
             preview=_preview_map(directory, parts.vae),
             device=self._placement.device,

@@ -27,10 +27,11 @@ def memory_profile(model: LoadedModel) -> MemoryProfile:
     """What the model takes, measured on one row, and on a small picture, for autoencoders grow with the area alone."""
     one = model.conditioned(model.prompts.encode(""))
     x, timestep = torch.zeros((1, *model.latent_shape), device=model.device), torch.zeros(1, device=model.device)
+    row = torch.zeros((1, *model.row_shape), device=model.device)
     small = x[..., : max(1, x.shape[-2] // _SMALLER), : max(1, x.shape[-1] // _SMALLER)]
     times = x.numel() / small.numel()
     return MemoryProfile(
-        row=highest(lambda: model.predict(x, timestep, Conditioning.stacked([one])), model.device),
+        row=highest(lambda: model.predict(row, timestep, Conditioning.stacked([one])), model.device),
         picture=int(times * highest(lambda: latents.to_pixels(latents.decode(model.vae, small)), model.device)),
         gradient=int(times * highest(lambda: _differentiate(model, small), model.device)),
     )

@@ -12,6 +12,8 @@ from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
 from torch import Tensor
 from transformers import CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
 
+from worker.diffusion.adapting import Adapting
+from worker.diffusion.additions import Additions
 from worker.diffusion.conditioning import Conditioning
 from worker.diffusion.cross_attention import CrossAttentionCache
 from worker.diffusion.preview import PreviewMap
@@ -59,6 +61,20 @@ class UNetForward(Protocol):
         ...
 
 
+class AddingForward(UNetForward, Protocol):
+    """One that may be able to add what rows' adapters say."""
+
+    def adds(self, additions: Sequence[Additions | None]) -> bool:
+        """Whether it can add what N rows have."""
+        ...
+
+    def __call__(
+        self, rows: Tensor, timesteps: Tensor, conditioning: Conditioning, additions: Sequence[Additions | None] = ()
+    ) -> Tensor:
+        """The same, with what is added for each row, if any has some."""
+        ...
+
+
 @dataclass(frozen=True, eq=False)
 class LoadedModel:
     """A model on its device, with what a job needs to know of it. Compared by identity."""
@@ -72,6 +88,7 @@ class LoadedModel:
     encoders: tuple[TextEncoder, ...] = field(repr=False)
     prompts: PromptEncoder = field(repr=False)
     cross_attention: CrossAttentionCache = field(repr=False)
+    adapting: Adapting = field(repr=False)
     scheduler_config: Mapping[str, Any] = field(repr=False)
     preview: PreviewMap = field(repr=False)
     device: torch.device
@@ -90,15 +107,26 @@ class LoadedModel:
     vae_sha256: str | None = None
     memory: MemoryProfile | None = None
     """What forwards and decodes take besides; None: not measured."""
-    recorded: UNetForward | None = field(default=None, repr=False)
+    recorded: AddingForward | None = field(default=None, repr=False)
     compiled: UNetForward | None = field(default=None, repr=False)
     graphed: UNetForward | None = field(default=None, repr=False)
 
     @property
     def latent_shape(self) -> tuple[int, int, int]:
         """Channels, height and width of the latents of a picture of the default size."""
-        channels: int = self.unet.config["in_channels"]
+        channels: int = self.unet.config["out_channels"]
         return channels, self.default_height // self.vae_factor, self.default_width // self.vae_factor
+
+    @property
+    def row_shape(self) -> tuple[int, int, int]:
+        """The same of what the UNet reads: an inpainting model's has more channels."""
+        channels: int = self.unet.config["in_channels"]
+        return channels, *self.latent_shape[1:]
+
+    @property
+    def reads_masks(self) -> bool:
+        """Whether it is an inpainting model: see `worker.diffusion.masking`."""
+        return self.row_shape[0] > self.latent_shape[0]
 
     @property
     def text_encoder(self) -> CLIPTextModel | CLIPTextModelWithProjection:
@@ -121,28 +149,46 @@ class LoadedModel:
         """Whether latents [..., h, w] are of a picture beyond the model's own size that may take long."""
         return shape[-2] * shape[-1] > max(self.latent_shape[-2] * self.latent_shape[-1], _LARGE)
 
-    def conditioned(self, prompt: Encoded, size: Size | None = None, *, cached: bool = True) -> Conditioning:
+    def conditioned(
+        self,
+        prompt: Encoded,
+        size: Size | None = None,
+        *,
+        additions: Additions | None = None,
+        cached: bool = True,
+    ) -> Conditioning:
         """What a row is conditioned on, for a picture of a size in pixels; None: the model's own.
 
-        Without the cross-attention cache it is as diffusers' UNet takes it, whose layers project it at every step.
+        Without the cross-attention cache it is as diffusers' UNet takes it, whose layers project it at every step, and
+        where adapters change those it is not for them.
         """
-        text = self.cross_attention.of(prompt) if cached else prompt.embedding
+        text = self.cross_attention.of(prompt, additions) if cached else prompt.embedding
         return self.family.conditioned(text, prompt, size or Size(self.default_width, self.default_height))
 
-    def predict(self, rows: Tensor, timesteps: Tensor, conditioning: Conditioning) -> Tensor:
+    def predict(
+        self, rows: Tensor, timesteps: Tensor, conditioning: Conditioning, additions: Sequence[Additions | None] = ()
+    ) -> Tensor:
         """The UNet's output [N, 4, h, w], in the model's dtype, for timesteps [N] and what N rows are conditioned on.
 
-        `rows` [N, 4, h, w] are noisy latents, scaled as the UNet reads them.
+        `rows` [N, 4, h, w] are noisy latents, scaled as the UNet reads them; an inpainting model's have the mask and
+        the masked picture's latents besides, [N, 9, h, w]. `additions` is what their adapters add, if any has some.
         """
         rows = rows.to(self.dtype)
-        if self.graphed is not None and self.graphed.fits(rows, conditioning):
-            return self.graphed(rows, timesteps, conditioning)
-        if self.compiled is not None and self.compiled.fits(rows, conditioning):
-            return self.compiled(rows, timesteps, conditioning)
+        layout = self.adapting.layout(additions)
+        if layout is None:
+            if self.graphed is not None and self.graphed.fits(rows, conditioning):
+                return self.graphed(rows, timesteps, conditioning)
+            if self.compiled is not None and self.compiled.fits(rows, conditioning):
+                return self.compiled(rows, timesteps, conditioning)
         # A recording is one long operator, in the midst of which nobody else can have a turn.
         if self.recorded is not None and not self.is_large(rows.shape) and self.recorded.fits(rows, conditioning):
-            return self.recorded(rows, timesteps, conditioning)
-        out: Tensor = self.unet(to_channels_last(rows), timesteps, **conditioning.arguments).sample
+            if layout is None:
+                return self.recorded(rows, timesteps, conditioning)
+            if self.recorded.adds(additions):
+                return self.recorded(rows, timesteps, conditioning, additions)
+        added = self.adapting.gathered([additions], layout)[0] if layout else None
+        with self.adapting.adding(added):
+            out: Tensor = self.unet(to_channels_last(rows), timesteps, **conditioning.arguments).sample
         return out
 
 

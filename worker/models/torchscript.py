@@ -11,16 +11,19 @@ import json
 import logging
 import math
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager
-from functools import cache
+from dataclasses import dataclass
+from functools import cache, partial
 from threading import Lock
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from worker.diffusion.adapting import Adapting, Gathered
+from worker.diffusion.additions import Additions, Kind
 from worker.diffusion.conditioning import Conditioning
 from worker.models.disguises import first_line
 from worker.models.memory_profile import is_out_of_memory
@@ -29,12 +32,13 @@ from worker.models.model import LoadedModel, pad_rows
 _log = logging.getLogger(__name__)
 
 _RECORDED_ROWS, _TRIED_ROWS = 2, 3
+_RECORDED_RANK, _TRIED_RANK = 4, 6
 _TOLERANCE = 1e-3
 """Of the largest number of an output. Another order of sums makes 1e-6 of it, a kernel recorded wrongly all of it."""
 
 Recording = Callable[..., Tensor]
-"""The kernels of a UNet's forward, without its weights: called with rows, timesteps, the tensors of a conditioning, and
-all of these."""
+"""The kernels of a UNet's forward, without its weights: called with rows, timesteps, the tensors of a conditioning, all
+of these, and the tensors of what adapters add if it is of a kind of that."""
 
 _recordings: dict[str, Recording] = {}
 _recording = Lock()
@@ -46,7 +50,14 @@ class RecordedUNet(nn.Module):
     """The forwards of a UNet, recorded. Rows are dealt to lanes, at most `cores`, that run at the same time."""
 
     def __init__(
-        self, unet: nn.Module, conditioning: Conditioning, *, channels: int, multiple: int, cores: int
+        self,
+        unet: nn.Module,
+        conditioning: Conditioning,
+        adapting: Adapting,
+        *,
+        channels: int,
+        multiple: int,
+        cores: int,
     ) -> None:
         """`conditioning` is any row's; sides of latents must be multiples of `multiple`.
 
@@ -57,8 +68,10 @@ class RecordedUNet(nn.Module):
         self._cores = cores
         self._conditioned_on = _but_for_tokens(conditioning)
         self._weights = list(unet.parameters())
-        rows = conditioning.text.new_zeros((_RECORDED_ROWS, channels, multiple, multiple))
-        self._recording = _recording_of(unet, conditioning, rows)
+        self._original = _Original(unet, adapting, conditioning, channels, multiple)
+        self._adapting = adapting
+        self._recording = _recording_of(self._original, None)
+        self._adapted: dict[Kind, Recording | None] = {}
 
     @property
     def module(self) -> nn.Module:
@@ -70,8 +83,19 @@ class RecordedUNet(nn.Module):
         is_alike = _but_for_tokens(conditioning) == self._conditioned_on
         return is_alike and all(side % self.multiple == 0 for side in rows.shape[2:])
 
-    def forward(self, rows: Tensor, timesteps: Tensor, conditioning: Conditioning) -> Tensor:
-        """The UNet's output [N, 4, h, w] for timesteps [N].
+    def adds(self, additions: Sequence[Additions | None]) -> bool:
+        """Whether it can add what rows have. That is recorded and tried when it is first asked for."""
+        layout = self._adapting.layout(additions)
+        if layout is None:
+            return True
+        if layout.kind not in self._adapted:
+            self._adapted[layout.kind] = self._recorded_adding(layout.kind)
+        return self._adapted[layout.kind] is not None
+
+    def forward(
+        self, rows: Tensor, timesteps: Tensor, conditioning: Conditioning, additions: Sequence[Additions | None] = ()
+    ) -> Tensor:
+        """The UNet's output [N, 4, h, w] for timesteps [N]. For each row is added what its adapters say, if it has any.
 
         All lanes have as many rows, the last one padded, so that a row's bits depend on N but not on its place.
         """
@@ -80,27 +104,75 @@ class RecordedUNet(nn.Module):
         given = rows, timesteps, *conditioning.tensors
         dealt = (pad_rows(tensor, lanes * share).split(share) for tensor in given)
         first, *others = zip(*dealt, strict=True)
+        mine, *theirs = self._dealt(additions, share, lanes)
         threads = self._cores // lanes
         running: list[Future[Tensor]] = []
         with _threads(threads, afterwards=self._cores):
             try:
-                for number, part in enumerate(others):
-                    running.append(_lane(number).submit(self._with, threads, *part))
-                done = self.in_one_lane(*first)
+                for number, (part, added) in enumerate(zip(others, theirs, strict=True)):
+                    running.append(_lane(number).submit(self._with, threads, added, *part))
+                done = self._adding(mine, *first)
             finally:
                 wait(running)
         return torch.cat([done, *(lane.result() for lane in running)])[: len(rows)]
 
-    def _with(self, threads: int, *part: Tensor) -> Tensor:
+    def _dealt(self, additions: Sequence[Additions | None], share: int, lanes: int) -> Sequence[Gathered | None]:
+        """What is added in each lane; None where nothing is."""
+        layout = self._adapting.layout(additions)
+        if layout is None:
+            return [None] * lanes
+        padded = [*additions, *[additions[0]] * (lanes * share - len(additions))]
+        parts = [padded[begin : begin + share] for begin in range(0, len(padded), share)]
+        return self._adapting.gathered(parts, layout)
+
+    def _with(self, threads: int, added: Gathered | None, *part: Tensor) -> Tensor:
         torch.set_num_threads(threads)
-        return self.in_one_lane(*part)
+        return self._adding(added, *part)
+
+    def _adding(self, added: Gathered | None, *part: Tensor) -> Tensor:
+        if added is None:
+            return self.in_one_lane(*part)
+        recording = self._adapted[added.kind]
+        assert recording is not None, "whoever calls has asked whether it can"
+        return self._run(recording, *part, *self._weights, *added.tensors)
+
+    def in_one_lane(self, rows: Tensor, timesteps: Tensor, *conditioning: Tensor) -> Tensor:
+        """The same without adapters, all on this thread, which keeps the number of threads that it has."""
+        return self._run(self._recording, rows, timesteps, *conditioning, *self._weights)
 
     @torch.no_grad()
-    def in_one_lane(self, rows: Tensor, timesteps: Tensor, *conditioning: Tensor) -> Tensor:
-        """The same, all on this thread, which keeps the number of threads that it has."""
+    def _run(self, recording: Recording, *given: Tensor) -> Tensor:
         # Optimised, the first calls of a shape take ten times as long, and later ones as long as these.
         with torch.jit.optimized_execution(False):  # type: ignore[attr-defined]  # torch does not export it
-            return self._recording(rows, timesteps, *conditioning, *self._weights)
+            return recording(*given)
+
+    def largest_error(self, added: Gathered | None = None) -> float:
+        """How far from the truth it is for other shapes than it was recorded with, as a part of the largest number.
+
+        In one lane, for other models may be rendering while this one is loaded.
+        """
+        rows, timesteps, conditioning = self._original.tried()
+        truth = self._original.forward(rows, timesteps, conditioning, added)
+        found = self._adding(added, rows, timesteps, *conditioning.tensors)
+        return float((found - truth).abs().max() / truth.abs().max())
+
+    def _recorded_adding(self, kind: Kind) -> Recording | None:
+        """The recording of forwards that add to layers; None, with a warning, if that does not work."""
+        example = partial(self._adapting.example, kind)
+        try:
+            self._adapted[kind] = _recording_of(self._original, example(_RECORDED_ROWS, [1], rank=_RECORDED_RANK))
+            some, every = [0, _TRIED_ROWS - 1], range(_TRIED_ROWS)
+            error = max(self.largest_error(example(_TRIED_ROWS, which, rank=_TRIED_RANK)) for which in (some, every))
+        except Exception as failure:  # as in `recorded`
+            self._adapted.pop(kind, None)
+            if is_out_of_memory(failure):
+                raise
+            _log.warning("forwards with adapters cannot be recorded, so they run as they are: %s", first_line(failure))
+            return None
+        if not error <= _TOLERANCE:
+            _log.warning("forwards with adapters run as they are: recorded, they differ by %.1g of the output", error)
+            return None
+        return self._adapted[kind]
 
 
 def recorded(model: LoadedModel, cores: int) -> RecordedUNet | None:
@@ -116,8 +188,8 @@ def recorded(model: LoadedModel, cores: int) -> RecordedUNet | None:
         return None
     try:
         channels = model.unet.config["in_channels"]
-        unet = RecordedUNet(model.unet, conditioning, channels=channels, multiple=multiple, cores=cores)
-        error = _largest_error(unet, model, conditioning)
+        unet = RecordedUNet(model.unet, conditioning, model.adapting, channels=channels, multiple=multiple, cores=cores)
+        error = unet.largest_error()
     except Exception as failure:  # whatever a model of strange parts makes of it, it can be rendered without
         if is_out_of_memory(failure):
             raise
@@ -129,30 +201,69 @@ def recorded(model: LoadedModel, cores: int) -> RecordedUNet | None:
     return unet
 
 
-def _recording_of(unet: Any, conditioning: Conditioning, rows: Tensor) -> Recording:
-    """The recording of the UNet's configuration, made with it if there is none."""
-    kind = json.dumps([dict(unet.config), conditioning.shape], default=str, sort_keys=True)
+@dataclass(frozen=True, eq=False)
+class _Original:
+    """The UNet that is recorded, and what it is called with for that: a row's conditioning, and how many channels and
+    pixels latents have."""
+
+    unet: Any
+    adapting: Adapting
+    conditioning: Conditioning
+    channels: int
+    side: int
+
+    @torch.no_grad()
+    def forward(self, rows: Tensor, timesteps: Tensor, conditioning: Conditioning, added: Gathered | None) -> Tensor:
+        """Its output, without its Python being spared."""
+        with self.adapting.adding(added):
+            out: Tensor = self.unet(rows, timesteps, **conditioning.arguments, return_dict=False)[0]
+        return out
+
+    def recorded(self) -> tuple[Tensor, Tensor, Conditioning]:
+        """Rows, timesteps and conditioning."""
+        rows = self.conditioning.text.new_zeros((_RECORDED_ROWS, self.channels, self.side, self.side))
+        return rows, rows.new_zeros(len(rows)), Conditioning.stacked([self.conditioning] * len(rows))
+
+    def tried(self) -> tuple[Tensor, Tensor, Conditioning]:
+        """The same of other shapes."""
+        side = 2 * self.side
+        rows = torch.linspace(-1, 1, _TRIED_ROWS * self.channels * side * side)
+        together = Conditioning.stacked([_longer(self.conditioning)] * _TRIED_ROWS)
+        return rows.view(_TRIED_ROWS, self.channels, side, side), torch.linspace(1, 900, _TRIED_ROWS), together
+
+
+def _recording_of(original: _Original, added: Gathered | None) -> Recording:
+    """The recording of the UNet's configuration, with what adapters add if there is some, made with it if there is
+    none."""
+    asked = [dict(original.unet.config), original.conditioning.shape, added and vars(added.kind)]
+    kind = json.dumps(asked, default=str, sort_keys=True)
     with _recording:
         if kind not in _recordings:
-            _recordings[kind] = _record(unet, rows, Conditioning.stacked([conditioning] * len(rows)))
+            _recordings[kind] = _record(original, added)
         return _recordings[kind]
 
 
 @torch.no_grad()
-def _record(unet: nn.Module, rows: Tensor, conditioning: Conditioning) -> Recording:
-    names = [name for name, _ in unet.named_parameters()]
-    held = [unet]  # TorchScript keeps the function that it records, so that must not keep the UNet
-    kind, count = type(conditioning), len(conditioning.tensors)
+def _record(original: _Original, added: Gathered | None) -> Recording:
+    names = [name for name, _ in original.unet.named_parameters()]
+    held = [original]  # TorchScript keeps the function that it records, so that must not keep the UNet
+    rows, timesteps, conditioning = original.recorded()
+    conditioned, count, kind = type(conditioning), len(conditioning.tensors), added and added.kind
 
     def forward(rows: Tensor, timesteps: Tensor, *given: Tensor) -> Tensor:
-        with _given(held[0], dict(zip(names, given[count:], strict=True))):
-            return _plain(held[0], rows, timesteps, kind(*given[:count]))
+        conditioning, rest = conditioned(*given[:count]), given[count:]
+        weights, more = rest[: len(names)], rest[len(names) :]
+        adding = held[0].adapting.from_tensors(kind, more) if kind else None
+        with _given(held[0].unet, dict(zip(names, weights, strict=True))):
+            return held[0].forward(rows, timesteps, conditioning, adding)
 
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # `torch.jit.trace` is deprecated, and warns of every `if` of the model
-            example = rows, rows.new_zeros(len(rows)), *conditioning.tensors, *unet.parameters()
-            recording: Recording = torch.jit.trace(forward, example, check_trace=False)
+            example = rows, timesteps, *conditioning.tensors, *original.unet.parameters()
+            recording: Recording = torch.jit.trace(
+                forward, (*example, *(added.tensors if added else ())), check_trace=False
+            )
     finally:
         held.clear()
     return recording
@@ -174,28 +285,6 @@ def _given(unet: nn.Module, weights: Mapping[str, Tensor]) -> Iterator[None]:
         for module, last, parameter in own:
             delattr(module, last)
             setattr(module, last, parameter)
-
-
-def _plain(unet: Any, rows: Tensor, timesteps: Tensor, conditioning: Conditioning) -> Tensor:
-    out: Tensor = unet(rows, timesteps, **conditioning.arguments, return_dict=False)[0]
-    return out
-
-
-@torch.no_grad()
-def _largest_error(unet: RecordedUNet, model: LoadedModel, conditioning: Conditioning) -> float:
-    """How far from the truth it is for other shapes than it was recorded with, as a part of the largest number.
-
-    In one lane, for other models may be rendering while this one is loaded.
-    """
-    channels, side = model.unet.config["in_channels"], 2 * unet.multiple
-    rows = torch.linspace(-1, 1, _TRIED_ROWS * channels * side * side).view(_TRIED_ROWS, channels, side, side)
-    timesteps, together = (
-        torch.linspace(1, 900, _TRIED_ROWS),
-        Conditioning.stacked([_longer(conditioning)] * _TRIED_ROWS),
-    )
-    truth = _plain(model.unet, rows, timesteps, together)
-    found = unet.in_one_lane(rows, timesteps, *together.tensors)
-    return float((found - truth).abs().max() / truth.abs().max())
 
 
 def _but_for_tokens(conditioning: Conditioning) -> tuple[torch.Size, ...]:

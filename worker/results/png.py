@@ -5,7 +5,7 @@ a last line of `Name: value` pairs, with values that hold a comma or colon quote
 are weights to it, so those of a plain reading have a backslash before them. Between its lines it knows no escapes, so
 a prompt that itself says `Negative prompt:` says it there with a space that does not break, and a line of it that
 begins with `Steps:` is joined to the one before. Readers then give back what was meant, and an encoder reads the same:
-to it every space is one.
+to it every space is one. LoRAs are tags at the end of the prompt, and words that look like one have a backslash.
 Nothing in the file depends on when, where or in what company the job ran, so equal pixels make equal files.
 """
 
@@ -21,9 +21,9 @@ from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
 from farm.bucket.results import ModelUsed
-from farm.jobs import samplers
+from farm.jobs import samplers, tags
 from farm.jobs.emphasis import escaped
-from farm.jobs.spec import ResolvedSpec
+from farm.jobs.spec import ResolvedSpec, Start
 from farm.pictures.metadata import read_text
 from farm.pictures.provenance import SPEC_KEY
 from worker.engine.request import Pixels
@@ -74,13 +74,15 @@ def parameters_text(spec: ResolvedSpec, model: ModelUsed) -> str:
 def _prompt(spec: ResolvedSpec) -> str:
     prompts = spec.conditioning.prompts
     if len(prompts) == 1:
-        return _written(prompts[0].text, spec)
-    return " AND ".join(f"{_written(prompt.text, spec)} :{prompt.weight:g}" for prompt in prompts)
+        text = _written(prompts[0].text, spec)
+    else:
+        text = " AND ".join(f"{_written(prompt.text, spec)} :{prompt.weight:g}" for prompt in prompts)
+    return f"{text} {tags.written(spec.loras)}".strip() if spec.loras else text
 
 
 def _written(text: str, spec: ResolvedSpec) -> str:
-    """A prompt as A1111 has to read it, which knows no plain reading."""
-    return escaped(text) if spec.conditioning.reading == "plain" else text
+    """A prompt as A1111 has to read it, which knows no plain reading, and takes more for tags than is one here."""
+    return tags.inert(escaped(text) if spec.conditioning.reading == "plain" else text)
 
 
 def _readable(text: str) -> str:
@@ -103,10 +105,12 @@ def _settings(spec: ResolvedSpec, model: ModelUsed) -> dict[str, str]:
         **({"VAE hash": model.vae_sha256[:_HASH]} if model.vae_sha256 else {}),
         **({"VAE": model.vae} if model.vae else {}),
         **({"Clip skip": str(spec.conditioning.clip_skip)} if spec.conditioning.clip_skip > 1 else {}),
+        **({"Lora hashes": hashes} if (hashes := _lora_hashes(spec)) else {}),
         "RNG": "CPU",  # readers take the noise for a GPU's unless told
     }
     if spec.start.image is not None:
         settings["Denoising strength"] = f"{spec.steps_to_do / spec.steps:.4g}"
+        settings |= _masked(spec.start)
     if spec.conditioning.path == "spherical":
         settings["Mix path"] = spec.conditioning.path
     if spec.eta is not None:
@@ -114,6 +118,28 @@ def _settings(spec: ResolvedSpec, model: ModelUsed) -> dict[str, str]:
     if spec.guidance.losses:
         settings["Losses"] = "; ".join(f"{loss.name} ×{loss.scale:g}" for loss in spec.guidance.losses)
     return settings
+
+
+def _lora_hashes(spec: ResolvedSpec) -> str:
+    """The hashes by which A1111 and the sites where LoRAs are shared know those of a picture."""
+    return ", ".join(f"{use.name}: {use.short_hash}" for use in spec.loras if use.short_hash)
+
+
+_CONTENTS = {"noise": "latent noise", "blur": "fill"}
+
+
+def _masked(start: Start) -> dict[str, str]:
+    """What of the init picture was redone, and how: what A1111 does of itself is left out there too."""
+    if not start.is_masked:
+        return {}
+    return {
+        **({"Mask mode": "Inpaint not masked"} if start.redo == "black" else {}),
+        **({"Mask blur": str(start.mask_blur)} if start.mask_blur else {}),
+        **({"Masked content": _CONTENTS[start.fill]} if start.fill in _CONTENTS else {}),
+        **({"Inpaint area": "Only masked"} if start.only_masked is not None else {}),
+        **({"Masked area padding": str(start.only_masked)} if start.only_masked is not None else {}),
+        **({"Outpaint": str(start.outpaint)} if start.outpaint is not None else {}),
+    }
 
 
 def _quoted(value: str) -> str:

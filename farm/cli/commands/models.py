@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import click
 
+from farm.cli.commands.kept import name_and_source, progress_bar, what_was_sent
 from farm.cli.view.output import console, json_option, note, print_json, say, size
-from farm.errors import InvalidInput
 
 if TYPE_CHECKING:
     from farm.bucket.models import StoredModel
     from farm.cli.view.columns import Columns
-    from farm.client.models import Progress
     from farm.client.services import ModelService
 
 
@@ -38,11 +35,12 @@ def models(context: click.Context, as_json: bool) -> None:
     """
     if context.invoked_subcommand is not None:
         return
+    from farm.bucket.models import MODELS
     from farm.client import FarmClient
-    from farm.client.kept import kept_models
+    from farm.client.kept import all_kept
 
     with FarmClient.connect() as farm:
-        stored, trouble = kept_models(farm)
+        stored, trouble = all_kept(farm, MODELS)
         services = {service.name: service for service in farm.models()}
     known = [_told(name, services.get(name), stored.get(name)) for name in sorted({*services, *stored})]
     if as_json:
@@ -74,24 +72,21 @@ def add(model: str, replace: bool, again: bool, as_json: bool) -> None:
     to the bucket once: the same again sends nothing, models may share files, and after Ctrl-C the same command goes on.
     With --json: {name, kind, size, source, added, sent, files}; `sent` is in bytes.
     """
+    from farm.bucket.models import KINDS
     from farm.client import FarmClient
     from farm.client import models as keeping
-    from farm.client.kept import KINDS
 
-    name, equals, source = model.partition("=")
-    if not equals or not source:
-        raise InvalidInput(f"{model!r:.80} is not NAME=SOURCE", hint="such as mine=/models/mine.safetensors")
+    name, source = name_and_source(model, "NAME=SOURCE", example="mine=/models/mine.safetensors")
     with FarmClient.connect() as farm:
         farm.check_bucket()
-        with _bar() as progress:
+        with progress_bar() as progress:
             added = keeping.add(
                 farm.ledger, farm.storage, name, source, replace=replace, again=again, progress=progress
             )
     kept = added.model
     if as_json:
         return print_json({**_facts(kept), "sent": added.sent, "files": _files(kept)})
-    sent = f"of which {size(added.sent)} were sent" if added.sent else "all of which was there"
-    say(f"{name}: {KINDS[kept.kind]}, {size(kept.size)}, {sent}")
+    say(f"{name}: {KINDS[kept.kind]}, {size(kept.size)}, {what_was_sent(added.sent)}")
 
 
 @models.command(
@@ -108,10 +103,9 @@ def show(name: str, as_json: bool) -> None:
 
     With --json: as 'farm models --json' says of it, and files: {name: {sha256, size}}.
     """
-    from farm.bucket.models import read_model
+    from farm.bucket.models import KINDS, read_model
     from farm.cli.view.columns import Columns
     from farm.client import FarmClient
-    from farm.client.kept import KINDS
 
     with FarmClient.connect() as farm:
         farm.check_bucket(only_to_read=True)
@@ -183,8 +177,8 @@ def _files(kept: StoredModel) -> dict[str, Any]:
 def _table(known: Sequence[Mapping[str, Any]]) -> Columns:
     from rich.text import Text
 
+    from farm.bucket.models import KINDS
     from farm.cli.view.columns import Columns
-    from farm.client.kept import KINDS
 
     rows = Columns(
         *("model", "kind", "size", "waiting", "in memory of", "served by"),
@@ -203,42 +197,3 @@ def _table(known: Sequence[Mapping[str, Any]]) -> Columns:
             ", ".join(model["workers"]) or Text("none", style="yellow"),
         )
     return rows
-
-
-@contextmanager
-def _bar() -> Iterator[Progress]:
-    """A bar of the bytes that are read and sent; nothing unless stderr is a terminal."""
-    from farm.client.models import Unwatched
-
-    if not sys.stderr.isatty():
-        yield Unwatched()
-        return
-    from rich.console import Console
-    from rich.progress import BarColumn, DownloadColumn, TextColumn, TimeRemainingColumn, TransferSpeedColumn
-    from rich.progress import Progress as Bars
-
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(24),
-        DownloadColumn(binary_units=True),
-        TransferSpeedColumn(),
-        TimeRemainingColumn(),
-    )
-    with Bars(*columns, console=Console(stderr=True), transient=True) as bars:
-        yield _Shown(bars)
-
-
-class _Shown:
-    """A bar of what is being done now."""
-
-    def __init__(self, bars: Any) -> None:
-        self._bars = bars
-        self._task: Any = None
-
-    def begin(self, what: str, total: int) -> None:
-        if self._task is not None:
-            self._bars.remove_task(self._task)
-        self._task = self._bars.add_task(what, total=total)
-
-    def advance(self, number: int) -> None:
-        self._bars.advance(self._task, number)

@@ -35,8 +35,9 @@ _FILE = click.Path(path_type=Path, dir_okay=False)
 @click.argument("source", metavar="PICTURE.png|JOB")
 @click.option("--set", "changes", multiple=True, metavar="FIELD=VALUE", help="Change a field, as batch files name it.")
 @click.option("--init", type=_FILE, metavar="FILE", help="The picture that it started from.  [default: the bucket's]")
+@click.option("--mask", type=_FILE, metavar="FILE", help="The mask that it had.  [default: the bucket's]")
 @sending_options
-def rerun(source: str, changes: tuple[str, ...], init: Path | None, **options: Any) -> None:
+def rerun(source: str, changes: tuple[str, ...], init: Path | None, mask: Path | None, **options: Any) -> None:
     """Render a picture again: with the same seed and settings, or with some of them changed.
 
     Everything comes from the picture alone, or from the job's result. With --wait or --out, and nothing changed, it
@@ -44,7 +45,7 @@ def rerun(source: str, changes: tuple[str, ...], init: Path | None, **options: A
     """
     with naming_options():
         wanted = dict(map(_change, changes))
-    made, draft = _drafted(source, init, wanted)
+    made, draft = _drafted(source, init, mask, wanted)
     sending.send([draft], options, afterwards=None if wanted else _comparison(made, as_json=options["as_json"]))
 
 
@@ -59,26 +60,28 @@ def _change(text: str) -> tuple[str, Any]:
         return field, value
 
 
-def _drafted(source: str, init: Path | None, changes: Mapping[str, Any]) -> tuple[Made, Draft]:
+def _drafted(source: str, init: Path | None, mask: Path | None, changes: Mapping[str, Any]) -> tuple[Made, Draft]:
     """The picture, and what makes it again. A farm is asked only for what is in none of the files given."""
     from farm.client import FarmClient
-    from farm.client.rerun import draft_again, init_of, picture_file, picture_of
+    from farm.client.rerun import draft_again, init_of, mask_in, picture_file, picture_of
 
     start: Path | bytes | None = init
+    masked: Path | bytes | None = mask
     if Path(source).is_file():
         made = picture_file(Path(source))
-        if made.spec.start.image is not None and init is None:
+        wanted = made.spec.start
+        if (wanted.image is not None and init is None) or (wanted.mask is not None and mask is None):
             with FarmClient.connect() as farm:
-                start = init_of(farm, made)
+                start, masked = init or init_of(farm, made), mask or mask_in(farm, made)
     else:
         with FarmClient.connect() as farm:
             jobs = farm.resolve([source])
             if len(jobs) != 1:
                 raise InvalidInput(f"{source} has {len(jobs):,} jobs", hint=f"name one of them, such as {jobs[0]}")
             made = picture_of(farm, jobs[0])
-            start = init or init_of(farm, made)
+            start, masked = init or init_of(farm, made), mask or mask_in(farm, made)
     with naming_options():
-        return made, draft_again(made, start, changes)
+        return made, draft_again(made, start, changes, mask=masked)
 
 
 def _comparison(made: Made, *, as_json: bool) -> Callable[[FarmClient, Submission], None]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -60,7 +60,7 @@ if TYPE_CHECKING:
 @click.option("--time-limit", type=float, metavar="SECONDS", help="Fail the job if it takes longer.")
 @click.option("--label", multiple=True, metavar="K=V", help="A label of your own, kept with the job.")
 @sending_options
-def roundtrip(label: tuple[str, ...], **options: Any) -> None:
+def roundtrip(**options: Any) -> None:
     """What is left of the picture --init when the autoencoder has encoded and decoded it.
 
     A study: it takes no step, and goes ahead of pictures. The job's picture is the decoded one. Beside it are the
@@ -71,20 +71,25 @@ def roundtrip(label: tuple[str, ...], **options: Any) -> None:
     """
     from farm.client.planning import drafted
 
-    named = (
-        *("init", "fit", "encode", "steps", "sampler", "schedule", "eta", "seed", "width", "height"),
-        *("model", "priority", "time_limit"),
-    )
     with naming_options():
-        fields = {name: options[name] for name in named if options[name] is not None}
-        fields |= {"noise_steps": list(options["noise_steps"]), "labels": parsing.labels(label)}
-        drafts = drafted([JobRequest.parse({"mode": "roundtrip", **fields})])
+        drafts = drafted([asked(options)])
     send(
         drafts,
         options,
         yields=Yield("page", "farm trace {batch}", _rest_beside),
         afterwards=lambda farm, submission: _tell(farm, submission, as_json=options["as_json"]),
     )
+
+
+def asked(options: Mapping[str, Any]) -> JobRequest:
+    """The request that the command's options make. Raises `InvalidInput`."""
+    named = (
+        *("init", "fit", "encode", "steps", "sampler", "schedule", "eta", "seed", "width", "height"),
+        *("model", "priority", "time_limit"),
+    )
+    fields = {name: options[name] for name in named if options[name] is not None}
+    fields |= {"noise_steps": list(options["noise_steps"]), "labels": parsing.labels(options["label"])}
+    return JobRequest.parse({"mode": "roundtrip", **fields})
 
 
 def _rest_beside(farm: FarmClient, submission: Submission, out: Path) -> None:

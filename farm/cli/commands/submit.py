@@ -47,6 +47,7 @@ STDIN = "-"
       a cat \\(asleep\\)       brackets as such;  --plain-prompt  all of them
       an otter BREAK a lake  the lake begins a new chunk of 75 tokens
       a <style> castle       an embedding that the worker knows; without < > too
+      a cat <lora:soft:0.8>  with the LoRA soft; --lora soft:0.8 is the same
     """
 )
 def submit() -> None:
@@ -84,6 +85,9 @@ def txt2img(prompt: str, **options: Any) -> None:
     Examples:
       farm submit img2img "a green apple" --init apple.png --start-step 12 --steps 30
       farm submit img2img "the same in oil" --init photo.jpeg --strength 0.6 --fit init
+      farm submit img2img "a blue hat" --init photo.png --mask hat.png --fill blur
+      farm submit img2img "an eye" --init photo.png --mask eye.png --only-masked 32
+      farm submit img2img "a beach" --init photo.png --outpaint left=128,right=128
     """
 )
 @click.argument("prompt")
@@ -91,7 +95,8 @@ def txt2img(prompt: str, **options: Any) -> None:
 def img2img(prompt: str, **options: Any) -> None:
     """A picture from a PROMPT and the picture --init.
 
-    Where to start: --start-step K skips the first K steps; --strength S redoes the last share S of them.
+    Where to start: --start-step K skips the first K steps; --strength S redoes the last share S of them. With --mask
+    only what is white there is redone, grey partly; with --outpaint only what is added: the rest stays, to the bit.
     """
     _send("img2img", [prompt], options)
 
@@ -109,7 +114,7 @@ def img2img(prompt: str, **options: Any) -> None:
 @request_options
 def mix(prompts: tuple[str, ...], mix: float | None, weights: str | None, **options: Any) -> None:
     """A picture from several PROMPTs at once, their embeddings mixed."""
-    _send("mix", prompts, options, mix=mix, weights=_numbers(weights))
+    _send("mix", prompts, options, mix=mix, weights=numbers(weights))
 
 
 @submit.command(
@@ -145,10 +150,11 @@ def guided(prompt: str, **options: Any) -> None:
 
     \b
     Fields: mode prompt weights mix path mix_with negative reading clip_skip init start_step strength fit
-    encode losses guidance sampler schedule eta steps seed count width height model priority trace
-    trace_every time_limit labels; of the mode roundtrip noise_steps. `zip` takes its lists in step, `product`
-    every combination; with both, every pair of the two. A dotted name reaches into lists and mappings. A
-    relative `init` is looked for beside the file.
+    encode mask redo mask_blur fill only_masked outpaint loras losses guidance sampler schedule eta steps seed
+    count width height model priority trace trace_every time_limit labels; of the mode roundtrip noise_steps.
+    `zip` takes its lists in step, `product` every combination; with both, every pair of the two. A dotted name
+    reaches into lists and mappings. A relative `init` or `mask` is looked for beside the file. `redo` is white
+    or black: what of the mask is redone.
 
     \b
     Examples:
@@ -214,12 +220,21 @@ def grid(
     from farm.jobs import grid as grids
 
     with naming_options():
-        axes = [grids.parse_axis(options[name], name=name) for name in grids.AXES if options[name] is not None]
-        given = fields(_mode(prompts, options, axes), prompts, options, mix=mix, weights=_numbers(weights))
+        given, axes = grid_of(prompts, options, mix=mix, weights=numbers(weights))
         refuse_many(grids.count(given, axes), most=max_jobs, yes=yes)
         drafts: list[Draft] = []
         grids.requests(given, axes, check=_drafting(drafts, dry_run=options["dry_run"]))
     send(drafts, options, yields=_A_SHEET)
+
+
+def grid_of(
+    prompts: Sequence[str], options: Mapping[str, Any], *, mix: float | None, weights: Sequence[float] | None
+) -> tuple[dict[str, Any], Sequence[Axis]]:
+    """The fields that all of a grid's requests have, and its axes. Raises `InvalidInput`."""
+    from farm.jobs import grid as grids
+
+    axes = [grids.parse_axis(options[name], name=name) for name in grids.AXES if options[name] is not None]
+    return fields(_mode(prompts, options, axes), prompts, options, mix=mix, weights=weights), axes
 
 
 def _mode(prompts: Sequence[str], options: Mapping[str, Any], axes: Sequence[Axis]) -> Mode:
@@ -243,7 +258,8 @@ def _sheet_beside(farm: FarmClient, submission: Submission, out: Path) -> None:
 _A_SHEET = Yield("sheet", "farm sheet {batch}", _sheet_beside)
 
 
-def _numbers(weights: str | None) -> list[float] | None:
+def numbers(weights: str | None) -> list[float] | None:
+    """`3,2,1` as numbers. Raises `InvalidInput`."""
     return None if weights is None else list(parsing.weights(weights))
 
 

@@ -37,6 +37,7 @@ _FILE = click.Path(path_type=Path, dir_okay=False)
 @click.option("--no-auth", is_flag=True, help="Let every user and program of this machine do everything.")
 @click.option("--tls-cert", type=_FILE, metavar="FILE", help="The certificate, and those between, as PEM.")
 @click.option("--tls-key", type=_FILE, metavar="FILE", help="Its key, as PEM.")
+@click.option("--reindex", is_flag=True, help="Make the gallery's index anew, from the bucket.")
 def web(
     host: str | None,
     port: int,
@@ -46,6 +47,7 @@ def web(
     no_auth: bool,
     tls_cert: Path | None,
     tls_key: Path | None,
+    reindex: bool,
 ) -> None:
     """Serve the farm to browsers and programs until Ctrl-C: /api/v1, for all that the other commands do.
 
@@ -55,16 +57,17 @@ def web(
     import logging
 
     from farm import settings
+    from farm.cli.commands.forms import SubmitForms
     from farm.host import homes
     from farm.host.loglines import log_to_stderr
     from farm.web.server import Serving, serve
 
-    how = Serving(_address(host, bind), port, names, trust, no_auth, tls_cert, tls_key)
+    how = Serving(_address(host, bind), port, names, trust, no_auth, tls_cert, tls_key, reindex)
     where, home = settings.load(), settings.home()
     homes.check(home)
     log_to_stderr(logging.INFO, "%(asctime)s %(levelname)s %(message)s")
 
-    is_done = serve(where, home, how, ready=partial(_tell, how))
+    is_done = serve(where, home, how, forms=SubmitForms(), ready=partial(_tell, how))
     say("stopped")
     if not is_done:
         sys.stdout.flush()

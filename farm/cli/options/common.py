@@ -18,7 +18,7 @@ from farm.jobs.batch_file import MAX_JOBS
 from farm.jobs.losses import BUILTIN
 from farm.jobs.request import DEFAULT_PRIORITY, DEFAULT_STEPS, JobRequest
 from farm.jobs.samplers import KNOWN, SAMPLERS, SCHEDULES
-from farm.jobs.spec import ENCODINGS, FITS, MIX_PATHS, TRACE_LEVELS, Mode
+from farm.jobs.spec import ENCODINGS, FILLS, FITS, MIX_PATHS, TRACE_LEVELS, Mode
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -81,7 +81,37 @@ _REQUEST = (
         type=click.Choice(ENCODINGS),
         help="With --init: start from a sample of what the autoencoder makes of it, or from the mean.  [sample]",
     ),
+    click.option(
+        "--mask",
+        type=_FILE,
+        metavar="FILE|alpha",
+        help="With --init: redo only what is white in this picture (or transparent in --init itself).",
+    ),
+    click.option(
+        "--invert-mask", "redo", flag_value="black", default=None, help="Redo what is black in the mask, not white."
+    ),
+    click.option(
+        "--mask-blur", type=int, metavar="PIXELS", help="Blend the seam over so many pixels.  [4; of --outpaint 0]"
+    ),
+    click.option(
+        "--fill",
+        type=click.Choice(FILLS),
+        help="What to begin with under the mask: what is there, noise, or what is around.  [original; of --outpaint blur]",
+    ),
+    click.option(
+        "--only-masked",
+        type=int,
+        metavar="PADDING",
+        help="Render only the mask's box, and so many pixels around it, at the job's size, and put it back.",
+    ),
+    click.option("--outpaint", metavar="SIDE=PIXELS,…", help="Let --init grow: left=128,top=64, or right, bottom."),
     click.option("--mix-with", multiple=True, metavar="PROMPT:WEIGHT", help="Mix in a prompt with this share, 0 to 1."),
+    click.option(
+        "--lora",
+        multiple=True,
+        metavar="NAME[:WEIGHT]",
+        help="Add a LoRA ('farm loras' lists them): detail:0.8, or detail:unet=0.8,text=0.5.  [1]",
+    ),
     click.option(
         "--loss",
         "loss",
@@ -210,6 +240,7 @@ def fields(mode: Mode, prompts: Sequence[str], options: Mapping[str, Any], **mor
     named = (
         *("negative", "reading", "clip_skip", "steps", "guidance", "seed", "count", "width", "height", "sampler"),
         *("schedule", "eta", "model", "init", "start_step", "strength", "fit", "encode", "path", "trace"),
+        *("mask", "redo", "mask_blur", "fill", "only_masked", "outpaint"),
         *("trace_every", "priority", "time_limit"),
     )
     given: dict[str, Any] = {name: options[name] for name in named if name in options}
@@ -217,6 +248,7 @@ def fields(mode: Mode, prompts: Sequence[str], options: Mapping[str, Any], **mor
         "mode": mode,
         "prompt": list(prompts),
         "mix_with": [parsing.mix_term(text) for text in options["mix_with"]],
+        "loras": [parsing.lora(text) for text in options["lora"]],
         "losses": parsing.losses(options["loss"], options["loss_arg"], options["loss_scale"], options["loss_every"]),
         "labels": parsing.labels(options["label"]),
         **more,
@@ -231,7 +263,7 @@ def naming_options() -> Iterator[None]:
         yield
     except InvalidInput as error:
         what, reason = option_of(error.field), error.reason
-        if what == "--loss" and error.field and "." in error.field:  # one option fills several fields
+        if what in ("--loss", "--lora") and error.field and "." in error.field:  # one option fills several fields
             reason = f"{error.field.rpartition('.')[2]}: {reason}"
         raise InvalidInput(reason, field=what, hint=error.hint) from error
 
@@ -249,5 +281,13 @@ def option_of(field: str | None) -> str | None:
 
 
 _SINGULAR = {
-    **{"losses": "loss", "labels": "label", "loss": "loss", "noise_steps": "noise_step", "reading": "plain-prompt"},
+    **{
+        "losses": "loss",
+        "loras": "lora",
+        "labels": "label",
+        "loss": "loss",
+        "noise_steps": "noise_step",
+        "reading": "plain-prompt",
+        "redo": "invert-mask",
+    },
 }

@@ -1,4 +1,4 @@
-"""The small languages inside options: `NAME:KEY=VALUE,…`, `PROMPT:WEIGHT`, `KEY=VALUE`, `A,B,C`."""
+"""The small languages inside options: `NAME:KEY=VALUE,…`, `PROMPT:WEIGHT`, `NAME:WEIGHT`, `KEY=VALUE`, `A,B,C`."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import click
 
 from farm.errors import InvalidInput
 
+LORA_EXAMPLE = "such as --lora detail:0.8, or --lora detail:unet=0.8,text=0.5"
 INLINE_EXAMPLE = "--loss color:red=0.1,blue=0.9,scale=100,every=2"
 
 
@@ -59,6 +60,19 @@ def mix_term(text: str) -> dict[str, Any]:
     if not colon or not prompt.strip():
         raise InvalidInput(f"{text!r:.60} is not PROMPT:WEIGHT", field="--mix-with", hint='such as "a cat:0.3"')
     return {"prompt": prompt.strip(), "weight": _number(weight, "--mix-with", of=f"the weight of {prompt!r:.40}")}
+
+
+def lora(text: str) -> dict[str, Any]:
+    """`detail`, `detail:0.8` or `detail:unet=0.8,text=0.5` as the fields of a LoRA's request. Raises `InvalidInput`."""
+    name, colon, weights = text.partition(":")
+    if not colon:
+        return {"name": name.strip()}
+    if "=" not in weights:
+        return {"name": name.strip(), "weight": _number(weights, "--lora", of=f"the weight of {name!r:.40}")}
+    numbers = dict(_number_pair(pair, "--lora") for pair in weights.split(",") if pair.strip())
+    if others := numbers.keys() - {"unet", "text"}:
+        raise InvalidInput(f"a LoRA has no {min(others)!r:.40}", field="--lora", hint=LORA_EXAMPLE)
+    return {"name": name.strip(), **numbers}
 
 
 def labels(texts: Iterable[str]) -> dict[str, str]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-MARKS = "ox+*#@%&"
+MARKS = "ox+*#@%&=~^$AHNVXZ"
 """Curves are drawn with these in turn."""
 _HEIGHT = 12
 _LEFT = 9

@@ -71,6 +71,11 @@ function operations.forget(jobs)
   return forgotten
 end
 
+-- One event for all of the jobs (a JSON list of ids), of none of them by name: those who follow a job need not hear it.
+function operations.tell_gone(jobs)
+  tell('', 'gone', jobs)
+end
+
 -- Up to `limit` jobs that have been in one of the states (a JSON list; they are over) for `age` ms.
 function operations.expired(states, age, limit)
   local found = {}

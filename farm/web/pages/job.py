@@ -17,6 +17,7 @@ from farm.web.pages.queue import foretold
 from farm.web.parts import LOOKS, InSite, Parts
 from farm.web.problems import Problem, Refused, of_status, told_by
 from farm.web.v1.jobs import known
+from farm.web.v1.made import result_of
 
 router = APIRouter(include_in_schema=False)
 
@@ -72,7 +73,6 @@ async def _result(site: Parts, status: JobStatus) -> tuple[JobResult | None, Pro
 async def trace(site: InSite, job: str) -> Response:
     """How the picture came to be, as `farm trace` makes it. It is shown as of no origin, and so can ask for nothing."""
 
-    def written() -> str:
-        return page_of(site.client.storage, site.client.result(known(job)))[0]
-
-    return Response(await site.bucket(written), headers=_INSIDE, media_type="text/html")
+    result = await result_of(site, known(job))
+    text, _ = await site.bucket(page_of, site.client.storage, result)
+    return Response(text, headers=_INSIDE, media_type="text/html")

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from fastapi import FastAPI
 
-from farm.web.pages import job, login, queue, static, workers
+from farm.web.pages import gallery, job, login, queue, static, submit, workers
 
 PUBLIC = static.PUBLIC | login.PUBLIC
 
 
 def install(app: FastAPI) -> None:
     """Make the pages a part of the site."""
-    for part in (static, login, queue, job, workers):
+    for part in (static, login, queue, job, gallery, submit, workers):
         app.include_router(part.router)

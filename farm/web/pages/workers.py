@@ -7,8 +7,8 @@ from dataclasses import dataclass
 
 from fastapi import APIRouter, Request, Response
 
-from farm.bucket.models import StoredModel
-from farm.client.kept import KINDS, kept_models
+from farm.bucket.models import KINDS, MODELS, StoredModel
+from farm.client.kept import all_kept
 from farm.client.services import ModelService
 from farm.web.pages import frame
 from farm.web.parts import LOOKS, InSite, Parts
@@ -39,7 +39,7 @@ async def workers(request: Request, site: InSite) -> Response:
 
 def _models(site: Parts) -> tuple[list[Model], list[str]]:
     services = {service.name: service for service in site.client.models()}
-    kept, trouble = kept_models(site.client)
+    kept, trouble = all_kept(site.client, MODELS)
     return [*_together(services, kept)], trouble
 
 

@@ -5,10 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 from fastapi import APIRouter, FastAPI
-from fastapi.openapi.utils import get_openapi
 
-from farm import __version__
-from farm.web.v1 import events, farm, jobs, results, session
+from farm.web.document import document
+from farm.web.v1 import events, farm, gallery, jobs, results, session
 from farm.web.v1.shapes import schemas
 
 PREFIX = "/api/v1"
@@ -27,11 +26,11 @@ problems, whose `type` is stable and whose `detail` and `hint` are the words of 
 def router() -> APIRouter:
     """Everything under `/api/v1`."""
     made = APIRouter(prefix=PREFIX)
-    for part in (jobs, events, results, farm, session):
+    for part in (jobs, events, results, gallery, farm, session):
         made.include_router(part.router)
 
     @made.get("/openapi.json", include_in_schema=False)
-    async def document() -> dict[str, Any]:
+    async def openapi() -> dict[str, Any]:
         return described(made)
 
     return made
@@ -39,19 +38,7 @@ def router() -> APIRouter:
 
 def described(made: APIRouter) -> dict[str, Any]:
     """The API's OpenAPI document."""
-    document = get_openapi(
-        title="The render farm for Stable Diffusion", version=__version__, description=_DESCRIPTION, routes=made.routes
-    )
-    components = document.setdefault("components", {})
-    components["schemas"] = {**components.get("schemas", {}), **schemas()}
-    for unused in ("HTTPValidationError", "ValidationError"):  # ours are problems
-        components["schemas"].pop(unused, None)
-    components["securitySchemes"] = {
-        "bearer": {"type": "http", "scheme": "bearer"},
-        "basic": {"type": "http", "scheme": "basic", "description": "The token as password, with any user."},
-    }
-    document["security"] = [{"bearer": []}, {"basic": []}]
-    return document
+    return document("The render farm for Stable Diffusion", _DESCRIPTION, made.routes, schemas())
 
 
 def install(app: FastAPI) -> None:

@@ -1,4 +1,4 @@
-"""What the farm has: workers, models, losses."""
+"""What the farm has: workers, models, LoRAs, losses."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ from fastapi import APIRouter, Query
 
 from farm.bucket.models import manifests
 from farm.client import models as keeping
-from farm.client.models import Removed
+from farm.client.keeping import Removed
 from farm.client.services import ModelService
 from farm.jobs.losses import LossDeclaration
 from farm.jobs.status import WorkerInfo
 from farm.web.parts import LOOKS, OPERATES, InSite
 from farm.web.problems import Refused
-from farm.web.v1.shapes import problems
+from farm.web.v1.shapes import Lora, problems
 
 router = APIRouter(tags=["Farm"])
 
@@ -29,6 +29,12 @@ async def workers(site: InSite) -> list[WorkerInfo]:
 async def models(site: InSite) -> list[ModelService]:
     """Every model that a live worker serves or a job waits for."""
     return [*await site.ledger(site.client.models)]
+
+
+@router.get("/loras", dependencies=[LOOKS], responses=problems())
+async def loras(site: InSite) -> list[Lora]:
+    """The LoRAs that the farm keeps, which jobs name."""
+    return [Lora.of(kept) for kept in await site.bucket(site.client.loras)]
 
 
 @router.delete("/models/{name}", dependencies=[OPERATES], responses=problems(404, 409))

@@ -18,10 +18,11 @@ from farm.client.rerun import submit_again
 from farm.errors import InvalidInput, JobNotFound, LedgerUnavailable
 from farm.jobs.status import JobStatus, State
 from farm.ledger.records import Position
+from farm.web import waiting
 from farm.web.access import Caller
 from farm.web.parts import LOOKS, SUBMITS, InSite, Parts, Submitting
 from farm.web.problems import Refused, later
-from farm.web.v1 import submission, waiting
+from farm.web.v1 import submission
 from farm.web.v1.shapes import EXAMPLE, Again, Cancelled, Named, Page, Submitted, ToCancel, problems
 
 router = APIRouter(tags=["Jobs"])

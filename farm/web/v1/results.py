@@ -12,10 +12,12 @@ from starlette.responses import StreamingResponse
 from farm.bucket.results import JobResult, ResultObject
 from farm.bucket.storage import is_loopback
 from farm.errors import FetchRefused
+from farm.pictures.images import MAX_BYTES
 from farm.web.bridge import Bridge
 from farm.web.parts import LOOKS, InSite, Parts
 from farm.web.problems import Refused
 from farm.web.v1.jobs import known
+from farm.web.v1.made import result_of
 from farm.web.v1.shapes import Looks, problems
 
 router = APIRouter(tags=["Results"])
@@ -31,13 +33,34 @@ _TYPES = {
     "jsonl": "application/x-ndjson",
 }
 """What browsers may show; anything else is for keeping, whatever its result says that it is."""
-_CACHE = "private, max-age=31536000, immutable"
+CACHE = "private, max-age=31536000, immutable"
 
 
 @router.get("/jobs/{job}/result", dependencies=[LOOKS], responses=problems(404, 409))
 async def result(site: InSite, job: str) -> JobResult:
     """The `result.json` of a job that is done: what was made, from what, where, and how long it took."""
-    return await site.bucket(site.client.result, known(job))
+    return await result_of(site, known(job))
+
+
+@router.get(
+    "/jobs/{job}/init",
+    dependencies=[LOOKS],
+    status_code=200,
+    response_class=Response,
+    responses={
+        200: {"description": "The picture.", "content": {"image/*": {"schema": {"type": "string"}}}},
+        **problems(404, 409),
+    },
+)
+async def init(site: InSite, job: str) -> Response:
+    """The picture that a finished job started from."""
+    image = (await result_of(site, known(job))).spec.start.image
+    if image is None:
+        raise Refused(404, "object-not-found", f"job {job} started from no picture")
+    data = await site.bucket(site.client.storage.get, image.key, limit=MAX_BYTES)
+    if hashlib.sha256(data).hexdigest() != image.sha256:
+        raise FetchRefused(f"{image.key} is not what its name says")
+    return Response(data, headers={"Cache-Control": CACHE}, media_type=_TYPES[image.extension])
 
 
 @router.get(
@@ -65,13 +88,13 @@ async def result_object(
     ] = None,
 ) -> Response:
     """One of the objects that a result names, such as `image.png`; through here it is checked by its SHA-256."""
-    found = (await site.bucket(site.client.result, known(job))).objects.get(name)
+    found = (await result_of(site, known(job))).objects.get(name)
     if found is None:
         raise Refused(404, "object-not-found", f"job {job} made no {name!r:.80}", hint="its result names what it made")
-    if (delivery or _usual(site)) == "redirect":
+    if (delivery or usual(site)) == "redirect":
         link = await site.bucket(site.client.storage.presign, found.key, seconds=LINK_SECONDS)
         return Response(status_code=307, headers={"Location": link})
-    headers = {"ETag": f'"{found.sha256}"', "Cache-Control": _CACHE}
+    headers = {"ETag": f'"{found.sha256}"', "Cache-Control": CACHE}
     if headers["ETag"] in request.headers.get("if-none-match", ""):
         return Response(status_code=304, headers=headers)
     media = _TYPES.get(name.rpartition(".")[2])
@@ -119,7 +142,8 @@ async def previews(
     return {job: Looks.of(preview) for job, preview in found.items()}
 
 
-def _usual(site: Parts) -> str:
+def usual(site: Parts) -> Literal["redirect", "stream"]:
+    """By which way objects come unless one is asked for: by a link to the bucket, if others can reach it."""
     where = site.client.settings
     reachable = where.s3_public_endpoint or not is_loopback(where.s3_endpoint)
     return "redirect" if reachable else "stream"

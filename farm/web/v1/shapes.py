@@ -4,14 +4,19 @@ from __future__ import annotations
 
 import base64
 import copy
+from datetime import datetime
 from typing import Annotated, Any, Self
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from farm.bucket.loras import StoredLora
+from farm.bucket.models import Kind
 from farm.bucket.preview import Preview
 from farm.jobs.request import JobRequest
 from farm.jobs.spec import MAX_PROMPT_CHARACTERS, MAX_PROMPTS, JobSpec
 from farm.jobs.status import JobStatus, State
+from farm.jobs.writing import ALPHA
+from farm.web.document import schemas_of
 from farm.web.problems import MEDIA_TYPE, Problem
 
 Names = Annotated[
@@ -66,6 +71,27 @@ class Again(BaseModel):
     jobs: list[str]
 
 
+class Lora(BaseModel):
+    """A LoRA that the farm keeps: for which kind of models (`sd`: not known), its ranks, and on what it acts."""
+
+    name: str
+    kind: Kind
+    ranks: tuple[int, ...]
+    unet: bool
+    text: bool
+    title: str | None
+    base: str | None
+    size: int
+    sha256: str
+    short_hash: str
+    added: datetime
+
+    @classmethod
+    def of(cls, kept: StoredLora) -> Self:
+        told = kept.model_dump(include=set(cls.model_fields))
+        return cls(size=kept.size, sha256=kept.file.sha256, **told)
+
+
 class Looks(BaseModel):
     """How a job looked after a step: a PNG in base64, to be shown at `width` × `height` pixels."""
 
@@ -99,11 +125,7 @@ def problems(*statuses: int) -> dict[int | str, dict[str, Any]]:
 
 def schemas() -> dict[str, Any]:
     """The schemas of what is read by the farm's own checks: submissions, and the problems that they end in."""
-    made: dict[str, Any] = {}
-    for model in (JobRequest, JobSpec, Problem):
-        schema = model.model_json_schema(ref_template="#/components/schemas/{model}")
-        made |= schema.pop("$defs", {})
-        made[model.__name__] = schema
+    made = schemas_of(JobRequest, JobSpec, Problem)
     picture = {
         "description": "A PNG, JPEG or WebP picture of up to 32 MiB and 40 megapixels. Never a path or a URL.",
         "oneOf": [
@@ -114,13 +136,17 @@ def schemas() -> dict[str, Any]:
     text = {"type": "string", "maxLength": MAX_PROMPT_CHARACTERS}
     properties = made["JobRequest"]["properties"]
     properties["init"] = {"$ref": "#/components/schemas/Picture"}
+    properties["mask"] = {"oneOf": [{"$ref": "#/components/schemas/Picture"}, {"const": ALPHA}]}
+    grown = {"type": "string", "examples": ["left=128,top=64"]}
+    properties["outpaint"] = {"oneOf": [{"$ref": "#/components/schemas/Outpaint"}, grown]}
     properties["prompt"] = {
         "oneOf": [text, {"type": "array", "items": text, "minItems": 1, "maxItems": MAX_PROMPTS}],
         "title": "Prompt",
     }
     properties["negative"] |= text
     priority, labels = copy.deepcopy(properties["priority"]), copy.deepcopy(properties["labels"])
-    spec = {"spec": {"$ref": "#/components/schemas/JobSpec"}, "init": {"$ref": "#/components/schemas/Picture"}}
+    came = {name: {"$ref": "#/components/schemas/Picture"} for name in ("init", "mask")}
+    spec = {"spec": {"$ref": "#/components/schemas/JobSpec"}, **came}
     submission = _object(
         {
             "requests": {"type": "array", "items": {"$ref": "#/components/schemas/JobRequest"}},

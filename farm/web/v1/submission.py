@@ -22,6 +22,7 @@ from farm.jobs.batch_file import refuse_more, refuse_unknown
 from farm.jobs.faults import quoted
 from farm.jobs.request import JobRequest
 from farm.jobs.spec import JobSpec
+from farm.jobs.writing import ALPHA
 from farm.pictures.images import MAX_BYTES, pixels
 
 MOST_FILES = 64
@@ -29,6 +30,8 @@ _MOST_VALUES = 200_000
 """As many values a submission can have: a text of a few megabytes could make objects of gigabytes."""
 _PICTURE = 'send the picture itself: {"base64": "…"}, or {"upload": "NAME"} with a file NAME of a form'
 _PART = "submission"
+_CALLED = {"init": "the init picture", "mask": "the mask"}
+"""The fields of a request that are pictures."""
 
 
 @dataclass(frozen=True)
@@ -88,7 +91,10 @@ def drafts(what: Sent, *, most: int, charge: Callable[[int], None]) -> list[Draf
 def fingerprint(asked: Sequence[Draft]) -> str:
     """What tells submissions apart, whichever way they were sent."""
     parts = [
-        [one.request.model_dump(mode="json", exclude={"init"}, warnings=False), one.image.sha256 if one.image else None]
+        [
+            one.request.model_dump(mode="json", exclude={"init", "mask"}, warnings=False),
+            *(image.sha256 if image else None for image in (one.image, one.mask)),
+        ]
         for one in asked
     ]
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
@@ -129,21 +135,24 @@ def _jobs(made: Sequence[Draft]) -> int:
 
 def _request(fields: Any, pictures: _Pictures) -> Draft:
     given = _mapping(fields)
-    init = pictures.init(given.pop("init", None))
-    return draft(JobRequest.parse({**given, **({} if init is None else {"init": init})}), pictures.known)
+    came = [name for name in _CALLED if given.get(name) is not None and (name, given[name]) != ("mask", ALPHA)]
+    given |= {name: pictures.sent(given[name], name) for name in came}
+    return draft(JobRequest.parse(given), pictures.known)
 
 
 def _spec(fields: Any, pictures: _Pictures) -> Draft:
     """A spec as `result.json` or a dry run has it, with its picture if it starts from one: the very same again."""
     given = _mapping(fields)
-    refuse_unknown(given, ("spec", "init", "priority", "labels"))
+    refuse_unknown(given, ("spec", "init", "mask", "priority", "labels"))
     if "spec" not in given:
         raise InvalidInput("it has no spec")
     spec = JobSpec.from_json(json.dumps(given["spec"]))
-    init = pictures.init(given.get("init"))
+    init, mask = (pictures.sent(given.get(name), name) for name in _CALLED)
     if spec.start.image is not None and init is None:
         raise InvalidInput("it starts from a picture, which has to come along", field="init", hint=_PICTURE)
-    made = draft_again(Made(b"", spec), init, {})
+    if spec.start.mask is not None and mask is None:
+        raise InvalidInput("it has a mask, which has to come along", field="mask", hint=_PICTURE)
+    made = draft_again(Made(b"", spec), init, {}, mask=mask)
     about = {name: given[name] for name in ("priority", "labels") if given.get(name) is not None}
     checked = JobRequest.parse({"prompt": "", **about})
     request = made.request.model_copy(update={name: getattr(checked, name) for name in about})
@@ -164,34 +173,47 @@ class _Pictures:
         self._files, self._charge = files, charge
         self._paid: set[bytes] = set()
 
-    def init(self, value: Any) -> bytes | None:
-        """The bytes of a picture as a client names it. Raises `InvalidInput` for a path or a URL, whatever it is."""
+    def sent(self, value: Any, field: str) -> bytes | None:
+        """The bytes of a picture as a client names it in a field, `init` or `mask`.
+
+        Raises `InvalidInput` for a path or a URL, whatever it is.
+        """
         if value is None:
             return None
         if isinstance(value, str):
-            raise InvalidInput("a server opens no path and no URL of a client's", field="init", hint=_PICTURE)
+            raise InvalidInput("a server opens no path and no URL of a client's", field=field, hint=_PICTURE)
         if not isinstance(value, dict) or len(value) != 1 or not isinstance(next(iter(value.values())), str):
-            raise InvalidInput(f"{quoted(value)} is no picture", field="init", hint=_PICTURE)
+            raise InvalidInput(f"{quoted(value)} is no picture", field=field, hint=_PICTURE)
         [(how, text)] = value.items()
-        data = self._bytes(how, text)
+        data = self._bytes(how, text, field)
         if len(data) > MAX_BYTES:
-            raise InvalidInput(f"the init picture is larger than {MAX_BYTES // 2**20} MiB", field="init")
+            raise InvalidInput(f"{_CALLED[field]} is larger than {MAX_BYTES // 2**20} MiB", field=field)
         if data not in self._paid:
-            self._charge(pixels(data, name="the init picture"))
+            with _blaming(field):
+                self._charge(pixels(data, name=_CALLED[field]))
             self._paid.add(data)
         return data
 
-    def _bytes(self, how: str, text: str) -> bytes:
+    def _bytes(self, how: str, text: str, field: str) -> bytes:
         if how == "upload":
             if text not in self._files:
-                raise InvalidInput(f"no file {text!r:.60} came along", field="init", hint=_PICTURE)
+                raise InvalidInput(f"no file {text!r:.60} came along", field=field, hint=_PICTURE)
             return self._files[text]
         if how != "base64":
-            raise InvalidInput(f"{how!r:.60} is no way to send a picture", field="init", hint=_PICTURE)
+            raise InvalidInput(f"{how!r:.60} is no way to send a picture", field=field, hint=_PICTURE)
         try:
             return base64.b64decode(text, validate=True)
         except (binascii.Error, ValueError):
-            raise InvalidInput("is not base64", field="init") from None
+            raise InvalidInput("is not base64", field=field) from None
+
+
+@contextmanager
+def _blaming(field: str) -> Iterator[None]:
+    """Errors about a picture name the field that it came in."""
+    try:
+        yield
+    except InvalidInput as error:
+        raise InvalidInput(error.reason, field=field, hint=error.hint) from error
 
 
 @contextmanager

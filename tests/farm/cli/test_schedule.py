@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
@@ -13,9 +14,12 @@ from click.testing import CliRunner, Result
 
 from farm.cli.commands import schedule as command
 from farm.cli.commands.schedule import schedule
-from farm.cli.view.plotted import plotted
+from farm.cli.view.plotted import MARKS, plotted
 from farm.errors import InvalidInput
+from farm.jobs.samplers import SAMPLERS
 from farm.jobs.schedule import ScheduleTold
+from tests import launching
+from tests.environments import of_a_shell
 from worker.diffusion.told import schedule_told
 from worker.models.schedules import SD_1_4
 
@@ -116,11 +120,13 @@ def test_a_worker_tells_from_the_first_step_on() -> None:
 
 
 @pytest.mark.long
-def test_this_installation_tells_it() -> None:
-    [told] = json.loads(run("--sampler", "Euler a", "--eta", "0.5", "--steps", "3", "--json").output)
+def test_this_installation_tells_it(tmp_path: Path) -> None:
+    shell = partial(launching.farm, "schedule", environment=of_a_shell(tmp_path / "home"), folder=tmp_path)
+    [told] = json.loads(shell("--sampler", "Euler a", "--eta", "0.5", "--steps", "3", "--json").stdout)
     assert told == schedule_told(SD_1_4, "euler_a", 3, eta=0.5).model_dump(mode="json")
-    with pytest.raises(InvalidInput, match="--start-step: 3 is not a step from 0 to 2"):
-        run("--steps", "3", "--start-step", "3")
+    refused = shell("--steps", "3", "--start-step", "3")
+    assert refused.returncode == 2
+    assert refused.stderr.startswith("farm: --start-step: 3 is not a step from 0 to 2")
 
 
 def test_a_plot_has_its_ends_where_they_are() -> None:
@@ -130,3 +136,7 @@ def test_a_plot_has_its_ends_where_they_are() -> None:
     assert lines[-1].split() == ["0", "2"]
     assert max(map(len, lines)) <= 40
     assert plotted([[(0, 0.0)]], width=40) == []
+
+
+def test_each_sampler_is_drawn_with_a_sign_of_its_own() -> None:
+    assert len(set(MARKS)) == len(MARKS) >= len(SAMPLERS)

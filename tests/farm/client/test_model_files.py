@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from farm.client.model_files import look_at, read_header
+from farm.client.headers import read_header
+from farm.client.model_files import look_at
 from farm.errors import InvalidInput
 from tests.models_on_disk import ORIGINAL, write_folder, write_json, write_weights
 
@@ -163,6 +164,7 @@ def test_a_file_that_is_no_checkpoint_is_told(tmp_path: Path) -> None:
         (2**40).to_bytes(8, "little") + b"{}",
         (2).to_bytes(8, "little") + b"[]",
         (16).to_bytes(8, "little") + b'{"x":{"shape":1}}',
+        (46).to_bytes(8, "little") + b'{"x":{"shape":[1e999],"data_offsets":[0, 0]}}  ',
         (40_000).to_bytes(8, "little") + b"[" * 40_000,
     ],
 )

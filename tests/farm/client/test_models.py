@@ -18,6 +18,7 @@ from farm.bucket.storage import Storage
 from farm.cli.main import farm as command
 from farm.client import FarmClient
 from farm.client import models as keeping
+from farm.client.keeping import ABANDONED
 from farm.client.models import add, remove
 from farm.errors import InvalidInput, ModelError, ObjectDamaged, StorageError, WrongState
 from farm.jobs.request import JobRequest
@@ -213,7 +214,7 @@ def test_nothing_is_deleted_that_a_manifest_written_meanwhile_names(
 ) -> None:
     """Whoever removes holds the lock from before it reads the manifests until it has deleted."""
     add(ledger, bucket, "old", str(folder))
-    monkeypatch.setattr(keeping, "_LOCK_SECONDS", 0.2)
+    monkeypatch.setattr("farm.client.keeping._LOCK_SECONDS", 0.2)
     added: list[str] = []
     delete = bucket.delete
 
@@ -250,7 +251,7 @@ def test_what_was_sent_for_a_model_that_never_came_goes_in_the_end(
     old, fresh = (keys.model_blob(hashlib.sha256(data).hexdigest()) for data in (b"old", b"fresh"))
     for key in (old, fresh):
         bucket.put(key, b"of nobody", "application/octet-stream")
-    bucket.modified[old] = datetime.now(UTC) - 2 * keeping.ABANDONED
+    bucket.modified[old] = datetime.now(UTC) - 2 * ABANDONED
 
     remove(ledger, bucket, "mine")
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 from pathlib import Path
 
+import numpy as np
 import pytest
 from PIL import Image
 
@@ -13,7 +14,7 @@ from farm.client.planning import Pictures, draft, drafted, dry_run, images_of, p
 from farm.errors import InvalidInput
 from farm.jobs.losses import BUILTIN, LossDeclaration
 from farm.jobs.request import JobRequest
-from farm.jobs.spec import InitReference
+from farm.jobs.spec import InitReference, Start
 from farm.pictures.images import MAX_BYTES, InitImage, check_init
 
 BATCH = "0kz3mw7c9d2f4g5h"
@@ -115,3 +116,71 @@ def test_losses_that_only_workers_know_wait_for_them() -> None:
     assert (job.spec.guidance.losses[0].name, job.spec.guidance.losses[0].scale) == ("warmth", None)
     with pytest.raises(InvalidInput, match="there is no loss 'warmth'"):
         plan([waiting], BATCH, default_model="emoji", declarations=BUILTIN)
+
+
+def png(*size: int, mode: str = "L", colour: object = 255, part: tuple[int, ...] | None = None) -> bytes:
+    """A picture of one colour, or black but for a part of it."""
+    picture = Image.new(mode, size, 0 if part else colour)  # type: ignore[arg-type]
+    if part:
+        picture.paste(colour, part)  # type: ignore[arg-type]
+    file = io.BytesIO()
+    picture.save(file, "PNG")
+    return file.getvalue()
+
+
+def start_of(**fields: object) -> Start:
+    ((job,),) = (dry_run([otter(mode="img2img", **fields)]),)
+    return job.spec.start
+
+
+def test_a_mask_is_named_by_its_content_and_comes_along(picture: bytes) -> None:
+    mask = png(64, 32, part=(0, 0, 9, 9))
+    (made,) = drafted([otter(init=picture, mask=mask, redo="black", mask_blur=7, only_masked=5, fill="noise")])
+    assert [image.data for image in images_of([made])] == [picture, mask]
+    (job,) = plan([made], BATCH, default_model="m", declarations=BUILTIN)
+    start = job.spec.start
+    assert start.mask == InitReference(sha256=check_init(mask, name="x").sha256, extension="png", width=64, height=32)
+    assert (start.redo, start.mask_blur, start.only_masked, start.fill) == ("black", 7, 5, "noise")
+
+
+def test_what_is_transparent_is_a_mask(picture: bytes) -> None:
+    seen_through = Image.new("RGBA", (64, 32), (1, 2, 3, 255))
+    seen_through.paste((0, 0, 0, 0), (0, 0, 10, 10))
+    file = io.BytesIO()
+    seen_through.save(file, "PNG")
+    (made,) = drafted([otter(init=file.getvalue(), mask="alpha")])
+    assert made.mask is not None
+    assert np.array_equal(
+        np.asarray(Image.open(io.BytesIO(made.mask.data)))[:12, 9:12], [[255, 0, 0]] * 10 + [[0] * 3] * 2
+    )
+    with pytest.raises(InvalidInput, match="mask: the init picture has no transparency"):
+        drafted([otter(init=picture, mask="alpha")])
+
+
+def test_a_full_mask_is_plain_img2img(picture: bytes) -> None:
+    plain = start_of(init=picture)
+    assert start_of(init=picture, mask=png(64, 32)) == plain
+    assert start_of(init=picture, mask=png(64, 32, colour=0), redo="black") == plain
+    assert start_of(init=picture, mask=png(64, 32), only_masked=3).mask is not None
+
+
+@pytest.mark.parametrize(
+    ("fields", "said"),
+    [
+        ({"mask": png(64, 33)}, "mask: the mask has 64×33 pixels, and the picture 64×32"),
+        ({"mask": png(64, 32, colour=0)}, "mask: nothing of the picture is redone .*--invert-mask"),
+        ({"mask": png(64, 32), "redo": "black"}, "mask: nothing of the picture is redone"),
+        ({"mask": b"nonsense"}, "mask: the mask is not a PNG, JPEG or WebP image"),
+        ({"outpaint": {"bottom": 2049}}, "outpaint.bottom: 2049: input should be less than or equal to 2048"),
+    ],
+)
+def test_a_mask_that_cannot_be_meant_is_refused(picture: bytes, fields: dict[str, object], said: str) -> None:
+    with pytest.raises(InvalidInput, match=f"^{said}"):
+        dry_run([otter(init=picture, **fields)])
+
+
+def test_a_picture_that_grows_too_large_is_refused() -> None:
+    with pytest.raises(
+        InvalidInput, match=r"^outpaint: the picture would have 8,048×6,000 pixels, more than 40 million"
+    ):
+        dry_run([otter(init=png(6_000, 6_000, mode="1", colour=1), outpaint="left=2048")])

@@ -37,10 +37,21 @@ def rendered(**fields: Any) -> JobSpec:
     return JobSpec.from_json(ResolvedSpec.of(spec, width=64, height=64, scale=scale, loss_scales=SCALES).to_json())
 
 
+def half_white() -> bytes:
+    file, mask = io.BytesIO(), Image.new("L", (64, 64))
+    mask.paste(255, (0, 0, 32, 64))
+    mask.save(file, "PNG")
+    return file.getvalue()
+
+
+MASK = half_white()
 KINDS: dict[str, dict[str, Any]] = {
     "txt2img": {"negative": "a dog", "sampler": "ddim", "trace": "frames", "trace_every": 3, "time_limit": 60},
     "img2img": {"mode": "img2img", "init": png(), "strength": 0.35, "fit": "pad", "encode": "mean"},
     "of the picture's size": {"mode": "img2img", "init": png(), "fit": "init"},
+    "masked": {"mode": "img2img", "init": png(), "mask": MASK, "redo": "black", "mask_blur": 9, "fill": "noise"},
+    "only what is masked": {"mode": "img2img", "init": png(), "mask": MASK, "only_masked": 5},
+    "grown": {"mode": "img2img", "init": png(), "outpaint": "left=8"},
     "mix of thirds": {"mode": "mix", "prompt": ["a", "b", "c"], "weights": [1, 1, 1]},
     "beyond a mix": {"mode": "mix", "prompt": ["a", "b"], "mix": 1.7},
     "along the arc": {"mode": "mix", "prompt": ["a", "b"], "mix": 0.25, "path": "spherical"},
@@ -54,22 +65,23 @@ KINDS: dict[str, dict[str, Any]] = {
 @pytest.mark.parametrize("kind", KINDS)
 def test_unchanged_it_is_the_very_same_spec(kind: str) -> None:
     made = Made(b"", rendered(**KINDS[kind]))
-    again = draft_again(made, KINDS[kind].get("init"), {})
+    again = draft_again(made, KINDS[kind].get("init"), {}, mask=KINDS[kind].get("mask"))
 
     assert again.specs == (made.spec,)
     assert (again.image is None) == ("init" not in KINDS[kind])
+    assert (again.mask is None) == ("mask" not in KINDS[kind])
 
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_change_changes_that_field_alone(kind: str) -> None:
     made = Made(b"", rendered(**KINDS[kind]))
-    again = draft_again(made, KINDS[kind].get("init"), {"steps": 40})
+    again = draft_again(made, KINDS[kind].get("init"), {"steps": 40}, mask=KINDS[kind].get("mask"))
 
     assert again.specs is not None
     (spec,) = again.specs
     changed = {name for name in JobSpec.model_fields if getattr(spec, name) != getattr(made.spec, name)}
     unread = {"conditioning", *(["guidance"] if kind == "roundtrip" else [])}
-    assert changed - unread == {"steps"} | ({"width", "height"} if kind == "of the picture's size" else set())
+    assert changed - unread == {"steps"} | ({"width", "height"} if made.spec.start.fit == "init" else set())
     for name in ("negative", "reading", "clip_skip"):
         assert getattr(spec.conditioning, name) == getattr(made.spec.conditioning, name)
     for one, other in zip(spec.conditioning.prompts, made.spec.conditioning.prompts, strict=True):

@@ -73,6 +73,14 @@ def test_jobs_of_a_sweep_do_not_share_what_they_change() -> None:
     assert shared["jobs"][0]["losses"] == [{"name": "blue"}]
 
 
+def test_a_mask_is_found_beside_the_file_too() -> None:
+    one, own = expand(
+        {"jobs": [{"prompt": "x", "init": "a.png", "product": {"mask": ["m.png", "alpha"], "mask_blur": [2]}}]},
+        folder=Path("/some/where"),
+    )
+    assert (one.mask, own.mask, one.mask_blur) == (Path("/some/where/m.png"), "alpha", 2)
+
+
 def test_init_is_found_beside_the_file() -> None:
     relative, absolute = expand(
         {"jobs": [{"prompt": "x", "product": {"init": ["a.png", "/b.png"]}}]}, folder=Path("/some/where")
@@ -135,6 +143,7 @@ def test_too_many_are_refused() -> None:
         (one(steps=True), "job 1: steps: true is neither a number nor text", ""),
         (one(init="~no such user/a.png"), "job 1: init: '~no such user/a.png': ", ""),
         (one(init="a\0b.png"), "job 1: init: 'a\\x00b.png' cannot be the name of a file", ""),
+        (one(init="a.png", mask="~no such user/a.png"), "job 1: mask: '~no such user/a.png': ", ""),
         (one(init=""), "job 1: init: '' cannot be the name of a file", ""),
     ],
 )

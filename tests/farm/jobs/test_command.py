@@ -41,6 +41,7 @@ def asked_again(spec: JobSpec, **more: Any) -> tuple[JobSpec, dict[str, Any]]:
         {"sampler": "DPM++ 2M Karras", "clip_skip": 2, "reading": "plain", "time_limit": 0.1},
         {"sampler": "ddim", "eta": 0.35},
         {"prompt": ["a giraffe", "a cat"], "mix": 0.7, "path": "spherical", "mode": "mix"},
+        {"loras": [{"name": "a", "weight": 0.1 + 0.2}, {"name": "B.2", "unet": -1, "text": 0.5}]},
         {"mode": "guided", "losses": [{"name": "blue", "scale": 0.1}, {"name": "symmetry", "every": 2}]},
     ],
     ids=str,
@@ -53,6 +54,16 @@ def test_it_asks_for_the_very_same(fields: dict[str, Any]) -> None:
     plain = {"conditioning": again.conditioning.model_copy(update={"prompts": spec.conditioning.prompts})}
     assert again.model_copy(update=plain) == spec
     assert [prompt.text for prompt in again.conditioning.prompts] == [p.text for p in spec.conditioning.prompts]
+
+
+def test_words_that_look_like_a_tag_stay_words() -> None:
+    [plain] = JobRequest.parse({**PLAIN, "prompt": "a <lora:a:1>", "reading": "plain"}).specs(
+        None, default_model="emoji"
+    )
+    assert asked_again(plain)[0] == plain
+    weighted = plain.conditioning.model_copy(update={"reading": "weighted"})
+    again, _ = asked_again(plain.model_copy(update={"conditioning": weighted}))
+    assert (again.loras, again.prompt) == ((), r"a <\lora:a:1>")
 
 
 def test_of_a_resolved_spec_what_the_model_chose_is_said() -> None:

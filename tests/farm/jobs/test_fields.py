@@ -16,12 +16,13 @@ PICTURE = InitReference(sha256="0123456789abcdef" * 4, extension="png")
 
 def spec(**fields: Any) -> JobSpec:
     (made,) = JobRequest.parse({"prompt": "an otter", "seed": 7, **fields}).specs(
-        PICTURE if "init" in fields else None, default_model="emoji"
+        PICTURE if "init" in fields else None, default_model="emoji", mask=PICTURE if "mask" in fields else None
     )
     return made
 
 
 FROM_A_PICTURE = {"mode": "img2img", "init": "a.png", "start_step": 12, "fit": "pad"}
+MASKED = {"init": "a.png", "mask": "m.png", "redo": "black", "fill": "noise", "only_masked": 0}
 GUIDED = {"mode": "guided", "losses": [{"name": "color", "arguments": {"red": 0.25}, "scale": 25, "every": 2}]}
 MIX = {"mode": "mix", "prompt": ["a cat", "a dog"], "mix": 0.7}
 
@@ -57,6 +58,16 @@ MIX = {"mode": "mix", "prompt": ["a cat", "a dog"], "mix": 0.7}
         ("init", {}, NONE),
         ("fit", FROM_A_PICTURE, "pad"),
         ("encode", FROM_A_PICTURE | {"encode": "mean"}, "mean"),
+        ("mask", MASKED, "01234567"),
+        ("mask", FROM_A_PICTURE, NONE),
+        ("redo", MASKED, "black"),
+        ("mask_blur", MASKED, "4"),
+        ("mask_blur", FROM_A_PICTURE, NONE),
+        ("fill", MASKED, "noise"),
+        ("only_masked", MASKED, "0"),
+        ("only_masked", FROM_A_PICTURE, NONE),
+        ("outpaint", MASKED | {"outpaint": "top=3,left=8"}, "left=8,top=3"),
+        ("outpaint", MASKED, NONE),
         ("width", {"width": 1024}, "1024"),
         ("height", {}, MODELS_OWN),
         ("model", {"model": "mine"}, "mine"),

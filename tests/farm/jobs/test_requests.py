@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from pathlib import Path
 from typing import Any
@@ -109,6 +110,22 @@ WRONG = [
     ({"init": "a.png", "strength": 1.5}, "strength: 1.5 is not above 0 and up to 1"),
     ({"init": "a.png", "strength": NAN}, "strength: nan: input should be a finite number"),
     ({"init": "a.png", "strength": 0.01}, "strength: 0.01 of 30 steps leaves no step to do"),
+    ({"mask": "m.png"}, "--mask and --outpaint need an init image: give --init FILE"),
+    ({"init": "a.png", "mask": ""}, "mask: '' cannot be the name of a file"),
+    ({"init": "a.png", "mask": 3}, "mask: 3 should be the path of a picture"),
+    ({"init": "a.png", "redo": "black"}, "--invert-mask needs a mask: give --mask FILE"),
+    ({"init": "a.png", "mask_blur": 2}, "--mask-blur needs a mask: give --mask FILE or --outpaint SIDE=PIXELS"),
+    ({"init": "a.png", "mask": "m.png", "mask_blur": -1}, "mask_blur: -1: input should be greater than or equal to 0"),
+    ({"init": "a.png", "mask": "m.png", "mask_blur": 257}, "mask_blur: 257: input should be less than or equal to 256"),
+    ({"init": "a.png", "mask": "m.png", "fill": "sky"}, "fill: 'sky': input should be 'original', 'noise' or 'blur'"),
+    ({"init": "a.png", "mask": "m.png", "only_masked": True}, "only_masked: true is neither a number nor text"),
+    ({"init": "a.png", "mask": "m.png", "only_masked": 4, "fit": "pad"}, "--only-masked and --outpaint keep the"),
+    ({"init": "a.png", "outpaint": "up=3"}, "outpaint: 'up=3' is not SIDE=PIXELS,… with the sides left, top, right, b"),
+    ({"init": "a.png", "outpaint": "left=3,left=4"}, "outpaint: 'left=3,left=4' is not SIDE=PIXELS,…"),
+    ({"init": "a.png", "outpaint": "left=0"}, "outpaint: the picture grows on no side; write how many pixels"),
+    ({"init": "a.png", "outpaint": {"top": -8}}, "outpaint.top: -8: input should be greater than or equal to 0"),
+    ({"init": "a.png", "outpaint": {"top": 4096}}, "outpaint.top: 4096: input should be less than or equal to 2048"),
+    ({"mode": "roundtrip", "prompt": "", "init": "a.png", "mask": "m.png"}, "roundtrip has no use for 'mask'"),
     ({"prompt": ("a", "b", "c"), "mix": 0.5}, "--mix goes with exactly two prompts; give --weights for more"),
     ({"prompt": ("a", "b"), "mix": 101}, "mix: 101: input should be less than or equal to 100"),
     ({"prompt": ("a", "b"), "weights": (1,)}, "there are 2 prompts and 1 weights"),
@@ -248,3 +265,52 @@ def test_all_modes_compose_in_one_job() -> None:
 def test_a_forged_spec_is_refused(forged: str) -> None:
     with pytest.raises(InvalidInput):
         JobSpec.from_json(forged)
+
+
+def test_a_mask_is_said_only_by_those_that_have_one() -> None:
+    init = IMAGE.model_copy(update={"width": 64, "height": 48})
+
+    def start(**fields: Any) -> dict[str, Any]:
+        request = JobRequest.parse({"prompt": "x", "init": "a.png", "strength": 0.5, **fields})
+        mask = init if request.mask is not None else None
+        (spec,) = request.specs(init, default_model="m", mask=mask)
+        assert JobSpec.from_json(spec.to_json()) == spec
+        said: dict[str, Any] = json.loads(spec.to_json())["start"]
+        return {name: value for name, value in said.items() if name not in ("image", "step")}
+
+    named = json.loads(init.model_dump_json())
+    assert start() == {"fit": "crop"}
+    assert start(mask="m.png", mask_blur=4, redo="white", fill="original") == {"fit": "crop", "mask": named}
+    assert start(mask=b"x", redo="black", only_masked=0, fit=None) == {
+        **{"fit": "pad", "mask": named, "redo": "black", "only_masked": 0}
+    }
+    grown = {"left": 128, "top": 0, "right": 0, "bottom": 8}
+    assert start(outpaint="left=128, bottom=8") == {"fit": "init", "mask_blur": 0, "fill": "blur", "outpaint": grown}
+    assert start(outpaint=grown, width=512, fill="noise", mask_blur=4) == {
+        **{"fit": "pad", "fill": "noise", "outpaint": grown}
+    }
+
+
+@pytest.mark.parametrize(
+    "start",
+    [
+        {"mask": {"sha256": "0" * 64, "extension": "png"}},
+        {"outpaint": {"left": 8}},
+        {"image": {"sha256": "0" * 64, "extension": "png"}, "fill": "noise"},
+        {"image": {"sha256": "0" * 64, "extension": "png"}, "only_masked": 3},
+        {"image": {"sha256": "0" * 64, "extension": "png"}, "outpaint": {}},
+        {"image": {"sha256": "0" * 64, "extension": "png"}, "mask": "alpha"},
+    ],
+)
+def test_a_forged_mask_is_refused(start: dict[str, Any]) -> None:
+    spec = json.loads(JobRequest(prompt="x", seed=1).specs(None, default_model="m")[0].to_json())
+    with pytest.raises(InvalidInput, match=r"^start"):
+        JobSpec.from_json(json.dumps({**spec, "start": start}))
+
+
+def test_a_study_has_no_mask() -> None:
+    request = JobRequest.parse({"mode": "roundtrip", "init": "a.png"})
+    spec = json.loads(request.specs(IMAGE, default_model="m")[0].to_json())
+    spec["start"]["mask"] = json.loads(IMAGE.model_dump_json())
+    with pytest.raises(InvalidInput, match="roundtrip redoes nothing: it has no mask"):
+        JobSpec.from_json(json.dumps(spec))

@@ -25,6 +25,8 @@ NAMES = {
     "DPM++ 2M": ("dpmpp_2m", None),
     "DPM++ 2M Karras": ("dpmpp_2m", "karras"),
     "dpmpp_2m_sde_gpu": ("dpmpp_2m_sde", None),
+    "dpmpp_2m_sde_gpu_karras": ("dpmpp_2m_sde", "karras"),
+    "k_dpmpp_sde_gpu_ka": ("dpmpp_sde", "karras"),
     "DPM++ 2M SDE Exponential": ("dpmpp_2m_sde", "exponential"),
     "DPM++ 3M SDE Karras": ("dpmpp_3m_sde", "karras"),
     "DPM++ SDE": ("dpmpp_sde", None),

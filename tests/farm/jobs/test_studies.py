@@ -131,3 +131,7 @@ def test_answers_are_bounded() -> None:
         read_answer(b'{"study": "similar", "prompts": ["a"], "cosines": [[NaN]], "cut": [[]]}', "similar", key="x")
     newer = b'{"study": "similar", "prompts": ["a"], "cosines": [[1]], "cut": [[]], "more": 1}'
     assert read_answer(newer, "similar", key="x") == Similar(prompts=("a",), cosines=((1.0,),), cut=((),))
+
+
+def test_a_noise_step_is_decoded_once() -> None:
+    assert spec_of("roundtrip", noise_steps=[10, 4, 10]).noise_steps == (10, 4)

@@ -50,6 +50,13 @@ def test_unlike_readings_and_layers_skipped_are_told() -> None:
     assert differing == [Differing("prompts read", ("plain", "weighted")), Differing("clip skip", ("–", "2"))]
 
 
+def test_loras_are_told_with_their_weights_and_files() -> None:
+    lora = {"name": "detail", "sha256": "0123456789ab" + "f" * 52, "unet": 0.8, "text": 0.8}
+    differing, _ = compared(results({"loras": [lora]}, {"loras": [lora, {"name": "x", "unet": 1, "text": 0}]}))
+    detail = "detail × 0.8, file 0123456789ab…"
+    assert differing == [Differing("LoRA", (detail, f"{detail}; x × unet 1, text 0"))]
+
+
 def test_jobs_that_are_alike_differ_in_nothing() -> None:
     differing, shared = compared(results({}, {}))
     assert differing == []

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from typing import Any
 
 from starlette.types import ASGIApp, Message
+
+from tests.farm.web.conftest import Web
 
 SECONDS = 30
 
@@ -39,12 +41,32 @@ class Connection:
             if "event" in fields:
                 return fields
 
+    async def json(self) -> Any:
+        """All of the answer, when it has come."""
+        text = ""
+        while True:
+            message = await asyncio.wait_for(self.sent.get(), SECONDS)
+            text += message.get("body", b"").decode()
+            if not message.get("more_body"):
+                return json.loads(text)
+
     async def states(self, *, until: str) -> list[str]:
         """The states that are told of, up to this one."""
         told: list[str] = []
         while until not in told:
             told.append(json.loads((await self.event())["data"])["state"])
         return told
+
+
+def bearer(web: Web, role: Any = "view") -> dict[str, str]:
+    return {"authorization": f"Bearer {web.tokens.add(f'{role}-{len(web.tokens.all())}', role)}"}
+
+
+async def happens(condition: Callable[[], object], what: str) -> None:
+    async with asyncio.timeout(SECONDS):
+        while not condition():
+            await asyncio.sleep(0.02)
+    assert condition(), what
 
 
 @asynccontextmanager

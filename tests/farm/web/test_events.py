@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -13,7 +12,7 @@ from farm.client import FarmClient
 from farm.jobs.request import JobRequest
 from farm.web.limits import Limits
 from tests.farm.rendering import render
-from tests.farm.web.asgi import SECONDS, connected
+from tests.farm.web.asgi import bearer, connected, happens
 from tests.farm.web.conftest import Opening, Web
 
 pytestmark = pytest.mark.anyio
@@ -21,17 +20,6 @@ pytestmark = pytest.mark.anyio
 
 def submitted(client: FarmClient, count: int = 1) -> list[str]:
     return [*client.submit([JobRequest.parse({"prompt": "an otter", "seed": 1, "count": count})]).jobs]
-
-
-def bearer(web: Web, role: Any = "view") -> dict[str, str]:
-    return {"authorization": f"Bearer {web.tokens.add(f'{role}-{len(web.tokens.all())}', role)}"}
-
-
-async def happens(condition: Callable[[], object], what: str) -> None:
-    async with asyncio.timeout(SECONDS):
-        while not condition():
-            await asyncio.sleep(0.02)
-    assert condition(), what
 
 
 async def test_jobs_are_followed_from_what_they_are_until_they_are_over(web: Web, client: FarmClient) -> None:

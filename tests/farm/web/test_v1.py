@@ -18,12 +18,14 @@ from farm import keys
 from farm.bucket.preview import Preview
 from farm.client import FarmClient
 from farm.client import models as keeping
+from farm.client.loras import add, remove
 from farm.jobs.request import JobRequest
 from farm.web.limits import Limits
 from tests.farm.rendering import TRACE, render
 from tests.farm.web.conftest import Opening, Web
 from tests.ledgers import a_worker
-from tests.models_on_disk import write_folder
+from tests.models_on_disk import write_folder, write_weights
+from tests.pictures import enormous_png
 
 pytestmark = pytest.mark.anyio
 
@@ -107,6 +109,41 @@ async def test_pictures_come_as_base64_or_as_files_and_are_stored_by_their_conte
         assert "no file 'mine' came along" in missing.json()["detail"]
         not_one = await posted(http, {**inline, "init": {"base64": base64.b64encode(b"GIF89a").decode()}}, code=422)
         assert not_one["detail"] == "requests.0.init: the init picture is not a PNG, JPEG or WebP image"
+
+
+async def test_a_mask_comes_along_as_its_picture_does(web: Web, client: FarmClient) -> None:
+    file = io.BytesIO()
+    with Image.open(io.BytesIO(png())) as picture:
+        mask = Image.new("L", picture.size)
+    mask.paste(255, (0, 0, 8, 8))
+    mask.save(file, "PNG")
+    inline = {"base64": base64.b64encode(file.getvalue()).decode()}
+    asked = {**OTTER, "mode": "img2img", "init": {"upload": "mine"}, "mask": {"upload": "m"}, "redo": "black"}
+    form = {"submission": json.dumps({"requests": [asked]})}
+    async with web.having("submit") as http:
+        answer = await http.post(
+            "/api/v1/jobs", data=form, files={"mine": ("x.png", png()), "m": ("m.png", file.getvalue())}
+        )
+        assert answer.status_code == 201, answer.text
+        [spec] = answer.json()["specs"]
+        assert spec["start"]["redo"] == "black"
+        assert client.storage.get(keys.init_image(spec["start"]["mask"]["sha256"], "png")) == file.getvalue()
+
+        init = {"base64": base64.b64encode(png()).decode()}
+        alone = (await http.post("/api/v1/jobs", json={"specs": [{"spec": spec, "init": init}]})).json()
+        assert "specs.0.mask: it has a mask, which has to come along" in alone["detail"]
+        whole = {"spec": spec, "init": init, "mask": inline}
+        again = await http.post("/api/v1/jobs", json={"specs": [whole]})
+        assert again.json()["specs"] == [spec]
+
+        for wrong, said in (
+            ("/etc/passwd", "requests.0.mask: a server opens no path"),
+            ("alpha", "requests.0.mask: the init picture has no transparency"),
+            ({"base64": base64.b64encode(b"GIF89a").decode()}, "requests.0.mask: the mask is not a PNG, JPEG or WebP"),
+            ({"base64": base64.b64encode(enormous_png()).decode()}, "requests.0.mask: the mask has"),
+        ):
+            problem = await posted(http, {**OTTER, "mode": "img2img", "init": init, "mask": wrong}, code=422)
+            assert problem["detail"].startswith(said)
 
 
 @pytest.mark.parametrize(
@@ -299,6 +336,32 @@ async def test_what_the_farm_has_is_told(web: Web, client: FarmClient) -> None:
             {"name": "other", "workers": [], "waiting": 1, "warm": []},
         ]
         assert "blue" in {loss["name"] for loss in (await http.get("/api/v1/losses")).json()}
+
+
+async def test_loras_are_told_and_named_in_jobs(web: Web, client: FarmClient, tmp_path: Path) -> None:
+    shapes = {"lora_unet_conv_in.lora_down.weight": (4, 4), "lora_unet_conv_in.lora_up.weight": (320, 4)}
+    lora = add(client.ledger, client.storage, "detail", str(write_weights(tmp_path / "a.safetensors", shapes))).lora
+    try:
+        async with web.having("submit") as http:
+            [told] = (await http.get("/api/v1/loras")).json()
+            assert (told["name"], told["kind"], told["ranks"], told["sha256"]) == (
+                "detail",
+                "sd",
+                [4],
+                lora.file.sha256,
+            )
+            assert str(tmp_path) not in json.dumps(told), "where it came from is nobody's business"
+            weighted = {"name": "detail", "unet": 0.5, "text": 0}
+            made = await posted(http, {**OTTER, "loras": [weighted]}, {"prompt": "an otter <lora:detail:2>"})
+            assert [[use["sha256"] for use in spec["loras"]] for spec in made["specs"]] == [[lora.file.sha256]] * 2
+            assert [spec["loras"][0]["unet"] for spec in made["specs"]] == [0.5, 2]
+
+            problem = await posted(http, {**OTTER, "loras": [{"name": "detial"}]}, code=422)
+            assert (problem["field"], problem["detail"]) == ("loras", "loras: the farm keeps no LoRA 'detial'")
+            assert problem["hint"].startswith("did you mean 'detail'?")
+            assert client.ledger.counts()["queued"] == 2
+    finally:
+        remove(client.ledger, client.storage, "detail", force=True)
 
 
 async def test_the_document_tells_of_every_path_with_examples(web: Web) -> None:

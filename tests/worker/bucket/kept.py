@@ -6,7 +6,8 @@ import hashlib
 from datetime import UTC, datetime
 
 from farm import keys
-from farm.bucket.models import ModelFile, StoredModel, write_model
+from farm.bucket.models import StoredModel, write_model
+from farm.bucket.shelf import KeptFile
 from tests.fakes.storage import FakeStorage
 
 
@@ -16,7 +17,7 @@ def put_model(storage: FakeStorage, name: str, **files: bytes) -> StoredModel:
     for file, data in files.items():
         sha256 = hashlib.sha256(data).hexdigest()
         storage.put(keys.model_blob(sha256), data, "application/octet-stream")
-        described[f"unet/{file}.json"] = ModelFile(sha256=sha256, size=len(data))
+        described[f"unet/{file}.json"] = KeptFile(sha256=sha256, size=len(data))
     model = StoredModel(name=name, layout="folder", source="a test", added=datetime.now(UTC), files=described)
     write_model(storage, model)
     return model

@@ -80,7 +80,7 @@ def test_workers_that_want_the_same_at_once_fetch_it_once(bucket: Bucket, tmp_pa
     caches = [a_cache(bucket, tmp_path) for _ in range(4)]
 
     def bring(cache: ModelCache) -> dict[str, bytes]:
-        others.wait(10)
+        others.wait(60)
         return opened(cache, model)
 
     with ThreadPoolExecutor(4) as pool:

@@ -20,7 +20,7 @@ from worker.emoji.measures import Measure
 def test_a_card_is_made_of_a_model_alone(micro_run: Path, tmp_path: Path) -> None:
     model = tmp_path / "model"
     shutil.copytree(micro_run / "model", model)
-    little = Effort(seeds=1, subjects=2, scenes=2, pairs=2, mixes=2, reconstructions=2, few=2, renders=2)
+    little = Effort(seeds=1, subjects=2, scenes=2, pairs=2, mixes=2, reconstructions=2, few=2, renders=2, steps=2)
     measures = make_card(model, little)
     numbers = json.loads((model / "evaluation.json").read_text(encoding="utf-8"))
     assert list(numbers) == [measure.name for measure in measures]

@@ -2,16 +2,28 @@
 
 from __future__ import annotations
 
+import io
+import re
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
+import numpy as np
 import pytest
+from PIL import Image
 
 from farm import keys
 from farm.bucket.preview import Preview
 from farm.errors import RenderError
+from farm.jobs.request import JobRequest
+from farm.jobs.spec import InitReference
+from farm.ledger.records import NewJob
+from farm.pictures.images import check_init
+from tests.fakes.engine import COLOUR
 from tests.fakes.worker import FakeFarm, FakeWorker
+from tests.pictures import encoded
+from worker.engine.request import RenderRequest
 from worker.results.trace import TraceWriter
 
 
@@ -128,3 +140,76 @@ def test_a_preview_that_is_wanted_is_shown(farm: FakeFarm, worker: FakeWorker, m
     worker.work(job)
 
     assert [(preview.job, preview.attempt, preview.step) for preview in shown] == [(job, 1, 2)]
+
+
+def put_picture(farm: FakeFarm, picture: Image.Image) -> InitReference:
+    """A picture in the farm's bucket."""
+    image = check_init(encoded(picture), name="x")
+    reference = InitReference(sha256=image.sha256, extension="png", width=image.width, height=image.height)
+    farm.storage.put(reference.key, image.data, "image/png")
+    return reference
+
+
+def submit_masked(farm: FakeFarm, init: InitReference, mask: InitReference, **fields: Any) -> str:
+    asked = {"prompt": "a cat", "model": "tiny", "steps": 5, "seed": 1, "strength": 1, "init": "a.png", "mask": "m.png"}
+    (spec,) = JobRequest.parse({**asked, **fields}).specs(init, default_model="tiny", mask=mask)
+    job = keys.job_in_batch("0" * 16, 0)
+    farm.ledger.create(keys.batch_of(job), [NewJob(job, spec, 5, {})])
+    return job
+
+
+def half_white(width: int = 64) -> Image.Image:
+    mask = Image.new("L", (width, 64))
+    mask.paste(255, (0, 0, 32, 64))
+    return mask
+
+
+def test_a_job_that_goes_on_elsewhere_is_given_its_picture_and_its_mask_again(farm: FakeFarm, tmp_path: Path) -> None:
+    picture = Image.linear_gradient("L").resize((64, 64)).convert("RGB")
+    job = submit_masked(farm, put_picture(farm, picture), put_picture(farm, half_white()), mask_blur=0)
+    first, second = (FakeWorker(farm, tmp_path / name, name) for name in ("w1", "w2"))
+    first.at_step(2, first.leave)
+    first.work(job)
+    given: list[RenderRequest] = []
+    take_step = second.engine._take_step
+
+    def taken(request: RenderRequest, position: int) -> None:
+        given.append(request)
+        take_step(request, position)
+
+    second.engine._take_step = taken  # type: ignore[method-assign]
+
+    assert second.work(job).state == "done"
+
+    assert given[0].resume is not None and given[0].mask is not None and given[0].picture is not None
+    assert np.array_equal(np.asarray(given[0].mask), np.asarray(half_white()))
+    assert np.array_equal(np.asarray(given[0].picture), np.asarray(picture))
+    with Image.open(io.BytesIO(farm.storage.get(keys.attempt_object(job, 2, "image.png")))) as made:
+        pixels = np.asarray(made)
+    assert np.array_equal(pixels[:, 32:], np.asarray(picture)[:, 32:])
+    assert (pixels[:, :32] == COLOUR).all()
+
+
+@pytest.mark.parametrize(
+    ("spoil", "said"),
+    [
+        (lambda farm, mask: farm.storage.delete(mask.key), "mask: the init image inputs/.* is not in the bucket"),
+        (lambda farm, mask: farm.storage.put(mask.key, b"x", "x"), "mask: inputs/.* is not the picture that was put"),
+    ],
+    ids=["gone", "changed"],
+)
+def test_a_mask_that_is_not_what_was_submitted_fails_the_job(
+    farm: FakeFarm, worker: FakeWorker, spoil: Callable[[FakeFarm, InitReference], None], said: str
+) -> None:
+    mask = put_picture(farm, half_white())
+    job = submit_masked(farm, put_picture(farm, Image.new("RGB", (64, 64))), mask)
+    spoil(farm, mask)
+    error = worker.work(job).error
+    assert error is not None and error.kind == "invalid"
+    assert re.match(said, error.message)
+
+
+def test_a_forged_mask_of_another_size_fails_the_job(farm: FakeFarm, worker: FakeWorker) -> None:
+    init, mask = put_picture(farm, Image.new("RGB", (64, 64))), put_picture(farm, half_white(72))
+    error = worker.work(submit_masked(farm, init, mask)).error
+    assert error is not None and "the mask has 72×64 pixels, and the picture 64×64" in error.message

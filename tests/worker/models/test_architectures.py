@@ -181,6 +181,22 @@ def test_a_file_of_full_size_is_told_by_its_header(
         original.check("mine", part, module)
 
 
+@pytest.mark.parametrize("architecture", ["sd1", "sd2", "sdxl"])
+def test_an_inpainting_model_is_told_by_its_header(
+    tmp_path: Path, shapes: Mapping[str, Shapes], architecture: str
+) -> None:
+    first = UNET + "input_blocks.0.0.weight"
+    file = write_header(tmp_path / "mine.safetensors", {**shapes[architecture], first: (320, 9, 3, 3)})
+    with configuration("mine", SingleFile(file, None)) as folder:
+        config = read_config(folder, "unet")
+        family = layout.check("mine", folder).family
+        with torch.device("meta"):
+            unet = UNet2DConditionModel.from_config(dict(config))
+    assert config == {**read_config(SHIPPED / architecture, "unet"), "in_channels": 9}
+    assert family.name == ("sdxl" if architecture == "sdxl" else "sd")
+    read_original(file).check("mine", "unet", unet)
+
+
 def test_what_a_large_file_lacks_is_told_before_memory_is_taken(
     tmp_path: Path, shapes: Mapping[str, Shapes], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -58,8 +58,10 @@ def unet(**changes: Any) -> Callable[[Path], None]:
 OTHER_FAMILIES: dict[str, tuple[Callable[[Path], None], str]] = {
     "half of SDXL": (unet(addition_embed_type="text_time"), rf"the text_encoder_2 of the model 'x' is missing {ONLY}"),
     "Kandinsky": (unet(addition_embed_type="image"), rf"needs more than a prompt: addition_embed_type {ONLY}"),
-    "inpainting": (unet(in_channels=9), rf"the model 'x' is an inpainting model: its UNet reads 9 channels {ONLY}"),
-    "InstructPix2Pix": (unet(in_channels=8), "edits pictures by instructions"),
+    "InstructPix2Pix": (
+        unet(in_channels=8),
+        rf"the model 'x' is a model that edits pictures by instructions: its UNet reads 8 channels {ONLY}",
+    ),
     "an upscaler": (unet(in_channels=7, num_class_embeds=1000), "is an upscaler"),
     "depth": (unet(in_channels=5), "is guided by depth"),
     "LCM": (unet(time_cond_proj_dim=256), f"needs more than a prompt: time_cond_proj_dim {ONLY}"),

@@ -37,7 +37,7 @@ class FakeLoader:
         assert isinstance(source, LocalDirectory)
         self.loaded.append(name)
         self.started.set()
-        assert self.gate.wait(10)
+        assert self.gate.wait(60)
         if self.failures:
             self.failures -= 1
             raise ModelError(f"the model '{name}' cannot be loaded")
@@ -116,10 +116,10 @@ def test_requests_for_one_model_at_once_load_it_once(loader: FakeLoader) -> None
     loader.gate.clear()
     with ThreadPoolExecutor(4) as threads:
         waiting = [threads.submit(acquired, pool, "a") for _ in range(4)]
-        assert loader.started.wait(10)
+        assert loader.started.wait(60)
         assert pool.warm == ()
         loader.gate.set()
-        models = {id(future.result(10)) for future in waiting}
+        models = {id(future.result(60)) for future in waiting}
     assert len(models) == 1
     assert loader.loaded == ["a"]
 
@@ -131,10 +131,10 @@ def test_loading_one_model_does_not_hold_up_another(loader: FakeLoader) -> None:
     loader.gate.clear()
     with ThreadPoolExecutor(1) as threads:
         slow = threads.submit(acquired, pool, "a")
-        assert loader.started.wait(10)
+        assert loader.started.wait(60)
         use(pool, "b")
         loader.gate.set()
-        assert slow.result(10).name == "a"
+        assert slow.result(60).name == "a"
 
 
 def test_a_failure_reaches_all_who_wait_and_is_forgotten(loader: FakeLoader) -> None:
@@ -143,12 +143,12 @@ def test_a_failure_reaches_all_who_wait_and_is_forgotten(loader: FakeLoader) -> 
     loader.gate.clear()
     with ThreadPoolExecutor(2) as threads:
         waiting = [threads.submit(acquired, pool, "a") for _ in range(2)]
-        assert loader.started.wait(10)
+        assert loader.started.wait(60)
         sleep(0.05)  # for the second to be waiting too
         loader.gate.set()
         for future in waiting:
             with pytest.raises(ModelError, match="the model 'a' cannot be loaded"):
-                future.result(10)
+                future.result(60)
     assert loader.loaded == ["a"]
     use(pool, "a")
     assert loader.loaded == ["a", "a"]

@@ -283,7 +283,10 @@ def of_channels(count: int) -> Callable[[dict[str, Tensor]], dict[str, Tensor]]:
 
 
 OTHERS: dict[str, tuple[Callable[[dict[str, Tensor]], dict[str, Tensor]], str]] = {
-    "LoRA of kohya": (named("lora_unet_mid_block_attentions_0_proj_in.lora_down.weight"), "is a LoRA, .*merge it into"),
+    "LoRA of kohya": (
+        named("lora_unet_mid_block_attentions_0_proj_in.lora_down.weight"),
+        "is a LoRA, .*farm loras add",
+    ),
     "LoRA of peft": (named("unet.mid_block.attentions.0.to_q.lora_A.weight"), "is a LoRA"),
     "LyCORIS": (named("lycoris_mid_block.hada_w1_a"), "is a LoRA"),
     "ControlNet": (named("control_model.input_hint_block.0.weight"), "is a ControlNet"),
@@ -309,7 +312,7 @@ OTHERS: dict[str, tuple[Callable[[dict[str, Tensor]], dict[str, Tensor]], str]] 
     "SD 3": (named(UNET + "joint_blocks.0.x_block.attn.qkv.weight"), "is Stable Diffusion 3"),
     "Flux": (named("double_blocks.0.img_attn.norm.key_norm.scale"), "is Flux"),
     "quantised": (lambda w: {**w, UNET + "out.2.weight.absmax": torch.zeros(1)}, "is quantised"),
-    "inpainting": (of_channels(9), "is an inpainting model: its UNet reads 9 channels"),
+    "inpainting": (of_channels(9), r"conv_in\.weight of the unet is 32×9×3×3, but by its configuration 32×4×3×3"),
     "InstructPix2Pix": (of_channels(8), "edits pictures by instructions"),
     "embedding": (lambda _: {"emb_params": torch.zeros(2, 32)}, "is a textual inversion"),
     "VAE": (only("first_stage_model."), r"is only an autoencoder \(VAE\) \(the whole model is needed"),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import re
+from typing import Any
 
 import numpy as np
 import pytest
@@ -11,6 +12,10 @@ from PIL import Image
 from sd_parsers import ParserManager
 
 from farm.bucket.results import ModelUsed
+from farm.jobs.emphasis import sections
+from farm.jobs.request import JobRequest
+from farm.jobs.spec import InitReference, LoraUse, ResolvedSpec
+from farm.jobs.tags import taken_out
 from tests.worker.engine.conftest import resolved
 from worker.results.png import encode_png, parameters_text, read_spec
 
@@ -86,6 +91,53 @@ def test_layers_that_were_skipped_are_told() -> None:
     assert "Clip skip" not in parameters_text(resolved(clip_skip=1), MODEL)
 
 
+def a_lora(name: str, short_hash: str | None = "0123456789ab", **strength: float) -> LoraUse:
+    return LoraUse(name=name, sha256="f" * 64, short_hash=short_hash, **strength)
+
+
+def with_loras(*loras: LoraUse, **fields: Any) -> ResolvedSpec:
+    return resolved(**fields).model_copy(update={"loras": loras})
+
+
+def test_loras_are_named_as_a1111_names_them() -> None:
+    loras = (
+        a_lora("detail", unet=0.8, text=0.8),
+        a_lora("Style.v2", "ba9876543210", unet=-1, text=0.25),
+        a_lora("x", None),
+    )
+    prompt, _, settings = parsed(parameters_text(with_loras(*loras), MODEL))
+
+    assert prompt == "a cat <lora:detail:0.8><lora:Style.v2:0.25:-1><lora:x:1>"
+    assert settings["Lora hashes"] == '"detail: 0123456789ab, Style.v2: ba9876543210"'
+    assert taken_out(prompt) == (
+        "a cat",
+        tuple(use.model_copy(update={"sha256": None, "short_hash": None}) for use in loras),
+    )
+    assert "Lora hashes" not in parameters_text(resolved(), MODEL)
+    assert parsed(parameters_text(with_loras(a_lora("x"), prompt=""), MODEL))[0] == "<lora:x:1>"
+    mix, _, _ = parsed(parameters_text(with_loras(a_lora("x"), prompt=["a", "b"], mix=0.25, mode="mix"), MODEL))
+    assert mix == "a :0.25 AND b :0.75 <lora:x:1>"
+
+
+@pytest.mark.parametrize("reading", ["plain", "weighted"])
+def test_words_that_look_like_a_tag_are_none_to_a1111(reading: str) -> None:
+    spec = resolved()
+    words = spec.conditioning.prompts[0].model_copy(update={"text": "a <lora:x:1> and <hypernet:y:1> sign"})
+    asked = spec.conditioning.model_copy(update={"prompts": (words,), "reading": reading})
+    prompt, _, _ = parsed(parameters_text(spec.model_copy(update={"conditioning": asked}), MODEL))
+
+    assert not re.search(r"<(\w+):([^>]+)>", prompt), "A1111's own pattern"
+    [[said]] = sections(prompt)
+    assert said.text == "a <lora:x:1> and <hypernet:y:1> sign"
+
+
+def test_a_picture_says_its_loras_whole() -> None:
+    spec = with_loras(a_lora("detail", unet=0.1 + 0.2, text=0))
+    pixels = np.zeros((64, 64, 3), dtype=np.uint8)
+    assert read_spec(encode_png(pixels, spec, MODEL)) == spec
+    assert parsed_by_sd_parsers(encode_png(pixels, spec, MODEL))[2] == "1"
+
+
 TRICKY = [
     ("a cat", ""),
     ("a cat\nand a dog", "blurry\ndark"),
@@ -157,6 +209,43 @@ def test_an_image_start_is_written_as_denoising_strength() -> None:
     _, _, settings = parsed(parameters_text(resolved(from_image=True, steps=30, start_step=12), MODEL))
 
     assert settings["Denoising strength"] == "0.6"
+
+
+def of_a_mask(**fields: Any) -> ResolvedSpec:
+    reference = InitReference(sha256="1" * 64, extension="png")
+    request = JobRequest.parse({"prompt": "a cat", "seed": 32, "steps": 6, "init": "a.png", **fields})
+    (spec,) = request.specs(reference, default_model="m", mask=reference if request.mask is not None else None)
+    return ResolvedSpec.of(spec, width=64, height=64, scale=7.5)
+
+
+def test_a_mask_is_told_as_a1111_tells_it() -> None:
+    """By modules/processing.py: what it does of itself is not said."""
+    masked = of_a_mask(mask="m.png", strength=0.5, redo="black", mask_blur=9, fill="noise", only_masked=32)
+    _, _, settings = parsed(parameters_text(masked, MODEL))
+    told = {
+        "Denoising strength": "0.5",
+        "Mask mode": "Inpaint not masked",
+        "Mask blur": "9",
+        "Masked content": "latent noise",
+        "Inpaint area": "Only masked",
+        "Masked area padding": "32",
+    }
+    assert told.items() <= settings.items()
+    data = encode_png(np.zeros((64, 64, 3), dtype=np.uint8), masked, MODEL)
+    assert parsed_by_sd_parsers(data)[2] == "32"
+    assert read_spec(data) == masked
+    found = ParserManager().parse(io.BytesIO(data))
+    assert found is not None
+    assert {"mask blur": "9", "inpaint area": "Only masked"}.items() <= {
+        key.replace("_", " ").lower(): value for key, value in found.metadata.items()
+    }.items()
+
+    plain = parsed(parameters_text(of_a_mask(mask="m.png"), MODEL))[2]
+    assert plain["Mask blur"] == "4"
+    assert not plain.keys() & (told.keys() - {"Denoising strength", "Mask blur"})
+    grown = parsed(parameters_text(of_a_mask(outpaint="left=8,top=16"), MODEL))[2]
+    assert (grown["Masked content"], grown["Outpaint"]) == ("fill", '"left=8,top=16"')
+    assert "Mask blur" not in grown
 
 
 def test_a_value_with_a_comma_is_quoted() -> None:

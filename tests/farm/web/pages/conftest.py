@@ -6,6 +6,7 @@ import shutil
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -13,6 +14,7 @@ import pytest
 import uvicorn
 from playwright.sync_api import Browser, Page, sync_playwright
 
+from farm.cli.commands.forms import SubmitForms
 from farm.client import FarmClient
 from farm.settings import Settings
 from farm.web.access import Access
@@ -37,6 +39,7 @@ class Pages:
     redis: Proxy
     s3: Proxy
     hub: Hub
+    home: Path
 
     @property
     def is_followed(self) -> bool:
@@ -59,13 +62,14 @@ def pages(servers: Settings, tmp_path_factory: pytest.TempPathFactory) -> Iterat
     where = replace(servers, redis_url=url, s3_endpoint=f"http://127.0.0.1:{s3.port}")
     with bound("127.0.0.1", 0) as listening, FarmClient(where) as client:
         port = listening.getsockname()[1]
-        access = Access(Tokens(tmp_path_factory.mktemp("web") / "home"), Sessions(), port=port)
-        made = create(client, access, limits=Limits(requests=1_000))
+        home = tmp_path_factory.mktemp("web") / "home"
+        access = Access(Tokens(home), Sessions(), port=port)
+        made = create(client, access, limits=Limits(requests=1_000), home=home, forms=SubmitForms())
         server = uvicorn.Server(configuration(made.app, Serving()))
         listening.listen(100)
         serving = threading.Thread(target=server.run, kwargs={"sockets": [listening]})
         serving.start()
-        yield Pages(f"http://127.0.0.1:{port}", access, redis, s3, made.parts.hub)
+        yield Pages(f"http://127.0.0.1:{port}", access, redis, s3, made.parts.hub, home)
         server.should_exit = True
         made.parts.hub.close()
         serving.join(30)

@@ -4,28 +4,38 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from fastapi import Request
 
 from farm.errors import FarmError
 from farm.jobs.status import JobStatus
+from farm.web.hub import Follower
 from farm.web.parts import Parts
 from farm.web.problems import Refused
 
 
 async def over(
-    site: Parts, request: Request, jobs: Sequence[str], *, seconds: float, kept: bool
+    site: Parts,
+    request: Request,
+    jobs: Sequence[str],
+    *,
+    seconds: float,
+    kept: bool = False,
+    gives_up: bool = False,
+    seen: Callable[[Follower], None] = lambda _: None,
 ) -> Sequence[JobStatus]:
     """The statuses of jobs once all of them are over, or as they are after so many `seconds`.
 
-    If the client goes away before, those of them that nobody else follows are cancelled, unless they are to be `kept`.
+    If the client goes away before, those of them that nobody else follows are cancelled, unless they are to be `kept`;
+    and if it `gives_up`, also when the time is up. `seen` is given the follower, which knows how far they are.
     They are submitted, so nothing that goes wrong in waiting is told as an error: then there are fewer statuses.
     """
     try:
         follower = await site.hub.follow(jobs)
     except (FarmError, Refused):
         return []
+    seen(follower)
     ends = asyncio.get_running_loop().time() + seconds
     gone = asyncio.ensure_future(_gone(request))
     try:
@@ -39,10 +49,17 @@ async def over(
             await asyncio.gather(news, return_exceptions=True)
     finally:
         gone.cancel()
-        alone = site.hub.leave(follower)
-        if gone.done() and not gone.cancelled() and alone and not kept:
-            site.afterwards(asyncio.ensure_future(_cancel(site, alone)))
+        is_gone = gone.done() and not gone.cancelled()
+        leave(site, follower, cancelling=not kept and (is_gone or gives_up))
     return [status for status in (follower.latest or {}).values() if status]
+
+
+def leave(site: Parts, follower: Follower, *, cancelling: bool) -> None:
+    """Follow no more. What goes on and nobody else follows is cancelled if it is to be, unless it is the server that
+    ends: that costs nobody a job."""
+    alone = site.hub.leave(follower)
+    if cancelling and alone and not follower.closed:
+        site.afterwards(asyncio.ensure_future(_cancel(site, alone)))
 
 
 async def _gone(request: Request) -> None:

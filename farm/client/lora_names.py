@@ -1,0 +1,110 @@
+"""Which files the names of LoRAs mean as jobs are submitted. A spec says the file, so that it means the same later."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import replace
+
+from farm.bucket.loras import LORAS, StoredLora
+from farm.bucket.models import KINDS, Kind, read_model
+from farm.bucket.storage import Storage
+from farm.errors import InvalidInput, ModelError, ObjectDamaged
+from farm.jobs.spec import JobSpec
+from farm.ledger.records import NewJob
+
+_BUILT_IN: Mapping[str, Kind] = {"emoji": "sd", "sd14": "sd1"}
+_MOST_NAMED = 8
+
+_Meant = tuple[str, str | None]
+"""A name, and the file's SHA-256 where that is known."""
+
+
+def with_files(storage: Storage, jobs: Sequence[NewJob]) -> Sequence[NewJob]:
+    """The jobs, with the files that the farm has by the names of their LoRAs.
+
+    Raises `InvalidInput` for LoRAs that the farm does not keep, or that are for other models than their job's;
+    `ObjectDamaged`, `StorageError`.
+    """
+    meant = dict.fromkeys((use.name, use.sha256) for job in jobs for use in job.spec.loras)
+    if not meant:
+        return jobs
+    found = {one: _found(storage, *one) for one in meant}
+    known = {one: kept for one, kept in found.items() if kept is not None}
+    if missing := [one for one in meant if one not in known]:
+        raise _unknown(missing, LORAS.manifests(storage))
+    _refuse_others(storage, known, [job.spec for job in jobs])
+    return [replace(job, spec=_with_files(job.spec, known)) if job.spec.loras else job for job in jobs]
+
+
+def _found(storage: Storage, name: str, sha256: str | None) -> StoredLora | None:
+    """What the farm keeps under a name; of a file that is named too, whatever the farm calls it by now."""
+    try:
+        kept = LORAS.read(storage, name)
+    except ModelError:
+        kept = None
+    if sha256 is None or (kept and kept.file.sha256 == sha256):
+        return kept
+    every = (one for one in LORAS.everything(storage) if isinstance(one, StoredLora))
+    return next((one for one in every if one.file.sha256 == sha256), None)
+
+
+def _with_files(spec: JobSpec, known: Mapping[_Meant, StoredLora]) -> JobSpec:
+    loras = tuple(
+        use.model_copy(update={"sha256": kept.file.sha256, "short_hash": use.short_hash or kept.short_hash})
+        for use in spec.loras
+        for kept in [known[use.name, use.sha256]]
+    )
+    return spec.model_copy(update={"loras": loras})
+
+
+def _unknown(missing: Sequence[_Meant], kept: Collection[str]) -> InvalidInput:
+    """The error that names them all, with those that may be meant."""
+    names = list(dict.fromkeys(name for name, sha256 in missing if sha256 is None))
+    if not names:
+        name, sha256 = missing[0]
+        return InvalidInput(
+            f"the farm keeps the file of the LoRA '{name}' no longer, whose SHA-256 is {sha256}",
+            field="loras",
+            hint="'farm loras add' brings it back",
+        )
+    near = list(dict.fromkeys(other for name in names for other in _near(name, kept)))[:_MOST_NAMED]
+    hint = f"did you mean {' or '.join(repr(name) for name in near)}? " if near else ""
+    told = ", ".join(repr(name) for name in names[:_MOST_NAMED])
+    return InvalidInput(
+        f"the farm keeps no LoRA {told}",
+        field="loras",
+        hint=f"{hint}'farm loras' lists them, 'farm loras add' adds one",
+    )
+
+
+def _near(name: str, kept: Iterable[str]) -> list[str]:
+    """Names that are like one, in whatever letters, or that it is a part of."""
+    by_letters = {other.lower(): other for other in kept}
+    alike = difflib.get_close_matches(name.lower(), by_letters, n=3)
+    return [by_letters[other] for other in dict.fromkeys((*alike, *(o for o in by_letters if name.lower() in o)))][:3]
+
+
+def _refuse_others(storage: Storage, known: Mapping[_Meant, StoredLora], specs: Iterable[JobSpec]) -> None:
+    """Raise `InvalidInput` for a LoRA that is for other models than the one it is to be used with."""
+    pairs = dict.fromkeys((spec.model, (use.name, use.sha256)) for spec in specs for use in spec.loras)
+    kinds = {model: _kind(storage, model) for model, _ in pairs}
+    for model, meant in pairs:
+        kind, lora = kinds[model], known[meant]
+        if kind is not None and not lora.fits(kind):
+            its = KINDS[kind] if kind != "sd" else "of another size"
+            raise InvalidInput(
+                f"'{lora.name}' is for {KINDS[lora.kind]}, and the model '{model}' is {its}",
+                field="loras",
+                hint="'farm loras' and 'farm models' say what each is for",
+            )
+
+
+def _kind(storage: Storage, model: str) -> Kind | None:
+    """What kind a model is, as far as the farm knows; None of one that only workers have."""
+    if model in _BUILT_IN:
+        return _BUILT_IN[model]
+    try:
+        return read_model(storage, model).kind
+    except (ModelError, ObjectDamaged):
+        return None

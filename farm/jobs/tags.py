@@ -1,0 +1,75 @@
+r"""Tags in prompts by which A1111 names LoRAs: `<lora:name:0.8>`, `<lora:name:TEXT:UNET>`, `<lora:name:te=0:unet=1>`.
+
+A tag is no part of the text: it is taken out before that is read. `<lyco:…>` is the same. Words that look like one are
+written with a backslash, `<\lora:name:1>`, which says nothing to whoever reads the words, here and in A1111. See
+https://github.com/AUTOMATIC1111/stable-diffusion-webui/blob/master/extensions-builtin/Lora/extra_networks_lora.py
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+
+from pydantic import ValidationError
+
+from farm.errors import InvalidInput
+from farm.jobs.conditioning import Reading
+from farm.jobs.faults import invalid, quoted
+from farm.jobs.loras import LoraUse
+
+_TAG = re.compile(r"<(?:lora|lyco):([^>]+)>")
+_ANY_TAG = re.compile(r"<(?=\w+:[^>]+>)")
+"""What A1111 takes out of a prompt, whatever the kind."""
+_LITERALLY = r"write <\lora:…> for the words as such, or use --plain-prompt"
+
+
+def taken_out(prompt: str) -> tuple[str, tuple[LoraUse, ...]]:
+    """A prompt without its tags, and the LoRAs that they name. Raises `InvalidInput` for a tag that cannot be read."""
+    found = tuple(_read(tag.group(), tag.group(1)) for tag in _TAG.finditer(prompt))
+    return (_TAG.sub("", prompt).strip() if found else prompt), found
+
+
+def inert(text: str) -> str:
+    """Text in which nobody takes words for a tag."""
+    return _ANY_TAG.sub(r"<\\", text)
+
+
+def in_words(text: str, reading: Reading) -> str:
+    """A prompt of a spec as people have to write it: what looks like a tag there is words."""
+    return text if reading == "plain" else inert(text)
+
+
+def written(uses: Iterable[LoraUse]) -> str:
+    """Tags by which A1111 names these LoRAs."""
+    return "".join(f"<lora:{use.name}:{_numbers(use)}>" for use in uses)
+
+
+def _numbers(use: LoraUse) -> str:
+    return f"{use.text:g}" if use.text == use.unet else f"{use.text:g}:{use.unet:g}"
+
+
+def _read(tag: str, inside: str) -> LoraUse:
+    """The first number is of the text encoders, and of the UNet too unless that has one of its own."""
+    positional: list[str] = []
+    named: dict[str, str] = {}
+    for part in inside.split(":"):
+        name, equals, value = part.partition("=")
+        if equals:
+            named[name.strip()] = value
+        else:
+            positional.append(part)
+    if not positional or len(positional) > 3 or not named.keys() <= {"te", "unet"}:
+        raise _refused(tag, "is not <lora:NAME:WEIGHT>")
+    name, *numbers = positional
+    text = named.get("te", numbers[0] if numbers else "1")
+    unet = named.get("unet", numbers[1] if len(numbers) > 1 else text)
+    try:
+        return LoraUse(name=name.strip(), text=float(text), unet=float(unet))
+    except ValidationError as error:
+        raise _refused(tag, str(invalid(error))) from error
+    except ValueError as error:
+        raise _refused(tag, "has a weight that is not a number") from error
+
+
+def _refused(tag: str, reason: str) -> InvalidInput:
+    return InvalidInput(f"{quoted(tag)} {reason}", hint=_LITERALLY)

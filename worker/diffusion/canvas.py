@@ -1,0 +1,122 @@
+"""The canvas of a job with a mask: its init picture, grown if that is asked, and what of it is redone; and how what was
+rendered is put back into it, so that all the rest is the picture's own, to the bit.
+
+Without `only_masked` or `outpaint` the canvas is fitted to the job's size, and has it in the end. With either it keeps
+its own size, and a part of it (an *area*) is rendered at the job's.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from PIL import Image, ImageFilter
+
+from farm.jobs.spec import ResolvedSpec, Start
+from farm.pictures.colour import to_srgb
+from farm.pictures.images import check_pixels
+from farm.pictures.masks import check_size, nothing_is_redone
+from worker.diffusion.fitting import fit, fit_mask, padded_box, repeat_edges, resized
+
+Box = tuple[int, int, int, int]
+"""Left, top, right and bottom, in pixels."""
+
+_WHITE = 255
+_SURROUNDINGS = ((256, 1), (64, 1), (16, 2), (4, 4), (2, 2))
+"""How far colours run into what is masked, in pixels, and how often: from afar, and then from ever nearer."""
+
+
+@dataclass(frozen=True, eq=False)
+class Canvas:
+    """A picture (RGB), the mask of what is redone, and the `seam`: the mask with soft edges (both L). Of one size."""
+
+    picture: Image.Image
+    mask: Image.Image
+    seam: Image.Image
+
+
+def lay_out(start: Start, picture: Image.Image, mask: Image.Image | None) -> Canvas:
+    """The canvas of a picture and its mask, which is white where the picture is redone.
+
+    Raises `InvalidInput` for a mask of another size, one by which nothing is redone, and a canvas that is too large.
+    """
+    picture = to_srgb(picture)[0]
+    if mask is None:
+        mask = Image.new("L", picture.size)
+    check_size(mask, picture)
+    if grown := start.outpaint:
+        left, top = grown.left, grown.top
+        size = (picture.width + left + grown.right, picture.height + top + grown.bottom)
+        check_pixels(*size, field="outpaint")
+        inner = (left, top, left + picture.width, top + picture.height)
+        page, whole = Image.new("RGB", size), Image.new("L", size, _WHITE)
+        page.paste(picture, inner[:2])
+        repeat_edges(page, inner)
+        whole.paste(mask, inner[:2])
+        picture, mask = page, whole
+    if mask.getbbox() is None:
+        raise nothing_is_redone()
+    return Canvas(picture, mask, mask.filter(ImageFilter.GaussianBlur(start.mask_blur)) if start.mask_blur else mask)
+
+
+def given(canvas: Canvas, spec: ResolvedSpec) -> tuple[Image.Image, Image.Image]:
+    """The picture that a job starts from and its mask, at the job's size."""
+    picture, mask, how = canvas.picture, canvas.mask, spec.start.fit
+    if (box := area(canvas, spec)) is not None:
+        picture, mask, how = picture.crop(box), mask.crop(box), "pad"
+    if spec.start.fill == "blur":
+        picture = surrounded(picture, mask)
+    return fit(picture, spec.width, spec.height, how), fit_mask(mask, spec.width, spec.height, how)
+
+
+def put_back(canvas: Canvas, spec: ResolvedSpec, pixels: np.ndarray) -> np.ndarray:
+    """The canvas [height, width, 3] with what was rendered in it, of the job's size, where it is redone."""
+    rendered = Image.fromarray(pixels)
+    box = area(canvas, spec)
+    if box is None:
+        own = fit(canvas.picture, spec.width, spec.height, spec.start.fit)
+        seam = fit_mask(canvas.seam, spec.width, spec.height, spec.start.fit)
+        return np.asarray(Image.composite(rendered, own, seam))
+    size = (box[2] - box[0], box[3] - box[1])
+    whole = canvas.picture.copy()
+    part = resized(rendered.crop(padded_box(size, spec.width, spec.height)), *size)
+    whole.paste(part, box[:2], canvas.seam.crop(box))
+    return np.asarray(whole)
+
+
+def area(canvas: Canvas, spec: ResolvedSpec) -> Box | None:
+    """What of the canvas is rendered, to be put back where it was; None if all of it is fitted to the job.
+
+    The box of what is redone, with its padding and its seam, grown to the job's shape as far as there is picture.
+    """
+    start, (width, height) = spec.start, canvas.picture.size
+    if start.only_masked is None:
+        return None if start.outpaint is None else (0, 0, width, height)
+    left, top, right, bottom = canvas.seam.getbbox() or (0, 0, width, height)
+    padding = start.only_masked
+    left, right = max(0, left - padding), min(width, right + padding)
+    top, bottom = max(0, top - padding), min(height, bottom + padding)
+    across = max(right - left, round((bottom - top) * spec.width / spec.height))
+    down = max(bottom - top, round((right - left) * spec.height / spec.width))
+    left, right = _widened(left, right, across, width)
+    top, bottom = _widened(top, bottom, down, height)
+    return left, top, right, bottom
+
+
+def _widened(begin: int, end: int, length: int, most: int) -> tuple[int, int]:
+    """A stretch of a side about where it was, of a length, within 0 to `most`."""
+    length = min(length, most)
+    begin = min(max(0, begin - (length - (end - begin)) // 2), most - length)
+    return begin, begin + length
+
+
+def surrounded(picture: Image.Image, mask: Image.Image) -> Image.Image:
+    """The picture, with the colours around what is masked run into it, as A1111's fill does it."""
+    kept = Image.new("RGBa", picture.size)
+    kept.paste(picture.convert("RGBA").convert("RGBa"), mask=mask.point(lambda level: _WHITE - level))
+    made = Image.new("RGBA", picture.size)
+    for radius, times in _SURROUNDINGS:
+        run = kept.filter(ImageFilter.GaussianBlur(radius)).convert("RGBA")
+        for _ in range(times):
+            made.alpha_composite(run)
+    return Image.composite(made.convert("RGB"), picture, mask)
