@@ -40,7 +40,7 @@ _HEADERS = {
 class Guard:
     """The outermost part of the site. `public` paths are open to everybody; `large` ones take pictures.
 
-    `tell` makes the answers to what is refused.
+    `dialects` make the answers to what is refused.
     """
 
     def __init__(

@@ -85,6 +85,12 @@ def test_webuiapi_draws_and_reads_what_a_picture_says(webui: webuiapi.WebUIApi, 
 
     again = webui.img2img(images=[made.image], prompt="a dog", seed=9, width=64, height=64, denoising_strength=0.4)
     assert again.image.size == (64, 64) and newest(client).start.step == 3
+    mask = Image.new("L", (64, 64), "black")
+    mask.paste(255, (0, 0, 32, 64))
+    kept = webui.img2img(images=[made.image], mask_image=mask, mask_blur=0, prompt="a dog", width=64, height=64)
+    right = (32, 0, 64, 64)
+    assert kept.image.crop(right).tobytes() == made.image.crop(right).tobytes()
+    assert kept.image.tobytes() != made.image.tobytes()
     with pytest.raises(RuntimeError, match="hires fix"):
         webui.txt2img(prompt="a cat", enable_hr=True)
 

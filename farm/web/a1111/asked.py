@@ -31,6 +31,7 @@ _AUTOMATIC: Mapping[SamplerName, ScheduleName] = {
 """The schedule that A1111 takes for a sampler where it is to choose; for others the model's."""
 _AS_IT_CHOOSES = ("", "automatic")
 _FITS = {0: "stretch", 1: "crop", 2: "pad"}
+_FILLS = {0: "blur", 1: "original", 2: "noise"}
 _NO_REFINER = ("", "none")
 _CELL = 8
 
@@ -42,6 +43,9 @@ NAMES = {
     "schedule": "scheduler",
     "strength": "denoising_strength",
     "init": "init_images",
+    "redo": "inpainting_mask_invert",
+    "fill": "inpainting_fill",
+    "only_masked": "inpaint_full_res_padding",
     "clip_skip": "CLIP_stop_at_last_layers",
     "model": "sd_model_checkpoint",
 }
@@ -171,13 +175,27 @@ class ImageToImage(TextToImage):
     )
 
     init_images: list[str] = Field(default=[])
-    mask: str = ""
     denoising_strength: Number = 0.75
     resize_mode: int = 0
     initial_noise_multiplier: Number = 1.0
 
+    mask: str = ""
+    mask_blur: int = 4
+    inpainting_mask_invert: int = 0
+    inpainting_fill: int = 0
+    inpaint_full_res: bool = True
+    inpaint_full_res_padding: int = 0
+
     def fields(self, options: Options) -> dict[str, Any]:
-        how = {"init": {"upload": "init"}, "strength": self.denoising_strength, "fit": _FITS[self.resize_mode]}
+        how: dict[str, Any] = {"init": {"upload": "init"}, "strength": self.denoising_strength}
+        if self.mask:
+            redo = "black" if self.inpainting_mask_invert else "white"
+            fill = _FILLS[self.inpainting_fill]
+            how |= {"mask": {"upload": "mask"}, "redo": redo, "mask_blur": self.mask_blur, "fill": fill}
+        if self.mask and self.inpaint_full_res:
+            how["only_masked"] = self.inpaint_full_res_padding
+        else:
+            how["fit"] = _FITS[self.resize_mode]
         return {**super().fields(options), "mode": "img2img", **how}
 
     def files(self) -> dict[str, bytes]:
@@ -186,12 +204,13 @@ class ImageToImage(TextToImage):
             raise InvalidInput(
                 f"there are {len(self.init_images)} pictures to begin with", field="init_images", hint="send one"
             )
-        return {"init": picture(self.init_images[0], field="init_images")}
+        files = {"init": picture(self.init_images[0], field="init_images")}
+        return files | ({"mask": picture(self.mask, field="mask")} if self.mask else {})
 
     def _impossible(self) -> Iterator[tuple[str, str]]:
         yield from super()._impossible()
-        if self.mask:
-            yield "mask", "inpainting"
+        if self.mask and self.inpainting_fill not in _FILLS:
+            yield "inpainting_fill", f"inpainting fill {self.inpainting_fill}"
         if self.resize_mode not in _FITS:
             yield "resize_mode", f"resize mode {self.resize_mode}"
         if self.initial_noise_multiplier != 1:

@@ -39,7 +39,7 @@ def router() -> APIRouter:
     async def openapi() -> dict[str, Any]:
         schemas = schemas_of(Generation, Edit)
         picture = {"type": "string", "contentMediaType": "application/octet-stream"}
-        schemas["Edit"]["properties"]["image"] = picture
+        schemas["Edit"]["properties"] |= {"image": picture, "mask": picture}
         schemas["Edit"]["required"] = [*schemas["Edit"].get("required", ()), "image"]
         return document("OpenAI's images of a render farm", _DESCRIPTION, made.routes, schemas)
 

@@ -21,6 +21,7 @@ _STEPS: Mapping[str, int] = {"low": 15, "medium": 30, "high": 50, "hd": 50, "xhi
 Quality = Literal["auto", "standard", "low", "medium", "high", "hd", "xhigh", "max"]
 _STRENGTHS: Mapping[str, float] = {"high": 0.5, "low": 0.75}
 """How much of a picture is made anew, by how true to it one is to be."""
+_ALL = 1.0
 
 NAMES = {
     "negative": "negative_prompt",
@@ -101,13 +102,16 @@ class Generation(BaseModel):
 
 
 class Edit(Generation):
-    """Pictures that begin with another. `image` is a file of the form, as is `mask`."""
+    """Pictures that begin with another. `image` is a file of the form, and so is a `mask`, by which a part of it is made
+    anew: and all of that, unless something else is asked for."""
 
     strength: Number | None = None
-    input_fidelity: Literal["high", "low"] = "low"
+    input_fidelity: Literal["high", "low"] | None = None
 
-    def fields(self, served: Served) -> dict[str, Any]:
-        size = self._size()
-        strength = _STRENGTHS[self.input_fidelity] if self.strength is None else self.strength
-        how = {"init": {"upload": "image"}, "strength": strength, "fit": "crop" if size else "init"}
+    def fields(self, served: Served, *, masked: bool = False) -> dict[str, Any]:
+        how: dict[str, Any] = {"init": {"upload": "image"}, "fit": "crop" if self._size() else "init"}
+        if masked:
+            how["mask"] = {"upload": "mask"}
+        usual = _STRENGTHS[self.input_fidelity] if self.input_fidelity else _ALL if masked else _STRENGTHS["low"]
+        how["strength"] = usual if self.strength is None else self.strength
         return {**super().fields(served), "mode": "img2img", **how}

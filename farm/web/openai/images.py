@@ -20,6 +20,7 @@ from farm.web.document import body_of
 from farm.web.openai.asked import MOST_PICTURES, NAMES, Edit, Generation
 from farm.web.openai.errors import errors
 from farm.web.openai.links import InLinks, Links, link
+from farm.web.openai.masks import pixels_of, redone
 from farm.web.openai.stream import stream
 from farm.web.parts import InSite, Parts, Submitting
 from farm.web.reading import parsed, validated
@@ -60,39 +61,48 @@ _ANSWERS = {**_PICTURES, **errors(408, 504)}
 async def generations(request: Request, site: InSite, caller: Submitting, links: InLinks) -> StreamingResponse:
     """Pictures of a prompt. A client that goes away cancels those that only it waited for."""
     asked = await parsed(Generation, request)
-    return await _answered(request, site, caller, links, asked, {}, kind="image_generation")
+    return await _answered(
+        request, site, caller, links, asked, asked.fields(await served(site)), {}, kind="image_generation"
+    )
 
 
 @router.post("/edits", response_class=StreamingResponse, responses=_ANSWERS, openapi_extra=body_of(Edit, form=True))
 async def edits(request: Request, site: InSite, caller: Submitting, links: InLinks) -> StreamingResponse:
     """Pictures that begin with another, which is a file of the form."""
-    fields, files = await _form(request)
-    return await _answered(request, site, caller, links, validated(Edit, fields), files, kind="image_edit")
+    given, files = await _form(request)
+    asked = validated(Edit, given)
+    if "mask" in files:
+        site.usage.pixels(caller.name, pixels_of(files["mask"]))
+        files["mask"] = await site.bucket(redone, files["mask"])
+    fields = asked.fields(await served(site), masked="mask" in files)
+    return await _answered(request, site, caller, links, asked, fields, files, kind="image_edit")
 
 
 async def _form(request: Request) -> tuple[dict[str, Any], dict[str, bytes]]:
-    """The fields and the picture of a form. Raises `InvalidInput`."""
+    """The fields and the pictures of a form. Raises `InvalidInput`."""
     if not request.headers.get("content-type", "").lower().startswith("multipart/form-data"):
         raise InvalidInput(
             "the body is not a form", field="Content-Type", hint="multipart/form-data, with a file image"
         )
     fields: dict[str, Any] = {}
     pictures: list[bytes] = []
+    masks: list[bytes] = []
     async with request.form(max_files=_MOST_FILES, max_fields=_MOST_FIELDS, max_part_size=MAX_BYTES) as form:
         for name, value in form.multi_items():
-            if name == "mask" and value:
-                raise InvalidInput("the farm has no inpainting", field="mask", hint="leave the mask out")
+            into = pictures if name in _IMAGES else masks if name == "mask" else None
             if isinstance(value, UploadFile):
-                if name in _IMAGES:
-                    pictures.append(await value.read())
-            elif name in _IMAGES:
+                if into is not None:
+                    into.append(await value.read())
+            elif into is not None:
                 hint = "send the picture itself, as a file; a server opens no path and no URL of a client's"
-                raise InvalidInput("is no file", field="image", hint=hint)
+                raise InvalidInput("is no file", field=name.removesuffix("[]"), hint=hint)
             elif value != "":
                 fields[name] = value
     if len(pictures) != 1:
         raise InvalidInput(f"there are {len(pictures)} pictures to begin with", field="image", hint="send one")
-    return fields, {"image": pictures[0]}
+    if len(masks) > 1:
+        raise InvalidInput(f"there are {len(masks)} masks", field="mask", hint="send one")
+    return fields, {"image": pictures[0], **({"mask": masks[0]} if masks else {})}
 
 
 async def _answered(
@@ -101,11 +111,11 @@ async def _answered(
     caller: Caller,
     links: Links,
     asked: Generation,
+    fields: Mapping[str, Any],
     files: Mapping[str, bytes],
     *,
     kind: str,
 ) -> StreamingResponse:
-    fields = asked.fields(await served(site))
     drafts = await drafted(site, caller, fields, files=files, most=MOST_PICTURES, names=NAMES)
     if asked.stream:
         return await stream(site, caller, asked, drafts, kind=kind)

@@ -6,7 +6,9 @@ import asyncio
 import base64
 import io
 import json
+import threading
 import zlib
+from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Any
 
@@ -140,6 +142,39 @@ async def test_a_picture_to_begin_with_comes_as_a_data_uri_or_bare(web: Web, cli
     assert (spec.mode, spec.start.step, spec.start.fit) == ("img2img", 5, "crop")
 
 
+def mask(width: int = 64) -> bytes:
+    """White in a corner, where the picture is redone."""
+    file, made = io.BytesIO(), Image.new("L", (width, 48), "black")
+    made.paste(255, (0, 0, 16, 16))
+    made.save(file, "PNG")
+    return file.getvalue()
+
+
+async def test_a_mask_says_what_is_redone(web: Web, client: FarmClient) -> None:
+    asked = {"prompt": "a hat", "init_images": [encoded(png())], "mask": "data:image/png;base64," + encoded(mask())}
+    told, spec = await answered(web, client, {**asked, "inpaint_full_res_padding": 32, "mask_blur": 2}, "img2img")
+    assert len(told["images"]) == 1 and "mask" not in told["parameters"]
+    start = spec.start
+    assert start.mask and (start.redo, start.mask_blur, start.fill, start.only_masked) == ("white", 2, "blur", 32)
+    whole = {"inpaint_full_res": False, "inpainting_fill": 1, "inpainting_mask_invert": 1, "resize_mode": 2}
+    _, spec = await answered(web, client, asked | whole, "img2img")
+    start = spec.start
+    assert (start.redo, start.mask_blur, start.fill, start.only_masked, start.fit) == (
+        "black",
+        4,
+        "original",
+        None,
+        "pad",
+    )
+    async with web.having("submit") as http:
+        assert (await refused(http, "img2img", {**asked, "mask": encoded(mask(32))})).startswith(
+            "mask: the mask has 32×48"
+        )
+        assert (await refused(http, "img2img", {**asked, "mask": "/etc/passwd"})).startswith("mask: is not base64")
+        wide = {**asked, "inpaint_full_res_padding": 10_000}
+        assert (await refused(http, "img2img", wide)).startswith("inpaint_full_res_padding: ")
+
+
 def fields(**asked: Any) -> dict[str, Any]:
     return TextToImage.model_validate({"prompt": "an otter", **asked}).fields(Options())
 
@@ -225,7 +260,7 @@ def test_what_programs_always_send_asks_for_nothing() -> None:
 @pytest.mark.parametrize(
     ("asked", "what"),
     [
-        ({"mask": "x"}, "mask: the farm has no inpainting"),
+        ({"mask": "x", "inpainting_fill": 3}, "inpainting_fill: the farm has no inpainting fill 3"),
         ({"resize_mode": 3}, "no resize mode 3"),
         ({"initial_noise_multiplier": 1.5}, "no multiplier of the noise"),
     ],
@@ -260,6 +295,9 @@ async def test_refusals_are_told_in_a1111_s_own_form_and_words(web: Web, client:
         assert (await http.get(f"{API}/nothing")).json()["error"] == "NotFound"
         assert "needs 'submit'" in await refused(viewer, "txt2img", {}, 403)
         assert "needs a token" in await refused(stranger, "txt2img", {}, 401)
+        assert "more than 65,536 bytes" in await refused(http, "options", {"x": "x" * 70_000}, 413)
+        foreign = await http.get(f"{API}/options", headers={"Origin": "http://evil.example"})
+        assert (foreign.status_code, foreign.json()["error"]) == (403, "ForeignOrigin")
         wrong = await stranger.get(f"{API}/options", headers={"Authorization": "Bearer x"})
         assert (wrong.status_code, wrong.json()["error"]) == (401, "NotSignedIn")
     assert sum(client.ledger.counts().values()) == 0
@@ -416,6 +454,43 @@ async def test_an_interrupted_request_is_answered_with_what_is_done(web: Web, cl
         told = await waiting.json()
     assert told["images"] == [] and json.loads(told["info"])["seed"] == 5
     assert client.ledger.counts()["cancelled"] == 3
+
+
+async def test_who_interrupts_what_is_being_submitted_ends_it_too(
+    web: Web, client: FarmClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begun, goes_on, submit = threading.Event(), threading.Event(), client.submit
+
+    def slowly(*drafts: Any) -> Any:
+        begun.set()
+        assert goes_on.wait(SECONDS)
+        return submit(*drafts)
+
+    monkeypatch.setattr(client, "submit", slowly)
+    headers = bearer(web, "submit")
+    async with (
+        web.anyone(headers=headers) as http,
+        connected(web.site.app, f"{API}/txt2img", method="POST", headers=headers, body=b'{"prompt": "x"}') as waiting,
+    ):
+        await happens(begun.is_set, "it is being submitted")
+        assert (await http.post(f"{API}/interrupt")).json() == {}
+        goes_on.set()
+        assert await waiting.status() == 200
+        assert (await waiting.json())["images"] == []
+    assert client.ledger.counts()["cancelled"] == 1
+
+
+async def test_who_waits_holds_no_thread(web: Web, client: FarmClient) -> None:
+    headers, number = bearer(web, "submit"), 24
+    async with AsyncExitStack() as stack, web.anyone(headers=headers) as http:
+        for _ in range(number):
+            post: dict[str, Any] = {"method": "POST", "headers": headers, "body": b'{"prompt": "an otter"}'}
+            await stack.enter_async_context(connected(web.site.app, f"{API}/txt2img", **post))
+        await happens(lambda: len(web.site.parts.hub._followers) == number, "all of them wait")
+        await happens(lambda: not (web.site.parts.bucket.is_busy or web.site.parts.ledger.is_busy), "and nothing else")
+        assert (await http.get(f"{API}/progress")).json()["state"]["job_count"] == number
+        assert (await http.post(f"{API}/interrupt")).json() == {}
+    assert client.ledger.counts()["cancelled"] == number
 
 
 async def test_who_goes_away_cancels_and_who_waits_too_long_is_told(client: FarmClient, opened: Opening) -> None:

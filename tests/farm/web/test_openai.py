@@ -114,6 +114,22 @@ async def test_a_picture_to_edit_comes_as_a_file(web: Web, client: FarmClient, n
     assert spec.start.image and (spec.mode, spec.start.fit, spec.start.step) == ("img2img", "init", 3)
 
 
+def transparent(width: int = 64) -> bytes:
+    """A mask with a hole, where the picture is made anew."""
+    file, made = io.BytesIO(), Image.new("RGBA", (width, 48), (0, 0, 0, 255))
+    made.paste((0, 0, 0, 0), (0, 0, 16, 16))
+    made.save(file, "PNG")
+    return file.getvalue()
+
+
+async def test_of_a_masked_picture_what_the_mask_lets_through_is_made_anew(web: Web, client: FarmClient) -> None:
+    headers, body = form({"prompt": "a hat", "steps": "10"}, image=png(), mask=transparent())
+    told, spec = await answered(web, client, EDITS, headers, body)
+    assert told["data"] and spec.start.mask and spec.start.step == 0
+    white = Image.open(io.BytesIO(client.storage.get(spec.start.mask.key)))
+    assert (white.getpixel((8, 8)), white.getpixel((40, 40))) == (255, 0)
+
+
 def test_what_is_asked_of_openai_is_asked_of_the_farm() -> None:
     def of(**asked: Any) -> dict[str, Any]:
         return Generation.model_validate({"prompt": "x", **asked}).fields(SERVED)
@@ -161,16 +177,17 @@ async def test_what_is_wrong_is_told_as_openai_tells_it(web: Web, asked: Any, pa
     assert said in error["message"]
 
 
-async def test_no_path_or_address_is_opened_and_masks_are_refused(web: Web) -> None:
+async def test_no_path_or_address_is_opened_and_bad_pictures_are_refused(web: Web) -> None:
     async with web.having("submit") as http:
         for path in ("/etc/passwd", "http://169.254.169.254/x.png"):
             error = await refused(http, EDITS, data={"prompt": "x", "image": path}, files={"other": b"x"})
             assert (error["param"], "opens no path" in error["message"]) == ("image", True)
         two = [("image[]", ("a.png", png())), ("image[]", ("b.png", png()))]
         assert "there are 2 pictures" in (await refused(http, EDITS, data={"prompt": "x"}, files=two))["message"]
-        masked = {"image": ("a.png", png()), "mask": ("m.png", png())}
-        error = await refused(http, EDITS, data={"prompt": "x"}, files=masked)
-        assert (error["param"], "has no inpainting" in error["message"]) == ("mask", True)
+        for mask, said in ((png(), "has no transparency"), (b"GIF89a", "not a PNG"), (transparent(32), "has 32×48")):
+            masked = {"image": ("a.png", png()), "mask": ("m.png", mask)}
+            error = await refused(http, EDITS, data={"prompt": "x"}, files=masked)
+            assert (error["param"], said in error["message"]) == ("mask", True), error
         assert "not a form" in (await refused(http, EDITS, json={"prompt": "x"}))["message"]
         bad = await refused(http, EDITS, data={"prompt": "x"}, files={"image": ("a.png", b"GIF89a")})
         assert bad["param"] == "image"
