@@ -14,7 +14,10 @@ import pytest
 import torch
 from torch import Tensor
 
+from tests.adapters import adapter
 from tests.tiny import build_tiny_model
+from worker.diffusion.adapters import Use
+from worker.diffusion.additions import Additions
 from worker.diffusion.conditioning import Conditioning
 from worker.diffusion.prompts import How
 from worker.models.device import place
@@ -176,6 +179,39 @@ def test_want_of_memory_while_recording_is_no_reason_to_do_without(
 
     with pytest.raises(RuntimeError, match="can't allocate"):
         recorded(plain, 2)
+
+
+@pytest.mark.parametrize("cores", [1, 3, 8])
+def test_it_adds_what_rows_adapters_say_in_every_lane(plain: LoadedModel, cores: int) -> None:
+    model = replace(plain, recorded=recorded(plain, cores))
+    given = [plain.adapting.of((Use(adapter(plain, n, rank=1 + n)),)) if n % 3 else None for n in range(7)]
+
+    torch.testing.assert_close(adding(model, given), adding(plain, given), rtol=1e-4, atol=1e-5)
+    assert torch.equal(adding(model, given)[0], predicted(model, 7)[0]), "the first row has none"
+    assert not torch.allclose(adding(model, given)[1], predicted(model, 7)[1], atol=1e-3)
+
+
+def test_forwards_with_adapters_that_cannot_be_recorded_run_as_they_are(
+    plain: LoadedModel, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def refuse(*_: Any) -> Any:
+        raise ValueError("not like this")
+
+    model = replace(plain, recorded=recorded(plain, 2))
+    monkeypatch.setattr("worker.models.torchscript._recording_of", refuse)
+    given = [plain.adapting.of((Use(adapter(plain)),))] * 2
+
+    assert torch.equal(adding(model, given), adding(plain, given))
+    assert "forwards with adapters cannot be recorded, so they run as they are: not like this" in caplog.text
+
+
+@torch.no_grad()
+def adding(model: LoadedModel, additions: list[Additions | None]) -> Tensor:
+    count = len(additions)
+    rows = torch.randn((count, 4, 8, 8), generator=torch.Generator().manual_seed(count))
+    known = [model.conditioned(model.prompts.encode(prompt)) for prompt in ("a cat", "an otter", "", "a red apple")]
+    conditioning = Conditioning.stacked([known[row % len(known)] for row in range(count)])
+    return model.predict(rows, torch.linspace(1, 999, count), conditioning, additions)
 
 
 @pytest.fixture
