@@ -88,7 +88,7 @@ def fused(model: LoadedModel, stack: Stack) -> LoadedModel:
                 if path in given:
                     layer.weight.add_(strength * delta(own[path].weight, given[path]))
     none = CrossAttentionCache(())
-    prompts = PromptEncoder(encoders, zeros_for_nothing=model.prompts.encode_negative("").embedding.abs().max() == 0)
+    prompts = PromptEncoder(encoders, zeros_for_nothing=not model.prompts.encode_negative("").embedding.any())
     return replace(
         model,
         unet=unet,
@@ -102,9 +102,10 @@ def fused(model: LoadedModel, stack: Stack) -> LoadedModel:
 
 def delta(weight: Tensor, factors: Factors) -> Tensor:
     """What factors add to a layer's weight at full strength, by the papers."""
-    product = (factors.up @ factors.down.flatten(1)).view_as(weight)
+    product: Tensor = (factors.up @ factors.down.flatten(1)).view_as(weight)
     if factors.magnitude is None:
         return product
     whole = weight + product
     norm = whole.flatten(1).norm(dim=1)
-    return (factors.magnitude / norm).view(-1, *[1] * (weight.dim() - 1)) * whole - weight
+    scaled: Tensor = (factors.magnitude / norm).view(-1, *[1] * (weight.dim() - 1)) * whole
+    return scaled - weight

@@ -57,7 +57,7 @@ class Thumbnails:
             if self._bytes is None:
                 self._bytes = sum(size for _, size, _ in self._kept())
             if self._bytes + len(data) > self._most:
-                self._make_room()
+                self._make_room(len(data))
             unfinished = path.with_suffix(f".{os.getpid()}.part")
             descriptor = os.open(unfinished, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
             with os.fdopen(descriptor, "wb") as file:
@@ -65,10 +65,10 @@ class Thumbnails:
             unfinished.replace(path)
             self._bytes += len(data)
 
-    def _make_room(self) -> None:
+    def _make_room(self, wanted: int) -> None:
         left = 0
         for _, size, path in sorted(self._kept(), reverse=True):
-            if left + size > self._most * _KEPT_SHARE:
+            if left + size > self._most * _KEPT_SHARE - wanted:
                 path.unlink(missing_ok=True)
             else:
                 left += size

@@ -65,7 +65,10 @@ class Engines:
         for job in jobs:
             free.acquire()
             one = Served(job.id)
-            request = RenderRequest(job.id, job.spec, model_of(job), picture=job.picture, observer=_Clocked(one, clock))
+            observer = _Clocked(one, clock)
+            request = RenderRequest(
+                job.id, job.spec, model_of(job), picture=job.picture, stack=job.stack, observer=observer
+            )
             future = engine.submit(request)
             future.add_done_callback(_note_end(one, clock, free))
             served.append(one)

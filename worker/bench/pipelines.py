@@ -6,7 +6,8 @@ costs what the farm's cost. LMS coefficients come from diffusers' quadrature, or
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Hashable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,8 @@ from diffusers.schedulers.scheduling_lms_discrete import LMSDiscreteScheduler
 from torch import Tensor
 
 from farm.jobs.spec import ResolvedSpec, SamplerName
-from worker.bench.measure import Served
+from worker.bench.adapting import for_diffusers
+from worker.bench.measure import Render, Served
 from worker.bench.workloads import Job
 from worker.diffusion import latents, samplers
 from worker.diffusion.conditioning import Conditioning
@@ -94,6 +96,26 @@ class Pipelines:
             for start in range(0, len(group), at_most):
                 served += self._call(group[start : start + at_most], clock, memoised)
         return served
+
+    @contextmanager
+    def switching(self, jobs: Sequence[Job]) -> Iterator[Render]:
+        """Renders each job in a call of its own, under the one adapter that it has: all are loaded before, and the
+        pipeline switches from one to the next."""
+        pipeline, names = self._from_noise, {job.id: f"of_{number}" for number, job in enumerate(jobs)}
+
+        def render(clock: Callable[[], float]) -> list[Served]:
+            served: list[Served] = []
+            for job in jobs:
+                pipeline.set_adapters([names[job.id]], [job.stack[0].unet])
+                served += self._call([job], clock, memoised=True)
+            return served
+
+        for job in jobs:
+            pipeline.load_lora_weights(for_diffusers(job.stack[0].adapter), adapter_name=names[job.id])
+        try:
+            yield render
+        finally:
+            pipeline.unload_lora_weights()
 
     @torch.no_grad()
     def forward(self, conditioning: Conditioning, rows: int) -> Tensor:

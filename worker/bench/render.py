@@ -6,6 +6,7 @@ import gc
 import logging
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -13,6 +14,7 @@ from typing import Any
 
 from farm.jobs.spec import SamplerName
 from worker.bench import costing, workloads
+from worker.bench.adapting import adapted, can_switch
 from worker.bench.engines import Engines, padded
 from worker.bench.idle import watched
 from worker.bench.measure import (
@@ -39,6 +41,7 @@ ENGINE, ONLY_ALIKE, PADDED = "engine", "engine, equal guidance and sampler", "st
 PIPELINE, MEMOISED = "pipeline, job by job", "pipeline, job by job, memoised"
 COMPILED = "pipeline, compiled, memoised"
 ALIKE, ALIKE_MEMOISED = "static, alike", "static, alike, memoised"
+UNADAPTED, SWITCHING = "engine, without adapters", "pipeline, switching adapters job by job"
 
 ALIKE_STEPS = 20
 _BACKLOG_SHARE, _ALIKE_SHARE = 0.6, 0.2
@@ -47,6 +50,7 @@ _SHORTEST = 0.25
 _ENOUGH_FOR_ALL = 900.0
 """Seconds above which every arm renders every backlog. Below, alike batches have only their own workload: in a backlog
 without two jobs alike they are the pipeline job by job."""
+ADAPTED_JOBS = 16
 _ALONE = 6
 """Jobs that are rendered again alone, for comparison."""
 
@@ -89,13 +93,17 @@ class Comparison:
             "row_gflop": self._row_flops / 1e9,
             "decode_gflop": self._decode_flops / 1e9,
             "costs": costing.described(costs),
-            "not_run": [] if self._compiled else [f"{COMPILED}: no CUDA"],
+            "not_run": [
+                *([] if self._compiled else [f"{COMPILED}: no CUDA"]),
+                *([] if can_switch() else [f"{SWITCHING}: diffusers needs peft for that"]),
+            ],
             "tick": costing.overhead_of_a_tick(self.model, jobs=min(16, self._options.rows // 2)),
             "latency": costing.latencies(costs, rows=self._options.rows, slots=self._options.slots),
             "idle": self._idle(),
             "deterministic": self._deterministic(),
         }
         found["alike"] = self._alike()
+        found["adapters"] = self._adapters()
         found["backlog"] = self._backlogs(costs.plain_forward(2) + costs.step)
         found["seconds"] = time.monotonic() - began
         return found
@@ -179,6 +187,23 @@ class Comparison:
             if 4 * took > budget:  # the next size would take four times as long
                 break
         return found
+
+    def _adapters(self) -> dict[str, Any]:
+        """A backlog under as many adapters as there are jobs, and the same jobs without."""
+        plain = workloads.alike(self.model, ADAPTED_JOBS, steps=ALIKE_STEPS, sampler="euler")
+        jobs = adapted(self.model, plain)
+        arms: dict[str, Render] = {
+            ENGINE: partial(self._engines.mixed, jobs),
+            UNADAPTED: partial(self._engines.mixed, plain),
+        }
+        self._engines.mixed(jobs, time.monotonic)  # forwards with adapters are recorded at the first
+        with self._pipelines.switching(jobs) if can_switch() else nullcontext() as switching:
+            runs = self._interleaved({**arms, **({SWITCHING: switching} if switching else {})})
+        return {
+            "jobs": len(jobs),
+            "arms": {arm: self._figures(done, jobs) for arm, done in runs.items()},
+            "ratios": _ratios(runs),
+        }
 
     def _idle(self) -> float:
         """The share of a full engine's time in which the device runs nothing of the model."""

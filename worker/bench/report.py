@@ -15,6 +15,7 @@ def tables(found: Figures) -> str:
             _machine(found),
             *(backlog(name, figures) for name, figures in found["backlog"].items()),
             _alike(found["alike"]),
+            _adapters(found["adapters"]),
             _latency(found["latency"]),
             _costs(found),
         ]
@@ -84,6 +85,21 @@ def _alike(figures: Figures) -> str:
     ]
     head = ("jobs alike", "engine over one call", "in CPU time", "one call, images/s", "engine, images/s")
     return "**Alike jobs**, 20 steps of LMS, memoised in diffusers.\n\n" + table(head, rows)
+
+
+def _adapters(figures: Figures) -> str:
+    rows = [
+        (
+            arm,
+            *(spread(figures["ratios"][arm][by]) + "×" if arm in figures["ratios"] else "1" for by in ("wall", "cpu")),
+            spread(numbers["images_per_second"], 3),
+            _mebibytes(numbers["peak_bytes"]),
+        )
+        for arm, numbers in figures["arms"].items()
+    ]
+    head = ("arm", "engine is faster by", "in CPU time by", "images/s", "peak, MiB")
+    heading = f"**Adapters**: {figures['jobs']} jobs, each under a LoRA of its own of rank 16, 20 steps of Euler."
+    return heading + "\n\n" + table(head, rows)
 
 
 def _latency(figures: Figures) -> str:

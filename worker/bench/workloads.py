@@ -13,6 +13,7 @@ from PIL import Image
 from farm.jobs.request import JobRequest
 from farm.jobs.samplers import SamplerName
 from farm.jobs.spec import InitReference, ResolvedSpec
+from worker.diffusion.adapters import Stack
 from worker.diffusion.guidance import needs_unconditional
 from worker.diffusion.losses import load_losses
 from worker.engine.request import resolve
@@ -29,11 +30,12 @@ _SOME_IMAGE = InitReference(sha256="0" * 64, extension="png")
 
 @dataclass(frozen=True)
 class Job:
-    """A job for any arm. `picture` is the init image where there is one."""
+    """A job for any arm. `picture` is the init image where there is one, `stack` its adapters."""
 
     id: str
     spec: ResolvedSpec
     picture: Image.Image | None = None
+    stack: Stack = ()
 
     @property
     def rows(self) -> int:

@@ -6,7 +6,6 @@ instead, where `up` and `down` share a rank that is small beside both.
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from weakref import ref
@@ -61,12 +60,3 @@ def acting_on_unet(stack: Stack) -> Acting:
 
 def acting_on_text(stack: Stack) -> Acting:
     return tuple((ref(use.adapter), use.text) for use in stack if use.text and any(use.adapter.encoders))
-
-
-def rank_of(stack: Stack) -> int:
-    """The largest rank of what the stack adds to a layer of a UNet; 0 if it adds nothing."""
-    ranks: Counter[str] = Counter()
-    for use in stack:
-        if use.unet:
-            ranks.update({path: len(factors.down) for path, factors in use.adapter.unet.items()})
-    return max(ranks.values(), default=0)

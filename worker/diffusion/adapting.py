@@ -6,7 +6,8 @@ unlike adapters, and jobs without, share a forward.
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterator, Mapping, Sequence
+from collections import Counter, deque
+from collections.abc import Collection, Hashable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -16,14 +17,17 @@ from weakref import WeakKeyDictionary, WeakValueDictionary, ref
 import torch
 from torch import Tensor, nn
 
-from worker.diffusion.adapters import Adapter, Stack, acting_on_unet, rank_of
+from worker.diffusion.adapters import Adapter, Stack, acting_on_unet
 from worker.diffusion.adding import Batched, add
 from worker.diffusion.additions import Added, Additions, Kind, Layer, Layout, OnDevice, fitted, is_simple, padded_rank
 from worker.diffusion.cross_attention import CrossAttentionCache
 
 _LEVELS = ((".attn1.", ".attn2."), (".attentions.",), ("",))
 """What the paths of layers have in them: attention's own, all of its blocks, and every layer."""
-_MOST_GATHERED = 4
+_KEPT = 2
+"""Batches whose factors stay gathered: two groups of jobs may take turns."""
+
+_Rows = tuple[Layout, tuple[ref[Additions] | None, ...]]
 
 
 @dataclass(frozen=True, eq=False)
@@ -58,7 +62,7 @@ class Adapting:
         self._layouts: dict[tuple[Kind, int], Layout] = {}
         self._placed: WeakKeyDictionary[Adapter, ref[OnDevice]] = WeakKeyDictionary()
         self._additions: WeakValueDictionary[Hashable, Additions] = WeakValueDictionary()
-        self._gathered: dict[tuple[Layout, tuple[ref[Additions] | None, ...]], Gathered] = {}
+        self._latest: deque[dict[_Rows, Gathered | None]] = deque(maxlen=_KEPT)
         self._now: Gathered | None = None
 
     def of(self, stack: Stack) -> Additions | None:
@@ -74,6 +78,14 @@ class Adapting:
             known = self._additions[acting] = self._made(stack)
         return known
 
+    def rank(self, stack: Stack) -> int:
+        """The largest rank of what forwards add to a layer, padded; 0 if they add nothing."""
+        ranks: Counter[str] = Counter()
+        for use in stack:
+            if use.unet:
+                ranks.update({path: len(one.down) for path, one in use.adapter.unet.items() if path in self._modules})
+        return padded_rank(max(ranks.values(), default=0))
+
     def layout(self, rows: Sequence[Additions | None]) -> Layout | None:
         """That of a batch whose rows have these; None if nothing is added to any."""
         kinds = [row.kind for row in rows if row is not None and row.kind is not None]
@@ -82,24 +94,26 @@ class Adapting:
         kind = Kind(max(kind.level for kind in kinds), any(kind.has_gains for kind in kinds))
         return self._layout(kind, max(row.rank for row in rows if row is not None and row.kind is not None))
 
-    def gathered(self, rows: Sequence[Additions | None], layout: Layout) -> Gathered:
-        """What is added for rows of a batch of this layout, all or a part of it; at least one of them has something.
+    def gathered(self, parts: Sequence[Sequence[Additions | None]], layout: Layout) -> tuple[Gathered | None, ...]:
+        """What is added for the rows of a batch of this layout, which are computed in parts; None where nothing is.
 
-        The latest are kept until one of their jobs ends: a batch mostly has many steps.
+        That of the latest batches is kept until one of their jobs ends: a batch mostly has many steps.
         """
-        key = layout, tuple(None if row is None else ref(row) for row in rows)
-        known = self._gathered.get(key)
-        if known is None:
-            known = self._gather(rows, layout)
-            kept = self._gathered
-            while len(kept) >= _MOST_GATHERED:
-                kept.pop(next(iter(kept)))
-            kept[layout, tuple(None if row is None else ref(row, lambda _: kept.clear()) for row in rows)] = known
-        return known
+        known = {key: gathered for batch in self._latest for key, gathered in batch.items()}
+        batch: dict[_Rows, Gathered | None] = {}
+        for part in parts:
+            key = layout, tuple(None if row is None else ref(row) for row in part)
+            if key not in batch:
+                batch[self._watched(key)] = known[key] if key in known else self._gather(part, layout)
+        if batch in self._latest:
+            self._latest.remove(batch)
+        self._latest.append(batch)
+        return tuple(batch[layout, tuple(None if row is None else ref(row) for row in part)] for part in parts)
 
-    def bytes_of_row(self, additions: Additions) -> int:
-        """What the factors of one row take in a forward."""
-        return 0 if additions.kind is None else self._layout(additions.kind, additions.rank).size
+    def bytes_of_row(self, rows: Sequence[Additions | None]) -> int:
+        """What the factors of one row take in a forward of rows that have these."""
+        layout = self.layout(rows)
+        return 0 if layout is None else layout.size
 
     def from_tensors(self, kind: Kind, tensors: Sequence[Tensor]) -> Gathered:
         """What `Gathered.tensors` was made of."""
@@ -109,7 +123,7 @@ class Adapting:
         paths = [layer.path for layer in self._layers(kind.level)]
         return Gathered(kind, which, dict(zip(paths, batched, strict=True)))
 
-    def example(self, kind: Kind, rows: int, which: Sequence[int], *, rank: int) -> Gathered:
+    def example(self, kind: Kind, rows: int, which: Collection[int], *, rank: int) -> Gathered | None:
         """Some numbers of a kind, for rows of which some have adapters."""
         layout, numbers = self._layout(kind, rank), torch.Generator().manual_seed(0)
 
@@ -155,7 +169,7 @@ class Adapting:
         paths = {path for placed, _ in parts for path in placed.layers if path in self._modules}
         has_gains = any(added.gain is not None for placed, _ in parts for added in placed.layers.values())
         kind = Kind(max(map(_level, paths)), has_gains) if paths else None
-        return Additions(parts, padded_rank(rank_of(stack)), kind)
+        return Additions(parts, self.rank(stack), kind)
 
     def _on_device(self, adapter: Adapter) -> OnDevice:
         known = self._placed.get(adapter)
@@ -166,8 +180,16 @@ class Adapting:
             self._placed[adapter] = ref(placed)
         return placed
 
-    def _gather(self, rows: Sequence[Additions | None], layout: Layout) -> Gathered:
+    def _watched(self, key: _Rows) -> _Rows:
+        """The same, such that nothing is kept gathered once one of them is gone."""
+        latest, (layout, rows) = self._latest, key
+        gone = (None if row is None else row() for row in rows)
+        return layout, tuple(None if row is None else ref(row, lambda _: latest.clear()) for row in gone)
+
+    def _gather(self, rows: Sequence[Additions | None], layout: Layout) -> Gathered | None:
         added = {index: row for index, row in enumerate(rows) if row is not None and row.kind is not None}
+        if not added:
+            return None
         which = torch.tensor([*added], device=layout.device)
         return Gathered(layout.kind, which, layout.gather([*added.values()]))
 

@@ -45,7 +45,7 @@ WEIGHTS = Path(__file__).parent / "weights"
 
 _PATCH = (24, 40, 72, 88)
 _PATCH_COLOR = (220, 50, 47)
-_STARTS = (6, 10, 14)
+_STARTS, _STEPS = (6, 10, 14), 20
 _NOT_BLUE = ("red", "black", "orange", "green")
 _PULL = 25.0  # the scale that the README advises
 _STRANGE = 2.1  # hardly any render of the corpus is stranger
@@ -56,7 +56,8 @@ class Effort:
     """How much to draw: seeds a subject, and how many subjects, scenes and pairs each measure takes at most.
 
     Mixes need many pairs: of 20, one more or less is five hundredths. `few` pictures do where hardly any differs, and
-    `renders` of each style show its judge what the style looks like.
+    `renders` of each style show its judge what the style looks like. Pictures take so many `steps`, but where a measure
+    says of how many it is.
     """
 
     seeds: int = 3
@@ -68,10 +69,20 @@ class Effort:
     reconstructions: int = 200
     few: int = 8
     renders: int = 30
+    steps: int = 20
 
 
 QUICK = Effort(
-    seeds=1, subjects=4, scenes=4, pairs=3, mixes=12, guidances_of_mixes=(6.0,), reconstructions=8, few=2, renders=16
+    seeds=1,
+    subjects=2,
+    scenes=4,
+    pairs=2,
+    mixes=12,
+    guidances_of_mixes=(6.0,),
+    reconstructions=8,
+    few=2,
+    renders=16,
+    steps=10,
 )
 """The smaller version, for tests."""
 
@@ -198,7 +209,9 @@ class Evaluation:
         ImageDraw.Draw(patch).ellipse(_PATCH, fill=_PATCH_COLOR)
         prompts = [subject.phrase for subject in self._some(self.subjects, self.effort.few, seed="image to image")]
         changes = [
-            _patch_error(self._draw(f"from-image-{step}", prompts, columns=8, start=Start(patch, step)), patch)
+            _patch_error(
+                self._draw(f"from-image-{step}", prompts, columns=8, steps=_STEPS, start=Start(patch, step)), patch
+            )
             for step in _STARTS
         ]
         return [
@@ -210,8 +223,8 @@ class Evaluation:
         """How much the blue loss raises mean blue, and how often the subject survives it."""
         subjects = self._some(self.subjects, self.effort.pairs, seed="blue")
         prompts = [on_color(subject, color) for subject, color in zip(subjects, cycle(_NOT_BLUE), strict=False)]
-        without = self._draw("blue-without", prompts, columns=10)
-        pulled = self._draw("blue-pulled", prompts, columns=10, pull=Pull(_PULL))
+        without = self._draw("blue-without", prompts, columns=10, steps=_STEPS)
+        pulled = self._draw("blue-pulled", prompts, columns=10, steps=_STEPS, pull=Pull(_PULL))
         raised = np.mean([pixels(image)[..., 2] for image in pulled]) - np.mean([pixels(i)[..., 2] for i in without])
         kept = _share(self.judge.nearest(image) == subject for image, subject in zip(pulled, subjects, strict=True))
         return [Measure("blue loss raises mean blue", float(raised), 0.1), Measure("subject survives it", kept, 0.5)]
@@ -233,7 +246,7 @@ class Evaluation:
         return [Measure("seconds of one core a picture", seconds, 2.0, at_most=True)]
 
     def _draw(self, name: str, prompts: Sequence[Prompt], columns: int, **options: Any) -> list[Image.Image]:
-        options.setdefault("seeds", list(range(len(prompts))))
+        options = {"seeds": list(range(len(prompts))), "steps": self.effort.steps, **options}
         images = draw(self.model, prompts, **options)
         self.sheets[name] = sheet(images, columns)
         return images

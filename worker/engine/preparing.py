@@ -11,8 +11,6 @@ import torch
 
 from farm.jobs.report import PromptRead
 from farm.jobs.spec import JobSpec, ResolvedSpec
-from worker.diffusion.adapters import rank_of
-from worker.diffusion.additions import padded_rank
 from worker.diffusion.fitting import cut_off
 from worker.diffusion.guidance import needs_unconditional
 from worker.diffusion.losses import Losses
@@ -35,7 +33,7 @@ def batch_key_of(request: RenderRequest, *, deterministic: bool = False) -> Hash
     Raises `InvalidInput` for prompts that cannot be read.
     """
     key = id(request.model), latent_shape(request.spec, request.model), _how_to_encode(request).chunks
-    return (*key, padded_rank(rank_of(request.stack))) if deterministic else key
+    return (*key, request.model.adapting.rank(request.stack)) if deterministic else key
 
 
 def prepare(

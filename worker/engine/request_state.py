@@ -111,11 +111,6 @@ class RequestState:
         return 1 if self.unconditional is None else 2
 
     @property
-    def bytes_of_factors(self) -> int:
-        """What its adapters take in each of its rows: their factors, gathered."""
-        return 0 if self.additions is None else self.request.model.adapting.bytes_of_row(self.additions)
-
-    @property
     def bytes_of_further_chunks(self) -> int:
         """What a row's prompt takes beyond its first chunk, which a model's memory profile has."""
         text = self.conditional.text

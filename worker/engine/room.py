@@ -7,6 +7,9 @@ held, around its turn or in its midst, fails through no fault of its own: it is 
 
 from __future__ import annotations
 
+from collections.abc import Hashable
+
+from worker.diffusion.additions import Additions
 from worker.engine.memory import Budget, RowCaps, release
 from worker.engine.request_state import RequestState
 from worker.engine.turns import Turns
@@ -25,17 +28,29 @@ class Room:
         self._max_rows = max_rows
         self._padded_rows = padded_rows
         self._caps = RowCaps()
+        self._additions: dict[Hashable, list[Additions | None]] = {}
 
     def meet(self, states: list[RequestState]) -> None:
         """These are all the jobs that have steps to do."""
         self._caps.keep_only({state.batch_key for state in states})
+        self._additions.clear()
+        for state in states:
+            if state.additions is not None:
+                self._additions.setdefault(state.batch_key, []).append(state.additions)
 
     def rows(self, state: RequestState) -> int:
         """How many rows of a job's batch key to take together."""
         most = self._caps.of(state.batch_key) or self._max_rows
         if self._padded_rows is not None:
             return most
-        return self._budget.rows(state.request.model, state.x.shape, most, besides=state.bytes_of_further_chunks)
+        besides = state.bytes_of_further_chunks + self._bytes_of_factors(state)
+        return self._budget.rows(state.request.model, state.x.shape, most, besides=besides)
+
+    def _bytes_of_factors(self, state: RequestState) -> int:
+        """What a row takes beside the jobs of its batch key, to whose ranks and layers its adapters are padded: its
+        factors as they are gathered, and as they are laid out for that."""
+        beside = self._additions.get(state.batch_key, [])
+        return 2 * state.request.model.adapting.bytes_of_row([*beside, state.additions])
 
     def rows_within(self, seconds: float, state: RequestState) -> int:
         """How many rows to take together in a step of at most this long, and no more than gain by it; a deterministic

@@ -186,7 +186,8 @@ class LoadedModel:
                 return self.recorded(rows, timesteps, conditioning)
             if self.recorded.adds(additions):
                 return self.recorded(rows, timesteps, conditioning, additions)
-        with self.adapting.adding(self.adapting.gathered(additions, layout) if layout else None):
+        added = self.adapting.gathered([additions], layout)[0] if layout else None
+        with self.adapting.adding(added):
             out: Tensor = self.unet(to_channels_last(rows), timesteps, **conditioning.arguments).sample
         return out
 

@@ -116,14 +116,14 @@ class RecordedUNet(nn.Module):
                 wait(running)
         return torch.cat([done, *(lane.result() for lane in running)])[: len(rows)]
 
-    def _dealt(self, additions: Sequence[Additions | None], share: int, lanes: int) -> list[Gathered | None]:
+    def _dealt(self, additions: Sequence[Additions | None], share: int, lanes: int) -> Sequence[Gathered | None]:
         """What is added in each lane; None where nothing is."""
         layout = self._adapting.layout(additions)
         if layout is None:
             return [None] * lanes
         padded = [*additions, *[additions[0]] * (lanes * share - len(additions))]
-        parts = (padded[begin : begin + share] for begin in range(0, len(padded), share))
-        return [self._adapting.gathered(part, layout) if self._adapting.layout(part) else None for part in parts]
+        parts = [padded[begin : begin + share] for begin in range(0, len(padded), share)]
+        return self._adapting.gathered(parts, layout)
 
     def _with(self, threads: int, added: Gathered | None, *part: Tensor) -> Tensor:
         torch.set_num_threads(threads)

@@ -35,9 +35,10 @@ _FIRST_OF = {"img2img": ("init", "strength"), "roundtrip": ("init",), "mix": ("m
 """What each mode is about."""
 _GROUPS: Mapping[str, tuple[str, ...]] = {
     "Picture": (
-        *("seed", "steps", "guidance", "width", "height", "sampler", "schedule", "eta", "reading", "clip_skip"),
+        *("seed", "steps", "guidance", "width", "height", "sampler", "schedule", "eta", "reading", "clip_skip", "lora"),
     ),
     "Start from a picture": ("init", "strength", "start_step", "fit", "encode"),
+    "Redo a part of it": ("mask", "redo", "mask_blur", "fill", "only_masked", "outpaint"),
     "Mix prompts": ("mix_with", "mix", "weights", "path"),
     "Losses": ("loss", "loss_scale", "loss_every", "loss_arg"),
     "Record and queue": ("label", "trace", "trace_every", "priority", "time_limit"),
@@ -70,8 +71,9 @@ class SubmitForms:
         with naming_options():
             requests = _requests(mode, _parsed(command, _Words.of(command, values)), most)
             for one in requests:
+                init, mask = (_SOME_PICTURE if picture else None for picture in (one.init, one.mask))
                 one.model_copy(update={"count": 1}).specs(
-                    _SOME_PICTURE if one.init else None, default_model=FALLBACK_MODEL, declarations=losses
+                    init, default_model=FALLBACK_MODEL, declarations=losses, mask=mask
                 )
             number = sum(one.count for one in requests)
             refuse_more(most, number)
@@ -86,6 +88,7 @@ class SubmitForms:
         if len(prompts) < 2:
             fields.pop("weights", None)
         fields |= {"prompts": prompts, "prompt": "".join(prompts[:1]), "noise_steps": fields.get("noise_steps") or ()}
+        fields["lora"] = [use.option for use in spec.loras]
         fields["loss"] = [_loss_as_written(loss) for loss in fields.pop("losses", ())]
         fields["label"] = [f"{name}={value}" for name, value in fields.pop("labels").items()]
         found = ((name, _as_filled(fields[name], param)) for name, param in known.items() if name in fields)

@@ -96,7 +96,7 @@ _REQUEST = (
     click.option(
         "--fill",
         type=click.Choice(FILLS),
-        help="What to begin with under the mask: what is there, noise, or the colours around.  [original]",
+        help="What to begin with under the mask: what is there, noise, what is around.  [original; of --outpaint blur]",
     ),
     click.option(
         "--only-masked",
@@ -104,9 +104,7 @@ _REQUEST = (
         metavar="PADDING",
         help="Render only the mask's box, and so many pixels around it, at the job's size, and put it back.",
     ),
-    click.option(
-        "--outpaint", metavar="SIDE=PIXELS,…", help="Let --init grow: left=128,top=64, or right, bottom.  [--fill blur]"
-    ),
+    click.option("--outpaint", metavar="SIDE=PIXELS,…", help="Let --init grow: left=128,top=64, or right, bottom."),
     click.option("--mix-with", multiple=True, metavar="PROMPT:WEIGHT", help="Mix in a prompt with this share, 0 to 1."),
     click.option(
         "--lora",

@@ -68,7 +68,7 @@ class Entry(BaseModel):
             width=spec.width,
             height=spec.height,
             losses=tuple(loss.name for loss in spec.guidance.losses),
-            loras=tuple(lora.name for lora in getattr(spec, "loras", ())),
+            loras=tuple(lora.name for lora in spec.loras),
             labels=labels,
             traced=NUMBERS in result.objects,
             picture=picture,

@@ -23,6 +23,7 @@ from farm.bucket.storage import Storage
 from farm.client import FarmClient
 from farm.client.forget import forgotten_of
 from farm.errors import FarmError, InvalidInput, ObjectDamaged, ObjectMissing, ObjectTooLarge
+from farm.host import homes
 from farm.ledger.ledger import Ledger
 from farm.ledger.records import Event
 from farm.web.index.database import Writer, is_damage
@@ -77,6 +78,11 @@ class Feeder:
         self._doubted = True
 
     @property
+    def is_ready(self) -> bool:
+        """Whether what has happened until a moment ago is in the index."""
+        return self._caught_up and self._pieces is None
+
+    @property
     def is_busy(self) -> bool:
         return self._thread.is_alive()
 
@@ -129,6 +135,7 @@ class Feeder:
     def _may_write(self) -> bool:
         """Whether this is the one of this home's servers that keeps the index."""
         if self._lock is None:
+            homes.prepare(self._path.parent)
             descriptor = os.open(self._path.with_suffix(".lock"), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
             try:
                 fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -209,9 +216,11 @@ class Feeder:
         storage = self._client.storage
         try:
             manifest = {job.id: job for job in read_manifest(storage, batch).jobs}
-        except (InvalidInput, ObjectMissing, ObjectTooLarge) as error:
-            log.warning("the index lacks the pictures of batch %s: %s", batch, error)
+        except ObjectMissing:  # it has gone this very moment
             manifest = {}
+        except (InvalidInput, ObjectTooLarge) as error:
+            log.warning("the index may lack pictures of batch %s: %s", batch, error)
+            return
         forgotten = forgotten_of(storage, batch)
         jobs = [job for job in manifest if job not in forgotten.on_purpose]
         known = writer.jobs_of(batch)

@@ -11,7 +11,6 @@ from typing import TypeVar
 from pydantic import ValidationError
 
 from farm.client import FarmClient
-from farm.host import homes
 from farm.web.index import query
 from farm.web.index.database import Reader
 from farm.web.index.entry import Entry
@@ -41,7 +40,6 @@ class Index:
     """The index in a home. Methods raise `Refused` where it cannot be asked yet."""
 
     def __init__(self, client: FarmClient, home: Path, *, afresh: bool = False) -> None:
-        homes.prepare(home)
         self._reader = Reader(home / FILE)
         self.feeder = Feeder(client, home / FILE, afresh=afresh)
 

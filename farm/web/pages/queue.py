@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -49,9 +50,14 @@ class Seen:
     following: str | None
 
     @property
-    def batches(self) -> list[tuple[str, list[Row]]]:
-        """The rows by batch, in their order."""
-        return [(batch, [*rows]) for batch, rows in groupby(self.rows, key=lambda row: row.status.batch)]
+    def batches(self) -> list[tuple[str, str, list[Row]]]:
+        """The rows by batch, in their order; each with a name of its own and its batch, which may come again."""
+        times: Counter[str] = Counter()
+        found = []
+        for batch, rows in groupby(self.rows, key=lambda row: row.status.batch):
+            found.append((f"{batch}.{times[batch]}", batch, [*rows]))
+            times[batch] += 1
+        return found
 
 
 @router.get("/", dependencies=[LOOKS])

@@ -11,7 +11,6 @@ from fastapi import APIRouter, Query, Request, Response
 from pydantic import BaseModel, ConfigDict, Field
 
 from farm.client.planning import default_model, known_losses
-from farm.client.services import ModelService
 from farm.errors import InvalidInput, LedgerUnavailable
 from farm.jobs.status import WorkerInfo
 from farm.web import forms
@@ -23,6 +22,9 @@ from farm.web.v1.jobs import known
 from farm.web.v1.made import result_of
 
 router = APIRouter(include_in_schema=False)
+
+_WITHIN_SECONDS = 0.3
+"""The form does not wait longer to hear of the workers."""
 
 
 class Filled(BaseModel):
@@ -76,7 +78,7 @@ async def submit(
 @router.post("/submit/read", dependencies=[SUBMITS])
 async def read(site: InSite, filled: Filled) -> dict[str, Any]:
     """What is filled in, as a command line; what is wrong with it; and if it is wanted `whole`, requests of the API."""
-    losses = await site.ledger(site.client.losses)
+    losses = known_losses(await site.workers(within=_WITHIN_SECONDS) or ())
     form, most = _forms(site), site.usage.limits.jobs
     command = form.command(filled.mode, filled.values)
     try:
@@ -104,16 +106,18 @@ async def _labels(site: Parts, job: str) -> dict[str, str]:
 
 async def _modes(site: Parts) -> list[forms.Mode]:
     """The modes with what this farm has: its models, and the losses that its workers know."""
-    models: Sequence[ModelService] = ()
     workers: Sequence[WorkerInfo] = ()
+    named: Sequence[str] = ()
     with contextlib.suppress(LedgerUnavailable):  # the page says so itself
-        models, workers = await site.ledger(site.client.models), await site.ledger(site.client.workers)
-    losses = known_losses(workers)
+        workers = await site.workers(within=_WITHIN_SECONDS) or ()
+        named = await site.ledger(site.client.ledger.models)
+    served = {model for worker in workers for model in worker.models}
     offered = {
         "model": tuple(
-            forms.Choice(model.name, "" if model.workers else "no live worker serves it") for model in models
+            forms.Choice(model, "" if model in served else "no live worker serves it")
+            for model in sorted(served.union(named))
         ),
-        "loss": tuple(forms.Choice(loss.name, loss.help) for loss in losses),
+        "loss": tuple(forms.Choice(loss.name, loss.help) for loss in known_losses(workers)),
     }
 
     def of_farm(field: forms.Field) -> forms.Field:

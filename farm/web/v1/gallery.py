@@ -31,7 +31,7 @@ _SEARCH = (
 )
 
 
-class Picture(BaseModel):
+class FinishedPicture(BaseModel):
     """A finished picture: what was asked for, and when it was finished (UTC).
 
     `width`, `height` and `guidance` are null where that is not known; `traced` says whether it kept a trace.
@@ -57,7 +57,7 @@ class Picture(BaseModel):
     traced: bool
 
     @classmethod
-    def of(cls, entry: Entry) -> Picture:
+    def of(cls, entry: Entry) -> FinishedPicture:
         return cls(batch=entry.batch, **entry.model_dump(include=set(cls.model_fields)))
 
 
@@ -79,7 +79,7 @@ class Gallery(BaseModel):
         json_schema_extra={"examples": [{"pictures": [], "total": 0, "here": None, "next": None}]}
     )
 
-    pictures: list[Picture]
+    pictures: list[FinishedPicture]
     total: int
     here: str | None = Field(description="The cursor of this page: with `skip`, any later one comes by it.")
     next: str | None = Field(description="The cursor of the next page; null after the last.")
@@ -106,7 +106,7 @@ async def gallery(
         raise InvalidInput("is none that this site gave", field="cursor", hint="begin without one")
     found = await site.searches(indexed(site).search, q, cursor=cursor, skip=skip, limit=limit)
     return Gallery(
-        pictures=[Picture.of(entry) for entry in found.entries],
+        pictures=[FinishedPicture.of(entry) for entry in found.entries],
         total=found.total,
         here=found.here,
         next=found.next,

@@ -118,7 +118,11 @@ def test_faults_name_the_option_in_the_words_of_the_command(
         {"mode": "guided", "prompt": "x", "losses": [{"name": "blue", "scale": 3, "every": 2}], "seed": 1},
         {"mode": "mix", "prompt": ["a", "b"], "weights": [1, 3], "path": "spherical", "seed": 1, "reading": "plain"},
         {"mode": "img2img", "prompt": "x", "init": b"", "strength": 0.5, "fit": "pad", "encode": "mean", "seed": 1},
+        {"prompt": r"a <\lora:x:1>", "loras": [{"name": "A.1", "unet": 0.5, "text": -1}, {"name": "b"}], "seed": 1},
         {"mode": "roundtrip", "init": b"", "noise_steps": [3, 4], "seed": 1, "width": 64, "height": 128},
+        {"mode": "img2img", "prompt": "x", "init": b"", "mask": b"", "redo": "black", "mask_blur": 0, "seed": 1},
+        {"mode": "img2img", "prompt": "x", "init": b"", "mask": b"", "only_masked": 32, "fill": "noise", "seed": 1},
+        {"mode": "img2img", "prompt": "x", "init": b"", "outpaint": "left=8,top=16", "fill": "original", "seed": 1},
         {
             "prompt": "x",
             "clip_skip": 2,
@@ -132,9 +136,12 @@ def test_faults_name_the_option_in_the_words_of_the_command(
 )
 def test_what_is_filled_in_from_a_picture_makes_the_very_same(asked: dict[str, Any]) -> None:
     picture = InitReference(sha256="a" * 64, extension="png") if "init" in asked else None
-    [spec] = JobRequest.parse(asked).specs(picture, default_model="other")
+    mask = picture if "mask" in asked else None
+    [spec] = JobRequest.parse(asked).specs(picture, default_model="other", mask=mask)
     mode, values = FORMS.filled(spec, {"project": "otters"})
-    [request] = read(mode, **values, **({"init": "x.png"} if picture else {})).requests
+    files = {name: "x.png" for name, given in (("init", picture), ("mask", mask)) if given}
+    [request] = read(mode, **values, **files).requests
     assert request["labels"] == {"project": "otters"}
-    [again] = JobRequest.parse({**request, **({"init": b""} if picture else {})}).specs(picture, default_model="emoji")
+    made = JobRequest.parse({**request, **dict.fromkeys(files, b"")})
+    [again] = made.specs(picture, default_model="emoji", mask=mask)
     assert again == spec

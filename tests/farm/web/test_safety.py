@@ -326,6 +326,27 @@ async def test_the_door_s_form_says_whose_page_it_is_to_this_site_alone(web: Web
             http.cookies.clear()
 
 
+async def test_a_browser_is_told_in_a_page_what_a_program_is_told_as_a_problem(web: Web) -> None:
+    page, inside = {"Accept": "text/html,*/*"}, {"Sec-Fetch-Dest": "iframe", "Sec-Fetch-Site": "same-origin"}
+    async with web.having("view") as http, web.anyone() as stranger:
+        told = await http.get("/", headers=page)
+        assert (told.status_code, told.headers["Retry-After"]) == (503, "5")
+        assert told.headers["content-type"].startswith("text/html") and "cannot be used" in told.text
+        assert kind(await http.get("/", headers={"Accept": "*/*"})) == (503, "ledger-unavailable")
+        assert kind(await http.get(JOBS, headers=page)) == (503, "ledger-unavailable"), "the API has no pages"
+        framed = await http.get(f"/jobs/{'0' * 16}-0000/trace", headers=page | inside)
+        assert "frame-ancestors 'self'" in framed.headers["content-security-policy"]
+        assert (framed.status_code, framed.headers["x-frame-options"]) == (503, "SAMEORIGIN")
+
+        door = await stranger.get("/jobs/x?a=<b>&c", headers=page)
+        assert (door.status_code, 'value="/jobs/x?a=%3Cb%3E&amp;c"' in door.text) == (401, True)
+        wrong = await stranger.post("/login", data={"word": "guess"}, headers=page)
+        assert (wrong.status_code, "guess" in wrong.text) == (403, False)
+        code = {"word": web.sessions.code, "onward": "/workers"}
+        assert (await stranger.post("/login", data=code)).headers["Location"] == "/workers"
+        assert "with the role operate" in (await stranger.get("/login")).text
+
+
 async def test_a_fault_of_the_farm_s_tells_nothing_and_is_in_the_log(
     web: Web, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -23,6 +23,7 @@ from farm.web.server import Serving, bound, configuration
 from farm.web.sessions import Sessions
 from farm.web.tokens import Tokens
 from tests.farm.rendering import render
+from tests.waiting import eventually
 
 pytestmark = pytest.mark.long
 
@@ -37,11 +38,16 @@ ENDLESS = "/api/v1/events"
 
 
 @pytest.fixture
-def site(client: FarmClient, tmp_path_factory: pytest.TempPathFactory) -> tuple[Site, str]:
+def site(client: FarmClient, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Site, str]]:
     """The site of an empty farm, and a token of it."""
-    tokens = Tokens(tmp_path_factory.mktemp("web") / "home")
-    made = create(client, Access(tokens, Sessions()), limits=Limits(requests=1e6, refusals=1e6))
-    return made, tokens.add("fuzz", "operate")
+    home = tmp_path_factory.mktemp("web") / "home"
+    tokens = Tokens(home)
+    made = create(client, Access(tokens, Sessions()), limits=Limits(requests=1e6, refusals=1e6), home=home)
+    yield made, tokens.add("fuzz", "operate")
+    feeder = made.parts.index.feeder if made.parts.index else None
+    assert feeder
+    feeder.close()
+    eventually(lambda: not feeder.is_busy, "nobody keeps the index any more")
 
 
 def test_whatever_is_sent_is_answered_as_the_document_says(site: tuple[Site, str], client: FarmClient) -> None:
@@ -52,6 +58,9 @@ def test_whatever_is_sent_is_answered_as_the_document_says(site: tuple[Site, str
     of_answers = [check for check in checks if check.__name__ not in ("negative_data_rejection", "ignored_auth")]
     [job] = client.submit([JobRequest(prompt="an otter")]).jobs
     render(client, job)
+    index = made.parts.index
+    assert index
+    eventually(lambda: index.feeder.is_ready, "the index is there")
     answered: set[int] = set()
     operations: list[Any] = [found.ok() for found in schema.get_all_operations()]  # type: ignore[union-attr]
     assert len(operations) >= 14

@@ -12,6 +12,7 @@ import pytest
 
 from tests.tiny import build_tiny_model, build_tiny_xl
 from worker.bench import workloads
+from worker.bench.adapting import adapted
 from worker.bench.engines import Engines, padded
 from worker.bench.idle import watched
 from worker.bench.measure import Served, largest_difference, measured, metered
@@ -83,6 +84,26 @@ def test_arms_of_another_family_render_the_same(tmp_path: Path) -> None:
     comparable = [served for served in theirs if served.id in _plain(jobs)]
     assert len(comparable) > 2
     assert 0 <= largest_difference(comparable, [ours[served.id] for served in comparable]) <= 1
+
+
+@pytest.mark.long
+@pytest.mark.filterwarnings("ignore:Already found a `peft_config`")  # of the second and all further ones
+@pytest.mark.parametrize("build", [build_tiny_model, build_tiny_xl])
+def test_diffusers_switches_to_the_same_adapters(tmp_path: Path, build: Callable[[Path], Path]) -> None:
+    pytest.importorskip("peft")
+    directory = build(tmp_path)
+    model = ModelLoader(place("cpu"), cache=tmp_path).load("tiny", LocalDirectory(directory))
+    plain = workloads.alike(model, 3, steps=3, sampler="euler")
+    jobs = adapted(model, plain, size=0.5)
+    ours = Engines(model, rows=8, slots=4).mixed(jobs, time.monotonic)
+
+    pipelines = Pipelines("tiny", directory, place("cpu"))
+    with pipelines.switching(jobs) as switching:
+        theirs = switching(time.monotonic)
+    without = pipelines.job_by_job(plain, time.monotonic, memoised=True)
+
+    assert 0 <= largest_difference(theirs, ours) <= 1
+    assert largest_difference([replace(one, id=f"{one.id} adapted") for one in without], ours) > 1
 
 
 def test_a_backlog_has_every_kind_of_job_and_is_the_same_each_time(model: LoadedModel) -> None:

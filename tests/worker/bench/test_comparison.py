@@ -10,7 +10,7 @@ import pytest
 from tests.tiny import build_tiny_model
 from worker.bench import costing, render
 from worker.bench.plots import draw
-from worker.bench.render import ENGINE, MEMOISED, PIPELINE, Comparison, Options
+from worker.bench.render import ENGINE, MEMOISED, PIPELINE, SWITCHING, UNADAPTED, Comparison, Options
 from worker.bench.report import backlog, tables
 from worker.models.device import place
 from worker.models.loader import ModelLoader
@@ -23,6 +23,7 @@ def test_figures_tables_and_plots(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     for module, name, value in ((render, "_FEWEST", 3), (render, "_SHORTEST", 0.1), (costing, "ARRIVALS", 50)):
         monkeypatch.setattr(module, name, value)
     monkeypatch.setattr(render, "ALIKE_STEPS", 3)
+    monkeypatch.setattr(render, "ADAPTED_JOBS", 3)
     directory = build_tiny_model(tmp_path / "tiny")
     model = ModelLoader(place("cpu"), cache=tmp_path).load("tiny", LocalDirectory(directory))
 
@@ -36,7 +37,8 @@ def test_figures_tables_and_plots(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     assert 0 <= lms["arms"][ENGINE]["difference_to_alone"] <= 1
     assert 0 <= lms["arms"][ENGINE]["difference_to_diffusers"] <= 1
     assert found["not_run"], "what a CPU cannot show is named"
-    for text in (f"| {PIPELINE} |", "Poisson arrivals", "Alike jobs"):
+    assert {ENGINE, UNADAPTED, SWITCHING} == found["adapters"]["arms"].keys()
+    for text in (f"| {PIPELINE} |", "Poisson arrivals", "Alike jobs", f"| {SWITCHING} |"):
         assert text in tables(found)
     assert all(path.read_text(encoding="utf-8").startswith("<?xml") for path in draw(found, tmp_path))
 

@@ -56,7 +56,7 @@ def threads_restored() -> Iterator[None]:
 
 
 def latents_alone(request: RenderRequest, *, padded_rows: int | None) -> Tensor:
-    state = _board(request, 0)
+    state = _board(request, 0, padded_rows is not None)
     while not state.is_done:
         _step([state], padded_rows)
     return state.x
@@ -64,7 +64,8 @@ def latents_alone(request: RenderRequest, *, padded_rows: int | None) -> Tensor:
 
 def latents_in_company(requests: list[RenderRequest], *, padded_rows: int | None, rows: int = 5) -> dict[str, Tensor]:
     """Jobs join one after the other, a step apart, and share forwards of at most `rows` jobs in changing order."""
-    waiting = [_board(request, arrival) for arrival, request in enumerate(requests)]
+    deterministic = padded_rows is not None
+    waiting = [_board(request, arrival, deterministic) for arrival, request in enumerate(requests)]
     flying: list[RequestState] = []
     finished: dict[str, Tensor] = {}
     while waiting or flying:
@@ -77,10 +78,10 @@ def latents_in_company(requests: list[RenderRequest], *, padded_rows: int | None
     return finished
 
 
-def _board(request: RenderRequest, arrival: int) -> RequestState:
+def _board(request: RenderRequest, arrival: int, deterministic: bool) -> RequestState:
     from concurrent.futures import Future
 
-    return prepare(request, load_losses(), arrival, Future())
+    return prepare(request, load_losses(), arrival, Future(), deterministic=deterministic)
 
 
 def _step(states: list[RequestState], padded_rows: int | None) -> None:

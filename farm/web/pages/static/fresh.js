@@ -54,7 +54,8 @@ export async function refresh() {
   }
 }
 
-// Reads the page again soon, and no more often than every `seconds`, however often that is wished for.
+// Reads the page again soon, and no more often than every `seconds`, however often that is wished for; not while nobody
+// sees it.
 export function wishes(seconds = 2) {
   let timer = null, last = -Infinity, busy = false, again = false;
   async function run() {
@@ -66,7 +67,8 @@ export function wishes(seconds = 2) {
     if (again || !done) { again = false; wish(); }
   }
   function wish() {
-    if (busy) again = true;
+    if (document.hidden) document.addEventListener("visibilitychange", wish, { once: true });
+    else if (busy) again = true;
     else timer ??= setTimeout(run, Math.max(150, 1000 * seconds - (performance.now() - last)));
   }
   return wish;

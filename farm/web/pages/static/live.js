@@ -17,7 +17,7 @@ export function back(what = "events") {
 
 function show() {
   const [why] = missing.values();
-  const text = why ? `The farm is away: ${why}. It is tried again.` : "";
+  const text = why ? `The farm is away: ${why}${why.endsWith("?") ? "" : "."} It is tried again.` : "";
   if (line.textContent !== text) line.textContent = text;
   line.classList.toggle("shown", Boolean(why));
 }

@@ -71,7 +71,7 @@ document.addEventListener("fresh", () => { mark(); chosen(); });
 
 // The place is in the address, so that a page which is opened again is where it was.
 document.addEventListener("scrollend", () => {
-  const top = [...list.querySelectorAll(".job")].find((job) => job.getBoundingClientRect().bottom > 80);
+  const top = [...list.querySelectorAll(".job")].find((job) => job.getBoundingClientRect().bottom > 120);
   const place = scrollY > 40 && top ? `#${top.id}` : "";
   history.replaceState(history.state, "", location.pathname + location.search + place);
 });

@@ -55,7 +55,7 @@ def catch_up(index: Index) -> None:
     """Let the keeper do all that there is to do."""
     feeder: Feeder = index.feeder
     feeder.turn(wait=0)
-    while feeder._pieces is not None:
+    while not feeder.is_ready:
         feeder.turn(wait=0)
     feeder.turn(wait=0)
 

@@ -82,17 +82,20 @@ def test_what_is_chosen_is_cancelled_unless_it_is_undone_and_queued_again(show: 
 
     for job in jobs[:2]:
         page.get_by_label(f"Choose {job}").check()
+    [other] = submitted(client)
+    expect(page.locator(f"[id='{other}']")).to_be_visible()
+    expect(page.locator("#chosen")).to_have_text("2 chosen")
     cancel.click()
     page.clock.run_for(UNDO_MILLISECONDS)
     expect(page.locator(".toast")).to_contain_text("2 jobs cancelled")
     expect(page.locator(f"[id='{jobs[0]}']")).to_have_attribute("data-state", "cancelled")
-    assert client.ledger.counts()["queued"] == 1
+    assert client.ledger.counts()["queued"] == 2
 
     page.get_by_label(f"Choose {jobs[1]}").check()
     retry.click()
     page.goto("/workers")  # who leaves does not undo it
     page.goto("/?state=queued")
-    expect(page.locator(".job")).to_have_count(2)
+    expect(page.locator(".job")).to_have_count(3)
 
 
 def test_pages_filters_and_the_place_are_kept_in_the_address(show: Show, client: FarmClient) -> None:
