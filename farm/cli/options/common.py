@@ -96,7 +96,7 @@ _REQUEST = (
     click.option(
         "--fill",
         type=click.Choice(FILLS),
-        help="What to begin with under the mask: what is there, noise, or what is around.  [original; of --outpaint blur]",
+        help="What to begin with under the mask: what is there, noise, what is around.  [original; of --outpaint blur]",
     ),
     click.option(
         "--only-masked",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -11,13 +12,15 @@ from PIL import Image
 
 from tests.worker.emoji.conftest import needs_font
 from worker.emoji.card import make_card, markdown
+from worker.emoji.drawing import draw
 from worker.emoji.evaluate import Effort
 from worker.emoji.measures import Measure
 
 
 @pytest.mark.long
 @needs_font
-def test_a_card_is_made_of_a_model_alone(micro_run: Path, tmp_path: Path) -> None:
+def test_a_card_is_made_of_a_model_alone(micro_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("worker.emoji.card.draw", partial(draw, steps=2))
     model = tmp_path / "model"
     shutil.copytree(micro_run / "model", model)
     little = Effort(seeds=1, subjects=2, scenes=2, pairs=2, mixes=2, reconstructions=2, few=2, renders=2, steps=2)
