@@ -150,7 +150,7 @@ def wait_for_door(home: Path, timeout: float = _DOOR_TIMEOUT_SECONDS) -> str | N
     deadline = time.monotonic() + timeout
     while (found := site.door(home)) is None and time.monotonic() < deadline:
         farm = status(home)
-        if farm is None or any(child.name == site.NAME and child.last_exit is not None for child in farm.children):
+        if farm is None or all(child.name != site.NAME or child.last_exit is not None for child in farm.children):
             return None
         time.sleep(_WORKER_POLL)
     return found

@@ -55,7 +55,7 @@ def test_it_runs_with_the_farm_and_lets_one_browser_in_with_each_code(farm: Farm
 
 def test_a_farm_without_it_says_so(farm: Farm) -> None:
     farm.start()
-    assert stack.wait_for_door(farm.home, timeout=0) is None
+    assert stack.wait_for_door(farm.home) is None
     code, said = run("web", "--address", home=farm)
     assert code == 1 and "runs without its site" in said and "farm web" in said
 
