@@ -24,6 +24,8 @@ from worker.diffusion.cross_attention import CrossAttentionCache
 
 _LEVELS = ((".attn1.", ".attn2."), (".attentions.",), ("",))
 """What the paths of layers have in them: attention's own, all of its blocks, and every layer."""
+_LEAST = padded_rank(1)
+_MOST_LAYOUTS = 64
 _KEPT = 2
 """Batches whose factors stay gathered: two groups of jobs may take turns."""
 
@@ -59,7 +61,7 @@ class Adapting:
             for path, module in unet.named_modules()
             if isinstance(module, (nn.Linear, nn.Conv2d)) and is_simple(module) and path not in self._cached
         }
-        self._layouts: dict[tuple[Kind, int], Layout] = {}
+        self._layouts: dict[tuple[Kind, tuple[int, ...]], Layout] = {}
         self._placed: WeakKeyDictionary[Adapter, ref[OnDevice]] = WeakKeyDictionary()
         self._additions: WeakValueDictionary[Hashable, Additions] = WeakValueDictionary()
         self._latest: deque[dict[_Rows, Gathered | None]] = deque(maxlen=_KEPT)
@@ -78,21 +80,22 @@ class Adapting:
             known = self._additions[acting] = self._made(stack)
         return known
 
-    def rank(self, stack: Stack) -> int:
-        """The largest rank of what forwards add to a layer, padded; 0 if they add nothing."""
+    def ranks(self, stack: Stack) -> tuple[int, ...]:
+        """Of what a stack adds to the layers in forwards, padded, in their order; 0 where it adds nothing."""
         ranks: Counter[str] = Counter()
         for use in stack:
             if use.unet:
-                ranks.update({path: len(one.down) for path, one in use.adapter.unet.items() if path in self._modules})
-        return padded_rank(max(ranks.values(), default=0))
+                ranks.update({path: len(factors.down) for path, factors in use.adapter.unet.items()})
+        return tuple(padded_rank(ranks[path]) if path in ranks else 0 for path in self._modules)
 
     def layout(self, rows: Sequence[Additions | None]) -> Layout | None:
-        """That of a batch whose rows have these; None if nothing is added to any."""
-        kinds = [row.kind for row in rows if row is not None and row.kind is not None]
-        if not kinds:
+        """That of a batch whose rows have these, each layer at the largest of their ranks; None if nothing is added to
+        any."""
+        adding = {row: row.kind for row in rows if row is not None and row.kind is not None}
+        if not adding:
             return None
-        kind = Kind(max(kind.level for kind in kinds), any(kind.has_gains for kind in kinds))
-        return self._layout(kind, max(row.rank for row in rows if row is not None and row.kind is not None))
+        kind = Kind(max(kind.level for kind in adding.values()), any(kind.has_gains for kind in adding.values()))
+        return self._layout(kind, tuple(map(max, zip(*(row.ranks for row in adding), strict=True))))
 
     def gathered(self, parts: Sequence[Sequence[Additions | None]], layout: Layout) -> tuple[Gathered | None, ...]:
         """What is added for the rows of a batch of this layout, which are computed in parts; None where nothing is.
@@ -125,7 +128,8 @@ class Adapting:
 
     def example(self, kind: Kind, rows: int, which: Collection[int], *, rank: int) -> Gathered | None:
         """Some numbers of a kind, for rows of which some have adapters."""
-        layout, numbers = self._layout(kind, rank), torch.Generator().manual_seed(0)
+        ranks, numbers = (padded_rank(rank),) * len(self._modules), torch.Generator().manual_seed(0)
+        layout = self._layout(kind, ranks)
 
         def some(*shape: int, divisor: float) -> Tensor:
             return torch.randn(shape, generator=numbers).to(layout.device, layout.dtype) / divisor
@@ -140,7 +144,7 @@ class Adapting:
                 for layer in layout.layers
             }
         )
-        each = [Additions(((placed, strength),), rank, kind) for strength in (1.0, -0.5)]
+        each = [Additions(((placed, strength),), ranks, kind) for strength in (1.0, -0.5)]
         return self._gather([each[row % 2] if row in which else None for row in range(rows)], layout)
 
     @contextmanager
@@ -169,7 +173,7 @@ class Adapting:
         paths = {path for placed, _ in parts for path in placed.layers if path in self._modules}
         has_gains = any(added.gain is not None for placed, _ in parts for added in placed.layers.values())
         kind = Kind(max(map(_level, paths)), has_gains) if paths else None
-        return Additions(parts, self.rank(stack), kind)
+        return Additions(parts, self.ranks(stack), kind)
 
     def _on_device(self, adapter: Adapter) -> OnDevice:
         known = self._placed.get(adapter)
@@ -193,11 +197,15 @@ class Adapting:
         which = torch.tensor([*added], device=layout.device)
         return Gathered(layout.kind, which, layout.gather([*added.values()]))
 
-    def _layout(self, kind: Kind, rank: int) -> Layout:
-        if (kind, rank) not in self._layouts:
+    def _layout(self, kind: Kind, ranks: tuple[int, ...]) -> Layout:
+        if (kind, ranks) not in self._layouts:
+            if len(self._layouts) >= _MOST_LAYOUTS:
+                self._layouts.clear()
             weight = next(iter(self._modules.values())).weight
-            self._layouts[kind, rank] = Layout(kind, self._layers(kind.level), rank, weight.device, weight.dtype)
-        return self._layouts[kind, rank]
+            at = dict(zip(self._modules, ranks, strict=True))
+            layers = {layer: max(_LEAST, at[layer.path]) for layer in self._layers(kind.level)}
+            self._layouts[kind, ranks] = Layout(kind, layers, weight.device, weight.dtype)
+        return self._layouts[kind, ranks]
 
     def _layers(self, level: int) -> tuple[Layer, ...]:
         return tuple(Layer.of(path, module) for path, module in self._modules.items() if _level(path) <= level)

@@ -17,9 +17,7 @@ _MOST_SMALL, _LARGE_STRIDE = 32, 32
 
 
 def padded_rank(rank: int) -> int:
-    """The rank that factors are padded to with zeros: 0, a power of two from 4 to 32, or a multiple of 32."""
-    if not rank:
-        return 0
+    """The rank that factors are padded to with zeros: a power of two from 4 to 32, or a multiple of 32."""
     if rank <= _MOST_SMALL:
         return max(4, 1 << (rank - 1).bit_length())
     return -(-rank // _LARGE_STRIDE) * _LARGE_STRIDE
@@ -117,12 +115,12 @@ class OnDevice:
 class Additions:
     """What the adapters of a job add to a UNet, each so strongly. Compared by identity.
 
-    `rank` is the largest of a layer, padded. Without a `kind` forwards add nothing: what the adapters change is
-    computed once a job.
+    `ranks` are of all layers that forwards may add to, in their order, 0 where nothing is added. Without a `kind` they
+    add nothing: what the adapters change is computed once a job.
     """
 
     parts: tuple[tuple[OnDevice, float], ...]
-    rank: int
+    ranks: tuple[int, ...]
     kind: Kind | None
     _packed: list[tuple[Layout, Packed]] = field(default_factory=list, repr=False)
 
@@ -175,31 +173,31 @@ class Layer:
 
 @dataclass(frozen=True, eq=False)
 class Layout:
-    """Where the factors of a kind's layers lie in one run of numbers, at one rank. Rows of one layout are gathered by
-    one copy, whatever layers each job's adapters have: those that it lacks are zeros."""
+    """Where the factors of a kind's layers lie in one run of numbers, each layer's at a rank. Rows of one layout are
+    gathered by one copy, whatever layers each job's adapters have: those that it lacks are zeros."""
 
     kind: Kind
-    layers: tuple[Layer, ...]
-    rank: int
+    layers: Mapping[Layer, int]
+    """And their ranks."""
     device: torch.device
     dtype: torch.dtype
 
     @property
     def size(self) -> int:
         """Bytes of one row."""
-        per_layer = (self.rank * (layer.numbers + layer.outputs) + self._gains(layer) for layer in self.layers)
-        return self.dtype.itemsize * sum(per_layer)
+        each = (rank * (layer.numbers + layer.outputs) + self._gains(layer) for layer, rank in self.layers.items())
+        return self.dtype.itemsize * sum(each)
 
     def pack(self, additions: Additions) -> Packed:
         """What a job adds, in this layout, padded with zeros."""
         flat_size = sum(
-            self.rank * (layer.numbers if layer.is_pointwise else 0) + self.rank * layer.outputs + self._gains(layer)
-            for layer in self.layers
+            rank * (layer.outputs + (layer.numbers if layer.is_pointwise else 0)) + self._gains(layer)
+            for layer, rank in self.layers.items()
         )
         flat = torch.zeros(flat_size, device=self.device, dtype=self.dtype)
         kernels = tuple(
-            torch.zeros((self.rank, *layer.inner), device=self.device, dtype=self.dtype)
-            for layer in self.layers
+            torch.zeros((rank, *layer.inner), device=self.device, dtype=self.dtype)
+            for layer, rank in self.layers.items()
             if not layer.is_pointwise
         )
         for layer, slot in zip(self.layers, self._read(flat[None], kernels), strict=True):
@@ -238,12 +236,12 @@ class Layout:
             return taken
 
         found: list[Batched] = []
-        for layer in self.layers:
+        for layer, rank in self.layers.items():
             if layer.is_linear:
-                down, up = take(*layer.inner, self.rank), take(self.rank, layer.outputs)
+                down, up = take(*layer.inner, rank), take(rank, layer.outputs)
             else:
-                down = take(self.rank, layer.numbers) if layer.is_pointwise else next(remaining)
-                up = take(layer.outputs, self.rank)
+                down = take(rank, layer.numbers) if layer.is_pointwise else next(remaining)
+                up = take(layer.outputs, rank)
             found.append(Batched(down, up, take(layer.outputs) if self.kind.has_gains else None))
         return found
 

@@ -18,7 +18,7 @@ from worker.diffusion.additions import Additions
 from worker.diffusion.prompts import Encoded
 
 _Memories = WeakKeyDictionary[Encoded, ReferenceType[Tensor]]
-_NOTHING = Additions((), 0, None)
+_NOTHING = Additions((), (), None)
 """What a job without adapters adds."""
 
 

@@ -27,13 +27,13 @@ from worker.families.family import Size
 
 def batch_key_of(request: RenderRequest, *, deterministic: bool = False) -> Hashable:
     """What rows of one forward pass must share: the model (and with it the dtype), the latent size, and how many chunks
-    their prompts have. Prompts are read for it, and not encoded. In a deterministic engine also the rank of their
-    adapters, for bits depend on it.
+    their prompts have. Prompts are read for it, and not encoded. In a deterministic engine also the ranks of their
+    adapters, for bits depend on them.
 
     Raises `InvalidInput` for prompts that cannot be read.
     """
     key = id(request.model), latent_shape(request.spec, request.model), _how_to_encode(request).chunks
-    return (*key, request.model.adapting.rank(request.stack)) if deterministic else key
+    return (*key, request.model.adapting.ranks(request.stack)) if deterministic else key
 
 
 def prepare(

@@ -220,10 +220,11 @@ def test_deterministic_jobs_without_adapters_have_the_bytes_that_they_ever_had(
 
 def test_ranks_share_a_forward_unless_bits_count(request_for: Request, model: LoadedModel) -> None:
     small, same, large = (replace(request_for("job"), stack=(Use(adapter(model, rank=r)),)) for r in (3, 4, 5))
-    none = request_for("job")
+    fewer = replace(request_for("job"), stack=(Use(adapter(model, rank=4, unet=attention)),))
+    requests = (small, same, large, fewer, request_for("job"))
 
-    assert len({batch_key_of(request) for request in (small, same, large, none)}) == 1
-    assert len({batch_key_of(request, deterministic=True) for request in (small, same, large, none)}) == 3
+    assert len({batch_key_of(request) for request in requests}) == 1
+    assert len({batch_key_of(request, deterministic=True) for request in requests}) == 4
 
 
 @pytest.mark.parametrize("fields", [{"sampler": "dpmpp_sde"}, {"sampler": "lms", "from_image": True, "start_step": 2}])
@@ -378,7 +379,11 @@ def test_factors_take_room_in_every_row(request_for: Request, model: LoadedModel
     states = [
         prepare(replace(request_for("job", of=hungry), stack=stack), load_losses(), 0, Future()) for stack in given
     ]
-    numbers = sum(32 * (f.up.shape[0] + f.down[0].numel()) for p, f in broad.unet.items() if "projection" not in p)
+    numbers = sum(
+        (32 if attention(path) else 4) * (len(factors.up) + factors.down[0].numel())
+        for path, factors in broad.unet.items()
+        if "projection" not in path
+    )
     room = Room(Budget(lambda: 20 * 4 * numbers), Turns(), max_rows=64, padded_rows=None)
 
     assert room.rows(states[2]) == 64, "alone, without adapters"
