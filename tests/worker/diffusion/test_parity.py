@@ -116,7 +116,8 @@ def test_a_schedule_is_diffusers(
     job = Job(sampler, steps=4, seed=4, guidance=2.0, schedule=schedule)
     for model in (any_tiny_model, tiny_xl):
         expected = render_by_diffusers(model, job, **SPACED[schedule])
-        assert distance(render(model, job), expected) < TOLERANCE
+        # so few steps may leave numbers of a hundred, of which float32 tells no more than this
+        assert distance(render(model, job), expected) < max(TOLERANCE, 1e-5 * float(expected.abs().max()))
 
 
 @of_epsilon
