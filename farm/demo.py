@@ -1,7 +1,7 @@
 """The demonstration: a dozen jobs that show what the farm can do, on a farm of this machine.
 
 The first five are the ones this project began with: an otter in watercolor, a giraffe mixed with a cat, an
-image-to-image job from step 12 of 30, a job pulled towards blue, and one with a full trace.
+image-to-image job from step 12 of 30, a job pulled towards blue, and one with a full trace. The last two have a LoRA.
 """
 
 from __future__ import annotations
@@ -15,14 +15,15 @@ from pathlib import Path
 
 from farm import stack
 from farm.bucket.fetch import IMAGE, Fetched
-from farm.client import FarmClient
+from farm.client import FarmClient, loras
 from farm.host.places import replacing
 from farm.jobs.grid import parse_axis
 from farm.jobs.grid import requests as grid_requests
-from farm.jobs.request import JobRequest, LossRequest
+from farm.jobs.request import JobRequest, LoraRequest, LossRequest
 from farm.jobs.status import JobStatus
 from farm.pictures.sheet import contact_sheet, tile_of
 from farm.settings import Settings
+from farm.stack import site
 
 SHEET, GRID = "sheet.png", "grid.png"
 _MORE_PROMPTS = (
@@ -30,10 +31,10 @@ _MORE_PROMPTS = (
     "a pencil sketch of an owl",
     "an oil painting of a sunflower",
     "a penguin on a green background",
-    "a macaw",
     "a rocket on a black background",
-    "a unicorn on a pink background",
 )
+NEON = "neon-sign"
+"""The name under which the farm keeps the demonstration's LoRA."""
 
 
 @dataclass
@@ -53,6 +54,7 @@ def requests() -> list[JobRequest]:
     """What the demonstration submits; seeds are fixed, so that it shows the same pictures everywhere."""
     apple = _apple()
     blue = (LossRequest(name="blue", scale=25, every=1),)
+    neon = (LoraRequest(name=NEON),)
     return [
         JobRequest(prompt="a watercolor painting of an otter", seed=14, trace="video"),
         JobRequest(mode="mix", prompt=("a giraffe", "a cat"), mix=0.5, seed=8),
@@ -60,6 +62,8 @@ def requests() -> list[JobRequest]:
         JobRequest(mode="guided", prompt="a lion on a red background", losses=blue, guidance=4, seed=8),
         JobRequest(prompt="a watercolor painting of a fox", sampler="dpmpp_2m", steps=20, seed=14),
         *(JobRequest(prompt=prompt, seed=seed) for seed, prompt in enumerate(_MORE_PROMPTS, start=100)),
+        JobRequest(prompt="a macaw", seed=105, loras=neon),
+        JobRequest(prompt="a unicorn", seed=106, loras=neon),
     ]
 
 
@@ -70,8 +74,17 @@ def grid() -> list[JobRequest]:
     return grid_requests(fields, axes)
 
 
+def keep_lora(farm: FarmClient) -> None:
+    """Let the farm keep the LoRA that some of the jobs have. Raises what `farm.client.loras.add` raises."""
+    loras.add(farm.ledger, farm.storage, NEON, str(_file("demo_lora.safetensors")))
+
+
 def _apple() -> Path:
-    return Path(str(resources.files("farm").joinpath("demo_init.png")))
+    return _file("demo_init.png")
+
+
+def _file(name: str) -> Path:
+    return Path(str(resources.files("farm").joinpath(name)))
 
 
 @contextmanager
@@ -86,7 +99,7 @@ def local_farm(home: Path, timings: Timings, *, keep: bool) -> Iterator[Settings
     kept = False
     try:
         with timings.of("start of the servers"):
-            settings = stack.start_detached(home)
+            settings = stack.start_detached(home, web=keep and not site.missing())
         with timings.of("start of the worker"):
             stack.wait_for_workers(home, settings)
         yield settings

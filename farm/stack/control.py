@@ -19,7 +19,7 @@ from typing import IO, TYPE_CHECKING, Any
 from farm.errors import StackError
 from farm.host import homes, lock
 from farm.settings import Settings, load_local
-from farm.stack import logs, state
+from farm.stack import logs, site, state
 from farm.stack.layout import Layout
 from farm.stack.plan import PACKAGES, WORKER_COMMAND, WORKER_PREFIX, FarmPlan
 from farm.stack.process import how_ended
@@ -33,6 +33,7 @@ _AFTER_KILL = 10.0
 _POLL = 0.02
 _WORKER_TIMEOUT_SECONDS = 60.0
 _WORKER_POLL = 0.1
+_DOOR_TIMEOUT_SECONDS = 20.0
 
 
 def up(
@@ -41,18 +42,20 @@ def up(
     models: Sequence[str] = (),
     *,
     worker_command: Sequence[str] = WORKER_COMMAND,
+    web: bool = False,
     ready: Callable[[Settings], None] = lambda _: None,
+    open_door: Callable[[str], None] = lambda _: None,
 ) -> None:
     """Run the farm of `home` in the foreground until Ctrl-C, with `workers` processes serving `models`.
 
-    A model is `NAME`, or `NAME=SOURCE`. `ready` is called once when the servers answer and the workers are
-    started. Raises `InvalidInput` for a bad model, and `StackError` when the home is in use or a server does not
-    start.
+    A model is `NAME`, or `NAME=SOURCE`. `ready` is called once when the servers answer and the workers are started,
+    and `open_door`, with `web`, with the address by which a browser comes in to the farm's site. Raises `InvalidInput`
+    for a bad model, and `StackError` when the home is in use or a server does not start.
     """
     from farm.stack.supervisor import Supervisor
 
-    plan = FarmPlan(home, workers, tuple(models), tuple(worker_command))
-    asyncio.run(Supervisor(plan, ready).run())
+    plan = FarmPlan(home, workers, tuple(models), tuple(worker_command), web=web)
+    asyncio.run(Supervisor(plan, ready, open_door).run())
 
 
 def start_detached(
@@ -62,13 +65,14 @@ def start_detached(
     *,
     worker_command: Sequence[str] = WORKER_COMMAND,
     worker_grace: float = FarmPlan.worker_grace,
+    web: bool = False,
     timeout: float = _START_TIMEOUT_SECONDS,
 ) -> Settings:
     """Start the farm of `home` as a daemon and wait, up to `timeout` seconds, until its servers answer.
 
     Raises as `up` does; the `StackError` of a server that does not start shows the end of its log.
     """
-    plan = FarmPlan(home, workers, tuple(models), tuple(worker_command), worker_grace)
+    plan = FarmPlan(home, workers, tuple(models), tuple(worker_command), worker_grace, web)
     layout = Layout(home)
     layout.create()
     began = logs.size(layout.log("supervisor"))
@@ -141,6 +145,17 @@ def wait_for_workers(home: Path, settings: Settings, timeout: float = _WORKER_TI
         ledger.close()
 
 
+def wait_for_door(home: Path, timeout: float = _DOOR_TIMEOUT_SECONDS) -> str | None:
+    """The address by which a browser comes in to the site of the farm of `home`; None if it has none in time."""
+    deadline = time.monotonic() + timeout
+    while (found := site.door(home)) is None and time.monotonic() < deadline:
+        farm = status(home)
+        if farm is None or all(child.name != site.NAME or child.last_exit is not None for child in farm.children):
+            return None
+        time.sleep(_WORKER_POLL)
+    return found
+
+
 def _ready(workers: Iterable[WorkerInfo], farm: state.FarmStatus) -> int:
     """How many of the farm's own workers say that they are ready: what a killed one said stays for a while."""
     running = {child.pid for child in farm.children}
@@ -161,7 +176,7 @@ def _spawn(plan: FarmPlan, layout: Layout, ready: int) -> subprocess.Popen[bytes
     command = [sys.executable, "-m", "farm.stack.supervisor", "--home", str(plan.home), "--ready-fd", str(ready)]
     command += ["--workers", str(plan.workers), "--worker-grace", str(plan.worker_grace)]
     command += [f"--model={model}" for model in plan.resolved_models()]
-    command += ["--worker-command", json.dumps(plan.worker_command)]
+    command += ["--worker-command", json.dumps(plan.worker_command), *(["--web"] if plan.web else [])]
     log = layout.log("supervisor")
     log.touch(mode=0o600)
     logs.trim(log)

@@ -4,6 +4,7 @@ farm.json          addresses and credentials of the running farm; there while it
 farm.lock          held by the running supervisor, with its process id inside
 credentials.json   generated once, kept across restarts
 redis/  s3/        the servers' configuration and data
+web.json           the address of its site, with a code that lets one browser in; there while that runs
 logs/              one file per process
 """
 
@@ -38,6 +39,10 @@ class Layout:
     @property
     def credentials(self) -> Path:
         return self.home / "credentials.json"
+
+    @property
+    def door(self) -> Path:
+        return self.home / "web.json"
 
     @property
     def redis(self) -> Path:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import shutil
 import sys
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -29,7 +28,8 @@ PACKAGES = Path(farm.__file__).parent.parent
 class FarmPlan:
     """A farm to start. `models` are `NAME` or `NAME=SOURCE`; `worker_command` gets `--name` and `--model` appended.
 
-    `worker_grace` is how long, in seconds, a worker may take to hand its jobs back: longer than its own grace.
+    `worker_grace` is how long, in seconds, a worker may take to hand its jobs back: longer than its own grace. With
+    `web` the farm has its site too.
     """
 
     home: Path
@@ -37,6 +37,7 @@ class FarmPlan:
     models: tuple[str, ...] = ()
     worker_command: tuple[str, ...] = WORKER_COMMAND
     worker_grace: float = 30.0
+    web: bool = False
 
     def __post_init__(self) -> None:
         """Raises `InvalidInput` for a count of workers or a model that cannot be."""
@@ -54,7 +55,7 @@ def worker_programs(plan: FarmPlan) -> list[Program]:
     """The workers `local-1` … `local-N`, each talking to the local farm of the plan's home."""
     layout = Layout(plan.home)
     models = [argument for model in plan.resolved_models() for argument in ("--model", model)]
-    environment = _worker_environment(plan, os.environ)
+    environment = _worker_environment(plan)
     return [
         Program(
             name=name,
@@ -70,14 +71,18 @@ def worker_programs(plan: FarmPlan) -> list[Program]:
     ]
 
 
-def _worker_environment(plan: FarmPlan, environment: Mapping[str, str]) -> dict[str, str]:
+def environment_of(plan: FarmPlan) -> dict[str, str]:
+    """What the farm's own processes find in their environment: ours, but for what says that another farm is meant."""
     kept = {
         name: value
-        for name, value in environment.items()
+        for name, value in os.environ.items()
         if name != "FARM_REDIS_URL" and not name.startswith("FARM_S3_")
     }
-    kept["FARM_HOME"] = str(plan.home)
-    kept["PYTHONUNBUFFERED"] = "1"
+    return {**kept, "FARM_HOME": str(plan.home), "PYTHONUNBUFFERED": "1"}
+
+
+def _worker_environment(plan: FarmPlan) -> dict[str, str]:
+    kept = environment_of(plan)
     if plan.workers > 1 and not has_gpu():
         # Each would start as many threads as there are cores, and all would wait for one another.
         kept.setdefault("OMP_NUM_THREADS", str(max(1, usable_cores() // plan.workers)))

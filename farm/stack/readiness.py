@@ -14,7 +14,7 @@ from urllib.parse import urlsplit
 
 from farm.errors import StackError, StorageError
 from farm.settings import Settings
-from farm.stack import logs, strangers
+from farm.stack import logs, site, strangers
 from farm.stack.process import Child, how_ended
 
 if TYPE_CHECKING:
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 _TIMEOUT_SECONDS = 120.0
 _POLL = 0.02
 _REFUSALS = 10.0
+_SITE_SECONDS, _SITE_POLL = 60.0, 0.1
 
 PROBE_KEY = "probes/start"
 
@@ -45,6 +46,14 @@ async def s3_ready(child: Child, settings: Settings) -> None:
 async def strangers_refused(child: Child, ports: Iterable[int], authority: Path) -> None:
     """Wait until every port listens, and see that it is shut to others. Raises as `redis_ready`, and if one is not."""
     await _before_exit(child, _shut(child.program.name, ports, authority))
+
+
+async def site_ready(child: Child, home: Path) -> str | None:
+    """Wait until the site says how a browser comes in. None if it ends before, or takes too long: jobs need it not."""
+    deadline = time.monotonic() + _SITE_SECONDS
+    while (address := site.door(home)) is None and child.last_exit is None and time.monotonic() < deadline:
+        await asyncio.sleep(_SITE_POLL)
+    return address
 
 
 async def _shut(name: str, ports: Iterable[int], authority: Path) -> None:

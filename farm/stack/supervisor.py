@@ -1,4 +1,4 @@
-"""The supervisor of a local farm: starts Redis, the S3 server and the workers, keeps them running, ends them.
+"""The supervisor of a local farm: starts Redis, the S3 server, the workers and the site, keeps them running, ends them.
 
 Runs in the foreground for `farm up`, or by itself (`python -m farm.stack.supervisor`) for `farm up --detach`.
 """
@@ -28,6 +28,7 @@ from farm.stack.layout import Layout
 from farm.stack.orphans import Guard
 from farm.stack.plan import FarmPlan, worker_programs
 from farm.stack.process import Child, Program
+from farm.stack.site import site_program
 
 _log = logging.getLogger(__name__)
 
@@ -38,11 +39,15 @@ _TRIM_EVERY = 60.0
 
 
 class Supervisor:
-    """One local farm, from `run` until a signal. `ready` is called once with its settings."""
+    """One local farm, from `run` until a signal. `ready` is called once with its settings, and then `open_door` with
+    the address of its site, if it has one."""
 
-    def __init__(self, plan: FarmPlan, ready: Callable[[Settings], None]) -> None:
+    def __init__(
+        self, plan: FarmPlan, ready: Callable[[Settings], None], open_door: Callable[[str], None] = lambda _: None
+    ) -> None:
         self._plan = plan
         self._ready = ready
+        self._open_door = open_door
         self._layout = Layout(plan.home)
         self._children: list[Child] = []
         self._settings: Settings | None = None
@@ -89,11 +94,14 @@ class Supervisor:
         self._settings = settings
         self._started = datetime.now(UTC)
         self._write_state()
-        for program in worker_programs(self._plan):
+        self._layout.door.unlink(missing_ok=True)
+        for program in (*worker_programs(self._plan), *([site_program(self._plan)] if self._plan.web else [])):
             await self._child(program, guard).start()
         for child in self._children:
             child.keep()
         self._ready(settings)
+        if self._plan.web and (address := await readiness.site_ready(self._children[-1], self._plan.home)):
+            self._open_door(address)
         while True:
             await asyncio.sleep(_TRIM_EVERY)
             self._trim_logs()
@@ -142,6 +150,7 @@ class Supervisor:
         await _stop(child for child in self._children if not child.program.ports)
         self._settings = None
         self._layout.state.unlink(missing_ok=True)
+        self._layout.door.unlink(missing_ok=True)
         for name in ("s3", "redis"):
             if name in servers_up:
                 await servers_up[name].stop()
@@ -188,6 +197,7 @@ def main() -> int:
     parser.add_argument("--model", action="append", default=[])
     parser.add_argument("--worker-command", type=json.loads, default=None)
     parser.add_argument("--worker-grace", type=float, default=FarmPlan.worker_grace)
+    parser.add_argument("--web", action="store_true")
     parser.add_argument("--ready-fd", type=int, required=True)
     options = parser.parse_args()
 
@@ -200,6 +210,7 @@ def main() -> int:
                 models=tuple(options.model),
                 worker_command=tuple(options.worker_command or FarmPlan.worker_command),
                 worker_grace=options.worker_grace,
+                web=options.web,
             )
             asyncio.run(Supervisor(plan, ready=lambda _: _tell(starter, error=None)).run())
         except FarmError as error:

@@ -117,8 +117,18 @@ class _Server(uvicorn.Server):
                 signal.signal(number, handler)
 
 
-def serve(where: Settings, home: Path, how: Serving, *, forms: Forms, ready: Callable[[str, str], None]) -> bool:
+def serve(
+    where: Settings,
+    home: Path,
+    how: Serving,
+    *,
+    forms: Forms,
+    ready: Callable[[str, str], None],
+    reopened: Callable[[str], None] | None = None,
+) -> bool:
     """Serve a farm until SIGINT or SIGTERM. `ready` is told the site's address and the one that lets a browser in.
+
+    That one is of use once; where `reopened` is given, it is told another whenever one has been used.
 
     False if threads are left that a server which does not answer holds up, and which would hold up the process' end.
 
@@ -128,13 +138,18 @@ def serve(where: Settings, home: Path, how: Serving, *, forms: Forms, ready: Cal
     how.check(tokens)
     with closing(bound(how.address, how.port)) as listening, FarmClient(where) as client:
         port: int = listening.getsockname()[1]
-        access = Access(tokens, Sessions(), open_to_all=how.open_to_all, port=port)
+        address = f"{'https' if how.certificate else 'http'}://{_shown(how)}:{port}"
+
+        def door(code: str | None) -> str:
+            return f"{address}/login?code={code}"
+
+        sessions = Sessions(renewed=None if reopened is None else lambda code: reopened(door(code)))
+        access = Access(tokens, sessions, open_to_all=how.open_to_all, port=port)
         names = Names(frozenset(name.lower() for name in how.names), loopback_only=is_loopback(how.address))
         site = create(client, access, names=names, home=home, reindex=how.reindex, forms=forms)
-        address = f"{'https' if how.certificate else 'http'}://{_shown(how)}:{port}"
         server = _Server(configuration(site.app, how), site)
         listening.listen(2_048)
-        ready(f"{address}/", f"{address}/login?code={access.sessions.code}")
+        ready(f"{address}/", door(sessions.code))
         server.run(sockets=[listening])
     ended = time.monotonic()
     while site.parts.is_busy and time.monotonic() < ended + _PATIENCE_SECONDS:

@@ -30,19 +30,28 @@ class Session:
 
 
 class Sessions:
-    """The open sessions, and the code that opens one. `clock` gives seconds."""
+    """The open sessions, and the code that opens one. `clock` gives seconds.
 
-    def __init__(self, *, clock: Callable[[], float] = time.monotonic) -> None:
+    Where `renewed` is given, it is told another code as soon as one has been used.
+    """
+
+    def __init__(
+        self, *, clock: Callable[[], float] = time.monotonic, renewed: Callable[[str], None] | None = None
+    ) -> None:
         self._clock = clock
+        self._renewed = renewed
         self._open: dict[str, Session] = {}
         self.code: str | None = secrets.token_urlsafe(24)
-        """Lets one browser in, with all rights; None once it has."""
+        """Lets one browser in, with all rights; None once it has, and there is no other."""
 
     def enter(self, code: str) -> str | None:
         """The cookie for whoever brings the code, which is of no use from then on; None for another."""
         if self.code is None or not hmac.compare_digest(self.code.encode(), code.encode("utf-8", "surrogateescape")):
             return None
         self.code = None
+        if self._renewed is not None:
+            self.code = secrets.token_urlsafe(24)
+            self._renewed(self.code)
         return self.begin("browser", "operate", token=None)
 
     def begin(self, name: str, role: Role, *, token: str | None) -> str:

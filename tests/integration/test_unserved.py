@@ -110,7 +110,7 @@ def test_a_local_farm_comes_up_with_the_others(
     models = ("--model", f"good={tiny_model}", "--model", f"bad={file}#config={tiny_model}")
     elsewhere = str(tmp_path / "home")
     try:
-        told = shell("up", "--detach", *models, FARM_HOME=elsewhere)
+        told = shell("up", "--detach", "--no-web", *models, FARM_HOME=elsewhere)
         (worker,) = json.loads(shell("workers", "--json", FARM_HOME=elsewhere).stdout)
     finally:
         shell("down", FARM_HOME=elsewhere)

@@ -65,3 +65,23 @@ def test_a_job_is_seen_from_its_first_steps_to_its_picture(
         browser.close()
     assert said == []
     assert client.ledger.get(job).state == "done"
+
+
+@pytest.mark.usefixtures("worker")
+def test_a_picture_is_asked_for_with_a_prompt_alone_and_found_again(address: str) -> None:
+    said: list[str] = []
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        page = browser.new_page(base_url=address)
+        page.on("console", lambda message: said.append(message.text))
+        page.goto("/submit")
+        page.keyboard.type("an otter, found again")
+        page.get_by_role("button", name="Render").click()
+        picture = page.locator(".card img[src*='image.png']")
+        expect(picture).to_have_js_property("naturalWidth", 64, timeout=MILLISECONDS)
+        page.goto("/gallery?q=otter again")
+        expect(page.locator(".cell img:visible")).to_have_js_property("naturalWidth", 64, timeout=MILLISECONDS)
+        page.locator(".cell").click()
+        expect(page.get_by_role("dialog")).to_contain_text("an otter, found again")
+        browser.close()
+    assert said == []

@@ -39,7 +39,7 @@ import functools, sys
 from farm import keys, stack
 from farm.cli.commands.stack import up
 stack.up = functools.partial(stack.up, worker_command=(sys.executable, "-c", sys.argv.pop()))
-up(["--workers", "2"])
+up(["--workers", "2", "--no-web"])
 """
 
 

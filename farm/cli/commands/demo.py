@@ -50,6 +50,7 @@ def demo(keep: bool, out: Path) -> None:
     say(f"using the farm in {home}" if was_running else f"starting a farm in {home}")
     with demonstration.local_farm(home, timings, keep=keep) as where, FarmClient(where) as farm:
         with timings.of("submission"):
+            demonstration.keep_lora(farm)
             submission = farm.submit(demonstration.requests())
             grid = farm.submit(demonstration.grid())
         jobs = [*submission.jobs, *grid.jobs]
@@ -69,6 +70,10 @@ def demo(keep: bool, out: Path) -> None:
     _tell(places, timings)
     if was_running or keep:
         say("", 'The farm stays up: farm submit txt2img "a red apple" --wait --out renders; farm down stops it.')
+        if door := stack.wait_for_door(home):
+            say(f"In a browser: {door}")
+    else:
+        say("", "'farm up' starts it again, and tells how a browser comes in, to submit, watch and look at all of it.")
     exit_unless_done(statuses)
 
 

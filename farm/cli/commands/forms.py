@@ -83,7 +83,7 @@ class SubmitForms:
     def filled(self, spec: JobSpec, labels: Mapping[str, str]) -> tuple[str, Values]:
         fields = {**fields_of(spec), "labels": labels}
         prompts = fields.get("prompt") or ()
-        mode = "mix" if len(prompts) > 1 and spec.mode in ("txt2img", "guided") else spec.mode
+        mode = "mix" if len(prompts) > 1 else spec.mode
         known = {param.name: param for param in submit.commands[mode].params} if mode in submit.commands else {}
         if len(prompts) < 2:
             fields.pop("weights", None)

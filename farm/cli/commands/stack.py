@@ -11,6 +11,7 @@ from farm.cli.options.parsing import Seconds
 from farm.cli.view.output import json_option, note, print_json, say
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from pathlib import Path
 
     from farm.settings import Settings
@@ -23,18 +24,24 @@ _COLOURS = {"ok": "green", "warn": "yellow", "fail": "red"}
 @click.option("--workers", type=click.IntRange(0, 64), default=1, show_default=True, help="How many workers to run.")
 @click.option("--model", "models", multiple=True, metavar="NAME[=SOURCE]", help="A model to serve; repeatable.")
 @click.option("--detach", is_flag=True, help="Return when the farm is ready, and leave it running.")
-def up(workers: int, models: tuple[str, ...], detach: bool) -> None:
-    """Start a farm on this machine: Redis, an S3 server and workers.
+@click.option("--web/--no-web", default=True, help="With its site, or without.  [with it]")
+def up(workers: int, models: tuple[str, ...], detach: bool, web: bool) -> None:
+    """Start a farm on this machine: Redis, an S3 server, workers, and the site of 'farm web'.
 
-    Without --detach it runs until Ctrl-C. What was stored stays for the next start.
+    Without --detach it runs until Ctrl-C. What was stored stays for the next start. The site's address lets one browser
+    in; 'farm web --address' tells another.
     """
     from farm import settings, stack
+    from farm.stack import site
 
     home, began = settings.home(), time.monotonic()
+    lacks = site.missing() if web else []
+    web = web and not lacks
     if detach:
-        started = stack.start_detached(home, workers, models)
+        started = stack.start_detached(home, workers, models, web=web)
         loading = "" if stack.wait_for_workers(home, started) else ", still loading"
         _tell_ready(home, started, f"{workers}{loading}", began, ending="farm down")
+        _tell_door(stack.wait_for_door(home) if web else None, lacks)
         _tell_refused(started)
         return
     _log_to_terminal()
@@ -42,8 +49,9 @@ def up(workers: int, models: tuple[str, ...], detach: bool) -> None:
     def ready(started: Settings) -> None:
         # Its workers say in the ledger when they are ready; the supervisor cannot wait for that and watch them.
         _tell_ready(home, started, f"{workers}, starting" if workers else "0", began, ending="Ctrl-C")
+        _tell_door(None, lacks)
 
-    stack.up(home, workers, models, ready=ready)
+    stack.up(home, workers, models, web=web, ready=ready, open_door=lambda door: _tell_door(door, []))
     say("stopped")
 
 
@@ -96,6 +104,14 @@ def _tell_ready(home: Path, settings: Settings, workers: str, began: float, *, e
     say(f"      farm doctor looks it over, {ending} stops it")
     if os.environ.get(variables.REDIS_URL.name):
         note("FARM_REDIS_URL is set: other commands talk to that farm, and not to this one")
+
+
+def _tell_door(door: str | None, lacks: Sequence[str]) -> None:
+    """Say how a browser comes in to the farm's site, or what that lacks."""
+    if door:
+        say(f"In a browser: {door}")
+    elif lacks:
+        note(f"without its site, for {', '.join(lacks)} missing: pip install -c constraints.txt '.[web]' brings it")
 
 
 def _tell_refused(settings: Settings) -> None:

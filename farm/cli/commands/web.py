@@ -5,19 +5,17 @@ from __future__ import annotations
 import os
 import sys
 from functools import partial
-from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
 from farm.cli.view.output import note, say
-from farm.errors import FarmError, InvalidInput
+from farm.errors import FarmError, InvalidInput, StackError
 
 if TYPE_CHECKING:
     from farm.web.server import Serving
 
-_PACKAGES = {"fastapi": "fastapi", "uvicorn": "uvicorn", "python_multipart": "python-multipart"}
 _FILE = click.Path(path_type=Path, dir_okay=False)
 
 
@@ -27,6 +25,7 @@ _FILE = click.Path(path_type=Path, dir_okay=False)
       farm web
       farm web --bind 0.0.0.0 --name farm.example.org --tls-cert farm.pem --tls-key farm.key
       farm web --bind 10.0.0.5 --trust 10.0.0.1
+      farm web --address
     """
 )
 @click.option("--host", metavar="ADDRESS", help="Of this machine, which only it reaches.  [default: 127.0.0.1]")
@@ -38,6 +37,8 @@ _FILE = click.Path(path_type=Path, dir_okay=False)
 @click.option("--tls-cert", type=_FILE, metavar="FILE", help="The certificate, and those between, as PEM.")
 @click.option("--tls-key", type=_FILE, metavar="FILE", help="Its key, as PEM.")
 @click.option("--reindex", is_flag=True, help="Make the gallery's index anew, from the bucket.")
+@click.option("--address", is_flag=True, help="Only tell how a browser comes in to the site that 'farm up' runs.")
+@click.option("--door", type=_FILE, hidden=True, help="Write how a browser comes in to this file, and do not tell it.")
 def web(
     host: str | None,
     port: int,
@@ -48,11 +49,16 @@ def web(
     tls_cert: Path | None,
     tls_key: Path | None,
     reindex: bool,
+    address: bool,
+    door: Path | None,
 ) -> None:
     """Serve the farm to browsers and programs until Ctrl-C: /api/v1, for all that the other commands do.
 
-    The address that it prints lets one browser in. Programs come in with a token: see 'farm token'.
+    The address that it prints lets one browser in. Programs come in with a token: see 'farm token'. On a farm of this
+    machine 'farm up' runs it already.
     """
+    if address:
+        return _tell_door()
     check_installed()
     import logging
 
@@ -67,7 +73,11 @@ def web(
     homes.check(home)
     log_to_stderr(logging.INFO, "%(asctime)s %(levelname)s %(message)s")
 
-    is_done = serve(where, home, how, forms=SubmitForms(), ready=partial(_tell, how))
+    if door is None:
+        is_done = serve(where, home, how, forms=SubmitForms(), ready=partial(_tell, how))
+    else:
+        written = partial(_write_door, door)
+        is_done = serve(where, home, how, forms=SubmitForms(), ready=lambda _, opens: written(opens), reopened=written)
     say("stopped")
     if not is_done:
         sys.stdout.flush()
@@ -103,10 +113,37 @@ def _tell(how: Serving, address: str, door: str) -> None:
     say("Ctrl-C stops it")
 
 
+def _write_door(file: Path, door: str) -> None:
+    import json
+
+    from farm.host.private import write_private
+
+    write_private(file, json.dumps({"door": door}) + "\n")
+
+
+def _tell_door() -> None:
+    """Say how a browser comes in to this machine's farm. Raises `StackError` if there is no site of it."""
+    from farm import settings, stack
+    from farm.stack import site
+
+    home = settings.home()
+    if (farm := stack.status(home)) is None:
+        raise StackError(f"no farm is running in {home}", hint="'farm up' starts one; 'farm web' serves another farm")
+    if (door := site.door(home)) is None:
+        began = any(child.name == site.NAME for child in farm.children)
+        logs = next((child.log for child in farm.children if child.name == site.NAME), None)
+        raise StackError(
+            f"the site of the farm in {home} is not running" if began else f"the farm in {home} runs without its site",
+            hint=f"its log is {logs}" if began else "'farm web' serves it",
+        )
+    say(door)
+
+
 def check_installed() -> None:
     """Raise `FarmError` unless what the site needs is installed too."""
-    missing = [name for module, name in _PACKAGES.items() if find_spec(module) is None]
-    if missing:
+    from farm.stack import site
+
+    if missing := site.missing():
         raise FarmError(
             f"this installation cannot serve: {', '.join(missing)} missing",
             hint="in a clone of the farm: pip install -c constraints.txt '.[web]'",

@@ -19,11 +19,19 @@ from farm.jobs.losses import BUILTIN
 from farm.jobs.request import DEFAULT_PRIORITY, DEFAULT_STEPS, JobRequest
 from farm.jobs.samplers import KNOWN, SAMPLERS, SCHEDULES
 from farm.jobs.spec import ENCODINGS, FILLS, FITS, MIX_PATHS, TRACE_LEVELS, Mode
+from farm.jobs.writing import ALPHA
 
 F = TypeVar("F", bound=Callable[..., Any])
 
 _FILE = click.Path(path_type=Path, dir_okay=False)
 _FOLDER = click.Path(path_type=Path, file_okay=False)
+
+
+class _FileOrAlpha(click.Path):
+    """A file; or `alpha`, for what is transparent in the init picture. A file of that name is `./alpha`."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        return value if value == ALPHA else super().convert(value, param, ctx)
 
 
 def _losses_completed(_: click.Context, __: click.Parameter, beginning: str) -> list[CompletionItem]:
@@ -83,7 +91,7 @@ _REQUEST = (
     ),
     click.option(
         "--mask",
-        type=_FILE,
+        type=_FileOrAlpha(path_type=Path, dir_okay=False),
         metavar="FILE|alpha",
         help="With --init: redo only what is white in this picture (or transparent in --init itself).",
     ),

@@ -102,8 +102,8 @@ class Generation(BaseModel):
 
 
 class Edit(Generation):
-    """Pictures that begin with another. `image` is a file of the form, and so is a `mask`, by which a part of it is made
-    anew: and all of that, unless something else is asked for."""
+    """Pictures that begin with another. `image` is a file of the form, and so is a `mask`, by which a part of it is
+    made anew: and all of that, unless something else is asked for."""
 
     strength: Number | None = None
     input_fidelity: Literal["high", "low"] | None = None

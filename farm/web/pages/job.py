@@ -7,8 +7,9 @@ import asyncio
 from fastapi import APIRouter, Request, Response
 
 from farm.bucket.results import IMAGE, JobResult
-from farm.errors import FarmError
-from farm.jobs.command import command
+from farm.errors import FarmError, InvalidInput
+from farm.jobs.request import DEFAULT_PRIORITY
+from farm.jobs.spec import JobSpec
 from farm.jobs.status import JobStatus
 from farm.pages.job import page as page_of
 from farm.pages.settings import made, settings
@@ -46,12 +47,26 @@ async def job(request: Request, site: InSite, job: str) -> Response:
         spec=spec,
         settings=settings(spec) if spec else [],
         made=made(result) if result else [],
-        command=command(spec, labels=status.labels, priority=status.priority) if spec else None,
+        command=_command(site, spec, status) if spec else None,
         checkpoint=await site.ledger(ledger.checkpoint_of, job),
         result=result,
         has_picture=result is not None and IMAGE in result.objects,
         trouble=trouble,
     )
+
+
+def _command(site: Parts, spec: JobSpec, status: JobStatus) -> str | None:
+    """What asks for the same in a terminal, if `farm submit` does; files are named by what is in them."""
+    if site.forms is None:
+        return None
+    files = {"init": spec.start.image, "mask": spec.start.mask}
+    more = {name: f"{image.sha256[:8]}.{image.extension}" for name, image in files.items() if image}
+    more |= {} if status.priority == DEFAULT_PRIORITY else {"priority": str(status.priority)}
+    mode, values = site.forms.filled(spec, status.labels)
+    try:
+        return site.forms.command(mode, {**values, **more})
+    except InvalidInput:  # a study, which is asked in another way
+        return None
 
 
 async def _result(site: Parts, status: JobStatus) -> tuple[JobResult | None, Problem | None]:

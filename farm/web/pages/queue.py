@@ -71,9 +71,11 @@ async def queue(
     """A page of jobs: of a state, of a batch in its order, or all."""
     workers = await site.workers(within=_WITHIN_SECONDS)
     seen = await site.ledger(read, site.client.ledger, workers, state=state, batch=batch, cursor=cursor)
+    pictured = await site.ledger(_pictured, site.client.ledger, seen.rows) if site.thumbnails else frozenset()
     return frame.page(
         request.scope,
         "queue.html",
+        pictured=pictured,
         seen=seen,
         state=state,
         batch=batch,
@@ -109,6 +111,12 @@ def foretold(
     places = ledger.places([status for status in statuses if status.state == "queued"])
     served = {model for model, line in known.items() if line.workers or workers is None}
     return [_row(status, places.get(status.id), known, served, now) for status in statuses], known
+
+
+def _pictured(ledger: Ledger, rows: Sequence[Row]) -> frozenset[str]:
+    """The jobs of the page that have made a picture: not every one that is done has, for studies answer."""
+    specs = ledger.specs([row.status.id for row in rows if row.status.state == "done"])
+    return frozenset(job for job, spec in specs.items() if spec.has_picture)
 
 
 def _newest(ledger: Ledger, state: State | None, cursor: str | None) -> tuple[list[str], str | None]:

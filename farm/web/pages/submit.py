@@ -54,15 +54,17 @@ async def submit(
     start: Annotated[str | None, Query(max_length=60)] = None,
 ) -> Response:
     """The form: empty, with the settings of a job (`again`), or with the picture of one to `start` from."""
-    mode, values, picture = "txt2img", dict[str, Any](), None
+    mode, values, pictures = "txt2img", dict[str, Any](), dict[str, str]()
     if job := again or start:
         result = await result_of(site, known(job))
         mode, found = _forms(site).filled(result.spec, await _labels(site, job))
         values = {**found}
-        picture = f"/api/v1/jobs/{job}/init" if result.spec.start.image else None
+        given = {"init": result.spec.start.image, "mask": result.spec.start.mask}
+        pictures = {name: f"/api/v1/jobs/{job}/{name}" for name, image in given.items() if image}
     if start:
         kept = {name: value for name, value in values.items() if name in ("prompt", "negative", "model")}
-        mode, values, picture = "img2img", kept, f"/api/v1/jobs/{start}/objects/image.png?delivery=stream"
+        mode, values = "img2img", kept
+        pictures = {"init": f"/api/v1/jobs/{start}/objects/image.png?delivery=stream"}
     known_modes = await _modes(site)
     return frame.page(
         request.scope,
@@ -70,7 +72,7 @@ async def submit(
         modes=known_modes,
         mode=mode,
         groups=_groups(known_modes, values),
-        picture=picture,
+        pictures=pictures,
         source=job,
     )
 

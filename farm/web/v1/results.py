@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import AsyncIterator, Iterator
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Path, Query, Request, Response
 from starlette.responses import StreamingResponse
@@ -12,6 +12,7 @@ from starlette.responses import StreamingResponse
 from farm.bucket.results import JobResult, ResultObject
 from farm.bucket.storage import is_loopback
 from farm.errors import FetchRefused
+from farm.jobs.spec import InitReference
 from farm.pictures.images import MAX_BYTES
 from farm.web.bridge import Bridge
 from farm.web.parts import LOOKS, InSite, Parts
@@ -42,21 +43,28 @@ async def result(site: InSite, job: str) -> JobResult:
     return await result_of(site, known(job))
 
 
-@router.get(
-    "/jobs/{job}/init",
-    dependencies=[LOOKS],
-    status_code=200,
-    response_class=Response,
-    responses={
-        200: {"description": "The picture.", "content": {"image/*": {"schema": {"type": "string"}}}},
-        **problems(404, 409),
-    },
-)
+_PICTURE: dict[int | str, dict[str, Any]] = {
+    200: {"description": "The picture.", "content": {"image/*": {"schema": {"type": "string"}}}},
+    **problems(404, 409),
+}
+
+
+@router.get("/jobs/{job}/init", dependencies=[LOOKS], status_code=200, response_class=Response, responses=_PICTURE)
 async def init(site: InSite, job: str) -> Response:
     """The picture that a finished job started from."""
-    image = (await result_of(site, known(job))).spec.start.image
+    return await _given(site, job, (await result_of(site, known(job))).spec.start.image, "init picture")
+
+
+@router.get("/jobs/{job}/mask", dependencies=[LOOKS], status_code=200, response_class=Response, responses=_PICTURE)
+async def mask(site: InSite, job: str) -> Response:
+    """The mask of the picture that a finished job started from."""
+    return await _given(site, job, (await result_of(site, known(job))).spec.start.mask, "mask")
+
+
+async def _given(site: Parts, job: str, image: InitReference | None, what: str) -> Response:
+    """A picture that came along with a job. Raises `Refused` if none did."""
     if image is None:
-        raise Refused(404, "object-not-found", f"job {job} started from no picture")
+        raise Refused(404, "object-not-found", f"job {job} had no {what}")
     data = await site.bucket(site.client.storage.get, image.key, limit=MAX_BYTES)
     if hashlib.sha256(data).hexdigest() != image.sha256:
         raise FetchRefused(f"{image.key} is not what its name says")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import socket
@@ -638,3 +639,23 @@ def test_the_end_of_a_log_in_an_error_is_shown_indented(monkeypatch: pytest.Monk
 
 def test_a_mistake_with_escape_codes_in_it_is_inert() -> None:
     assert "\x1b" not in run("list", "--limit", "\x1b[2J").stderr
+
+
+def test_a_mask_is_a_file_or_what_is_transparent_in_the_picture(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    cut_out = Image.new("RGBA", (64, 64), (9, 9, 9, 255))
+    cut_out.paste((0, 0, 0, 0), (0, 0, 32, 64))
+    cut_out.save("cut-out.png")
+    masked = Image.new("L", (64, 64))
+    masked.paste(255, (0, 0, 8, 8))
+    masked.save("alpha", "PNG")
+    submit = ("img2img", "x", "--init", "cut-out.png", "--seed", "1")
+    (own,), (file,) = (planned(*submit, "--mask", word, "--invert-mask") for word in ("alpha", "./alpha"))
+    assert file["start"]["mask"]["sha256"] == hashlib.sha256(Path("alpha").read_bytes()).hexdigest()
+    assert own["start"]["mask"]["sha256"] != file["start"]["mask"]["sha256"]
+    assert own["start"]["redo"] == file["start"]["redo"] == "black"
+    (grown,) = planned("txt2img", "x", "--init", "cut-out.png", "--outpaint", "left=8,top=16", "--only-masked", "4")
+    assert grown["start"]["outpaint"] == {"left": 8, "top": 16, "right": 0, "bottom": 0}
+    assert grown["start"]["only_masked"] == 4

@@ -145,3 +145,11 @@ def test_what_is_filled_in_from_a_picture_makes_the_very_same(asked: dict[str, A
     made = JobRequest.parse({**request, **dict.fromkeys(files, b"")})
     [again] = made.specs(picture, default_model="emoji", mask=mask)
     assert again == spec
+
+
+def test_several_prompts_are_a_mix_whatever_else_a_job_is() -> None:
+    picture = InitReference(sha256="a" * 64, extension="png")
+    asked = {"mode": "img2img", "prompt": "a", "mix_with": [{"prompt": "b", "weight": 0.3}], "init": b"", "seed": 1}
+    [spec] = JobRequest.parse(asked).specs(picture, default_model="emoji")
+    mode, values = FORMS.filled(spec, {})
+    assert (mode, values["prompts"], values["weights"]) == ("mix", ["a", "b"], "0.7,0.3")

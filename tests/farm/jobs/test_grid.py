@@ -24,6 +24,15 @@ def axes(*texts: str) -> list[Axis]:
     return [parse_axis(text, name=name) for text, name in zip(texts, "xyz", strict=False)]
 
 
+def test_what_is_said_of_a_mask_can_be_an_axis() -> None:
+    given = {"mode": "img2img", "init": "a.png", "mask": "m.png"}
+    made = grid("mask_blur=0,8", "fill=original,noise", 'outpaint="left=8,top=4",right=8', **given)
+    assert [(one.mask_blur, one.fill, str(one.outpaint)) for one in made[:2]] == [
+        *((blur, "original", "left=8,top=4") for blur in (0, 8))
+    ]
+    assert len(made) == 8 and str(made[-1].outpaint) == "right=8"
+
+
 def grid(*texts: str, **fields: Any) -> list[JobRequest]:
     return requests({**BASE, **fields}, axes(*texts))
 

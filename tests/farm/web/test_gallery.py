@@ -87,17 +87,21 @@ async def test_a_thumbnail_is_made_once_and_small(web: Web, client: FarmClient, 
         client.storage.delete(made.key("image.png"))
         assert (await http.get(f"/api/v1/jobs/{job}/thumbnail")).content == answer.content
         assert (await http.get(f"/api/v1/jobs/{waiting}/thumbnail")).status_code == 409
-        assert (await http.get(f"/api/v1/jobs/{job}/init")).json()["detail"] == f"job {job} started from no picture"
+        assert (await http.get(f"/api/v1/jobs/{job}/init")).json()["detail"] == f"job {job} had no init picture"
     folder = tmp_path / "home" / FOLDER
     assert {stat.S_IMODE(path.stat().st_mode) for path in (folder, *folder.iterdir())} == {0o700, 0o600}
 
 
-async def test_the_picture_that_a_job_started_from_is_to_be_had(web: Web, client: FarmClient) -> None:
-    [job] = client.submit([JobRequest(mode="img2img", prompt="an otter", init=png())]).jobs
+async def test_the_pictures_that_came_along_with_a_job_are_to_be_had(web: Web, client: FarmClient) -> None:
+    file = io.BytesIO()
+    Image.linear_gradient("L").resize((64, 64)).save(file, "PNG")
+    request = JobRequest(mode="img2img", prompt="an otter", init=png(), mask=file.getvalue(), seed=1)
+    [job] = client.submit([request]).jobs
     render(client, job)
     async with web.having("view") as http:
-        answer = await http.get(f"/api/v1/jobs/{job}/init")
-    assert (answer.content, answer.headers["content-type"]) == (png(), "image/png")
+        init, mask = [await http.get(f"/api/v1/jobs/{job}/{name}") for name in ("init", "mask")]
+    assert (init.content, init.headers["content-type"]) == (png(), "image/png")
+    assert Image.open(io.BytesIO(mask.content)).size == (64, 64)
 
 
 def test_thumbnails_take_no_more_room_than_they_may_and_hostile_pictures_make_none(tmp_path: Path) -> None:

@@ -248,9 +248,9 @@ async def test_no_answer_waits_for_what_it_is_to_be_sent_with() -> None:
 
 
 def test_without_the_extra_it_says_how_to_install_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    from farm.cli.commands import web
+    from farm.stack import site
 
-    monkeypatch.setattr(web, "find_spec", lambda name: None if name in ("fastapi", "python_multipart") else object())
+    monkeypatch.setattr(site, "find_spec", lambda name: None if name in ("fastapi", "python_multipart") else object())
     done = CliRunner().invoke(farm, ["web"])
     assert done.exit_code == 1
     assert "this installation cannot serve: fastapi, python-multipart missing" in done.stderr

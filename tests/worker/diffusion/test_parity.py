@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from dataclasses import replace
 from typing import Any
 
@@ -9,9 +10,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from farm.jobs.samplers import SAMPLERS, SamplerName, ScheduleName
+from farm.jobs.samplers import KNOWN, SAMPLERS, SamplerName, ScheduleName
 from farm.jobs.start import start_step_of_strength
-from tests.worker.diffusion.loop import Job, distance, render, render_by_diffusers
+from tests.worker.diffusion.loop import SCHEDULERS, Job, distance, render, render_by_diffusers
 from worker.models.model import LoadedModel
 
 TOLERANCE = 1e-4
@@ -93,22 +94,30 @@ SPACED: dict[ScheduleName, dict[str, Any]] = {
 }
 
 
+def _reads(sampler: SamplerName, setting: str) -> bool:
+    """Whether diffusers' scheduler for a sampler knows a setting."""
+    kinds = SCHEDULERS[sampler][0].__mro__
+    return any(setting in inspect.signature(kind.__init__).parameters for kind in kinds if "__init__" in vars(kind))
+
+
 @of_epsilon
 @pytest.mark.parametrize(
     ("sampler", "schedule"),
     [
-        *(("dpmpp_2m", schedule) for schedule in SPACED),
-        *(("lms", "karras"), ("unipc", "exponential"), ("deis", "beta"), ("ddim", "trailing")),
-        *(("heun", "karras"), ("dpm2", "karras"), ("dpm2_a", "exponential"), ("dpmpp_sde", "karras")),
+        (sampler, schedule)
+        for sampler in SAMPLERS
+        for schedule, setting in SPACED.items()
+        if schedule in KNOWN[sampler].schedules and _reads(sampler, *setting)
     ],
 )
 def test_a_schedule_is_diffusers(
     any_tiny_model: LoadedModel, tiny_xl: LoadedModel, sampler: SamplerName, schedule: ScheduleName
 ) -> None:
-    job = Job(sampler, steps=7, seed=4, guidance=2.0, schedule=schedule)
+    job = Job(sampler, steps=4, seed=4, guidance=2.0, schedule=schedule)
     for model in (any_tiny_model, tiny_xl):
         expected = render_by_diffusers(model, job, **SPACED[schedule])
-        assert distance(render(model, job), expected) < TOLERANCE
+        # so few steps may leave numbers of a hundred, of which float32 tells no more than this
+        assert distance(render(model, job), expected) < max(TOLERANCE, 1e-5 * float(expected.abs().max()))
 
 
 @of_epsilon

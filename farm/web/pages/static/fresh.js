@@ -6,7 +6,7 @@ import { away, back, signedOut } from "./live.js";
 // Makes an element what another one is, touching as little as possible. Elements with ids keep them company; what has
 // the attribute `data-own` is a script's, and left alone.
 export function morph(old, next) {
-  if (old.isEqualNode(next) || old.dataset?.own !== undefined) return;
+  if (old.isEqualNode(next) || (isOwn(old) && isOwn(next))) return;
   if (old.nodeType !== Node.ELEMENT_NODE) {
     old.data = next.data;
     return;
@@ -32,6 +32,7 @@ export function morph(old, next) {
   }
 }
 
+const isOwn = (node) => node.dataset?.own !== undefined;
 const isLike = (node, wanted) => node && !node.id && node.nodeName === wanted.nodeName;
 
 // Reads the page again, and brings every element with `data-live` and an id up to date. Returns whether that was done.

@@ -49,10 +49,11 @@ function put(name, file) {
 }
 
 // Takes a picture of the farm's own.
-export async function pictureFrom(address, name) {
+export async function pictureFrom(address, name, job) {
   try {
     const blob = await ask(address, { as: "blob" });
-    put(FIRST, new File([blob], name, { type: blob.type }));
+    const file = `${job}${name === FIRST ? "" : `.${name}`}.${blob.type.split("/")[1]}`;
+    put(name, new File([blob], file, { type: blob.type }));
   } catch (problem) {
     tellProblem(problem);
   }

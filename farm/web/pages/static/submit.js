@@ -183,6 +183,6 @@ onFile(form, (name) => {
   }
   soon();
 });
-if (form.dataset.picture) pictureFrom(form.dataset.picture, `${form.dataset.source}.png`);
+for (const name of ["init", "mask"]) if (form.dataset[name]) pictureFrom(form.dataset[name], name, form.dataset.source);
 turn();
 (named("prompt") ?? named("prompts"))?.querySelector("textarea").focus();

@@ -38,7 +38,7 @@ def test_a_job_is_followed_until_its_picture_is_there(show: Show, client: FarmCl
     events = page.locator("#events li").all_inner_texts()
     assert [re.sub("^.*[AP]M ", "", line) for line in (events[0], events[-1])] == ["queued", "done · attempt 2 · w1"]
     expect(page.locator("#command")).to_have_text(
-        "farm submit txt2img 'an otter' --steps 30 --seed 1 --sampler lms --model emoji --label project=otters"
+        "farm submit txt2img 'an otter' --seed 1 --model emoji --label project=otters"
     )
     page.locator("[data-copy=rerun]").click()
     expect(page.locator(".toast")).to_contain_text(re.compile("Copied|Marked"))

@@ -119,6 +119,18 @@ def test_pages_filters_and_the_place_are_kept_in_the_address(show: Show, client:
     expect(page.locator(".job").first).to_have_attribute("id", jobs[0])
 
 
+def test_what_is_done_shows_its_picture_and_a_study_has_none(show: Show, client: FarmClient) -> None:
+    [job] = submitted(client)
+    [study] = client.submit([JobRequest.parse({"mode": "tokens", "prompt": "a cat"})]).jobs
+    page = show("/")
+    expect(page.locator(".job")).to_have_count(2)
+    render(client, study, answer={"answer.json": b"{}"})
+    render(client, job)
+    expect(page.locator(f"[id='{job}'] .shot img")).to_have_js_property("naturalWidth", 64)
+    expect(page.locator(f"[id='{study}']")).to_have_attribute("data-state", "done")
+    assert page.locator(f"[id='{study}'] img").count() == 0
+
+
 def test_who_may_only_look_is_shown_nothing_to_do(show: Show, client: FarmClient) -> None:
     submitted(client)
     page = show("/", "view")

@@ -1,0 +1,49 @@
+"""The site of a local farm: `farm web`, run as one of its processes, and how a browser comes in."""
+
+from __future__ import annotations
+
+import json
+import sys
+from importlib.util import find_spec
+from pathlib import Path
+
+from farm.stack.credentials import is_free
+from farm.stack.layout import Layout
+from farm.stack.plan import PACKAGES, FarmPlan, environment_of
+from farm.stack.process import Program
+
+NAME = "web"
+USUAL_PORT = 8170
+_ANY_PORT = 0
+_GRACE_SECONDS = 10.0
+_NEEDS = {"fastapi": "fastapi", "uvicorn": "uvicorn", "python_multipart": "python-multipart"}
+
+
+def missing() -> list[str]:
+    """The packages that the site needs and this installation lacks."""
+    return [name for module, name in _NEEDS.items() if find_spec(module) is None]
+
+
+def site_program(plan: FarmPlan) -> Program:
+    """The site of the farm of the plan's home, at the usual port if nobody listens there."""
+    layout = Layout(plan.home)
+    port = USUAL_PORT if is_free(USUAL_PORT) else _ANY_PORT
+    return Program(
+        name=NAME,
+        command=(sys.executable, "-m", "farm", "web", "--port", str(port), "--door", str(layout.door)),
+        directory=PACKAGES,
+        log=layout.log(NAME),
+        environment=environment_of(plan),
+        grace=_GRACE_SECONDS,
+        hopeless=frozenset({2}),
+    )
+
+
+def door(home: Path) -> str | None:
+    """The address that lets one browser in, as the site wrote it down last; None if there is none."""
+    try:
+        written = json.loads(Layout(home).door.read_text(encoding="utf-8"))
+    except (FileNotFoundError, ValueError):
+        return None
+    found = written.get("door") if isinstance(written, dict) else None
+    return found if isinstance(found, str) else None
