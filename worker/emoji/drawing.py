@@ -12,6 +12,7 @@ from PIL import Image
 
 from farm.jobs.spec import Conditioning, Guidance, InitReference, JobSpec, LossTerm, WeightedPrompt
 from farm.jobs.spec import Start as SpecStart
+from worker.diffusion.adapters import Stack
 from worker.diffusion.losses import load_losses
 from worker.engine.engine import Engine
 from worker.engine.request import RenderRequest, resolve
@@ -56,8 +57,12 @@ def draw(
     seeds: Sequence[int] | int = 0,
     start: Start | None = None,
     pull: Pull | None = None,
+    stack: Stack = (),
 ) -> list[Image.Image]:
-    """Draw one picture of the model's own size for each prompt, by LMS; one seed serves all, or each has its own."""
+    """Draw one picture of the model's own size for each prompt, by LMS; one seed serves all, or each has its own.
+
+    A ``stack`` of adapters is every picture's.
+    """
     each = [seeds] * len(prompts) if isinstance(seeds, int) else list(seeds)
     losses = load_losses()
     engine = Engine(losses, max_rows=_ROWS)
@@ -70,6 +75,7 @@ def draw(
                     spec=resolve(_spec(prompt, steps, guidance, seed, start, pull), model, losses),
                     model=model,
                     picture=start.image if start else None,
+                    stack=stack,
                 )
             )
             for number, (prompt, seed) in enumerate(zip(prompts, each, strict=True))

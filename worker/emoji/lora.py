@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import hashlib
+import itertools
 import json
-from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -21,6 +22,7 @@ from PIL import Image
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from worker.diffusion.adapters import Stack, Use
 from worker.emoji.autoencoder import SCALING_FACTOR
 from worker.emoji.corpus import SIZE, render
 from worker.emoji.dataset import Pictures, scene_number, scenes
@@ -30,6 +32,8 @@ from worker.emoji.loop import Stage
 from worker.emoji.settings import Settings, StagePlan, refined
 from worker.emoji.styles import neon
 from worker.emoji.train import SAMPLE_CAPTIONS, encode_all
+from worker.loras.reading import read_adapter
+from worker.models.model import LoadedModel
 from worker.models.registry import BUILT_IN, LocalDirectory
 
 RANK = 8
@@ -112,10 +116,9 @@ def train(model: Path, out: Path, settings: Settings, device: torch.device) -> P
     losses = denoising_losses(stage, parts.tokenizer, latents, scenes(settings), settings, device)
 
     def save() -> None:
-        learnt = factors(stage.average.unet)
         told = {"format": "pt", "ss_output_name": "neon", "ss_steps": str(stage.step), "ss_network_dim": str(RANK)}
-        save_file(learnt, file, metadata=told)
-        _sample_sheet(model, learnt).save(out / "samples.png")
+        save_file(factors(stage.average.unet), file, metadata=told)
+        _sample_sheet(model, file).save(out / "samples.png")
 
     stage.run(losses, save)
     return file
@@ -150,26 +153,17 @@ def micro(settings: Settings) -> Settings:
     return dataclasses.replace(settings, denoiser=plan, renders=4)
 
 
-def _sample_sheet(model: Path, learnt: Mapping[str, Tensor]) -> Image.Image:
+def adapted(model: LoadedModel, file: Path) -> Stack:
+    """The LoRA in a file, as the farm reads it for a model. Raises `ModelError`."""
+    digest = hashlib.sha256(file.read_bytes()).hexdigest()
+    return (Use(read_adapter(file, file.stem, digest, model)),)
+
+
+def _sample_sheet(model: Path, file: Path) -> Image.Image:
     """Samples without the LoRA, above the same with it."""
     loaded = load(model)
-    before = draw(loaded, SAMPLE_CAPTIONS[:8])
-    merge(loaded.unet, learnt)
-    return sheet([*before, *draw(loaded, SAMPLE_CAPTIONS[:8])], columns=8)
-
-
-@torch.no_grad()
-def merge(unet: nn.Module, learnt: Mapping[str, Tensor]) -> None:
-    """Add what was learnt to the weights of a UNet that is not adapted."""
-    for name in learnt:
-        path, found, _ = name.partition(".lora_A.weight")
-        if found:
-            layer = unet.get_submodule(path.removeprefix("unet."))
-            layer = getattr(layer, "projection", layer)
-            weight = layer.weight
-            assert isinstance(weight, Tensor)
-            down, up = (learnt[f"{path}.lora_{letter}.weight"].float().flatten(1) for letter in "AB")
-            weight += (up @ down).view_as(weight)
+    both = [draw(loaded, SAMPLE_CAPTIONS[:8], stack=stack) for stack in ((), adapted(loaded, file))]
+    return sheet(list(itertools.chain(*both)), columns=8)
 
 
 def main() -> None:
