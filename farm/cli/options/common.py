@@ -16,9 +16,10 @@ from farm.cli.view.output import json_option
 from farm.errors import InvalidInput
 from farm.jobs.batch_file import MAX_JOBS
 from farm.jobs.losses import BUILTIN
-from farm.jobs.request import DEFAULT_PRIORITY, DEFAULT_STEPS, JobRequest
+from farm.jobs.request import JobRequest
 from farm.jobs.samplers import KNOWN, SAMPLERS, SCHEDULES
 from farm.jobs.spec import ENCODINGS, FILLS, FITS, MIX_PATHS, TRACE_LEVELS, Mode
+from farm.jobs.wanted import DEFAULT_PRIORITY, DEFAULT_STEPS
 from farm.jobs.writing import ALPHA
 
 F = TypeVar("F", bound=Callable[..., Any])
