@@ -15,15 +15,14 @@ from farm.cli.commands.roundtrip import roundtrip
 from farm.cli.commands.sending import Yield, send
 from farm.cli.options import parsing
 from farm.cli.options.common import (
-    fields,
     many_options,
     mixing_options,
     naming_options,
     refuse_many,
-    request,
     request_options,
     sending_options,
 )
+from farm.cli.options.request import fields, request
 from farm.cli.view.output import note, plural
 from farm.errors import InvalidInput
 from farm.jobs.losses import BUILTIN, BUILTIN_NAMES, find
