@@ -24,7 +24,8 @@ from typing import Any
 
 from farm.errors import InvalidInput
 from farm.jobs.faults import quoted
-from farm.jobs.request import MAX_COUNT, JobRequest
+from farm.jobs.request import JobRequest
+from farm.jobs.wanted import MAX_COUNT
 from farm.jobs.writing import ALPHA
 
 MAX_JOBS = 100_000

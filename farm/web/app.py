@@ -57,21 +57,7 @@ def create(
     """
     usage = Usage(limits or Limits())
     parts = Parts.of(client, access, usage, home=home, reindex=reindex, forms=forms)
-
-    @asynccontextmanager
-    async def running(_: FastAPI) -> AsyncIterator[None]:
-        async with parts.running():
-            yield
-
-    app = FastAPI(
-        lifespan=running,
-        openapi_url=None,
-        docs_url=None,
-        redoc_url=None,
-        redirect_slashes=False,
-        telemetry=_TOLD_NOBODY,
-    )
-    app.state.parts = parts
+    app = _bare(parts)
     routes.install(app)
     apis = (api, a1111, openai)
     for one in apis:
@@ -88,6 +74,26 @@ def create(
         dialects=dialects,
     )
     return Site(guard, parts)
+
+
+def _bare(parts: Parts) -> FastAPI:
+    """An application without a route, with which its parts start and stop."""
+
+    @asynccontextmanager
+    async def running(_: FastAPI) -> AsyncIterator[None]:
+        async with parts.running():
+            yield
+
+    app = FastAPI(
+        lifespan=running,
+        openapi_url=None,
+        docs_url=None,
+        redoc_url=None,
+        redirect_slashes=False,
+        telemetry=_TOLD_NOBODY,
+    )
+    app.state.parts = parts
+    return app
 
 
 def _tell_errors(app: FastAPI, dialects: Dialects) -> None:

@@ -26,6 +26,7 @@ from farm.bucket.models import MODELS
 from farm.bucket.shelf import KeptFile, Shelf
 from farm.bucket.storage import Storage
 from farm.errors import ModelError, ModelUnavailable, ObjectMissing, ObjectTooLarge
+from worker.bucket.locks import is_abandoned, locked_file, try_lock
 
 _log = logging.getLogger(__name__)
 
@@ -153,7 +154,7 @@ class ModelCache:
 
     def _fetch(self, model: Files, sha256: str, size: int) -> None:
         """Fetch a blob, unless another worker of this machine does it meanwhile."""
-        with _locked_file(self._blob(f"{sha256}{_PART}")) as (part, file):
+        with locked_file(self._blob(f"{sha256}{_PART}")) as (part, file):
             if self._is_there(sha256, size):
                 part.unlink()
                 return
@@ -210,7 +211,7 @@ class ModelCache:
         for path in self._using.iterdir():
             try:
                 with path.open(encoding="utf-8") as file:
-                    if _try_lock(file):
+                    if try_lock(file):
                         path.unlink(missing_ok=True)
                     else:
                         found |= set(file.read().split())
@@ -228,7 +229,7 @@ class ModelCache:
             for path, found in there:
                 if total + needed <= self._most_bytes and needed <= free:
                     return
-                if path.name not in kept and (not path.name.endswith(_PART) or _is_abandoned(path)):
+                if path.name not in kept and (not path.name.endswith(_PART) or is_abandoned(path)):
                     path.unlink(missing_ok=True)
                     total -= found.st_size
                     free += found.st_size
@@ -266,39 +267,3 @@ class _Hashing:
 
     def hexdigest(self) -> str:
         return self._hash.hexdigest()
-
-
-@contextmanager
-def _locked_file(path: Path) -> Iterator[tuple[Path, IO[bytes]]]:
-    """The file of this name, made if need be, when nobody else has it any more."""
-    while True:
-        with path.open("ab") as file:
-            fcntl.flock(file, fcntl.LOCK_EX)
-            if _is_still(path, file):
-                yield path, file
-                return
-
-
-def _is_still(path: Path, file: IO[bytes]) -> bool:
-    """Whether an open file has that name: whoever had it may have renamed or removed it."""
-    try:
-        return os.path.samestat(path.stat(), os.fstat(file.fileno()))
-    except FileNotFoundError:
-        return False
-
-
-def _is_abandoned(part: Path) -> bool:
-    """Whether nobody fetches into this file any more."""
-    try:
-        with part.open("rb") as file:
-            return _try_lock(file)
-    except FileNotFoundError:
-        return True
-
-
-def _try_lock(file: IO[bytes] | IO[str]) -> bool:
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    return True

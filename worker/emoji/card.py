@@ -14,7 +14,8 @@ from PIL import Image
 
 from worker.emoji.corpus import SIZE
 from worker.emoji.drawing import draw, sheet
-from worker.emoji.evaluate import Effort, Evaluation
+from worker.emoji.effort import Effort
+from worker.emoji.evaluate import Evaluation
 from worker.emoji.measures import Measure, write_measures
 from worker.emoji.train import SAMPLE_CAPTIONS
 

@@ -11,7 +11,6 @@ import argparse
 import json
 import time
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
 from itertools import cycle
 from pathlib import Path
 from typing import Any
@@ -37,6 +36,7 @@ from worker.emoji.corpus import (
 )
 from worker.emoji.dataset import Pictures
 from worker.emoji.drawing import Prompt, Pull, Start, draw, load, sheet
+from worker.emoji.effort import QUICK, Effort
 from worker.emoji.measures import Measure, table, write_measures
 from worker.emoji.recognition import StyleJudge, SubjectJudge, background_of, pixels
 
@@ -49,42 +49,6 @@ _STARTS, _STEPS = (6, 10, 14), 20
 _NOT_BLUE = ("red", "black", "orange", "green")
 _PULL = 25.0  # the scale that the README advises
 _STRANGE = 2.1  # hardly any render of the corpus is stranger
-
-
-@dataclass(frozen=True)
-class Effort:
-    """How much to draw: seeds a subject, and how many subjects, scenes and pairs each measure takes at most.
-
-    Mixes need many pairs: of 20, one more or less is five hundredths. `few` pictures do where hardly any differs, and
-    `renders` of each style show its judge what the style looks like. Pictures take so many `steps`, but where a measure
-    says of how many it is.
-    """
-
-    seeds: int = 3
-    subjects: int | None = None
-    scenes: int = 60
-    pairs: int = 20
-    mixes: int = 100
-    guidances_of_mixes: tuple[float, ...] = (4.0, 6.0)
-    reconstructions: int = 200
-    few: int = 8
-    renders: int = 30
-    steps: int = 20
-
-
-QUICK = Effort(
-    seeds=1,
-    subjects=2,
-    scenes=4,
-    pairs=2,
-    mixes=12,
-    guidances_of_mixes=(6.0,),
-    reconstructions=8,
-    few=2,
-    renders=16,
-    steps=10,
-)
-"""The smaller version, for tests."""
 
 
 class Evaluation:

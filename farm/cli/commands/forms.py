@@ -16,7 +16,8 @@ import click
 
 from farm.cli.commands import roundtrip
 from farm.cli.commands.submit import grid_of, numbers, submit
-from farm.cli.options.common import many_options, naming_options, request, sending_options
+from farm.cli.options.common import many_options, naming_options, sending_options
+from farm.cli.options.request import request
 from farm.client.planning import FALLBACK_MODEL
 from farm.client.rerun import fields_of
 from farm.errors import InvalidInput

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from farm.cli.commands.sending import Yield, send
-from farm.cli.options.common import naming_options, one_seed_options, path_option, request
+from farm.cli.options.common import naming_options, one_seed_options, path_option
+from farm.cli.options.request import request
 from farm.cli.view.output import note
 from farm.host.places import replacing
 from farm.jobs.writing import RANDOM_SEED

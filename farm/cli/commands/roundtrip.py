@@ -12,9 +12,10 @@ from farm.cli.commands.sending import Yield, send
 from farm.cli.options import parsing
 from farm.cli.options.common import naming_options, sampler_options, sending_options
 from farm.cli.view.output import note, print_json, say
-from farm.jobs.request import DEFAULT_STEPS, JobRequest
+from farm.jobs.request import JobRequest
 from farm.jobs.spec import ENCODINGS, FITS
 from farm.jobs.studies import STUDY_PRIORITY
+from farm.jobs.wanted import DEFAULT_STEPS
 
 if TYPE_CHECKING:
     from farm.client import FarmClient

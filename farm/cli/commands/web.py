@@ -60,15 +60,21 @@ def web(
     if address:
         return _tell_door()
     check_installed()
+    from farm.web.server import Serving
+
+    _serve(Serving(_address(host, bind), port, names, trust, no_auth, tls_cert, tls_key, reindex), door)
+
+
+def _serve(how: Serving, door: Path | None) -> None:
+    """Serve until Ctrl-C, and tell how a browser comes in: by this file, if there is one."""
     import logging
 
     from farm import settings
     from farm.cli.commands.forms import SubmitForms
     from farm.host import homes
     from farm.host.loglines import log_to_stderr
-    from farm.web.server import Serving, serve
+    from farm.web.server import serve
 
-    how = Serving(_address(host, bind), port, names, trust, no_auth, tls_cert, tls_key, reindex)
     where, home = settings.load(), settings.home()
     homes.check(home)
     log_to_stderr(logging.INFO, "%(asctime)s %(levelname)s %(message)s")

@@ -1,8 +1,8 @@
-"""The options that commands share, and the request that those of `farm submit` make."""
+"""The options that commands share, and how faults name them."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import reduce
 from pathlib import Path
@@ -11,14 +11,14 @@ from typing import Any, TypeVar
 import click
 from click.shell_completion import CompletionItem
 
-from farm.cli.options import parsing
 from farm.cli.view.output import json_option
 from farm.errors import InvalidInput
 from farm.jobs.batch_file import MAX_JOBS
 from farm.jobs.losses import BUILTIN
-from farm.jobs.request import DEFAULT_PRIORITY, DEFAULT_STEPS, JobRequest
+from farm.jobs.request import JobRequest
 from farm.jobs.samplers import KNOWN, SAMPLERS, SCHEDULES
-from farm.jobs.spec import ENCODINGS, FILLS, FITS, MIX_PATHS, TRACE_LEVELS, Mode
+from farm.jobs.spec import ENCODINGS, FILLS, FITS, MIX_PATHS, TRACE_LEVELS
+from farm.jobs.wanted import DEFAULT_PRIORITY, DEFAULT_STEPS
 from farm.jobs.writing import ALPHA
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -236,32 +236,6 @@ def looking_options(command: F) -> F:
 
 def _decorated(command: F, options: Sequence[Callable[[Any], Any]]) -> F:
     return reduce(lambda decorated, option: option(decorated), reversed(options), command)
-
-
-def request(mode: Mode, prompts: Sequence[str], options: Mapping[str, Any], **more: Any) -> JobRequest:
-    """The request that a submit command's options make. Raises `InvalidInput`."""
-    return JobRequest.parse(fields(mode, prompts, options, **more))
-
-
-def fields(mode: Mode, prompts: Sequence[str], options: Mapping[str, Any], **more: Any) -> dict[str, Any]:
-    """The fields of that request, as a batch file would have them. Raises `InvalidInput`."""
-    named = (
-        *("negative", "reading", "clip_skip", "steps", "guidance", "seed", "count", "width", "height", "sampler"),
-        *("schedule", "eta", "model", "init", "start_step", "strength", "fit", "encode", "path", "trace"),
-        *("mask", "redo", "mask_blur", "fill", "only_masked", "outpaint"),
-        *("trace_every", "priority", "time_limit"),
-    )
-    given: dict[str, Any] = {name: options[name] for name in named if name in options}
-    given |= {
-        "mode": mode,
-        "prompt": list(prompts),
-        "mix_with": [parsing.mix_term(text) for text in options["mix_with"]],
-        "loras": [parsing.lora(text) for text in options["lora"]],
-        "losses": parsing.losses(options["loss"], options["loss_arg"], options["loss_scale"], options["loss_every"]),
-        "labels": parsing.labels(options["label"]),
-        **more,
-    }
-    return {name: value for name, value in given.items() if value is not None}
 
 
 @contextmanager

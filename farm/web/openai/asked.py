@@ -9,8 +9,8 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from farm.errors import InvalidInput
-from farm.jobs.request import DEFAULT_STEPS
 from farm.jobs.spec import MAX_PROMPT_CHARACTERS
+from farm.jobs.wanted import DEFAULT_STEPS
 from farm.web.openai.encoding import Encoding, Format
 from farm.web.served import Served
 

@@ -8,9 +8,9 @@ from fastapi import APIRouter, Request, Response
 
 from farm.bucket.results import IMAGE, JobResult
 from farm.errors import FarmError, InvalidInput
-from farm.jobs.request import DEFAULT_PRIORITY
 from farm.jobs.spec import JobSpec
 from farm.jobs.status import JobStatus
+from farm.jobs.wanted import DEFAULT_PRIORITY
 from farm.pages.job import page as page_of
 from farm.pages.settings import made, settings
 from farm.web.pages import frame

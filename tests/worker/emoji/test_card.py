@@ -13,7 +13,7 @@ from PIL import Image
 from tests.worker.emoji.conftest import needs_font
 from worker.emoji.card import make_card, markdown
 from worker.emoji.drawing import draw
-from worker.emoji.evaluate import Effort
+from worker.emoji.effort import Effort
 from worker.emoji.measures import Measure
 
 

@@ -10,7 +10,8 @@ import torch
 from safetensors import safe_open
 
 from tests.worker.emoji.conftest import needs_font
-from worker.emoji.evaluate import QUICK, WEIGHTS, Evaluation
+from worker.emoji.effort import QUICK
+from worker.emoji.evaluate import WEIGHTS, Evaluation
 from worker.emoji.measures import Measure, table
 
 _SLACK = 0.9  # some pictures a measure: a miss weighs more than in the full evaluation
