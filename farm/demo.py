@@ -63,7 +63,7 @@ def requests() -> list[JobRequest]:
         JobRequest(prompt="a watercolor painting of a fox", sampler="dpmpp_2m", steps=20, seed=14),
         *(JobRequest(prompt=prompt, seed=seed) for seed, prompt in enumerate(_MORE_PROMPTS, start=100)),
         JobRequest(prompt="a macaw", seed=105, loras=neon),
-        JobRequest(prompt="a unicorn", seed=106, loras=neon),
+        JobRequest(prompt="a flamingo", seed=3, loras=neon),
     ]
 
 

@@ -40,6 +40,12 @@ class Row:
     is_served: bool
 
 
+def shared_labels(rows: Sequence[Row]) -> list[tuple[str, str]]:
+    """The labels that all of these jobs have alike."""
+    first, *others = (row.status.labels.items() for row in rows)
+    return [label for label in first if all(label in labels for labels in others)]
+
+
 @dataclass(frozen=True)
 class Seen:
     """What the page shows of the ledger."""
@@ -76,6 +82,7 @@ async def queue(
         request.scope,
         "queue.html",
         pictured=pictured,
+        shared_labels=shared_labels,
         seen=seen,
         state=state,
         batch=batch,

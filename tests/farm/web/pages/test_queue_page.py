@@ -161,3 +161,11 @@ def test_the_page_says_that_the_farm_is_away_and_comes_back(
     expect(page.locator(".job")).to_have_count(1, timeout=30_000)
     assert said.lines and all("503" in line for line in said.lines), "the browser's own words"
     said.lines.clear()
+
+
+def test_a_batch_is_told_by_the_labels_that_all_its_jobs_have(show: Show, client: FarmClient) -> None:
+    crossings = [
+        {"prompt": "an otter", "labels": {"project": "otters", "grid.x": f"steps={steps}"}} for steps in (10, 20)
+    ]
+    client.submit([JobRequest.parse({**crossing, "model": "emoji"}) for crossing in crossings])
+    expect(show("/").locator(".batch-head .chip")).to_have_text(["project=otters"])
