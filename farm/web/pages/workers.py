@@ -1,4 +1,4 @@
-"""Workers and models: who renders with what, how fast, and why not; and the models that the farm keeps."""
+"""Workers, models and LoRAs: who renders with what, how fast, and why not; and what the farm keeps."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from fastapi import APIRouter, Request, Response
 
+from farm.bucket.loras import LORAS
 from farm.bucket.models import KINDS, MODELS, StoredModel
 from farm.client.kept import all_kept
 from farm.client.services import ModelService
@@ -31,10 +32,19 @@ class Model:
 
 @router.get("/workers", dependencies=[LOOKS])
 async def workers(request: Request, site: InSite) -> Response:
-    """The live workers and the models."""
+    """The live workers, the models and the LoRAs."""
     live = await site.workers() or ()
     models, trouble = await site.bucket(_models, site)
-    return frame.page(request.scope, "workers.html", workers=live, models=models, trouble=trouble)
+    loras, more_trouble = await site.bucket(all_kept, site.client, LORAS)
+    return frame.page(
+        request.scope,
+        "workers.html",
+        workers=live,
+        models=models,
+        loras=[loras[name] for name in sorted(loras)],
+        kinds=KINDS,
+        trouble=[*trouble, *more_trouble],
+    )
 
 
 def _models(site: Parts) -> tuple[list[Model], list[str]]:

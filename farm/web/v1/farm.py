@@ -6,7 +6,9 @@ from typing import Annotated
 
 from fastapi import APIRouter, Query
 
+from farm.bucket.loras import LORAS
 from farm.bucket.models import manifests
+from farm.client import loras as keeping_loras
 from farm.client import models as keeping
 from farm.client.keeping import Removed
 from farm.client.services import ModelService
@@ -52,6 +54,23 @@ async def remove_model(
                 404, "model-not-kept", f"the farm keeps no model {name!r:.80}", hint="'farm models' lists them"
             )
         return keeping.remove(site.client.ledger, site.client.storage, name, force=force)
+
+    return await site.bucket(remove)
+
+
+@router.delete("/loras/{name}", dependencies=[OPERATES], responses=problems(404, 409))
+async def remove_lora(
+    site: InSite,
+    name: str,
+    force: Annotated[bool, Query(description="Even while jobs wait for it, which fail then.")] = False,
+) -> Removed:
+    """Keep a LoRA no longer: its file is deleted from the bucket, unless another name has the same."""
+
+    def remove() -> Removed:
+        site.client.check_bucket()
+        if name not in LORAS.manifests(site.client.storage):
+            raise Refused(404, "lora-not-kept", f"the farm keeps no LoRA {name!r:.80}", hint="'farm loras' lists them")
+        return keeping_loras.remove(site.client.ledger, site.client.storage, name, force=force)
 
     return await site.bucket(remove)
 

@@ -416,6 +416,20 @@ async def test_previews_of_several_jobs_come_together(web: Web, client: FarmClie
     assert Image.open(io.BytesIO(base64.b64decode(told[jobs[1]]["png"]))).size == (8, 8)
 
 
+async def test_a_lora_is_removed_by_who_may_operate(web: Web, client: FarmClient, tmp_path: Path) -> None:
+    client.check_bucket()
+    shapes = {"lora_unet_conv_in.lora_down.weight": (4, 4), "lora_unet_conv_in.lora_up.weight": (320, 4)}
+    add(client.ledger, client.storage, "gone", str(write_weights(tmp_path / "gone.safetensors", shapes)), replace=True)
+    waiting = JobRequest.parse({**OTTER, "model": "nobodys", "loras": [{"name": "gone"}]})
+    await asyncio.to_thread(client.submit, [waiting])
+    async with web.having("submit") as submitter, web.having("operate") as http:
+        path = "/api/v1/loras/gone"
+        assert (await submitter.delete(path)).status_code == 403
+        assert "1 job waits" in (await http.delete(path)).json()["detail"]
+        assert (await http.delete(path, params={"force": True})).json()["name"] == "gone"
+        assert (await http.delete(path)).status_code == 404
+
+
 async def test_a_model_is_removed_by_who_may_operate(web: Web, client: FarmClient, tmp_path: Path) -> None:
     client.check_bucket()
     keeping.add(client.ledger, client.storage, "mine", str(write_folder(tmp_path / "mine")), replace=True)

@@ -1,4 +1,4 @@
-// The workers and models as they are now, and the removal of a model.
+// The workers, models and LoRAs as they are now, and the removal of what the farm keeps.
 import { ask } from "./api.js";
 import { refresh } from "./fresh.js";
 import { tell, tellProblem } from "./toast.js";
@@ -9,15 +9,15 @@ setInterval(() => { if (!document.hidden) refresh(); }, 1000 * SECONDS);
 
 const dialog = document.getElementById("removal");
 const force = document.getElementById("force");
-let name = null;
+let chosen = null;
 
 document.addEventListener("click", (event) => {
   const button = event.target.closest("[data-remove]");
   if (!button) return;
-  const { remove, waiting, size } = button.dataset;
-  name = remove;
-  document.getElementById("about").textContent = `'${name}' is removed from the farm: up to ${size} are deleted, what `
-    + "other models have too is kept. Jobs that are being rendered with it are finished.";
+  const { remove, kept, waiting, size } = button.dataset;
+  chosen = { kept, name: remove };
+  document.getElementById("about").textContent = `'${remove}' is removed from the farm: up to ${size} are deleted, what `
+    + "others have too is kept. Jobs that are being rendered with it are finished.";
   document.getElementById("force-line").hidden = waiting === "0";
   force.checked = false;
   dialog.returnValue = "";
@@ -27,9 +27,9 @@ document.addEventListener("click", (event) => {
 dialog?.addEventListener("close", async () => {
   if (dialog.returnValue !== "remove") return;
   try {
-    const path = `/api/v1/models/${encodeURIComponent(name)}?force=${force.checked}`;
+    const path = `/api/v1/${chosen.kept}/${encodeURIComponent(chosen.name)}?force=${force.checked}`;
     await ask(path, { method: "DELETE" });
-    tell(`${name} is removed`);
+    tell(`${chosen.name} is removed`);
   } catch (problem) {
     tellProblem(problem);
   }

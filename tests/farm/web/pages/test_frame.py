@@ -10,13 +10,13 @@ import pytest
 from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import Page, expect
 
-from farm.client import FarmClient
+from farm.client import FarmClient, loras
 from farm.client import models as keeping
 from tests.farm.rendering import render
 from tests.farm.web.pages.conftest import PHONE, Pages, Said, Show
 from tests.farm.web.pages.test_queue_page import HOSTILE, begun, submitted
 from tests.ledgers import a_worker
-from tests.models_on_disk import write_folder
+from tests.models_on_disk import write_folder, write_weights
 
 pytestmark = pytest.mark.long
 
@@ -114,3 +114,17 @@ def test_a_model_is_removed_by_who_may_once_that_is_confirmed(
     expect(row).to_contain_text("no")
     assert len(said.lines) == 1 and "409" in said.lines[0], "the browser's own words"
     said.lines.clear()
+
+
+def test_a_lora_is_told_and_removed(show: Show, client: FarmClient, tmp_path: Path) -> None:
+    shapes = {"lora_unet_conv_in.lora_down.weight": (4, 4), "lora_unet_conv_in.lora_up.weight": (320, 4)}
+    file = write_weights(tmp_path / "detail.safetensors", shapes)
+    client.check_bucket()
+    loras.add(client.ledger, client.storage, "detail", str(file), replace=True)
+    page = show("/workers")
+    row = page.get_by_role("row").filter(has_text="detail")
+    expect(row).to_contain_text(str(file))
+    row.get_by_role("button", name="Remove detail").click()
+    page.get_by_role("button", name="Remove it").click()
+    expect(page.locator(".toast").last).to_contain_text("detail is removed")
+    expect(row).to_have_count(0)
