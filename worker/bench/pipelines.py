@@ -6,6 +6,7 @@ costs what the farm's cost. LMS coefficients come from diffusers' quadrature, or
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Hashable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -110,8 +111,10 @@ class Pipelines:
                 served += self._call([job], clock, memoised=True)
             return served
 
-        for job in jobs:
-            pipeline.load_lora_weights(for_diffusers(job.stack[0].adapter), adapter_name=names[job.id])
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "Already found a `peft_config`")  # there are to be several
+            for job in jobs:
+                pipeline.load_lora_weights(for_diffusers(job.stack[0].adapter), adapter_name=names[job.id])
         try:
             yield render
         finally:

@@ -86,7 +86,8 @@ def lay_out(architecture: str, folder: Path, *, channels: int = 0) -> None:
     shutil.copytree(SHIPPED / architecture, folder)
     if channels == INPAINTING_CHANNELS:
         file = folder / "unet" / "config.json"
-        file.write_text(json.dumps({**json.loads(file.read_text("utf-8")), "in_channels": channels}), "utf-8")
+        configuration = json.loads(file.read_text(encoding="utf-8"))
+        file.write_text(json.dumps({**configuration, "in_channels": channels}), encoding="utf-8")
     for tokenizer in folder.glob("tokenizer*"):
         (tokenizer / "merges.txt").write_text(_merges(), encoding="utf-8")
         (tokenizer / "vocab.json").write_text(_vocabulary(), encoding="utf-8")

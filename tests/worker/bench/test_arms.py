@@ -87,7 +87,6 @@ def test_arms_of_another_family_render_the_same(tmp_path: Path) -> None:
 
 
 @pytest.mark.long
-@pytest.mark.filterwarnings("ignore:Already found a `peft_config`")  # of the second and all further ones
 @pytest.mark.parametrize("build", [build_tiny_model, build_tiny_xl])
 def test_diffusers_switches_to_the_same_adapters(tmp_path: Path, build: Callable[[Path], Path]) -> None:
     pytest.importorskip("peft")

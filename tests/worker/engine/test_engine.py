@@ -301,9 +301,9 @@ def test_jobs_of_unlike_numbers_of_chunks_are_in_forwards_of_their_own(
     tokens: list[tuple[int, int]] = []
     predict = LoadedModel.predict
 
-    def noted(model: LoadedModel, rows: Any, timesteps: Any, conditioning: Any) -> Any:
+    def noted(model: LoadedModel, rows: Any, timesteps: Any, conditioning: Any, *more: Any) -> Any:
         tokens.append((len(rows), conditioning.text.shape[1]))
-        return predict(model, rows, timesteps, conditioning)
+        return predict(model, rows, timesteps, conditioning, *more)
 
     monkeypatch.setattr(LoadedModel, "predict", noted)
     first = Watcher(hold_at=1)

@@ -268,7 +268,7 @@ def test_without_room_for_a_configuration_it_is_tried_again_later(
 ) -> None:
     file = write_header(tmp_path / "mine.safetensors", shapes["sd1"])
 
-    def full(*_: Any) -> None:
+    def full(*_: Any, **__: Any) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr(architecture_module, "lay_out", full)
