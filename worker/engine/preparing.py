@@ -39,17 +39,14 @@ def batch_key_of(request: RenderRequest, *, deterministic: bool = False) -> Hash
 def prepare(
     request: RenderRequest, losses: Losses, arrival: int, future: Future[Rendered], *, deterministic: bool = False
 ) -> RequestState:
-    """Prepare a job for its first step: plan, embeddings, latents from noise or from its picture, and what is kept; its
-    adapters go to the device.
+    """Prepare a job for its first step: plan, embeddings, latents, what is kept; its adapters go to the device.
 
     Raises `InvalidInput`, `ModelError` or `RenderError` for what the spec asks and cannot have.
     """
-    began = time.monotonic()
-    spec, model = request.spec, request.model
+    began, spec, model = time.monotonic(), request.spec, request.model
     schedule = read_schedule(model.scheduler_config, spec.sampler, spec.steps, spacing=spec.schedule, eta=spec.eta)
     steps = plan(schedule, spec.start.step)
-    noise = NoiseStream(spec.seed)
-    how = _how_to_encode(request)
+    noise, how = NoiseStream(spec.seed), _how_to_encode(request)
     with torch.no_grad():
         additions = model.adapting.of(request.stack)
         prompts = model.prompts.mix(spec.conditioning.prompts, spec.conditioning.path, how=how)

@@ -7,17 +7,12 @@ own rows through the whole UNet alone, which needs no waiting for one another at
 
 from __future__ import annotations
 
-import json
 import logging
 import math
-import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager
-from dataclasses import dataclass
 from functools import cache, partial
-from threading import Lock
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -28,22 +23,13 @@ from worker.diffusion.conditioning import Conditioning
 from worker.models.disguises import first_line
 from worker.models.memory_profile import is_out_of_memory
 from worker.models.model import LoadedModel, pad_rows
+from worker.models.recording import RECORDED_ROWS, TRIED_ROWS, Original, Recording, recording_of
 
 _log = logging.getLogger(__name__)
 
-_RECORDED_ROWS, _TRIED_ROWS = 2, 3
 _RECORDED_RANK, _TRIED_RANK = 4, 6
 _TOLERANCE = 1e-3
 """Of the largest number of an output. Another order of sums makes 1e-6 of it, a kernel recorded wrongly all of it."""
-
-Recording = Callable[..., Tensor]
-"""The kernels of a UNet's forward, without its weights: called with rows, timesteps, the tensors of a conditioning, all
-of these, and the tensors of what adapters add if it is of a kind of that."""
-
-_recordings: dict[str, Recording] = {}
-_recording = Lock()
-"""TorchScript keeps what it has recorded until the process ends, and records one thing at a time. So there is one
-recording for all UNets of a configuration, and it holds no weights."""
 
 
 class RecordedUNet(nn.Module):
@@ -68,9 +54,9 @@ class RecordedUNet(nn.Module):
         self._cores = cores
         self._conditioned_on = _but_for_tokens(conditioning)
         self._weights = list(unet.parameters())
-        self._original = _Original(unet, adapting, conditioning, channels, multiple)
+        self._original = Original(unet, adapting, conditioning, channels, multiple)
         self._adapting = adapting
-        self._recording = _recording_of(self._original, None)
+        self._recording = recording_of(self._original, None)
         self._adapted: dict[Kind, Recording | None] = {}
 
     @property
@@ -160,9 +146,9 @@ class RecordedUNet(nn.Module):
         """The recording of forwards that add to layers; None, with a warning, if that does not work."""
         example = partial(self._adapting.example, kind)
         try:
-            self._adapted[kind] = _recording_of(self._original, example(_RECORDED_ROWS, [1], rank=_RECORDED_RANK))
-            some, every = [0, _TRIED_ROWS - 1], range(_TRIED_ROWS)
-            error = max(self.largest_error(example(_TRIED_ROWS, which, rank=_TRIED_RANK)) for which in (some, every))
+            self._adapted[kind] = recording_of(self._original, example(RECORDED_ROWS, [1], rank=_RECORDED_RANK))
+            some, every = [0, TRIED_ROWS - 1], range(TRIED_ROWS)
+            error = max(self.largest_error(example(TRIED_ROWS, which, rank=_TRIED_RANK)) for which in (some, every))
         except Exception as failure:  # as in `recorded`
             self._adapted.pop(kind, None)
             if is_out_of_memory(failure):
@@ -201,101 +187,9 @@ def recorded(model: LoadedModel, cores: int) -> RecordedUNet | None:
     return unet
 
 
-@dataclass(frozen=True, eq=False)
-class _Original:
-    """The UNet that is recorded, and what it is called with for that: a row's conditioning, and how many channels and
-    pixels latents have."""
-
-    unet: Any
-    adapting: Adapting
-    conditioning: Conditioning
-    channels: int
-    side: int
-
-    @torch.no_grad()
-    def forward(self, rows: Tensor, timesteps: Tensor, conditioning: Conditioning, added: Gathered | None) -> Tensor:
-        """Its output, without its Python being spared."""
-        with self.adapting.adding(added):
-            out: Tensor = self.unet(rows, timesteps, **conditioning.arguments, return_dict=False)[0]
-        return out
-
-    def recorded(self) -> tuple[Tensor, Tensor, Conditioning]:
-        """Rows, timesteps and conditioning."""
-        rows = self.conditioning.text.new_zeros((_RECORDED_ROWS, self.channels, self.side, self.side))
-        return rows, rows.new_zeros(len(rows)), Conditioning.stacked([self.conditioning] * len(rows))
-
-    def tried(self) -> tuple[Tensor, Tensor, Conditioning]:
-        """The same of other shapes."""
-        side = 2 * self.side
-        rows = torch.linspace(-1, 1, _TRIED_ROWS * self.channels * side * side)
-        together = Conditioning.stacked([_longer(self.conditioning)] * _TRIED_ROWS)
-        return rows.view(_TRIED_ROWS, self.channels, side, side), torch.linspace(1, 900, _TRIED_ROWS), together
-
-
-def _recording_of(original: _Original, added: Gathered | None) -> Recording:
-    """The recording of the UNet's configuration, with what adapters add if there is some, made with it if there is
-    none."""
-    asked = [dict(original.unet.config), original.conditioning.shape, added and vars(added.kind)]
-    kind = json.dumps(asked, default=str, sort_keys=True)
-    with _recording:
-        if kind not in _recordings:
-            _recordings[kind] = _record(original, added)
-        return _recordings[kind]
-
-
-@torch.no_grad()
-def _record(original: _Original, added: Gathered | None) -> Recording:
-    names = [name for name, _ in original.unet.named_parameters()]
-    held = [original]  # TorchScript keeps the function that it records, so that must not keep the UNet
-    rows, timesteps, conditioning = original.recorded()
-    conditioned, count, kind = type(conditioning), len(conditioning.tensors), added and added.kind
-
-    def forward(rows: Tensor, timesteps: Tensor, *given: Tensor) -> Tensor:
-        conditioning, rest = conditioned(*given[:count]), given[count:]
-        weights, more = rest[: len(names)], rest[len(names) :]
-        adding = held[0].adapting.from_tensors(kind, more) if kind else None
-        with _given(held[0].unet, dict(zip(names, weights, strict=True))):
-            return held[0].forward(rows, timesteps, conditioning, adding)
-
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # `torch.jit.trace` is deprecated, and warns of every `if` of the model
-            example = rows, timesteps, *conditioning.tensors, *original.unet.parameters()
-            recording: Recording = torch.jit.trace(
-                forward, (*example, *(added.tensors if added else ())), check_trace=False
-            )
-    finally:
-        held.clear()
-    return recording
-
-
-@contextmanager
-def _given(unet: nn.Module, weights: Mapping[str, Tensor]) -> Iterator[None]:
-    """Let the UNet compute with these tensors instead of its parameters, by name."""
-    own: list[tuple[nn.Module, str, nn.Parameter]] = []
-    for name, tensor in weights.items():
-        path, _, last = name.rpartition(".")
-        module = unet.get_submodule(path)
-        own.append((module, last, getattr(module, last)))
-        delattr(module, last)
-        setattr(module, last, tensor)
-    try:
-        yield
-    finally:
-        for module, last, parameter in own:
-            delattr(module, last)
-            setattr(module, last, parameter)
-
-
 def _but_for_tokens(conditioning: Conditioning) -> tuple[torch.Size, ...]:
     text, *others = conditioning.shape
     return text[1:], *others
-
-
-def _longer(conditioning: Conditioning) -> Conditioning:
-    """A row's conditioning on a prompt of twice as many tokens."""
-    text, *others = conditioning.tensors
-    return type(conditioning)(torch.cat([text, text.flip(1)], dim=1), *others)
 
 
 @cache

@@ -198,7 +198,7 @@ def test_forwards_with_adapters_that_cannot_be_recorded_run_as_they_are(
         raise ValueError("not like this")
 
     model = replace(plain, recorded=recorded(plain, 2))
-    monkeypatch.setattr("worker.models.torchscript._recording_of", refuse)
+    monkeypatch.setattr("worker.models.torchscript.recording_of", refuse)
     given = [plain.adapting.of((Use(adapter(plain)),))] * 2
 
     assert torch.equal(adding(model, given), adding(plain, given))
@@ -235,7 +235,7 @@ def test_models_of_one_configuration_share_a_recording_but_no_weights(
 
 def test_a_model_that_is_dropped_is_gone_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Its pool counts it as gone; the recording, which stays, must not hold the weights that it was made with."""
-    monkeypatch.setattr("worker.models.torchscript._recordings", {})
+    monkeypatch.setattr("worker.models.recording._recordings", {})
     directory = build_tiny_model(tmp_path)
     loaded = ModelLoader(place("cpu"), cache=tmp_path / "cache").load("tiny", LocalDirectory(directory))
     assert loaded.recorded is not None
