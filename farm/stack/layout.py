@@ -5,6 +5,7 @@ farm.lock          held by the running supervisor, with its process id inside
 credentials.json   generated once, kept across restarts
 redis/  s3/        the servers' configuration and data
 web.json           the address of its site, with a code that lets one browser in; there while that runs
+web.port           the port that the site had last
 logs/              one file per process
 """
 

@@ -7,14 +7,11 @@ import sys
 from importlib.util import find_spec
 from pathlib import Path
 
-from farm.stack.credentials import is_free
 from farm.stack.layout import Layout
 from farm.stack.plan import PACKAGES, FarmPlan, environment_of
 from farm.stack.process import Program
 
 NAME = "web"
-USUAL_PORT = 8170
-_ANY_PORT = 0
 _GRACE_SECONDS = 10.0
 _NEEDS = {"fastapi": "fastapi", "uvicorn": "uvicorn", "python_multipart": "python-multipart"}
 
@@ -25,12 +22,11 @@ def missing() -> list[str]:
 
 
 def site_program(plan: FarmPlan) -> Program:
-    """The site of the farm of the plan's home, at the usual port if nobody listens there."""
+    """The site of the farm of the plan's home. It keeps its port, and takes another only where that is taken."""
     layout = Layout(plan.home)
-    port = USUAL_PORT if is_free(USUAL_PORT) else _ANY_PORT
     return Program(
         name=NAME,
-        command=(sys.executable, "-m", "farm", "web", "--port", str(port), "--door", str(layout.door)),
+        command=(sys.executable, "-m", "farm", "web", "--door", str(layout.door)),
         directory=PACKAGES,
         log=layout.log(NAME),
         environment=environment_of(plan),

@@ -100,7 +100,10 @@ class Access:
 
 def unknown(detail: str) -> Refused:
     """What somebody is told who is not known. Never asks for a password: a browser would send that with everything."""
-    hint = "send 'Authorization: Bearer TOKEN' ('farm token add' makes one), or open the address that 'farm web' told"
+    hint = (
+        "send 'Authorization: Bearer TOKEN' ('farm token add' makes one), or open the address that 'farm up' told, "
+        "or 'farm web'"
+    )
     return Refused(401, "not-signed-in", detail, hint=hint, headers={"WWW-Authenticate": 'Bearer realm="farm"'})
 
 

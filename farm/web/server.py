@@ -54,6 +54,8 @@ class Serving:
     key: Path | None = None
     reindex: bool = False
     """Make the index of pictures anew."""
+    or_another: bool = False
+    """Take another port where this one is taken."""
 
     def check(self, tokens: Tokens) -> None:
         """Raises `InvalidInput` for what would be unsafe, or cannot be."""
@@ -136,7 +138,7 @@ def serve(
     """
     tokens = Tokens(home)
     how.check(tokens)
-    with closing(bound(how.address, how.port)) as listening, FarmClient(where) as client:
+    with closing(_listening(how)) as listening, FarmClient(where) as client:
         port: int = listening.getsockname()[1]
         address = f"{'https' if how.certificate else 'http'}://{_shown(how)}:{port}"
 
@@ -180,6 +182,15 @@ def _is_an_error(record: logging.LogRecord) -> bool:
     """Not what is cut off because the server ends: uvicorn says in a line how much that was, and then a traceback of
     each."""
     return not (record.exc_info and isinstance(record.exc_info[1], asyncio.CancelledError))
+
+
+def _listening(how: Serving) -> socket.socket:
+    try:
+        return bound(how.address, how.port)
+    except StackError:
+        if not how.or_another:
+            raise
+        return bound(how.address, 0)
 
 
 def bound(address: str, port: int) -> socket.socket:

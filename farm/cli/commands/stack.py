@@ -41,7 +41,10 @@ def up(workers: int, models: tuple[str, ...], detach: bool, web: bool) -> None:
         started = stack.start_detached(home, workers, models, web=web)
         loading = "" if stack.wait_for_workers(home, started) else ", still loading"
         _tell_ready(home, started, f"{workers}{loading}", began, ending="farm down")
-        _tell_door(stack.wait_for_door(home) if web else None, lacks)
+        door = stack.wait_for_door(home) if web else None
+        _tell_door(door, lacks)
+        if web and door is None:
+            note("its site has not started so far: 'farm web --address' tells when it has, or where its log is")
         _tell_refused(started)
         return
     _log_to_terminal()

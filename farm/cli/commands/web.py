@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
+import json
 import os
 import sys
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
 
 import click
 
+from farm import variables
 from farm.cli.view.output import note, say
 from farm.errors import FarmError, InvalidInput, StackError
 
 if TYPE_CHECKING:
     from farm.web.server import Serving
 
+USUAL_PORT = 8170
 _FILE = click.Path(path_type=Path, dir_okay=False)
 
 
@@ -29,7 +34,7 @@ _FILE = click.Path(path_type=Path, dir_okay=False)
     """
 )
 @click.option("--host", metavar="ADDRESS", help="Of this machine, which only it reaches.  [default: 127.0.0.1]")
-@click.option("--port", type=click.IntRange(0, 65_535), default=8170, show_default=True, help="0 takes any.")
+@click.option("--port", type=click.IntRange(0, 65_535), help="0 takes any.  [default: 8170]")
 @click.option("--bind", metavar="ADDRESS", help="Let other machines in, at this address; needs tokens.")
 @click.option("--name", "names", multiple=True, metavar="NAME", help="A name that it is called by; repeatable.")
 @click.option("--trust", multiple=True, metavar="ADDRESS", help="A proxy whose X-Forwarded-* is believed; repeatable.")
@@ -41,7 +46,7 @@ _FILE = click.Path(path_type=Path, dir_okay=False)
 @click.option("--door", type=_FILE, hidden=True, help="Write how a browser comes in to this file, and do not tell it.")
 def web(
     host: str | None,
-    port: int,
+    port: int | None,
     bind: str | None,
     names: tuple[str, ...],
     trust: tuple[str, ...],
@@ -62,11 +67,60 @@ def web(
     check_installed()
     from farm.web.server import Serving
 
-    _serve(Serving(_address(host, bind), port, names, trust, no_auth, tls_cert, tls_key, reindex), door)
+    where = _address(host, bind)
+    if door is not None:
+        return _serve_inside(Serving(where, _kept_port(door) or USUAL_PORT, or_another=True), door)
+    if port is None:
+        _refuse_second()
+    _serve(Serving(where, USUAL_PORT if port is None else port, names, trust, no_auth, tls_cert, tls_key, reindex))
 
 
-def _serve(how: Serving, door: Path | None) -> None:
-    """Serve until Ctrl-C, and tell how a browser comes in: by this file, if there is one."""
+def _serve_inside(how: Serving, door: Path) -> None:
+    """Serve as a part of a local farm: how a browser comes in is written to a file, and the port kept for next time."""
+
+    def opened(address: str) -> None:
+        from farm.host.private import write_private
+
+        write_private(_port_file(door), f"{urlsplit(address).port}\n")
+        write_private(door, json.dumps({"door": address}) + "\n")
+
+    _serve(how, ready=lambda _, address: opened(address), reopened=opened)
+
+
+def _port_file(door: Path) -> Path:
+    return door.with_suffix(".port")
+
+
+def _kept_port(door: Path) -> int | None:
+    """The port that the site had last, so that addresses which people keep stay right."""
+    try:
+        port = int(_port_file(door).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    return port if 0 < port < 65_536 else None
+
+
+def _refuse_second() -> None:
+    """Raise `StackError` if this machine's farm, which is meant, has its site already."""
+    from farm import settings, stack
+    from farm.stack import site
+
+    home = settings.home()
+    if os.environ.get(variables.REDIS_URL.name) or (farm := stack.status(home)) is None:
+        return
+    if any(child.name == site.NAME and child.runs for child in farm.children):
+        raise StackError(
+            f"the farm in {home} has its site already",
+            hint="'farm web --address' tells how a browser comes in; --port N runs another beside it",
+        )
+
+
+def _serve(
+    how: Serving,
+    ready: Callable[[str, str], None] | None = None,
+    reopened: Callable[[str], None] | None = None,
+) -> None:
+    """Serve until Ctrl-C, and tell how a browser comes in."""
     import logging
 
     from farm import settings
@@ -79,11 +133,7 @@ def _serve(how: Serving, door: Path | None) -> None:
     homes.check(home)
     log_to_stderr(logging.INFO, "%(asctime)s %(levelname)s %(message)s")
 
-    if door is None:
-        is_done = serve(where, home, how, forms=SubmitForms(), ready=partial(_tell, how))
-    else:
-        written = partial(_write_door, door)
-        is_done = serve(where, home, how, forms=SubmitForms(), ready=lambda _, opens: written(opens), reopened=written)
+    is_done = serve(where, home, how, forms=SubmitForms(), ready=ready or partial(_tell, how), reopened=reopened)
     say("stopped")
     if not is_done:
         sys.stdout.flush()
@@ -117,14 +167,6 @@ def _tell(how: Serving, address: str, door: str) -> None:
     if not is_loopback(how.address) and how.certificate is None:
         note("without --tls-cert everything is sent in the clear, tokens too: put a proxy with TLS before it")
     say("Ctrl-C stops it")
-
-
-def _write_door(file: Path, door: str) -> None:
-    import json
-
-    from farm.host.private import write_private
-
-    write_private(file, json.dumps({"door": door}) + "\n")
 
 
 def _tell_door() -> None:

@@ -27,6 +27,7 @@ _TERM = re.compile(r'(-)?(?:([A-Za-z]+):)?((?:"[^"]*"?|[^\s"])+)')
 _DATE = re.compile(r"([0-9]{4})(?:-([0-9]{2}))?(?:-([0-9]{2}))?")
 _BATCH = re.compile(r"[0-9a-hjkmnp-tv-z]{4,16}(-[0-9]{1,6})?")
 _SIZE = re.compile(r"([0-9]{1,5})[x×]([0-9]{1,5})", re.IGNORECASE)
+_WHOLE = ("seed", "steps")
 _ALL = "all"
 """The facet that every job has."""
 
@@ -95,9 +96,13 @@ def facets_of(entry: Entry) -> str:
 def _terms(text: str) -> Iterator[tuple[str, str | None, str, bool]]:
     """What is written, part by part: its sign, its name if it has one that is known, its value, whether in quotes."""
     for sign, name, value in _TERM.findall(text):
-        known = name.lower() if name.lower() in HINTS else None
-        if name and known is None:
-            value = f"{name}:{value}"
+        known = name.lower() or None
+        if known is not None and known not in HINTS:
+            raise InvalidInput(
+                f"nothing is known as {quoted(name)}:",
+                field=FIELD,
+                hint=f'known: {", ".join(HINTS)}; in quotes it is looked for as it is: "{name}:{value[:40]}"',
+            )
         yield sign, known, value.replace('"', "").strip(), '"' in value
 
 
@@ -114,12 +119,12 @@ def _expression(name: str | None, value: str, is_phrase: bool) -> str | None:
         if not _BATCH.fullmatch(value.lower()):
             raise InvalidInput(f"{quoted(value)} begins no batch", field=FIELD, hint=f"such as {HINTS[name]}")
         return f"{_facet(f'batch{value.lower()}')} *"
+    if name in _WHOLE and not (value.isascii() and value.isdecimal()):
+        raise InvalidInput(f"{name}: {quoted(value)} is not a whole number", field=FIELD, hint=f"such as {HINTS[name]}")
     return _facet(_token(name, _READ.get(name, str)(value)))
 
 
 def _whole(value: str) -> str:
-    if not value.isascii() or not value.isdecimal():
-        raise InvalidInput(f"{quoted(value)} is not a whole number", field=FIELD, hint="such as seed:7")
     return str(int(value)) if len(value) < 30 else value
 
 

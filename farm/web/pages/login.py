@@ -56,7 +56,8 @@ def _let_in(request: Request, site: Parts, cookie: str | None, *, onward: str) -
             403,
             "code-not-valid",
             "this is neither a token of this site's nor a code that is of any use (any more)",
-            hint="start 'farm web' again for another code, or make a token with 'farm token add NAME'",
+            hint="'farm web --address' tells another code of a farm that 'farm up' runs; "
+            "'farm token add NAME --role submit' makes a token",
         )
     secure = request.url.scheme == "https"
     headers = {"Location": onward, "Set-Cookie": site.access.cookie(cookie, secure=secure)}

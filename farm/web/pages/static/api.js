@@ -35,7 +35,7 @@ export async function reach(path, { method = "GET", body, headers = {}, ...more 
     answer = await fetch(path, sent);
   } catch (error) {
     if (error.name === "AbortError") throw error;
-    throw new Problem({ detail: "the site does not answer", hint: "is 'farm web' running?" });
+    throw new Problem({ detail: "the site does not answer", hint: "is the farm up?" });
   }
   if (!answer.ok) throw new Problem(await toldBy(answer));
   return answer;

@@ -48,7 +48,7 @@ export function follow(names, on) {
     source.addEventListener("error", () => {
       if (over) return;
       if (source.readyState === EventSource.CLOSED) refused();
-      else away({ detail: "the site does not answer", hint: "is 'farm web' running?" });
+      else away({ detail: "the site does not answer", hint: "is the farm up?" });
     });
   }
 
