@@ -7,6 +7,8 @@ import signal
 import stat
 import sys
 from collections.abc import Callable
+from contextlib import closing
+from urllib.parse import urlsplit
 
 import httpx2
 import pytest
@@ -15,6 +17,7 @@ from click.testing import CliRunner
 from farm import stack
 from farm.cli.main import farm as command
 from farm.stack import site
+from farm.web.server import bound
 from tests.stack.farms import TALKATIVE_WORKER, Farm
 from tests.waiting import eventually
 
@@ -46,11 +49,29 @@ def test_it_runs_with_the_farm_and_lets_one_browser_in_with_each_code(farm: Farm
     os.kill(farm.pid("web"), signal.SIGKILL)
     third = eventually(lambda: (now := site.door(farm.home)) != second and now, "it runs again, with another code")
     assert enters(third)
+    assert urlsplit(third).port == urlsplit(first).port, "pages that are open find it again"
+    code, said = run("web", home=farm)
+    assert code == 1 and "has its site already" in said and "--address" in said
 
     stack.stop(farm.home)
     assert not farm.layout.door.exists()
     code, said = run("web", "--address", home=farm)
     assert code == 1 and "no farm is running" in said
+
+
+def test_it_keeps_its_port_from_one_start_to_the_next_unless_that_is_taken(farm: Farm) -> None:
+    def port() -> int | None:
+        stack.start_detached(farm.home, 0, web=True)
+        return urlsplit(stack.wait_for_door(farm.home) or "").port
+
+    with closing(bound("127.0.0.1", 0)) as taken:
+        farm.layout.create()
+        farm.layout.door.with_suffix(".port").write_text(f"{taken.getsockname()[1]}\n", encoding="utf-8")
+        taken.listen()
+        first = port()
+        assert first and first != taken.getsockname()[1]
+    stack.stop(farm.home)
+    assert port() == first
 
 
 def test_a_farm_without_it_says_so(farm: Farm) -> None:

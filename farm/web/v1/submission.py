@@ -106,7 +106,9 @@ def read_json(text: bytes) -> Any:
         raise InvalidInput(f"the JSON has more than {_MOST_VALUES:,} values")
     try:
         return json.loads(text, parse_constant=_no_number)
-    except (ValueError, RecursionError) as error:
+    except RecursionError:
+        raise InvalidInput("the JSON is nested too deeply") from None
+    except ValueError as error:
         raise InvalidInput(f"the body is not JSON: {error!s:.200}") from None
 
 

@@ -32,9 +32,11 @@ lookAgain();
 function note({ state, attempt, worker, error }) {
   const text = [state, attempt ? `attempt ${attempt}` : "", worker ?? "", error?.kind ?? ""].filter(Boolean).join(" · ");
   if (text === last) return;
+  const isFirst = last === "";
   last = text;
   const line = document.createElement("li");
-  line.textContent = `${new Date().toLocaleTimeString()} ${text}`;
+  // What the page begins with happened before it was opened, and is told above.
+  line.textContent = isFirst ? text : `${new Date().toLocaleTimeString()} ${text}`;
   const events = document.getElementById("events");
   events.append(line);
   if (events.children.length > MOST_EVENTS) events.firstChild.remove();

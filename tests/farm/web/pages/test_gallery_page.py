@@ -60,7 +60,7 @@ def test_pictures_are_searched_looked_at_by_keys_compared_and_sent_on(show: Show
     expect(page.locator("#found")).to_have_text("1 picture")
     expect(page).to_have_url(re.compile("q=batch"))
     page.get_by_label("Search pictures").fill("seed:x")
-    expect(page.locator("#fault")).to_have_text("'x' is not a whole number – such as seed:7")
+    expect(page.locator("#fault")).to_have_text("seed: 'x' is not a whole number – such as seed:7")
     said.lines.clear()  # the browser's own words of the 422
 
     page.goto(of(batch))
