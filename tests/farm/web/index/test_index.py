@@ -14,7 +14,9 @@ from farm import keys
 from farm.bucket.storage import Storage
 from farm.client import FarmClient
 from farm.client.forget import expire, forget
+from farm.errors import InvalidInput
 from farm.jobs.request import JobRequest
+from farm.web.index import query
 from farm.web.index.feeding import Feeder
 from farm.web.index.index import FILE, Found, Index
 from farm.web.problems import Refused
@@ -267,3 +269,20 @@ def test_it_shows_no_farm_but_its_own(client: FarmClient, keeping: Keeping) -> N
         page(another)
     catch_up(another)
     assert page(another).entries == []
+
+
+@pytest.mark.parametrize(
+    ("text", "reason", "hint"),
+    [
+        ("modell:emoji", "nothing is known as 'modell':", 'in quotes it is looked for as it is: "modell:emoji"'),
+        ("steps:abc", "steps: 'abc' is not a whole number", "steps:30"),
+    ],
+)
+def test_a_search_that_can_find_nothing_is_told_so(text: str, reason: str, hint: str) -> None:
+    with pytest.raises(InvalidInput) as refused:
+        query.read(text)
+    assert reason in refused.value.reason and hint in str(refused.value.hint)
+
+
+def test_in_quotes_a_name_is_a_word() -> None:
+    assert query.read('"modell:emoji"').match is not None
