@@ -8,8 +8,9 @@ export function tell(text) {
   return toast(text, { seconds: SECONDS });
 }
 
-export function tellProblem(problem) {
-  const toasted = toast(problem.detail ?? String(problem), { button: "Close" });
+// What went wrong may be tried `again`.
+export function tellProblem(problem, again) {
+  const toasted = toast(problem.detail ?? String(problem), { button: again ? "Try again" : "Close", pressed: again });
   toasted.element.classList.add("bad");
   if (problem.hint) toasted.element.firstChild.append(document.createElement("br"), problem.hint);
   return toasted;

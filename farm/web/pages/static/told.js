@@ -19,7 +19,7 @@ export function facts(entry) {
     ["Mode", entry.mode],
     ["Losses", entry.losses.join(", ")],
     ["LoRAs", entry.loras.join(", ")],
-    ["Finished", new Date(entry.finished).toLocaleString("en-GB")],
+    ["Finished", `${new Date(entry.finished).toISOString().slice(0, 19).replace("T", " ")} UTC`],
     ["Job", entry.job],
   ];
   return rows.filter(([, value]) => value);
