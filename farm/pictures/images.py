@@ -166,14 +166,6 @@ def _opened(data: bytes, name: str) -> Image.Image:
     return opened
 
 
-def check_pixels(width: int, height: int, *, field: str) -> None:
-    """Raise `InvalidInput` for a picture that is larger than one may be, and so could not be used again."""
-    if width * height > MAX_PIXELS or max(width, height) > MAX_SIDE:
-        raise InvalidInput(
-            f"the picture would have {width:,}×{height:,} pixels, more than {MAX_PIXELS // 10**6} million", field=field
-        )
-
-
 def _scale_transparency(opened: Image.Image, data: bytes) -> None:
     """Bring a PNG's transparent grey or colour to 8 bits, as Pillow brings its pixels and not this value."""
     transparent = opened.info.get("transparency")

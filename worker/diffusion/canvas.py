@@ -14,8 +14,7 @@ from PIL import Image, ImageFilter
 
 from farm.jobs.spec import ResolvedSpec, Start
 from farm.pictures.colour import to_srgb
-from farm.pictures.images import check_pixels
-from farm.pictures.masks import check_size, nothing_is_redone
+from farm.pictures.masks import check_grown, check_size, nothing_is_redone
 from worker.diffusion.fitting import fit, fit_mask, padded_box, repeat_edges, resized
 
 Box = tuple[int, int, int, int]
@@ -47,7 +46,7 @@ def lay_out(start: Start, picture: Image.Image, mask: Image.Image | None) -> Can
     if grown := start.outpaint:
         left, top = grown.left, grown.top
         size = (picture.width + left + grown.right, picture.height + top + grown.bottom)
-        check_pixels(*size, field="outpaint")
+        check_grown(*size)
         inner = (left, top, left + picture.width, top + picture.height)
         page, whole = Image.new("RGB", size), Image.new("L", size, _WHITE)
         page.paste(picture, inner[:2])

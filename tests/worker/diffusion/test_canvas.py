@@ -12,7 +12,6 @@ from PIL import Image, ImageDraw
 from farm.errors import InvalidInput
 from farm.jobs.request import JobRequest
 from farm.jobs.spec import InitReference, ResolvedSpec
-from farm.pictures import images
 from worker.diffusion.canvas import Canvas, area, given, lay_out, put_back
 
 REFERENCE = InitReference(sha256="0" * 64, extension="png")
@@ -185,9 +184,8 @@ def test_a_mask_that_was_forged_is_refused(mask: Image.Image, said: str) -> None
         lay_out(spec_of(picture, mask="m.png").start, picture, mask)
 
 
-def test_a_canvas_too_large_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(images, "MAX_PIXELS", 64 * 100)
+def test_a_canvas_too_large_is_refused() -> None:
     picture = noise(64, 64)
-    lay_out(spec_of(picture, outpaint="top=36").start, picture, None)
-    with pytest.raises(InvalidInput, match="outpaint: the picture would have 64×101 pixels"):
-        lay_out(spec_of(picture, outpaint="top=37").start, picture, None)
+    lay_out(spec_of(picture, outpaint="top=1984").start, picture, None)
+    with pytest.raises(InvalidInput, match="outpaint: the picture would have 64×2,049 pixels"):
+        lay_out(spec_of(picture, outpaint="top=1985").start, picture, None)
