@@ -16,7 +16,7 @@ from typing import TypeVar
 from PIL import ExifTags, Image, UnidentifiedImageError
 
 from farm.errors import InvalidInput
-from farm.pictures.colour import to_grey, to_srgb, transparency
+from farm.pictures.colour import to_grey, to_srgb, to_srgb_with_alpha, transparency
 from farm.pictures.metadata import Stripped, strip
 
 T = TypeVar("T")
@@ -105,6 +105,15 @@ def decode(data: bytes, *, name: str) -> Image.Image:
     The size is checked from the header, before any pixel is decoded. What else the file holds is not looked at.
     """
     return _decoded(data, name)[0]
+
+
+def decode_with_alpha(data: bytes, *, name: str) -> Image.Image:
+    """As `decode`, but what is transparent stays so: in RGBA, or in RGB if all of it is opaque."""
+
+    def as_it_is(opened: Image.Image, file: Stripped) -> Image.Image:
+        return _upright(to_srgb_with_alpha(opened, file.profile or opened.info.get("icc_profile")), opened)
+
+    return _read(data, name, as_it_is)
 
 
 def _decoded(data: bytes, name: str) -> tuple[Image.Image, str | None]:

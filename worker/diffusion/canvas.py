@@ -37,12 +37,15 @@ class Canvas:
 def lay_out(start: Start, picture: Image.Image, mask: Image.Image | None) -> Canvas:
     """The canvas of a picture and its mask, which is white where the picture is redone.
 
+    A picture in RGBA is laid over white where it stays as it is. Where it is redone, and so in the seam, it is over the
+    colours around instead, for that white is nothing that anybody drew.
+
     Raises `InvalidInput` for a mask of another size, one by which nothing is redone, and a canvas that is too large.
     """
-    picture = to_srgb(picture)[0]
     if mask is None:
         mask = Image.new("L", picture.size)
     check_size(mask, picture)
+    picture = flattened(picture, mask)
     if grown := start.outpaint:
         left, top = grown.left, grown.top
         size = (picture.width + left + grown.right, picture.height + top + grown.bottom)
@@ -56,6 +59,28 @@ def lay_out(start: Start, picture: Image.Image, mask: Image.Image | None) -> Can
     if mask.getbbox() is None:
         raise nothing_is_redone()
     return Canvas(picture, mask, mask.filter(ImageFilter.GaussianBlur(start.mask_blur)) if start.mask_blur else mask)
+
+
+def flattened(picture: Image.Image, mask: Image.Image) -> Image.Image:
+    """The picture in RGB: over white where the mask is black, and elsewhere over the colours around."""
+    over_white = to_srgb(picture)[0]
+    if picture.mode != "RGBA" or picture.getchannel("A").getbbox() is None:
+        return over_white
+    return Image.composite(_over_colours_around(picture), over_white, mask.point(lambda level: _WHITE * (level > 0)))
+
+
+def _over_colours_around(picture: Image.Image) -> Image.Image:
+    """A picture in RGBA, some of it opaque, over the colours nearest to what is transparent: those of ever smaller
+    copies of it, in which every pixel is the mean of the opaque ones of four."""
+    copies = [picture]
+    while max(copies[-1].size) > 1:
+        smaller = copies[-1].reduce(2)
+        smaller.putalpha(smaller.getchannel("A").point(lambda level: min(_WHITE, 4 * level)))
+        copies.append(smaller)
+    around = copies.pop().convert("RGB").convert("RGBA")
+    for copy in reversed(copies):
+        around = Image.alpha_composite(around.resize(copy.size, Image.Resampling.BILINEAR), copy)
+    return around.convert("RGB")
 
 
 def given(canvas: Canvas, spec: ResolvedSpec) -> tuple[Image.Image, Image.Image]:

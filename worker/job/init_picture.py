@@ -68,7 +68,7 @@ def masked_picture(storage: Storage, retrier: Retrier, holding: Holding, spec: R
 def _laid_out(spec: ResolvedSpec, files: tuple[bytes, bytes | None]) -> Canvas:
     start, (picture, mask) = spec.start, files
     decoded = None if mask is None else masks.decode(mask, name="the mask", redo=start.redo)
-    return canvas.lay_out(start, images.decode(picture, name="the init picture"), decoded)
+    return canvas.lay_out(start, images.decode_with_alpha(picture, name="the init picture"), decoded)
 
 
 def _fetched(storage: Storage, retrier: Retrier, holding: Holding, reference: InitReference, field: str) -> bytes:
