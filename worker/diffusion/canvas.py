@@ -21,6 +21,8 @@ Box = tuple[int, int, int, int]
 """Left, top, right and bottom, in pixels."""
 
 _WHITE = 255
+_HARDLY_SEEN = 0.1
+"""Of a rendered pixel: where no more of it comes into the picture, that looks as it did."""
 _SURROUNDINGS = ((256, 1), (64, 1), (16, 2), (4, 4), (2, 2))
 """How far colours run into what is masked, in pixels, and how often: from afar, and then from ever nearer."""
 
@@ -99,13 +101,32 @@ def put_back(canvas: Canvas, spec: ResolvedSpec, pixels: np.ndarray) -> np.ndarr
     box = area(canvas, spec)
     if box is None:
         own = fit(canvas.picture, spec.width, spec.height, spec.start.fit)
-        seam = fit_mask(canvas.seam, spec.width, spec.height, spec.start.fit)
-        return np.asarray(Image.composite(rendered, own, seam))
+        return np.asarray(Image.composite(rendered, own, _blended(canvas, spec)))
     size = (box[2] - box[0], box[3] - box[1])
     whole = canvas.picture.copy()
     part = resized(rendered.crop(padded_box(size, spec.width, spec.height)), *size)
     whole.paste(part, box[:2], canvas.seam.crop(box))
     return np.asarray(whole)
+
+
+def unseen(canvas: Canvas, spec: ResolvedSpec) -> str | None:
+    """That next to nothing of what is rendered comes into the picture, in a sentence; None where enough does."""
+    brightest = int(np.asarray(_blended(canvas, spec)).max())
+    if brightest > _HARDLY_SEEN * _WHITE:
+        return None
+    blur = f" and its seam is blended over {spec.start.mask_blur} pixels" if spec.start.mask_blur else ""
+    return (
+        f"next to nothing of the picture was redone: what is masked is tiny or nearly black{blur}, so that no pixel"
+        f" has more than {brightest / _WHITE:.0%} of what was rendered (a larger or whiter mask changes more"
+        + (", and so does --mask-blur 0)" if blur else ")")
+    )
+
+
+def _blended(canvas: Canvas, spec: ResolvedSpec) -> Image.Image:
+    """The seam as the result has it: of its size, which may be another than the canvas's."""
+    if spec.start.keeps_size:
+        return canvas.seam
+    return fit_mask(canvas.seam, spec.width, spec.height, spec.start.fit)
 
 
 def area(canvas: Canvas, spec: ResolvedSpec) -> Box | None:

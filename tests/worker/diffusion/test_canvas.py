@@ -12,7 +12,7 @@ from PIL import Image, ImageDraw
 from farm.errors import InvalidInput
 from farm.jobs.request import JobRequest
 from farm.jobs.spec import InitReference, ResolvedSpec
-from worker.diffusion.canvas import Canvas, area, given, lay_out, put_back
+from worker.diffusion.canvas import Canvas, area, given, lay_out, put_back, unseen
 
 REFERENCE = InitReference(sha256="0" * 64, extension="png")
 NEW = (10, 200, 30)
@@ -207,6 +207,31 @@ def test_what_is_transparent_and_stays_is_white() -> None:
     assert np.abs(np.asarray(canvas.picture)[:, :32].astype(int) - (200, 40, 40)).max() <= 2
     nothing = Image.new("RGBA", (64, 64), (9, 9, 9, 0))
     assert (np.asarray(made(nothing, mask_of(64, 64, 0, 0, 32, 64))[0].picture) == 255).all()
+
+
+DOT = (30, 30, 31, 31)
+
+
+@pytest.mark.parametrize(
+    ("mask", "fields", "most"),
+    [
+        (mask_of(64, 64, *DOT), {"only_masked": 0}, "no pixel has more than 1% "),
+        (mask_of(64, 64, 30, 30, 34, 34, grey=20), {"mask_blur": 0}, "no pixel has more than 8% "),
+        (mask_of(64, 64, *DOT), {"mask_blur": 0}, None),
+        (mask_of(64, 64, *DOT), {"mask_blur": 0, "only_masked": 0}, None),
+        (mask_of(64, 64, 20, 20, 40, 40), {}, None),
+        (mask_of(64, 64, 20, 20, 40, 40, grey=60), {}, None),
+        (mask_of(1_024, 1_024, 500, 500, 504, 504), {"mask_blur": 0}, "no pixel has more than"),  # fitted to 64×64
+        (mask_of(1_024, 1_024, 500, 500, 504, 504), {"mask_blur": 0, "only_masked": 9}, None),
+    ],
+)
+def test_that_next_to_nothing_is_redone_is_said(mask: Image.Image, fields: dict[str, Any], most: str | None) -> None:
+    picture = Image.new("RGB", mask.size)
+    canvas, spec, pixels = made(picture, mask, **fields)
+    said = unseen(canvas, spec)
+    assert (said is None) == (most is None) and (most or "") in (said or "")
+    assert (said is None) == (pixels.max() > 0.1 * max(NEW))
+    assert said is None or ("--mask-blur 0" in said) == bool(spec.start.mask_blur)
 
 
 def test_a_canvas_too_large_is_refused() -> None:
