@@ -22,7 +22,7 @@ from farm.jobs.status import WorkerInfo
 from farm.jobs.writing import ALPHA
 from farm.ledger.records import NewJob
 from farm.pictures import masks
-from farm.pictures.images import InitImage, check_init, check_pixels, read_init
+from farm.pictures.images import InitImage, check_init, read_init
 from farm.pictures.masks import Mask
 
 FALLBACK_MODEL = "emoji"
@@ -85,7 +85,7 @@ def mask_of(request: JobRequest, picture: InitImage, pictures: Pictures) -> Init
     """The mask of a request; None if all of the picture is redone, which is img2img. Raises `InvalidInput`."""
     if (grown := request.outpaint) is not None:
         width, height = picture.width + grown.left + grown.right, picture.height + grown.top + grown.bottom
-        check_pixels(width, height, field="outpaint")
+        masks.check_grown(width, height)
     if request.mask is None:
         return None
     redo = request.redo or "white"

@@ -194,6 +194,13 @@ class JobSpec(Grown):
         return not self.is_study or self.mode == "roundtrip"
 
     @property
+    def picture_size(self) -> tuple[int, int] | None:
+        """Width and height of the result, which may be others than those rendered; None if they are not known."""
+        if self.start.keeps_size:
+            return self.start.canvas
+        return (self.width, self.height) if self.width and self.height else None
+
+    @property
     def steps_to_do(self) -> int:
         return 1 if self.is_study else self.steps - self.start.step
 

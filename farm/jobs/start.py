@@ -121,6 +121,11 @@ class Start(Grown):
         return self.mask is not None or self.outpaint is not None
 
     @property
+    def keeps_size(self) -> bool:
+        """Whether the result has the size of the canvas, and not the job's: only a part was rendered, or it grew."""
+        return self.only_masked is not None or self.outpaint is not None
+
+    @property
     def canvas(self) -> tuple[int, int] | None:
         """Width and height of the image with what is added to it; None if they are not known."""
         image, grown = self.image, self.outpaint

@@ -78,7 +78,7 @@ def gather(storage: Storage, result: JobResult, *, sharing: int = 1) -> Seen:
     reader = Reader(storage, seen)
     spec, size = result.spec, _size_of(result.spec)
     of_frame = size and (2 * size[0], size[1])
-    seen.picture = reader.kept(reader.picture(IMAGE, "picture", kind="PNG", size=size))
+    seen.picture = reader.kept(reader.picture(IMAGE, "picture", kind="PNG", size=spec.picture_size))
     numbers = reader.kept(reader.object(NUMBERS, "numbers", limit=spec.steps_to_do * MAX_LINE))
     if numbers is not None:
         seen.steps, remarks = read_steps(numbers, spec)

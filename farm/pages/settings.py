@@ -84,6 +84,8 @@ def _masked(start: Start) -> list[tuple[str, str]]:
         rows.append(("mask", f"{start.mask.sha256[:12]}….{start.mask.extension}, {start.redo} is redone"))
     if start.outpaint is not None:
         rows.append(("grown by", f"{start.outpaint} pixels"))
+    if start.keeps_size and (shape := start.canvas) is not None:
+        rows.append(("size of the picture", f"{shape[0]}×{shape[1]} pixels"))
     if start.is_masked:
         rows += [("seam blended over", f"{start.mask_blur} pixels"), ("filled with", start.fill)]
     if start.only_masked is not None:

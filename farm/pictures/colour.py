@@ -33,14 +33,25 @@ def to_srgb(picture: Image.Image, profile: bytes | None = None) -> tuple[Image.I
     16 bits become 8 by scaling. A profile that cannot be used is ignored. Raises `InvalidInput` for pixels of 32
     bits, whose range no file tells.
     """
-    _refuse_without_range(picture)
-    colours, alpha = _parted(picture)
-    converted, fault = _converted(colours, profile) if profile else (colours, None)
-    opaque = converted.convert("RGB")
+    opaque, alpha, fault = _layers(picture, profile)
     if alpha is not None:
         white = Image.new("RGB", opaque.size, "white")
         opaque = Image.composite(opaque, white, alpha)
     return opaque, fault
+
+
+def to_srgb_with_alpha(picture: Image.Image, profile: bytes | None = None) -> Image.Image:
+    """As `to_srgb`, but what is transparent stays so: the picture in RGBA, or in RGB if all of it is opaque."""
+    colours, alpha, _ = _layers(picture, profile)
+    return colours if alpha is None else Image.merge("RGBA", (*colours.split(), alpha))
+
+
+def _layers(picture: Image.Image, profile: bytes | None) -> tuple[Image.Image, Image.Image | None, str | None]:
+    """The colours in sRGB, seen or not; the alpha channel, if any; and what is wrong with the profile."""
+    _refuse_without_range(picture)
+    colours, alpha = _parted(picture)
+    converted, fault = _converted(colours, profile) if profile else (colours, None)
+    return converted.convert("RGB"), alpha, fault
 
 
 def to_grey(picture: Image.Image) -> Image.Image:

@@ -16,7 +16,7 @@ from typing import TypeVar
 from PIL import ExifTags, Image, UnidentifiedImageError
 
 from farm.errors import InvalidInput
-from farm.pictures.colour import to_grey, to_srgb, transparency
+from farm.pictures.colour import to_grey, to_srgb, to_srgb_with_alpha, transparency
 from farm.pictures.metadata import Stripped, strip
 
 T = TypeVar("T")
@@ -107,6 +107,15 @@ def decode(data: bytes, *, name: str) -> Image.Image:
     return _decoded(data, name)[0]
 
 
+def decode_with_alpha(data: bytes, *, name: str) -> Image.Image:
+    """As `decode`, but what is transparent stays so: in RGBA, or in RGB if all of it is opaque."""
+
+    def as_it_is(opened: Image.Image, file: Stripped) -> Image.Image:
+        return _upright(to_srgb_with_alpha(opened, file.profile or opened.info.get("icc_profile")), opened)
+
+    return _read(data, name, as_it_is)
+
+
 def _decoded(data: bytes, name: str) -> tuple[Image.Image, str | None]:
     """The picture, and what is wrong with its colour profile."""
 
@@ -164,14 +173,6 @@ def _opened(data: bytes, name: str) -> Image.Image:
         raise InvalidInput(f"{name} has {long}", field="init")
     _scale_transparency(opened, data)
     return opened
-
-
-def check_pixels(width: int, height: int, *, field: str) -> None:
-    """Raise `InvalidInput` for a picture that is larger than one may be, and so could not be used again."""
-    if width * height > MAX_PIXELS or max(width, height) > MAX_SIDE:
-        raise InvalidInput(
-            f"the picture would have {width:,}×{height:,} pixels, more than {MAX_PIXELS // 10**6} million", field=field
-        )
 
 
 def _scale_transparency(opened: Image.Image, data: bytes) -> None:

@@ -11,7 +11,7 @@ from pathlib import Path
 from PIL import Image, ImageChops
 
 from farm.errors import InvalidInput
-from farm.jobs.start import Redo
+from farm.jobs.spec import MAX_SIDE, Redo
 from farm.pictures import images
 from farm.pictures.images import InitImage
 
@@ -83,6 +83,16 @@ def check_size(mask: Image.Image, picture: Image.Image) -> None:
     """Raise `InvalidInput` unless a mask has the size of its picture."""
     if mask.size != picture.size:
         raise _another_size(mask.size, picture.size)
+
+
+def check_grown(width: int, height: int) -> None:
+    """Raise `InvalidInput` for a picture that would grow beyond what a side may have, in pixels."""
+    if max(width, height) > MAX_SIDE:
+        raise InvalidInput(
+            f"the picture would have {width:,}×{height:,} pixels, and a side may have at most {MAX_SIDE:,}",
+            field="outpaint",
+            hint="let it grow by less, or make the init picture smaller",
+        )
 
 
 def nothing_is_redone() -> InvalidInput:

@@ -26,6 +26,7 @@ def own_size(width: int, height: int, *, most: int, multiple: int) -> tuple[int,
     """
     scale = max(min(1.0, math.sqrt(most / (width * height))), MIN_SIDE / min(width, height))
     short, long = (_rounded(scale * side, multiple) for side in sorted((width, height)))
+    short = min(short, max(_rounded(MIN_SIDE, multiple), multiple * (math.isqrt(most) // multiple)))
     long = max(short, min(long, multiple * (most // (multiple * short))))
     return (short, long) if width < height else (long, short)
 

@@ -34,9 +34,10 @@ def init_picture(storage: Storage, retrier: Retrier, holding: Holding, spec: Res
 
 @dataclass(frozen=True, eq=False)
 class Masked:
-    """The init picture of a job with a mask, and the mask, at the size of the job; and the files that they are of.
+    """The init picture of a job with a mask, and the mask, at the size of the job; the files that they are of, and what
+    to know of them.
 
-    Those are decoded again in the end, for decoded they may take a hundred times as much, for as long as the job is
+    The files are decoded again in the end, for decoded they may take a hundred times as much, for as long as the job is
     rendered.
     """
 
@@ -44,11 +45,14 @@ class Masked:
     mask: Image.Image
     spec: ResolvedSpec
     files: tuple[bytes, bytes | None]
+    warnings: tuple[str, ...]
 
     @classmethod
     def of(cls, spec: ResolvedSpec, files: tuple[bytes, bytes | None]) -> Masked:
         """Raises `InvalidInput` for files that are no picture, or no mask of it."""
-        return cls(*canvas.given(_laid_out(spec, files), spec), spec, files)
+        laid_out = _laid_out(spec, files)
+        warnings = tuple(filter(None, (canvas.unseen(laid_out, spec),)))
+        return cls(*canvas.given(laid_out, spec), spec, files, warnings)
 
     def put_back(self, pixels: Pixels) -> Pixels:
         """The picture of which all that is masked is as it was rendered, and all else as it was."""
@@ -68,7 +72,7 @@ def masked_picture(storage: Storage, retrier: Retrier, holding: Holding, spec: R
 def _laid_out(spec: ResolvedSpec, files: tuple[bytes, bytes | None]) -> Canvas:
     start, (picture, mask) = spec.start, files
     decoded = None if mask is None else masks.decode(mask, name="the mask", redo=start.redo)
-    return canvas.lay_out(start, images.decode(picture, name="the init picture"), decoded)
+    return canvas.lay_out(start, images.decode_with_alpha(picture, name="the init picture"), decoded)
 
 
 def _fetched(storage: Storage, retrier: Retrier, holding: Holding, reference: InitReference, field: str) -> bytes:

@@ -96,7 +96,8 @@ class Renderer:
         pixels = masked.put_back(rendered.pixels) if masked else rendered.pixels
         image = Artifact("image.png", "image/png", encode_png(pixels, spec, used))
         dtype = str(model.dtype).removeprefix("torch.")
-        return Finished(spec, used, dtype, rendered.warnings, timings, (image, *trace.files()), rendered.report)
+        warnings = (*rendered.warnings, *(masked.warnings if masked else ()))
+        return Finished(spec, used, dtype, warnings, timings, (image, *trace.files()), rendered.report)
 
     def _picture(
         self, holding: Holding, spec: ResolvedSpec, masked: Masked | None, *, resumes: bool

@@ -53,6 +53,7 @@ class Entry(BaseModel):
         spec, picture = result.spec, result.objects.get(IMAGE)
         if picture is None:
             return None
+        width, height = spec.picture_size or (None, None)
         return cls(
             job=result.job,
             finished=_in_utc(result.finished),
@@ -65,8 +66,8 @@ class Entry(BaseModel):
             steps=spec.steps,
             seed=spec.seed,
             guidance=spec.guidance.scale,
-            width=spec.width,
-            height=spec.height,
+            width=width,
+            height=height,
             losses=tuple(loss.name for loss in spec.guidance.losses),
             loras=tuple(lora.name for lora in spec.loras),
             labels=labels,

@@ -180,7 +180,9 @@ def test_a_mask_that_cannot_be_meant_is_refused(picture: bytes, fields: dict[str
 
 
 def test_a_picture_that_grows_too_large_is_refused() -> None:
-    with pytest.raises(
-        InvalidInput, match=r"^outpaint: the picture would have 8,048×6,000 pixels, more than 40 million"
-    ):
-        dry_run([otter(init=png(6_000, 6_000, mode="1", colour=1), outpaint="left=2048")])
+    assert start_of(init=png(128, 128), outpaint="left=1920,top=1920").canvas == (2_048, 2_048)
+    said = r"^outpaint: the picture would have 4,224×2,176 pixels, and a side may have at most 2,048 .*grow by less"
+    with pytest.raises(InvalidInput, match=said):
+        dry_run([otter(init=png(128, 128), outpaint="left=2048,right=2048,top=2048")])
+    with pytest.raises(InvalidInput, match=r"^outpaint: the picture would have 64×2,049 pixels"):
+        dry_run([otter(init=png(64, 32), outpaint="bottom=2017", only_masked=8, width=64, height=64)])

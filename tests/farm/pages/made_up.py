@@ -27,7 +27,7 @@ KINDS = {
 }
 
 
-def spec(*, steps: int = 12, start: int = 0, level: str = "frames", **fields: Any) -> JobSpec:
+def spec(*, steps: int = 12, start: int | dict[str, Any] = 0, level: str = "frames", **fields: Any) -> JobSpec:
     """A job's spec: a mix of two prompts that one loss guides."""
     image = {"sha256": "a" * 64, "extension": "png", "width": 80, "height": 64} if start else None
     return JobSpec.model_validate(
@@ -38,7 +38,7 @@ def spec(*, steps: int = 12, start: int = 0, level: str = "frames", **fields: An
                 "prompts": [{"text": "an otter", "weight": 0.75}, {"text": "a cat", "weight": 0.25}],
                 "negative": "a dog",
             },
-            "start": {"image": image, "step": start},
+            "start": start if isinstance(start, dict) else {"image": image, "step": start},
             "guidance": {"scale": 7.5, "losses": [{"name": "blue", "scale": 20.0, "every": 2}]},
             "steps": steps,
             "seed": 7,

@@ -12,6 +12,8 @@ from farm.bucket.fetch import read
 from farm.errors import FetchRefused, StorageError
 from farm.pages import gather as gathering
 from farm.pages.gather import Seen, gather
+from farm.pages.settings import settings
+from farm.web.index.entry import Entry
 from tests.fakes.storage import FakeStorage
 from tests.farm.pages import made_up
 
@@ -29,6 +31,26 @@ def test_all_that_a_traced_job_left_is_gathered() -> None:
     assert seen.frames_kept == 8
     assert [frame.data for frame in seen.frames] == [made[f"trace/{step:04d}.jpeg"] for step in range(12, 20)]
     assert (seen.picture, seen.start, seen.video) == (made["image.png"], made["trace/start.jpeg"], None)
+
+
+GROWN = {"outpaint": {"left": 16, "bottom": 8}}
+ALONE = {"mask": {"sha256": "b" * 64, "extension": "png"}, "only_masked": 4}
+
+
+@pytest.mark.parametrize(("how", "size"), [(GROWN, (96, 72)), (ALONE, (80, 64))], ids=["grown", "alone"])
+def test_a_picture_that_keeps_its_own_size_is_shown_with_that(how: dict[str, Any], size: tuple[int, int]) -> None:
+    image = {"sha256": "a" * 64, "extension": "png", "width": 80, "height": 64}
+    start = {"image": image, "step": 4, **how}
+    width, height = size
+    data = made_up.picture(width=width, height=height)
+    seen = gathered({"image.png": data}, start=start)
+    assert (seen.picture, seen.faults, len(seen.frames)) == (data, [], 8)
+    assert ("size of the picture", f"{width}×{height} pixels") in settings(seen.result.spec)
+    entry = Entry.of(seen.result, key="k", labels={})
+    assert entry and (entry.width, entry.height) == size
+    assert gathered(start=start).faults == ["image.png is left out: it is a picture of 64×64 pixels."]
+    unknown = {**start, "image": {"sha256": "a" * 64, "extension": "png"}}
+    assert gathered({"image.png": data}, start=unknown).picture == data
 
 
 @pytest.mark.parametrize(

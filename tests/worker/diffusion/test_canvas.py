@@ -12,8 +12,7 @@ from PIL import Image, ImageDraw
 from farm.errors import InvalidInput
 from farm.jobs.request import JobRequest
 from farm.jobs.spec import InitReference, ResolvedSpec
-from farm.pictures import images
-from worker.diffusion.canvas import Canvas, area, given, lay_out, put_back
+from worker.diffusion.canvas import Canvas, area, given, lay_out, put_back, unseen
 
 REFERENCE = InitReference(sha256="0" * 64, extension="png")
 NEW = (10, 200, 30)
@@ -185,9 +184,58 @@ def test_a_mask_that_was_forged_is_refused(mask: Image.Image, said: str) -> None
         lay_out(spec_of(picture, mask="m.png").start, picture, mask)
 
 
-def test_a_canvas_too_large_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(images, "MAX_PIXELS", 64 * 100)
+@pytest.mark.parametrize("fields", [{}, {"only_masked": 8}, {"outpaint": "left=16", "mask_blur": 4}])
+def test_the_seam_of_what_is_transparent_blends_only_colours_that_are_there(fields: dict[str, Any]) -> None:
+    picture, alpha = Image.new("RGBA", (64, 64), (200, 40, 40, 255)), Image.new("L", (64, 64))
+    ImageDraw.Draw(alpha).ellipse((16, 16, 47, 47), fill=255)
+    alpha = alpha.resize((32, 32), Image.Resampling.BOX).resize((64, 64), Image.Resampling.BILINEAR)  # soft edges
+    picture.putalpha(alpha)
+    mask = alpha.point(lambda level: 255 - level)
+    canvas, _, pixels = made(picture, mask, **fields)
+    shares = (pixels[..., 0].astype(float) - 10) / 190  # of the picture's red
+    between = np.array(NEW) + shares[..., None] * (np.array((200, 40, 40)) - NEW)
+    assert np.abs(pixels - between).max() <= 3, "no third colour"
+    assert ((shares > 0.2) & (shares < 0.8)).any()
+    assert np.abs(np.asarray(canvas.picture).astype(int) - (200, 40, 40)).max() <= 8
+
+
+def test_what_is_transparent_and_stays_is_white() -> None:
+    picture = Image.new("RGBA", (64, 64), (200, 40, 40, 255))
+    picture.paste((9, 9, 9, 0), (0, 0, 64, 32))
+    canvas, _, pixels = made(picture, mask_of(64, 64, 0, 0, 32, 64), mask_blur=0)
+    assert (pixels[:32, 32:] == 255).all() and (pixels[32:, 32:] == (200, 40, 40)).all()
+    assert np.abs(np.asarray(canvas.picture)[:, :32].astype(int) - (200, 40, 40)).max() <= 2
+    nothing = Image.new("RGBA", (64, 64), (9, 9, 9, 0))
+    assert (np.asarray(made(nothing, mask_of(64, 64, 0, 0, 32, 64))[0].picture) == 255).all()
+
+
+DOT = (30, 30, 31, 31)
+
+
+@pytest.mark.parametrize(
+    ("mask", "fields", "most"),
+    [
+        (mask_of(64, 64, *DOT), {"only_masked": 0}, "no pixel has more than 1% "),
+        (mask_of(64, 64, 30, 30, 34, 34, grey=20), {"mask_blur": 0}, "no pixel has more than 8% "),
+        (mask_of(64, 64, *DOT), {"mask_blur": 0}, None),
+        (mask_of(64, 64, *DOT), {"mask_blur": 0, "only_masked": 0}, None),
+        (mask_of(64, 64, 20, 20, 40, 40), {}, None),
+        (mask_of(64, 64, 20, 20, 40, 40, grey=60), {}, None),
+        (mask_of(1_024, 1_024, 500, 500, 504, 504), {"mask_blur": 0}, "no pixel has more than"),  # fitted to 64×64
+        (mask_of(1_024, 1_024, 500, 500, 504, 504), {"mask_blur": 0, "only_masked": 9}, None),
+    ],
+)
+def test_that_next_to_nothing_is_redone_is_said(mask: Image.Image, fields: dict[str, Any], most: str | None) -> None:
+    picture = Image.new("RGB", mask.size)
+    canvas, spec, pixels = made(picture, mask, **fields)
+    said = unseen(canvas, spec)
+    assert (said is None) == (most is None) and (most or "") in (said or "")
+    assert (said is None) == (pixels.max() > 0.1 * max(NEW))
+    assert said is None or ("--mask-blur 0" in said) == bool(spec.start.mask_blur)
+
+
+def test_a_canvas_too_large_is_refused() -> None:
     picture = noise(64, 64)
-    lay_out(spec_of(picture, outpaint="top=36").start, picture, None)
-    with pytest.raises(InvalidInput, match="outpaint: the picture would have 64×101 pixels"):
-        lay_out(spec_of(picture, outpaint="top=37").start, picture, None)
+    lay_out(spec_of(picture, outpaint="top=1984").start, picture, None)
+    with pytest.raises(InvalidInput, match="outpaint: the picture would have 64×2,049 pixels"):
+        lay_out(spec_of(picture, outpaint="top=1985").start, picture, None)

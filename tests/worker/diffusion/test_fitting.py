@@ -84,6 +84,14 @@ def test_a_size_is_one_that_a_job_may_have(width: int, height: int, side: int, m
     assert (size[0] <= size[1]) == (width <= height) or size[0] == size[1]
 
 
+@pytest.mark.parametrize(("side", "size"), [(512, (728, 720)), (64, (88, 88)), (1_024, (1_448, 1_448))])
+def test_a_picture_that_grows_is_rendered_with_at_most_twice_the_models_pixels(
+    side: int, size: tuple[int, int]
+) -> None:
+    assert own_size(MAX_SIDE, MAX_SIDE, most=2 * side * side, multiple=8) == size
+    assert size[0] * size[1] <= 2 * side * side
+
+
 def spec_from(picture: tuple[int, int] | None, size: tuple[int, int], **fields: Any) -> ResolvedSpec:
     named = {} if picture is None else {"width": picture[0], "height": picture[1]}
     reference = InitReference.model_validate({"sha256": "0" * 64, "extension": "png", **named})

@@ -209,6 +209,27 @@ def test_a_mask_that_is_not_what_was_submitted_fails_the_job(
     assert re.match(said, error.message)
 
 
+def test_the_white_beneath_what_is_transparent_is_never_seen(farm: FakeFarm, worker: FakeWorker) -> None:
+    picture, mask = Image.new("RGBA", (64, 64), (20, 60, 200, 255)), half_white()
+    picture.putalpha(mask.point(lambda level: 255 - level))
+    job = submit_masked(farm, put_picture(farm, picture), put_picture(farm, mask))
+    assert worker.work(job).state == "done"
+    with Image.open(io.BytesIO(farm.storage.get(keys.attempt_object(job, 1, "image.png")))) as made:
+        pixels = np.asarray(made).astype(int)
+    least, most = np.minimum(COLOUR, (20, 60, 200)), np.maximum(COLOUR, (20, 60, 200))
+    assert (pixels >= least - 2).all() and (pixels <= most + 2).all()
+
+
+def test_a_job_by_which_next_to_nothing_is_redone_says_so(farm: FakeFarm, worker: FakeWorker) -> None:
+    mask = Image.new("L", (64, 64))
+    mask.putpixel((30, 30), 255)
+    init = put_picture(farm, Image.new("RGB", (64, 64)))
+    status = worker.work(submit_masked(farm, init, put_picture(farm, mask), only_masked=0))
+    assert status.state == "done"
+    [said] = status.warnings
+    assert said.startswith("next to nothing of the picture was redone") and "--mask-blur 0" in said
+
+
 def test_a_forged_mask_of_another_size_fails_the_job(farm: FakeFarm, worker: FakeWorker) -> None:
     init, mask = put_picture(farm, Image.new("RGB", (64, 64))), put_picture(farm, half_white(72))
     error = worker.work(submit_masked(farm, init, mask)).error
