@@ -30,7 +30,7 @@ from worker.engine.request import (
 from worker.job.events import EventQueue
 from worker.job.init_picture import Masked, init_picture, masked_picture
 from worker.job.retry import HandBack, Lost, Retrier
-from worker.job.stack import stack_of
+from worker.job.stack import stack_of, used_in_part
 from worker.leases.keeper import Holding
 from worker.models.model import LoadedModel
 from worker.models.pool import ModelPool
@@ -96,7 +96,8 @@ class Renderer:
         pixels = masked.put_back(rendered.pixels) if masked else rendered.pixels
         image = Artifact("image.png", "image/png", encode_png(pixels, spec, used))
         dtype = str(model.dtype).removeprefix("torch.")
-        return Finished(spec, used, dtype, rendered.warnings, timings, (image, *trace.files()), rendered.report)
+        warnings = (*used_in_part(spec, stack, model), *rendered.warnings)
+        return Finished(spec, used, dtype, warnings, timings, (image, *trace.files()), rendered.report)
 
     def _picture(
         self, holding: Holding, spec: ResolvedSpec, masked: Masked | None, *, resumes: bool
