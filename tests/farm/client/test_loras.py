@@ -176,6 +176,34 @@ def test_unknown_names_are_told_together_with_those_that_may_be_meant(
     )
 
 
+def test_whoever_names_a_lora_that_cannot_be_had_is_told(
+    shell: Callable[..., Result], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def said(*arguments: str) -> str:
+        refused = shell("submit", *arguments, "--json")
+        assert refused.exit_code == 2
+        return str(json.loads(refused.stdout)["error"]["message"])
+
+    shell("loras", "add", f"sd1={a_file(tmp_path / 'sd1.safetensors')}")
+    other = "'sd1' is for Stable Diffusion 1, and the model 'emoji' is of another size"
+    tagged = ("a cat <lora:x:0.5><lora:z>", "--lora", "y", "--model", "emoji")
+    assert said("txt2img", *tagged[:1]) == "PROMPT: the farm keeps no LoRA 'x', 'z'"
+    assert said("txt2img", *tagged) == "--lora: the farm keeps no LoRA 'y'", "what comes first, first"
+    assert said("txt2img", "a cat", "--mix-with", "a <lora:x>:0.5") == "--mix-with: the farm keeps no LoRA 'x'"
+    assert said("grid", "a cat <lora:x>", "--x", "steps=1,2") == "PROMPT: the farm keeps no LoRA 'x'"
+    assert said("txt2img", "a <lora:sd1>", "--model", "emoji") == f"PROMPT: {other}"
+
+    monkeypatch.chdir(tmp_path)
+    entries = [{"prompt": "a cat", "count": 2}, {"prompt": "a <lora:x>"}, {"prompt": "a cat", "loras": [{"name": "y"}]}]
+    Path("sweep.json").write_text(json.dumps({"jobs": entries}))
+    assert said("batch", "sweep.json") == "sweep.json: job 2: prompt: the farm keeps no LoRA 'x'"
+    Path("sweep.json").write_text(json.dumps({"jobs": [entries[0], entries[2]]}))
+    assert said("batch", "sweep.json") == "sweep.json: job 2: loras: the farm keeps no LoRA 'y'"
+    fits = {"prompt": "a <lora:sd1>", "model": "unknown"}
+    Path("sweep.json").write_text(json.dumps({"jobs": [fits, {**fits, "model": "emoji"}]}))
+    assert said("batch", "sweep.json") == f"sweep.json: job 2: prompt: {other}"
+
+
 def test_a_lora_for_other_models_is_refused_where_that_is_known(
     ledger: FakeLedger, bucket: FakeStorage, file: Path, tmp_path: Path
 ) -> None:
