@@ -126,7 +126,7 @@ class FarmClient:
         if jobs is None:
             batch = batch or keys.new_batch_id()
             planned = plan(drafts, batch, default_model=default_model(workers), declarations=known_losses(workers))
-            jobs = self._with_files(planned)
+            jobs = self._with_files(planned, drafts)
             self._store(batch, jobs, images)
         assert batch
         try:
@@ -144,11 +144,11 @@ class FarmClient:
             warnings=(*of_pictures(images), *of_workers(jobs, workers), *unpublished),
         )
 
-    def _with_files(self, jobs: Sequence[NewJob]) -> Sequence[NewJob]:
+    def _with_files(self, jobs: Sequence[NewJob], drafts: Sequence[Draft]) -> Sequence[NewJob]:
         """The jobs, with the files that the names of their LoRAs mean in this farm."""
         if any(job.spec.loras for job in jobs):
             self.check_bucket()
-            jobs = with_files(self.storage, jobs)
+            jobs = with_files(self.storage, jobs, drafts)
         return jobs
 
     def _publish(self, waiting: Iterable[Waiting]) -> tuple[str, ...]:

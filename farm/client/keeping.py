@@ -76,11 +76,11 @@ class Keeper(Generic[K]):
         replace: bool,
         again: bool,
         progress: Progress | None,
-    ) -> tuple[K, int]:
+    ) -> tuple[K, int, K | None]:
         """Keep what is in files, by their names in the farm, as `described` from what is in them.
 
-        Returns what the farm has then, and how many bytes had to be sent for that. The same once more changes nothing,
-        unless all of it is sent `again`: that mends what is damaged in the bucket.
+        Returns what the farm has then, how many bytes had to be sent for that, and what else had the name before. The
+        same once more changes nothing, unless all of it is sent `again`: that mends what is damaged in the bucket.
 
         Raises `InvalidInput` for a file that changes meanwhile, `WrongState` if the farm has another of that name
         (unless it is to `replace` it), `StorageError`, `LedgerUnavailable`.
@@ -100,7 +100,8 @@ class Keeper(Generic[K]):
             with self._alone() as hold:
                 if missing := self._missing(wanted.blobs):  # removed a moment ago, with something that had it too
                     continue
-                return self._put_in_place(wanted, hold, replace=replace, again=again), sent
+                now, other = self._put_in_place(wanted, hold, replace=replace, again=again)
+                return now, sent, other
 
     def remove(self, name: str, *, refuse: Callable[[Mapping[str, int]], None]) -> Removed:
         """Keep something no longer. What is in its files goes, as far as nothing else has it.
@@ -115,7 +116,7 @@ class Keeper(Generic[K]):
         refuse(blobs)
         with self._alone() as hold:
             self.storage.delete(self.shelf.manifest(name))
-            return Removed(name, self._sweep(blobs, hold))
+            return Removed(name, self._sweep(blobs, hold, needed=set(self.needed()) - blobs.keys()))
 
     def _hashed(self, path: Path, watcher: Progress) -> KeptFile:
         hashing, size = hashlib.sha256(), 0
@@ -162,20 +163,21 @@ class Keeper(Generic[K]):
                 hint="choose another name, or put this one in its place with --replace",
             )
 
-    def _put_in_place(self, wanted: K, hold: Callable[[], None], *, replace: bool, again: bool) -> K:
+    def _put_in_place(self, wanted: K, hold: Callable[[], None], *, replace: bool, again: bool) -> tuple[K, K | None]:
         """Write a manifest whose files are all there, in place of what the farm has by that name.
 
-        Returns what it has then: that which it had, if that is the same and is not to be written `again`.
+        Returns what it has then: that which it had, if that is the same and is not to be written `again`. And what it
+        had before, if that was another.
         """
         now = self._kept(wanted.name)
         if now is not None and now.fingerprint == wanted.fingerprint and not again:
-            return now
+            return now, None
         self._refuse_another(now, replace or again)
         hold()
         self.shelf.write(self.storage, wanted)
         if now is not None:
             self._sweep(now.blobs, hold, needed=self.needed())
-        return wanted
+        return wanted, now if now is not None and now.fingerprint != wanted.fingerprint else None
 
     def _sweep(self, blobs: Iterable[str], hold: Callable[[], None], *, needed: Collection[str] = ()) -> int:
         """Delete those of the `blobs` that no manifest names, and what was sent long ago for one that never came.

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 
 from farm.bucket.loras import LORAS, StoredLora
 from farm.bucket.models import KINDS, Kind, read_model
 from farm.bucket.storage import Storage
+from farm.client.planning import Draft
 from farm.errors import InvalidInput, ModelError, ObjectDamaged
+from farm.jobs import tags
+from farm.jobs.request import JobRequest
 from farm.jobs.spec import JobSpec
 from farm.ledger.records import NewJob
 
@@ -20,8 +23,8 @@ _Meant = tuple[str, str | None]
 """A name, and the file's SHA-256 where that is known."""
 
 
-def with_files(storage: Storage, jobs: Sequence[NewJob]) -> Sequence[NewJob]:
-    """The jobs, with the files that the farm has by the names of their LoRAs.
+def with_files(storage: Storage, jobs: Sequence[NewJob], drafts: Sequence[Draft] = ()) -> Sequence[NewJob]:
+    """The jobs, with the files that the farm has by the names of their LoRAs. Errors tell which of `drafts` names them.
 
     Raises `InvalidInput` for LoRAs that the farm does not keep, or that are for other models than their job's;
     `ObjectDamaged`, `StorageError`.
@@ -32,9 +35,43 @@ def with_files(storage: Storage, jobs: Sequence[NewJob]) -> Sequence[NewJob]:
     found = {one: _found(storage, *one) for one in meant}
     known = {one: kept for one, kept in found.items() if kept is not None}
     if missing := [one for one in meant if one not in known]:
-        raise _unknown(missing, LORAS.manifests(storage))
-    _refuse_others(storage, known, [job.spec for job in jobs])
+        first = _asking(missing[0][0], drafts)
+        alike = [one for one in missing[:_MOST_NAMED] if _asking(one[0], drafts) == first]
+        raise first.error(_unknown(alike, LORAS.manifests(storage)))
+    _refuse_others(storage, known, [job.spec for job in jobs], drafts)
     return [replace(job, spec=_with_files(job.spec, known)) if job.spec.loras else job for job in jobs]
+
+
+@dataclass(frozen=True)
+class _Asking:
+    """Who names a LoRA: the field, and the place of its request where it has one."""
+
+    field: str
+    place: str | None = None
+
+    def error(self, error: InvalidInput) -> InvalidInput:
+        """The error, told of that field, there."""
+        told = InvalidInput(error.reason, field=self.field, hint=error.hint)
+        return told if self.place is None else InvalidInput(f"{self.place}: {told.message}", hint=told.hint)
+
+
+def _asking(name: str, drafts: Iterable[Draft], model: str | None = None) -> _Asking:
+    """The first that names a LoRA, of those that ask for this model or for none, if it is given."""
+    for draft in drafts:
+        if model is not None and draft.request.model not in (None, model):
+            continue
+        for field, names in _named_by(draft.request):
+            if name in names:
+                return _Asking(field, draft.place)
+    return _Asking("loras")
+
+
+def _named_by(request: JobRequest) -> Iterator[tuple[str, set[str]]]:
+    """The names of LoRAs in each field of a request that has some."""
+    yield "loras", {lora.name for lora in request.loras}
+    if request.reading != "plain":
+        for field, texts in (("prompt", request.prompts), ("mix_with", [term.prompt for term in request.mix_with])):
+            yield field, {use.name for text in texts for use in tags.taken_out(text)[1]}
 
 
 def _found(storage: Storage, name: str, sha256: str | None) -> StoredLora | None:
@@ -65,7 +102,6 @@ def _unknown(missing: Sequence[_Meant], kept: Collection[str]) -> InvalidInput:
         name, sha256 = missing[0]
         return InvalidInput(
             f"the farm keeps the file of the LoRA '{name}' no longer, whose SHA-256 is {sha256}",
-            field="loras",
             hint="'farm loras add' brings it back",
         )
     near = list(dict.fromkeys(other for name in names for other in _near(name, kept)))[:_MOST_NAMED]
@@ -73,7 +109,6 @@ def _unknown(missing: Sequence[_Meant], kept: Collection[str]) -> InvalidInput:
     told = ", ".join(repr(name) for name in names[:_MOST_NAMED])
     return InvalidInput(
         f"the farm keeps no LoRA {told}",
-        field="loras",
         hint=f"{hint}'farm loras' lists them, 'farm loras add' adds one",
     )
 
@@ -85,7 +120,9 @@ def _near(name: str, kept: Iterable[str]) -> list[str]:
     return [by_letters[other] for other in dict.fromkeys((*alike, *(o for o in by_letters if name.lower() in o)))][:3]
 
 
-def _refuse_others(storage: Storage, known: Mapping[_Meant, StoredLora], specs: Iterable[JobSpec]) -> None:
+def _refuse_others(
+    storage: Storage, known: Mapping[_Meant, StoredLora], specs: Iterable[JobSpec], drafts: Sequence[Draft]
+) -> None:
     """Raise `InvalidInput` for a LoRA that is for other models than the one it is to be used with."""
     pairs = dict.fromkeys((spec.model, (use.name, use.sha256)) for spec in specs for use in spec.loras)
     kinds = {model: _kind(storage, model) for model, _ in pairs}
@@ -93,10 +130,11 @@ def _refuse_others(storage: Storage, known: Mapping[_Meant, StoredLora], specs: 
         kind, lora = kinds[model], known[meant]
         if kind is not None and not lora.fits(kind):
             its = KINDS[kind] if kind != "sd" else "of another size"
-            raise InvalidInput(
-                f"'{lora.name}' is for {KINDS[lora.kind]}, and the model '{model}' is {its}",
-                field="loras",
-                hint="'farm loras' and 'farm models' say what each is for",
+            raise _asking(meant[0], drafts, model).error(
+                InvalidInput(
+                    f"'{lora.name}' is for {KINDS[lora.kind]}, and the model '{model}' is {its}",
+                    hint="'farm loras' and 'farm models' say what each is for",
+                )
             )
 
 

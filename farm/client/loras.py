@@ -23,11 +23,32 @@ _ALL = 2**31
 
 
 @dataclass(frozen=True)
+class FileBefore:
+    """A file that a name had, by its SHA-256, and the names that have it still.
+
+    Once it is `deleted`, pictures made with it cannot be made again.
+    """
+
+    sha256: str
+    deleted: bool
+    names: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
 class Added:
-    """A LoRA that the farm keeps now, and how many bytes had to be sent for that."""
+    """A LoRA that the farm keeps now, how many bytes had to be sent for that, and the file that it is in place of."""
 
     lora: StoredLora
     sent: int
+    before: FileBefore | None = None
+
+
+@dataclass(frozen=True)
+class RemovedLora(Removed):
+    """A LoRA that the farm keeps no longer, its file unless nobody can tell, and how many jobs waited for that."""
+
+    before: FileBefore | None
+    waiting: int
 
 
 def add(
@@ -67,25 +88,40 @@ def add(
         )
 
     keeper = Keeper(ledger, storage, LORAS, needed=lambda: _waited_for(ledger))
-    return Added(*keeper.add({LORA_FILE: local.path}, described, replace=replace, again=again, progress=progress))
+    kept, sent, other = keeper.add({LORA_FILE: local.path}, described, replace=replace, again=again, progress=progress)
+    return Added(kept, sent, _now_of(storage, other.file.sha256) if other else None)
 
 
-def remove(ledger: Ledger, storage: Storage, name: str, *, force: bool = False) -> Removed:
+def remove(ledger: Ledger, storage: Storage, name: str, *, force: bool = False) -> RemovedLora:
     """Keep a LoRA no longer. Its file goes, unless another name has the same.
 
     Raises `ModelError` if there is none, `WrongState` if jobs that are not over name its file (unless forced to),
     `StorageError`, `LedgerUnavailable`.
     """
 
+    waiting, file = 0, None
+
     def refuse(blobs: Mapping[str, int]) -> None:
-        waiting = 0 if force else sum(not blobs.keys().isdisjoint(_files_of(spec)) for spec in _not_over(ledger))
-        if waiting:
+        nonlocal waiting, file
+        file = next(iter(blobs), None)
+        waiting = sum(not blobs.keys().isdisjoint(_files_of(spec)) for spec in _not_over(ledger))
+        if waiting and not force:
             raise WrongState(
                 f"{waiting:,} {'job waits' if waiting == 1 else 'jobs wait'} for the LoRA '{name}'",
                 hint="wait for them, 'farm cancel' them, or remove it with --force",
             )
 
-    return Keeper(ledger, storage, LORAS).remove(name, refuse=refuse)
+    keeper = Keeper(ledger, storage, LORAS, needed=lambda: _waited_for(ledger))
+    removed = keeper.remove(name, refuse=refuse)
+    return RemovedLora(name, removed.freed, _now_of(storage, file) if file else None, waiting)
+
+
+def _now_of(storage: Storage, sha256: str) -> FileBefore:
+    """What became of a file that a name has no longer."""
+    key = keys.lora_blob(sha256)
+    every = (kept for kept in LORAS.everything(storage) if isinstance(kept, StoredLora))
+    names = tuple(sorted(kept.name for kept in every if kept.file.sha256 == sha256))
+    return FileBefore(sha256, not any(stored.key == key for stored in storage.list(key)), names)
 
 
 def _waited_for(ledger: Ledger) -> Collection[str]:

@@ -56,7 +56,8 @@ def add(
         )
 
     keeper = Keeper(ledger, storage, MODELS)
-    return Added(*keeper.add(local.files, described, replace=replace, again=again, progress=progress))
+    kept, sent, _ = keeper.add(local.files, described, replace=replace, again=again, progress=progress)
+    return Added(kept, sent)
 
 
 def remove(ledger: Ledger, storage: Storage, name: str, *, force: bool = False) -> Removed:

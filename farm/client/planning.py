@@ -33,13 +33,15 @@ class Draft:
     """A request with its init picture, and its specs, of a model that may yet change if the request names none.
 
     `specs` is None for a request whose losses are not all built in: workers say what others there are. There is no
-    `mask` if all of the picture is redone.
+    `mask` if all of the picture is redone. `place` is where it is asked for, such as `sweep.yaml: job 3`, for errors
+    that only a farm can tell.
     """
 
     request: JobRequest
     image: InitImage | None
     specs: Sequence[JobSpec] | None
     mask: InitImage | None = None
+    place: str | None = None
 
 
 @dataclass(frozen=True)

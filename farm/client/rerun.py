@@ -24,6 +24,7 @@ from farm.pictures.images import MAX_BYTES, InitImage
 from farm.pictures.provenance import spec_in
 
 _MOST_DIFFERENT = 255
+_OF_A_PART = ("redo", "mask_blur", "fill", "only_masked", "outpaint")
 _AS_THEY_ARE = ("sampler", "schedule", "eta", "steps", "seed", "model", "time_limit", "noise_steps")
 
 
@@ -85,10 +86,13 @@ def draft_again(
     _check_mask(made.spec, masked)
     fields = {**fields_of(made.spec), **({} if init is None else {"init": init})}
     fields |= {} if mask is None else {"mask": mask}
+    if made.spec.start.outpaint is not None:
+        fields["outpaint"] = made.spec.start.outpaint.model_dump()  # one side may be changed
     for path, value in changes.items():
-        if path.partition(".")[0] not in JobRequest.model_fields or path in ("init", "mask"):
-            raise InvalidInput(f"there is no field {path!r:.60} to change", hint="such as steps, guidance or seed")
+        _check_change(made.spec, path)
         _let_go_of_file(fields, path)
+        if fields.get(root := path.partition(".")[0], ...) is None:  # what was not said is not in the way
+            del fields[root]
         assign(fields, path, value)
     request = JobRequest.parse(fields)
     if not changes:
@@ -144,6 +148,21 @@ def difference(then: Made, now: Made) -> Difference:
         mean=sum(ImageStat.Stat(bands).mean) / 3,
         versions=_versions(then, now),
     )
+
+
+def _check_change(spec: JobSpec, path: str) -> None:
+    """Raise `InvalidInput` for a field that this picture has not, or that is a file of its own."""
+    root = path.partition(".")[0]
+    if root in ("init", "mask"):
+        hint = f"--{root} FILE gives the one that it had; another makes another picture: 'farm submit img2img'"
+        raise InvalidInput(f"there is no field {path!r:.60} to change", hint=hint)
+    if root not in JobRequest.model_fields:
+        raise InvalidInput(f"there is no field {path!r:.60} to change", hint="such as steps, guidance or seed")
+    if root in _OF_A_PART and not spec.start.is_masked:
+        raise InvalidInput(
+            f"there is no field {path!r:.60} to change: no part of a picture was redone for it",
+            hint="'farm submit img2img --init FILE' does that, with --mask or --outpaint",
+        )
 
 
 def _check_init(spec: JobSpec, image: InitImage | None) -> None:

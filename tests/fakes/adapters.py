@@ -16,6 +16,9 @@ from worker.diffusion.adapters import Adapter, Factors
 
 DAMAGED = b"nonsense"
 """What is in a file that no worker can read."""
+PARTLY = b"partly"
+"""What is in a file with weights that are for no layer of any model, and what is told of them."""
+UNFIT = "2 of its 5 weights are for no layer of it: 'x', 'y'"
 
 
 def put_lora(storage: FakeStorage, data: bytes, name: str = "detail") -> LoraUse:
@@ -31,4 +34,4 @@ def read_fake(path: Path, name: str, sha256: str, model: Any) -> Adapter:
     if data == DAMAGED:
         raise ModelError(f"{path} cannot be loaded: nonsense", hint="fetch it again")
     factors = Factors(torch.zeros(len(data), 1, dtype=torch.uint8), torch.zeros(0, 1))
-    return Adapter(name, sha256, {f"{model.name}.layer": factors}, ())
+    return Adapter(name, sha256, {f"{model.name}.layer": factors}, (), UNFIT if data == PARTLY else None)

@@ -66,12 +66,12 @@ class FakeFarm:
     storage: FakeStorage = field(default_factory=FakeStorage)
     queue: FakeQueue = field(default_factory=FakeQueue)
 
-    def submit(self, **fields: Any) -> list[str]:
-        """The ids of the jobs of a request, whose batch is `BATCH`."""
+    def submit(self, *, batch: str = BATCH, **fields: Any) -> list[str]:
+        """The ids of the jobs of a request, whose batch is `BATCH` unless said otherwise."""
         asked = {"prompt": "a cat", "model": "tiny", "steps": 5, "seed": 1, **fields}
         specs = JobRequest.parse(asked).specs(None, default_model="tiny")
-        new = [NewJob(keys.job_in_batch(BATCH, index), spec, 5, {}) for index, spec in enumerate(specs)]
-        self.ledger.create(BATCH, new)
+        new = [NewJob(keys.job_in_batch(batch, index), spec, 5, {}) for index, spec in enumerate(specs)]
+        self.ledger.create(batch, new)
         return [job.id for job in new]
 
     def status(self, job: str) -> JobStatus:

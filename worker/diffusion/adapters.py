@@ -29,12 +29,16 @@ class Factors:
 
 @dataclass(frozen=True, eq=False)
 class Adapter:
-    """The factors in a file, by the paths of the modules of a UNet and of its text encoders. Compared by identity."""
+    """The factors in a file, by the paths of the modules of a UNet and of its text encoders. Compared by identity.
+
+    `unfit` says which of the file's weights are for no layer of the model, if some are.
+    """
 
     name: str
     sha256: str
     unet: Mapping[str, Factors]
     encoders: tuple[Mapping[str, Factors], ...]
+    unfit: str | None = None
 
 
 @dataclass(frozen=True)

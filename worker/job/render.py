@@ -30,7 +30,7 @@ from worker.engine.request import (
 from worker.job.events import EventQueue
 from worker.job.init_picture import Masked, init_picture, masked_picture
 from worker.job.retry import HandBack, Lost, Retrier
-from worker.job.stack import stack_of
+from worker.job.stack import stack_of, used_in_part
 from worker.leases.keeper import Holding
 from worker.models.model import LoadedModel
 from worker.models.pool import ModelPool
@@ -87,16 +87,12 @@ class Renderer:
                     stack=stack,
                 )
                 rendered = self._rendered(request, holding, trace, save)
-        timings = {
-            "queued": claim.waited,
-            "model": loaded - began,
-            **rendered.timings,
-            "total": time.monotonic() - began,
-        }
+        before = {"queued": claim.waited, "model": loaded - began}
+        timings = {**before, **rendered.timings, "total": time.monotonic() - began}
         pixels = masked.put_back(rendered.pixels) if masked else rendered.pixels
         image = Artifact("image.png", "image/png", encode_png(pixels, spec, used))
         dtype = str(model.dtype).removeprefix("torch.")
-        warnings = (*rendered.warnings, *(masked.warnings if masked else ()))
+        warnings = (*used_in_part(spec, stack, model), *rendered.warnings, *(masked.warnings if masked else ()))
         return Finished(spec, used, dtype, warnings, timings, (image, *trace.files()), rendered.report)
 
     def _picture(

@@ -28,3 +28,13 @@ def stack_of(adapters: Adapters, retrier: Retrier, holding: Holding, spec: Resol
             raise RenderError("lora", error.message, hint=error.hint) from error
 
     return tuple(Use(adapter(use), use.unet, use.text) for use in spec.loras if use.unet or use.text)
+
+
+def used_in_part(spec: ResolvedSpec, stack: Stack, model: LoadedModel) -> tuple[str, ...]:
+    """What to tell of LoRAs of whose weights some are for no layer of the model, by the names that the job has."""
+    unfit = {use.adapter.sha256: use.adapter.unfit for use in stack}
+    return tuple(
+        f"the LoRA '{use.name}' is used in part with the model '{model.name}': {said}"
+        for use in spec.loras
+        if (use.unet or use.text) and (said := unfit.get(use.sha256 or ""))
+    )

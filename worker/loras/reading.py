@@ -62,8 +62,8 @@ def read_adapter(path: Path, name: str, sha256: str, model: LoadedModel) -> Adap
 
     Read are LoRA, LoCon, LoHa, LoKr and DoRA as kohya's scripts, LyCORIS, diffusers and PEFT write them. The adapter's
     mappings are by paths whose `get_submodule` has the weight: those of projections of a prompt in the UNet end in
-    `.projection` (see `worker.loras.layers.Layer`). Weights that are for no layer of the model are logged if they are
-    fewer than half, in one line.
+    `.projection` (see `worker.loras.layers.Layer`). Weights that are for no layer of the model are told in it
+    and logged, in one line, if they are fewer than half.
 
     Raises `ModelError` saying what is wrong with the file, or that it is not for the model. Nothing is half read.
     """
@@ -129,7 +129,7 @@ def _read(file: _File, name: str, sha256: str, model: LoadedModel) -> Adapter:
     keys = file.keys()
     if len(keys) > _MAX_WEIGHTS:
         raise ModelError(f"the LoRA '{name}' names {len(keys):,} weights, more than {_MAX_WEIGHTS:,}")
-    found = _sorted(name, {key: file.shape(key) for key in keys}, model)
+    found, unfit = _sorted(name, {key: file.shape(key) for key in keys}, model)
     try:
         settings = settings_of(file.metadata())
     except ValueError as error:
@@ -142,11 +142,14 @@ def _read(file: _File, name: str, sha256: str, model: LoadedModel) -> Adapter:
         except ValueError as error:
             raise _wrong(name, one.layer, error) from error
     encoders = tuple(made.get(part.folder, {}) for part in model.family.encoders)
-    return Adapter(name, sha256, made.get(UNET, {}), encoders)
+    return Adapter(name, sha256, made.get(UNET, {}), encoders, unfit)
 
 
-def _sorted(name: str, shapes: Shapes, model: LoadedModel) -> list[_Found]:
-    """What a file says of each layer of a model. Raises `ModelError` if it says little of them, or something twice."""
+def _sorted(name: str, shapes: Shapes, model: LoadedModel) -> tuple[list[_Found], str | None]:
+    """What a file says of each layer of a model, and which of its weights are for none.
+
+    Raises `ModelError` if it says little of them, or something twice.
+    """
     layers = layers_of(model)
     found: dict[Layer, _Found] = {}
     strange: list[str] = []
@@ -171,9 +174,10 @@ def _sorted(name: str, shapes: Shapes, model: LoadedModel) -> list[_Found]:
     said = f"{len(strange):,} of its {len(shapes):,} weights are for no layer of it: {_some(strange)}"
     if len(strange) * 2 >= len(shapes):
         raise ModelError(f"the LoRA '{name}' is not for the model '{model.name}': {said}", hint=_OF_ANOTHER)
-    if strange:
-        _log.warning("the LoRA '%s' is used in part with the model '%s': %s", name, model.name, said)
-    return list(found.values())
+    if not strange:
+        return list(found.values()), None
+    _log.warning("the LoRA '%s' is used in part with the model '%s': %s", name, model.name, said)
+    return list(found.values()), said
 
 
 def _try(name: str, found: Iterable[_Found], model: LoadedModel) -> None:

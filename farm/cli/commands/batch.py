@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from functools import cache
+from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -71,21 +73,29 @@ def batch(file: Path, yes: bool, max_jobs: int, **options: Any) -> None:
         refuse_many(number, most=max_jobs, yes=yes)
         folder = Path() if from_stdin else file.parent
         drafts: list[Draft] = []
-        sweep.expand(document, folder=folder, limit=sweep.MAX_JOBS, check=drafting(drafts, dry_run=options["dry_run"]))
+        check = drafting(drafts, dry_run=options["dry_run"], source=source)
+        sweep.expand(document, folder=folder, limit=sweep.MAX_JOBS, check=check)
     if not (options["as_json"] or options["dry_run"]):
         note(f"{source} makes {plural(number, 'job')}")
     send(drafts, options)
 
 
-def drafting(drafts: list[Draft], *, dry_run: bool) -> Callable[[Sequence[JobRequest]], None]:
-    """What adds drafts of the requests of one entry of a batch file, so that an error can name the entry."""
+def drafting(
+    drafts: list[Draft], *, dry_run: bool, source: str | None = None
+) -> Callable[[Sequence[JobRequest]], None]:
+    """What adds drafts of the requests of one entry of a batch file, so that an error can name the entry.
+
+    It is called with one after the other; `source` is the file, so that an error of the farm can name it too.
+    """
     from farm.client.planning import Pictures, draft
 
     pictures = Pictures()
     losses = cache(lambda: BUILTIN if dry_run else known_losses())
+    positions = count(1)
 
     def add(entry: Sequence[JobRequest]) -> None:
-        drafts.extend(draft(wanted, pictures) for wanted in entry)
+        place = None if source is None else f"{source}: job {next(positions)}"
+        drafts.extend(replace(draft(wanted, pictures), place=place) for wanted in entry)
         for loss in (loss for wanted in entry for loss in wanted.losses if loss.name not in BUILTIN_NAMES):
             find(loss.name, losses()).complete(loss.arguments)  # one that a worker of the farm adds, perhaps
 

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from farm.cli.commands.kept import name_and_source, progress_bar, what_was_sent
-from farm.cli.view.output import age, console, json_option, note, print_json, say, size
+from farm.cli.view.output import age, console, json_option, note, plural, print_json, say, size
 
 if TYPE_CHECKING:
     from farm.bucket.loras import StoredLora
     from farm.cli.view.columns import Columns
+    from farm.client.loras import FileBefore
 
 
 @click.group(
@@ -66,7 +68,11 @@ def add(lora: str, replace: bool, again: bool, as_json: bool) -> None:
     """Keep a LoRA in the farm, for the jobs of every worker.
 
     FILE is a .safetensors file on this machine: a LoRA, LoCon, LoHa, LoKr or DoRA for Stable Diffusion 1, 2 or XL. It
-    is sent to the bucket once, by what is in it. With --json: as 'farm loras --json' says of it, and `sent`, in bytes.
+    is sent to the bucket once, by what is in it. The file of another that is replaced is deleted, unless another name
+    has it or jobs wait for it: pictures made with it cannot be made again.
+
+    With --json: as 'farm loras --json' says of it, `sent`, in bytes, and `before`, of the file that it takes the place
+    of: null or {sha256, deleted, names}; `names` are those that have it still.
     """
     from farm.client import FarmClient
     from farm.client import loras as keeping
@@ -77,8 +83,11 @@ def add(lora: str, replace: bool, again: bool, as_json: bool) -> None:
         with progress_bar() as progress:
             added = keeping.add(farm.ledger, farm.storage, name, file, replace=replace, again=again, progress=progress)
     if as_json:
-        return print_json({**_facts(added.lora), "sent": added.sent})
+        before = asdict(added.before) if added.before else None
+        return print_json({**_facts(added.lora), "sent": added.sent, "before": before})
     say(f"{name}: {_described(added.lora)}, {what_was_sent(added.sent)}")
+    if added.before:
+        say(_fate("the file before", added.before))
 
 
 @loras.command(
@@ -124,7 +133,8 @@ def show(name: str, as_json: bool) -> None:
 def remove(name: str, force: bool, as_json: bool) -> None:
     """Keep a LoRA no longer: its file is deleted from the bucket, unless another name has the same.
 
-    With --json: {name, freed}, in bytes.
+    Pictures made with a file that is deleted cannot be made again. With --json: {name, freed, waiting, before}: `freed`
+    is in bytes, `waiting` are the jobs that waited for it, and `before` is {sha256, deleted, names} of its file.
     """
     from farm.client import FarmClient
     from farm.client import loras as keeping
@@ -133,8 +143,28 @@ def remove(name: str, force: bool, as_json: bool) -> None:
         farm.check_bucket()
         removed = keeping.remove(farm.ledger, farm.storage, name, force=force)
     if as_json:
-        return print_json({"name": removed.name, "freed": removed.freed})
+        before = asdict(removed.before) if removed.before else None
+        return print_json({"name": name, "freed": removed.freed, "waiting": removed.waiting, "before": before})
     say(f"{name} is removed; {size(removed.freed)} were deleted")
+    if removed.before:
+        say(_fate("its file", removed.before))
+    if removed.waiting and removed.before and removed.before.deleted:
+        wait, fail = ("waits", "fails") if removed.waiting == 1 else ("wait", "fail")
+        note(f"{plural(removed.waiting, 'job')} {wait} for it and {fail}, but where a worker has it in memory")
+
+
+def _fate(what: str, file: FileBefore) -> str:
+    """What became of a file, and what that means for pictures made with it."""
+    told = f"{what} ({file.sha256[:12]}…)"
+    if file.deleted:
+        return f"{told} was deleted: pictures made with it cannot be made again"
+    if file.names:
+        return f"{told} stays: {' and '.join(repr(name) for name in file.names[:3])} {_have(file.names)} it too"
+    return f"{told} stays while jobs wait for it; after that, pictures made with it cannot be made again"
+
+
+def _have(names: Sequence[str]) -> str:
+    return "has" if len(names) == 1 else "have"
 
 
 def _described(kept: StoredLora) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -80,8 +81,20 @@ def _drafted(source: str, init: Path | None, mask: Path | None, changes: Mapping
                 raise InvalidInput(f"{source} has {len(jobs):,} jobs", hint=f"name one of them, such as {jobs[0]}")
             made = picture_of(farm, jobs[0])
             start, masked = init or init_of(farm, made), mask or mask_in(farm, made)
-    with naming_options():
+    with _naming_changes():
         return made, draft_again(made, start, changes, mask=masked)
+
+
+@contextmanager
+def _naming_changes() -> Iterator[None]:
+    """Errors about a field, such as `outpaint.left`, name it as --set does: other options this command has not."""
+    try:
+        yield
+    except InvalidInput as error:
+        field = error.field
+        if field is not None and not field.startswith("--"):
+            field = f"--set {field}"
+        raise InvalidInput(error.reason, field=field, hint=error.hint) from error
 
 
 def _comparison(made: Made, *, as_json: bool) -> Callable[[FarmClient, Submission], None]:

@@ -158,7 +158,7 @@ def grid(
         refuse_many(grids.count(given, axes), most=max_jobs, yes=yes)
         drafts: list[Draft] = []
         grids.requests(given, axes, check=drafting(drafts, dry_run=options["dry_run"]))
-    send(drafts, options, yields=_A_SHEET)
+        send(drafts, options, yields=_A_SHEET)
 
 
 def grid_of(

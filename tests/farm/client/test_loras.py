@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Callable
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +19,7 @@ from farm.bucket.manifest import read_manifest
 from farm.cli.main import farm as command
 from farm.client import FarmClient, models
 from farm.client.lora_names import with_files
-from farm.client.loras import add, remove
+from farm.client.loras import FileBefore, RemovedLora, add, remove
 from farm.client.planning import dry_run
 from farm.client.rerun import Made, draft_again
 from farm.errors import InvalidInput, ModelError, ObjectDamaged, WrongState
@@ -104,11 +106,16 @@ def test_the_file_that_jobs_wait_for_stays_when_another_takes_its_name(
         add(ledger, bucket, "a", str(other))
     ledger.create(BATCH, with_files(bucket, jobs(loras=[{"name": "a"}])))
 
-    add(ledger, bucket, "a", str(other), replace=True)
+    assert add(ledger, bucket, "a", str(other), replace=True).before == FileBefore(sha256(file), deleted=False)
     assert blobs(bucket) == {keys.lora_blob(sha256(file)), keys.lora_blob(sha256(other))}
 
+    add(ledger, bucket, "third", str(a_file(tmp_path / "third.safetensors", fill=2)))
+    bucket.modified[keys.lora_blob(sha256(file))] -= timedelta(days=2)
+    remove(ledger, bucket, "third")
+    assert blobs(bucket) == {keys.lora_blob(sha256(file)), keys.lora_blob(sha256(other))}, "it is waited for still"
+
     ledger.cancel(f"{BATCH}-0000")
-    add(ledger, bucket, "a", str(file), replace=True)
+    assert add(ledger, bucket, "a", str(file), replace=True).before == FileBefore(sha256(other), deleted=True)
     assert blobs(bucket) == {keys.lora_blob(sha256(file))}, "nobody waits for the other"
 
 
@@ -127,8 +134,10 @@ def test_one_that_jobs_wait_for_or_are_rendered_with_is_not_removed(
     with pytest.raises(WrongState, match=r"^1 job waits for the LoRA 'other-name' \("):
         remove(ledger, bucket, "other-name")
 
-    assert remove(ledger, bucket, "a", force=True).freed == 0, "the other name has the same"
-    assert remove(ledger, bucket, "other-name", force=True).freed == file.stat().st_size
+    kept = FileBefore(sha256(file), deleted=False, names=("other-name",))
+    assert remove(ledger, bucket, "a", force=True) == RemovedLora("a", 0, kept, waiting=1)
+    gone = FileBefore(sha256(file), deleted=True)
+    assert remove(ledger, bucket, "other-name", force=True) == RemovedLora("other-name", file.stat().st_size, gone, 1)
     assert not blobs(bucket)
     with pytest.raises(ModelError, match=r"the farm keeps no LoRA 'a' .*farm loras add a=FILE"):
         remove(ledger, bucket, "a")
@@ -165,6 +174,34 @@ def test_unknown_names_are_told_together_with_those_that_may_be_meant(
     assert caught.value.hint and caught.value.hint.startswith(
         "did you mean 'add_detail' or 'Pastel-Style'? 'farm loras'"
     )
+
+
+def test_whoever_names_a_lora_that_cannot_be_had_is_told(
+    shell: Callable[..., Result], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def said(*arguments: str) -> str:
+        refused = shell("submit", *arguments, "--json")
+        assert refused.exit_code == 2
+        return str(json.loads(refused.stdout)["error"]["message"])
+
+    shell("loras", "add", f"sd1={a_file(tmp_path / 'sd1.safetensors')}")
+    other = "'sd1' is for Stable Diffusion 1, and the model 'emoji' is of another size"
+    tagged = ("a cat <lora:x:0.5><lora:z>", "--lora", "y", "--model", "emoji")
+    assert said("txt2img", *tagged[:1]) == "PROMPT: the farm keeps no LoRA 'x', 'z'"
+    assert said("txt2img", *tagged) == "--lora: the farm keeps no LoRA 'y'", "what comes first, first"
+    assert said("txt2img", "a cat", "--mix-with", "a <lora:x>:0.5") == "--mix-with: the farm keeps no LoRA 'x'"
+    assert said("grid", "a cat <lora:x>", "--x", "steps=1,2") == "PROMPT: the farm keeps no LoRA 'x'"
+    assert said("txt2img", "a <lora:sd1>", "--model", "emoji") == f"PROMPT: {other}"
+
+    monkeypatch.chdir(tmp_path)
+    entries = [{"prompt": "a cat", "count": 2}, {"prompt": "a <lora:x>"}, {"prompt": "a cat", "loras": [{"name": "y"}]}]
+    Path("sweep.json").write_text(json.dumps({"jobs": entries}))
+    assert said("batch", "sweep.json") == "sweep.json: job 2: prompt: the farm keeps no LoRA 'x'"
+    Path("sweep.json").write_text(json.dumps({"jobs": [entries[0], entries[2]]}))
+    assert said("batch", "sweep.json") == "sweep.json: job 2: loras: the farm keeps no LoRA 'y'"
+    fits = {"prompt": "a <lora:sd1>", "model": "unknown"}
+    Path("sweep.json").write_text(json.dumps({"jobs": [fits, {**fits, "model": "emoji"}]}))
+    assert said("batch", "sweep.json") == f"sweep.json: job 2: prompt: {other}"
 
 
 def test_a_lora_for_other_models_is_refused_where_that_is_known(
@@ -267,6 +304,7 @@ def test_loras_are_added_listed_shown_named_and_removed(
     assert shell("loras", "add", "detail").exit_code == 2
 
     added = json.loads(shell("loras", "add", f"detail={file}", "--json").stdout)
+    assert added.pop("before") is None
     assert (added.pop("sent"), added["sha256"]) == (file.stat().st_size, sha256(file))
     assert json.loads(shell("loras", "--json").stdout) == [added]
     assert json.loads(shell("loras", "show", "detail", "--json").stdout) == added
@@ -287,5 +325,28 @@ def test_loras_are_added_listed_shown_named_and_removed(
     refused = shell("loras", "remove", "detail", "--json")
     assert json.loads(refused.stdout)["error"]["message"] == "1 job waits for the LoRA 'detail'"
     assert shell("cancel", told["batch"]).exit_code == 0
-    assert json.loads(shell("loras", "remove", "detail", "--json").stdout) == {"name": "detail", "freed": added["size"]}
+    assert json.loads(shell("loras", "remove", "detail", "--json").stdout) == {
+        **{"name": "detail", "freed": added["size"], "waiting": 0},
+        "before": {"sha256": sha256(file), "deleted": True, "names": []},
+    }
     assert not list(client.storage.list(keys.LORA_BLOBS))
+
+
+def test_what_becomes_of_a_file_that_is_taken_out_of_use_is_told(shell: Callable[..., Result], tmp_path: Path) -> None:
+    old, new = (a_file(tmp_path / f"{fill}.safetensors", fill=fill, width=160) for fill in (0, 1))
+    was, now = (f"({sha256(file)[:12]}…)" for file in (old, new))
+    lost = "pictures made with it cannot be made again"
+    for name in ("a", "b"):
+        assert "…" not in shell("loras", "add", f"{name}={old}").stdout
+    assert f"the file before {was} stays: 'b' has it too\n" in shell("loras", "add", f"a={new}", "--replace").stdout
+    assert f"the file before {was} was deleted: {lost}\n" in shell("loras", "add", f"b={new}", "--replace").stdout
+    batch = json.loads(shell("submit", "txt2img", "a cat <lora:b>", "--count", "2", "--json").stdout)["batch"]
+
+    assert f"its file {now} stays: 'b' has it too\n" in shell("loras", "remove", "a", "--force").stdout
+    replaced = shell("loras", "add", f"b={old}", "--replace").stdout
+    assert f"the file before {now} stays while jobs wait for it; after that, {lost}\n" in replaced
+    shell("loras", "add", f"b={new}", "--replace")
+    removed = shell("loras", "remove", "b", "--force")
+    assert f"its file {now} was deleted: {lost}\n" in removed.stdout
+    assert re.search(r"\b2 jobs wait for it and fail\b", removed.stderr)
+    shell("cancel", batch)

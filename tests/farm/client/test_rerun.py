@@ -7,9 +7,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from click.testing import CliRunner
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
+from farm.cli.main import farm as command
 from farm.client.planning import Pictures, draft
 from farm.client.rerun import Made, difference, draft_again, picture_file
 from farm.errors import InvalidInput
@@ -99,6 +101,10 @@ def test_a_scale_of_a_loss_can_be_changed() -> None:
     [
         ("txt2img", None, {"stepz": 3}, "there is no field 'stepz' to change"),
         ("txt2img", None, {"init": "a.png"}, "there is no field 'init' to change"),
+        ("txt2img", None, {"mask": "m.png"}, r"no field 'mask' to change \(--mask FILE gives the one that it had; "),
+        ("txt2img", None, {"init.x": "a.png"}, r"no field 'init.x' to change \(--init FILE gives"),
+        ("txt2img", None, {"outpaint.left": 32}, "no field 'outpaint.left' to change: no part of a picture was redone"),
+        ("img2img", png(), {"fill": "noise"}, "no field 'fill' to change: no part of a picture was redone"),
         ("txt2img", None, {"losses.0.scale": 3}, "there is no '0' to set"),
         ("txt2img", None, {"steps": "many"}, "steps: 'many': input should be a valid integer"),
         ("txt2img", png(), {}, "it did not start from a picture"),
@@ -109,6 +115,30 @@ def test_a_scale_of_a_loss_can_be_changed() -> None:
 def test_what_cannot_be_made_is_told(kind: str, init: bytes | None, changes: dict[str, Any], said: str) -> None:
     with pytest.raises(InvalidInput, match=said):
         draft_again(Made(b"", rendered(**KINDS[kind])), init, changes)
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ("outpaint.left=many", "--set outpaint.left: 'many': input should be a valid integer"),
+        ("guidance=much", "--set guidance: 'much': input should be a valid number"),
+    ],
+)
+def test_a_change_is_named_as_it_was_given(change: str, said: str, tmp_path: Path) -> None:
+    source, init = tmp_path / "a.png", tmp_path / "init.png"
+    source.write_bytes(png(spec=rendered(**KINDS["grown"]).to_json()))
+    init.write_bytes(png())
+
+    refused = CliRunner().invoke(command, ["rerun", str(source), "--init", str(init), "--set", change, "--dry-run"])
+    assert refused.exit_code == 2
+    assert f"farm: {said}" in refused.stderr
+
+
+def test_a_picture_with_a_mask_may_grow_when_it_is_made_again() -> None:
+    made = Made(b"", rendered(**KINDS["only what is masked"]))
+    again = draft_again(made, png(), {"outpaint.left": 32, "only_masked": None}, mask=MASK)
+
+    assert again.specs and again.specs[0].start.outpaint and again.specs[0].start.outpaint.left == 32
 
 
 def test_a_file_says_what_it_was_made_from(tmp_path: Path) -> None:

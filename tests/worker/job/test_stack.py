@@ -10,7 +10,7 @@ import pytest
 from farm import keys
 from farm.bucket.results import JobResult
 from farm.jobs.loras import LoraUse
-from tests.fakes.adapters import DAMAGED, put_lora
+from tests.fakes.adapters import DAMAGED, PARTLY, UNFIT, put_lora
 from tests.fakes.worker import FakeFarm, FakeWorker
 
 
@@ -38,6 +38,22 @@ def test_one_without_any_strength_is_not_even_fetched(farm: FakeFarm, worker: Fa
     [job] = farm.submit(loras=[asked(gone, weight=0)])
     assert worker.work(job).state == "done"
     assert stacks(worker) == [[]]
+
+
+def test_one_that_is_used_in_part_is_told_with_every_picture(farm: FakeFarm, worker: FakeWorker) -> None:
+    whole, partly = put_lora(farm.storage, b"whole", "whole"), put_lora(farm.storage, PARTLY, "partly")
+    renamed = put_lora(farm.storage, PARTLY, "renamed")
+
+    def told(*loras: dict[str, Any]) -> tuple[str, ...]:
+        [job] = farm.submit(batch=keys.new_batch_id(), loras=list(loras))
+        assert worker.work(job).state == "done"
+        warnings = JobResult.from_json(farm.storage.get(keys.result(job)), key="result").warnings
+        return tuple(line for line in warnings if "LoRA" in line)
+
+    said = "the LoRA '{}' is used in part with the model 'tiny': " + UNFIT
+    assert told(asked(whole), asked(partly)) == (said.format("partly"),)
+    assert told(asked(renamed)) == (said.format("renamed"),), "read before, under another name"
+    assert told(asked(whole), asked(partly, weight=0)) == ()
 
 
 @pytest.mark.parametrize(

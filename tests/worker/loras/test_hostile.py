@@ -168,6 +168,8 @@ def test_a_little_that_is_for_no_layer_is_told(
         "the LoRA 'style' is used in part with the model 'tiny': 2 of its 5 weights are for no layer of it: "
         "'lora_unet_no_such_layer.alpha', 'x  [2J'"
     )
+    assert adapter.unfit == record.getMessage().partition("'tiny': ")[2]
+    assert read(save(tmp_path / "whole.safetensors", GOOD), sd).unfit is None
 
 
 def test_an_alpha_whose_layer_was_taken_out_does_no_harm(sd: LoadedModel, tmp_path: Path) -> None:

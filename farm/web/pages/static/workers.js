@@ -17,7 +17,8 @@ document.addEventListener("click", (event) => {
   const { remove, kept, waiting, size } = button.dataset;
   chosen = { kept, name: remove };
   document.getElementById("about").textContent = `'${remove}' is removed from the farm: up to ${size} are deleted, what `
-    + "others have too is kept. Jobs that are being rendered with it are finished.";
+    + "others have too is kept. Jobs that are being rendered with it are finished."
+    + (kept === "loras" ? " Pictures made with a file that is deleted cannot be made again." : "");
   document.getElementById("force-line").hidden = waiting === "0";
   force.checked = false;
   dialog.returnValue = "";
