@@ -2,15 +2,26 @@
 
 from __future__ import annotations
 
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from fastapi import Request
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel, ValidationError, model_validator
 
 from farm.jobs.faults import invalid
 from farm.web.v1.submission import read_json
 
 M = TypeVar("M", bound=BaseModel)
+
+
+class Lenient(BaseModel):
+    """A body as programs of other servers send it: a field that is null counts as one that is missing."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _null_is_nothing(cls, fields: Any) -> Any:
+        if not isinstance(fields, dict):
+            return fields
+        return {name: value for name, value in fields.items() if value is not None}
 
 
 async def parsed(model: type[M], request: Request) -> M:

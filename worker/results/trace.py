@@ -9,7 +9,6 @@ import io
 import json
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -100,7 +99,7 @@ class TraceWriter:
     def add(self, record: StepRecord, frame: Pixels | None) -> None:
         """Write down a step: its numbers, and the frame [height, 2·width, 3] at the levels that keep frames."""
         if self._lines is not None:
-            self._lines.write(json.dumps(asdict(record)).encode() + b"\n")
+            self._lines.write(json.dumps(vars(record)).encode() + b"\n")
         if frame is not None:
             path = self._frame_path(record.step)
             _write_jpeg(frame, path)

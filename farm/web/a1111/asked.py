@@ -11,11 +11,12 @@ import binascii
 from collections.abc import Iterator, Mapping
 from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import ConfigDict, Field
 
 from farm.errors import InvalidInput
 from farm.jobs.samplers import KNOWN, SamplerName, ScheduleName, read_sampler, read_schedule_name
 from farm.web.a1111.options import Options, Settings
+from farm.web.reading import Lenient
 
 MOST_PICTURES = 100
 """Of one request: so many A1111's own page lets one ask for at once."""
@@ -55,7 +56,7 @@ Number = Annotated[float, Field(allow_inf_nan=False)]
 Pictures = Annotated[int, Field(ge=1, le=MOST_PICTURES)]
 
 
-class TextToImage(BaseModel):
+class TextToImage(Lenient):
     """A picture of a prompt. A field that is null counts as one that is not there."""
 
     model_config = ConfigDict(extra="ignore", json_schema_extra={"examples": [{"prompt": "an otter", "steps": 20}]})
@@ -90,13 +91,6 @@ class TextToImage(BaseModel):
     refiner_checkpoint: str = ""
     refiner_switch_at: Number = 1.0
     infotext: str = ""
-
-    @model_validator(mode="before")
-    @classmethod
-    def _null_is_nothing(cls, fields: Any) -> Any:
-        if not isinstance(fields, dict):
-            return fields
-        return {name: value for name, value in fields.items() if value is not None}
 
     @property
     def count(self) -> int:

@@ -6,12 +6,13 @@ import re
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import ConfigDict, Field
 
 from farm.errors import InvalidInput
 from farm.jobs.spec import MAX_PROMPT_CHARACTERS
 from farm.jobs.wanted import DEFAULT_STEPS
 from farm.web.openai.encoding import Encoding, Format
+from farm.web.reading import Lenient
 from farm.web.served import Served
 
 MOST_PICTURES = 10
@@ -35,7 +36,7 @@ NAMES = {
 Number = Annotated[float, Field(allow_inf_nan=False)]
 
 
-class Generation(BaseModel):
+class Generation(Lenient):
     """Pictures of a prompt; the last fields are the farm's own. A field that is null counts as one that is missing."""
 
     model_config = ConfigDict(
@@ -60,13 +61,6 @@ class Generation(BaseModel):
     sampler: str | None = None
     schedule: str | None = None
     guidance: Number | None = None
-
-    @model_validator(mode="before")
-    @classmethod
-    def _null_is_nothing(cls, fields: Any) -> Any:
-        if not isinstance(fields, dict):
-            return fields
-        return {name: value for name, value in fields.items() if value is not None}
 
     @property
     def encoding(self) -> Encoding:
