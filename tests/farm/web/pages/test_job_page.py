@@ -25,6 +25,7 @@ def test_a_job_is_followed_until_its_picture_is_there(show: Show, client: FarmCl
     [job] = submitted(client, labels={"project": "otters"})
     page = show(f"/jobs/{job}")
     expect(page.locator(".remark")).to_have_text("No live worker serves the model emoji.")
+    expect(page.locator("#events li")).to_have_text("queued")  # what follows happens while the page follows
     claim = begun(client, job, 4)
     client.ledger.checkpoint(claim, "w1", 4)
     look = Preview(job, claim.attempt, 4, (128, 128), Image.new("RGB", (16, 16), "teal"))
