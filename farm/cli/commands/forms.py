@@ -6,7 +6,6 @@ So the page has what the command has, in the same words, and a new option is a n
 from __future__ import annotations
 
 import re
-import shlex
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
@@ -28,6 +27,7 @@ from farm.jobs.request import JobRequest, LossRequest
 from farm.jobs.spec import STUDIES, InitReference, JobSpec
 from farm.jobs.studies import READ_BY
 from farm.web.forms import Choice, Field, Group, Kind, Mode, Read, Values
+from farm.words import shell_words
 
 _FROM_FILES = ("batch",)
 """Commands that are of no use in a form."""
@@ -220,7 +220,7 @@ class _Words:
             words += [f"{name}={value}"] if is_odd else [name] if value is None else [name, value]
         is_odd = any(argument.startswith("-") for argument in self._arguments)
         every = [*words, "--", *self._arguments] if is_odd else [*self._arguments, *words]
-        return shlex.join(["farm", "submit", mode, *every])
+        return shell_words(["farm", "submit", mode, *every])
 
 
 def _parsed(command: click.Command, words: _Words) -> dict[str, Any]:
