@@ -47,6 +47,18 @@ _GROUPS: Mapping[str, tuple[str, ...]] = {
 }
 """Where fields are shown; what is new comes under the last."""
 _USUAL = re.compile(r"\s*\[(?:default: )?([^\]]+)\]$")
+_SAID_INSTEAD = tuple(
+    (re.compile(said), instead)
+    for said, instead in (
+        (r"^With --init(: )?", ""),
+        (r"the picture --init", "a picture"),
+        (r"--init", "the picture"),
+        (r"\s*\('farm \w+' lists them\)", ""),
+        (r"--(?=[a-z])", ""),
+        (r"\$FARM_MODEL, or ", ""),
+        (r"\bPROMPT(?=s?\b)", "prompt"),
+    )
+)
 _KINDS: tuple[tuple[type[click.ParamType[Any]], Kind], ...] = (
     (click.types.IntParamType, "whole"),
     (click.types.FloatParamType, "number"),
@@ -113,7 +125,7 @@ def _mode(command: click.Command) -> Mode:
     groups += [Group(title, [fields.pop(name) for name in names if name in fields]) for title, names in _GROUPS.items()]
     groups[-1] = Group(groups[-1].title, [*groups[-1].fields, *fields.values()])
     about = (command.help or "").strip().partition("\n\n")[0]
-    return Mode(command.name or "", about, [group for group in groups if group.fields])
+    return Mode(command.name or "", _sentence(about), [group for group in groups if group.fields])
 
 
 def _names(options: Callable[[Any], Any]) -> set[str | None]:
@@ -131,8 +143,8 @@ def _field(param: click.Parameter) -> Field:
         name=param.name or "",
         option=shown.rstrip("…"),
         kind=_kind(param),
-        help=_USUAL.sub("", told),
-        usual=found[1] if found else default,
+        help=_sentence(_USUAL.sub("", told)),
+        usual=_for_forms(found[1]) if found else default,
         example=param.metavar or "",
         choices=tuple(_choices(param)),
         many=param.multiple or param.nargs == -1,
@@ -141,6 +153,18 @@ def _field(param: click.Parameter) -> Field:
         most=most,
         step=step,
     )
+
+
+def _for_forms(told: str) -> str:
+    """The words of the command's help, where there are fields and no options."""
+    for said, instead in _SAID_INSTEAD:
+        told = said.sub(instead, told)
+    return told.strip()
+
+
+def _sentence(told: str) -> str:
+    said = _for_forms(told)
+    return said[:1].upper() + said[1:]
 
 
 def _is_plain(default: Any) -> bool:
