@@ -8,10 +8,17 @@ local function last_attempt(job)
   return before == 0 and 0 or GENERATION * (1 + math.floor(before / GENERATION))
 end
 
+-- The priority that a job had last: it may have been given another one after it was submitted.
+local function last_priority(job)
+  local left = redis.pcall('HGET', job_key(job.id), 'priority')
+  local before = not is_of_another_kind(left) and left and number(left)
+  return before and before <= 9 and before or job.priority
+end
+
 local function record(job)
-  local attempt = last_attempt(job)
+  local attempt, priority = last_attempt(job), last_priority(job)
   redis.call('DEL', job_key(job.id))
-  set(job.id, 'batch', job.batch, 'model', job.model, 'priority', job.priority, 'steps', job.steps,
+  set(job.id, 'batch', job.batch, 'model', job.model, 'priority', priority, 'steps', job.steps,
     'prompt', job.prompt, 'spec', job.spec, 'labels', job.labels, 'step', 0, 'attempt', attempt, 'deaths', 0,
     'submitted', now)
   if job.result then
@@ -68,30 +75,52 @@ local function next_of(models, deaths)
   return first
 end
 
+local function includes(list, wanted)
+  for _, one in ipairs(list) do
+    if one == wanted then return true end
+  end
+  return false
+end
+
+-- The job that a message of `job`, if there is one, is used for. It says that there is work for a model, not which: it
+-- brings the job whose turn it is there. One of another of the models goes before that only if it is more urgent.
+local function whose_turn(job, models, deaths)
+  local first = next_of(models, deaths)
+  if not (job and job.state == 'queued') then return first end
+  local is_with_others = job.deaths < deaths - 1 and includes(models, job.model)
+  local mine = is_with_others and next_of({ job.model }, deaths) or job
+  return first and first.priority > mine.priority and first or mine
+end
+
 -- `token` is new for each claim, so that a claim sent twice is granted once. A job that
 -- one more crash would fail is a suspect: only a worker that does nothing else may claim it (`alone` is '1'), so
--- that what happens to that worker is the job's own doing and nobody else's. If the job cannot be had, another that
--- waits for one of the models in `instead` (a JSON list) is granted: a message says that there is work, not which.
--- Returns {state}, {'missing'}, {'suspect'} or {'claimed', id, attempt, spec, priority, checkpoint, waited}: the last in
--- milliseconds, from when it was submitted.
+-- that what happens to that worker is the job's own doing and nobody else's. With models in `instead` (a JSON list), the
+-- job whose turn it is among those that wait for them is granted, and without them this one alone.
+-- Returns {state}, {'missing'}, {'suspect'} or {'claimed', id, attempt, spec, priority, checkpoint, waited, owed}:
+-- `waited` in milliseconds, from when it was submitted; `owed` is 1 if the job that was named still waits and no message
+-- is left that would bring it.
 function operations.claim(id, worker, token, lease, deaths, alone, instead)
+  deaths = tonumber(deaths)
   local grant = index('grant:' .. token)
-  local job, why = named(call('GET', grant) or id)
+  local asked = named(id)
+  local before = call('GET', grant)
+  local job = asked
+  if before then job = named(before) end
   local function granted()
     local waited = (tonumber(field(job.id, 'started')) or 0) - (tonumber(field(job.id, 'submitted')) or 0)
-    return { 'claimed', job.id, job.attempt, job.spec, job.priority, job.checkpoint or '', math.max(0, waited) }
+    local is_passed_over = asked and asked.id ~= job.id and asked.state == 'queued'
+    local owed = is_passed_over and (asked.model ~= job.model or asked.deaths >= deaths - 1) and 1 or 0
+    return { 'claimed', job.id, job.attempt, job.spec, job.priority, job.checkpoint or '', math.max(0, waited), owed }
   end
   if job and job.state == 'running' and job.token == token then
     job.spec = field(job.id, 'spec')
     return granted()
   end
-  if not (job and job.state == 'queued') then
-    local other = next_of(cjson.decode(instead), tonumber(deaths))
-    if not other then return { job and job.state or 'missing' } end
-    job = other
-    call('SET', grant, job.id, 'PX', GRANT_KEPT)
-  end
-  if job.deaths >= tonumber(deaths) - 1 and alone ~= '1' then return { 'suspect' } end
+  local chosen = whose_turn(job, cjson.decode(instead), deaths)
+  if not chosen then return { job and job.state or 'missing' } end
+  if chosen.id ~= id then call('SET', grant, chosen.id, 'PX', GRANT_KEPT) end
+  job = chosen
+  if job.deaths >= deaths - 1 and alone ~= '1' then return { 'suspect' } end
   job.spec = field(job.id, 'spec')
   if not job.spec then
     quarantine(job.id, 'it has no spec')
