@@ -79,7 +79,7 @@ class Ledger(Reading):
 
         Without `lease` it is the one of the ledger's timing. With models in `instead` that is the job whose turn it is
         among those of the same model, or a more urgent one of another of them: `job` says only that there is work.
-        Where it still waits then and is `owed` a message, it is to be published again.
+        The claim names the job that is `owed` a message then, if one is: it is to be published again.
 
         A claim whose answer was lost can be sent again with its `token`, which is new for each claim.
         `alone` says that the worker has no other job. Raises `Suspect` for a job that only such a worker may have: one
@@ -93,7 +93,7 @@ class Ledger(Reading):
             return None
         taken, attempt, spec, priority, checkpoint, waited, owed = answer[1:]
         waited = int(waited) / 1000
-        return Claim(taken, int(attempt), spec, int(priority), attempt_of(checkpoint), waited, owed=bool(owed))
+        return Claim(taken, int(attempt), spec, int(priority), attempt_of(checkpoint), waited, owed or None)
 
     def checkpoint(self, claim: Claim, worker: str, step: int) -> bool:
         """Note that `step` steps of a running job are safe in the bucket. False if it is not held any more."""

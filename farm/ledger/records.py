@@ -57,8 +57,8 @@ class Claim:
     """The attempt that left a checkpoint to go on from."""
     waited: float = 0.0
     """Seconds since the job was submitted, earlier attempts among them."""
-    owed: bool = False
-    """Another job was asked for, which still waits, and no message is left that would bring it."""
+    owed: str | None = None
+    """A job that waits, and whose message was used up for this one, which is of another model."""
 
 
 class Suspect(Exception):

@@ -121,7 +121,7 @@ class FakeLedger(Ledger):
         with self._doing("claim"):
             record = self._records.get(self._grants.get(token, job))
             if record is not None and record.state == "running" and record.token == token:
-                return self._granted(record, job, deaths)
+                return self._granted(record, self._owed_by(record, job, instead, deaths))
             record = self._whose_turn(record, instead, deaths)
             if record is None:
                 return None
@@ -134,7 +134,7 @@ class FakeLedger(Ledger):
             record.fields |= {"attempt": str(record.attempt + 1), "error": "", "started": _now()}
             self._move(record, "running")
             record.fields["worker"] = worker
-            return self._granted(record, job, deaths)
+            return self._granted(record, self._owed_by(record, job, instead, deaths))
 
     def checkpoint(self, claim: Claim, worker: str, step: int) -> bool:
         with self._doing("checkpoint"):
@@ -403,20 +403,27 @@ class FakeLedger(Ledger):
         waiting = [one for one in self._records.values() if one.state == "queued" and one.model in models]
         return min((one for one in waiting if one.deaths < deaths - 1), key=lambda one: one.turn, default=None)
 
-    def _whose_turn(self, record: _Record | None, models: Collection[str], deaths: int) -> _Record | None:
-        first = self._next_of(models, deaths)
-        if record is None or record.state != "queued":
-            return first
-        is_with_others = record.deaths < deaths - 1 and record.model in models
-        mine = (self._next_of([record.model], deaths) if is_with_others else None) or record
-        return first if first is not None and first.new.priority > mine.new.priority else mine
+    def _brought_by(self, asked: _Record | None, models: Collection[str], deaths: int) -> _Record | None:
+        if asked is None:
+            return None
+        waits = asked if asked.state == "queued" else None
+        if asked.model not in models or (waits is not None and asked.deaths >= deaths - 1):
+            return waits
+        return self._next_of([asked.model], deaths) or waits
 
-    def _granted(self, record: _Record, asked: str, deaths: int) -> Claim:
+    def _whose_turn(self, asked: _Record | None, models: Collection[str], deaths: int) -> _Record | None:
+        mine, first = self._brought_by(asked, models, deaths), self._next_of(models, deaths)
+        if mine is not None and first is not None and first.new.priority > mine.new.priority:
+            return first
+        return mine or first
+
+    def _owed_by(self, taken: _Record, asked: str, models: Collection[str], deaths: int) -> str | None:
+        mine = self._brought_by(self._records.get(asked), models, deaths) if asked != taken.id else None
+        return mine.id if mine and (mine.model != taken.model or mine.deaths >= deaths - 1) else None
+
+    def _granted(self, record: _Record, owed: str | None) -> Claim:
         checkpoint = record.checkpoint[0] if record.checkpoint else None
         waited = (int(record.fields["started"]) - int(record.fields["submitted"])) / 1000
-        other = self._records.get(asked, record)
-        is_passed_over = other is not record and other.state == "queued"
-        owed = is_passed_over and (other.model != record.model or other.deaths >= deaths - 1)
         spec, priority = record.fields["spec"], record.new.priority
         return Claim(record.id, record.attempt, spec, priority, checkpoint, waited, owed)
 

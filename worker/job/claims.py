@@ -52,11 +52,11 @@ class Claims:
                     raise
         if claim is not None and claim.owed:
             with contextlib.suppress(LedgerUnavailable):  # who looks for jobs without a message finds it
-                self.offer_again(job)
+                self.offer_again(claim.owed)
         return claim
 
     def offer_again(self, job: str) -> None:
-        """Put a job whose message came when no more jobs were taken back into its queue."""
+        """Put a job that waits back into its queue: its message came when no more were taken, or brought another."""
         with contextlib.suppress(JobNotFound):
             status = self.ledger.get(job)
             if status.state == "queued":

@@ -82,14 +82,27 @@ local function includes(list, wanted)
   return false
 end
 
--- The job that a message of `job`, if there is one, is used for. It says that there is work for a model, not which: it
--- brings the job whose turn it is there. One of another of the models goes before that only if it is more urgent.
-local function whose_turn(job, models, deaths)
-  local first = next_of(models, deaths)
-  if not (job and job.state == 'queued') then return first end
-  local is_with_others = job.deaths < deaths - 1 and includes(models, job.model)
-  local mine = is_with_others and next_of({ job.model }, deaths) or job
-  return first and first.priority > mine.priority and first or mine
+-- The waiting job that a message for `asked`, which may be nil or over, brings if none of another model goes first. It says
+-- that there is work for a model, not which: that is the job whose turn it is there. A suspect is brought by its own alone.
+local function brought_by(asked, models, deaths)
+  if not asked then return nil end
+  local waits = asked.state == 'queued' and asked or nil
+  if not includes(models, asked.model) or waits and asked.deaths >= deaths - 1 then return waits end
+  return next_of({ asked.model }, deaths) or waits
+end
+
+-- The job that a message is used for: one of another model goes first if it is more urgent, or if there is no other.
+local function whose_turn(asked, models, deaths)
+  local mine, first = brought_by(asked, models, deaths), next_of(models, deaths)
+  if mine and first and first.priority > mine.priority then return first end
+  return mine or first
+end
+
+-- The job that waits without a message now that the one for `asked` was used for `taken`, or nil.
+local function owed_by(taken, asked, models, deaths)
+  if not asked or asked.id == taken.id then return nil end
+  local mine = brought_by(asked, models, deaths)
+  if mine and (mine.model ~= taken.model or mine.deaths >= deaths - 1) then return mine end
 end
 
 -- `token` is new for each claim, so that a claim sent twice is granted once. A job that
@@ -97,10 +110,9 @@ end
 -- that what happens to that worker is the job's own doing and nobody else's. With models in `instead` (a JSON list), the
 -- job whose turn it is among those that wait for them is granted, and without them this one alone.
 -- Returns {state}, {'missing'}, {'suspect'} or {'claimed', id, attempt, spec, priority, checkpoint, waited, owed}:
--- `waited` in milliseconds, from when it was submitted; `owed` is 1 if the job that was named still waits and no message
--- is left that would bring it.
+-- `waited` in milliseconds, from when it was submitted; `owed` a job that is to be published again, or ''.
 function operations.claim(id, worker, token, lease, deaths, alone, instead)
-  deaths = tonumber(deaths)
+  deaths, instead = tonumber(deaths), cjson.decode(instead)
   local grant = index('grant:' .. token)
   local asked = named(id)
   local before = call('GET', grant)
@@ -108,15 +120,14 @@ function operations.claim(id, worker, token, lease, deaths, alone, instead)
   if before then job = named(before) end
   local function granted()
     local waited = (tonumber(field(job.id, 'started')) or 0) - (tonumber(field(job.id, 'submitted')) or 0)
-    local is_passed_over = asked and asked.id ~= job.id and asked.state == 'queued'
-    local owed = is_passed_over and (asked.model ~= job.model or asked.deaths >= deaths - 1) and 1 or 0
-    return { 'claimed', job.id, job.attempt, job.spec, job.priority, job.checkpoint or '', math.max(0, waited), owed }
+    local owed, resumed = owed_by(job, asked, instead, deaths), job.checkpoint or ''
+    return { 'claimed', job.id, job.attempt, job.spec, job.priority, resumed, math.max(0, waited), owed and owed.id or '' }
   end
   if job and job.state == 'running' and job.token == token then
     job.spec = field(job.id, 'spec')
     return granted()
   end
-  local chosen = whose_turn(job, cjson.decode(instead), deaths)
+  local chosen = whose_turn(job, instead, deaths)
   if not chosen then return { job and job.state or 'missing' } end
   if chosen.id ~= id then call('SET', grant, chosen.id, 'PX', GRANT_KEPT) end
   job = chosen

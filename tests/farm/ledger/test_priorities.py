@@ -80,23 +80,40 @@ def test_a_more_urgent_job_of_another_model_goes_first_and_the_message_that_it_u
 
     first = taken(ledger, lowered.id, "lowered", "other")
 
-    assert (first.job, first.owed) == (other.id, True)
+    assert (first.job, first.owed) == (other.id, lowered.id)
     again = taken(ledger, lowered.id, "lowered", "other")
-    assert (again.job, again.owed) == (lowered.id, False)
+    assert (again.job, again.owed) == (lowered.id, None)
+
+
+def test_a_message_of_a_job_that_is_over_is_for_its_model_all_the_same(ledger: Ledger) -> None:
+    """It may be the only one that is left for the job that was passed over then."""
+    ledger.create(BATCH, [job(0, model="older"), job(1, model="mine"), job(2, model="mine")])
+    ledger.prioritise({NAMES[2]: 6})
+    assert taken(ledger, NAMES[1], "mine").job == NAMES[2]
+    assert taken(ledger, NAMES[2], "older", "mine").job == NAMES[1]
+    assert taken(ledger, NAMES[2], "older", "mine").job == NAMES[0], "of another, where none of its own waits"
+
+
+def test_what_such_a_message_is_owed_for_is_the_job_that_waits(ledger: Ledger) -> None:
+    ledger.create(BATCH, [job(0, model="mine"), job(1, model="mine"), job(2, model="other", priority=6)])
+    ledger.cancel(NAMES[0])
+    claim = taken(ledger, NAMES[0], "mine", "other")
+    assert (claim.job, claim.owed) == (NAMES[2], NAMES[1])
 
 
 def test_no_job_of_another_model_goes_first_that_is_only_as_urgent_or_that_the_worker_does_not_take(
     ledger: Ledger,
 ) -> None:
-    ledger.create(BATCH, [job(0, model="older"), job(1, model="mine"), job(2, model="not-taken", priority=9)])
-    assert taken(ledger, NAMES[1], "older", "mine").job == NAMES[1]
+    mine, not_taken = (job(index, model="mine") for index in (1, 2)), job(3, model="not-taken", priority=9)
+    ledger.create(BATCH, [job(0, model="older"), *mine, not_taken])
+    assert taken(ledger, NAMES[2], "older", "mine").job == NAMES[1]
 
 
 def test_a_claim_whose_answer_was_lost_says_the_same_again(ledger: Ledger) -> None:
     ledger.create(BATCH, [job(0, model="lowered", priority=0), job(1, model="other")])
     twice = [ledger.claim(NAMES[0], "w1", token="t", instead=["lowered", "other"]) for _ in range(2)]
     assert twice[0] is not None and twice[0] == twice[1]
-    assert (twice[0].job, twice[0].attempt, twice[0].owed) == (NAMES[1], 1, True)
+    assert (twice[0].job, twice[0].attempt, twice[0].owed) == (NAMES[1], 1, NAMES[0])
 
 
 def test_a_suspect_that_is_passed_over_is_owed_its_message(ledger: Ledger) -> None:
@@ -108,7 +125,7 @@ def test_a_suspect_that_is_passed_over_is_owed_its_message(ledger: Ledger) -> No
 
     claim = taken(ledger, NAMES[0])
 
-    assert (claim.job, claim.owed) == (NAMES[1], True)
+    assert (claim.job, claim.owed) == (NAMES[1], NAMES[0])
 
 
 def test_a_priority_is_kept_whatever_becomes_of_the_job(ledger: Ledger) -> None:

@@ -87,7 +87,7 @@ def test_a_message_that_a_more_urgent_job_of_another_model_used_up_is_replaced_i
     ledger.create(BATCH, [lowered, other])
     ledger.prioritise({lowered.id: 1})
     claim = ledger.claim(lowered.id, "dead", instead=["lowered", "other"])
-    assert claim is not None and (claim.job, claim.owed) == (other.id, True)
+    assert claim is not None and (claim.job, claim.owed) == (other.id, lowered.id)
 
     Reaper(ledger, queue, "w", timing=AT_ONCE).reconcile()
 
