@@ -32,6 +32,7 @@ from farm.client.cancelling import cancel, cancel_all
 from farm.client.lora_names import with_files
 from farm.client.planning import Draft, default_model, drafted, images_of, known_losses, plan
 from farm.client.previews import subscribe
+from farm.client.prioritising import prioritise
 from farm.client.services import ModelService, services
 from farm.client.warnings import of_pictures, of_workers
 from farm.client.watching import watch
@@ -42,7 +43,7 @@ from farm.jobs.request import JobRequest
 from farm.jobs.spec import JobSpec
 from farm.jobs.status import JobStatus, State, Waiting, WorkerInfo
 from farm.ledger.ledger import Ledger
-from farm.ledger.records import NewJob
+from farm.ledger.records import NewJob, Prioritised
 from farm.pictures.images import InitImage
 from farm.queue import Queue
 from farm.settings import Settings
@@ -220,6 +221,16 @@ class FarmClient:
     def cancel_all(self) -> dict[str, State]:
         """Cancel every queued and running job of the farm. Returns the state each job was in."""
         return cancel_all(self.ledger, lambda: self.storage)
+
+    def prioritise(
+        self, names: Iterable[str], priority: int | None = None, *, by: int | None = None
+    ) -> dict[str, Prioritised]:
+        """Give queued jobs a priority from 0 to 9, or raise theirs `by` so much (below 0: lower it), within 0 to 9.
+
+        Returns the state each job is in, and the priorities it had and has. What has no record is left out.
+        Raises `InvalidInput`, `JobNotFound`.
+        """
+        return prioritise(self.ledger, self.resolve(names), priority, by=by)
 
     def retry(self, names: Iterable[str]) -> Sequence[str]:
         """Queue failed and cancelled jobs again. Raises `WrongState` if none of them is either."""

@@ -13,9 +13,10 @@ from PIL import Image
 from farm import keys
 from farm.bucket.manifest import read_manifest
 from farm.client import FarmClient
-from farm.errors import FetchRefused, InvalidInput, LedgerUnavailable, WrongState
+from farm.errors import FetchRefused, InvalidInput, JobNotFound, LedgerUnavailable, WrongState
 from farm.jobs.limits import Limits
 from farm.jobs.request import JobRequest, LossRequest
+from farm.ledger.records import Prioritised
 from farm.queue import lists
 from tests.farm.rendering import Rendering, render
 from tests.ledgers import a_worker
@@ -250,6 +251,34 @@ def test_cancelling_all_leaves_no_message_and_ends_where_indexes_lie(client: Far
 
     assert client.queue.depth("emoji") == 0
     assert client.cancel_all() == {}
+
+
+def test_another_priority_is_given_or_added_and_touches_no_message(client: FarmClient) -> None:
+    batch, other = (client.submit([otter(count=2)]) for _ in range(2))
+    first, second = batch.jobs
+    client.ledger.claim(second, "w")
+    messages = client.queue.entries("emoji")
+
+    assert client.prioritise([batch.batch], 8) == {
+        first: Prioritised("queued", 5, 8),
+        second: Prioritised("running", 5, 5),
+    }
+    assert [one.priority for one in client.prioritise([first, other.batch], by=3).values()] == [9, 8, 8]
+    assert [one.priority for one in client.prioritise([first, other.batch], by=-9).values()] == [0, 0, 0]
+
+    assert client.queue.entries("emoji") == messages
+
+
+def test_a_priority_that_is_none_is_refused(client: FarmClient) -> None:
+    [job] = client.submit([otter()]).jobs
+    for wrong in (-1, 10):
+        with pytest.raises(InvalidInput, match=f"priority: {wrong} is not from 0 to 9"):
+            client.prioritise([job], wrong)
+    with pytest.raises(InvalidInput, match="say which priority"):
+        client.prioritise([job])
+    with pytest.raises(JobNotFound):
+        client.prioritise(["0000000000000000-0000"], 1)
+    assert client.ledger.get(job).priority == 5
 
 
 def test_messages_stay_while_a_job_waits(client: FarmClient) -> None:

@@ -264,6 +264,25 @@ async def test_jobs_are_cancelled_and_queued_again(web: Web, client: FarmClient)
     assert client.ledger.counts()["cancelled"] == 2
 
 
+async def test_queued_jobs_are_given_another_priority_and_others_told_as_they_are(web: Web, client: FarmClient) -> None:
+    batch = client.submit([JobRequest.parse({**OTTER, "count": 2})])
+    first, second = batch.jobs
+    client.ledger.cancel(second)
+    async with web.having("submit") as http:
+        path = "/api/v1/jobs/priority"
+        assert (await http.post(path, json={"names": [batch.batch], "priority": 8})).json() == {
+            "jobs": {
+                first: {"state": "queued", "before": 5, "priority": 8},
+                second: {"state": "cancelled", "before": 5, "priority": 5},
+            }
+        }
+        assert (await http.post(path, json={"names": [first], "by": -3})).json()["jobs"][first]["priority"] == 5
+        for wrong in ({"priority": 10}, {"by": 10}, {"priority": 1, "by": 1}, {}):
+            assert (await http.post(path, json={"names": [first], **wrong})).status_code == 422
+        assert (await http.post(path, json={"names": ["0" * 16], "priority": 1})).status_code == 404
+    assert client.ledger.get(first).priority == 5
+
+
 async def test_results_come_by_a_link_or_through_the_site_and_are_checked(web: Web, client: FarmClient) -> None:
     [job, waiting] = client.submit([JobRequest.parse({**OTTER, "count": 2})]).jobs
     made = render(client, job)
