@@ -10,8 +10,11 @@ from pathlib import Path
 from typing import Any
 
 from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
+from pydantic import ValidationError
 
 from farm.errors import ModelError
+from farm.jobs.faults import invalid
+from farm.jobs.framing import FRAMING, Framing
 from farm.jobs.spec import MAX_GUIDANCE, MAX_SIDE, MIN_SIDE
 from farm.keys import PICKLED_WEIGHTS, WEIGHTS
 from worker.families.every import family_of
@@ -41,10 +44,11 @@ _MAX_TRAINING_STEPS = 100_000
 _FEWEST_TOKENS = 3  # both marks, and one between them
 
 
-def read_defaults(directory: Path) -> Defaults:
+def read_defaults(directory: Path, family: Family) -> Defaults:
     """What suits a model, by its `farm.json`, such as {"guidance": 4.0, "loss_scale": 0.5}; each may be left out.
 
-    Raises `ModelError` if the file is malformed, or a number is not one that a job may have.
+    One of a family that is told how a picture was framed may say that too, such as {"original_size": "4096x4096"}.
+    Raises `ModelError` if the file is malformed, or says what a job may not.
     """
     path = directory / "farm.json"
     if not path.is_file():
@@ -53,12 +57,17 @@ def read_defaults(directory: Path) -> Defaults:
         said = _json(path)
         guidance = float(said.get("guidance", Defaults.guidance))
         losses = float(said.get("loss_scale", Defaults.losses))
+        framing = Framing.model_validate({field: said[field] for field in FRAMING if field in said}).told
+    except ValidationError as error:
+        raise ModelError(f"{path} is malformed: {invalid(error)}") from error
     except (OSError, ValueError, TypeError, AttributeError, OverflowError) as error:
         raise ModelError(f"{path} is malformed: {error}") from error
     for what, number, most in (("guidance", guidance, MAX_GUIDANCE), ("loss_scale", losses, MAX_LOSS_SCALE)):
         if not 0 <= number <= most:
             raise ModelError(f"{path} is malformed: a {what} of {number:g} is not between 0 and {most:g}")
-    return Defaults(guidance, losses)
+    if framing and not family.reads_frame:
+        raise ModelError(f"{path} says {next(iter(framing))}, which models of {family.title} are not told")
+    return Defaults(guidance, losses, framing)
 
 
 @dataclass(frozen=True)

@@ -181,7 +181,7 @@ class ModelLoader:
             vae_factor=vae_factor,
             default_width=side,
             default_height=side,
-            defaults=layout.read_defaults(directory),
+            defaults=layout.read_defaults(directory, parts.layout.family),
             size=sum(map(_bytes_of, parts.modules.values())),
         )
 

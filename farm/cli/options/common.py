@@ -72,6 +72,13 @@ _REQUEST = (
     _COUNT,
     click.option("--width", type=int, help="Pixels, a multiple of 8 from 64 to 2048.  [default: the model's]"),
     click.option("--height", type=int, help="Pixels, likewise.  [default: the model's]"),
+    click.option(
+        "--original-size",
+        metavar="WxH",
+        help="Of SDXL: tell the model that the original had so many pixels.  [the picture's, or the model's own]",
+    ),
+    click.option("--crop", metavar="X,Y", help="Likewise: so many were cut off on the left and above.  [0,0]"),
+    click.option("--target-size", metavar="WxH", help="Likewise: it was cut to this size.  [the picture's]"),
     _SAMPLER,
     _SCHEDULE,
     _ETA,
