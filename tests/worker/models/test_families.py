@@ -13,10 +13,12 @@ import torch
 
 from farm.client.model_files import look_at
 from farm.errors import ModelError
+from farm.jobs.spec import PixelSize
 from tests.tiny import build_tiny_xl
 from worker.families.sdxl import SDXL
 from worker.models.device import Placement, place
 from worker.models.loader import ModelLoader
+from worker.models.model import Defaults
 from worker.models.registry import LocalDirectory
 
 
@@ -74,6 +76,16 @@ def test_in_half_precision_only_the_autoencoder_is_not_half(folder: Path) -> Non
     assert model.vae.dtype == torch.float32
     conditioning = model.conditioned(model.prompts.encode("a cat"))
     assert [tensor.dtype for tensor in conditioning.tensors] == [torch.bfloat16, torch.bfloat16, torch.float32]
+
+
+def test_a_model_says_how_its_pictures_are_framed(folder: Path) -> None:
+    said = {"original_size": "4096x4096", "target_size": {"width": 1024, "height": 512}, "guidance": 3}
+    (folder / "farm.json").write_text(json.dumps(said), encoding="utf-8")
+    framing = {"original_size": PixelSize(width=4096, height=4096), "target_size": PixelSize(width=1024, height=512)}
+    assert load(folder).defaults == Defaults(guidance=3, framing=framing)
+    (folder / "farm.json").write_text('{"crop": "128"}', encoding="utf-8")
+    with pytest.raises(ModelError, match=r"farm\.json is malformed: crop: '128' is not X,Y"):
+        load(folder)
 
 
 def test_its_second_tokenizer_pads_as_it_was_trained(folder: Path) -> None:
