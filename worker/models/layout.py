@@ -21,7 +21,7 @@ from worker.families.every import family_of
 from worker.families.family import TOKENIZER, Family
 from worker.models.bounds import check_numbers
 from worker.models.disguises import CONVERT, recognised
-from worker.models.kinds import EXTRA_CHANNELS, ONLY_SD, WHOLE_IS_NEEDED, check_kind
+from worker.models.kinds import BASE_IS_NEEDED, EXTRA_CHANNELS, ONLY_SD, REFINER, WHOLE_IS_NEEDED, check_kind
 from worker.models.model import Defaults
 from worker.models.weights import read_shapes
 
@@ -36,6 +36,8 @@ _PIPELINES = (
 _ADDED = ("addition_embed_type", "class_embed_type", "time_cond_proj_dim")
 _OF_LATENTS = ("latents_mean", "latents_std")
 """Of an autoencoder: what its latents are shifted and scaled by besides its `scaling_factor`."""
+_OF_THE_REFINER = "requires_aesthetics_score"
+"""It is told how beautiful its picture is, in the place of the size that that was cut to, and reads one encoder."""
 _LIBRARIES: Sequence[list[str | None]] = ([], [None], ["diffusers"], ["transformers"], ["stable_diffusion"])
 
 MAX_LOSS_SCALE = 1_000.0
@@ -90,6 +92,8 @@ def check(name: str, directory: Path) -> Layout:
         raise _no_model(name, directory)
     index = read_json(name, directory / INDEX)
     pipeline = index.get("_class_name")
+    if index.get(_OF_THE_REFINER) is True and index.get("text_encoder") in (None, [None, None]):
+        raise ModelError(f"the model '{name}' is {REFINER}", hint=BASE_IS_NEEDED)
     named = f"'{name}'" if pipeline in (None, *_PIPELINES) else f"'{name}' ({pipeline!s:.60})"
     _check_class(named, "unet", UNet2DConditionModel.__name__, index.get("unet"))
     family = family_of(read_json(name, directory / "unet" / "config.json"))

@@ -115,6 +115,13 @@ REFUSED: dict[str, tuple[Callable[[Path], None], str]] = {
         config("unet/config.json", projection_class_embeddings_input_dim=None),
         r"xl.* cannot be loaded: .*",
     ),
+    "an aesthetic score, and fewer sizes": (
+        lambda folder: (
+            config("model_index.json", requires_aesthetics_score=True)(folder),
+            config("unet/config.json", projection_class_embeddings_input_dim=24 + 5 * 8)(folder),
+        )[-1],
+        r"xl.* cannot be loaded: .*",
+    ),
     "shifted latents": (config("vae/config.json", latents_mean=[0.0] * 4), "the autoencoder of 'xl' has latents_mean"),
     "no weights of one part": (
         lambda folder: next((folder / "text_encoder_2").glob("*.safetensors")).unlink(),
