@@ -75,10 +75,18 @@ _REQUEST = (
     click.option(
         "--original-size",
         metavar="WxH",
-        help="Of SDXL: tell the model that the original had so many pixels.  [the picture's, or the model's own]",
+        help="Tell SDXL how large the original was, such as 4096x4096.  [default: the picture's, or the model's own]",
     ),
-    click.option("--crop", metavar="X,Y", help="Likewise: so many were cut off on the left and above.  [0,0]"),
-    click.option("--target-size", metavar="WxH", help="Likewise: it was cut to this size.  [the picture's]"),
+    click.option(
+        "--crop",
+        metavar="X,Y",
+        help="Tell it how many pixels were cut off on the left and above, such as 0,256.  [0,0, or the model's own]",
+    ),
+    click.option(
+        "--target-size",
+        metavar="WxH",
+        help="Tell it to what size the original was cut.  [the picture's, or the model's own]",
+    ),
     _SAMPLER,
     _SCHEDULE,
     _ETA,
