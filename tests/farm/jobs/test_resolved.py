@@ -62,7 +62,7 @@ def test_its_bytes_are_what_they_always_were() -> None:
 
 
 def test_what_a_job_says_of_its_frame_goes_before_what_the_model_says() -> None:
-    own = {"original_size": PixelSize(width=4096, height=2048), "crop": Corner(x=5)}
+    own: dict[str, PixelSize | Corner] = {"original_size": PixelSize(width=4096, height=2048), "crop": Corner(x=5)}
     spec = ResolvedSpec.of(spec_of(crop="0,0"), width=128, height=64, scale=7.5, framing=own)
     assert spec.framing == {**own, "crop": Corner()}
     assert ResolvedSpec.of(spec_of(), width=128, height=64, scale=7.5).framing == {}

@@ -38,7 +38,7 @@ def test_both_rows_are_told_height_before_width(request_for: Requests, xl: Loade
 
 
 def test_a_model_says_what_a_job_does_not(request_for: Requests, xl: LoadedModel) -> None:
-    own = {"original_size": PixelSize(width=4096, height=4096), "crop": Corner(x=8)}
+    own: dict[str, PixelSize | Corner] = {"original_size": PixelSize(width=4096, height=4096), "crop": Corner(x=8)}
     model = replace(xl, defaults=Defaults(framing=own))
     assert told(request_for("plain", of=model)) == [[[4096, 4096, 0, 8, 64, 64]]] * 2
     asked = request_for("asked", of=model, crop="0,0", target_size="128x96")
