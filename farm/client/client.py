@@ -30,6 +30,7 @@ from farm.client import tie
 from farm.client.asking import Answered, answer_of, await_answer, check
 from farm.client.cancelling import cancel, cancel_all
 from farm.client.lora_names import with_files
+from farm.client.model_kinds import refuse_framing
 from farm.client.planning import Draft, default_model, drafted, images_of, known_losses, plan
 from farm.client.previews import subscribe
 from farm.client.prioritising import prioritise
@@ -127,6 +128,7 @@ class FarmClient:
         if jobs is None:
             batch = batch or keys.new_batch_id()
             planned = plan(drafts, batch, default_model=default_model(workers), declarations=known_losses(workers))
+            self._check_framing(planned, drafts)
             jobs = self._with_files(planned, drafts)
             self._store(batch, jobs, images)
         assert batch
@@ -144,6 +146,12 @@ class FarmClient:
             specs=tuple(job.spec for job in jobs),
             warnings=(*of_pictures(images), *of_workers(jobs, workers), *unpublished),
         )
+
+    def _check_framing(self, jobs: Sequence[NewJob], drafts: Sequence[Draft]) -> None:
+        """Refuse to tell a model of sizes that it is not told of, as far as this farm knows what it is."""
+        if any(job.spec.framing for job in jobs):
+            self.check_bucket(only_to_read=True)
+            refuse_framing(self.storage, jobs, drafts)
 
     def _with_files(self, jobs: Sequence[NewJob], drafts: Sequence[Draft]) -> Sequence[NewJob]:
         """The jobs, with the files that the names of their LoRAs mean in this farm."""

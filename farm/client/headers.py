@@ -18,12 +18,23 @@ _MAX_HEADER_BYTES = 100 * 2**20
 
 
 @dataclass(frozen=True)
+class Place:
+    """Where in a file a weight begins and ends, in bytes, and of which kind its numbers are, such as `F16`."""
+
+    kind: str
+    begin: int
+    end: int
+
+
+@dataclass(frozen=True)
 class Header:
-    """The shapes of all weights in a file, what its maker says of it, and where in it the weights begin, in bytes."""
+    """The shapes and places of all weights in a file, what its maker says of it, and where in it the weights begin, in
+    bytes."""
 
     shapes: Shapes
     metadata: Mapping[str, str]
     begin: int
+    places: Mapping[str, Place]
 
 
 def read_header(path: Path, *, field: str = "SOURCE", most: int = _MAX_HEADER_BYTES) -> Header:
@@ -41,14 +52,16 @@ def read_header(path: Path, *, field: str = "SOURCE", most: int = _MAX_HEADER_BY
         weights: dict[str, Any] = json.loads(said)
         metadata = {key: value for key, value in weights.pop(_METADATA, {}).items() if isinstance(value, str)}
         shapes = {key: tuple(map(int, weight["shape"])) for key, weight in weights.items()}
-        end = max((int(weight["data_offsets"][1]) for weight in weights.values()), default=0)
+        begin = _LENGTH + length
+        places = {key: _place(weight, begin) for key, weight in weights.items()}
+        end = max((place.end for place in places.values()), default=begin)
     except (ValueError, TypeError, KeyError, IndexError, AttributeError, OverflowError, RecursionError) as error:
         raise InvalidInput(
             f"{path} is not safetensors, or is damaged",
             field=field,
             hint="fetch it again; 'git lfs pull' fetches what is a pointer",
         ) from error
-    if end != size - _LENGTH - length:
+    if end != size or sum(place.end - place.begin for place in places.values()) > size:
         raise InvalidInput(
             f"{path} is cut short or damaged: its weights do not end where it does", field=field, hint="fetch it again"
         )
@@ -56,4 +69,11 @@ def read_header(path: Path, *, field: str = "SOURCE", most: int = _MAX_HEADER_BY
         raise InvalidInput(
             f"{path} is damaged: a weight has a shape that cannot be", field=field, hint="fetch it again"
         )
-    return Header(shapes, metadata, _LENGTH + length)
+    return Header(shapes, metadata, begin, places)
+
+
+def _place(weight: Mapping[str, Any], begin: int) -> Place:
+    first, last = map(int, weight["data_offsets"])
+    if not 0 <= first <= last:
+        raise ValueError("a weight ends before it begins")
+    return Place(str(weight.get("dtype")), begin + first, begin + last)

@@ -16,6 +16,7 @@ from pathlib import Path
 
 from farm import lora_keys
 from farm.bucket.models import Kind
+from farm.client.finite import not_finite
 from farm.client.headers import Header, Shapes, read_header
 from farm.errors import InvalidInput
 from farm.keys import PICKLED_WEIGHTS, WEIGHTS
@@ -94,6 +95,11 @@ def _looked_at(called: str, path: Path) -> LoraFile:
     ranks = {rank for parts in layers.values() if (rank := _rank(parts)) is not None}
     if ranks and max(ranks) > lora_keys.MAX_RANK:
         raise _refused(f"{path} is damaged: a rank of {max(ranks):,} is more than {lora_keys.MAX_RANK:,}")
+    if (name := not_finite(path, header)) is not None:
+        raise _refused(
+            f"{path} is damaged: {_named([name])} has numbers that are not finite",
+            hint="fetch it again; if it is so at its source, its training went wrong",
+        )
     return LoraFile(
         path=path,
         size=size,

@@ -8,13 +8,15 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from farm import sources
 from farm.bucket.models import FILE_NAME, MAX_FILES, Kind, Layout
+from farm.client import model_options
 from farm.client.headers import Shapes, read_header
+from farm.client.model_options import Given
 from farm.errors import InvalidInput
 from farm.keys import MODEL_CONFIG, MODEL_FILE, PICKLED_WEIGHTS, WEIGHTS
 
@@ -25,7 +27,7 @@ _WITH_WEIGHTS = re.compile(r"unet|vae|text_encoder(_\d)?")
 _OTHER_PARTS = re.compile(r"scheduler|tokenizer(_\d)?")
 """Of what an index names, these are loaded; safety checkers and the like never are."""
 _STEM = re.compile(r"(diffusion_pytorch_model|model)[.-]")
-_UNET = "UNet2DConditionModel"
+_UNET, _VAE = "UNet2DConditionModel", "vae"
 _OF_SHARDS = re.compile(r"-\d+-of-\d+|\.index\b")
 _MARKED = re.compile(r"^\w+(?:-\d+-of-\d+)?\.(?!safetensors)|\.index\.(?!json)")
 _HALF = ".fp16"
@@ -41,41 +43,41 @@ _CONVERT = "if you trust it, load it with diffusers elsewhere and save it with s
 
 @dataclass(frozen=True)
 class LocalModel:
-    """A model on this machine: its files by their names in the farm. `source` is where it was found."""
+    """A model on this machine: its files by their names in the farm, and what is said of it besides. `source` is where
+    it was found."""
 
     layout: Layout
     kind: Kind
     source: str
     files: Mapping[str, Path]
+    options: Mapping[str, str] = field(default_factory=dict)
 
 
 def look_at(source: str) -> LocalModel:
-    """The model in a folder in diffusers' layout, or in `FILE.safetensors[#config=FOLDER]`.
+    """The model in a folder in diffusers' layout, or in `FILE.safetensors[#config=FOLDER]`, with options after it.
 
     Only what a worker loads is of it: configurations, tokenizers, and weights in one precision.
     Raises `InvalidInput` saying what is wrong with it and what to do.
     """
     try:
         named, options = sources.split(source)
+        given = model_options.read(options)
     except InvalidInput as error:
         raise _refused(error.reason, hint=error.hint) from error
-    config = options.pop(sources.CONFIG, "")
-    if options:
-        raise _refused(
-            f"'{source}' says '{next(iter(options))}', which is not kept with a model",
-            hint="a worker can be started with it: farm worker --model NAME=SOURCE",
-        )
+    except (OSError, RuntimeError) as error:
+        raise _unreadable(source, error) from error
+    config = options.get(sources.CONFIG, "")
     try:
         path = Path(named).expanduser().resolve()
         if path.is_dir():
             if config:
                 raise _refused(f"{named} is a folder", hint="#config= goes with a checkpoint in one file")
-            return _folder(path)
+            return _with_options(_folder(path, has_vae=given.has_vae), given)
         if named.lower().endswith(WEIGHTS) and path.is_file():
-            return _single_file(path, Path(config).expanduser().resolve() if config else None)
+            found = _single_file(path, Path(config).expanduser().resolve() if config else None)
+            return _with_options(found, given)
     except (OSError, RuntimeError) as error:
-        reason = (error.strerror if isinstance(error, OSError) else None) or str(error)
-        raise _refused(f"{source} cannot be read: {reason}") from error
+        raise _unreadable(source, error) from error
     if named.lower().endswith(PICKLED_WEIGHTS):
         raise _refused(f"{named} is pickled, which can run code, and is never opened", hint=_CONVERT)
     raise _refused(
@@ -83,7 +85,13 @@ def look_at(source: str) -> LocalModel:
     )
 
 
-def _folder(folder: Path) -> LocalModel:
+def _with_options(model: LocalModel, given: Given) -> LocalModel:
+    files = _checked({**model.files, **given.files})
+    return replace(model, files=files, options=given.kept, source=sources.join(model.source, given.written))
+
+
+def _folder(folder: Path, *, has_vae: bool) -> LocalModel:
+    """The model in a folder; without the weights of its autoencoder if it has another."""
     index = _read_json(folder / _INDEX) if (folder / _INDEX).is_file() else None
     if index is None:
         single = sorted(path.name for path in folder.glob(f"*{WEIGHTS}"))
@@ -107,7 +115,7 @@ def _folder(folder: Path) -> LocalModel:
                 raise _refused(f"{folder} has no folder {part}, which its {_INDEX} names", hint="fetch it again")
             continue
         if _WITH_WEIGHTS.fullmatch(part):
-            weights = _weights(folder / part)
+            weights = [] if has_vae and part == _VAE else _weights(folder / part)
             shapes = {key: shape for path in weights for key, shape in _shapes_of(path).items()}
             unet = shapes if part == "unet" else unet
             files |= {f"{part}/{path.name}": path for path in weights}
@@ -212,6 +220,11 @@ def _checked(files: Mapping[str, Path]) -> Mapping[str, Path]:
         if not re.match(FILE_NAME, name):
             raise _refused(f"{path} has a name that no model's file has")
     return files
+
+
+def _unreadable(source: str, error: OSError | RuntimeError) -> InvalidInput:
+    reason = (error.strerror if isinstance(error, OSError) else None) or str(error)
+    return _refused(f"{source} cannot be read: {reason}")
 
 
 def _refused(message: str, *, hint: str | None = None) -> InvalidInput:

@@ -51,6 +51,7 @@ def add(
             layout=local.layout,
             kind=local.kind,
             source=local.source[:1_000],
+            options=dict(local.options),
             added=datetime.now(UTC),
             files=files,
         )

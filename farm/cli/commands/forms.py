@@ -24,7 +24,7 @@ from farm.jobs import grid
 from farm.jobs.batch_file import MAX_JOBS, refuse_more
 from farm.jobs.losses import LossDeclaration
 from farm.jobs.request import JobRequest, LossRequest
-from farm.jobs.spec import STUDIES, InitReference, JobSpec
+from farm.jobs.spec import FRAMING, STUDIES, InitReference, JobSpec
 from farm.jobs.studies import READ_BY
 from farm.web.forms import Choice, Field, Group, Kind, Mode, Read, Values
 from farm.words import shell_words
@@ -38,6 +38,7 @@ _GROUPS: Mapping[str, tuple[str, ...]] = {
     "Picture": (
         *("seed", "steps", "guidance", "width", "height", "sampler", "schedule", "eta", "reading", "clip_skip", "lora"),
     ),
+    "Tell SDXL of the picture": FRAMING,
     "Start from a picture": ("init", "strength", "start_step", "fit", "encode"),
     "Redo a part of it": ("mask", "redo", "mask_blur", "fill", "only_masked", "outpaint"),
     "Mix prompts": ("mix_with", "mix", "weights", "path"),

@@ -167,6 +167,9 @@ def schemas() -> dict[str, Any]:
     properties["mask"] = {"oneOf": [{"$ref": "#/components/schemas/Picture"}, {"const": ALPHA}]}
     grown = {"type": "string", "examples": ["left=128,top=64"]}
     properties["outpaint"] = {"oneOf": [{"$ref": "#/components/schemas/Outpaint"}, grown]}
+    for field, example in (("original_size", "4096x4096"), ("crop", "128,0"), ("target_size", "1024x1024")):
+        kind = {"$ref": f"#/components/schemas/{'Corner' if field == 'crop' else 'PixelSize'}"}
+        properties[field] = {"oneOf": [kind, {"type": "string", "examples": [example]}]}
     properties["prompt"] = {
         "oneOf": [text, {"type": "array", "items": text, "minItems": 1, "maxItems": MAX_PROMPTS}],
         "title": "Prompt",

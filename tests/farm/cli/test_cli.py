@@ -645,6 +645,18 @@ def test_a_mistake_with_escape_codes_in_it_is_inert() -> None:
     assert "\x1b" not in run("list", "--limit", "\x1b[2J").stderr
 
 
+def test_how_a_picture_was_framed_is_written_as_one_says_it() -> None:
+    (spec,) = planned("txt2img", "x", "--original-size", "4096x2048", "--crop", "128,0", "--target-size", "64X96")
+    assert [spec[field] for field in ("original_size", "crop", "target_size")] == [
+        {"width": 4096, "height": 2048},
+        {"x": 128, "y": 0},
+        {"width": 64, "height": 96},
+    ]
+    assert not {"original_size", "crop", "target_size"} & planned("txt2img", "x")[0].keys(), "as before"
+    said = run("submit", "txt2img", "x", "--dry-run", "--crop", "128").stderr
+    assert "farm: --crop: '128' is not X,Y: the pixels cut off on the left and above, such as 128,0" in said
+
+
 def test_a_mask_is_a_file_or_what_is_transparent_in_the_picture(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

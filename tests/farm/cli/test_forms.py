@@ -124,6 +124,7 @@ def test_faults_name_the_option_in_the_words_of_the_command(
         {"mode": "img2img", "prompt": "x", "init": b"", "mask": b"", "redo": "black", "mask_blur": 0, "seed": 1},
         {"mode": "img2img", "prompt": "x", "init": b"", "mask": b"", "only_masked": 32, "fill": "noise", "seed": 1},
         {"mode": "img2img", "prompt": "x", "init": b"", "outpaint": "left=8,top=16", "fill": "original", "seed": 1},
+        {"prompt": "x", "original_size": "4096x2048", "crop": "0,0", "target_size": "64x96", "seed": 1},
         {
             "prompt": "x",
             "clip_skip": 2,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,13 +14,17 @@ from PIL import Image
 from farm import keys
 from farm.bucket.manifest import read_manifest
 from farm.client import FarmClient
+from farm.client import models as keeping
+from farm.client.planning import Pictures, draft
 from farm.errors import FetchRefused, InvalidInput, JobNotFound, LedgerUnavailable, WrongState
 from farm.jobs.limits import Limits
 from farm.jobs.request import JobRequest, LossRequest
+from farm.jobs.spec import Corner
 from farm.ledger.records import Prioritised
 from farm.queue import lists
 from tests.farm.rendering import Rendering, render
 from tests.ledgers import a_worker
+from tests.models_on_disk import write_folder, write_weights
 
 
 def otter(**fields: object) -> JobRequest:
@@ -56,6 +61,27 @@ def test_jobs_that_every_worker_would_refuse_are_told(client: FarmClient) -> Non
         "a job that asks for 768 pixels a side will fail: w1 does at most 512 (--max-side), and the other refuses it",
     ]
     assert len(warnings) == 3 and "no live worker serves the model 'other'" in warnings[0]
+
+
+def test_a_model_that_is_not_told_how_a_picture_was_framed_is_not_asked_for_that(
+    client: FarmClient, tmp_path: Path
+) -> None:
+    keeping.add(client.ledger, client.storage, "sd", str(write_folder(tmp_path / "sd")))
+    said = r"^crop: the model '{}' is Stable Diffusion{}, and only models of SDXL are told that .*leave it out"
+    for model, kind in (("emoji", ""), ("sd14", " 1"), ("sd", " 1")):
+        with pytest.raises(InvalidInput, match=said.format(model, kind)):
+            client.submit([otter(model=model), otter(model=model, crop="0,0")])
+    placed = replace(draft(otter(crop="8,0"), Pictures()), place="sweep.yaml: job 3")
+    with pytest.raises(InvalidInput, match=r"^sweep\.yaml: job 3: crop: the model 'emoji' is Stable Diffusion, and"):
+        client.submit([placed])
+    assert client.list() == []
+
+    xl = write_folder(tmp_path / "xl", width=2048)
+    write_weights(xl / "unet" / "diffusion_pytorch_model.safetensors", {"add_embedding.linear_1.weight": (2, 8)})
+    keeping.add(client.ledger, client.storage, "xl", str(xl))
+    for model in ("xl", "of-a-worker"):
+        [spec] = client.submit([otter(model=model, crop="8,0")]).specs
+        assert spec.crop == Corner(x=8)
 
 
 def test_every_priority_has_its_own_list(client: FarmClient) -> None:

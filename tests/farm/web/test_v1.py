@@ -82,6 +82,10 @@ async def test_what_is_wrong_is_told_in_the_words_of_the_command_before_anything
             "1,001 jobs, more than 1,000"
         )
         assert (await posted(http, code=422))["detail"] == "there is nothing to submit"
+        problem = await posted(http, {**OTTER, "fit": "pad"}, code=422)
+        assert problem["detail"] == "requests.0: 'fit' needs an init image: give 'init'", "and not --init FILE"
+        problem = await posted(http, {**OTTER, "model": "emoji", "crop": "8,0"}, code=422)
+        assert problem["field"] == "crop" and "only models of SDXL are told" in problem["detail"]
         for body in (b"{", b"[]", b'{"request": []}', b'{"requests": {}}', b'{"requests": [NaN]}', b"[" * 100_000):
             answer = await http.post("/api/v1/jobs", content=body, headers={"Content-Type": "application/json"})
             assert (answer.status_code, answer.headers["content-type"]) == (422, "application/problem+json"), body
