@@ -82,8 +82,9 @@ local function includes(list, wanted)
   return false
 end
 
--- The waiting job that a message for `asked`, which may be nil or over, brings if none of another model goes first. It says
--- that there is work for a model, not which: that is the job whose turn it is there. A suspect is brought by its own alone.
+-- The waiting job that a message for `asked`, which may be nil or over, brings if none of another model goes first. It
+-- says that there is work for a model, not which: that is the job whose turn it is there. A suspect is brought by its own
+-- message alone.
 local function brought_by(asked, models, deaths)
   if not asked then return nil end
   local waits = asked.state == 'queued' and asked or nil
@@ -120,8 +121,11 @@ function operations.claim(id, worker, token, lease, deaths, alone, instead)
   if before then job = named(before) end
   local function granted()
     local waited = (tonumber(field(job.id, 'started')) or 0) - (tonumber(field(job.id, 'submitted')) or 0)
-    local owed, resumed = owed_by(job, asked, instead, deaths), job.checkpoint or ''
-    return { 'claimed', job.id, job.attempt, job.spec, job.priority, resumed, math.max(0, waited), owed and owed.id or '' }
+    local owed = owed_by(job, asked, instead, deaths)
+    return {
+      'claimed', job.id, job.attempt, job.spec, job.priority, job.checkpoint or '', math.max(0, waited),
+      owed and owed.id or ''
+    }
   end
   if job and job.state == 'running' and job.token == token then
     job.spec = field(job.id, 'spec')
