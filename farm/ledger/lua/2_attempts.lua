@@ -84,17 +84,19 @@ end
 
 -- The waiting job that a message for `asked`, which may be nil or over, brings if none of another model goes first. It
 -- says that there is work for a model, not which: that is the job whose turn it is there. A suspect is brought by its own
--- message alone.
-local function brought_by(asked, models, deaths)
+-- message alone. `first` is the one whose turn it is among all of the models, if that is known.
+local function brought_by(asked, models, deaths, first)
   if not asked then return nil end
   local waits = asked.state == 'queued' and asked or nil
   if not includes(models, asked.model) or waits and asked.deaths >= deaths - 1 then return waits end
+  if first and first.model == asked.model then return first end
   return next_of({ asked.model }, deaths) or waits
 end
 
 -- The job that a message is used for: one of another model goes first if it is more urgent, or if there is no other.
 local function whose_turn(asked, models, deaths)
-  local mine, first = brought_by(asked, models, deaths), next_of(models, deaths)
+  local first = next_of(models, deaths)
+  local mine = brought_by(asked, models, deaths, first)
   if mine and first and first.priority > mine.priority then return first end
   return mine or first
 end
