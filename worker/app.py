@@ -72,7 +72,7 @@ class Worker(Parts):
         while True:
             try:
                 tie.tie(self._ledger, self._storage)
-                self._ledger.announce(self._announcer.describe())
+                self._announcer.say()
                 return
             except LedgerRefused:
                 raise

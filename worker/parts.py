@@ -9,6 +9,7 @@ from functools import cached_property, partial
 from typing import Any
 
 from farm.jobs.status import WorkerInfo
+from worker.draining import Draining
 from worker.engine.engine import Engine
 from worker.engine.memory import free_bytes
 from worker.engine.watchdog import Watchdog
@@ -77,7 +78,7 @@ class Parts(Means):
         return LeaseKeeper(
             self._ledger,
             self.id,
-            describe=self._announcer.describe,
+            announce=self._announcer.say,
             on_lost=lambda claim: self._engine.cancel(engine_id(claim)),
             on_preview_wanted=lambda claim: self._engine.want_preview(engine_id(claim)),
             is_hung=self._watchdog.is_hung,
@@ -201,7 +202,11 @@ class Parts(Means):
             version=package_versions()["render-farm"],
             started=datetime.now(UTC),
         )
-        return Announcer(self._ledger, fixed, self._as_it_is_now)
+        return Announcer(self._ledger, fixed, self._as_it_is_now, hear=self._draining.hear)
+
+    @cached_property
+    def _draining(self) -> Draining:
+        return Draining(self._intake, suspend_all=self._engine.suspend_all, held=lambda: self._keeper.held)
 
     def _as_it_is_now(self) -> dict[str, Any]:
         state = "draining" if self._leaving.is_set() else "ready" if self._is_ready else "starting"
@@ -215,4 +220,5 @@ class Parts(Means):
             "paused": self._intake.reason,
             "done": self._runner.done,
             "images_per_minute": self._runner.images_per_minute,
+            "drained": self._draining.is_on,
         }

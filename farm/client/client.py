@@ -29,6 +29,7 @@ from farm.bucket.storage import Storage
 from farm.client import tie
 from farm.client.asking import Answered, answer_of, await_answer, check
 from farm.client.cancelling import cancel, cancel_all
+from farm.client.draining import Told, drain, resume
 from farm.client.lora_names import with_files
 from farm.client.planning import Draft, default_model, drafted, images_of, known_losses, plan
 from farm.client.previews import subscribe
@@ -280,6 +281,18 @@ class FarmClient:
     def workers(self) -> Sequence[WorkerInfo]:
         """The workers that live now."""
         return self.ledger.workers()
+
+    def drain(self, workers: Iterable[str], *, hand_back: bool = False) -> Told:
+        """Let workers, by id or name, take no more jobs: what they have they finish, or hand back at the next step.
+
+        It holds for all of that name, also when they are started anew, until `resume`. They hear of it within a second.
+        Raises `WorkerNotFound`, `LedgerUnavailable`.
+        """
+        return drain(self.ledger, workers, hand_back=hand_back)
+
+    def resume(self, workers: Iterable[str]) -> Told:
+        """Let workers, by id or name, take jobs again. Raises `WorkerNotFound`, `LedgerUnavailable`."""
+        return resume(self.ledger, workers)
 
     def models(self) -> Sequence[ModelService]:
         """Every model that a live worker serves or a job waits for."""

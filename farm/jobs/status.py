@@ -152,6 +152,20 @@ class WorkerInfo(BaseModel):
     started: AwareDatetime
     done: Number = 0
     images_per_minute: float | None = None
+    drained: bool = False
+    """An operator has told it to take no more jobs."""
+
+    @property
+    def name(self) -> str:
+        """What it is called, however often its process is started again: what comes before that in its id."""
+        return keys.worker_name(self.id)
+
+    @property
+    def condition(self) -> Literal["starting", "ready", "draining", "drained", "paused"]:
+        """Its state in one word, with whether it takes jobs when it could."""
+        if self.state != "ready":
+            return self.state
+        return "drained" if self.drained else "paused" if self.paused else "ready"
 
 
 def damaged(job: str, why: str) -> LedgerUnavailable:

@@ -14,7 +14,18 @@ from farm.errors import FarmError, InvalidInput, JobNotFound, LedgerUnavailable,
 from farm.jobs.spec import JobSpec
 from farm.jobs.status import STATES, JobStatus, State, WorkerInfo, damaged
 from farm.ledger.connection import CHUNK, in_groups, milliseconds
-from farm.ledger.records import Attempt, Event, Position, Tie, Watched, read_cancellation, read_event, read_worker
+from farm.ledger.records import (
+    Drained,
+    Event,
+    Orders,
+    Position,
+    Tie,
+    Watched,
+    read_cancellation,
+    read_drained,
+    read_event,
+    read_worker,
+)
 from farm.ledger.redis_errors import unavailable
 from farm.ledger.turns import Turns
 
@@ -216,14 +227,15 @@ class Reading(Turns):
             cursor = entries[-1][0]
         return [job for job in jobs if job]
 
-    def cancellations(self, cursor: str, *, wait: float) -> tuple[str, set[Attempt]]:
-        """The next cursor, and the attempts that were cancelled after `cursor`, waiting up to `wait` seconds."""
+    def orders(self, cursor: str, *, wait: float) -> Orders:
+        """What people have told workers after `cursor`, waiting up to `wait` seconds."""
         entries = self._read_stream("control", cursor, wait)
-        cancelled = {attempt for _, fields in entries if (attempt := read_cancellation(fields))}
-        return (entries[-1][0] if entries else cursor), cancelled
+        cancelled = frozenset(attempt for _, fields in entries if (attempt := read_cancellation(fields)))
+        told = frozenset(fields["worker"] for _, fields in entries if "worker" in fields)
+        return Orders(entries[-1][0] if entries else cursor, cancelled, told)
 
     def control_cursor(self) -> str:
-        """A cursor from which `cancellations` tells what is cancelled next."""
+        """A cursor from which `orders` tells what is told next."""
         with self._talking():
             last = self.redis.xrevrange(self._key("control"), count=1)
         return last[0][0] if last else "0-0"
@@ -241,6 +253,14 @@ class Reading(Turns):
             names = sorted(self.redis.scan_iter(self._key("worker", "*"), count=1_000))
             records = self.redis.mget(names) if names else []
         return [worker for record in records if record and (worker := read_worker(record))]
+
+    def drained(self) -> list[Drained]:
+        """The workers that are to take no more jobs, by name; those that do not live now as well."""
+        with self._talking():
+            noted = self.redis.hgetall(self._key("drained"))
+        now = self.time() if noted else datetime.now(UTC)
+        found = (read_drained(name, text, now) for name, text in sorted(noted.items()))
+        return [drained for drained in found if drained]
 
     def watched(self) -> Watched:
         """Whether anybody looks for the jobs of dead workers."""

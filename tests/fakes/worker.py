@@ -109,7 +109,7 @@ class FakeWorker:
         self.keeper = LeaseKeeper(
             ledger,
             id,
-            describe=lambda: a_worker(id),
+            announce=lambda: ledger.announce(a_worker(id)),
             on_lost=lambda claim: self.engine.cancel(engine_id(claim)),
             on_preview_wanted=lambda claim: self.engine.want_preview(engine_id(claim)),
             is_hung=lambda: False,

@@ -10,6 +10,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -27,6 +28,7 @@ from farm.pictures.sheet import Tile
 from tests.farm.pages import made_up
 from tests.farm.rendering import render
 from tests.ledgers import a_worker
+from tests.waiting import eventually
 
 OTTER = ("submit", "txt2img", "a watercolor otter", "--seed", "7")
 
@@ -635,3 +637,52 @@ def test_without_a_viewer_the_file_is_named(client: FarmClient, monkeypatch: pyt
     assert Path(f"{job}.trace.html").exists()
     monkeypatch.setenv("PATH", "/nowhere")
     assert "nothing here shows" in run("trace", job, "--open", code=1).stderr
+
+
+def test_workers_are_drained_and_resumed_by_id_or_name(client: FarmClient) -> None:
+    for id, jobs in (("gpu-0-0a1b", 2), ("gpu-1-0a1b", 0)):
+        client.ledger.announce(a_worker(id, jobs=jobs))
+    assert run("workers", "drain", "gpu-0-0a1b").stdout == "gpu-0-0a1b takes no more jobs, and finishes 2 jobs\n"
+    assert run("workers", "drain", "gpu-1", "--hand-back").stdout == "gpu-1-0a1b takes no more jobs\n"
+    assert [(one.name, one.wish) for one in client.ledger.drained()] == [("gpu-0", "finish"), ("gpu-1", "hand-back")]
+
+    told = run("workers", "drain", "gpu-0-ffff", "gpu-1", code=1)
+    assert told.stderr == (
+        "farm: no live worker is called 'gpu-0-ffff'\n  there is another process of that name: name it 'gpu-0'\n"
+    )
+    assert run("workers", "resume", "nobody", code=1).stderr.startswith("farm: no live worker is called 'nobody'\n")
+    client.ledger.depart("gpu-1-0a1b")
+    assert run("workers", "drain", "gpu-1", code=1).stderr.startswith("farm: no live worker is called 'gpu-1'\n")
+    assert "gpu-1 does not live, and is drained: 'farm workers resume gpu-1'\n" in run("workers").stderr
+    assert json.loads(run("workers", "resume", "gpu-0", "--json").stdout) == {
+        "names": ["gpu-0"],
+        "workers": ["gpu-0-0a1b"],
+    }
+    assert run("workers", "resume", "gpu-1").stdout == (
+        "gpu-1 takes jobs once it is started; no worker of that name lives now\n"
+    )
+    assert client.ledger.drained() == []
+
+
+def test_drain_waits_until_its_workers_have_heard_it_and_have_no_job(client: FarmClient) -> None:
+    """Other workers of the name that start meanwhile are not waited for."""
+    worker = "gpu-0a1b"
+    client.ledger.announce(a_worker(worker))
+    with ThreadPoolExecutor(1) as pool:
+        told = pool.submit(run, "workers", "drain", "gpu", "--wait")
+        eventually(client.ledger.drained, "it is told")
+        client.ledger.announce(a_worker(worker, drained=True, jobs=1))
+        with pytest.raises(TimeoutError):
+            told.result(1.2)
+        client.ledger.announce(a_worker(worker, drained=True, jobs=0))
+        assert told.result(30).stdout.endswith("they have no job\n")
+
+
+def test_workers_for_people_say_who_is_drained_and_submit_warns_of_it(client: FarmClient) -> None:
+    client.ledger.announce(a_worker("gpu-0a1b", drained=True, paused="drained by an operator"))
+    told = run("workers")
+    assert "gpu-0a1b  drained" in told.stdout
+    assert "gpu-0a1b takes no jobs: drained by an operator\n" in told.stderr
+    assert "every worker that serves the model 'emoji' is drained by an operator" in run(*OTTER).stderr
+    client.ledger.announce(a_worker("other-0a1b"))
+    assert "drained" not in run(*OTTER).stderr

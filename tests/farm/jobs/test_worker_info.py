@@ -7,6 +7,7 @@ import json
 import pytest
 from pydantic import ValidationError
 
+from farm import keys
 from farm.jobs.status import WorkerInfo
 from tests.ledgers import a_worker
 
@@ -30,3 +31,28 @@ def test_rubbish_is_refused(refused: object) -> None:
     record = {**json.loads(a_worker().model_dump_json()), "refused": refused}
     with pytest.raises(ValidationError):
         WorkerInfo.model_validate(record)
+
+
+def test_a_worker_is_called_what_its_id_says_without_what_tells_its_processes_apart() -> None:
+    assert {id: a_worker(id).name for id in ("gpu-7-0-0a1b", "a-b-0a1g", "0a1b", "-0a1b", "w")} == {
+        "gpu-7-0-0a1b": "gpu-7-0",
+        "a-b-0a1g": "a-b-0a1g",
+        "0a1b": "0a1b",
+        "-0a1b": "-0a1b",
+        "w": "w",
+    }
+    assert a_worker(keys.new_worker_id("gpu-7")).name == "gpu-7"
+
+
+@pytest.mark.parametrize(
+    ("fields", "condition"),
+    [
+        ({}, "ready"),
+        ({"state": "starting", "paused": "x", "drained": True}, "starting"),
+        ({"state": "draining", "paused": "it is leaving", "drained": True}, "draining"),
+        ({"paused": "its disk is full"}, "paused"),
+        ({"paused": "its disk is full", "drained": True}, "drained"),
+    ],
+)
+def test_the_condition_says_whether_it_takes_jobs(fields: dict[str, object], condition: str) -> None:
+    assert a_worker(**fields).condition == condition

@@ -338,6 +338,23 @@ async def test_what_the_farm_has_is_told(web: Web, client: FarmClient) -> None:
         assert "blue" in {loss["name"] for loss in (await http.get("/api/v1/losses")).json()}
 
 
+async def test_a_worker_is_drained_and_resumed_by_who_may_operate(web: Web, client: FarmClient) -> None:
+    client.ledger.announce(a_worker("a/b-0a1b", models=["emoji"]))
+    one = "/api/v1/workers/a%2Fb-0a1b"
+    async with web.having("submit") as http:
+        assert (await http.post(f"{one}/drain")).json()["type"] == "urn:render-farm:role-too-small"
+    async with web.having("operate") as http:
+        both = {"names": ["a/b"], "workers": ["a/b-0a1b"]}
+        assert (await http.post(f"{one}/drain")).json() == both
+        assert [drained.wish for drained in client.ledger.drained()] == ["finish"]
+        assert (await http.post("/api/v1/workers/a%2Fb/drain?hand_back=true")).json() == both
+        assert [drained.wish for drained in client.ledger.drained()] == ["hand-back"]
+        assert (await http.post(f"{one}/resume")).json() == both
+        assert client.ledger.drained() == []
+        gone = await http.post("/api/v1/workers/gone-0a1b/drain")
+        assert (gone.status_code, gone.json()["type"]) == (404, "urn:render-farm:worker-not-found")
+
+
 async def test_loras_are_told_and_named_in_jobs(web: Web, client: FarmClient, tmp_path: Path) -> None:
     shapes = {"lora_unet_conv_in.lora_down.weight": (4, 4), "lora_unet_conv_in.lora_up.weight": (320, 4)}
     lora = add(client.ledger, client.storage, "detail", str(write_weights(tmp_path / "a.safetensors", shapes))).lora
