@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from typing import Any
 
 import pytest
 from pydantic import ValidationError
@@ -54,5 +55,5 @@ def test_a_worker_is_called_what_its_id_says_without_what_tells_its_processes_ap
         ({"paused": "its disk is full", "drained": True}, "drained"),
     ],
 )
-def test_the_condition_says_whether_it_takes_jobs(fields: dict[str, object], condition: str) -> None:
+def test_the_condition_says_whether_it_takes_jobs(fields: dict[str, Any], condition: str) -> None:
     assert a_worker(**fields).condition == condition
