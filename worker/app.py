@@ -33,6 +33,7 @@ class Worker(Parts):
         with closing(self._crash_report):
             signal.signal(signal.SIGTERM, leaving.before_ready)
             self._take_the_bucket()
+            self._gauge.start()
             self._keeper.start()
             try:
                 self._supply.refresh()
@@ -45,6 +46,7 @@ class Worker(Parts):
                 self._consumer.run(taken, self._on_ready, is_leaving=self._leaving.is_set)
             finally:
                 self._keeper.stop()
+                self._gauge.stop()
         self._studies.stop()
         self._previews.stop()
         self._reaper.stop()

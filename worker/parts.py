@@ -13,6 +13,7 @@ from worker.draining import Draining
 from worker.engine.engine import Engine
 from worker.engine.memory import free_bytes
 from worker.engine.watchdog import Watchdog
+from worker.host.memory import MemoryGauge
 from worker.job.answer import Answerer
 from worker.job.claims import Claims
 from worker.job.deliver import Delivery
@@ -28,6 +29,7 @@ from worker.leases.keeper import LeaseKeeper
 from worker.leases.reaper import Reaper
 from worker.leaving import Leaving
 from worker.means import Means
+from worker.models.device import memory_of
 from worker.queue.consumer import Consumer
 from worker.results.publish import Publisher, package_versions
 from worker.results.retention import Retention
@@ -186,6 +188,10 @@ class Parts(Means):
         )
 
     @cached_property
+    def _gauge(self) -> MemoryGauge:
+        return MemoryGauge(partial(memory_of, self._placement), seconds=self._timing.announcement)
+
+    @cached_property
     def _announcer(self) -> Announcer:
         fixed = WorkerInfo(
             id=self.id,
@@ -195,6 +201,7 @@ class Parts(Means):
             state="starting",
             models=(),
             slots=self._slots,
+            max_rows=self._rows,
             jobs=0,
             losses=tuple(self._losses.declarations),
             embeddings=tuple(embedding.name for embedding in self._embeddings),
@@ -221,4 +228,7 @@ class Parts(Means):
             "done": self._runner.done,
             "images_per_minute": self._runner.images_per_minute,
             "drained": self._draining.is_on,
+            "rows": self._engine.rows,
+            "device_memory": self._gauge.device,
+            "host_memory": self._gauge.host,
         }

@@ -117,6 +117,23 @@ class Waiting:
     priority: int
 
 
+class MemoryUse(BaseModel):
+    """Memory of a device or a machine, in bytes: how much there is, and how much is taken by whomever and by a worker's
+    own process, where that is known."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+    total: Annotated[int, Field(ge=1, lt=2**53)]
+    used: Number | None = None
+    own: Number | None = None
+
+    @property
+    def taken(self) -> int | None:
+        """What is not to be had any more, as far as that is known."""
+        known = self.own if self.used is None else self.used
+        return None if known is None else min(known, self.total)
+
+
 ModelNames = Annotated[tuple[ModelName, ...], Field(max_length=1_000)]
 
 
@@ -154,6 +171,13 @@ class WorkerInfo(BaseModel):
     images_per_minute: float | None = None
     drained: bool = False
     """An operator has told it to take no more jobs."""
+    rows: Number | None = None
+    """Of the engine's last step; 0 when it has nothing to do."""
+    max_rows: Number | None = None
+    """Of a step."""
+    device_memory: MemoryUse | None = None
+    """Of a GPU. A CPU has none but the machine's."""
+    host_memory: MemoryUse | None = None
 
     @property
     def name(self) -> str:

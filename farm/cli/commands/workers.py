@@ -9,14 +9,14 @@ from typing import TYPE_CHECKING
 
 import click
 
-from farm.cli.view.output import age, console, json_option, note, plural, print_json, say
+from farm.cli.view.output import age, console, json_option, note, plural, print_json, say, size
 
 if TYPE_CHECKING:
     from rich.text import Text
 
     from farm.cli.view.columns import Columns
     from farm.client import FarmClient
-    from farm.jobs.status import WorkerInfo
+    from farm.jobs.status import MemoryUse, WorkerInfo
     from farm.ledger.records import Drained
 
 _STYLES = {"starting": "dim", "ready": "green", "draining": "yellow", "drained": "yellow", "paused": "yellow"}
@@ -37,9 +37,11 @@ def workers(context: click.Context, as_json: bool) -> None:
     """List the live workers.
 
     With --json: a list of {id, host, pid, device, state, models, warm, loading, slots, jobs, refused, paused, losses,
-    embeddings, limits, version, started, done, images_per_minute, drained}; `warm` are the models in memory, `refused`
-    says why models are not served, `paused` is null, or why the worker takes no jobs now, `limits` has side, steps and
-    seconds, null where it has none of its own, and `drained` is true while an operator lets it take no jobs.
+    embeddings, limits, version, started, done, images_per_minute, drained, rows, max_rows, device_memory, host_memory};
+    `warm` are the models in memory, `refused` says why models are not served, `paused` is null, or why the worker takes
+    no jobs now, `limits` has side, steps and seconds, null where it has none of its own, and `drained` is true while an
+    operator lets it take no jobs. `rows` are those of the engine's last step. Memory is {total, used, own} in bytes:
+    what there is, what anybody has of it, and what the worker has; that of the device is null on a CPU.
     """
     if context.invoked_subcommand is not None:
         return
@@ -133,11 +135,11 @@ def _table(live: Sequence[WorkerInfo]) -> Columns:
     from farm.cli.view.columns import Columns
 
     rows = Columns(
-        *("worker", "state", "device", "jobs", "done", "img/min", "up", "models"),
-        right=("jobs", "done", "img/min", "up"),
+        *("worker", "state", "device", "jobs", "rows", "memory", "done", "img/min", "up", "models"),
+        right=("jobs", "rows", "memory", "done", "img/min", "up"),
         elastic="models",
         wrapped=True,
-        dropped=("up", "img/min", "done", "device", "models", "jobs"),
+        dropped=("up", "img/min", "done", "rows", "memory", "device", "models", "jobs"),
     )
     for worker in live:
         rows.add(
@@ -145,6 +147,8 @@ def _table(live: Sequence[WorkerInfo]) -> Columns:
             _condition(worker),
             worker.device,
             f"{worker.jobs}/{worker.slots}",
+            "–" if worker.rows is None or worker.max_rows is None else f"{worker.rows}/{worker.max_rows}",
+            _memory(worker.device_memory or worker.host_memory),
             f"{worker.done:,}",
             "–" if worker.images_per_minute is None else f"{worker.images_per_minute:.1f}",
             age(worker.started),
@@ -157,6 +161,11 @@ def _condition(worker: WorkerInfo) -> Text:
     from rich.text import Text
 
     return Text(worker.condition, style=_STYLES[worker.condition])
+
+
+def _memory(memory: MemoryUse | None) -> str:
+    """What the worker itself has of it, of how much there is."""
+    return "–" if memory is None or memory.own is None else f"{size(memory.own)} of {size(memory.total)}"
 
 
 def _tell_more(live: Sequence[WorkerInfo]) -> None:

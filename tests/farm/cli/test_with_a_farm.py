@@ -23,6 +23,7 @@ from farm import keys
 from farm.cli.main import farm
 from farm.client import FarmClient
 from farm.jobs.request import JobRequest
+from farm.jobs.status import MemoryUse
 from farm.pictures import images
 from farm.pictures.sheet import Tile
 from tests.farm.pages import made_up
@@ -686,3 +687,22 @@ def test_workers_for_people_say_who_is_drained_and_submit_warns_of_it(client: Fa
     assert "every worker that serves the model 'emoji' is drained by an operator" in run(*OTTER).stderr
     client.ledger.announce(a_worker("other-0a1b"))
     assert "drained" not in run(*OTTER).stderr
+
+
+def test_workers_say_what_memory_and_how_many_rows_they_have(client: FarmClient) -> None:
+    host = MemoryUse(total=64 * 2**30, used=32 * 2**30, own=3 * 2**30)
+    device = MemoryUse(total=80 * 2**30, used=50 * 2**30, own=40 * 2**30)
+    client.ledger.announce(a_worker("cpu", rows=6, max_rows=32, host_memory=host))
+    client.ledger.announce(a_worker("gpu", rows=0, max_rows=32, host_memory=host, device_memory=device))
+    client.ledger.announce(a_worker("old"))
+    head, *rows = (line.split("  ") for line in run("workers").stdout.splitlines())
+    names = [name.strip() for name in head if name]
+    shown = {row[0]: dict(zip(names, [cell.strip() for cell in row if cell.strip()], strict=True)) for row in rows}
+    assert {id: (row["rows"], row["memory"]) for id, row in shown.items()} == {
+        "cpu": ("6/32", "3.0 GiB of 64.0 GiB"),
+        "gpu": ("0/32", "40.0 GiB of 80.0 GiB"),
+        "old": ("–", "–"),
+    }
+    told = {worker["id"]: worker for worker in json.loads(run("workers", "--json").stdout)}
+    assert told["gpu"]["device_memory"] == {"total": 80 * 2**30, "used": 50 * 2**30, "own": 40 * 2**30}
+    assert (told["cpu"]["device_memory"], told["cpu"]["rows"], told["old"]["rows"]) == (None, 6, None)

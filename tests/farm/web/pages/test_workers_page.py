@@ -7,6 +7,7 @@ from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import expect
 
 from farm.client import FarmClient
+from farm.jobs.status import MemoryUse
 from tests.farm.web.pages.conftest import Show
 from tests.farm.web.pages.test_queue_page import UNDO_MILLISECONDS
 from tests.ledgers import a_worker
@@ -15,6 +16,7 @@ from tests.waiting import eventually
 pytestmark = pytest.mark.long
 
 LOOK_MILLISECONDS = 6_000
+MEMORY = MemoryUse(total=80 * 2**30, used=50 * 2**30, own=40 * 2**30)
 
 
 def test_a_worker_is_drained_unless_it_is_undone_and_resumed(show: Show, client: FarmClient) -> None:
@@ -50,3 +52,18 @@ def test_a_worker_is_drained_unless_it_is_undone_and_resumed(show: Show, client:
     absent.get_by_role("button", name="Resume gpu").click()
     page.goto("/")  # who leaves does not undo it
     eventually(lambda: client.ledger.drained() == [], "it is resumed")
+
+
+def test_memory_is_a_bar_that_is_read_out_and_rows_are_of_the_last_step(show: Show, client: FarmClient) -> None:
+    client.ledger.announce(a_worker("gpu-0a1b", rows=6, max_rows=32, device_memory=MEMORY))
+    client.ledger.announce(a_worker("old-0a1b"))
+    page = show("/workers")
+    worker = page.get_by_role("region", name="Worker gpu-0a1b")
+    expect(worker).to_contain_text("rows of a step6 of 32")
+    expect(worker).to_contain_text("40.0 GiB of its own, 50.0 GiB in use, of 80.0 GiB")
+    bar = worker.get_by_role("meter", name="Device memory in use")
+    expect(bar).to_have_js_property("value", 50 * 2**30)
+    expect(bar).to_have_js_property("max", 80 * 2**30)
+    assert page.get_by_role("meter").count() == 1
+    expect(page.get_by_role("region", name="Worker old-0a1b")).not_to_contain_text("memory in use")
+    assert Axe().run(page).violations_count == 0
