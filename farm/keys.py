@@ -152,6 +152,11 @@ def checkpoint(job: str, attempt: int) -> str:
     return attempt_object(job, attempt, CHECKPOINT)
 
 
+def attempt_log(job: str, attempt: int) -> str:
+    """The last lines that a worker logged of an attempt."""
+    return attempt_object(job, attempt, "log.json")
+
+
 def preview(job: str) -> str:
     """How a running job looks, whichever attempt it is, while somebody looks at it."""
     return f"{job_prefix(job)}preview.png"

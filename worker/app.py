@@ -41,6 +41,7 @@ class Worker(Parts):
                 taken = self._supply.begin()
                 self._engine.start()
                 self._previews.start()
+                self._logs.start()
                 self._reaper.start()
                 self._studies.start()
                 self._consumer.run(taken, self._on_ready, is_leaving=self._leaving.is_set)
@@ -51,6 +52,7 @@ class Worker(Parts):
         self._previews.stop()
         self._reaper.stop()
         self._engine.stop()
+        self._logs.stop()
 
     def _report_earlier_crashes(self) -> None:
         """Pass on how earlier workers of this machine ended, and drop from the spool what nobody needs any more."""

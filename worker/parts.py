@@ -20,6 +20,7 @@ from worker.job.deliver import Delivery
 from worker.job.failure import Failures
 from worker.job.lane import StudyLane
 from worker.job.leftovers import Leftovers
+from worker.job.log import JobLogs, secrets_of
 from worker.job.render import Renderer, engine_id
 from worker.job.retry import Retrier
 from worker.job.runner import JobRunner
@@ -162,7 +163,12 @@ class Parts(Means):
             promoter=self._promoter,
             leftovers=self._leftovers,
             failures=self._failures,
+            logs=self._logs,
         )
+
+    @cached_property
+    def _logs(self) -> JobLogs:
+        return JobLogs(self._storage, self.id, secrets_of(self._settings, os.environ))
 
     @cached_property
     def _studies(self) -> StudyLane:

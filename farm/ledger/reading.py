@@ -17,6 +17,7 @@ from farm.ledger.connection import CHUNK, in_groups, milliseconds
 from farm.ledger.records import (
     Drained,
     Event,
+    Lapse,
     Orders,
     Position,
     Tie,
@@ -24,6 +25,7 @@ from farm.ledger.records import (
     read_cancellation,
     read_drained,
     read_event,
+    read_lapses,
     read_worker,
 )
 from farm.ledger.redis_errors import unavailable
@@ -85,6 +87,13 @@ class Reading(Turns):
             return status
         error = status.error.model_copy(update={"message": f"{status.error.message}; {status.worker} {told}"})
         return status.model_copy(update={"error": error})
+
+    def lapsed(self, job: str) -> list[Lapse]:
+        """The attempts at a job whose workers fell silent, since people queued it last; none of an unknown job."""
+        with self._talking():
+            lapses = read_lapses(self.redis.hget(self._key("job", job), "lapses") or "")
+            told = self.redis.mget([self._key("death", worker) for worker, _ in lapses]) if lapses else []
+        return [Lapse(worker, attempt, how) for (worker, attempt), how in zip(lapses, told, strict=True)]
 
     def spec(self, job: str) -> JobSpec:
         """What the job renders. Raises `JobNotFound`."""

@@ -119,6 +119,15 @@ class Reaped:
 
 
 @dataclass(frozen=True)
+class Lapse:
+    """An attempt whose worker fell silent, and how its process ended: what follows its id, if that is known."""
+
+    worker: str
+    attempt: int
+    how: str | None
+
+
+@dataclass(frozen=True)
 class Restored:
     """What became of jobs that were to be in the ledger."""
 
@@ -235,6 +244,14 @@ def read_drained(name: str, text: str, now: datetime) -> Drained | None:
         return Drained(name, wish, datetime.fromtimestamp(int(found[2]) / 1000, UTC))
     except (ValueError, OverflowError, OSError):
         return None
+
+
+_LAPSE = re.compile(r"(.{1,200}?) \(attempt ([0-9]{1,9})\)(?:, |$)")
+
+
+def read_lapses(text: str) -> list[tuple[str, int]]:
+    """The workers and attempts in a job's list of lapses, as `lapse` in `lua/` writes it; of what is none, nothing."""
+    return [(worker, int(attempt)) for worker, attempt in _LAPSE.findall(text[:2_000]) if worker.isprintable()]
 
 
 def read_worker(record: str) -> WorkerInfo | None:

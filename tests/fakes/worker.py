@@ -30,6 +30,7 @@ from worker.job.claims import Claims
 from worker.job.deliver import Delivery
 from worker.job.failure import Failures
 from worker.job.leftovers import Leftovers
+from worker.job.log import JobLogs
 from worker.job.render import Renderer, engine_id
 from worker.job.retry import Retrier
 from worker.job.runner import JobRunner
@@ -152,6 +153,7 @@ class FakeWorker:
             leaving=self.leaving,
             timing=timing,
         )
+        self.logs = JobLogs(storage, id)
         self.runner = JobRunner(
             intake=self.intake,
             claims=self.claims,
@@ -162,6 +164,7 @@ class FakeWorker:
             promoter=self.promoter,
             leftovers=self.leftovers,
             failures=self.failures,
+            logs=self.logs,
         )
 
     def work(self, job: str) -> JobStatus:

@@ -59,6 +59,12 @@ def test_what_a_drained_worker_hands_back_goes_on_elsewhere_from_its_step(farm: 
     farm.start(heir)
     over = farm.until_over(jobs)
     assert {(status.state, status.attempt) for status in over} == {("done", 2)}
+    given_back, went_on = eventually(
+        lambda: (logs := farm.client.logs(jobs[0])) and len(logs) == 2 and logs, "its logs"
+    )
+    assert given_back.worker.startswith("drainer-") and went_on.worker.startswith("heir-")
+    assert given_back.lines[-1].text == f"job {jobs[0]} handed back"
+    assert any("goes on from step" in line.text for line in went_on.lines)
     assert drainer.is_running
     assert farm.client.resume(["drainer"]).names == ("drainer",)
     eventually(lambda: (i := farm.info(drainer)) and i.condition == "ready", "it takes jobs again")

@@ -12,6 +12,7 @@ import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from click.testing import CliRunner, Result
 from PIL import Image
 
 from farm import keys
+from farm.bucket.job_log import AttemptLog, LogLine, write_log
 from farm.cli.main import farm
 from farm.client import FarmClient
 from farm.jobs.request import JobRequest
@@ -706,3 +708,25 @@ def test_workers_say_what_memory_and_how_many_rows_they_have(client: FarmClient)
     told = {worker["id"]: worker for worker in json.loads(run("workers", "--json").stdout)}
     assert told["gpu"]["device_memory"] == {"total": 80 * 2**30, "used": 50 * 2**30, "own": 40 * 2**30}
     assert (told["cpu"]["device_memory"], told["cpu"]["rows"], told["old"]["rows"]) == (None, 6, None)
+
+
+def test_status_has_what_workers_logged_where_that_is_wanted(client: FarmClient) -> None:
+    _, (told, quiet) = submitted(2)
+    claim = client.ledger.claim(told, "w1")
+    assert claim is not None
+    lines = (
+        LogLine(at=datetime(2026, 1, 2, tzinfo=UTC), level="warning", text="out of memory\x1b[2J"),
+        LogLine(at=None, level="info", text="handed back"),
+    )
+    client.check_bucket()
+    write_log(client.storage, AttemptLog(job=told, attempt=1, worker="w1", lines=lines, left_out=2))
+
+    shown = run("status", told, quiet, "--log").stdout
+    first, second = shown.split("\n\n")
+    assert "  log        attempt 1, by w1\n    2 earlier lines left out\n" in first
+    assert " WARNING out of memory" in first and first.endswith("    INFO    handed back") and "\x1b" not in first
+    assert second.endswith("  log        nothing but that it was done, or is under way\n")
+    assert "attempt 1, by w1" not in run("status", told).stdout
+    [one] = json.loads(run("status", told, "--log", "--json").stdout)
+    assert [line["level"] for line in one["log"][0]["lines"]] == ["warning", "info"]
+    assert "log" not in json.loads(run("status", told, "--json").stdout)[0]

@@ -156,3 +156,19 @@ def test_of_a_drained_worker_it_is_known_for_as_long_as_it_lives_and_a_week_more
     assert now + week <= int(until) < now + week + 60_000
     ledger.drain(["another"], "finish")
     assert ledger.redis.hkeys(key) == ["gpu", "another"], "what has lapsed is gone"
+
+
+def test_of_lapsed_attempts_it_is_told_who_had_them_and_how_that_ended(ledger: Ledger) -> None:
+    assert ledger.lapsed(NAME) == []
+    ledger.create(BATCH, [job()])
+    for worker in ("gpu, (attempt 9) or so", "w2"):
+        claimed(ledger, worker, lease=-1.0)
+        ledger.reap()
+    ledger.note_death("w2", "ended with: Segmentation fault")
+
+    first, second = ledger.lapsed(NAME)
+    assert (first.worker, first.attempt, first.how) == ("gpu, (attempt 9) or so", 1, None)
+    assert (second.worker, second.attempt, second.how) == ("w2", 2, "ended with: Segmentation fault")
+    ledger.redis.hset(ledger._key("job", NAME), "lapses", "w2 (attempt 2), \x1b[2J (attempt 3), (((" * 3_000)
+    assert {lapse.attempt for lapse in ledger.lapsed(NAME)} == {2}
+    assert ledger.lapsed(NAME)[0].how == "ended with: Segmentation fault"

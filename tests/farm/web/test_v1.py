@@ -15,6 +15,7 @@ import pytest
 from PIL import Image
 
 from farm import keys
+from farm.bucket.job_log import AttemptLog, LogLine, write_log
 from farm.bucket.preview import Preview
 from farm.client import FarmClient
 from farm.client import models as keeping
@@ -324,6 +325,19 @@ async def test_a_running_job_is_seen_as_its_worker_shows_it(web: Web, client: Fa
         assert (answer.headers["Farm-Step"], answer.headers["Farm-Size"]) == ("3", "96x64")
         assert Image.open(io.BytesIO(answer.content)).size == (12, 8)
         assert client.ledger.renew("w1", [(job, 1, 3)]).previewed == {(job, 1)}, "its worker hears that somebody looks"
+
+
+async def test_what_was_logged_of_a_job_is_told_to_who_may_look(web: Web, client: FarmClient) -> None:
+    [job] = client.submit([JobRequest.parse(OTTER)]).jobs
+    assert client.ledger.claim(job, "w1")
+    line = LogLine(at=None, level="error", text="it failed")
+    async with web.having("view") as http:
+        assert (await http.get(f"/api/v1/jobs/{job}/log")).json() == {"job": job, "attempts": []}
+        write_log(client.storage, AttemptLog(job=job, attempt=1, worker="w1", lines=(line,)))
+        [told] = (await http.get(f"/api/v1/jobs/{job}/log")).json()["attempts"]
+        assert (told["attempt"], told["lines"]) == (1, [{"at": None, "level": "error", "text": "it failed"}])
+        unknown = await http.get(f"/api/v1/jobs/{'0' * 16}-9999/log")
+        assert (unknown.status_code, unknown.json()["type"]) == (404, "urn:render-farm:job-not-found")
 
 
 async def test_what_the_farm_has_is_told(web: Web, client: FarmClient) -> None:

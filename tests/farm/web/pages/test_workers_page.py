@@ -55,10 +55,11 @@ def test_a_worker_is_drained_unless_it_is_undone_and_resumed(show: Show, client:
 
 
 def test_memory_is_a_bar_that_is_read_out_and_rows_are_of_the_last_step(show: Show, client: FarmClient) -> None:
-    client.ledger.announce(a_worker("gpu-0a1b", rows=6, max_rows=32, device_memory=MEMORY))
+    client.ledger.announce(a_worker("large-0a1b", rows=6, max_rows=32, device_memory=MEMORY))
     client.ledger.announce(a_worker("old-0a1b"))
     page = show("/workers")
-    worker = page.get_by_role("region", name="Worker gpu-0a1b")
+    worker = page.get_by_role("region", name="Worker large-0a1b")
+    eventually(lambda: worker.count() or page.reload() and False, "the site has looked who lives")
     expect(worker).to_contain_text("rows of a step6 of 32")
     expect(worker).to_contain_text("40.0 GiB of its own, 50.0 GiB in use, of 80.0 GiB")
     bar = worker.get_by_role("meter", name="Device memory in use")
