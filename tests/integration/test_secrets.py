@@ -176,6 +176,7 @@ def everything_stored(where: Settings) -> tuple[list[str], list[str]]:
     with FarmClient(where) as farm:
         stored = [found.key for found in farm.storage.list("")]
         assert any(key.endswith("/trace.mp4") for key in stored)
+        assert any(key.endswith("/log.json") for key in stored), "a job had to wait for the servers that died"
         return records, [f"{key} {farm.storage.get(key).decode('latin-1')}" for key in stored]
 
 

@@ -59,7 +59,7 @@ def test_memory_is_a_bar_that_is_read_out_and_rows_are_of_the_last_step(show: Sh
     client.ledger.announce(a_worker("old-0a1b"))
     page = show("/workers")
     worker = page.get_by_role("region", name="Worker large-0a1b")
-    eventually(lambda: worker.count() or page.reload() and False, "the site has looked who lives")
+    eventually(lambda: worker.count() or (page.reload() and False), "the site has looked who lives")
     expect(worker).to_contain_text("rows of a step6 of 32")
     expect(worker).to_contain_text("40.0 GiB of its own, 50.0 GiB in use, of 80.0 GiB")
     bar = worker.get_by_role("meter", name="Device memory in use")
