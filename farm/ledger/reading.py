@@ -14,7 +14,20 @@ from farm.errors import FarmError, InvalidInput, JobNotFound, LedgerUnavailable,
 from farm.jobs.spec import JobSpec
 from farm.jobs.status import STATES, JobStatus, State, WorkerInfo, damaged
 from farm.ledger.connection import CHUNK, in_groups, milliseconds
-from farm.ledger.records import Attempt, Event, Position, Tie, Watched, read_cancellation, read_event, read_worker
+from farm.ledger.records import (
+    Drained,
+    Event,
+    Lapse,
+    Orders,
+    Position,
+    Tie,
+    Watched,
+    read_cancellation,
+    read_drained,
+    read_event,
+    read_lapses,
+    read_worker,
+)
 from farm.ledger.redis_errors import unavailable
 from farm.ledger.turns import Turns
 
@@ -74,6 +87,13 @@ class Reading(Turns):
             return status
         error = status.error.model_copy(update={"message": f"{status.error.message}; {status.worker} {told}"})
         return status.model_copy(update={"error": error})
+
+    def lapsed(self, job: str) -> list[Lapse]:
+        """The attempts at a job whose workers fell silent, since people queued it last; none of an unknown job."""
+        with self._talking():
+            lapses = read_lapses(self.redis.hget(self._key("job", job), "lapses") or "")
+            told = self.redis.mget([self._key("death", worker) for worker, _ in lapses]) if lapses else []
+        return [Lapse(worker, attempt, how) for (worker, attempt), how in zip(lapses, told, strict=True)]
 
     def spec(self, job: str) -> JobSpec:
         """What the job renders. Raises `JobNotFound`."""
@@ -216,14 +236,15 @@ class Reading(Turns):
             cursor = entries[-1][0]
         return [job for job in jobs if job]
 
-    def cancellations(self, cursor: str, *, wait: float) -> tuple[str, set[Attempt]]:
-        """The next cursor, and the attempts that were cancelled after `cursor`, waiting up to `wait` seconds."""
+    def orders(self, cursor: str, *, wait: float) -> Orders:
+        """What people have told workers after `cursor`, waiting up to `wait` seconds."""
         entries = self._read_stream("control", cursor, wait)
-        cancelled = {attempt for _, fields in entries if (attempt := read_cancellation(fields))}
-        return (entries[-1][0] if entries else cursor), cancelled
+        cancelled = frozenset(attempt for _, fields in entries if (attempt := read_cancellation(fields)))
+        told = frozenset(fields["worker"] for _, fields in entries if "worker" in fields)
+        return Orders(entries[-1][0] if entries else cursor, cancelled, told)
 
     def control_cursor(self) -> str:
-        """A cursor from which `cancellations` tells what is cancelled next."""
+        """A cursor from which `orders` tells what is told next."""
         with self._talking():
             last = self.redis.xrevrange(self._key("control"), count=1)
         return last[0][0] if last else "0-0"
@@ -241,6 +262,14 @@ class Reading(Turns):
             names = sorted(self.redis.scan_iter(self._key("worker", "*"), count=1_000))
             records = self.redis.mget(names) if names else []
         return [worker for record in records if record and (worker := read_worker(record))]
+
+    def drained(self) -> list[Drained]:
+        """The workers that are to take no more jobs, by name; those that do not live now as well."""
+        with self._talking():
+            noted = self.redis.hgetall(self._key("drained"))
+        now = self.time() if noted else datetime.now(UTC)
+        found = (read_drained(name, text, now) for name, text in sorted(noted.items()))
+        return [drained for drained in found if drained]
 
     def watched(self) -> Watched:
         """Whether anybody looks for the jobs of dead workers."""
