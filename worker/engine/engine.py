@@ -75,7 +75,8 @@ class Engine:
         self._arrivals = 0
         self._stopping = False
         self._busy_since: float | None = None
-        self._last_rows = 0
+        self.rows = 0
+        """How many rows its last step had; 0 while it waits for work."""
         padded_rows = max_rows if deterministic else None
         self._jobs = Jobs()
         self._turns = Turns()
@@ -152,11 +153,6 @@ class Engine:
         since = self._busy_since
         return 0.0 if since is None else time.monotonic() - since
 
-    @property
-    def rows(self) -> int:
-        """How many rows its last step had; 0 while it waits for work."""
-        return self._last_rows
-
     def whereabouts(self) -> str:
         """What the engine's thread does right now: its innermost calls, on one line."""
         frame = sys._current_frames().get(self._thread.ident or 0)
@@ -178,7 +174,7 @@ class Engine:
         for request, future in self._jobs.take_put_off():  # nobody holds memory any more
             self._inbox.put(partial(self._prepare, request, future, needs_all_room=True))
         if not self._jobs.all and not self._errands:
-            self._busy_since, self._last_rows = None, 0
+            self._busy_since, self.rows = None, 0
             message = self._inbox.get()
             self._note_progress()
             message()
@@ -239,7 +235,7 @@ class Engine:
             return
         states = _within(self._room.rows_within(seconds, chosen[0]), chosen)
         with self._turn_of(states) as turn:
-            self._last_rows = rows = sum(state.rows for state in states)
+            self.rows = rows = sum(state.rows for state in states)
             if self._stepper.advance(states):
                 self._turns.took(turn, rows)
 
