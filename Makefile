@@ -93,11 +93,12 @@ $(VENV)/.tools: $(VENV)/.farm deploy/requirements/tools.txt
 	$(PIP) --require-hashes --requirement deploy/requirements/tools.txt
 	@touch $@
 
-# What else these need is the newest of when `make lock` ran: they are not tested with its oldest.
+# What else these need is the newest of when `make lock` ran: they are not tested with its oldest. PyTorch, which has no
+# hashes here, comes first, for some of them need it.
 $(VENV)/lowest/.installed: deploy/requirements/lowest.txt
 	test -x $(VENV)/lowest/bin/python || $(PYTHON) -m venv $(VENV)/lowest
-	$(PIP_LOWEST) --require-hashes --requirement deploy/requirements/lowest.txt
 	$(PIP_LOWEST) torch==$(LOWEST_TORCH)
+	$(PIP_LOWEST) --require-hashes --requirement deploy/requirements/lowest.txt
 	$(PIP_LOWEST) --no-deps --no-build-isolation --editable .
 	@touch $@
 
