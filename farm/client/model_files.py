@@ -14,10 +14,12 @@ from typing import Any
 
 from farm import sources
 from farm.bucket.models import FILE_NAME, MAX_FILES, Kind, Layout
+from farm.client.given import Given
 from farm.client.headers import Shapes, read_header
 from farm.errors import InvalidInput
 from farm.keys import MODEL_CONFIG, MODEL_FILE, PICKLED_WEIGHTS, WEIGHTS
 
+_FIELD = "SOURCE"
 _INDEX = "model_index.json"
 _OF_THE_WHOLE = (_INDEX, "farm.json", "preview.json")
 _TEXTS = (".json", "merges.txt")
@@ -49,12 +51,14 @@ class LocalModel:
     files: Mapping[str, Path]
 
 
-def look_at(source: str) -> LocalModel:
-    """The model in a folder in diffusers' layout, or in `FILE.safetensors[#config=FOLDER]`.
+def look_at(source: str | Given) -> LocalModel:
+    """The model in a folder in diffusers' layout, or in `FILE.safetensors[#config=FOLDER]`, or in a file that is given.
 
     Only what a worker loads is of it: configurations, tokenizers, and weights in one precision.
     Raises `InvalidInput` saying what is wrong with it and what to do.
     """
+    if isinstance(source, Given):
+        return _given(source)
     try:
         named, options = sources.split(source)
     except InvalidInput as error:
@@ -72,15 +76,27 @@ def look_at(source: str) -> LocalModel:
                 raise _refused(f"{named} is a folder", hint="#config= goes with a checkpoint in one file")
             return _folder(path)
         if named.lower().endswith(WEIGHTS) and path.is_file():
-            return _single_file(path, Path(config).expanduser().resolve() if config else None)
+            return _single_file(Given.at(path, _FIELD), Path(config).expanduser().resolve() if config else None)
     except (OSError, RuntimeError) as error:
         reason = (error.strerror if isinstance(error, OSError) else None) or str(error)
         raise _refused(f"{source} cannot be read: {reason}") from error
     if named.lower().endswith(PICKLED_WEIGHTS):
-        raise _refused(f"{named} is pickled, which can run code, and is never opened", hint=_CONVERT)
+        raise _pickled(Given.at(Path(named), _FIELD))
     raise _refused(
         f"there is no folder or .safetensors file {named}", hint="a model of the hub is downloaded first, as a folder"
     )
+
+
+def _given(file: Given) -> LocalModel:
+    if file.called.lower().endswith(PICKLED_WEIGHTS):
+        raise _pickled(file)
+    if not file.called.lower().endswith(WEIGHTS):
+        raise file.refused(f"is no {WEIGHTS} file", hint="a checkpoint of Stable Diffusion in one file is read")
+    return _single_file(file, None)
+
+
+def _pickled(file: Given) -> InvalidInput:
+    return file.refused("is pickled, which can run code, and is never opened", hint=_CONVERT)
 
 
 def _folder(folder: Path) -> LocalModel:
@@ -117,19 +133,17 @@ def _folder(folder: Path) -> LocalModel:
     return LocalModel("folder", _kind(unet), str(folder), _checked(files))
 
 
-def _single_file(path: Path, config: Path | None) -> LocalModel:
-    shapes = read_header(path).shapes
+def _single_file(file: Given, config: Path | None) -> LocalModel:
+    shapes = read_header(file).shapes
     if any(_LORA.search(key) for key in shapes):
-        raise _refused(
-            f"{path} is a LoRA, and no whole model", hint="'farm loras add NAME=FILE' adds it for jobs to name"
-        )
+        raise file.refused("is a LoRA, and no whole model", hint="'farm loras add NAME=FILE' adds it for jobs to name")
     if not any(key.startswith(_ORIGINAL) for key in shapes):
         typical = min(shapes, default="none")
-        raise _refused(
-            f"{path} is no whole checkpoint of Stable Diffusion: its weights have names such as {typical!r:.80}",
+        raise file.refused(
+            f"is no whole checkpoint of Stable Diffusion: its weights have names such as {typical!r:.80}",
             hint="a model in diffusers' layout is added as its folder",
         )
-    files = {MODEL_FILE: path}
+    files = {MODEL_FILE: file.path}
     if config is not None:
         if not (config / _INDEX).is_file():
             raise _refused(f"{config} has no {_INDEX}", hint="#config= names a folder in diffusers' layout")
@@ -137,12 +151,12 @@ def _single_file(path: Path, config: Path | None) -> LocalModel:
         for part in sorted(child for child in config.iterdir() if child.is_dir()):
             if _WITH_WEIGHTS.fullmatch(part.name) or _OTHER_PARTS.fullmatch(part.name):
                 files |= _texts(part, under=f"{MODEL_CONFIG}/{part.name}/")
-    source = f"{path}#config={config}" if config else str(path)
+    source = f"{file.source}#config={config}" if config else file.source
     return LocalModel("file", _kind(shapes), source, _checked(files))
 
 
 def _shapes_of(path: Path) -> Shapes:
-    return read_header(path).shapes if path.name.endswith(WEIGHTS) else {}
+    return read_header(Given.at(path, _FIELD)).shapes if path.name.endswith(WEIGHTS) else {}
 
 
 def _weights(folder: Path) -> list[Path]:
@@ -215,4 +229,4 @@ def _checked(files: Mapping[str, Path]) -> Mapping[str, Path]:
 
 
 def _refused(message: str, *, hint: str | None = None) -> InvalidInput:
-    return InvalidInput(message, field="SOURCE", hint=hint)
+    return InvalidInput(message, field=_FIELD, hint=hint)
