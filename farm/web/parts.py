@@ -25,6 +25,7 @@ from farm.web.limits import Usage
 from farm.web.problems import Refused
 from farm.web.thumbnails import Thumbnails
 from farm.web.tokens import Role
+from farm.web.uploads import Uploads
 
 _WORKERS_SECONDS = 2.0
 
@@ -49,6 +50,8 @@ class Parts:
     painting: Bridge
     index: Index | None = None
     thumbnails: Thumbnails | None = None
+    uploads: Uploads | None = None
+    """What takes files of models and LoRAs; a site without a home takes none."""
     forms: Forms | None = None
     """What can be filled in to submit jobs."""
     tasks: set[asyncio.Task[object]] = field(default_factory=set)
@@ -85,12 +88,15 @@ class Parts:
             painting=Bridge("thumbnails", threads=2, waiting=500),
             index=Index(client, home, afresh=reindex) if home else None,
             thumbnails=Thumbnails(home) if home else None,
+            uploads=Uploads(home, usage.limits, local=client.settings.local) if home else None,
             forms=forms,
         )
 
     @contextlib.asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
         """For as long as the site is up."""
+        if self.uploads:
+            self.uploads.sweep()
         following = asyncio.create_task(self.hub.run())
         if self.index:
             self.index.feeder.start()
@@ -102,14 +108,18 @@ class Parts:
                 self.index.feeder.close()
             following.cancel()
             await asyncio.gather(following, *self.tasks, return_exceptions=True)
-            for bridge in (self.ledger, self.bucket, self.searches, self.painting):
+            for bridge in (self.ledger, self.bucket, self.searches, self.painting, *self._of_uploads):
                 bridge.close()
 
     @property
     def is_busy(self) -> bool:
         """Whether something still waits for Redis or the bucket."""
-        bridges = (self.ledger, self.bucket, self.painting, self.hub.reading)
+        bridges = (self.ledger, self.bucket, self.painting, self.hub.reading, *self._of_uploads)
         return any(bridge.is_busy for bridge in bridges) or bool(self.index and self.index.feeder.is_busy)
+
+    @property
+    def _of_uploads(self) -> Sequence[Bridge]:
+        return [self.uploads.bridge] if self.uploads else []
 
     def afterwards(self, task: asyncio.Task[object]) -> None:
         """Let a task go on after its request has ended."""
@@ -145,5 +155,6 @@ def may(role: Role) -> Callable[[Request], Awaitable[Caller]]:
 InSite = Annotated[Parts, Depends(parts_of)]
 Looking = Annotated[Caller, Depends(may("view"))]
 Submitting = Annotated[Caller, Depends(may("submit"))]
+Operating = Annotated[Caller, Depends(may("operate"))]
 LOOKS, SUBMITS, OPERATES = Depends(may("view")), Depends(may("submit")), Depends(may("operate"))
 """For what asks for a role, and does not mind whose."""

@@ -1,4 +1,5 @@
-// The workers, models and LoRAs as they are now, and the removal of what the farm keeps.
+// The workers, models and LoRAs as they are now, and what is added to what the farm keeps and removed from it.
+import "./adding.js";
 import { ask } from "./api.js";
 import { refresh } from "./fresh.js";
 import { tell, tellProblem } from "./toast.js";
