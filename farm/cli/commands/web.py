@@ -127,13 +127,17 @@ def _serve(
     from farm.cli.commands.forms import SubmitForms
     from farm.host import homes
     from farm.host.loglines import log_to_stderr
+    from farm.web.limits import Limits
     from farm.web.server import serve
 
     where, home = settings.load(), settings.home()
     homes.check(home)
+    told = variables.WEB_MODEL_GB.of(os.environ)
+    limits = Limits() if told is None else Limits(model=int(told * 10**9))
     log_to_stderr(logging.INFO, "%(asctime)s %(levelname)s %(message)s")
 
-    is_done = serve(where, home, how, forms=SubmitForms(), ready=ready or partial(_tell, how), reopened=reopened)
+    tell = ready or partial(_tell, how)
+    is_done = serve(where, home, how, forms=SubmitForms(), ready=tell, reopened=reopened, limits=limits)
     say("stopped")
     if not is_done:
         sys.stdout.flush()
