@@ -5,13 +5,14 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import secrets
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated
 
 from fastapi import Depends, Request
 
+from farm.bucket.models import manifests
 from farm.client import FarmClient
 from farm.jobs.status import WorkerInfo
 from farm.web.access import Access, Caller, unknown
@@ -28,6 +29,7 @@ from farm.web.tokens import Role
 from farm.web.uploads import Uploads
 
 _WORKERS_SECONDS = 2.0
+_MODELS_SECONDS = 5.0
 
 
 @dataclass(frozen=True)
@@ -46,6 +48,8 @@ class Parts:
     hub: Hub
     workers: Kept[Sequence[WorkerInfo]]
     """The live workers, for pages: they are found by a look at every key of Redis."""
+    kept_models: Kept[Collection[str]]
+    """The names of the models that the farm keeps, for pages."""
     searches: Bridge
     painting: Bridge
     index: Index | None = None
@@ -75,15 +79,17 @@ class Parts:
         """The parts of a site that keeps its index and thumbnails in `home`, if it has one."""
         ledger = Bridge("ledger", threads=8, waiting=1_000)
         _ = client.queue, client.storage  # made here, and not by two threads at once
+        bucket = Bridge("bucket", threads=8, waiting=200)
         hub = Hub(client.ledger, ledger)
         return cls(
             client,
             access,
             usage,
             ledger,
-            Bridge("bucket", threads=8, waiting=200),
+            bucket,
             hub,
             Kept(lambda: ledger(client.workers), seconds=_WORKERS_SECONDS),
+            Kept(lambda: bucket(_names_of_models, client), seconds=_MODELS_SECONDS),
             searches=Bridge("index", threads=2, waiting=200),
             painting=Bridge("thumbnails", threads=2, waiting=500),
             index=Index(client, home, afresh=reindex) if home else None,
@@ -125,6 +131,11 @@ class Parts:
         """Let a task go on after its request has ended."""
         self.tasks.add(task)
         task.add_done_callback(self.tasks.discard)
+
+
+def _names_of_models(client: FarmClient) -> Collection[str]:
+    client.check_bucket(only_to_read=True)
+    return manifests(client.storage)
 
 
 async def parts_of(request: Request) -> Parts:

@@ -161,7 +161,8 @@ def cancel(names: tuple[str, ...], everything: bool, yes: bool, as_json: bool) -
 def retry(names: tuple[str, ...], as_json: bool) -> None:
     """Queue failed and cancelled jobs again.
 
-    Of a batch, only those. With --json: the ids of the jobs that are queued now.
+    Of a batch, only those. None is queued if the farm keeps a LoRA of one no longer. With --json: the ids of the jobs
+    that are queued now.
     """
     with FarmClient.connect() as farm:
         again = farm.retry(names)
