@@ -124,6 +124,7 @@ def _serve(
     import logging
 
     from farm import settings
+    from farm.bucket.shelf import MAX_FILE_BYTES
     from farm.cli.commands.forms import SubmitForms
     from farm.host import homes
     from farm.host.loglines import log_to_stderr
@@ -133,7 +134,7 @@ def _serve(
     where, home = settings.load(), settings.home()
     homes.check(home)
     told = variables.WEB_MODEL_GB.of(os.environ)
-    limits = Limits() if told is None else Limits(model=int(told * 10**9))
+    limits = Limits() if told is None else Limits(model=min(int(told * 10**9), MAX_FILE_BYTES))
     log_to_stderr(logging.INFO, "%(asctime)s %(levelname)s %(message)s")
 
     tell = ready or partial(_tell, how)

@@ -7,7 +7,8 @@ import errno
 import hashlib
 import os
 import shutil
-from collections.abc import AsyncIterator, Iterator
+import threading
+from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from farm.bucket.loras import LORAS
 from farm.bucket.models import MODELS
 from farm.client import FarmClient, loras
 from farm.web.limits import Limits
+from farm.web.v1.adding import uploads_of
 from tests.farm.client.test_loras import LAYER, a_file
 from tests.farm.web.asgi import SECONDS, Connection, bearer, happens
 from tests.farm.web.conftest import Opening, Web
@@ -296,6 +298,33 @@ async def test_one_of_a_name_and_two_in_all_come_at_once(site: Web, client: Farm
         assert (await first.told())[0] == 201
         assert (await http.get("/api/v1/uploads")).json() == []
     assert lying_about(site) == []
+
+
+async def test_how_far_it_has_got_is_told_until_it_is_kept_whoever_waits(
+    site: Web, client: FarmClient, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file, goes_on = large(tmp_path), threading.Event()
+    upload = client.storage.upload
+
+    def slow(key: str, path: Path, *, sent: Callable[[int], None]) -> None:
+        sent(5)
+        assert goes_on.wait(SECONDS)
+        upload(key, path, sent=lambda _: None)
+
+    monkeypatch.setattr(client.storage, "upload", slow)
+    sender = Sender(site, "/api/v1/loras/x", size=len(file))
+    sender.send(file, more=False)
+    async with site.having("view") as looking, site.having("operate") as http:
+        await happens(
+            lambda: [one.doing for one in uploads_of(site.site.parts).under_way.values()] == ["sending"], "so"
+        )
+        [told] = (await http.get("/api/v1/uploads")).json()
+        assert (told["doing"], told["done"], told["total"]) == ("sending", 5, len(file))
+        assert (await looking.get("/api/v1/uploads")).status_code == 403
+    sender.go()
+    goes_on.set()
+    assert (await sender.told())[0] == 201
+    assert LORAS.read(client.storage, "x").size == len(file) and lying_about(site) == []
 
 
 async def test_a_disk_that_is_full_is_said_before_and_while_it_fills(

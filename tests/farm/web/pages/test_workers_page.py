@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import re
+import threading
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from axe_playwright_python.sync_playwright import Axe
@@ -13,6 +15,7 @@ from playwright.sync_api import Locator, Page, Request, expect
 from farm import keys
 from farm.bucket.loras import LORAS
 from farm.bucket.models import MODELS
+from farm.bucket.storage import Storage
 from farm.client import FarmClient, loras
 from tests.farm.client.test_loras import a_file, sha256
 from tests.farm.web.pages.conftest import PHONE, Pages, Said, Show
@@ -159,7 +162,7 @@ def test_a_name_that_is_taken_is_put_to_another_use_only_if_that_is_said(
 
 
 def test_what_is_being_sent_shows_how_far_it_is_and_is_called_off(
-    show: Show, client: FarmClient, pages: Pages, tmp_path: Path
+    show: Show, client: FarmClient, pages: Pages, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     layer = "lora_unet_down_blocks_0_attentions_0_transformer_blocks_0_attn2_to_k"
     shapes = {f"{layer}.lora_down.weight": (4, 768), f"{layer}.lora_up.weight": (KIB * KIB, 4)}
@@ -186,7 +189,17 @@ def test_what_is_being_sent_shows_how_far_it_is_and_is_called_off(
     assert LORAS.manifests(client.storage) == {}
 
     network.send("Network.emulateNetworkConditions", {**slow, "uploadThroughput": -1})
+    upload, goes_on = Storage.upload, threading.Event()
+
+    def slowly(storage: Storage, *of: Any, **how: Any) -> None:
+        assert goes_on.wait(60)
+        upload(storage, *of, **how)
+
+    monkeypatch.setattr(Storage, "upload", slowly)
     place.get_by_role("button", name="Add it").click()
+    expect(place.get_by_role("status")).to_have_text("It goes into the farm…")
+    expect(place.get_by_role("button", name="Cancel")).to_be_hidden()
+    goes_on.set()
     expect(page.locator(".toast").last).to_contain_text("large is added")
 
 
