@@ -163,6 +163,14 @@ def test_nothing_is_left_of_a_file_whose_sender_goes_away_or_whose_server_is_kil
     eventually(lambda: sizes() == [], "the next one has swept it away")
 
 
+def test_it_ends_while_a_file_comes_and_leaves_nothing_of_it(start: Start, home: Path) -> None:
+    serving, folder = start("--no-auth"), home / "web-uploads"
+    with _sends(int(serving.address.rpartition(":")[2]), 2**25):
+        eventually(lambda: folder.exists() and [*folder.iterdir()], "it comes")
+        assert "Traceback" not in serving.end(signal.SIGTERM)
+    assert [*folder.iterdir()] == []
+
+
 def test_how_large_a_model_may_be_is_said_by_the_environment(start: Start) -> None:
     serving = start("--no-auth", FARM_WEB_MODEL_GB="0.000001")
     told = httpx2.put(f"{serving.address}/api/v1/models/x", content=bytes(1_001))
