@@ -157,8 +157,9 @@ def kernels(identity: str) -> str:
     return f"kernels/{identity}"
 
 
-MODEL_FILE, MODEL_CONFIG = "model.safetensors", "config"
-"""What a checkpoint in one file is called among a model's files, and the folder that says how to put it together."""
+MODEL_FILE, MODEL_CONFIG, MODEL_VAE = "model.safetensors", "config", "vae.safetensors"
+"""What a checkpoint in one file is called among a model's files, the folder that says how to put it together, and the
+file whose autoencoder takes the place of the model's own."""
 
 MODELS = "models/"
 """Below it lie the models that the farm keeps: a manifest each, and what is in their files."""

@@ -1,4 +1,7 @@
-"""The Celery queues: one per model, ten priorities. A message is a wake-up for a worker, never the truth."""
+"""The Celery queues: one per model, ten priorities. A message is a wake-up for a worker, never the truth.
+
+Its priority is the one that the job had when it was sent, and says only into which queue a worker looks first.
+"""
 
 from __future__ import annotations
 

@@ -16,6 +16,8 @@ from farm.errors import InvalidInput
 CONFIG, VAE, PREDICTION, ZERO_SNR = "config", "vae", "prediction", "ztsnr"
 OPTIONS: Mapping[str, str] = {CONFIG: "DIRECTORY", VAE: "FILE", PREDICTION: "v or epsilon", ZERO_SNR: ""}
 """What is given with each; nothing with the last."""
+PREDICTIONS = ("epsilon", "v")
+"""What a model can be said to predict."""
 PATHS = (CONFIG, VAE)
 """Options that name something on this machine."""
 
@@ -44,6 +46,13 @@ def split(source: str) -> tuple[str, dict[str, str]]:
 def join(where: str, options: Mapping[str, str]) -> str:
     """What `split` reads."""
     return where + "".join(f"#{name}={value}" if OPTIONS[name] else f"#{name}" for name, value in options.items())
+
+
+def check_words(options: Mapping[str, str]) -> None:
+    """Raise `InvalidInput` for an option with a word that says nothing."""
+    said = options.get(PREDICTION)
+    if said is not None and said not in PREDICTIONS:
+        raise InvalidInput(f"a model cannot predict '{said}'", field="model", hint=f"write {PREDICTION}=v or =epsilon")
 
 
 def _check(source: str, name: str, value: str | None) -> None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import re
+import shlex
+from collections.abc import Iterable
 
 # They stay where they hold an emoji together, or letters of a script that needs them, such as Persian's.
 _JOINERS = "\u200c\u200d"
@@ -17,9 +19,30 @@ def one_line(text: str) -> str:
     return _NOT_PLAIN.sub(_harmless, text)
 
 
+def shell_words(words: Iterable[str]) -> str:
+    """A command of these words for a shell, in which every character shows as itself.
+
+    Those that would hide, or turn the order of what is read, are written out, in the one form of quotes that takes
+    them: `$'…'`, as Bash, Zsh and POSIX 2024 have it.
+    """
+    return " ".join(_quoted(word) for word in words)
+
+
 def inert(document: str) -> str:
     """JSON with all that does not show as itself escaped; JSON itself asks that of a part of it only."""
     return _NOT_PLAIN_JSON.sub(_escaped, document)
+
+
+def _quoted(word: str) -> str:
+    if _NOT_PLAIN.sub(_harmless, word) == word:
+        return shlex.quote(word)
+    return "$'" + "".join(_written_out(sign) for sign in word) + "'"
+
+
+def _written_out(sign: str) -> str:
+    if sign in "\\'":
+        return f"\\{sign}"
+    return sign if sign.isprintable() else "".join(f"\\{byte:03o}" for byte in sign.encode())
 
 
 def _harmless(found: re.Match[str]) -> str:

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 
-def eventually(happens: Callable[[], Any], what: str, *, within: float = 60.0) -> Any:
+def eventually(happens: Callable[[], Any], what: str, *, within: float = 120.0) -> Any:
     """Wait until `happens()` is true, and give it back. Fails after `within` seconds, saying `what` did not happen."""
     deadline = time.monotonic() + within
     while time.monotonic() < deadline:

@@ -34,6 +34,7 @@ SECTIONS = {
         "status": LazyCommand("jobs:status", "Show jobs in detail."),
         "watch": LazyCommand("jobs:watch", "Follow jobs until they are over."),
         "cancel": LazyCommand("jobs:cancel", "Cancel queued and running jobs."),
+        "priority": LazyCommand("jobs:priority", "Change the priority of queued jobs."),
         "retry": LazyCommand("jobs:retry", "Queue failed and cancelled jobs again."),
         "forget": LazyCommand("forget:forget", "Forget jobs that are over."),
     },

@@ -30,8 +30,10 @@ from farm.client import tie
 from farm.client.asking import Answered, answer_of, await_answer, check
 from farm.client.cancelling import cancel, cancel_all
 from farm.client.lora_names import refuse_lost, with_files
+from farm.client.model_kinds import refuse_framing
 from farm.client.planning import Draft, default_model, drafted, images_of, known_losses, plan
 from farm.client.previews import subscribe
+from farm.client.prioritising import prioritise
 from farm.client.services import ModelService, services
 from farm.client.warnings import of_pictures, of_prompts, of_workers
 from farm.client.watching import watch
@@ -42,7 +44,7 @@ from farm.jobs.request import JobRequest
 from farm.jobs.spec import JobSpec
 from farm.jobs.status import JobStatus, State, Waiting, WorkerInfo
 from farm.ledger.ledger import Ledger
-from farm.ledger.records import NewJob
+from farm.ledger.records import NewJob, Prioritised
 from farm.pictures.images import InitImage
 from farm.queue import Queue
 from farm.settings import Settings
@@ -129,6 +131,7 @@ class FarmClient:
         if jobs is None:
             batch = batch or keys.new_batch_id()
             planned = plan(drafts, batch, default_model=default_model(workers), declarations=known_losses(workers))
+            self._check_framing(planned, drafts)
             jobs = self._with_files(planned, drafts)
             self._store(batch, jobs, images)
         assert batch
@@ -151,6 +154,12 @@ class FarmClient:
                 *unpublished,
             ),
         )
+
+    def _check_framing(self, jobs: Sequence[NewJob], drafts: Sequence[Draft]) -> None:
+        """Refuse to tell a model of sizes that it is not told of, as far as this farm knows what it is."""
+        if any(job.spec.framing for job in jobs):
+            self.check_bucket(only_to_read=True)
+            refuse_framing(self.storage, jobs, drafts)
 
     def _with_files(self, jobs: Sequence[NewJob], drafts: Sequence[Draft]) -> Sequence[NewJob]:
         """The jobs, with the files that the names of their LoRAs mean in this farm."""
@@ -228,6 +237,16 @@ class FarmClient:
     def cancel_all(self) -> dict[str, State]:
         """Cancel every queued and running job of the farm. Returns the state each job was in."""
         return cancel_all(self.ledger, lambda: self.storage)
+
+    def prioritise(
+        self, names: Iterable[str], priority: int | None = None, *, by: int | None = None
+    ) -> dict[str, Prioritised]:
+        """Give queued jobs a priority from 0 to 9, or raise theirs `by` so much (below 0: lower it), within 0 to 9.
+
+        Returns the state each job is in, and the priorities it had and has. What has no record is left out.
+        Raises `InvalidInput`, `JobNotFound`.
+        """
+        return prioritise(self.ledger, self.resolve(names), priority, by=by)
 
     def retry(self, names: Iterable[str]) -> Sequence[str]:
         """Queue failed and cancelled jobs again.

@@ -10,7 +10,7 @@ from farm.errors import InvalidInput
 
 
 @dataclass(frozen=True)
-class Given:
+class GivenFile:
     """Where it lies; what errors call it, and the `field` that they blame; and what the farm notes as its `source`."""
 
     path: Path

@@ -17,7 +17,8 @@ from pathlib import Path
 
 from farm import lora_keys
 from farm.bucket.models import Kind
-from farm.client.given import Given
+from farm.client.finite import not_finite
+from farm.client.given import GivenFile
 from farm.client.headers import Header, Shapes, read_header
 from farm.errors import InvalidInput
 from farm.keys import PICKLED_WEIGHTS, WEIGHTS
@@ -45,7 +46,7 @@ Parts = Mapping[str, tuple[int, ...]]
 class LoraFile:
     """A LoRA file on this machine, by its header."""
 
-    file: Given
+    file: GivenFile
     header: Header = field(repr=False)
     size: int
     """In bytes."""
@@ -73,26 +74,40 @@ class LoraFile:
             raise _unreadable(self.file, error) from error
 
 
-def look_at(source: str | Given) -> LoraFile:
-    """The LoRA in the file `source`, of which its header is read.
+def look_at(source: str | GivenFile) -> LoraFile:
+    """The LoRA in the file `source`.
 
     Raises `InvalidInput` saying what the file is instead, or what is wrong with it, and what to do.
     """
-    if isinstance(source, Given):
-        return _looked_at(source.called.lower(), source)
+    if isinstance(source, GivenFile):
+        return _finite(look_at_header(source))
     path = Path(source).expanduser()
     try:
-        return _looked_at(path.name.lower(), Given.at(path.resolve(), _FIELD))
+        return _finite(_looked_at(path.name.lower(), GivenFile.at(path.resolve(), _FIELD)))
     except (OSError, RuntimeError) as error:
-        raise _unreadable(Given.at(path, _FIELD), error) from error
+        raise _unreadable(GivenFile.at(path, _FIELD), error) from error
 
 
-def _unreadable(file: Given, error: Exception) -> InvalidInput:
+def look_at_header(file: GivenFile) -> LoraFile:
+    """The LoRA in a file of which no more than the header is looked at. Raises as `look_at` does."""
+    return _looked_at(file.called.lower(), file)
+
+
+def _finite(lora: LoraFile) -> LoraFile:
+    if (name := not_finite(lora.file.path, lora.header)) is not None:
+        raise lora.file.refused(
+            f"is damaged: {_named([name])} has numbers that are not finite",
+            hint="fetch it again; if it is so at its source, its training went wrong",
+        )
+    return lora
+
+
+def _unreadable(file: GivenFile, error: Exception) -> InvalidInput:
     reason = (error.strerror if isinstance(error, OSError) else None) or str(error)
     return file.refused(f"cannot be read: {reason}")
 
 
-def _looked_at(name: str, file: Given) -> LoraFile:
+def _looked_at(name: str, file: GivenFile) -> LoraFile:
     """The file of a name, which a link in the hub's cache may call otherwise."""
     if name.endswith(PICKLED_WEIGHTS):
         raise file.refused("is pickled, which can run code, and is never opened", hint=_CONVERT)
@@ -128,7 +143,7 @@ def _looked_at(name: str, file: Given) -> LoraFile:
 _Layers = Mapping[tuple[str, str], Parts]
 
 
-def _layers(file: Given, shapes: Shapes) -> _Layers:
+def _layers(file: GivenFile, shapes: Shapes) -> _Layers:
     """What a file adds, by owner and layer. Raises `InvalidInput` if it is anything else than a LoRA for Stable
     Diffusion."""
     found: dict[tuple[str, str], dict[str, tuple[int, ...]]] = defaultdict(dict)

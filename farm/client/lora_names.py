@@ -7,16 +7,16 @@ from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from farm.bucket.loras import LORAS, StoredLora
-from farm.bucket.models import KINDS, Kind, read_model
+from farm.bucket.models import KINDS
 from farm.bucket.storage import Storage
+from farm.client.model_kinds import kind_of
 from farm.client.planning import Draft
-from farm.errors import InvalidInput, ModelError, ObjectDamaged, WrongState
+from farm.errors import InvalidInput, ModelError, WrongState
 from farm.jobs import tags
 from farm.jobs.request import JobRequest
 from farm.jobs.spec import JobSpec
 from farm.ledger.records import NewJob
 
-_BUILT_IN: Mapping[str, Kind] = {"emoji": "sd", "sd14": "sd1"}
 _MOST_NAMED = 8
 
 _Meant = tuple[str, str | None]
@@ -142,7 +142,7 @@ def _refuse_others(
 ) -> None:
     """Raise `InvalidInput` for a LoRA that is for other models than the one it is to be used with."""
     pairs = dict.fromkeys((spec.model, (use.name, use.sha256)) for spec in specs for use in spec.loras)
-    kinds = {model: _kind(storage, model) for model, _ in pairs}
+    kinds = {model: kind_of(storage, model) for model, _ in pairs}
     for model, meant in pairs:
         kind, lora = kinds[model], known[meant]
         if kind is not None and not lora.fits(kind):
@@ -153,13 +153,3 @@ def _refuse_others(
                     hint="'farm loras' and 'farm models' say what each is for",
                 )
             )
-
-
-def _kind(storage: Storage, model: str) -> Kind | None:
-    """What kind a model is, as far as the farm knows; None of one that only workers have."""
-    if model in _BUILT_IN:
-        return _BUILT_IN[model]
-    try:
-        return read_model(storage, model).kind
-    except (ModelError, ObjectDamaged):
-        return None

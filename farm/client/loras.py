@@ -10,7 +10,7 @@ from farm import keys
 from farm.bucket.loras import LORA_FILE, LORAS, StoredLora
 from farm.bucket.shelf import KeptFile
 from farm.bucket.storage import Storage
-from farm.client.given import Given
+from farm.client.given import GivenFile
 from farm.client.keeping import Keeper, Progress, Removed
 from farm.client.lora_files import look_at
 from farm.errors import WrongState
@@ -56,7 +56,7 @@ def add(
     ledger: Ledger,
     storage: Storage,
     name: str,
-    source: str | Given,
+    source: str | GivenFile,
     *,
     replace: bool = False,
     again: bool = False,

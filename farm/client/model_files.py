@@ -8,14 +8,16 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from farm import sources
 from farm.bucket.models import FILE_NAME, MAX_FILES, Kind, Layout
-from farm.client.given import Given
+from farm.client import model_options
+from farm.client.given import GivenFile
 from farm.client.headers import Shapes, read_header
+from farm.client.model_options import Given
 from farm.errors import InvalidInput
 from farm.keys import MODEL_CONFIG, MODEL_FILE, PICKLED_WEIGHTS, WEIGHTS
 
@@ -27,7 +29,7 @@ _WITH_WEIGHTS = re.compile(r"unet|vae|text_encoder(_\d)?")
 _OTHER_PARTS = re.compile(r"scheduler|tokenizer(_\d)?")
 """Of what an index names, these are loaded; safety checkers and the like never are."""
 _STEM = re.compile(r"(diffusion_pytorch_model|model)[.-]")
-_UNET = "UNet2DConditionModel"
+_UNET, _VAE = "UNet2DConditionModel", "vae"
 _OF_SHARDS = re.compile(r"-\d+-of-\d+|\.index\b")
 _MARKED = re.compile(r"^\w+(?:-\d+-of-\d+)?\.(?!safetensors)|\.index\.(?!json)")
 _HALF = ".fp16"
@@ -43,51 +45,53 @@ _CONVERT = "if you trust it, load it with diffusers elsewhere and save it with s
 
 @dataclass(frozen=True)
 class LocalModel:
-    """A model on this machine: its files by their names in the farm. `source` is where it was found."""
+    """A model on this machine: its files by their names in the farm, and what is said of it besides. `source` is where
+    it was found."""
 
     layout: Layout
     kind: Kind
     source: str
     files: Mapping[str, Path]
+    options: Mapping[str, str] = field(default_factory=dict)
 
 
-def look_at(source: str | Given) -> LocalModel:
-    """The model in a folder in diffusers' layout, or in `FILE.safetensors[#config=FOLDER]`, or in a file that is given.
+def look_at(source: str | GivenFile) -> LocalModel:
+    """The model in a folder in diffusers' layout, or in `FILE.safetensors[#config=FOLDER]`, with options after it.
+
+    Or in a file that is given.
 
     Only what a worker loads is of it: configurations, tokenizers, and weights in one precision.
     Raises `InvalidInput` saying what is wrong with it and what to do.
     """
-    if isinstance(source, Given):
+    if isinstance(source, GivenFile):
         return _given(source)
     try:
         named, options = sources.split(source)
+        given = model_options.read(options)
     except InvalidInput as error:
         raise _refused(error.reason, hint=error.hint) from error
-    config = options.pop(sources.CONFIG, "")
-    if options:
-        raise _refused(
-            f"'{source}' says '{next(iter(options))}', which is not kept with a model",
-            hint="a worker can be started with it: farm worker --model NAME=SOURCE",
-        )
+    except (OSError, RuntimeError) as error:
+        raise _unreadable(source, error) from error
+    config = options.get(sources.CONFIG, "")
     try:
         path = Path(named).expanduser().resolve()
         if path.is_dir():
             if config:
                 raise _refused(f"{named} is a folder", hint="#config= goes with a checkpoint in one file")
-            return _folder(path)
+            return _with_options(_folder(path, has_vae=given.has_vae), given)
         if named.lower().endswith(WEIGHTS) and path.is_file():
-            return _single_file(Given.at(path, _FIELD), Path(config).expanduser().resolve() if config else None)
+            found = _single_file(GivenFile.at(path, _FIELD), Path(config).expanduser().resolve() if config else None)
+            return _with_options(found, given)
     except (OSError, RuntimeError) as error:
-        reason = (error.strerror if isinstance(error, OSError) else None) or str(error)
-        raise _refused(f"{source} cannot be read: {reason}") from error
+        raise _unreadable(source, error) from error
     if named.lower().endswith(PICKLED_WEIGHTS):
-        raise _pickled(Given.at(Path(named), _FIELD))
+        raise _pickled(GivenFile.at(Path(named), _FIELD))
     raise _refused(
         f"there is no folder or .safetensors file {named}", hint="a model of the hub is downloaded first, as a folder"
     )
 
 
-def _given(file: Given) -> LocalModel:
+def _given(file: GivenFile) -> LocalModel:
     if file.called.lower().endswith(PICKLED_WEIGHTS):
         raise _pickled(file)
     if not file.called.lower().endswith(WEIGHTS):
@@ -95,11 +99,17 @@ def _given(file: Given) -> LocalModel:
     return _single_file(file, None)
 
 
-def _pickled(file: Given) -> InvalidInput:
+def _pickled(file: GivenFile) -> InvalidInput:
     return file.refused("is pickled, which can run code, and is never opened", hint=_CONVERT)
 
 
-def _folder(folder: Path) -> LocalModel:
+def _with_options(model: LocalModel, given: Given) -> LocalModel:
+    files = _checked({**model.files, **given.files})
+    return replace(model, files=files, options=given.kept, source=sources.join(model.source, given.written))
+
+
+def _folder(folder: Path, *, has_vae: bool) -> LocalModel:
+    """The model in a folder; without the weights of its autoencoder if it has another."""
     index = _read_json(folder / _INDEX) if (folder / _INDEX).is_file() else None
     if index is None:
         single = sorted(path.name for path in folder.glob(f"*{WEIGHTS}"))
@@ -123,7 +133,7 @@ def _folder(folder: Path) -> LocalModel:
                 raise _refused(f"{folder} has no folder {part}, which its {_INDEX} names", hint="fetch it again")
             continue
         if _WITH_WEIGHTS.fullmatch(part):
-            weights = _weights(folder / part)
+            weights = [] if has_vae and part == _VAE else _weights(folder / part)
             shapes = {key: shape for path in weights for key, shape in _shapes_of(path).items()}
             unet = shapes if part == "unet" else unet
             files |= {f"{part}/{path.name}": path for path in weights}
@@ -133,7 +143,7 @@ def _folder(folder: Path) -> LocalModel:
     return LocalModel("folder", _kind(unet), str(folder), _checked(files))
 
 
-def _single_file(file: Given, config: Path | None) -> LocalModel:
+def _single_file(file: GivenFile, config: Path | None) -> LocalModel:
     shapes = read_header(file).shapes
     if any(_LORA.search(key) for key in shapes):
         raise file.refused("is a LoRA, and no whole model", hint="'farm loras add NAME=FILE' adds it for jobs to name")
@@ -156,7 +166,7 @@ def _single_file(file: Given, config: Path | None) -> LocalModel:
 
 
 def _shapes_of(path: Path) -> Shapes:
-    return read_header(Given.at(path, _FIELD)).shapes if path.name.endswith(WEIGHTS) else {}
+    return read_header(GivenFile.at(path, _FIELD)).shapes if path.name.endswith(WEIGHTS) else {}
 
 
 def _weights(folder: Path) -> list[Path]:
@@ -226,6 +236,11 @@ def _checked(files: Mapping[str, Path]) -> Mapping[str, Path]:
         if not re.match(FILE_NAME, name):
             raise _refused(f"{path} has a name that no model's file has")
     return files
+
+
+def _unreadable(source: str, error: OSError | RuntimeError) -> InvalidInput:
+    reason = (error.strerror if isinstance(error, OSError) else None) or str(error)
+    return _refused(f"{source} cannot be read: {reason}")
 
 
 def _refused(message: str, *, hint: str | None = None) -> InvalidInput:

@@ -10,7 +10,7 @@ from farm import keys
 from farm.bucket.models import MODELS, StoredModel
 from farm.bucket.shelf import KeptFile
 from farm.bucket.storage import Storage
-from farm.client.given import Given
+from farm.client.given import GivenFile
 from farm.client.keeping import Keeper, Progress, Removed
 from farm.client.model_files import look_at
 from farm.errors import InvalidInput, WrongState
@@ -35,7 +35,7 @@ def add(
     ledger: Ledger,
     storage: Storage,
     name: str,
-    source: str | Given,
+    source: str | GivenFile,
     *,
     replace: bool = False,
     again: bool = False,
@@ -57,6 +57,7 @@ def add(
             layout=local.layout,
             kind=local.kind,
             source=local.source[:1_000],
+            options=dict(local.options),
             added=datetime.now(UTC),
             files=files,
         )

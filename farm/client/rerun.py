@@ -18,14 +18,14 @@ from farm.jobs import tags
 from farm.jobs.batch_file import assign
 from farm.jobs.loras import LoraUse
 from farm.jobs.request import JobRequest
-from farm.jobs.spec import InitReference, JobSpec
+from farm.jobs.spec import FRAMING, InitReference, JobSpec
 from farm.jobs.studies import READ_BY
 from farm.pictures.images import MAX_BYTES, InitImage
 from farm.pictures.provenance import spec_in
 
 _MOST_DIFFERENT = 255
 _OF_A_PART = ("redo", "mask_blur", "fill", "only_masked", "outpaint")
-_AS_THEY_ARE = ("sampler", "schedule", "eta", "steps", "seed", "model", "time_limit", "noise_steps")
+_AS_THEY_ARE = ("sampler", "schedule", "eta", "steps", "seed", "model", "time_limit", "noise_steps", *FRAMING)
 
 
 @dataclass(frozen=True)
@@ -88,6 +88,7 @@ def draft_again(
     fields |= {} if mask is None else {"mask": mask}
     if made.spec.start.outpaint is not None:
         fields["outpaint"] = made.spec.start.outpaint.model_dump()  # one side may be changed
+    fields |= {field: told.model_dump() for field, told in made.spec.framing.items()}  # likewise
     for path, value in changes.items():
         _check_change(made.spec, path)
         _let_go_of_file(fields, path)

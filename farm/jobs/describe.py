@@ -6,6 +6,7 @@ from collections.abc import Iterable, Sequence
 from itertools import takewhile
 
 from farm.jobs.spec import JobSpec
+from farm.jobs.start import MASK_BLUR, Start
 
 BETWEEN = " · "
 
@@ -48,8 +49,26 @@ def _parts(spec: JobSpec) -> Sequence[str]:
     said += [f"seed {spec.seed}", _steps(spec), _sampler(spec)]
     if spec.guidance.scale is not None:
         said.append(f"guidance {spec.guidance.scale:g}")
+    said += [f"{field.removesuffix('_size')} {told}" for field, told in spec.framing.items()]
+    said += _redone(spec.start)
     said += [f"lora {use}" for use in spec.loras]
     return said + [loss.name if loss.scale is None else f"{loss.name} x{loss.scale:g}" for loss in spec.guidance.losses]
+
+
+def _redone(start: Start) -> Sequence[str]:
+    """What of the picture is redone, if not all, and how, as far as that is not usual."""
+    if not start.is_masked:
+        return []
+    said = []
+    if start.mask is not None:
+        said.append(f"mask {start.mask.sha256[:8]}{' inverted' if start.redo == 'black' else ''}")
+    if start.outpaint is not None:
+        said.append(f"outpaint {start.outpaint}")
+    if start.mask_blur != (MASK_BLUR if start.outpaint is None else 0):
+        said.append(f"blur {start.mask_blur}")
+    if start.fill != ("original" if start.outpaint is None else "blur"):
+        said.append(f"fill {start.fill}")
+    return said if start.only_masked is None else [*said, f"only masked, padding {start.only_masked}"]
 
 
 def _of_study(spec: JobSpec) -> Sequence[str]:

@@ -7,13 +7,14 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
 from typing import TypeVar
 
 from farm.errors import InvalidInput
 from farm.jobs.batch_file import refuse_unknown
 from farm.jobs.loras import LoraUse
 from farm.jobs.request import JobRequest
-from farm.jobs.spec import JobSpec, LossTerm
+from farm.jobs.spec import FRAMING, JobSpec, LossTerm
 
 T = TypeVar("T")
 
@@ -123,6 +124,10 @@ def _or(number: float | None, instead: str) -> str:
     return instead if number is None else f"{number:g}"
 
 
+def _framed(spec: JobSpec, *, field: str) -> str:
+    return str(spec.framing.get(field, NONE))
+
+
 def _strength(spec: JobSpec) -> str:
     return NONE if spec.start.image is None else f"{spec.steps_to_do / spec.steps:.3g}"
 
@@ -156,6 +161,7 @@ _READ: Mapping[str, Callable[[JobSpec], str]] = {
     "outpaint": lambda spec: NONE if spec.start.outpaint is None else str(spec.start.outpaint),
     "width": lambda spec: _or(spec.width, MODELS_OWN),
     "height": lambda spec: _or(spec.height, MODELS_OWN),
+    **{field: partial(_framed, field=field) for field in FRAMING},
     "model": lambda spec: spec.model,
     "mode": lambda spec: spec.mode,
     "trace": lambda spec: spec.trace.level,

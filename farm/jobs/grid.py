@@ -19,9 +19,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from farm.errors import InvalidInput
+from farm.jobs import tags
 from farm.jobs.batch_file import MAX_JOBS, refuse_more, request
 from farm.jobs.faults import quoted
 from farm.jobs.fields import field_name
+from farm.jobs.loras import LoraUse
 from farm.jobs.request import JobRequest
 from farm.jobs.writing import RANDOM_SEED
 
@@ -173,7 +175,16 @@ def _refuse_missing(fields: Mapping[str, Any], axes: Sequence[Axis]) -> None:
         index, there = rest.partition(".")[0], len(fields.get(root) or ())
         if not (index.isdecimal() and int(index) < there):
             reason = f"{axis.field} is of a {what} that is not there; there are {there}"
-            raise InvalidInput(reason, field=axis.option, hint=f"add it by {option} NAME; the first is {root}.0")
+            hint = f"add it by {option} NAME; the first is {root}.0"
+            if root == "loras" and (named := _named_by_tags(fields)):
+                hint = f"those of tags are not counted: write --lora {named[0].option} instead of its tag"
+            raise InvalidInput(reason, field=axis.option, hint=hint)
+
+
+def _named_by_tags(fields: Mapping[str, Any]) -> Sequence[LoraUse]:
+    if fields.get("reading") == "plain":
+        return ()
+    return [use for prompt in fields.get(_PROMPT, ()) for use in tags.taken_out(prompt)[1]]
 
 
 _ADDED_BY = {"losses": ("loss", "--loss"), "loras": ("LoRA", "--lora")}

@@ -36,6 +36,9 @@ from farm.jobs.conditioning import PromptText as PromptText
 from farm.jobs.conditioning import Reading as Reading
 from farm.jobs.conditioning import WeightedPrompt as WeightedPrompt
 from farm.jobs.faults import invalid
+from farm.jobs.framing import FRAMING as FRAMING
+from farm.jobs.framing import Corner as Corner
+from farm.jobs.framing import PixelSize as PixelSize
 from farm.jobs.loras import MAX_LORAS as MAX_LORAS
 from farm.jobs.loras import LoraUse as LoraUse
 from farm.jobs.losses import MAX_ARGUMENTS, MAX_SCALE
@@ -136,9 +139,15 @@ class JobSpec(Grown):
     autoencoder, also with the noise of `noise_steps`, or the `schedule` of a sampler.
 
     `loras` add up, in any order, and each is there once.
+
+    `original_size`, `crop` and `target_size` are what a model of SDXL is told of the picture (see `farm.jobs.framing`);
+    None: the model's own, or else an original of the picture's size, of which nothing was cut off.
     """
 
-    gained: ClassVar[Mapping[str, Any]] = {"schedule": "model", "eta": None, "noise_steps": (), "loras": ()}
+    gained: ClassVar[Mapping[str, Any]] = {
+        **{"schedule": "model", "eta": None, "noise_steps": (), "loras": ()},
+        **dict.fromkeys(FRAMING),
+    }
 
     mode: Mode
     model: ModelName
@@ -158,6 +167,9 @@ class JobSpec(Grown):
         tuple[Annotated[int, Field(ge=0, lt=MAX_STEPS)], ...], Field(max_length=MAX_NOISE_STEPS)
     ] = ()
     loras: Annotated[tuple[LoraUse, ...], Field(max_length=MAX_LORAS)] = ()
+    original_size: PixelSize | None = None
+    crop: Corner | None = None
+    target_size: PixelSize | None = None
 
     @model_validator(mode="after")
     def _sampler_can_do_it(self) -> Self:
@@ -199,6 +211,11 @@ class JobSpec(Grown):
         if self.start.keeps_size:
             return self.start.canvas
         return (self.width, self.height) if self.width and self.height else None
+
+    @property
+    def framing(self) -> Mapping[str, PixelSize | Corner]:
+        """What it says of how the picture was framed, by field."""
+        return {field: told for field in FRAMING if (told := getattr(self, field)) is not None}
 
     @property
     def steps_to_do(self) -> int:
@@ -246,6 +263,8 @@ def _fault_of(spec: JobSpec) -> str | None:
         return None
     if spec.guidance.losses or spec.conditioning.negative or spec.trace.level != "none" or start.step or spec.loras:
         return f"{spec.mode} takes no step: it has no losses, LoRAs, negative prompt, trace or start step"
+    if spec.framing:
+        return f"{spec.mode} takes no step: it has no {next(iter(spec.framing)).replace('_', ' ')}"
     if (start.image is not None) != (spec.mode == "roundtrip"):
         return "roundtrip needs an init image" if start.image is None else f"{spec.mode} has no init image"
     if start.is_masked:
@@ -280,9 +299,17 @@ class ResolvedSpec(JobSpec):
 
     @classmethod
     def of(
-        cls, spec: JobSpec, *, width: int, height: int, scale: float, loss_scales: Mapping[str, float] | None = None
+        cls,
+        spec: JobSpec,
+        *,
+        width: int,
+        height: int,
+        scale: float,
+        loss_scales: Mapping[str, float] | None = None,
+        framing: Mapping[str, PixelSize | Corner] | None = None,
     ) -> ResolvedSpec:
-        """`spec` with this size and guidance scale, and the losses' own scales, by name, where it says none.
+        """`spec` with this size and guidance scale; and the losses' own scales, by name, and this framing, by field,
+        where it says none.
 
         Raises `InvalidInput` naming the field at fault.
         """
@@ -293,6 +320,7 @@ class ResolvedSpec(JobSpec):
                 for term in spec.guidance.losses
             ]
             guidance = ResolvedGuidance.model_validate({"scale": scale, "losses": losses})
-            return cls.model_validate({**dict(spec), "guidance": guidance, "width": width, "height": height})
+            known = {"guidance": guidance, "width": width, "height": height, **(framing or {}), **spec.framing}
+            return cls.model_validate({**dict(spec), **known})
         except ValidationError as error:
             raise invalid(error) from error

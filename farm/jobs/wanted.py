@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import BeforeValidator, Field, PlainValidator, field_validator, model_validator
 
 from farm.jobs.asked import Asked, LoraRequest, LossRequest, MixTerm, Written
+from farm.jobs.framing import WrittenCorner, WrittenSize
 from farm.jobs.loras import MAX_LORAS
 from farm.jobs.samplers import SamplerName, ScheduleName, fault
 from farm.jobs.spec import (
@@ -105,6 +106,12 @@ class Wanted(Asked):
     count: Annotated[int, Field(ge=1, le=MAX_COUNT)] = 1
     width: Side | None = None
     height: Side | None = None
+    original_size: WrittenSize | None = None
+    """How large the picture's original was, as a model of SDXL is told; the picture's own size if nothing is said."""
+    crop: WrittenCorner | None = None
+    """How many pixels of that were cut off on the left and above, as it is told."""
+    target_size: WrittenSize | None = None
+    """To what size it was cut, as it is told."""
     model: ModelName | None = None
     priority: Priority = DEFAULT_PRIORITY
     trace: TraceLevel = "none"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any
 
 from farm import keys
@@ -17,6 +17,7 @@ from farm.ledger.records import (
     Cursor,
     Demand,
     NewJob,
+    Prioritised,
     Progress,
     Reaped,
     Renewed,
@@ -76,8 +77,9 @@ class Ledger(Reading):
     ) -> Claim | None:
         """Take a queued job for `lease` seconds, or None if it is not queued (any more).
 
-        Without `lease` it is the one of the ledger's timing. If the job is not to be had, the next that waits for one
-        of the models in `instead` is taken, if there is one.
+        Without `lease` it is the one of the ledger's timing. With models in `instead` that is the job whose turn it is
+        among those of the same model, or a more urgent one of another of them: `job` says only that there is work.
+        The claim names the job that is `owed` a message then, if one is: it is to be published again.
 
         A claim whose answer was lost can be sent again with its `token`, which is new for each claim.
         `alone` says that the worker has no other job. Raises `Suspect` for a job that only such a worker may have: one
@@ -89,8 +91,9 @@ class Ledger(Reading):
             raise Suspect(job)
         if answer[0] != "claimed":
             return None
-        taken, attempt, spec, priority, checkpoint, waited = answer[1:]
-        return Claim(taken, int(attempt), spec, int(priority), attempt_of(checkpoint), int(waited) / 1000)
+        taken, attempt, spec, priority, checkpoint, waited, owed = answer[1:]
+        waited = int(waited) / 1000
+        return Claim(taken, int(attempt), spec, int(priority), attempt_of(checkpoint), waited, owed or None)
 
     def checkpoint(self, claim: Claim, worker: str, step: int) -> bool:
         """Note that `step` steps of a running job are safe in the bucket. False if it is not held any more."""
@@ -154,6 +157,18 @@ class Ledger(Reading):
     def _cancel(self, jobs: Sequence[str]) -> Iterable[Sequence[Any]]:
         return in_groups(self._run("cancel", json.dumps(list(jobs))), 5)
 
+    def prioritise(self, wanted: Mapping[str, int]) -> dict[str, Prioritised]:
+        """Give those of the jobs that are queued the priorities, from 0 to 9, that are `wanted`.
+
+        What has no record, or a damaged one, is left out of the answer.
+        """
+        told: dict[str, Prioritised] = {}
+        for chunk in in_groups([*wanted.items()], CHUNK):
+            for job, state, before, priority in in_groups(self._run("prioritise", json.dumps(chunk)), 4):
+                if state in STATES:
+                    told[job] = Prioritised(state, int(before), int(priority))
+        return told
+
     def first(self, state: State, *, limit: int = CHUNK) -> tuple[list[str], int]:
         """The jobs that have been in a state for the longest, and how many there are (about, if an index is wrong)."""
         jobs, number = self._run("first", state, limit)
@@ -204,7 +219,10 @@ class Ledger(Reading):
     def demand(self, models: Collection[str]) -> dict[str, Demand]:
         """What waits for those of the models that jobs wait for."""
         told = self._run("demand", json.dumps(sorted(models))) if models else ()
-        return {name: Demand(int(waiting), int(oldest) / 1000) for name, waiting, oldest in in_groups(told, 3)}
+        return {
+            name: Demand(int(waiting), int(oldest) / 1000, int(priorities) / int(waiting))
+            for name, waiting, oldest, priorities in in_groups(told, 4)
+        }
 
     # Workers
 

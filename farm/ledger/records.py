@@ -57,6 +57,8 @@ class Claim:
     """The attempt that left a checkpoint to go on from."""
     waited: float = 0.0
     """Seconds since the job was submitted, earlier attempts among them."""
+    owed: str | None = None
+    """A job that waits, and whose message was used up for this one, which is of another model."""
 
 
 class Suspect(Exception):
@@ -81,6 +83,15 @@ class Cancelled:
     """The attempt that left a checkpoint."""
     had_preview: bool
     """There may be a preview."""
+
+
+@dataclass(frozen=True)
+class Prioritised:
+    """The state of a job that was to have another priority, and those it had and has: only a queued one's changes."""
+
+    state: State
+    before: int
+    priority: int
 
 
 @dataclass(frozen=True)
@@ -125,10 +136,11 @@ class Position:
 
 @dataclass(frozen=True)
 class Demand:
-    """How many jobs wait for a model, and for how many seconds the one has that was submitted first."""
+    """How many jobs wait for a model, for how many seconds the first that was submitted, and their mean priority."""
 
     waiting: int
     oldest: float
+    priority: float
 
 
 @dataclass(frozen=True)

@@ -58,6 +58,7 @@ def settings(spec: JobSpec) -> list[tuple[str, str]]:
     rows += [("schedule", spec.schedule)] if spec.schedule != "model" else []
     rows += [("eta", f"{spec.eta:g}")] if spec.eta is not None else []
     rows += [("seed", str(spec.seed)), ("guidance", scale), ("size", size)]
+    rows += [(f"told {field.replace('_', ' ')}", str(told)) for field, told in spec.framing.items()]
     rows.append(("prompts read", spec.conditioning.reading))
     rows += [("clip skip", str(spec.conditioning.clip_skip))] if spec.conditioning.clip_skip > 1 else []
     if start.image is not None:

@@ -13,7 +13,7 @@ from farm.errors import FarmError, HomeRefused, NotConfigured, WrongBucket
 from farm.host import homes
 from farm.keys import BUILT_IN_MODELS
 from farm.settings import Settings
-from farm.stack import control
+from farm.stack import control, site
 from farm.stack.layout import Layout
 from farm.stack.machine import device, packages
 from farm.stack.verdict import Check, fail, ok, warn
@@ -51,6 +51,8 @@ def _servers(settings: Settings) -> Iterator[Check]:
     from farm.stack import redis_checks
 
     yield _guarded("farm", lambda: _farm(settings))
+    if settings.local:
+        yield from _site()
     redis = list(redis_checks.examine(settings))
     yield from redis
     ledger = None if any(check.verdict == "fail" for check in redis) else Ledger(settings)
@@ -88,6 +90,21 @@ def _farm(settings: Settings) -> Check:
         names = ", ".join(f"{child.name} ({child.restarts}×)" for child in restarted)
         return warn("farm", f"local, in {home}; had to restart {names}", mend=f"see the logs in {Layout(home).logs}")
     return ok("farm", f"local, in {home}: {', '.join(child.name for child in status.children)}")
+
+
+def _site() -> Iterator[Check]:
+    """Whether the site of the local farm lets browsers in."""
+    home = farm_settings.home()
+    farm = control.status(home)
+    if farm is None or not any(child.name == site.NAME for child in farm.children):
+        if farm is not None:
+            yield ok("site", "the farm runs without it: 'farm web' serves it")
+        return
+    address, trouble = site.looked_at(home)
+    if trouble:
+        yield fail("site", f"{address or 'it'}: {trouble}", mend=f"see {Layout(home).log(site.NAME)}")
+    else:
+        yield ok("site", f"{address} answers; 'farm web --address' tells how a browser comes in")
 
 
 def _of_the_bucket(settings: Settings, ledger: Ledger | None) -> Iterator[Check]:

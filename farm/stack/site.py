@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import sys
+from http.client import HTTPConnection, HTTPException
 from importlib.util import find_spec
 from pathlib import Path
+from urllib.parse import urlsplit
 
 from farm.stack.layout import Layout
 from farm.stack.plan import PACKAGES, FarmPlan, environment_of
@@ -13,6 +15,7 @@ from farm.stack.process import Program
 
 NAME = "web"
 _GRACE_SECONDS = 10.0
+_LOOK_SECONDS = 5.0
 _NEEDS = {"fastapi": "fastapi", "uvicorn": "uvicorn", "python_multipart": "python-multipart"}
 
 
@@ -43,3 +46,20 @@ def door(home: Path) -> str | None:
         return None
     found = written.get("door") if isinstance(written, dict) else None
     return found if isinstance(found, str) else None
+
+
+def looked_at(home: Path) -> tuple[str | None, str | None]:
+    """The site's address, and why nobody can come in there; None of either that there is not."""
+    if (told := door(home)) is None:
+        return None, "has not begun to serve"
+    at = urlsplit(told)
+    address = f"{at.scheme}://{at.netloc}"
+    connection = HTTPConnection(at.hostname or "", at.port, timeout=_LOOK_SECONDS)  # by no proxy that is set
+    try:
+        connection.request("GET", "/login")
+        status = connection.getresponse().status
+    except (OSError, HTTPException) as error:
+        return address, f"does not answer ({error or type(error).__name__})"
+    finally:
+        connection.close()
+    return address, None if status == 200 else f"answers with HTTP status {status}"

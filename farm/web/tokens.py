@@ -28,7 +28,7 @@ from farm.host.private import write_private
 
 Role = Literal["view", "submit", "operate"]
 ROLES: tuple[Role, ...] = get_args(Role)
-"""Each may do what those before it may: look; submit, cancel and retry; cancel everything, and add and remove
+"""Each may do what those before it may: look; submit, cancel, prioritise, retry; cancel everything, add and remove
 models and LoRAs."""
 
 MOST = 1_000

@@ -1,4 +1,5 @@
-"""`farm web` on one core: statuses a second, and a thousand open streams of events that all hear of one job.
+"""`farm web` on one core: statuses a second, a thousand open streams of events that all hear of one job while statuses
+are asked for, and what a submission takes longer than the client's own.
 
 `python -m tests.benchmarks.web [HOME]`: with servers of its own, or those of a local farm in HOME. Prints JSON.
 """
@@ -30,8 +31,11 @@ from farm.web.sessions import Sessions
 from farm.web.tokens import Tokens
 
 STREAMS = 1_000
+STATUSES_A_SECOND = 200
 SECONDS = 10.0
 CONNECTIONS = 8
+SUBMISSIONS = 100
+_LINE, _END = "\r\n", "\r\n\r\n"
 
 
 def main() -> None:
@@ -75,10 +79,12 @@ async def _asked(client: FarmClient, port: int, token: str, server: int) -> dict
     counts = await asyncio.gather(*(_asks(port, status, until) for _ in range(CONNECTIONS)))
     taken = core_seconds(server) - before
     events = f"GET /api/v1/events?name={job} {head}".encode()
+    submitting = await _submitting(client, port, head)
     async with AsyncExitStack() as opened:
         began = time.monotonic()
         readers = [await _opened(opened, port, events) for _ in range(STREAMS)]
         opening = time.monotonic() - began
+        paced = await _paced(port, status)
         hearing = [asyncio.create_task(reader.readuntil(b'"state":"cancelled"')) for reader in readers]
         await asyncio.sleep(0.5)
         began = time.monotonic()
@@ -89,9 +95,61 @@ async def _asked(client: FarmClient, port: int, token: str, server: int) -> dict
         "statuses_a_second_of_its_core": round(sum(counts) / taken),
         "streams": STREAMS,
         "opened_in_s": round(opening, 2),
+        f"among_them_{STATUSES_A_SECOND}_statuses_a_second_ms": _spread(paced),
         "first_heard_after_s": round(heard[0], 3),
         "last_heard_after_s": round(heard[-1], 3),
+        "submission_ms": {name: _spread(taken) for name, taken in submitting.items()},
     }
+
+
+async def _submitting(client: FarmClient, port: int, head: str) -> dict[str, list[float]]:
+    """The seconds of single submissions, by turns: the client's own, and through the API on one connection."""
+    reader, writer = await asyncio.open_connection("127.0.0.1", port)
+    taken: dict[str, list[float]] = {"client": [], "api": []}
+    for seed in range(SUBMISSIONS):
+        began = time.monotonic()
+        client.submit([JobRequest(prompt="an otter", seed=seed)])
+        taken["client"].append(time.monotonic() - began)
+        body = json.dumps({"requests": [{"prompt": "an otter", "seed": seed}]})
+        typed = f"Content-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n"
+        began = time.monotonic()
+        writer.write(f"POST /api/v1/jobs {head.removesuffix(_END)}{_LINE}{typed}{body}".encode())
+        await _answered(reader, b"HTTP/1.1 201")
+        taken["api"].append(time.monotonic() - began)
+    writer.close()
+    return taken
+
+
+async def _paced(port: int, request: bytes) -> list[float]:
+    """The seconds that answers take from when they are due, at a steady rate on a few connections."""
+    began, number = time.monotonic() + 0.1, int(SECONDS * STATUSES_A_SECOND)
+
+    async def asks(first: int) -> list[float]:
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        taken = []
+        for due in (began + n / STATUSES_A_SECOND for n in range(first, number, CONNECTIONS)):
+            await asyncio.sleep(max(0.0, due - time.monotonic()))
+            writer.write(request)
+            await _answered(reader, b"HTTP/1.1 200")
+            taken.append(time.monotonic() - due)
+        writer.close()
+        return taken
+
+    return [one for some in await asyncio.gather(*(asks(n) for n in range(CONNECTIONS))) for one in some]
+
+
+def _spread(seconds: list[float]) -> dict[str, float]:
+    """In milliseconds."""
+    ordered = sorted(seconds)
+    shares = {"median": 0.5, "p95": 0.95, "p99": 0.99}
+    return {name: round(1e3 * ordered[int(share * (len(ordered) - 1))], 1) for name, share in shares.items()}
+
+
+async def _answered(reader: asyncio.StreamReader, status: bytes) -> None:
+    head = await reader.readuntil(b"\r\n\r\n")
+    assert head.startswith(status), head
+    length = next(line for line in head.lower().split(b"\r\n") if line.startswith(b"content-length:"))
+    await reader.readexactly(int(length.split(b":")[1]))
 
 
 async def _asks(port: int, request: bytes, until: float) -> int:
@@ -100,10 +158,7 @@ async def _asks(port: int, request: bytes, until: float) -> int:
     count = 0
     while time.monotonic() < until:
         writer.write(request)
-        head = await reader.readuntil(b"\r\n\r\n")
-        assert head.startswith(b"HTTP/1.1 200"), head
-        length = next(line for line in head.lower().split(b"\r\n") if line.startswith(b"content-length:"))
-        await reader.readexactly(int(length.split(b":")[1]))
+        await _answered(reader, b"HTTP/1.1 200")
         count += 1
     writer.close()
     return count

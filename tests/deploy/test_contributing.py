@@ -132,17 +132,15 @@ def test_the_command_is_listed_and_runs(changed: Path, queue: tuple[Ledger, str]
     assert told.strip() == job(0).id
 
 
-def test_the_operation_of_the_ledger_puts_a_job_first(changed: Path, queue: tuple[Ledger, str]) -> None:
+def test_the_operation_of_the_ledger_gives_a_job_other_labels(changed: Path, queue: tuple[Ledger, str]) -> None:
     ledger, url = queue
     script = """if True:
         import sys
         from farm.ledger.ledger import Ledger
         from farm.settings import load
         ledger = Ledger(load())
-        print([ledger.prefer(sys.argv[1], 9) for _ in range(2)])
+        print([ledger.relabel(sys.argv[1], {"of": "otters"}) for _ in range(2)])
     """
     assert run(changed, "-c", script, job(1).id, FARM_REDIS_URL=url).strip() == "['queued', 'queued']"
 
-    assert ledger.get(job(1).id).priority == 9
-    claim = ledger.claim("0" * 16 + "-9999", "w", instead=["emoji"])
-    assert claim is not None and claim.job == job(1).id
+    assert ledger.get(job(1).id).labels == {"of": "otters"}

@@ -5,9 +5,9 @@ from __future__ import annotations
 import json
 import threading
 import time
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from farm.errors import JobNotFound, LedgerUnavailable
@@ -21,6 +21,7 @@ from farm.ledger.records import (
     Demand,
     Event,
     NewJob,
+    Prioritised,
     Progress,
     Reaped,
     Renewed,
@@ -120,11 +121,11 @@ class FakeLedger(Ledger):
         with self._doing("claim"):
             record = self._records.get(self._grants.get(token, job))
             if record is not None and record.state == "running" and record.token == token:
-                return self._granted(record)
-            if record is None or record.state != "queued":
-                record = self._next_of(instead, deaths)
-                if record is None:
-                    return None
+                return self._granted(record, self._owed_by(record, job, instead, deaths))
+            record = self._whose_turn(record, instead, deaths)
+            if record is None:
+                return None
+            if record.id != job:
                 self._grants[token] = record.id
             if record.deaths >= deaths - 1 and not alone:
                 raise Suspect(record.id)
@@ -133,7 +134,7 @@ class FakeLedger(Ledger):
             record.fields |= {"attempt": str(record.attempt + 1), "error": "", "started": _now()}
             self._move(record, "running")
             record.fields["worker"] = worker
-            return self._granted(record)
+            return self._granted(record, self._owed_by(record, job, instead, deaths))
 
     def checkpoint(self, claim: Claim, worker: str, step: int) -> bool:
         with self._doing("checkpoint"):
@@ -220,6 +221,18 @@ class FakeLedger(Ledger):
             had_preview = record.previews_until is not None
             return Cancelled(before, record.model, checkpoint[0] if checkpoint else None, had_preview)
 
+    def prioritise(self, wanted: Mapping[str, int]) -> dict[str, Prioritised]:
+        told = {}
+        with self._doing("prioritise"):
+            for record, priority in ((self._records[job], wanted[job]) for job in wanted if job in self._records):
+                before = record.new.priority
+                if record.state == "queued" and before != priority:
+                    record.new = replace(record.new, priority=priority)
+                    record.fields["priority"] = str(priority)
+                    self._events.append((record.id, "queued", None))
+                told[record.id] = Prioritised(record.state, before, record.new.priority)
+        return told
+
     def retry(self, job: str) -> State:
         with self._doing("retry"):
             record = self._known(job)
@@ -280,10 +293,10 @@ class FakeLedger(Ledger):
     def demand(self, models: Collection[str]) -> dict[str, Demand]:
         with self._doing("demand"):
             queued = [one for one in self._records.values() if one.state == "queued" and one.model in models]
-            moments: dict[str, list[int]] = {}
+            by_model: dict[str, list[_Record]] = {}
             for one in queued:
-                moments.setdefault(one.model, []).append(int(one.fields["submitted"]))
-            return {name: Demand(len(all), time.time() - min(all) / 1000) for name, all in moments.items()}
+                by_model.setdefault(one.model, []).append(one)
+            return {name: _demand(jobs) for name, jobs in by_model.items()}
 
     def urgent(self, models: Iterable[str], *, limit: int = 10) -> list[str]:
         with self._doing("get"):
@@ -390,10 +403,29 @@ class FakeLedger(Ledger):
         waiting = [one for one in self._records.values() if one.state == "queued" and one.model in models]
         return min((one for one in waiting if one.deaths < deaths - 1), key=lambda one: one.turn, default=None)
 
-    def _granted(self, record: _Record) -> Claim:
+    def _brought_by(self, asked: _Record | None, models: Collection[str], deaths: int) -> _Record | None:
+        if asked is None:
+            return None
+        waits = asked if asked.state == "queued" else None
+        if asked.model not in models or (waits is not None and asked.deaths >= deaths - 1):
+            return waits
+        return self._next_of([asked.model], deaths) or waits
+
+    def _whose_turn(self, asked: _Record | None, models: Collection[str], deaths: int) -> _Record | None:
+        mine, first = self._brought_by(asked, models, deaths), self._next_of(models, deaths)
+        if mine is not None and first is not None and first.new.priority > mine.new.priority:
+            return first
+        return mine or first
+
+    def _owed_by(self, taken: _Record, asked: str, models: Collection[str], deaths: int) -> str | None:
+        mine = self._brought_by(self._records.get(asked), models, deaths) if asked != taken.id else None
+        return mine.id if mine and (mine.model != taken.model or mine.deaths >= deaths - 1) else None
+
+    def _granted(self, record: _Record, owed: str | None) -> Claim:
         checkpoint = record.checkpoint[0] if record.checkpoint else None
         waited = (int(record.fields["started"]) - int(record.fields["submitted"])) / 1000
-        return Claim(record.id, record.attempt, record.fields["spec"], record.new.priority, checkpoint, waited)
+        spec, priority = record.fields["spec"], record.new.priority
+        return Claim(record.id, record.attempt, spec, priority, checkpoint, waited, owed)
 
     def _status(self, job: str, record: Any) -> JobStatus:
         status = JobStatus.from_record(job, record.fields)
@@ -410,6 +442,11 @@ class FakeLedger(Ledger):
         if len(found) != 1:
             raise JobNotFound(f"{beginning!r} could be {len(found)} batches")
         return found[0]
+
+
+def _demand(jobs: Sequence[_Record]) -> Demand:
+    first = min(int(one.fields["submitted"]) for one in jobs)
+    return Demand(len(jobs), time.time() - first / 1000, sum(one.new.priority for one in jobs) / len(jobs))
 
 
 def _now() -> str:

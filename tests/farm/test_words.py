@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from farm.host.loglines import LogFormatter
-from farm.words import inert, one_line
+from farm.words import inert, one_line, shell_words
 
 ROOT = Path(__file__).parents[2]
 STEERING = [
@@ -100,3 +100,26 @@ def test_a_process_that_logs_to_stderr_writes_inert_lines() -> None:
     )
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, encoding="utf-8", check=True, timeout=60)
     assert done.stderr == "INFO job x [2J ERROR all is lost\n"
+
+
+@pytest.mark.parametrize("shell", ["bash"])
+@pytest.mark.parametrize(
+    "word",
+    [
+        "",
+        "plain",
+        "an otter",
+        "it's",
+        "back\\slash",
+        "un\u202egood\u202c 7",
+        "a\nb\tc",
+        "\u200bhidden' \\1",
+        "عر\u200cبي",
+        "🦦👩\u200d🎨",
+    ],
+)
+def test_a_shown_command_says_what_was_meant_and_hides_nothing(word: str, shell: str) -> None:
+    shown = shell_words(["printf", "%s", word])
+    assert shown == one_line(shown)
+    done = subprocess.run([shell, "-c", shown], stdout=subprocess.PIPE, check=True, timeout=30)
+    assert done.stdout.decode() == word

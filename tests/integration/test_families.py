@@ -13,7 +13,9 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 
 from farm.client import FarmClient
+from farm.client.rerun import submit_again
 from farm.jobs.request import JobRequest
+from farm.jobs.spec import Corner
 from tests.integration.conftest import Launcher
 from tests.tiny import build_tiny_xl
 from tests.worker.models.original_layout import write_original_checkpoint
@@ -41,6 +43,7 @@ def test_jobs_of_two_families_share_a_worker(
         for name, kind in KINDS.items()
         for model in ("sd", "xl")
     }
+    fields["framed xl"] = {**fields["txt2img xl"], "original_size": "4096x2048", "crop": "128,0"}
     fields["img2img sd"]["init"] = fields["img2img xl"]["init"] = str(picture)
     alone = {
         name: finish([client.submit([JobRequest.parse(fields[name])]).jobs[0]])[0].id
@@ -56,6 +59,14 @@ def test_jobs_of_two_families_share_a_worker(
     for name in KINDS:
         sd, of_xl = (client.result(together[f"{name} {model}"]).objects["image.png"] for model in ("sd", "xl"))
         assert sd.sha256 != of_xl.sha256
+
+    framed, whole = (client.result(together[name]).objects["image.png"] for name in ("framed xl", "txt2img xl"))
+    [again] = submit_again(client, together["framed xl"]).jobs
+    [refused] = client.submit([JobRequest(prompt="a cat", model="sd", crop=Corner(x=8))]).jobs
+    assert [status.state for status in finish([again, refused])] == ["done", "failed"]
+    assert client.result(again).objects["image.png"].sha256 == framed.sha256 != whole.sha256
+    failed = client.ledger.get(refused).error
+    assert failed and "crop: the model 'sd' is Stable Diffusion, and only models of SDXL are told" in failed.message
 
 
 def test_a_file_of_sdxl_and_an_autoencoder_make_the_picture_of_the_folder(

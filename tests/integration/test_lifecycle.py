@@ -5,6 +5,7 @@ from __future__ import annotations
 import signal
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 
 import pytest
 
@@ -98,6 +99,37 @@ def test_urgent_jobs_start_first(launch: Launch, submit: Submit, finish: Finish)
 
     started = {priority: statuses[job].started for priority, job in jobs.items()}
     assert sorted(started, key=lambda priority: started[priority]) == [9, 5, 3, 0]  # type: ignore[arg-type,return-value]
+
+
+def test_priorities_that_were_changed_while_jobs_waited_decide_which_starts_first(
+    client: FarmClient, launch: Launch, submit: Submit, finish: Finish
+) -> None:
+    """Their messages are still those of the order in which they were submitted."""
+    jobs = submit(model="reordered", count=4)
+    messages = client.queue.entries("reordered")
+    client.prioritise(jobs[:1], 1)
+    client.prioritise(jobs[-1:], by=2)
+    assert client.queue.entries("reordered") == messages
+    launch("reordered", "--slots", "1", model="reordered")
+
+    statuses = finish(jobs)
+
+    assert [status.attempt for status in statuses] == [1] * 4
+    started = {status.id: status.started or status.submitted for status in statuses}
+    assert sorted(jobs, key=lambda job: started[job]) == [jobs[3], jobs[1], jobs[2], jobs[0]]
+
+
+def test_of_two_models_the_more_urgent_jobs_start_first_whose_messages_say_otherwise(
+    client: FarmClient, launch: Launch, submit: Submit, finish: Finish, tiny_model: Path
+) -> None:
+    lowered, raised = submit(model="lowered", priority=9, count=2), submit(model="raised", priority=0, count=2)
+    client.prioritise(lowered, 0)
+    client.prioritise(raised, 9)
+    launch("both", "--slots", "1", "--model", f"raised={tiny_model}", model="lowered")
+
+    started = {status.id: status.started or status.submitted for status in finish([*lowered, *raised])}
+
+    assert sorted(started, key=lambda job: started[job]) == [*raised, *lowered]
 
 
 def test_two_workers_share_a_queue(launch: Launch, submit: Submit, finish: Finish) -> None:

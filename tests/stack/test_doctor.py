@@ -66,6 +66,7 @@ def test_a_local_farm_is_well(running: Running) -> None:
     assert "put, get, list, presign, delete" in checks["bucket"]["detail"]
     assert "local-1 (cpu, ready)" in checks["workers"]["detail"]
     assert checks["models"]["detail"] == "served: emoji"
+    assert checks["site"]["detail"] == "the farm runs without it: 'farm web' serves it"
 
 
 def test_a_farm_without_workers_is_warned_of(running: Running) -> None:

@@ -16,17 +16,29 @@ from click.testing import CliRunner
 
 from farm import stack
 from farm.cli.main import farm as command
-from farm.stack import site
+from farm.stack import doctor, site
 from farm.web.server import bound
 from tests.stack.farms import TALKATIVE_WORKER, Farm
 from tests.waiting import eventually
 
 pytestmark = pytest.mark.farm
 
+PATIENCE = 120.0
+"""Seconds for what a busy machine takes longer for than people would wait."""
+
 
 def run(*arguments: str, home: Farm) -> tuple[int, str]:
     done = CliRunner().invoke(command, arguments, env={"FARM_HOME": str(home.home)})
     return done.exit_code, done.output
+
+
+def said_of_the_site(farm: Farm) -> tuple[str, str]:
+    """What `farm doctor` finds, and says up to what helps."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("FARM_HOME", str(farm.home))
+        patch.setattr(site, "_LOOK_SECONDS", 1.0)
+        [check] = [check for check in doctor.examine() if check.name == "site"]
+    return check.verdict, check.detail.removesuffix("'farm web --address' tells how a browser comes in")
 
 
 def enters(door: str) -> bool:
@@ -37,7 +49,7 @@ def enters(door: str) -> bool:
 
 def test_it_runs_with_the_farm_and_lets_one_browser_in_with_each_code(farm: Farm) -> None:
     stack.start_detached(farm.home, 1, worker_command=(sys.executable, "-c", TALKATIVE_WORKER), web=True)
-    first = stack.wait_for_door(farm.home)
+    first = stack.wait_for_door(farm.home, PATIENCE)
     assert first is not None and first.startswith("http://127.0.0.1:")
     assert stat.S_IMODE(farm.layout.door.stat().st_mode) == 0o600
     assert first.partition("code=")[2] not in farm.layout.log("web").read_text(encoding="utf-8")
@@ -52,6 +64,14 @@ def test_it_runs_with_the_farm_and_lets_one_browser_in_with_each_code(farm: Farm
     assert urlsplit(third).port == urlsplit(first).port, "pages that are open find it again"
     code, said = run("web", home=farm)
     assert code == 1 and "has its site already" in said and "--address" in said
+    code, said = run("web", "--address", "--port", "80", home=farm)
+    assert code == 2 and "--address: has no use for --port" in said
+
+    assert said_of_the_site(farm) == ("ok", f"{urlsplit(third).scheme}://{urlsplit(third).netloc} answers; ")
+    os.kill(farm.pid("web"), signal.SIGSTOP)
+    verdict, detail = said_of_the_site(farm)
+    os.kill(farm.pid("web"), signal.SIGCONT)
+    assert verdict == "fail" and "does not answer (timed out)" in detail
 
     stack.stop(farm.home)
     assert not farm.layout.door.exists()
@@ -62,7 +82,7 @@ def test_it_runs_with_the_farm_and_lets_one_browser_in_with_each_code(farm: Farm
 def test_it_keeps_its_port_from_one_start_to_the_next_unless_that_is_taken(farm: Farm) -> None:
     def port() -> int | None:
         stack.start_detached(farm.home, 0, web=True)
-        return urlsplit(stack.wait_for_door(farm.home) or "").port
+        return urlsplit(stack.wait_for_door(farm.home, PATIENCE) or "").port
 
     with closing(bound("127.0.0.1", 0)) as taken:
         farm.layout.create()
@@ -76,7 +96,7 @@ def test_it_keeps_its_port_from_one_start_to_the_next_unless_that_is_taken(farm:
 
 def test_a_farm_without_it_says_so(farm: Farm) -> None:
     farm.start()
-    assert stack.wait_for_door(farm.home) is None
+    assert stack.wait_for_door(farm.home, PATIENCE) is None
     code, said = run("web", "--address", home=farm)
     assert code == 1 and "runs without its site" in said and "farm web" in said
 

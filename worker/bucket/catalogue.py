@@ -6,13 +6,13 @@ import logging
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 
 from farm.bucket.models import StoredModel, manifests, read_model
 from farm.bucket.storage import Storage
 from farm.errors import ModelError, ObjectDamaged
+from farm.keys import MODEL_VAE
 from worker.bucket.model_cache import ModelCache
-from worker.models.registry import ModelRegistry, Stored
+from worker.models.registry import ModelRegistry, Opened, Stored
 
 _log = logging.getLogger(__name__)
 
@@ -82,10 +82,15 @@ class Catalogue:
     # As the loader sees it
 
     @contextmanager
-    def opened(self, source: Stored) -> Iterator[Path]:
-        """A folder with a model's files. Raises as `ModelCache.opened` does, and `ModelError` if it is not kept."""
-        with self._cache.opened(self._model(source)) as folder:
-            yield folder
+    def opened(self, source: Stored) -> Iterator[Opened]:
+        """A folder with a model's files, and what is said of it.
+
+        Raises as `ModelCache.opened` does, and `ModelError` if it is not kept.
+        """
+        model = self._model(source)
+        vae = model.files.get(MODEL_VAE)
+        with self._cache.opened(model) as folder:
+            yield Opened(folder, dict(model.options), vae.sha256 if vae else None)
 
     def mend(self, source: Stored) -> bool:
         """Have files of a model fetched again that are damaged on the disk. Whether there were any."""

@@ -22,7 +22,7 @@ from worker.diffusion.steps import HISTORY
 from worker.engine.beginning import begin
 from worker.engine.request import Rendered, RenderRequest, latent_shape
 from worker.engine.request_state import RequestState
-from worker.families.family import Size
+from worker.families.family import Frame
 
 
 def batch_key_of(request: RenderRequest, *, deterministic: bool = False) -> Hashable:
@@ -52,16 +52,16 @@ def prepare(
         prompts = model.prompts.mix(spec.conditioning.prompts, spec.conditioning.path, how=how)
         negative = model.prompts.encode_negative(spec.conditioning.negative, how) if _is_guided(request) else None
         first = begin(request, steps, noise)
-    read, size = _prompts_read(request), Size(spec.width, spec.height)
+    read, frame = _prompts_read(request), Frame.of(spec)
     state = RequestState(
         request=request,
         arrival=arrival,
         future=future,
         batch_key=batch_key_of(request, deterministic=deterministic),
         plan=steps,
-        conditional=model.conditioned(prompts, size, additions=additions),
+        conditional=model.conditioned(prompts, frame, additions=additions),
         prompt=prompts,
-        unconditional=model.conditioned(negative, size, additions=additions) if negative else None,
+        unconditional=model.conditioned(negative, frame, additions=additions) if negative else None,
         terms=tuple((losses.term(term), term.every) for term in spec.guidance.losses),
         noise=noise,
         x=first.x,

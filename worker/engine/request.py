@@ -151,23 +151,35 @@ class Suspended(Exception):
 
 
 def resolve(spec: JobSpec, model: LoadedModel, losses: Losses) -> ResolvedSpec:
-    """`spec` with the size and the scales that it left to the model and to these losses.
+    """`spec` with the size, the framing and the scales that it left to the model and to these losses.
 
     Raises `InvalidInput` if the model refuses it.
     """
     width, height = _own_size(spec, model) or (model.default_width, model.default_height)
     scale = spec.guidance.scale
+    _check_framing(spec, model)
     resolved = ResolvedSpec.of(
         spec,
         width=spec.width or width,
         height=spec.height or height,
         scale=model.defaults.guidance if scale is None else scale,
         loss_scales={loss.name: model.defaults.losses * loss.default_scale for loss in losses.declarations},
+        framing=model.defaults.framing,
     )
     for side, pixels in (("width", resolved.width), ("height", resolved.height)):
         if pixels % model.vae_factor:
             raise InvalidInput(f"{pixels} is not a multiple of {model.vae_factor}, as '{model.name}' needs", field=side)
     return resolved
+
+
+def _check_framing(spec: JobSpec, model: LoadedModel) -> None:
+    """Raise `InvalidInput` for a job that says how its picture was framed to a model that is not told."""
+    if not model.family.reads_frame and (said := next(iter(spec.framing), None)):
+        raise InvalidInput(
+            f"the model '{model.name}' is {model.family.title}, and only models of SDXL are told that",
+            field=said,
+            hint="leave it out",
+        )
 
 
 def latent_shape(spec: ResolvedSpec, model: LoadedModel) -> tuple[int, int, int]:

@@ -10,10 +10,10 @@ from transformers import CLIPTextModel
 
 from worker.diffusion.conditioning import Conditioning
 from worker.diffusion.prompts import Encoded
-from worker.families.family import EncoderPart, Family, Size, check_width
+from worker.families.family import EncoderPart, Family, Frame, check_width
 
 
-def _conditioned(text: Tensor, _prompt: Encoded, _size: Size) -> Conditioning:
+def _conditioned(text: Tensor, _prompt: Encoded, _frame: Frame) -> Conditioning:
     return Conditioning(text)
 
 

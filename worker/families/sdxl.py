@@ -14,7 +14,7 @@ from transformers import CLIPTextModel, CLIPTextModelWithProjection
 from farm.errors import ModelError
 from worker.diffusion.conditioning import Conditioning
 from worker.diffusion.prompts import Encoded
-from worker.families.family import EncoderPart, Family, Size, check_width
+from worker.families.family import EncoderPart, Family, Frame, check_width
 
 _NUMBERS = 6
 """The sides of the original picture, what was cut off it, and the sides of the picture to make."""
@@ -40,11 +40,11 @@ class SDXLConditioning(Conditioning):
         return {"encoder_hidden_states": self.text, "added_cond_kwargs": added}
 
 
-def _conditioned(text: Tensor, prompt: Encoded, size: Size) -> SDXLConditioning:
-    """A picture is asked for as it were of an original of its own size, of which nothing was cut off."""
+def _conditioned(text: Tensor, prompt: Encoded, frame: Frame) -> SDXLConditioning:
     assert prompt.pooled is not None, "SDXL's second text encoder pools"
-    sides = (size.height, size.width)
-    numbers = torch.tensor([[*sides, 0, 0, *sides]], dtype=torch.float32, device=text.device)
+    original, target = frame.original, frame.target
+    told = [original.height, original.width, frame.top, frame.left, target.height, target.width]
+    numbers = torch.tensor([told], dtype=torch.float32, device=text.device)
     return SDXLConditioning(text, prompt.pooled, numbers)
 
 
@@ -69,6 +69,7 @@ SDXL = Family(
     ),
     conditioned=_conditioned,
     check=_check,
+    reads_frame=True,
     zeros_for_nothing=True,
     asks={"addition_embed_type": "text_time"},
 )

@@ -32,7 +32,7 @@ class Claims:
     timing: Timing = TIMING
 
     def claim(self, job: str, *, alone: bool = False, only: bool = False) -> Claim | None:
-        """Claim a job, or, unless `alone` or this one `only`, another that waits if this one does not.
+        """Claim the job whose turn it is, of which there is word by `job`; this one itself if `alone`, or it `only`.
 
         While the ledger does not answer, ask again: it may have granted the claim, and nobody knows. Raises `Suspect`
         for a job that is to be claimed `alone`, `LedgerRefused` if this worker may not claim, and
@@ -41,17 +41,22 @@ class Claims:
         token, give_up = new_token(), time.monotonic() + self.timing.patience
         while True:
             try:
-                return self.ledger.claim(
+                claim = self.ledger.claim(
                     job, self.worker, token=token, alone=alone, instead=() if alone or only else self.served.taken
                 )
+                break
             except LedgerRefused:
                 raise
             except LedgerUnavailable:
                 if time.monotonic() > give_up or self.leaving.wait(self.timing.again):
                     raise
+        if claim is not None and claim.owed:
+            with contextlib.suppress(LedgerUnavailable):  # who looks for jobs without a message finds it
+                self.offer_again(claim.owed)
+        return claim
 
     def offer_again(self, job: str) -> None:
-        """Put a job whose message came when no more jobs were taken back into its queue."""
+        """Put a job that waits back into its queue: its message came when no more were taken, or brought another."""
         with contextlib.suppress(JobNotFound):
             status = self.ledger.get(job)
             if status.state == "queued":

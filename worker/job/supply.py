@@ -221,6 +221,7 @@ class Supply:
             elsewhere=sum(name in other.warm or name == other.loading for other in others),
             held=time.monotonic() - held.since if held else None,
             idle=self._pool.idle(name),
+            priority=waits.priority if waits else 0.0,
         )
 
     def _expected_seconds(self, name: str) -> float:

@@ -8,7 +8,7 @@ jobs is kept for a while that is long beside loading the next, and a job that ha
 - A model for which no job waits makes room for one for which some do: the one that was used the longest ago.
 - A model for which jobs wait makes room only after its while, and only for one that is due.
 - Of models that are due the one with the oldest job is next, so none waits for ever; of others the one whose jobs have
-  waited the most together for what loading it takes.
+  waited the most together for what loading it takes, the wait of urgent ones counting for more.
 - A model that other workers have is loaded here as well only if they have more to do than loading it takes; clearly
   more, if this worker has anything else to do.
 
@@ -29,9 +29,9 @@ STAY, DUE = 4.0, 8.0
 class Model:
     """A model as one worker sees it. Times are in seconds, sizes in bytes of memory.
 
-    `waiting` jobs are queued for it, the first of them since `oldest`. It takes `load` to load it. `elsewhere` counts
-    the other workers that have it or load it. `held` is for how long this one has been taking its jobs, None if it does
-    not, and `idle` since when none of them was begun or finished here.
+    `waiting` jobs are queued for it, the first of them since `oldest`, of a mean `priority` (0 to 9). It takes `load`
+    to load it. `elsewhere` counts the other workers that have it or load it. `held` is for how long this one has been
+    taking its jobs, None if it does not, and `idle` since when none of them was begun or finished here.
     """
 
     name: str
@@ -42,6 +42,7 @@ class Model:
     elsewhere: int = 0
     held: float | None = None
     idle: float = 0.0
+    priority: float = 5.0
 
     @property
     def is_due(self) -> bool:
@@ -82,7 +83,7 @@ def _needs_another(model: Model, job_seconds: float, is_idle: bool) -> bool:
 def _urgency(model: Model) -> tuple[bool, float, str]:
     if model.is_due:
         return True, model.oldest, model.name
-    return False, model.waiting * model.oldest / max(model.load, 1e-3), model.name
+    return False, (1 + model.priority) * model.waiting * model.oldest / max(model.load, 1e-3), model.name
 
 
 def _places(model: Model, held: Sequence[Model], room: int) -> list[str] | None:

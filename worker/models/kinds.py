@@ -46,6 +46,7 @@ ONLY_SD = "use a text-to-image model of Stable Diffusion 1, 2 or XL"
 WHOLE_IS_NEEDED = (
     "the whole model is needed: UNet, autoencoder and text encoders in one file, or a folder in diffusers' layout"
 )
+REFINER, BASE_IS_NEEDED = "the refiner of SDXL, which only refines what SDXL's base model made", "use the base model"
 _ADD = "'farm loras add NAME=FILE' adds it for jobs to name"
 _PLAIN = "use its plain weights, in float32, float16 or bfloat16"
 
@@ -89,7 +90,7 @@ _KINDS: tuple[tuple[Callable[[Shapes], bool], str, str], ...] = (
     (_named(r"double_blocks\.|single_transformer_blocks\."), "Flux", ONLY_SD),
     (_named(r"^edm_mean$|^edm_vpred\."), "of noise levels of its own (EDM)", ONLY_SD),
     (_named(r"time_embed\.cond_proj\."), "a latent consistency model, whose UNet reads the guidance", ONLY_SD),
-    (_is_refiner, "the refiner of SDXL, which only refines what SDXL's base model made", "use the base model"),
+    (_is_refiner, REFINER, BASE_IS_NEEDED),
     (_named(r"^add_embedding\."), "only a UNet of SDXL, in diffusers' layout", WHOLE_IS_NEEDED),
     (_named(r"^vision_model\."), "an encoder of pictures", ONLY_SD),
     (_named(r"^encoder\.block\.\d+\.layer\."), "a text encoder (T5)", ONLY_SD),

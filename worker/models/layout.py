@@ -10,15 +10,18 @@ from pathlib import Path
 from typing import Any
 
 from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
+from pydantic import ValidationError
 
 from farm.errors import ModelError
+from farm.jobs.faults import invalid
+from farm.jobs.framing import FRAMING, Framing
 from farm.jobs.spec import MAX_GUIDANCE, MAX_SIDE, MIN_SIDE
 from farm.keys import PICKLED_WEIGHTS, WEIGHTS
 from worker.families.every import family_of
 from worker.families.family import TOKENIZER, Family
 from worker.models.bounds import check_numbers
 from worker.models.disguises import CONVERT, recognised
-from worker.models.kinds import EXTRA_CHANNELS, ONLY_SD, WHOLE_IS_NEEDED, check_kind
+from worker.models.kinds import BASE_IS_NEEDED, EXTRA_CHANNELS, ONLY_SD, REFINER, WHOLE_IS_NEEDED, check_kind
 from worker.models.model import Defaults
 from worker.models.weights import read_shapes
 
@@ -33,6 +36,8 @@ _PIPELINES = (
 _ADDED = ("addition_embed_type", "class_embed_type", "time_cond_proj_dim")
 _OF_LATENTS = ("latents_mean", "latents_std")
 """Of an autoencoder: what its latents are shifted and scaled by besides its `scaling_factor`."""
+_OF_THE_REFINER = "requires_aesthetics_score"
+"""It is told how beautiful its picture is, in the place of the size that that was cut to, and reads one encoder."""
 _LIBRARIES: Sequence[list[str | None]] = ([], [None], ["diffusers"], ["transformers"], ["stable_diffusion"])
 
 MAX_LOSS_SCALE = 1_000.0
@@ -41,10 +46,11 @@ _MAX_TRAINING_STEPS = 100_000
 _FEWEST_TOKENS = 3  # both marks, and one between them
 
 
-def read_defaults(directory: Path) -> Defaults:
+def read_defaults(directory: Path, family: Family) -> Defaults:
     """What suits a model, by its `farm.json`, such as {"guidance": 4.0, "loss_scale": 0.5}; each may be left out.
 
-    Raises `ModelError` if the file is malformed, or a number is not one that a job may have.
+    One of a family that is told how a picture was framed may say that too, such as {"original_size": "4096x4096"}.
+    Raises `ModelError` if the file is malformed, or says what a job may not.
     """
     path = directory / "farm.json"
     if not path.is_file():
@@ -53,12 +59,17 @@ def read_defaults(directory: Path) -> Defaults:
         said = _json(path)
         guidance = float(said.get("guidance", Defaults.guidance))
         losses = float(said.get("loss_scale", Defaults.losses))
+        framing = Framing.model_validate({field: said[field] for field in FRAMING if field in said}).told
+    except ValidationError as error:
+        raise ModelError(f"{path} is malformed: {invalid(error)}") from error
     except (OSError, ValueError, TypeError, AttributeError, OverflowError) as error:
         raise ModelError(f"{path} is malformed: {error}") from error
     for what, number, most in (("guidance", guidance, MAX_GUIDANCE), ("loss_scale", losses, MAX_LOSS_SCALE)):
         if not 0 <= number <= most:
             raise ModelError(f"{path} is malformed: a {what} of {number:g} is not between 0 and {most:g}")
-    return Defaults(guidance, losses)
+    if framing and not family.reads_frame:
+        raise ModelError(f"{path} says {next(iter(framing))}, which models of {family.title} are not told")
+    return Defaults(guidance, losses, framing)
 
 
 @dataclass(frozen=True)
@@ -81,6 +92,8 @@ def check(name: str, directory: Path) -> Layout:
         raise _no_model(name, directory)
     index = read_json(name, directory / INDEX)
     pipeline = index.get("_class_name")
+    if index.get(_OF_THE_REFINER) is True and index.get("text_encoder") in (None, [None, None]):
+        raise ModelError(f"the model '{name}' is {REFINER}", hint=BASE_IS_NEEDED)
     named = f"'{name}'" if pipeline in (None, *_PIPELINES) else f"'{name}' ({pipeline!s:.60})"
     _check_class(named, "unet", UNet2DConditionModel.__name__, index.get("unet"))
     family = family_of(read_json(name, directory / "unet" / "config.json"))

@@ -17,9 +17,10 @@ from typing import Any, Protocol
 import torch
 from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
 
+from farm import sources
 from farm.errors import ModelError, ModelUnavailable
 from farm.jobs.spec import SAMPLERS
-from farm.keys import MODEL_CONFIG, MODEL_FILE
+from farm.keys import MODEL_CONFIG, MODEL_FILE, MODEL_VAE
 from worker.diffusion import schedules
 from worker.diffusion.adapting import Adapting
 from worker.diffusion.cross_attention import cache_cross_attention
@@ -35,7 +36,7 @@ from worker.models.disguises import first_line
 from worker.models.hub import download
 from worker.models.memory_profile import memory_profile
 from worker.models.model import LoadedModel, UNetForward
-from worker.models.registry import Bucket, Hub, LocalDirectory, SingleFile, Source, Stored
+from worker.models.registry import Bucket, Hub, LocalDirectory, Opened, SingleFile, Source, Stored, options_of
 from worker.models.torchscript import recorded
 
 _log = logging.getLogger(__name__)
@@ -47,8 +48,8 @@ FetchPrefix = Callable[[str, Path], None]
 class StoredModels(Protocol):
     """The models that the farm keeps."""
 
-    def opened(self, source: Stored) -> AbstractContextManager[Path]:
-        """A folder with a model's files. Raises `ModelError`, `StorageError`."""
+    def opened(self, source: Stored) -> AbstractContextManager[Opened]:
+        """A folder with a model's files, and what is said of it. Raises `ModelError`, `StorageError`."""
 
     def mend(self, source: Stored) -> bool:
         """Have files fetched again that are damaged on this disk. Whether there were any."""
@@ -143,14 +144,17 @@ class ModelLoader:
         return self._from_files(name, source, self._stored)
 
     def _from_files(self, name: str, source: Stored, stored: StoredModels) -> LoadedModel:
-        with stored.opened(source) as folder:
+        with stored.opened(source) as kept:
+            folder, vae = kept.folder, kept.folder / MODEL_VAE
+            options = options_of({**kept.options, **({sources.VAE: str(vae)} if kept.vae_sha256 else {})})
             file, config = folder / MODEL_FILE, folder / MODEL_CONFIG
             if file.is_file():
                 is_alone = not config.is_dir()
-                model = self._loaded(name, SingleFile(file, None if is_alone else config))
+                model = self._loaded(name, SingleFile(file, None if is_alone else config, options))
             else:
-                model = self._loaded(name, LocalDirectory(folder))
-        return replace(model, source=str(source))
+                model = self._loaded(name, LocalDirectory(folder, options))
+        told = kept.options.get(sources.VAE)
+        return replace(model, source=str(source), vae_file=told, vae_sha256=kept.vae_sha256)
 
     def _settle(
         self, name: str, source: Source, parts: Components, directory: Path, *, revision: str | None = None
@@ -181,7 +185,7 @@ class ModelLoader:
             vae_factor=vae_factor,
             default_width=side,
             default_height=side,
-            defaults=layout.read_defaults(directory),
+            defaults=layout.read_defaults(directory, parts.layout.family),
             size=sum(map(_bytes_of, parts.modules.values())),
         )
 

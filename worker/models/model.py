@@ -12,6 +12,7 @@ from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
 from torch import Tensor
 from transformers import CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
 
+from farm.jobs.spec import Corner, PixelSize
 from worker.diffusion.adapting import Adapting
 from worker.diffusion.additions import Additions
 from worker.diffusion.conditioning import Conditioning
@@ -19,7 +20,7 @@ from worker.diffusion.cross_attention import CrossAttentionCache
 from worker.diffusion.preview import PreviewMap
 from worker.diffusion.prompts import Encoded, PromptEncoder
 from worker.diffusion.text import TextEncoder
-from worker.families.family import Family, Size
+from worker.families.family import Family, Frame
 
 _LARGE = 64 * 64
 """Latent pixels: of 512×512 at a factor of 8. A step of fewer takes moderate time on anything."""
@@ -42,6 +43,8 @@ class Defaults:
     guidance: float = 7.5
     losses: float = 1.0
     """Times the losses' own scales."""
+    framing: Mapping[str, PixelSize | Corner] = field(default_factory=dict)
+    """What it is told of how a picture was framed, by fields of a job."""
 
 
 class UNetForward(Protocol):
@@ -152,18 +155,19 @@ class LoadedModel:
     def conditioned(
         self,
         prompt: Encoded,
-        size: Size | None = None,
+        frame: Frame | None = None,
         *,
         additions: Additions | None = None,
         cached: bool = True,
     ) -> Conditioning:
-        """What a row is conditioned on, for a picture of a size in pixels; None: the model's own.
+        """What a row is conditioned on, for a picture that is framed so; None: whole, and of the model's own size.
 
         Without the cross-attention cache it is as diffusers' UNet takes it, whose layers project it at every step, and
         where adapters change those it is not for them.
         """
         text = self.cross_attention.of(prompt, additions) if cached else prompt.embedding
-        return self.family.conditioned(text, prompt, size or Size(self.default_width, self.default_height))
+        frame = frame or Frame.whole(self.default_width, self.default_height)
+        return self.family.conditioned(text, prompt, frame)
 
     def predict(
         self, rows: Tensor, timesteps: Tensor, conditioning: Conditioning, additions: Sequence[Additions | None] = ()

@@ -15,7 +15,7 @@ from __future__ import annotations
 import difflib
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from farm import sources
@@ -102,6 +102,18 @@ class Stored:
         return f"farm:{self.name}@{self.fingerprint[:16]}"
 
 
+@dataclass(frozen=True)
+class Opened:
+    """A model that the farm keeps, on this machine: its files in a folder, and the options that it was added with.
+
+    Of its own autoencoder these have the name that people gave the file, and `vae_sha256` is what is in it.
+    """
+
+    folder: Path
+    options: Mapping[str, str] = field(default_factory=dict)
+    vae_sha256: str | None = None
+
+
 Source = LocalDirectory | SingleFile | Bucket | Hub | Stored
 
 STABLE_DIFFUSION_1_4 = Hub("CompVis/stable-diffusion-v1-4", "133a221b8aa7292a167afc5127cb63fb5005638b")
@@ -180,7 +192,7 @@ def parse_option(option: str) -> tuple[str, Source]:
 def parse_source(text: str) -> Source:
     """The source that `text` names. Raises `InvalidInput` if it is malformed or a local path is not there."""
     where, given = sources.split(text)
-    options, config = _options(given), given.get(sources.CONFIG)
+    options, config = options_of(given), given.get(sources.CONFIG)
     if where.lower().endswith(WEIGHTS) and "://" not in where:
         return SingleFile(_file(where), _directory(config) if config else None, options)
     if config is not None:
@@ -209,13 +221,10 @@ def parse_source(text: str) -> Source:
     return _hub(where, options)
 
 
-def _options(given: Mapping[str, str]) -> Options:
-    """Raises `InvalidInput` for a file that is not there, or a word that says nothing."""
+def options_of(given: Mapping[str, str]) -> Options:
+    """What options of a source say. Raises `InvalidInput` for a file that is not there, or a word that says nothing."""
+    sources.check_words(given)
     said = given.get(sources.PREDICTION)
-    if said is not None and said not in _PREDICTS:
-        raise InvalidInput(
-            f"a model cannot predict '{said}'", field="model", hint=f"write {sources.PREDICTION}=v or =epsilon"
-        )
     vae = given.get(sources.VAE)
     return Options(
         vae=_autoencoder(vae) if vae else None,

@@ -108,6 +108,7 @@ def _settings(spec: ResolvedSpec, model: ModelUsed) -> dict[str, str]:
         **({"Lora hashes": hashes} if (hashes := _lora_hashes(spec)) else {}),
         "RNG": "CPU",  # readers take the noise for a GPU's unless told
     }
+    settings |= {field.replace("_", " ").capitalize(): str(told) for field, told in spec.framing.items()}
     if spec.start.image is not None:
         settings["Denoising strength"] = f"{spec.steps_to_do / spec.steps:.4g}"
         settings |= _masked(spec.start)

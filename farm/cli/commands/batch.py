@@ -45,7 +45,8 @@ STDIN = "-"
     \b
     Fields: mode prompt weights mix path mix_with negative reading clip_skip init start_step strength fit
     encode mask redo mask_blur fill only_masked outpaint loras losses guidance sampler schedule eta steps seed
-    count width height model priority trace trace_every time_limit labels; of the mode roundtrip noise_steps.
+    count width height original_size crop target_size model priority trace trace_every time_limit labels; of the
+    mode roundtrip noise_steps.
     `zip` takes its lists in step, `product` every combination; with both, every pair of the two. A dotted name
     reaches into lists and mappings. A relative `init` or `mask` is looked for beside the file. `redo` is white
     or black: what of the mask is redone.

@@ -6,7 +6,6 @@ So the page has what the command has, in the same words, and a new option is a n
 from __future__ import annotations
 
 import re
-import shlex
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
@@ -25,9 +24,10 @@ from farm.jobs import grid
 from farm.jobs.batch_file import MAX_JOBS, refuse_more
 from farm.jobs.losses import LossDeclaration
 from farm.jobs.request import JobRequest, LossRequest
-from farm.jobs.spec import STUDIES, InitReference, JobSpec
+from farm.jobs.spec import FRAMING, STUDIES, InitReference, JobSpec
 from farm.jobs.studies import READ_BY
 from farm.web.forms import Choice, Field, Group, Kind, Mode, Read, Values
+from farm.words import shell_words
 
 _FROM_FILES = ("batch",)
 """Commands that are of no use in a form."""
@@ -38,6 +38,7 @@ _GROUPS: Mapping[str, tuple[str, ...]] = {
     "Picture": (
         *("seed", "steps", "guidance", "width", "height", "sampler", "schedule", "eta", "reading", "clip_skip", "lora"),
     ),
+    "Tell SDXL of the picture": FRAMING,
     "Start from a picture": ("init", "strength", "start_step", "fit", "encode"),
     "Redo a part of it": ("mask", "redo", "mask_blur", "fill", "only_masked", "outpaint"),
     "Mix prompts": ("mix_with", "mix", "weights", "path"),
@@ -47,6 +48,18 @@ _GROUPS: Mapping[str, tuple[str, ...]] = {
 }
 """Where fields are shown; what is new comes under the last."""
 _USUAL = re.compile(r"\s*\[(?:default: )?([^\]]+)\]$")
+_SAID_INSTEAD = tuple(
+    (re.compile(said), instead)
+    for said, instead in (
+        (r"^With --init(: )?", ""),
+        (r"the picture --init", "a picture"),
+        (r"--init", "the picture"),
+        (r"\s*\('farm \w+' lists them\)", ""),
+        (r"--(?=[a-z])", ""),
+        (r"\$FARM_MODEL, or ", ""),
+        (r"\bPROMPT(?=s?\b)", "prompt"),
+    )
+)
 _KINDS: tuple[tuple[type[click.ParamType[Any]], Kind], ...] = (
     (click.types.IntParamType, "whole"),
     (click.types.FloatParamType, "number"),
@@ -113,7 +126,7 @@ def _mode(command: click.Command) -> Mode:
     groups += [Group(title, [fields.pop(name) for name in names if name in fields]) for title, names in _GROUPS.items()]
     groups[-1] = Group(groups[-1].title, [*groups[-1].fields, *fields.values()])
     about = (command.help or "").strip().partition("\n\n")[0]
-    return Mode(command.name or "", about, [group for group in groups if group.fields])
+    return Mode(command.name or "", _sentence(about), [group for group in groups if group.fields])
 
 
 def _names(options: Callable[[Any], Any]) -> set[str | None]:
@@ -131,8 +144,8 @@ def _field(param: click.Parameter) -> Field:
         name=param.name or "",
         option=shown.rstrip("…"),
         kind=_kind(param),
-        help=_USUAL.sub("", told),
-        usual=found[1] if found else default,
+        help=_sentence(_USUAL.sub("", told)),
+        usual=_for_forms(found[1]) if found else default,
         example=param.metavar or "",
         choices=tuple(_choices(param)),
         many=param.multiple or param.nargs == -1,
@@ -141,6 +154,18 @@ def _field(param: click.Parameter) -> Field:
         most=most,
         step=step,
     )
+
+
+def _for_forms(told: str) -> str:
+    """The words of the command's help, where there are fields and no options."""
+    for said, instead in _SAID_INSTEAD:
+        told = said.sub(instead, told)
+    return told.strip()
+
+
+def _sentence(told: str) -> str:
+    said = _for_forms(told)
+    return said[:1].upper() + said[1:]
 
 
 def _is_plain(default: Any) -> bool:
@@ -220,7 +245,7 @@ class _Words:
             words += [f"{name}={value}"] if is_odd else [name] if value is None else [name, value]
         is_odd = any(argument.startswith("-") for argument in self._arguments)
         every = [*words, "--", *self._arguments] if is_odd else [*self._arguments, *words]
-        return shlex.join(["farm", "submit", mode, *every])
+        return shell_words(["farm", "submit", mode, *every])
 
 
 def _parsed(command: click.Command, words: _Words) -> dict[str, Any]:

@@ -1,9 +1,10 @@
-"""`farm list`, `status`, `watch`, `cancel` and `retry`."""
+"""`farm list`, `status`, `watch`, `cancel`, `priority` and `retry`."""
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     from datetime import datetime
 
     from farm.cli.view.columns import Columns
+    from farm.ledger.records import Prioritised
 
 
 @click.command(
@@ -152,6 +154,32 @@ def cancel(names: tuple[str, ...], everything: bool, yes: bool, as_json: bool) -
 @click.command(
     epilog="""\b
     Examples:
+      farm priority 0kz3 --set 8
+      farm priority 0kz3mw7c9d2f4g5h-0003 0kz4 --by -1
+    """
+)
+@jobs_argument()
+@click.option("--set", "wanted", type=click.IntRange(0, 9), metavar="N", help="To this; 9 is the most urgent.")
+@click.option("--by", type=int, metavar="N", help="By so much; below 0 it is lowered.")
+@json_option
+def priority(names: tuple[str, ...], wanted: int | None, by: int | None, as_json: bool) -> None:
+    """Change the priority of queued jobs.
+
+    Of a batch, only those that are queued: what runs goes on. Jobs have priority 5 unless they were submitted with
+    another. With --json: for each job {state, before, priority}; `before` is the priority that it had.
+    """
+    if (wanted is None) == (by is None):
+        raise InvalidInput("give --set, the priority they are to have, or --by, how much to raise it")
+    with FarmClient.connect() as farm:
+        told = farm.prioritise(names, wanted, by=by)
+    if as_json:
+        return print_json({job: asdict(one) for job, one in told.items()})
+    _tell_prioritised(told)
+
+
+@click.command(
+    epilog="""\b
+    Examples:
       farm retry 0kz3mw7c9d2f4g5h-0003
       farm retry 0kz3
     """
@@ -195,6 +223,18 @@ def _tell_cancelled(before: dict[str, State]) -> None:
     if not cancelled and set(over) - {"cancelled"}:
         raise WrongState(f"nothing to cancel: {rest} already")
     say(f"{plural(cancelled, 'job')} cancelled" + (f" ({rest} already)" if rest else ""))
+
+
+def _tell_prioritised(told: dict[str, Prioritised]) -> None:
+    queued = Counter(one.priority for one in told.values() if one.state == "queued")
+    others = Counter(one.state for one in told.values() if one.state != "queued")
+    rest = ", ".join(f"{number:,} {state}" for state, number in others.items())
+    if not queued:
+        raise WrongState(f"nothing to change: {rest or 'no job'}", hint="only queued jobs have a priority to change")
+    for priority, number in sorted(queued.items(), reverse=True):
+        say(f"{plural(number, 'job')} with priority {priority}")
+    if rest:
+        note(f"left as they are: {rest}")
 
 
 def _details(status: JobStatus, spec: JobSpec | None) -> Iterator[str]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -29,9 +29,9 @@ if TYPE_CHECKING:
 def models(context: click.Context, as_json: bool) -> None:
     """List the models of the farm: those that it keeps, is served, or has jobs for.
 
-    With --json: a list of {name, workers, warm, waiting, kind, size, source, added}; `warm` are the workers that have
-    it in memory, `waiting` is how many jobs are queued for it, and the last four are null of a model that the farm does
-    not keep itself.
+    With --json: a list of {name, workers, warm, waiting, kind, size, source, options, added}; `warm` are the workers
+    that have it in memory, `waiting` is how many jobs are queued for it, and the last five are null of a model that the
+    farm does not keep itself.
     """
     if context.invoked_subcommand is not None:
         return
@@ -59,6 +59,7 @@ def models(context: click.Context, as_json: bool) -> None:
       farm models add mine=/models/mine
       farm models add mine=/models/mine.safetensors
       farm models add second=/models/v2.safetensors#config=/models/stable-diffusion-2-1
+      farm models add noob=/models/noob-v.safetensors#prediction=v#ztsnr#vae=/models/better.safetensors
     """
 )
 @click.argument("model", metavar="NAME=SOURCE")
@@ -68,9 +69,10 @@ def models(context: click.Context, as_json: bool) -> None:
 def add(model: str, replace: bool, again: bool, as_json: bool) -> None:
     """Keep a model in the farm, for every worker that is started without --model.
 
-    SOURCE is a folder in diffusers' layout or a .safetensors checkpoint on this machine. What is in its files is sent
-    to the bucket once: the same again sends nothing, models may share files, and after Ctrl-C the same command goes on.
-    With --json: {name, kind, size, source, added, sent, files}; `sent` is in bytes.
+    SOURCE is a folder in diffusers' layout or a .safetensors checkpoint on this machine, with what is to be otherwise
+    than it says: #vae=FILE, #prediction=v or #prediction=epsilon, #ztsnr; of a checkpoint #config=FOLDER. What is in
+    its files is sent to the bucket once: the same again sends nothing, models may share files, and after Ctrl-C the
+    same command goes on. With --json: {name, kind, size, source, options, added, sent, files}; `sent` is in bytes.
     """
     from farm.bucket.models import KINDS
     from farm.client import FarmClient
@@ -115,6 +117,8 @@ def show(name: str, as_json: bool) -> None:
     if as_json:
         return print_json({**told, "files": _files(kept)})
     say(f"{name}: {KINDS[kept.kind]}, {size(kept.size)}, from {kept.source}, added {kept.added:%Y-%m-%d %H:%M} UTC")
+    if kept.options:
+        say(f"otherwise than its files say: {', '.join(_otherwise(kept))}")
     say(f"served by {', '.join(told['workers']) or 'nobody'}; in memory of {', '.join(told['warm']) or 'nobody'}")
     say(f"jobs waiting: {told['waiting']:,}")
     rows = Columns("file", "size", "sha256", right=("size",), dropped=("sha256",))
@@ -150,7 +154,7 @@ def remove(name: str, force: bool, as_json: bool) -> None:
 
 
 def _told(name: str, service: ModelService | None, kept: StoredModel | None) -> dict[str, Any]:
-    facts = _facts(kept) if kept else dict.fromkeys(("kind", "size", "source", "added"))
+    facts = _facts(kept) if kept else dict.fromkeys(("kind", "size", "source", "options", "added"))
     return {
         "name": name,
         "workers": service.workers if service else (),
@@ -166,8 +170,19 @@ def _facts(kept: StoredModel) -> dict[str, Any]:
         "kind": kept.kind,
         "size": kept.size,
         "source": kept.source,
+        "options": kept.options,
         "added": kept.added.isoformat(),
     }
+
+
+def _otherwise(kept: StoredModel) -> Iterator[str]:
+    """What the options of its source say."""
+    if (vae := kept.options.get("vae")) is not None:
+        yield f"its autoencoder is that of {vae}"
+    if (said := kept.options.get("prediction")) is not None:
+        yield f"it predicts {said}"
+    if "ztsnr" in kept.options:
+        yield "its signal-to-noise ratio begins at zero"
 
 
 def _files(kept: StoredModel) -> dict[str, Any]:

@@ -31,7 +31,7 @@ def token() -> None:
     "--role",
     type=click.Choice(ROLES),
     required=True,
-    help="What it may do: look; submit, cancel and retry too; or everything.",
+    help="What it may do: look; submit, cancel, prioritise and retry too; or everything.",
 )
 @json_option
 def add(name: str, role: Role, as_json: bool) -> None:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 import click
+from click.core import ParameterSource
 
 from farm import variables
 from farm.cli.view.output import note, say
@@ -63,6 +64,7 @@ def web(
     machine 'farm up' runs it already.
     """
     if address:
+        _refuse_others("address")
         return _tell_door()
     check_installed()
     from farm.web.server import Serving
@@ -172,6 +174,18 @@ def _tell(how: Serving, address: str, door: str) -> None:
     if not is_loopback(how.address) and how.certificate is None:
         note("without --tls-cert everything is sent in the clear, tokens too: put a proxy with TLS before it")
     say("Ctrl-C stops it")
+
+
+def _refuse_others(alone: str) -> None:
+    """Raise `InvalidInput` if an option is given besides the one that has no use for others."""
+    context = click.get_current_context()
+    given = [
+        param.opts[-1]
+        for param in context.command.params
+        if param.name != alone and context.get_parameter_source(param.name or "") is ParameterSource.COMMANDLINE
+    ]
+    if given:
+        raise InvalidInput(f"has no use for {', '.join(given)}", field=f"--{alone}", hint="give it by itself")
 
 
 def _tell_door() -> None:

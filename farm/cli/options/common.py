@@ -72,6 +72,21 @@ _REQUEST = (
     _COUNT,
     click.option("--width", type=int, help="Pixels, a multiple of 8 from 64 to 2048.  [default: the model's]"),
     click.option("--height", type=int, help="Pixels, likewise.  [default: the model's]"),
+    click.option(
+        "--original-size",
+        metavar="WxH",
+        help="Tell SDXL how large the original was, such as 4096x4096.  [default: the picture's, or the model's own]",
+    ),
+    click.option(
+        "--crop",
+        metavar="X,Y",
+        help="Tell it how many pixels were cut off on the left and above, such as 0,256.  [0,0, or the model's own]",
+    ),
+    click.option(
+        "--target-size",
+        metavar="WxH",
+        help="Tell it to what size the original was cut.  [the picture's, or the model's own]",
+    ),
     _SAMPLER,
     _SCHEDULE,
     _ETA,

@@ -21,6 +21,7 @@ def fields(mode: Mode, prompts: Sequence[str], options: Mapping[str, Any], **mor
         *("negative", "reading", "clip_skip", "steps", "guidance", "seed", "count", "width", "height", "sampler"),
         *("schedule", "eta", "model", "init", "start_step", "strength", "fit", "encode", "path", "trace"),
         *("mask", "redo", "mask_blur", "fill", "only_masked", "outpaint"),
+        *("original_size", "crop", "target_size"),
         *("trace_every", "priority", "time_limit"),
     )
     given: dict[str, Any] = {name: options[name] for name in named if name in options}

@@ -6,6 +6,8 @@
 --     │                  └──reap, when too often──► failed
 --     └──retry── failed | cancelled              cancel: queued | running ──► cancelled
 --
+--   queued ──prioritise──► queued, at another turn
+--
 -- Time is Redis' own (milliseconds), so clocks of machines need not agree. Every operation may be sent
 -- twice (clients retry) and then has the effect of once.
 --
@@ -147,12 +149,12 @@ end
 local function forget_checkpoint(id) redis.call('HDEL', job_key(id), 'checkpoint') end
 
 -- Queued jobs are found in two orders: by when their message was last published, and by whose turn it is.
--- Returns how many of the two did not know it.
+-- Returns how many of the two did not know it, or not where it is.
 local function wait(job)
   call('SADD', index('models'), job.model)
   local turn = (9 - job.priority) * 1e14 + job.submitted
   return call('ZADD', index('waiting:' .. job.model), 'NX', now, job.id)
-    + call('ZADD', index('turn:' .. job.model), 'NX', turn, job.id)
+    + call('ZADD', index('turn:' .. job.model), 'CH', turn, job.id)
 end
 
 local function stop_waiting(id, model)

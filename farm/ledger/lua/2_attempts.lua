@@ -8,10 +8,17 @@ local function last_attempt(job)
   return before == 0 and 0 or GENERATION * (1 + math.floor(before / GENERATION))
 end
 
+-- The priority that a job had last: it may have been given another one after it was submitted.
+local function last_priority(job)
+  local left = redis.pcall('HGET', job_key(job.id), 'priority')
+  local before = not is_of_another_kind(left) and left and number(left)
+  return before and before <= 9 and before or job.priority
+end
+
 local function record(job)
-  local attempt = last_attempt(job)
+  local attempt, priority = last_attempt(job), last_priority(job)
   redis.call('DEL', job_key(job.id))
-  set(job.id, 'batch', job.batch, 'model', job.model, 'priority', job.priority, 'steps', job.steps,
+  set(job.id, 'batch', job.batch, 'model', job.model, 'priority', priority, 'steps', job.steps,
     'prompt', job.prompt, 'spec', job.spec, 'labels', job.labels, 'step', 0, 'attempt', attempt, 'deaths', 0,
     'submitted', now)
   if job.result then
@@ -68,30 +75,63 @@ local function next_of(models, deaths)
   return first
 end
 
+local function includes(list, wanted)
+  for _, one in ipairs(list) do
+    if one == wanted then return true end
+  end
+  return false
+end
+
+-- The waiting job that a message for `asked`, which may be nil or over, brings if none of another model goes first. It says
+-- that there is work for a model, not which: that is the job whose turn it is there. A suspect is brought by its own alone.
+local function brought_by(asked, models, deaths)
+  if not asked then return nil end
+  local waits = asked.state == 'queued' and asked or nil
+  if not includes(models, asked.model) or waits and asked.deaths >= deaths - 1 then return waits end
+  return next_of({ asked.model }, deaths) or waits
+end
+
+-- The job that a message is used for: one of another model goes first if it is more urgent, or if there is no other.
+local function whose_turn(asked, models, deaths)
+  local mine, first = brought_by(asked, models, deaths), next_of(models, deaths)
+  if mine and first and first.priority > mine.priority then return first end
+  return mine or first
+end
+
+-- The job that waits without a message now that the one for `asked` was used for `taken`, or nil.
+local function owed_by(taken, asked, models, deaths)
+  if not asked or asked.id == taken.id then return nil end
+  local mine = brought_by(asked, models, deaths)
+  if mine and (mine.model ~= taken.model or mine.deaths >= deaths - 1) then return mine end
+end
+
 -- `token` is new for each claim, so that a claim sent twice is granted once. A job that
 -- one more crash would fail is a suspect: only a worker that does nothing else may claim it (`alone` is '1'), so
--- that what happens to that worker is the job's own doing and nobody else's. If the job cannot be had, another that
--- waits for one of the models in `instead` (a JSON list) is granted: a message says that there is work, not which.
--- Returns {state}, {'missing'}, {'suspect'} or {'claimed', id, attempt, spec, priority, checkpoint, waited}: the last in
--- milliseconds, from when it was submitted.
+-- that what happens to that worker is the job's own doing and nobody else's. With models in `instead` (a JSON list), the
+-- job whose turn it is among those that wait for them is granted, and without them this one alone.
+-- Returns {state}, {'missing'}, {'suspect'} or {'claimed', id, attempt, spec, priority, checkpoint, waited, owed}:
+-- `waited` in milliseconds, from when it was submitted; `owed` a job that is to be published again, or ''.
 function operations.claim(id, worker, token, lease, deaths, alone, instead)
+  deaths, instead = tonumber(deaths), cjson.decode(instead)
   local grant = index('grant:' .. token)
-  local job, why = named(call('GET', grant) or id)
+  local asked = named(id)
+  local before = call('GET', grant)
+  local job = asked
+  if before then job = named(before) end
   local function granted()
     local waited = (tonumber(field(job.id, 'started')) or 0) - (tonumber(field(job.id, 'submitted')) or 0)
-    return { 'claimed', job.id, job.attempt, job.spec, job.priority, job.checkpoint or '', math.max(0, waited) }
+    local owed, resumed = owed_by(job, asked, instead, deaths), job.checkpoint or ''
+    return { 'claimed', job.id, job.attempt, job.spec, job.priority, resumed, math.max(0, waited), owed and owed.id or '' }
   end
   if job and job.state == 'running' and job.token == token then
     job.spec = field(job.id, 'spec')
     return granted()
   end
-  if not (job and job.state == 'queued') then
-    local other = next_of(cjson.decode(instead), tonumber(deaths))
-    if not other then return { job and job.state or 'missing' } end
-    job = other
-    call('SET', grant, job.id, 'PX', GRANT_KEPT)
-  end
-  if job.deaths >= tonumber(deaths) - 1 and alone ~= '1' then return { 'suspect' } end
+  local chosen = whose_turn(job, instead, deaths)
+  if not chosen then return { job and job.state or 'missing' } end
+  if chosen.id ~= id then call('SET', grant, chosen.id, 'PX', GRANT_KEPT) end
+  job = chosen
+  if job.deaths >= deaths - 1 and alone ~= '1' then return { 'suspect' } end
   job.spec = field(job.id, 'spec')
   if not job.spec then
     quarantine(job.id, 'it has no spec')

@@ -115,20 +115,23 @@ function operations.once(name, value, duration)
   return value
 end
 
--- Of those of the models (a JSON list) for which jobs wait, a flat list: the name, how many jobs, and for how many ms
--- the one that was submitted first has been waiting.
+-- Of those of the models (a JSON list) for which jobs wait, a flat list: the name, how many jobs, for how many ms the one
+-- that was submitted first has been waiting, and the sum of their priorities.
 function operations.demand(models)
   local told = {}
   for _, model in ipairs(cjson.decode(models)) do
-    local turns, oldest = index('turn:' .. model), now
+    local turns, oldest, priorities = index('turn:' .. model), now, 0
     local waiting = call('ZCARD', turns)
     if waiting > 0 then
       for level = 0, 9 do  -- a turn is a level of priority, and within that the moment of submission
         local from, to = level * 1e14, '(' .. (level + 1) * 1e14
         local first = call('ZRANGEBYSCORE', turns, from, to, 'WITHSCORES', 'LIMIT', 0, 1)
-        if first[2] then oldest = math.min(oldest, tonumber(first[2]) - from) end
+        if first[2] then
+          oldest = math.min(oldest, tonumber(first[2]) - from)
+          priorities = priorities + (9 - level) * call('ZCOUNT', turns, from, to)
+        end
       end
-      for _, value in ipairs({ model, waiting, now - oldest }) do told[#told + 1] = value end
+      for _, value in ipairs({ model, waiting, now - oldest, priorities }) do told[#told + 1] = value end
     end
   end
   return told

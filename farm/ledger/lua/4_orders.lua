@@ -1,4 +1,4 @@
--- Orders of people: cancel, retry, forget.
+-- Orders of people: cancel, prioritise, retry, forget.
 
 local function cancel(job)
   forget_checkpoint(job.id)
@@ -21,6 +21,26 @@ function operations.cancel(jobs)
     for _, value in ipairs({ id, before, job.model or '', job.checkpoint or '', job.previews_until and 1 or 0 }) do
       told[#told + 1] = value
     end
+  end
+  return told
+end
+
+-- wanted: JSON list of [id, priority]. Only queued jobs change. Their messages stay as they are: whichever comes next, the
+-- claim goes by the turns. Returns a flat list: for each job its id, its state, and the priorities it had and has.
+function operations.prioritise(wanted)
+  local told = {}
+  for _, one in ipairs(cjson.decode(wanted)) do
+    local id, priority = one[1], one[2]
+    local job, why = named(id)
+    local before = job and job.priority or ''
+    if job and job.state == 'queued' and before ~= priority then
+      job.priority = priority
+      set(id, 'priority', priority)
+      wait(job)
+      tell(id, 'state', 'queued', 'why', 'prioritised')
+    end
+    local state = job and job.state or (why == GONE and 'missing' or 'damaged')
+    for _, value in ipairs({ id, state, before, job and job.priority or '' }) do told[#told + 1] = value end
   end
   return told
 end

@@ -7,12 +7,13 @@ from typing import Any
 from fastapi import APIRouter, FastAPI
 
 from farm.web.a1111 import catalogue, images, pnginfo, progress
-from farm.web.a1111.asked import ImageToImage, TextToImage
+from farm.web.a1111.asked import NAMES, ImageToImage, TextToImage
 from farm.web.a1111.errors import form
 from farm.web.a1111.options import Settings
 from farm.web.a1111.pnginfo import PngInfo
 from farm.web.a1111.progress import AboutTask
 from farm.web.a1111.tasks import Tasks
+from farm.web.dialects import Dialect
 from farm.web.document import document, schemas_of
 
 PREFIX = "/sdapi/v1"
@@ -22,7 +23,7 @@ PING = f"{INTERNAL}/ping"
 PUBLIC = frozenset({DOCUMENT, PING})
 LARGE = frozenset(f"{PREFIX}/{name}" for name in ("txt2img", "img2img", "png-info"))
 """Paths whose requests may bring pictures; `txt2img` those of extensions, which are refused by what they are."""
-DIALECTS = {f"{PREFIX}/": form, f"{INTERNAL}/": form}
+DIALECTS = dict.fromkeys((f"{PREFIX}/", f"{INTERNAL}/"), Dialect(form, NAMES))
 
 _DESCRIPTION = """What programs for A1111's web UI ask of it, asked of a render farm. `/api/v1` can more."""
 

@@ -6,9 +6,10 @@ from typing import Any
 
 from fastapi import APIRouter, FastAPI
 
+from farm.web.dialects import Dialect
 from farm.web.document import document, schemas_of
 from farm.web.openai import images, links, models
-from farm.web.openai.asked import Edit, Generation
+from farm.web.openai.asked import NAMES, Edit, Generation
 from farm.web.openai.errors import form
 from farm.web.openai.links import Links
 
@@ -17,7 +18,7 @@ DOCUMENT = f"{PREFIX}/openapi.json"
 PUBLIC = frozenset({DOCUMENT, f"{PREFIX}{links.PATH}"})
 LARGE = frozenset({f"{PREFIX}/images/edits"})
 """Paths whose requests may bring pictures."""
-DIALECTS = {f"{PREFIX}/": form}
+DIALECTS = {f"{PREFIX}/": Dialect(form, NAMES)}
 
 _DESCRIPTION = """What programs for OpenAI's images ask of it, asked of a render farm. `/api/v1` can more."""
 

@@ -13,7 +13,7 @@ from fastapi import APIRouter, Query, Request, Response
 
 from farm import keys
 from farm.client import lora_files, loras, model_files, models
-from farm.client.given import Given
+from farm.client.given import GivenFile
 from farm.client.keeping import Progress
 from farm.errors import InvalidInput, NameTaken
 from farm.keys import WEIGHTS
@@ -55,11 +55,11 @@ class Way:
     what: str
     most: Callable[[Limits], int]
     check_name: Callable[[str], object]
-    look_at: Callable[[Given], object]
+    look_at: Callable[[GivenFile], object]
 
 
 MODEL = Way("model", lambda limits: limits.model, models.check_name, model_files.look_at)
-LORA = Way("LoRA", lambda limits: limits.lora, keys.lora_name, lora_files.look_at)
+LORA = Way("LoRA", lambda limits: limits.lora, keys.lora_name, lora_files.look_at_header)
 
 
 @router.put(
@@ -89,7 +89,7 @@ async def add_model(
         hint = f"the command can: farm models add {name}=FILE#config=FOLDER"
         raise InvalidInput("a folder cannot be sent", field="config", hint=hint)
 
-    def add(given: Given, progress: Progress) -> models.Added:
+    def add(given: GivenFile, progress: Progress) -> models.Added:
         site.client.check_bucket()
         ledger, storage = site.client.ledger, site.client.storage
         return models.add(ledger, storage, name, given, replace=replace, again=again, progress=progress)
@@ -126,7 +126,7 @@ async def add_lora(
     has it or jobs wait for it: pictures made with it cannot be made again.
     """
 
-    def add(given: Given, progress: Progress) -> loras.Added:
+    def add(given: GivenFile, progress: Progress) -> loras.Added:
         site.client.check_bucket()
         ledger, storage = site.client.ledger, site.client.storage
         return loras.add(ledger, storage, name, given, replace=replace, again=again, progress=progress)
@@ -150,14 +150,14 @@ async def _kept(
     way: Way,
     name: str,
     file: str | None,
-    add: Callable[[Given, Progress], A],
+    add: Callable[[GivenFile, Progress], A],
 ) -> A:
     """What `add` makes of the file that a request brings. Once all has come, that does not end with the request."""
     places, most = uploads_of(site), way.most(site.usage.limits)
     _check_name(way, name)
     async with places.place(way.what, name, by, _told(request, most)) as upload:
         called = called_by(file) or f"{name}{WEIGHTS}"
-        given = Given(upload.path, called=called, field=_FIELD, source=f"{called}, sent by {by}")
+        given = GivenFile(upload.path, called=called, field=_FIELD, source=f"{called}, sent by {by}")
         await places.receive(upload, request, most=most, look=partial(way.look_at, given))
         with _words():
             return await places.bridge(add, given, upload)
@@ -169,7 +169,7 @@ async def looked_at(site: Parts, way: Way, name: str, header: bytes, size: int, 
     if size > (most := way.most(site.usage.limits)):
         raise too_large(most)
     called = called_by(file) or f"{name}{WEIGHTS}"
-    await uploads_of(site).look(header, size, lambda path: way.look_at(Given(path, called, _FIELD, called)))
+    await uploads_of(site).look(header, size, lambda path: way.look_at(GivenFile(path, called, _FIELD, called)))
     _check_name(way, name)
 
 

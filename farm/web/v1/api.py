@@ -21,7 +21,8 @@ STREAMED = frozenset({f"{PREFIX}/models/", f"{PREFIX}/loras/"})
 _DESCRIPTION = """Submit, follow and fetch pictures of a render farm for Stable Diffusion, as the command `farm` does.
 
 Programs send a token (`farm token add`) as bearer, or as the password of basic authentication. Errors are RFC 9457
-problems, whose `type` is stable and whose `detail` and `hint` are the words of the command.
+problems, whose `type` is stable and whose `detail` and `hint` are the words of the command, with fields in the place of
+its options.
 """
 
 

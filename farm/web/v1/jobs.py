@@ -1,4 +1,4 @@
-"""Jobs: submitted, listed, looked up, cancelled and queued again."""
+"""Jobs: submitted, listed, looked up, cancelled, moved within the queue and queued again."""
 
 from __future__ import annotations
 
@@ -23,7 +23,19 @@ from farm.web.access import Caller
 from farm.web.parts import LOOKS, SUBMITS, InSite, Parts, Submitting
 from farm.web.problems import Refused, later
 from farm.web.v1 import submission
-from farm.web.v1.shapes import EXAMPLE, Again, Cancelled, Named, Page, Submitted, ToCancel, problems
+from farm.web.v1.shapes import (
+    EXAMPLE,
+    Again,
+    Cancelled,
+    Named,
+    Page,
+    Prioritised,
+    Ranked,
+    Submitted,
+    ToCancel,
+    ToPrioritise,
+    problems,
+)
 
 router = APIRouter(tags=["Jobs"])
 
@@ -189,6 +201,13 @@ async def cancel(site: InSite, caller: Submitting, what: ToCancel) -> Cancelled:
             raise Refused(403, "role-too-small", "to cancel everything takes the role 'operate'")
         return Cancelled(before=await site.bucket(site.client.cancel_all))
     return Cancelled(before=await site.bucket(site.client.cancel, what.names or ()))
+
+
+@router.post("/jobs/priority", dependencies=[SUBMITS], responses=problems(404))
+async def prioritise(site: InSite, what: ToPrioritise) -> Prioritised:
+    """Give queued jobs another priority; those that are not queued are told as they are."""
+    told = await site.ledger(site.client.prioritise, what.names, what.priority, by=what.by)
+    return Prioritised(jobs={job: Ranked.model_validate(one) for job, one in told.items()})
 
 
 @router.post("/retry", dependencies=[SUBMITS], responses=problems(404, 409))

@@ -15,7 +15,7 @@ from farm.bucket.preview import Preview
 from farm.bucket.shelf import KeptFile
 from farm.client.loras import FileBefore
 from farm.jobs.request import JobRequest
-from farm.jobs.spec import MAX_PROMPT_CHARACTERS, MAX_PROMPTS, JobSpec
+from farm.jobs.spec import MAX_PROMPT_CHARACTERS, MAX_PROMPTS, JobSpec, Priority
 from farm.jobs.status import JobStatus, State
 from farm.jobs.writing import ALPHA
 from farm.web.document import schemas_of
@@ -65,6 +65,34 @@ class Cancelled(BaseModel):
     """The state in which each job was."""
 
     before: dict[str, State]
+
+
+class ToPrioritise(BaseModel):
+    """Jobs that are to have a priority, or theirs raised `by` so much: below 0, lowered."""
+
+    model_config = ConfigDict(
+        extra="forbid", json_schema_extra={"examples": [{"names": ["0kz3mw7c9d2f4g5h"], "priority": 8}]}
+    )
+
+    names: Names
+    priority: Priority | None = None
+    by: Annotated[int, Field(ge=-9, le=9)] | None = None
+
+
+class Ranked(BaseModel):
+    """The state that a job is in, and the priorities it had and has: only a queued one's changes."""
+
+    model_config = ConfigDict(from_attributes=True)
+
+    state: State
+    before: int
+    priority: int
+
+
+class Prioritised(BaseModel):
+    """What became of each job."""
+
+    jobs: dict[str, Ranked]
 
 
 class Again(BaseModel):
@@ -177,6 +205,9 @@ def schemas() -> dict[str, Any]:
     properties["mask"] = {"oneOf": [{"$ref": "#/components/schemas/Picture"}, {"const": ALPHA}]}
     grown = {"type": "string", "examples": ["left=128,top=64"]}
     properties["outpaint"] = {"oneOf": [{"$ref": "#/components/schemas/Outpaint"}, grown]}
+    for field, example in (("original_size", "4096x4096"), ("crop", "128,0"), ("target_size", "1024x1024")):
+        kind = {"$ref": f"#/components/schemas/{'Corner' if field == 'crop' else 'PixelSize'}"}
+        properties[field] = {"oneOf": [kind, {"type": "string", "examples": [example]}]}
     properties["prompt"] = {
         "oneOf": [text, {"type": "array", "items": text, "minItems": 1, "maxItems": MAX_PROMPTS}],
         "title": "Prompt",

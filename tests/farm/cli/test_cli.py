@@ -447,6 +447,9 @@ WRONG = [
     (("list", "--state", "lost"), "Invalid value for '--state': 'lost' is not one of 'queued'"),
     (("cancel",), "farm: name the jobs or batches to cancel, or give --all"),
     (("cancel", "x", "--all"), "farm: name the jobs or batches to cancel, or give --all"),
+    (("priority", "x"), "farm: give --set, the priority they are to have, or --by, how much to raise it"),
+    (("priority", "x", "--set", "1", "--by", "1"), "farm: give --set, the priority they are to have, or --by, how"),
+    (("priority", "x", "--set", "10"), "Invalid value for '--set': 10 is not in the range 0<=x<=9"),
     (("fetch",), "Missing argument 'JOB|BATCH…'"),
     (("sheet", "/no.png", "--out", "/tmp/none/sheet.png"), "farm: /no.png cannot be read: No such file or directory"),
     (("sheet", "/no.png", "--out", "sheet.jpeg"), "farm: --out: sheet.jpeg does not end in .png"),
@@ -516,6 +519,7 @@ def test_a_wrong_batch_file_is_said(text: bytes, message: str, dry: tuple[str, .
         ("status", "0kz3"),
         ("watch", "0kz3"),
         ("cancel", "0kz3"),
+        ("priority", "0kz3", "--set", "9"),
         ("retry", "0kz3"),
         ("fetch", "0kz3"),
         ("workers",),
@@ -639,6 +643,18 @@ def test_the_end_of_a_log_in_an_error_is_shown_indented(monkeypatch: pytest.Monk
 
 def test_a_mistake_with_escape_codes_in_it_is_inert() -> None:
     assert "\x1b" not in run("list", "--limit", "\x1b[2J").stderr
+
+
+def test_how_a_picture_was_framed_is_written_as_one_says_it() -> None:
+    (spec,) = planned("txt2img", "x", "--original-size", "4096x2048", "--crop", "128,0", "--target-size", "64X96")
+    assert [spec[field] for field in ("original_size", "crop", "target_size")] == [
+        {"width": 4096, "height": 2048},
+        {"x": 128, "y": 0},
+        {"width": 64, "height": 96},
+    ]
+    assert not {"original_size", "crop", "target_size"} & planned("txt2img", "x")[0].keys(), "as before"
+    said = run("submit", "txt2img", "x", "--dry-run", "--crop", "128").stderr
+    assert "farm: --crop: '128' is not X,Y: the pixels cut off on the left and above, such as 128,0" in said
 
 
 def test_a_mask_is_a_file_or_what_is_transparent_in_the_picture(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shlex
 from typing import Any
 
@@ -39,7 +40,7 @@ def test_a_form_has_each_option_of_its_command_once(mode: str) -> None:
     assert sorted(shown) == sorted(name for name in declared if name)
     for param in submit.commands[mode].params:
         if isinstance(param, click.Option) and param.name in shown:
-            assert (fields(mode)[param.name].help or "?") in (param.help or "")
+            assert bool(fields(mode)[param.name].help) == bool(param.help)
 
 
 def test_fields_have_the_ranges_defaults_and_choices_that_are_declared() -> None:
@@ -123,6 +124,7 @@ def test_faults_name_the_option_in_the_words_of_the_command(
         {"mode": "img2img", "prompt": "x", "init": b"", "mask": b"", "redo": "black", "mask_blur": 0, "seed": 1},
         {"mode": "img2img", "prompt": "x", "init": b"", "mask": b"", "only_masked": 32, "fill": "noise", "seed": 1},
         {"mode": "img2img", "prompt": "x", "init": b"", "outpaint": "left=8,top=16", "fill": "original", "seed": 1},
+        {"prompt": "x", "original_size": "4096x2048", "crop": "0,0", "target_size": "64x96", "seed": 1},
         {
             "prompt": "x",
             "clip_skip": 2,
@@ -153,3 +155,16 @@ def test_several_prompts_are_a_mix_whatever_else_a_job_is() -> None:
     [spec] = JobRequest.parse(asked).specs(picture, default_model="emoji")
     mode, values = FORMS.filled(spec, {})
     assert (mode, values["prompts"], values["weights"]) == ("mix", ["a", "b"], "0.7,0.3")
+
+
+def test_forms_speak_of_fields_and_not_of_options() -> None:
+    fields = [field for mode in FORMS.modes for group in mode.groups for field in group.fields]
+    told = {text for field in fields for text in (field.help, field.usual)} | {mode.help for mode in FORMS.modes}
+    assert not [text for text in told if re.search(r"--[a-z]|'farm |\$FARM|\bPROMPT", text)]
+    helps = {(field.name, field.help) for field in fields} | {(mode.name, mode.help) for mode in FORMS.modes}
+    assert {
+        ("strength", "Redo this share of the steps."),
+        ("loss", "Guide by a loss; its arguments, scale and every may follow inline."),
+        ("img2img", "A picture from a prompt and a picture."),
+    } <= helps
+    assert {field.usual for field in fields if field.name == "model"} == {"the only one served"}

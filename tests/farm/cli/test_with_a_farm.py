@@ -187,6 +187,20 @@ def test_cancel_and_retry() -> None:
     assert "nothing to retry: queued" in run("retry", batch, code=1).stderr
 
 
+def test_a_priority_is_set_raised_and_lowered(client: FarmClient) -> None:
+    batch, (first, second) = submitted(2)
+    assert run("priority", batch, "--set", "8").stdout == "2 jobs with priority 8\n"
+    client.cancel([second])
+    told = run("priority", batch, "--by", "-1")
+    assert (told.stdout, told.stderr) == ("1 job with priority 7\n", "left as they are: 1 cancelled\n")
+    assert json.loads(run("priority", batch, "--set", "0", "--json").stdout) == {
+        first: {"state": "queued", "before": 7, "priority": 0},
+        second: {"state": "cancelled", "before": 8, "priority": 8},
+    }
+    client.cancel([first])
+    assert "nothing to change: 2 cancelled" in run("priority", batch, "--set", "9", code=1).stderr
+
+
 def test_cancel_all_asks_first(client: FarmClient) -> None:
     submitted(2)
     run("cancel", "--all", input="n\n", code=1)

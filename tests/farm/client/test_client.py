@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,15 +13,19 @@ from PIL import Image
 
 from farm import keys
 from farm.bucket.manifest import read_manifest
-from farm.client import FarmClient
-from farm.client import loras as keeping
-from farm.errors import FetchRefused, InvalidInput, LedgerUnavailable, WrongState
+from farm.client import FarmClient, loras
+from farm.client import models as keeping
+from farm.client.planning import Pictures, draft
+from farm.errors import FetchRefused, InvalidInput, JobNotFound, LedgerUnavailable, WrongState
 from farm.jobs.limits import Limits
 from farm.jobs.request import JobRequest, LossRequest
+from farm.jobs.spec import Corner
+from farm.ledger.records import Prioritised
 from farm.queue import lists
 from tests.farm.client.test_loras import a_file
 from tests.farm.rendering import Rendering, render
 from tests.ledgers import a_worker
+from tests.models_on_disk import write_folder, write_weights
 
 
 def otter(**fields: object) -> JobRequest:
@@ -57,6 +62,27 @@ def test_jobs_that_every_worker_would_refuse_are_told(client: FarmClient) -> Non
         "a job that asks for 768 pixels a side will fail: w1 does at most 512 (--max-side), and the other refuses it",
     ]
     assert len(warnings) == 3 and "no live worker serves the model 'other'" in warnings[0]
+
+
+def test_a_model_that_is_not_told_how_a_picture_was_framed_is_not_asked_for_that(
+    client: FarmClient, tmp_path: Path
+) -> None:
+    keeping.add(client.ledger, client.storage, "sd", str(write_folder(tmp_path / "sd")))
+    said = r"^crop: the model '{}' is Stable Diffusion{}, and only models of SDXL are told that .*leave it out"
+    for model, kind in (("emoji", ""), ("sd14", " 1"), ("sd", " 1")):
+        with pytest.raises(InvalidInput, match=said.format(model, kind)):
+            client.submit([otter(model=model), otter(model=model, crop="0,0")])
+    placed = replace(draft(otter(crop="8,0"), Pictures()), place="sweep.yaml: job 3")
+    with pytest.raises(InvalidInput, match=r"^sweep\.yaml: job 3: crop: the model 'emoji' is Stable Diffusion, and"):
+        client.submit([placed])
+    assert client.list() == []
+
+    xl = write_folder(tmp_path / "xl", width=2048)
+    write_weights(xl / "unet" / "diffusion_pytorch_model.safetensors", {"add_embedding.linear_1.weight": (2, 8)})
+    keeping.add(client.ledger, client.storage, "xl", str(xl))
+    for model in ("xl", "of-a-worker"):
+        [spec] = client.submit([otter(model=model, crop="8,0")]).specs
+        assert spec.crop == Corner(x=8)
 
 
 def test_every_priority_has_its_own_list(client: FarmClient) -> None:
@@ -188,11 +214,11 @@ def test_cancelled_jobs_can_be_retried_and_done_ones_not(client: FarmClient, ren
 
 def test_a_job_whose_lora_is_kept_no_longer_is_not_retried(client: FarmClient, tmp_path: Path) -> None:
     client.check_bucket()
-    keeping.add(client.ledger, client.storage, "gone", str(a_file(tmp_path / "gone.safetensors")))
+    loras.add(client.ledger, client.storage, "gone", str(a_file(tmp_path / "gone.safetensors")))
     lost, plain = client.submit([otter(loras=[{"name": "gone"}], model="any"), otter()]).jobs
     client.cancel([lost, plain])
     assert client.asks_the_bucket([lost]) and not client.asks_the_bucket([plain])
-    sha256 = keeping.remove(client.ledger, client.storage, "gone").before
+    sha256 = loras.remove(client.ledger, client.storage, "gone").before
     assert sha256 and sha256.deleted
 
     with pytest.raises(WrongState) as caught:
@@ -202,9 +228,9 @@ def test_a_job_whose_lora_is_kept_no_longer_is_not_retried(client: FarmClient, t
     assert caught.value.hint == "'farm loras add' brings it back; without it, name the jobs to retry that have another"
     assert {status.state for status in client.status([lost, plain])} == {"cancelled"}, "nothing is queued"
     assert client.retry([plain]) == [plain]
-    keeping.add(client.ledger, client.storage, "other-name", str(tmp_path / "gone.safetensors"))
+    loras.add(client.ledger, client.storage, "other-name", str(tmp_path / "gone.safetensors"))
     assert client.retry([lost]) == [lost], "its file is there again, whatever it is called"
-    keeping.remove(client.ledger, client.storage, "other-name", force=True)
+    loras.remove(client.ledger, client.storage, "other-name", force=True)
 
 
 def test_words_that_look_like_tags_of_loras_are_told(client: FarmClient) -> None:
@@ -287,6 +313,34 @@ def test_cancelling_all_leaves_no_message_and_ends_where_indexes_lie(client: Far
 
     assert client.queue.depth("emoji") == 0
     assert client.cancel_all() == {}
+
+
+def test_another_priority_is_given_or_added_and_touches_no_message(client: FarmClient) -> None:
+    batch, other = (client.submit([otter(count=2)]) for _ in range(2))
+    first, second = batch.jobs
+    client.ledger.claim(second, "w")
+    messages = client.queue.entries("emoji")
+
+    assert client.prioritise([batch.batch], 8) == {
+        first: Prioritised("queued", 5, 8),
+        second: Prioritised("running", 5, 5),
+    }
+    assert [one.priority for one in client.prioritise([first, other.batch], by=3).values()] == [9, 8, 8]
+    assert [one.priority for one in client.prioritise([first, other.batch], by=-9).values()] == [0, 0, 0]
+
+    assert client.queue.entries("emoji") == messages
+
+
+def test_a_priority_that_is_none_is_refused(client: FarmClient) -> None:
+    [job] = client.submit([otter()]).jobs
+    for wrong in (-1, 10):
+        with pytest.raises(InvalidInput, match=f"priority: {wrong} is not from 0 to 9"):
+            client.prioritise([job], wrong)
+    with pytest.raises(InvalidInput, match="say which priority"):
+        client.prioritise([job])
+    with pytest.raises(JobNotFound):
+        client.prioritise(["0000000000000000-0000"], 1)
+    assert client.ledger.get(job).priority == 5
 
 
 def test_messages_stay_while_a_job_waits(client: FarmClient) -> None:

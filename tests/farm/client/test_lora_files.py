@@ -64,6 +64,43 @@ NAMES: dict[str, Key] = {
 }
 
 
+FLOATS: dict[str, tuple[int, int, int]] = {
+    "F16": (2, 0x7C00, 0x7E01),
+    "BF16": (2, 0x7F80, 0x7FC1),
+    "F32": (4, 0x7F800000, 0x7FC00001),
+}
+"""Of each kind: its bytes, infinity, and one that is not a number. One less than infinity is the largest number."""
+
+
+def of_numbers(path: Path, kind: str, data: bytes) -> Path:
+    """A LoRA in which one weight has such numbers, and another after it."""
+    size = FLOATS[kind][0]
+    up, down = f"{KOHYA}_attn2_to_k.lora_up.weight", f"{KOHYA}_attn2_to_k.lora_down.weight"
+    zeros = bytes(4 * 768 * size)
+    header = {
+        up: {"dtype": kind, "shape": [len(data) // size // 4, 4], "data_offsets": [0, len(data)]},
+        down: {"dtype": kind, "shape": [4, 768], "data_offsets": [len(data), len(data) + len(zeros)]},
+    }
+    said = json.dumps(header).encode()
+    path.write_bytes(len(said).to_bytes(8, "little") + said + data + zeros)
+    return path
+
+
+@pytest.mark.parametrize("sign", [0, 1])
+@pytest.mark.parametrize("kind", FLOATS)
+def test_numbers_that_are_none_are_found(tmp_path: Path, kind: str, sign: int) -> None:
+    size, infinite, none = FLOATS[kind]
+    negative = sign << (8 * size - 1)
+    largest, least, zero = ((bits | negative).to_bytes(size, "little") for bits in (infinite - 1, 1, 0))
+    assert look_at(str(of_numbers(tmp_path / "fine.safetensors", kind, (largest + least + zero + least) * 2))).unet
+    for bits in (infinite, none):
+        for before in (0, 7, 600_003):  # the last beyond what is read at once
+            data = largest * before + (bits | negative).to_bytes(size, "little") + least * 8
+            file = of_numbers(tmp_path / "bad.safetensors", kind, data[: len(data) // size // 4 * 4 * size])
+            with pytest.raises(InvalidInput, match=r"is damaged: '.*lora_up.weight' has numbers that are not finite"):
+                look_at(str(file))
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_names_of_all_programs_say_the_same(name: str) -> None:
     assert parse(name) == NAMES[name]

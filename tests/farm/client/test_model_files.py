@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from farm.client.given import Given
+from farm.client.given import GivenFile
 from farm.client.headers import read_header
 from farm.client.model_files import look_at
 from farm.errors import InvalidInput
@@ -84,6 +84,21 @@ def test_a_checkpoint_is_taken_with_the_configuration_that_is_named(tmp_path: Pa
     assert both.source == f"{file}#config={folder}"
 
 
+@pytest.mark.parametrize("prefix", ["", "vae.", "first_stage_model."])
+def test_what_is_said_besides_is_kept(tmp_path: Path, prefix: str) -> None:
+    vae = write_weights(tmp_path / "much better.safetensors", {f"{prefix}decoder.conv_in.weight": (8, 8)})
+    file = write_weights(tmp_path / "mine.safetensors", {ORIGINAL: (320, 1024)})
+    found = look_at(f"{file}#prediction=v#ztsnr#vae={vae}")
+    assert found.options == {"prediction": "v", "ztsnr": "", "vae": "much better.safetensors"}
+    assert dict(found.files) == {"model.safetensors": file, "vae.safetensors": vae}
+    assert found.source == f"{file}#prediction=v#ztsnr#vae={vae}"
+
+    folder = write_folder(tmp_path / "model")
+    found = look_at(f"{folder}#vae={vae}")
+    assert set(found.files) == LOADED - {"vae/diffusion_pytorch_model.safetensors"} | {"vae.safetensors"}
+    assert (found.options, look_at(str(folder)).options) == ({"vae": "much better.safetensors"}, {})
+
+
 def cut_short(folder: Path) -> None:
     path = folder / "unet" / "diffusion_pytorch_model.safetensors"
     path.write_bytes(path.read_bytes()[:-1])
@@ -149,7 +164,10 @@ def test_a_file_that_is_no_checkpoint_is_told(tmp_path: Path) -> None:
         str(tmp_path / "nowhere"): "there is no folder or .safetensors file",
         "owner/name@main": "a model of the hub is downloaded first",
         f"{lora}x": "there is no folder or .safetensors file",
-        f"{lora}#vae={unet}": "says 'vae', which is not kept with a model",
+        f"{lora}#vae={unet}": "unet.safetensors holds no autoencoder: .*names such as 'down_blocks.0.weight'.*#vae=",
+        f"{lora}#vae={tmp_path}/nowhere.safetensors": "there is no .safetensors file .*/nowhere.safetensors",
+        f"{lora}#vae={tmp_path}/old.ckpt": "old.ckpt is pickled, which can run code, and is never opened",
+        f"{lora}#prediction=x": "a model cannot predict 'x' .*prediction=v or =epsilon",
         f"{lora}#colour=red": "has the option 'colour', which no source has",
     }.items():
         with pytest.raises(InvalidInput) as caught:
@@ -173,4 +191,4 @@ def test_headers_of_strangers_end_in_one_line(tmp_path: Path, data: bytes) -> No
     file = tmp_path / "x.safetensors"
     file.write_bytes(data)
     with pytest.raises(InvalidInput, match="is not safetensors, or is damaged"):
-        read_header(Given.at(file, "SOURCE"))
+        read_header(GivenFile.at(file, "SOURCE"))

@@ -77,6 +77,32 @@ def test_a_model_is_kept_by_what_is_in_its_files(ledger: Ledger, bucket: Bucket,
     assert (added.model.kind, added.model.source) == ("sd1", str(folder))
 
 
+def test_what_is_said_besides_is_in_the_manifest(ledger: Ledger, bucket: Bucket, folder: Path, tmp_path: Path) -> None:
+    vae = write_weights(tmp_path / "better.safetensors", {"decoder.conv_in.weight": (8, 8)}, fill=7)
+    add(ledger, bucket, "mine", f"{folder}#vae={vae}#prediction=v")
+
+    kept = read_model(bucket, "mine")
+    assert kept.options == {"vae": "better.safetensors", "prediction": "v"}
+    assert bucket.objects[keys.model_blob(kept.files["vae.safetensors"].sha256)] == vae.read_bytes()
+    with pytest.raises(WrongState, match=r"the farm has another model 'mine', from .*#prediction=v"):
+        add(ledger, bucket, "mine", f"{folder}#vae={vae}#prediction=epsilon")
+    copied = tmp_path / "of another name.safetensors"
+    copied.write_bytes(vae.read_bytes())
+    assert add(ledger, bucket, "mine", f"{folder}#vae={copied}#prediction=v").model == kept, "it is what it was"
+
+
+def test_an_old_manifest_is_what_it_was(ledger: Ledger, bucket: Bucket, folder: Path) -> None:
+    model = add(ledger, bucket, "mine", str(folder)).model
+    said = json.loads(bucket.objects["models/mine.json"])
+    assert said.pop("options") == {}
+    bucket.put("models/mine.json", json.dumps(said).encode(), "application/json")
+
+    assert read_model(bucket, "mine") == model
+    files = sorted((name, file.sha256) for name, file in model.files.items())
+    as_before = hashlib.sha256(json.dumps(["folder", files]).encode()).hexdigest()
+    assert read_model(bucket, "mine").fingerprint == as_before
+
+
 def test_the_same_again_sends_nothing_and_changes_nothing(ledger: Ledger, bucket: Bucket, folder: Path) -> None:
     first = add(ledger, bucket, "mine", str(folder))
     bucket.put_order.clear()
@@ -285,6 +311,10 @@ def test_a_damaged_manifest_hides_no_other_and_nothing_of_it_is_deleted(
         {"files": {"x": {"sha256": "0" * 64, "size": -1}}},
         {"files": {}},
         {"layout": "file"},
+        {"options": {"vae": "better.safetensors"}},
+        {"options": {"prediction": "x"}},
+        {"options": {"colour": "red"}},
+        {"options": {"ztsnr": "x" * 256}},
         {"name": "other"},
     ],
 )
@@ -349,7 +379,7 @@ def test_models_are_added_listed_shown_and_removed(
     emoji, lost, mine = json.loads(shell("--json").stdout)
     assert mine == {
         **{"name": "mine", "workers": ["w1", "w2"], "warm": ["w1"], "waiting": 3, "kind": "sd1"},
-        **{"size": added["size"], "source": str(folder), "added": added["added"]},
+        **{"size": added["size"], "source": str(folder), "options": {}, "added": added["added"]},
     }
     assert (emoji["name"], emoji["workers"], emoji["size"]) == ("emoji", ["w1"], None)
     assert (lost["name"], lost["workers"], lost["waiting"]) == ("lost", [], 1)
@@ -359,6 +389,16 @@ def test_models_are_added_listed_shown_and_removed(
     assert json.loads(shell("show", "mine", "--json").stdout) == {**mine, "files": added["files"]}
     assert "served by w1, w2; in memory of w1" in shell("show", "mine").stdout
     assert shell("show", "emoji").exit_code == 1
+    assert "otherwise" not in shell("show", "mine").stdout
+
+    vae = write_weights(folder.with_name("better.safetensors"), {"decoder.conv_in.weight": (8, 8)})
+    shell("add", f"told={folder}#vae={vae}#prediction=v#ztsnr")
+    assert json.loads(shell("show", "told", "--json").stdout)["options"] == {
+        **{"vae": "better.safetensors", "prediction": "v", "ztsnr": ""}
+    }
+    said = "its autoencoder is that of better.safetensors, it predicts v, its signal-to-noise ratio begins at zero"
+    assert f"otherwise than its files say: {said}\n" in shell("show", "told").stdout
+    assert shell("remove", "told").exit_code == 0
 
     refused = shell("remove", "mine", "--json")
     assert refused.exit_code == 1

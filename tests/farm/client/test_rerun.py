@@ -16,7 +16,7 @@ from farm.client.planning import Pictures, draft
 from farm.client.rerun import Made, difference, draft_again, picture_file
 from farm.errors import InvalidInput
 from farm.jobs.request import JobRequest
-from farm.jobs.spec import JobSpec, ResolvedSpec
+from farm.jobs.spec import Corner, JobSpec, PixelSize, ResolvedSpec
 from farm.pictures.provenance import SPEC_KEY
 
 SCALES = {"blue": 100.0}
@@ -60,6 +60,7 @@ KINDS: dict[str, dict[str, Any]] = {
     "roundtrip": {"mode": "roundtrip", "prompt": "", "init": png(), "noise_steps": [4, 10], "encode": "mean"},
     "guided": {"mode": "guided", "losses": [{"name": "blue"}], "guidance": -0.5},
     "of a schedule": {"sampler": "DPM++ 2M SDE Karras", "eta": 0.5},
+    "of a frame": {"original_size": "4096x2048", "crop": "128,0", "target_size": "64x96"},
     "plain": {"prompt": "f(x)", "reading": "plain", "clip_skip": 3},
 }
 
@@ -88,6 +89,17 @@ def test_a_change_changes_that_field_alone(kind: str) -> None:
         assert getattr(spec.conditioning, name) == getattr(made.spec.conditioning, name)
     for one, other in zip(spec.conditioning.prompts, made.spec.conditioning.prompts, strict=True):
         assert one.text == other.text and one.weight == pytest.approx(other.weight)
+
+
+def test_how_it_was_framed_can_be_changed() -> None:
+    changes = {"crop.y": 16, "original_size": "96x64", "target_size": None}
+    again = draft_again(Made(b"", rendered(**KINDS["of a frame"])), None, changes)
+    assert again.specs and again.specs[0].framing == {
+        "original_size": PixelSize(width=96, height=64),
+        "crop": Corner(x=128, y=16),
+    }
+    again = draft_again(Made(b"", rendered(**KINDS["txt2img"])), None, {"crop.y": 16})
+    assert again.specs and again.specs[0].framing == {"crop": Corner(y=16)}
 
 
 def test_a_scale_of_a_loss_can_be_changed() -> None:

@@ -14,7 +14,8 @@ PICTURE = InitReference(sha256="0" * 64, extension="png")
 
 
 def spec(**fields: Any) -> JobSpec:
-    (made,) = JobRequest.parse({"prompt": "an otter", "seed": 7, **fields}).specs(PICTURE, default_model="emoji")
+    asked = JobRequest.parse({"prompt": "an otter", "seed": 7, **fields})
+    (made,) = asked.specs(PICTURE, default_model="emoji", mask=PICTURE if asked.mask else None)
     return made
 
 
@@ -25,6 +26,27 @@ def spec(**fields: Any) -> JobSpec:
         ({"steps": 1, "sampler": "ddim"}, "txt2img · seed 7 · 1 step · ddim"),
         ({"guidance": 7.5}, "txt2img · seed 7 · 30 steps · lms · guidance 7.5"),
         ({"guidance": -0.5}, "txt2img · seed 7 · 30 steps · lms · guidance -0.5"),
+        (
+            {"original_size": "4096x2048", "crop": "128,0", "target_size": "64x96", "loras": [{"name": "detail"}]},
+            "txt2img · seed 7 · 30 steps · lms · original 4096x2048 · crop 128,0 · target 64x96 · lora detail 1",
+        ),
+        (
+            {"mode": "img2img", "init": "a.png", "mask": "m.png", "strength": 1},
+            "img2img · seed 7 · 30 steps · lms · mask 00000000",
+        ),
+        (
+            {"init": "a.png", "mask": "m.png", "redo": "black", "mask_blur": 9, "fill": "noise", "only_masked": 32},
+            "txt2img · seed 7 · 30 steps from step 8 · lms"
+            " · mask 00000000 inverted · blur 9 · fill noise · only masked, padding 32",
+        ),
+        (
+            {"mode": "img2img", "init": "a.png", "outpaint": "left=8,top=16", "strength": 1},
+            "img2img · seed 7 · 30 steps · lms · outpaint left=8,top=16",
+        ),
+        (
+            {"mode": "img2img", "init": "a.png", "outpaint": "top=16", "mask_blur": 4, "fill": "noise", "strength": 1},
+            "img2img · seed 7 · 30 steps · lms · outpaint top=16 · blur 4 · fill noise",
+        ),
         (
             {"mode": "img2img", "init": "a.png", "start_step": 12},
             "img2img · seed 7 · 30 steps from step 12 · lms",

@@ -33,6 +33,24 @@ def test_what_is_said_of_a_mask_can_be_an_axis() -> None:
     assert len(made) == 8 and str(made[-1].outpaint) == "right=8"
 
 
+def test_how_a_picture_was_framed_can_be_an_axis() -> None:
+    made = grid("original_size=64x64,4096x2048", 'crop="8,0","0,8"', "target_size.width=64", target_size={"height": 96})
+    assert [(str(one.original_size), str(one.crop), str(one.target_size)) for one in made] == [
+        (size, crop, "64x96") for crop in ("8,0", "0,8") for size in ("64x64", "4096x2048")
+    ]
+
+
+def test_a_lora_of_a_tag_is_no_axis_and_the_hint_says_how_it_becomes_one() -> None:
+    tagged = {"prompt": ["a cat <lora:style:0.5> <lora:detail:0.8:0.4>"]}
+    said = r"--x: loras\.0\.weight is of a LoRA that is not there; there are 0 \(those of tags are not counted: write "
+    with pytest.raises(InvalidInput, match=rf"^{said}--lora style:0\.5 instead of its tag\)$"):
+        grid("loras.0.weight=0,1", **tagged)
+    with pytest.raises(InvalidInput, match=r"there are 0 \(add it by --lora NAME; the first is loras\.0\)"):
+        grid("loras.0.weight=0,1", **tagged, reading="plain")
+    made = grid("loras.0.weight=0,1", prompt=["a cat"], loras=[{"name": "style"}])
+    assert [one.loras[0].weight for one in made] == [0, 1]
+
+
 def grid(*texts: str, **fields: Any) -> list[JobRequest]:
     return requests({**BASE, **fields}, axes(*texts))
 

@@ -11,7 +11,7 @@ import pytest
 from farm.bucket.results import IMAGE, JobResult, ModelUsed, ResultObject
 from farm.errors import InvalidInput
 from farm.jobs.request import JobRequest
-from farm.jobs.spec import InitReference, JobSpec, ResolvedSpec
+from farm.jobs.spec import Corner, InitReference, JobSpec, PixelSize, ResolvedSpec
 
 JOB = "0kz3mw7c9d2f4g5h-0003"
 
@@ -35,6 +35,7 @@ SPECS = {
         time_limit=60,
     ),
     "of a size": spec_of(width=64, guidance=1),
+    "of a frame": spec_of(original_size="4096x4096", crop="8,0"),
 }
 
 
@@ -58,6 +59,14 @@ def test_its_bytes_are_what_they_always_were() -> None:
         '"start":{"image":null,"step":0,"fit":"crop"},"guidance":{"scale":7.5,"losses":[]},"sampler":"lms","steps":30,'
         '"seed":1,"width":128,"height":64,"trace":{"level":"none","every":1},"time_limit":null}'
     )
+
+
+def test_what_a_job_says_of_its_frame_goes_before_what_the_model_says() -> None:
+    own: dict[str, PixelSize | Corner] = {"original_size": PixelSize(width=4096, height=2048), "crop": Corner(x=5)}
+    spec = ResolvedSpec.of(spec_of(crop="0,0"), width=128, height=64, scale=7.5, framing=own)
+    assert spec.framing == {**own, "crop": Corner()}
+    assert ResolvedSpec.of(spec_of(), width=128, height=64, scale=7.5).framing == {}
+    assert '"time_limit":null,"original_size":{"width":4096,"height":2048},"crop":{"x":0,"y":0}}' in spec.to_json()
 
 
 @pytest.mark.parametrize(

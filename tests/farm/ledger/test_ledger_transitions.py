@@ -49,6 +49,7 @@ OPERATIONS: dict[str, Callable[[Ledger, Claim], Any]] = {
     "checkpoint": lambda ledger, claim: ledger.checkpoint(claim, WORKER, 3),
     "subscribe to previews": lambda ledger, _: ledger.subscribe_previews([NAME], seconds=60) == [NAME],
     "cancel": lambda ledger, _: ledger.cancel(NAME).before in ("queued", "running"),
+    "prioritise": lambda ledger, _: ledger.prioritise({NAME: 9})[NAME].priority == 9,
     "retry": lambda ledger, _: ledger.retry(NAME) in ("failed", "cancelled"),
 }
 
@@ -120,6 +121,13 @@ TABLE: dict[str, dict[State, tuple[State, bool]]] = {
     "cancel": {
         "queued": ("cancelled", True),
         "running": ("cancelled", True),
+        "done": ("done", False),
+        "failed": ("failed", False),
+        "cancelled": ("cancelled", False),
+    },
+    "prioritise": {
+        "queued": ("queued", True),
+        "running": ("running", False),
         "done": ("done", False),
         "failed": ("failed", False),
         "cancelled": ("cancelled", False),

@@ -50,6 +50,15 @@ def test_unlike_readings_and_layers_skipped_are_told() -> None:
     assert differing == [Differing("prompts read", ("plain", "weighted")), Differing("clip skip", ("–", "2"))]
 
 
+def test_how_pictures_were_framed_is_told() -> None:
+    framed = {"original_size": {"width": 4096, "height": 2048}, "crop": {"x": 128, "y": 0}}
+    differing, _ = compared(results({}, framed))
+    assert differing == [
+        Differing("told original size", ("–", "4096x2048")),
+        Differing("told crop", ("–", "128,0")),
+    ]
+
+
 def test_loras_are_told_with_their_weights_and_files() -> None:
     lora = {"name": "detail", "sha256": "0123456789ab" + "f" * 52, "unet": 0.8, "text": 0.8}
     differing, _ = compared(results({"loras": [lora]}, {"loras": [lora, {"name": "x", "unet": 1, "text": 0}]}))

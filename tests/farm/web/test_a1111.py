@@ -289,6 +289,10 @@ async def test_refusals_are_told_in_a1111_s_own_form_and_words(web: Web, client:
         assert (await refused(http, "txt2img", {"override_settings": {"sd_model_checkpoint": "xl"}})).endswith(
             "(there are: emoji)"
         )
+        said = await refused(http, "txt2img", {"prompt": "a <lora:x:y>"})
+        assert said.endswith(
+            "has a weight that is not a number (write <\\lora:…> for the words as such, or use 'reading=plain')"
+        )
         assert "sd_vae" in await refused(http, "txt2img", {"override_settings": {"sd_vae": "x.pt"}})
         assert "should be a mapping" in await refused(http, "txt2img", [])
         assert "not JSON" in (await http.post(f"{API}/txt2img", content=b"{")).json()["detail"]

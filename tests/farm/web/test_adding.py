@@ -272,6 +272,18 @@ async def test_a_wrong_file_is_refused_as_soon_as_its_header_has_come(site: Web,
     assert lying_about(site) == []
 
 
+async def test_numbers_that_are_none_are_told_when_all_of_a_lora_has_come(site: Web, tmp_path: Path) -> None:
+    file = large(tmp_path).replace(b'"U8", "shape": [4, 768]', b'"F16","shape": [2, 768]')
+    begin = len(file) - 3 * PIECE - 4 * 768
+    broken = file[: begin + 10] + b"\x00\x7c" + file[begin + 12 :]
+    async with site.having("operate") as http:
+        told = await put(http, "loras/x", broken)
+        assert (told["status"], told["field"]) == (422, "body")
+        assert told["detail"].startswith("body: x.safetensors is damaged: ")
+        assert told["detail"].endswith("has numbers that are not finite")
+        assert (await put(http, "loras/x", file))["status"] == 201
+
+
 async def test_one_of_a_name_and_two_in_all_come_at_once(site: Web, client: FarmClient, tmp_path: Path) -> None:
     file = large(tmp_path)
     first = Sender(site, "/api/v1/loras/x", size=len(file))

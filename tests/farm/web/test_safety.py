@@ -132,7 +132,7 @@ async def test_a_removed_token_is_of_no_use_at_once(web: Web) -> None:
 
 async def test_each_role_may_do_its_own_and_no_more(web: Web) -> None:
     async with web.having("view") as viewer, web.having("submit") as submitter:
-        for path in (JOBS, "/api/v1/cancel", "/api/v1/retry"):
+        for path in (JOBS, "/api/v1/cancel", "/api/v1/jobs/priority", "/api/v1/retry"):
             answer = await viewer.post(path, json={"names": ["x"]})
             assert kind(answer) == (403, "role-too-small")
             assert "farm token add NAME --role submit" in answer.json()["hint"]

@@ -82,6 +82,10 @@ async def test_what_is_wrong_is_told_in_the_words_of_the_command_before_anything
             "1,001 jobs, more than 1,000"
         )
         assert (await posted(http, code=422))["detail"] == "there is nothing to submit"
+        problem = await posted(http, {**OTTER, "fit": "pad"}, code=422)
+        assert problem["detail"] == "requests.0: 'fit' needs an init image: give 'init'", "and not --init FILE"
+        problem = await posted(http, {**OTTER, "model": "emoji", "crop": "8,0"}, code=422)
+        assert problem["field"] == "crop" and "only models of SDXL are told" in problem["detail"]
         for body in (b"{", b"[]", b'{"request": []}', b'{"requests": {}}', b'{"requests": [NaN]}', b"[" * 100_000):
             answer = await http.post("/api/v1/jobs", content=body, headers={"Content-Type": "application/json"})
             assert (answer.status_code, answer.headers["content-type"]) == (422, "application/problem+json"), body
@@ -262,6 +266,25 @@ async def test_jobs_are_cancelled_and_queued_again(web: Web, client: FarmClient)
         assert (await http.post("/api/v1/cancel", json={})).status_code == 422
         assert (await operator.post("/api/v1/cancel", json={"all": True})).status_code == 200
     assert client.ledger.counts()["cancelled"] == 2
+
+
+async def test_queued_jobs_are_given_another_priority_and_others_told_as_they_are(web: Web, client: FarmClient) -> None:
+    batch = client.submit([JobRequest.parse({**OTTER, "count": 2})])
+    first, second = batch.jobs
+    client.ledger.cancel(second)
+    async with web.having("submit") as http:
+        path = "/api/v1/jobs/priority"
+        assert (await http.post(path, json={"names": [batch.batch], "priority": 8})).json() == {
+            "jobs": {
+                first: {"state": "queued", "before": 5, "priority": 8},
+                second: {"state": "cancelled", "before": 5, "priority": 5},
+            }
+        }
+        assert (await http.post(path, json={"names": [first], "by": -3})).json()["jobs"][first]["priority"] == 5
+        for wrong in ({"priority": 10}, {"by": 10}, {"priority": 1, "by": 1}, {}):
+            assert (await http.post(path, json={"names": [first], **wrong})).status_code == 422
+        assert (await http.post(path, json={"names": ["0" * 16], "priority": 1})).status_code == 404
+    assert client.ledger.get(first).priority == 5
 
 
 async def test_results_come_by_a_link_or_through_the_site_and_are_checked(web: Web, client: FarmClient) -> None:

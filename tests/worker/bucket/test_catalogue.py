@@ -33,8 +33,8 @@ def test_models_come_change_and_go(storage: FakeStorage, tmp_path: Path) -> None
     assert known.refresh() == Changes(come=("mine",))
     assert known.refresh() == Changes()
     assert known.bytes_of("mine") == 1
-    with known.opened(Stored("mine", first.fingerprint)) as folder:
-        assert (folder / "unet" / "x.json").read_bytes() == b"1"
+    with known.opened(Stored("mine", first.fingerprint)) as opened:
+        assert (opened.folder / "unet" / "x.json").read_bytes() == b"1"
 
     put_model(storage, "mine", x=b"1")
     assert known.refresh() == Changes(come=("mine",)), "it was added once more"

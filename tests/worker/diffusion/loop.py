@@ -45,7 +45,7 @@ from worker.diffusion.noise import NoiseStream
 from worker.diffusion.plans import Coefficient, plan
 from worker.diffusion.schedules import read_schedule
 from worker.diffusion.steps import HISTORY
-from worker.families.family import Size
+from worker.families.family import Frame
 from worker.families.sdxl import SDXL
 from worker.models.model import LoadedModel
 
@@ -148,6 +148,8 @@ class Job:
     strength: float = 1.0
     schedule: ScheduleName = "model"
     eta: float | None = None
+    frame: Frame | None = None
+    """None: whole."""
 
     @property
     def start(self) -> int:
@@ -183,8 +185,8 @@ def _predict(model: LoadedModel, job: Job, x: Tensor, timestep: Tensor) -> Tenso
     read = [model.prompts.encode(job.prompt)]
     if needs_unconditional(job.guidance):
         read.insert(0, model.prompts.encode_negative(job.negative))
-    size, rows = Size(job.width, job.height), len(read)
-    given = Conditioning.stacked([model.family.conditioned(text.embedding, text, size) for text in read])
+    frame, rows = job.frame or Frame.whole(job.width, job.height), len(read)
+    given = Conditioning.stacked([model.family.conditioned(text.embedding, text, frame) for text in read])
     out: Tensor = model.unet(x.expand(rows, -1, -1, -1), timestep.expand(rows), **given.arguments).sample
     if rows == 1:
         return out
@@ -208,8 +210,15 @@ def render_by_diffusers(model: LoadedModel, job: Job, **config: Any) -> Tensor:
         output_type="latent",
         eta=job.eta or 0.0,
         **(size if job.image is None else image),
+        **({} if job.frame is None else _told(job.frame)),
     ).images
     return latents
+
+
+def _told(frame: Frame) -> dict[str, tuple[int, int]]:
+    """As diffusers' pipelines of SDXL take it: height before width, and what was cut off above before the left."""
+    original, target = ((size.height, size.width) for size in (frame.original, frame.target))
+    return {"original_size": original, "crops_coords_top_left": (frame.top, frame.left), "target_size": target}
 
 
 def pipeline_of(model: LoadedModel, *, from_noise: bool, scheduler: Any) -> Any:

@@ -11,6 +11,7 @@ from tests.tiny import build_tiny_xl
 from tests.worker.diffusion.conftest import load
 from tests.worker.diffusion.loop import Job, distance, render, render_by_diffusers
 from tests.worker.diffusion.test_parity import NOT_STARTED, TOLERANCE, gradient_picture
+from worker.families.family import Frame, Size
 from worker.families.sdxl import SDXL
 from worker.models.model import LoadedModel
 
@@ -33,6 +34,26 @@ def test_txt2img(tiny_xl: LoadedModel, sampler: SamplerName, case: str) -> None:
 @pytest.mark.parametrize("sampler", ["euler", "euler_a", "ddim", "dpmpp_2m"])
 def test_img2img(tiny_xl: LoadedModel, sampler: SamplerName) -> None:
     job = Job(sampler, steps=12, seed=7, image=gradient_picture(), strength=0.5, negative="blue")
+    assert distance(render(tiny_xl, job), render_by_diffusers(tiny_xl, job)) < TOLERANCE
+
+
+FRAMES = {
+    "a small original": Frame(Size(32, 24), Size(64, 64)),
+    "a large original": Frame(Size(4_096, 2_048), Size(64, 64)),
+    "cut off on the left": Frame(Size(64, 64), Size(64, 64), left=40),
+    "cut off above": Frame(Size(64, 64), Size(64, 64), top=40),
+    "cut to another size": Frame(Size(64, 64), Size(96, 128)),
+    "all of it": Frame(Size(1_536, 640), Size(1_024, 512), left=256, top=16),
+}
+
+
+@pytest.mark.parametrize("frame", FRAMES)
+def test_it_is_told_how_the_picture_was_framed(tiny_xl: LoadedModel, frame: str) -> None:
+    job = Job("euler", steps=6, seed=5, negative="blue", frame=FRAMES[frame])
+    picture = render(tiny_xl, job)
+    assert distance(picture, render_by_diffusers(tiny_xl, job)) < TOLERANCE
+    assert distance(picture, render(tiny_xl, replace(job, frame=None))) > TOLERANCE, "and that matters"
+    job = replace(job, steps=12, image=gradient_picture(), strength=0.5)
     assert distance(render(tiny_xl, job), render_by_diffusers(tiny_xl, job)) < TOLERANCE
 
 

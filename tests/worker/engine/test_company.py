@@ -46,6 +46,13 @@ JOBS: dict[str, dict[str, Any]] = {
     "a mix under a loss": {"prompt": ["a cat", "a dog"], "mix": 0.3, "losses": [{"name": "color"}], "seed": 16},
 }
 
+FRAMED: dict[str, dict[str, Any]] = {
+    "of a large original": {"original_size": "4096x4096", "seed": 21},
+    "cut off on the left": {"sampler": "euler", "crop": "40,0", "from_image": True, "steps": 4, "seed": 22},
+    "cut to another size": {"target_size": "96x128", "guidance": 1.0, "steps": 5, "seed": 23},
+}
+"""Of the family that is told so."""
+
 
 @pytest.fixture
 def threads_restored() -> Iterator[None]:
@@ -96,8 +103,12 @@ def family(request: pytest.FixtureRequest, model: LoadedModel, xl: LoadedModel) 
     return {"sd": model, "sdxl": xl}[request.param]
 
 
+def jobs_of(family: LoadedModel) -> dict[str, dict[str, Any]]:
+    return JOBS | FRAMED if family.family.reads_frame else JOBS
+
+
 def test_latents_agree_to_rounding(request_for: Callable[..., RenderRequest], family: LoadedModel) -> None:
-    requests = [request_for(name, of=family, **fields) for name, fields in JOBS.items()]
+    requests = [request_for(name, of=family, **fields) for name, fields in jobs_of(family).items()]
 
     together = latents_in_company(requests, padded_rows=None)
 
@@ -117,7 +128,7 @@ def test_latents_are_equal_bit_for_bit_when_deterministic(
     padded_rows: int,
 ) -> None:
     torch.set_num_threads(cores)
-    requests = [request_for(name, of=family, **fields) for name, fields in JOBS.items()]
+    requests = [request_for(name, of=family, **fields) for name, fields in jobs_of(family).items()]
     model = replace(requests[0].model, recorded=recorded(requests[0].model, cores))
     requests = [replace(request, model=model) for request in requests]
 
@@ -132,7 +143,7 @@ def test_pixels_of_the_engine_are_equal_when_deterministic(
 ) -> None:
     """Beside jobs of the same model, and of one of another family whose rows have the same size."""
     requests = [request_for(name, **fields) for name, fields in JOBS.items()]
-    requests += [request_for(f"{name} by SDXL", of=xl, **fields) for name, fields in JOBS.items()]
+    requests += [request_for(f"{name} by SDXL", of=xl, **fields) for name, fields in jobs_of(xl).items()]
     quiet = engines(deterministic=True)
     alone = {request.id: quiet.submit(request).result() for request in requests}
 

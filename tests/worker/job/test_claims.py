@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from farm.errors import LedgerRefused, LedgerUnavailable
+from farm.jobs.status import Waiting
 from farm.ledger.records import Suspect
 from tests.fakes.worker import FakeFarm, FakeWorker
 
@@ -30,6 +31,31 @@ def test_so_is_one_of_another_job_than_the_message_named(farm: FakeFarm, worker:
 
     assert claim is not None and claim.job == first
     assert farm.status(second).state == "queued"
+
+
+def test_a_more_urgent_job_of_another_model_is_taken_and_the_message_it_used_up_is_replaced(
+    farm: FakeFarm, tmp_path: Path
+) -> None:
+    worker = FakeWorker(farm, tmp_path, models=("tiny", "other"))
+    [lowered], [other] = farm.submit(), farm.submit(batch="1" * 16, model="other")
+    farm.ledger.prioritise({lowered: 1})
+
+    claim = worker.claims.claim(lowered)
+
+    assert claim is not None and claim.job == other
+    assert farm.queue.published == [Waiting(lowered, "tiny", 1)]
+
+
+def test_a_worker_that_cannot_replace_it_keeps_what_it_has_claimed(farm: FakeFarm, tmp_path: Path) -> None:
+    worker = FakeWorker(farm, tmp_path, models=("tiny", "other"))
+    [lowered], [other] = farm.submit(), farm.submit(batch="1" * 16, model="other")
+    farm.ledger.prioritise({lowered: 1})
+    farm.ledger.outage.lose_answer_to("get")
+
+    claim = worker.claims.claim(lowered)
+
+    assert claim is not None and claim.job == other
+    assert [waiting.job for waiting in farm.ledger.republish("tiny", older_than=-1)] == [lowered], "for others to find"
 
 
 def test_a_ledger_that_is_away_is_asked_again(farm: FakeFarm, worker: FakeWorker) -> None:

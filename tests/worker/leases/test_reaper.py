@@ -79,6 +79,22 @@ def test_a_job_whose_message_was_lost_is_published_again(ledger: Ledger, queue: 
     assert queue.depth("unheard") == 1
 
 
+def test_a_message_that_a_more_urgent_job_of_another_model_used_up_is_replaced_if_the_worker_dies(
+    ledger: Ledger, queue: Queue
+) -> None:
+    """Between its claim, and publishing one like it."""
+    lowered, other = job(0, model="lowered", priority=9), job(1, model="other")
+    ledger.create(BATCH, [lowered, other])
+    ledger.prioritise({lowered.id: 1})
+    claim = ledger.claim(lowered.id, "dead", instead=["lowered", "other"])
+    assert claim is not None and (claim.job, claim.owed) == (other.id, lowered.id)
+
+    Reaper(ledger, queue, "w", timing=AT_ONCE).reconcile()
+
+    assert jobs_named(queue.entries("lowered")) == {lowered.id}
+    assert ledger.redis.llen(lists("lowered")[8]) == 1, "at its present priority"
+
+
 def test_a_job_whose_message_lies_where_earlier_versions_put_it_is_published_again(
     ledger: Ledger, queue: Queue
 ) -> None:

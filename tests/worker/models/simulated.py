@@ -21,9 +21,13 @@ LOOK = 1.0
 
 @dataclass(frozen=True)
 class Setting:
-    """A farm: the arrivals a second of each model's jobs until `end`, workers with room for some models each."""
+    """A farm: the arrivals a second of each model's jobs until `end`, workers with room for some models each.
+
+    `priorities` are those of the jobs of some models; others have 5.
+    """
 
     rates: Mapping[str, float]
+    priorities: Mapping[str, float] = field(default_factory=dict)
     workers: int = 4
     room: int = 2
     job: float = 1.0
@@ -171,6 +175,7 @@ class Ours(Strategy):
                 elsewhere=farm.elsewhere(name, worker),
                 held=farm.now - worker.held[name] if name in worker.held else None,
                 idle=farm.now - worker.used.get(name, 0.0),
+                priority=farm.setting.priorities.get(name, 5.0),
             )
             for name, queue in farm.queues.items()
         )

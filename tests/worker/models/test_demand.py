@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import cache
 
 import pytest
@@ -51,6 +52,15 @@ def test_the_oldest_job_that_is_due_decides_and_otherwise_the_most_waiting() -> 
     assert next_of(many, due, model("later", waiting=90, oldest=DUE * LOAD - 1)) == Plan("due")
 
 
+def test_of_equally_many_the_more_urgent_are_next_but_not_before_what_is_due() -> None:
+    def asked(name: str, priority: float, waiting: int = 4, oldest: float = 20.0) -> Model:
+        return replace(model(name, waiting, oldest), priority=priority)
+
+    assert next_of(asked("urgent", 9), asked("whenever", 0)) == Plan("urgent")
+    assert next_of(asked("urgent", 9), asked("usual, twice as many", 5, waiting=8)) == Plan("usual, twice as many")
+    assert next_of(asked("urgent", 9), asked("due", 0, waiting=1, oldest=DUE * LOAD)) == Plan("due")
+
+
 def test_of_what_has_jobs_the_one_with_the_fewest_leaves() -> None:
     due = model("new", waiting=1, oldest=DUE * LOAD)
     few, many = model("few", waiting=2, held=1_000), model("many", waiting=9, held=1_000)
@@ -82,12 +92,15 @@ MIXED = Setting({name: 2.8 * share / sum(_SHARES) for name, share in zip(NAMES, 
 """A few models that many like and many that few do, on four workers that have to do 70 % of what they can."""
 HOT = Setting({name: 1.1 if number < 4 else 0.01 for number, name in enumerate(NAMES)})
 """Four models whose jobs alone are more than the four workers can do, and others that are wanted now and then."""
+URGENT = replace(HOT, priorities={name: 9.0 if number < 4 else 0.0 for number, name in enumerate(NAMES)})
+"""The same, where those four are the most urgent and all others the least."""
+SETTINGS = {"mixed": MIXED, "hot": HOT, "urgent": URGENT}
 SEEDS = (1, 2, 3)
 
 
 @cache
 def ran(setting_name: str, way: type[Strategy], seed: int) -> Farm:
-    return Farm({"mixed": MIXED, "hot": HOT}[setting_name], way(), seed).run()
+    return Farm(SETTINGS[setting_name], way(), seed).run()
 
 
 @pytest.mark.parametrize("seed", SEEDS)
@@ -113,8 +126,8 @@ def test_no_job_waits_nearly_as_long_as_where_models_stay_until_they_have_none(
 def test_the_longest_wait_is_bounded_by_a_round_of_all_models(seed: int) -> None:
     """A job is due after `DUE` loads, and before it come at most the others that are due: each worker loads one after
     the other of those, and keeps each for `STAY` loads at the most if there is another."""
-    for setting, rare in ((MIXED, NAMES), (HOT, NAMES[4:])):
-        farm = ran("mixed" if setting is MIXED else "hot", Ours, seed)
+    for name, rare in (("mixed", NAMES), ("hot", NAMES[4:]), ("urgent", NAMES[4:])):
+        farm, setting = ran(name, Ours, seed), SETTINGS[name]
         rounds = len(NAMES) / setting.workers
         assert farm.longest_wait(*rare) < setting.load * (DUE + rounds * (1 + STAY))
 

@@ -13,10 +13,12 @@ import torch
 
 from farm.client.model_files import look_at
 from farm.errors import ModelError
+from farm.jobs.spec import PixelSize
 from tests.tiny import build_tiny_xl
 from worker.families.sdxl import SDXL
 from worker.models.device import Placement, place
 from worker.models.loader import ModelLoader
+from worker.models.model import Defaults
 from worker.models.registry import LocalDirectory
 
 
@@ -76,6 +78,16 @@ def test_in_half_precision_only_the_autoencoder_is_not_half(folder: Path) -> Non
     assert [tensor.dtype for tensor in conditioning.tensors] == [torch.bfloat16, torch.bfloat16, torch.float32]
 
 
+def test_a_model_says_how_its_pictures_are_framed(folder: Path) -> None:
+    said = {"original_size": "4096x4096", "target_size": {"width": 1024, "height": 512}, "guidance": 3}
+    (folder / "farm.json").write_text(json.dumps(said), encoding="utf-8")
+    framing = {"original_size": PixelSize(width=4096, height=4096), "target_size": PixelSize(width=1024, height=512)}
+    assert load(folder).defaults == Defaults(guidance=3, framing=framing)
+    (folder / "farm.json").write_text('{"crop": "128"}', encoding="utf-8")
+    with pytest.raises(ModelError, match=r"farm\.json is malformed: crop: '128' is not X,Y"):
+        load(folder)
+
+
 def test_its_second_tokenizer_pads_as_it_was_trained(folder: Path) -> None:
     first, second = load(folder).encoders
     assert first.tokenizer.pad_token_id != second.tokenizer.pad_token_id == second.tokenizer.get_vocab()["!"]
@@ -101,6 +113,13 @@ REFUSED: dict[str, tuple[Callable[[Path], None], str]] = {
     ),
     "no number of sizes": (
         config("unet/config.json", projection_class_embeddings_input_dim=None),
+        r"xl.* cannot be loaded: .*",
+    ),
+    "an aesthetic score, and fewer sizes": (
+        lambda folder: (
+            config("model_index.json", requires_aesthetics_score=True)(folder),
+            config("unet/config.json", projection_class_embeddings_input_dim=24 + 5 * 8)(folder),
+        )[-1],
         r"xl.* cannot be loaded: .*",
     ),
     "shifted latents": (config("vae/config.json", latents_mean=[0.0] * 4), "the autoencoder of 'xl' has latents_mean"),

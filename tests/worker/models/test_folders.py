@@ -74,6 +74,12 @@ OTHER_FAMILIES: dict[str, tuple[Callable[[Path], None], str]] = {
         index(_class_name="StableDiffusionXLImg2ImgPipeline", text_encoder=[None, None]),
         r"the text_encoder of the model 'x' \(StableDiffusionXLImg2ImgPipeline\) is missing",
     ),
+    "the refiner of SDXL as published": (
+        index(
+            _class_name="StableDiffusionXLImg2ImgPipeline", text_encoder=[None, None], requires_aesthetics_score=True
+        ),
+        r"the model 'x' is the refiner of SDXL, which only refines what .* made \(use the base model\)",
+    ),
     "ONNX": (
         index(_class_name="StableDiffusionOnnxPipeline", unet=["diffusers", "OnnxRuntimeModel"]),
         r"'x' \(StableDiffusionOnnxPipeline\) is OnnxRuntimeModel, not UNet2DConditionModel",

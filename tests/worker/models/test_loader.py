@@ -75,6 +75,12 @@ def test_a_model_says_what_suits_it(loader: ModelLoader, model: Path) -> None:
     assert torch.equal(loaded.preview.kernel, preview.kernel)
 
 
+def test_a_model_that_is_not_told_of_frames_says_none(loader: ModelLoader, model: Path) -> None:
+    (model / "farm.json").write_text('{"original_size": "4096x4096"}', encoding="utf-8")
+    with pytest.raises(ModelError, match="says original_size, which models of Stable Diffusion are not told"):
+        loader.load("tiny", LocalDirectory(model))
+
+
 def test_a_half_precision_model_is_computed_in_float32_on_a_cpu(loader: ModelLoader, model: Path) -> None:
     for path in model.rglob("*.safetensors"):
         save_file({key: value.half() for key, value in load_file(path).items()}, path, {"format": "pt"})

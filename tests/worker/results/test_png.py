@@ -248,6 +248,12 @@ def test_a_mask_is_told_as_a1111_tells_it() -> None:
     assert "Mask blur" not in grown
 
 
+def test_how_it_was_framed_is_said() -> None:
+    settings = parsed(parameters_text(resolved(original_size="4096x2048", crop="128,0"), MODEL))[2]
+    assert (settings["Original size"], settings["Crop"]) == ("4096x2048", '"128,0"')
+    assert "Target size" not in settings
+
+
 def test_a_value_with_a_comma_is_quoted() -> None:
     _, _, settings = parsed(parameters_text(resolved(), ModelUsed(name="a, b", source="s", revision=None)))
 

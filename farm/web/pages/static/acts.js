@@ -1,12 +1,17 @@
-// What is done with jobs that are there: a moment later, so that it can be undone.
+// What is done with jobs that are there, so that it can be undone: a moment later, or where it can be put back at once.
 import { ask } from "./api.js";
-import { later, tell, tellProblem } from "./toast.js";
+import { later, tell, tellProblem, tellUndoable } from "./toast.js";
 
-// The states in which there is something to cancel or to retry.
-export const FOR = { cancel: ["queued", "running"], retry: ["failed", "cancelled"] };
+// The states in which there is something to do with a job.
+export const FOR = { raise: ["queued"], lower: ["queued"], cancel: ["queued", "running"], retry: ["failed", "cancelled"] };
 
-// Cancels or retries jobs and batches by name, unless it is undone; `over` is called when it is done, or is not to be.
+// By how much a job's priority changes.
+export const BY = { raise: 1, lower: -1 };
+const MOST_NAMES = 1000;
+
+// Does something with jobs and batches by name, unless it is undone; `over` is called when it is done, or is not to be.
 export function act(what, names, over) {
+  if (what in BY) return inTurn(() => move(what, names, over));
   const doing = { cancel: "Cancelling", retry: "Queueing again" }[what];
   const done = { cancel: "cancelled", retry: "queued again" }[what];
   const of = names.length === 1 ? names[0] : `${names.length} jobs or batches`;
@@ -14,11 +19,54 @@ export function act(what, names, over) {
     try {
       const answer = await ask(`/api/v1/${what}`, { method: "POST", body: { names }, keepalive: leaving });
       const number = (answer.jobs ?? Object.values(answer.before).filter((state) => FOR.cancel.includes(state))).length;
-      tell(`${number} ${number === 1 ? "job" : "jobs"} ${done}`);
+      tell(`${jobs(number)} ${done}`);
     } catch (problem) {
       tellProblem({ detail: `${of}: not ${done}, for ${problem.detail ?? problem}`, hint: problem.hint }, () => send(false));
     }
     over(true);
   };
   later(`${doing} ${of}…`, send, () => over(false));
+}
+
+const jobs = (number) => `${number} ${number === 1 ? "job" : "jobs"}`;
+
+const prioritise = (body) => ask("/api/v1/jobs/priority", { method: "POST", body });
+
+// One change after the other: each begins with the priorities that the one before it left.
+let last = Promise.resolve();
+const inTurn = (change) => { last = last.then(change, change); };
+
+// Raises or lowers the priority of what is queued. Undone, each job has the one again that it had.
+async function move(what, names, over) {
+  const done = { raise: "raised", lower: "lowered" }[what];
+  try {
+    const answer = await prioritise({ names, by: BY[what] });
+    const queued = Object.entries(answer.jobs).filter(([, { state }]) => state === "queued");
+    const moved = queued.filter(([, { before, priority }]) => before !== priority);
+    const levels = new Set(moved.map(([, { priority }]) => priority));
+    const text = `${jobs(moved.length)} ${done}${levels.size === 1 ? ` to priority ${[...levels][0]}` : ""}`;
+    const rest = queued.length - moved.length;
+    if (moved.length) tellUndoable(text, () => inTurn(() => putBack(moved, over)));
+    else tell(rest ? `${jobs(rest)} cannot be ${done} any more` : `${text}: none is queued`);
+  } catch (problem) {
+    tellProblem({ detail: `not ${done}, for ${problem.detail ?? problem}`, hint: problem.hint }, () => act(what, names, over));
+  }
+  over(true);
+}
+
+async function putBack(moved, over) {
+  let number = 0;
+  try {
+    for (const priority of new Set(moved.map(([, { before }]) => before))) {
+      const names = moved.filter(([, { before }]) => before === priority).map(([job]) => job);
+      for (let from = 0; from < names.length; from += MOST_NAMES) {
+        const answer = await prioritise({ names: names.slice(from, from + MOST_NAMES), priority });
+        number += Object.values(answer.jobs).filter(({ state }) => state === "queued").length;
+      }
+    }
+    tell(`${jobs(number)} as before`);
+  } catch (problem) {
+    tellProblem({ detail: `not undone, for ${problem.detail ?? problem}`, hint: problem.hint }, () => inTurn(() => putBack(moved, over)));
+  }
+  over(true);
 }

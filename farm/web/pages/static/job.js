@@ -1,5 +1,5 @@
 // A job's page: its steps and events as they happen, a preview until there is a picture, and what is done with it.
-import { act } from "./acts.js";
+import { BY, act } from "./acts.js";
 import { ask } from "./api.js";
 import "./copy.js";
 import { refresh, wishes } from "./fresh.js";
@@ -45,8 +45,9 @@ function note({ state, attempt, worker, error }) {
 shown.addEventListener("click", async (event) => {
   const button = event.target.closest("[data-act]");
   if (!button) return;
-  button.disabled = true;
   const what = button.dataset.act;
+  if (what in BY) return act(what, [job], refresh);
+  button.disabled = true;
   if (what !== "again") return act(what, [job], () => { button.disabled = false; refresh(); });
   try {
     const { jobs } = await ask(`/api/v1/jobs/${job}/again`, { method: "POST" });

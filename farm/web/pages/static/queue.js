@@ -1,5 +1,5 @@
 // The queue: steps as they are done, what comes and goes, previews of what is seen, and what is done with jobs.
-import { FOR, act } from "./acts.js";
+import { BY, FOR, act } from "./acts.js";
 import { refresh, wishes } from "./fresh.js";
 import { follow } from "./live.js";
 import { previews } from "./previews.js";
@@ -54,6 +54,7 @@ function mark() {
 
 function begin(what) {
   const names = boxes().map((box) => box.value);
+  if (what in BY) return act(what, names, refresh);  // what is chosen stays so, and can be raised again
   for (const box of list.querySelectorAll("input[type=checkbox]")) { box.checked = false; box.disabled = false; }
   for (const name of names) going.set(name, what);
   mark();

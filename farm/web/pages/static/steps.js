@@ -1,11 +1,11 @@
 // The steps of a job as they are done: its bar, its pace, and about how long is left.
 const paces = new Map();
 
-// Shows a status in an element with the job's `data-state`, `data-attempt` and `data-step`. Returns false where more
+// Shows a status in an element with the job's `data-state`, `data-attempt`, `data-priority` and `data-step`. Returns false where more
 // has changed than its steps.
 export function showSteps(shown, status) {
-  const { state, attempt, step } = shown.dataset;
-  if (status.state !== state || status.attempt !== Number(attempt)) return false;
+  const { state, attempt, step, priority } = shown.dataset;
+  if (status.state !== state || status.attempt !== Number(attempt) || status.priority !== Number(priority)) return false;
   if (status.state !== "running" || status.step === Number(step)) return true;
   shown.dataset.step = status.step;
   shown.querySelector("progress").value = status.step;

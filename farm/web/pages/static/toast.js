@@ -3,9 +3,14 @@
 const SECONDS = 6;
 const held = new Set();
 
-// Says something; with a `problem` what went wrong, until it is closed.
+// Says something for a few seconds.
 export function tell(text) {
   return toast(text, { seconds: SECONDS });
+}
+
+// Says what was done, and how to put it back.
+export function tellUndoable(text, undo) {
+  return toast(text, { button: "Undo", seconds: SECONDS, pressed: undo });
 }
 
 // What went wrong may be tried `again`.

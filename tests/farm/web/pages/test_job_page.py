@@ -25,6 +25,7 @@ def test_a_job_is_followed_until_its_picture_is_there(show: Show, client: FarmCl
     [job] = submitted(client, labels={"project": "otters"})
     page = show(f"/jobs/{job}")
     expect(page.locator(".remark")).to_have_text("No live worker serves the model emoji.")
+    expect(page.locator("#events li")).to_have_text("queued")  # what follows happens while the page follows
     claim = begun(client, job, 4)
     client.ledger.checkpoint(claim, "w1", 4)
     look = Preview(job, claim.attempt, 4, (128, 128), Image.new("RGB", (16, 16), "teal"))
@@ -79,6 +80,25 @@ def test_a_job_that_failed_says_why_and_is_retried_or_rendered_again(show: Show,
     expect(page).not_to_have_url(re.compile(job))
     other = page.url.rpartition("/")[2]
     assert client.ledger.spec(other) == client.ledger.spec(job)
+
+
+def test_a_queued_job_is_raised_and_lowered_on_its_page(show: Show, client: FarmClient) -> None:
+    jobs = submitted(client, count=2)
+    page = show(f"/jobs/{jobs[1]}")
+    when, facts = page.locator(".when"), page.locator("#job dl").first
+    expect(when).to_have_text("after 1 other")
+    page.get_by_role("button", name="Raise").click()
+    expect(facts).to_contain_text("emoji, priority 6")
+    expect(when).to_have_text("next")
+    page.get_by_role("button", name="Undo").click()
+    expect(facts).to_contain_text("emoji, priority 5")
+    expect(when).to_have_text("after 1 other")
+    page.get_by_role("button", name="Lower").click()
+    expect(page.locator("#command")).to_contain_text("--priority 4")
+
+    begun(client, jobs[1], 1)
+    expect(page.get_by_role("button", name="Raise")).to_be_hidden()
+    expect(page.get_by_role("button", name="Lower")).to_be_hidden()
 
 
 def test_a_bucket_that_is_away_keeps_only_the_picture_from_being_shown(

@@ -98,6 +98,45 @@ def test_what_is_chosen_is_cancelled_unless_it_is_undone_and_queued_again(show: 
     expect(page.locator(".job")).to_have_count(3)
 
 
+def test_what_is_chosen_is_raised_and_lowered_at_once_and_undone(show: Show, client: FarmClient) -> None:
+    first, second, third = submitted(client, count=3)
+    [urgent] = submitted(client, priority=9)
+    begun(client, third, 1)
+    page = show("/")
+    rise, lower = (page.get_by_role("button", name=name, exact=True) for name in ("Raise", "Lower"))
+    expect(rise).to_be_disabled()
+    toast = page.locator(".toast").last
+
+    def priorities() -> list[int]:
+        return [status.priority for status in client.ledger.get_many([first, second, third, urgent])]
+
+    page.get_by_label("whole batch").last.check()  # all three of the first one
+    rise.focus()
+    for _ in range(2):  # what is chosen stays so, and the focus where it is
+        page.keyboard.press("Enter")
+    expect(page.locator(f"[id='{first}']")).to_contain_text("priority 7")
+    expect(toast).to_contain_text("2 jobs raised to priority 7")
+    assert priorities() == [7, 7, 5, 9], "what runs stays as it is"
+    client.prioritise([second], 3)
+    expect(page.locator(f"[id='{second}']")).to_contain_text("priority 3")
+
+    lower.click()
+    expect(toast).to_contain_text("2 jobs lowered")
+    assert priorities() == [6, 2, 5, 9]
+    toast.get_by_role("button", name="Undo").click()
+    expect(page.locator(f"[id='{first}']")).to_contain_text("priority 7")
+    expect(page.locator(f"[id='{second}']")).to_contain_text("priority 3")
+    expect(toast).to_have_text("2 jobs as before")
+    assert priorities() == [7, 3, 5, 9], "each has the one that it had"
+
+    page.reload()
+    page.get_by_label(f"Choose {urgent}").check()
+    rise.click()
+    expect(toast).to_contain_text("1 job cannot be raised any more")
+    client.prioritise([first], 5)
+    expect(page.locator(f"[id='{first}']")).not_to_contain_text("priority")
+
+
 def test_pages_filters_and_the_place_are_kept_in_the_address(show: Show, client: FarmClient) -> None:
     jobs = submitted(client, count=103)
     render(client, jobs[0])
@@ -135,7 +174,7 @@ def test_who_may_only_look_is_shown_nothing_to_do(show: Show, client: FarmClient
     submitted(client)
     page = show("/", "view")
     expect(page.locator(".job")).to_have_count(1)
-    assert page.locator("input, #cancel, #retry").count() == 0
+    assert page.locator("input, .bar button").count() == 0
     assert page.get_by_role("link", name="Submit").count() == 0
 
 
