@@ -11,6 +11,7 @@
     │   └── ObjectDamaged        the object is not what its key says
     ├── WrongBucket              the ledger belongs to a bucket other than this one
     ├── JobNotFound              no job or batch has this id
+    ├── WorkerNotFound           no live worker is called so
     ├── WrongState               the job is not in a state in which this can be done
     │   └── NameTaken            the farm keeps another model or LoRA of this name
     ├── FetchRefused             a fetched object cannot be kept (checksum, other file)
@@ -86,6 +87,10 @@ class WrongBucket(FarmError):
 
 class JobNotFound(FarmError):
     """No job or batch has this id, or a prefix names more than one."""
+
+
+class WorkerNotFound(FarmError):
+    """No live worker has this id or name."""
 
 
 class WrongState(FarmError):

@@ -1,4 +1,4 @@
-"""Names of jobs, batches and models, and the object keys made of them. No key is built anywhere else.
+"""Names of jobs, batches, models and workers, and the object keys made of them. No key is built anywhere else.
 
 An id is checked before it becomes part of a key, so that no id can leave its prefix.
 """
@@ -17,6 +17,7 @@ _JOB_ID = re.compile(r"([0-9a-hjkmnp-tv-z]{16})-([0-9]{4,6})")
 _MODEL_NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
 _LORA_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,99}")
 _SHA256 = re.compile(r"[0-9a-f]{64}")
+_WORKER_ID = re.compile(r"(.+)-[0-9a-f]{4}", re.DOTALL)
 _MANIFEST = ".json"
 _OBJECT_NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,99}(/[a-z0-9][a-z0-9._-]{0,99})?")
 
@@ -68,6 +69,17 @@ def job_in_batch(batch: str, index: int) -> str:
 def batch_of(job: str) -> str:
     """The batch a job id belongs to."""
     return job_id(job).partition("-")[0]
+
+
+def new_worker_id(name: str) -> str:
+    """The id of a worker's process: what the worker is called, and what tells this process from others called so."""
+    return f"{name}-{secrets.token_hex(2)}"
+
+
+def worker_name(id: str) -> str:
+    """What the worker with this id is called, however often it is started again."""
+    found = _WORKER_ID.fullmatch(id)
+    return found[1] if found else id
 
 
 def model_name(text: str) -> str:
@@ -138,6 +150,11 @@ def attempt_result(job: str, attempt: int) -> str:
 def checkpoint(job: str, attempt: int) -> str:
     """What an attempt has done so far, for the next one to go on from."""
     return attempt_object(job, attempt, CHECKPOINT)
+
+
+def attempt_log(job: str, attempt: int) -> str:
+    """The last lines that a worker logged of an attempt."""
+    return attempt_object(job, attempt, "log.json")
 
 
 def preview(job: str) -> str:

@@ -33,6 +33,7 @@ class Worker(Parts):
         with closing(self._crash_report):
             signal.signal(signal.SIGTERM, leaving.before_ready)
             self._take_the_bucket()
+            self._gauge.start()
             self._keeper.start()
             try:
                 self._supply.refresh()
@@ -40,15 +41,18 @@ class Worker(Parts):
                 taken = self._supply.begin()
                 self._engine.start()
                 self._previews.start()
+                self._logs.start()
                 self._reaper.start()
                 self._studies.start()
                 self._consumer.run(taken, self._on_ready, is_leaving=self._leaving.is_set)
             finally:
                 self._keeper.stop()
+                self._gauge.stop()
         self._studies.stop()
         self._previews.stop()
         self._reaper.stop()
         self._engine.stop()
+        self._logs.stop()
 
     def _report_earlier_crashes(self) -> None:
         """Pass on how earlier workers of this machine ended, and drop from the spool what nobody needs any more."""
@@ -72,7 +76,7 @@ class Worker(Parts):
         while True:
             try:
                 tie.tie(self._ledger, self._storage)
-                self._ledger.announce(self._announcer.describe())
+                self._announcer.say()
                 return
             except LedgerRefused:
                 raise

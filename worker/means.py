@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import os
-import secrets
 import socket
 import threading
 from functools import cached_property, partial
 from pathlib import Path
 
-from farm import variables
+from farm import keys, variables
 from farm.bucket.loras import LORAS
 from farm.bucket.storage import Storage
 from farm.ledger.ledger import Ledger
@@ -44,7 +43,7 @@ class Means:
     """What a worker on one device has. All of it is made before any thread is started: making takes no lock."""
 
     def __init__(self, where: Settings, options: Options) -> None:
-        self.id = f"{options.name or socket.gethostname()}-{secrets.token_hex(2)}"
+        self.id = keys.new_worker_id(options.name or socket.gethostname())
         self._options = options
         self._settings = where
         self._placement = place(options.device)

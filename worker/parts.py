@@ -9,15 +9,18 @@ from functools import cached_property, partial
 from typing import Any
 
 from farm.jobs.status import WorkerInfo
+from worker.draining import Draining
 from worker.engine.engine import Engine
 from worker.engine.memory import free_bytes
 from worker.engine.watchdog import Watchdog
+from worker.host.memory import MemoryGauge
 from worker.job.answer import Answerer
 from worker.job.claims import Claims
 from worker.job.deliver import Delivery
 from worker.job.failure import Failures
 from worker.job.lane import StudyLane
 from worker.job.leftovers import Leftovers
+from worker.job.log import JobLogs, secrets_of
 from worker.job.render import Renderer, engine_id
 from worker.job.retry import Retrier
 from worker.job.runner import JobRunner
@@ -27,6 +30,7 @@ from worker.leases.keeper import LeaseKeeper
 from worker.leases.reaper import Reaper
 from worker.leaving import Leaving
 from worker.means import Means
+from worker.models.device import memory_of
 from worker.queue.consumer import Consumer
 from worker.results.publish import Publisher, package_versions
 from worker.results.retention import Retention
@@ -77,7 +81,7 @@ class Parts(Means):
         return LeaseKeeper(
             self._ledger,
             self.id,
-            describe=self._announcer.describe,
+            announce=self._announcer.say,
             on_lost=lambda claim: self._engine.cancel(engine_id(claim)),
             on_preview_wanted=lambda claim: self._engine.want_preview(engine_id(claim)),
             is_hung=self._watchdog.is_hung,
@@ -159,7 +163,12 @@ class Parts(Means):
             promoter=self._promoter,
             leftovers=self._leftovers,
             failures=self._failures,
+            logs=self._logs,
         )
+
+    @cached_property
+    def _logs(self) -> JobLogs:
+        return JobLogs(self._storage, self.id, secrets_of(self._settings, os.environ))
 
     @cached_property
     def _studies(self) -> StudyLane:
@@ -185,6 +194,10 @@ class Parts(Means):
         )
 
     @cached_property
+    def _gauge(self) -> MemoryGauge:
+        return MemoryGauge(partial(memory_of, self._placement), seconds=self._timing.announcement)
+
+    @cached_property
     def _announcer(self) -> Announcer:
         fixed = WorkerInfo(
             id=self.id,
@@ -194,6 +207,7 @@ class Parts(Means):
             state="starting",
             models=(),
             slots=self._slots,
+            max_rows=self._rows,
             jobs=0,
             losses=tuple(self._losses.declarations),
             embeddings=tuple(embedding.name for embedding in self._embeddings),
@@ -201,7 +215,11 @@ class Parts(Means):
             version=package_versions()["render-farm"],
             started=datetime.now(UTC),
         )
-        return Announcer(self._ledger, fixed, self._as_it_is_now)
+        return Announcer(self._ledger, fixed, self._as_it_is_now, hear=self._draining.hear)
+
+    @cached_property
+    def _draining(self) -> Draining:
+        return Draining(self._intake, suspend_all=self._engine.suspend_all, held=lambda: self._keeper.held)
 
     def _as_it_is_now(self) -> dict[str, Any]:
         state = "draining" if self._leaving.is_set() else "ready" if self._is_ready else "starting"
@@ -215,4 +233,8 @@ class Parts(Means):
             "paused": self._intake.reason,
             "done": self._runner.done,
             "images_per_minute": self._runner.images_per_minute,
+            "drained": self._draining.is_on,
+            "rows": self._engine.rows,
+            "device_memory": self._gauge.device,
+            "host_memory": self._gauge.host,
         }

@@ -61,10 +61,10 @@ SECTIONS = {
         "bench": LazyCommand("bench:bench", "Compare the engine with diffusers on this machine."),
         "web": LazyCommand("web:web", "Serve the farm to browsers and programs, by HTTP."),
         "token": LazyCommand("token:token", "Make, list and remove tokens for 'farm web'."),
-        "workers": LazyCommand("farm:workers", "List the live workers."),
+        "workers": LazyCommand("workers:workers", "List the live workers; drain some of them."),
         "models": LazyCommand("models:models", "List the models of the farm; add and remove some."),
         "loras": LazyCommand("loras:loras", "List the LoRAs of the farm; add and remove some."),
-        "losses": LazyCommand("farm:losses", "List the losses that can guide a picture."),
+        "losses": LazyCommand("losses:losses", "List the losses that can guide a picture."),
         "completion": LazyCommand("completion:completion", "Print the shell's completion script."),
     },
 }

@@ -21,6 +21,7 @@ from typing import Self
 
 from farm import keys, settings
 from farm.bucket.fetch import Fetched, fetch, read_result
+from farm.bucket.job_log import AttemptLog
 from farm.bucket.loras import LORAS, StoredLora
 from farm.bucket.manifest import read_manifest, written_manifest
 from farm.bucket.preview import Preview
@@ -29,6 +30,8 @@ from farm.bucket.storage import Storage
 from farm.client import tie
 from farm.client.asking import Answered, answer_of, await_answer, check
 from farm.client.cancelling import cancel, cancel_all
+from farm.client.draining import Told, drain, resume
+from farm.client.logs import logs
 from farm.client.lora_names import refuse_lost, with_files
 from farm.client.model_kinds import refuse_framing
 from farm.client.planning import Draft, default_model, drafted, images_of, known_losses, plan
@@ -292,6 +295,14 @@ class FarmClient:
             raise StorageError(f"{status.result} is the result of {result.job}, not of {job}")
         return result
 
+    def logs(self, job: str) -> Sequence[AttemptLog]:
+        """The last lines that workers logged of a job, by attempt: of those that were anything but a plain success.
+
+        Raises `JobNotFound`, `WrongBucket`, `LedgerUnavailable`, `StorageError`.
+        """
+        self.check_bucket(only_to_read=True)
+        return logs(self.ledger, self.storage, job)
+
     def ask(self, request: JobRequest, *, on_warning: Callable[[str], None] = lambda _: None) -> Answered:
         """Ask a study, ahead of all pictures, and wait for its answer. `on_warning` hears at once what may hold it up.
 
@@ -324,6 +335,18 @@ class FarmClient:
     def workers(self) -> Sequence[WorkerInfo]:
         """The workers that live now."""
         return self.ledger.workers()
+
+    def drain(self, workers: Iterable[str], *, hand_back: bool = False) -> Told:
+        """Let workers, by id or name, take no more jobs: what they have they finish, or hand back at the next step.
+
+        It holds for all of that name, also when they are started anew, until `resume`. They hear of it within a second.
+        Raises `WorkerNotFound`, `LedgerUnavailable`.
+        """
+        return drain(self.ledger, workers, hand_back=hand_back)
+
+    def resume(self, workers: Iterable[str]) -> Told:
+        """Let workers, by id or name, take jobs again. Raises `WorkerNotFound`, `LedgerUnavailable`."""
+        return resume(self.ledger, workers)
 
     def models(self) -> Sequence[ModelService]:
         """Every model that a live worker serves or a job waits for."""

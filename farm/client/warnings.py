@@ -34,7 +34,7 @@ def _of_tags(request: JobRequest) -> Iterator[str]:
 
 
 def of_workers(jobs: Sequence[NewJob], workers: Sequence[WorkerInfo]) -> tuple[str, ...]:
-    """Models that no live worker serves, and jobs that every one of them would refuse."""
+    """Models that no live worker serves or takes jobs of, and jobs that every one of them would refuse."""
     served = {name for worker in workers for name in worker.models}
     refused = {name: f"{worker.id}: {why}" for worker in workers for name, why in worker.refused.items()}
     missing = sorted({job.spec.model for job in jobs} - served)
@@ -42,7 +42,13 @@ def of_workers(jobs: Sequence[NewJob], workers: Sequence[WorkerInfo]) -> tuple[s
         f"no live worker serves the model '{name}'; its jobs wait until one does ({refused.get(name) or _how(name)})"
         for name in missing
     )
-    return (*waiting, *sorted(set(filter(None, (_beyond(job.spec, workers) for job in jobs)))))
+    drained = tuple(
+        f"every worker that serves the model '{name}' is drained by an operator; its jobs wait until one is resumed "
+        "('farm workers resume NAME')"
+        for name in sorted({job.spec.model for job in jobs} & served)
+        if all(worker.drained for worker in workers if name in worker.models)
+    )
+    return (*waiting, *drained, *sorted(set(filter(None, (_beyond(job.spec, workers) for job in jobs)))))
 
 
 def _beyond(spec: JobSpec, workers: Sequence[WorkerInfo]) -> str | None:

@@ -19,6 +19,7 @@ from farm.jobs.asked import LoraRequest as LoraRequest
 from farm.jobs.asked import LossRequest as LossRequest
 from farm.jobs.asked import MixTerm as MixTerm
 from farm.jobs.faults import invalid
+from farm.jobs.framing import FRAMING
 from farm.jobs.loras import LoraUse, added_up
 from farm.jobs.losses import BUILTIN, LossDeclaration
 from farm.jobs.mixing import weighted
@@ -68,9 +69,7 @@ class JobRequest(Wanted):
                 seed=first_seed,
                 width=self.width,
                 height=self.height,
-                original_size=self.original_size,
-                crop=self.crop,
-                target_size=self.target_size,
+                **{field: getattr(self, field) for field in FRAMING},
                 trace=Trace(level=self.trace, every=self.trace_every),
                 time_limit=self.time_limit,
                 noise_steps=self.noise_steps,

@@ -39,10 +39,19 @@ from farm.jobs.faults import invalid
 from farm.jobs.framing import FRAMING as FRAMING
 from farm.jobs.framing import Corner as Corner
 from farm.jobs.framing import PixelSize as PixelSize
+from farm.jobs.guidance import MAX_GUIDANCE as MAX_GUIDANCE
+from farm.jobs.guidance import MAX_LOSSES as MAX_LOSSES
+from farm.jobs.guidance import Every as Every
+from farm.jobs.guidance import Guidance as Guidance
+from farm.jobs.guidance import LossArguments as LossArguments
+from farm.jobs.guidance import LossName as LossName
+from farm.jobs.guidance import LossScale as LossScale
+from farm.jobs.guidance import LossTerm as LossTerm
+from farm.jobs.guidance import ResolvedGuidance as ResolvedGuidance
+from farm.jobs.guidance import ResolvedLossTerm as ResolvedLossTerm
+from farm.jobs.guidance import Scale as Scale
 from farm.jobs.loras import MAX_LORAS as MAX_LORAS
 from farm.jobs.loras import LoraUse as LoraUse
-from farm.jobs.losses import MAX_ARGUMENTS, MAX_SCALE
-from farm.jobs.losses import NAME as LOSS_NAME
 from farm.jobs.samplers import SAMPLERS as SAMPLERS
 from farm.jobs.samplers import SCHEDULES as SCHEDULES
 from farm.jobs.samplers import SamplerName as SamplerName
@@ -63,10 +72,8 @@ from farm.jobs.start import Redo as Redo
 from farm.jobs.start import Start as Start
 from farm.jobs.wire import Grown, Wire
 
-MAX_LOSSES = 8
 MIN_SIDE, MAX_SIDE = 64, 2_048
 MAX_SEED = 2**63 - 1
-MAX_GUIDANCE = 100.0
 MAX_LABELS = 16
 MAX_NOISE_STEPS = 16
 
@@ -91,35 +98,12 @@ Side = Annotated[int, Field(ge=MIN_SIDE, le=MAX_SIDE, multiple_of=8)]
 Steps = Annotated[int, Field(ge=1, le=MAX_STEPS)]
 Seed = Annotated[int, Field(ge=0, le=MAX_SEED)]
 Eta = Annotated[float, Field(ge=0, le=1)]
-Scale = Annotated[float, Field(ge=-MAX_GUIDANCE, le=MAX_GUIDANCE)]
 Priority = Annotated[int, Field(ge=0, le=9)]
-LossScale = Annotated[float, Field(ge=-MAX_SCALE, le=MAX_SCALE)]
-LossName = Annotated[str, StringConstraints(pattern=LOSS_NAME)]
-LossArguments = Annotated[
-    dict[Annotated[str, StringConstraints(max_length=64)], float], Field(max_length=MAX_ARGUMENTS)
-]
-Every = Annotated[int, Field(ge=1, le=MAX_STEPS)]
 TimeLimit = Annotated[float, Field(gt=0, le=7 * 24 * 3600)]
 Labels = dict[
     Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")],
     Annotated[str, StringConstraints(max_length=200)],
 ]
-
-
-class LossTerm(Wire):
-    """A loss by name, its numbers, its scale (None: what suits the model), and at every which step it is applied."""
-
-    name: LossName
-    arguments: LossArguments = Field(default={})
-    scale: LossScale | None = None
-    every: Every = 5
-
-
-class Guidance(Wire):
-    """Classifier-free guidance scale (None: the model's own; 1: off; 0: the unconditional picture) and loss terms."""
-
-    scale: Scale | None = None
-    losses: Annotated[tuple[LossTerm, ...], Field(max_length=MAX_LOSSES)] = ()
 
 
 class Trace(Wire):
@@ -275,19 +259,6 @@ def _fault_of(spec: JobSpec) -> str | None:
         return f"{spec.mode} is of one prompt, not of {len(prompts)}"
     late = [step for step in spec.noise_steps if step >= spec.steps]
     return f"the noise step {late[0]} is not one of the {spec.steps} steps" if late else None
-
-
-class ResolvedLossTerm(LossTerm):
-    """A loss whose scale is known."""
-
-    scale: LossScale
-
-
-class ResolvedGuidance(Guidance):
-    """Guidance whose scales are known."""
-
-    scale: Scale
-    losses: Annotated[tuple[ResolvedLossTerm, ...], Field(max_length=MAX_LOSSES)] = ()
 
 
 class ResolvedSpec(JobSpec):

@@ -117,6 +117,23 @@ class Waiting:
     priority: int
 
 
+class MemoryUse(BaseModel):
+    """Memory of a device or a machine, in bytes: how much there is, and how much is taken by whomever and by a worker's
+    own process, where that is known."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+    total: Annotated[int, Field(ge=1, lt=2**53)]
+    used: Number | None = None
+    own: Number | None = None
+
+    @property
+    def taken(self) -> int | None:
+        """What is not to be had any more, as far as that is known."""
+        known = self.own if self.used is None else self.used
+        return None if known is None else min(known, self.total)
+
+
 ModelNames = Annotated[tuple[ModelName, ...], Field(max_length=1_000)]
 
 
@@ -152,6 +169,27 @@ class WorkerInfo(BaseModel):
     started: AwareDatetime
     done: Number = 0
     images_per_minute: float | None = None
+    drained: bool = False
+    """An operator has told it to take no more jobs."""
+    rows: Number | None = None
+    """Of the engine's last step; 0 when it has nothing to do."""
+    max_rows: Number | None = None
+    """Of a step."""
+    device_memory: MemoryUse | None = None
+    """Of a GPU. A CPU has none but the machine's."""
+    host_memory: MemoryUse | None = None
+
+    @property
+    def name(self) -> str:
+        """What it is called, however often its process is started again: what comes before that in its id."""
+        return keys.worker_name(self.id)
+
+    @property
+    def condition(self) -> Literal["starting", "ready", "draining", "drained", "paused"]:
+        """Its state in one word, with whether it takes jobs when it could."""
+        if self.state != "ready":
+            return self.state
+        return "drained" if self.drained else "paused" if self.paused else "ready"
 
 
 def damaged(job: str, why: str) -> LedgerUnavailable:

@@ -10,10 +10,11 @@
 {prefix}:unpromoted        sorted set: done jobs by their end, until those who know only the bucket find their result
 {prefix}:quarantine        hash: jobs whose record cannot be read, and why; `farm recover` rebuilds them
 {prefix}:grant:<token>     the job that a claim was granted in place of another, lapsing by itself
-{prefix}:events            stream: what `farm watch` follows;  {prefix}:control: cancellations for workers
+{prefix}:events            stream: what `farm watch` follows;  {prefix}:control: what workers are told
 {prefix}:reaped            hash: when a reaper last came by, and from when on reaping is fair
 {prefix}:bucket            hash: the name and the id of the bucket that this ledger belongs to (`farm/client/tie.py`)
 {prefix}:worker:<id>       a live worker's description, lapsing by itself
+{prefix}:drained           hash: workers that take no more jobs, by name: how, since and until when
 {prefix}:once:<name>       what was first said under a name, such as a submission's idempotency key; lapsing by itself
 {prefix}:death:<worker>    how a worker's process ended, as was found afterwards, lapsing after a month
 """

@@ -24,14 +24,17 @@ from farm.ledger.records import (
     Restored,
     Suspect,
     Tie,
+    Wish,
     as_record,
     attempt_of,
     new_token,
+    read_wish,
 )
 from farm.ledger.timing import TIMING, Timing
 from farm.settings import Settings
 
 MAX_DEATHS = 3
+_DRAINED_TTL_MS = 7 * 24 * 3600 * 1000
 _DEATH_TTL_MS = 30 * 24 * 3600 * 1000
 _MAX_DEATH_CHARACTERS = 4_000
 
@@ -226,10 +229,25 @@ class Ledger(Reading):
 
     # Workers
 
-    def announce(self, worker: WorkerInfo) -> None:
-        """Say that a worker lives; the record lapses unless that is said again in time."""
+    def announce(self, worker: WorkerInfo) -> Wish | None:
+        """Say that a worker lives; the record lapses unless that is said again in time.
+
+        Returns what an operator wishes of the workers of its name: None if they are to take jobs.
+        """
         kept = milliseconds(self._timing.announced)
-        self._run("note", "worker", worker.id, worker.model_dump_json(), kept)
+        described = worker.model_dump_json()
+        return read_wish(self._run("announce", worker.id, worker.name, described, kept, _DRAINED_TTL_MS))
+
+    def drain(self, names: Collection[str], wish: Wish) -> None:
+        """Let the workers of these names take no more jobs until they are told to go on; they hear of it at once.
+
+        That is kept while any of that name lives, and for a week after that.
+        """
+        self._run("drain", json.dumps(sorted(names)), wish, _DRAINED_TTL_MS)
+
+    def resume(self, names: Collection[str]) -> list[str]:
+        """Let the workers of these names take jobs again. Returns the names of those that were drained."""
+        return list(self._run("resume", json.dumps(sorted(names))))
 
     def depart(self, worker: str) -> None:
         """Say that a worker is gone."""

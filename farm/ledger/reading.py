@@ -1,4 +1,4 @@
-"""Reading the ledger: jobs, batches, counts and events. Nothing here writes."""
+"""Reading the ledger: jobs, batches and counts. Nothing here writes."""
 
 from __future__ import annotations
 
@@ -13,15 +13,24 @@ from farm import keys
 from farm.errors import FarmError, InvalidInput, JobNotFound, LedgerUnavailable, WrongBucket
 from farm.jobs.spec import JobSpec
 from farm.jobs.status import STATES, JobStatus, State, WorkerInfo, damaged
-from farm.ledger.connection import CHUNK, in_groups, milliseconds
-from farm.ledger.records import Attempt, Event, Position, Tie, Watched, read_cancellation, read_event, read_worker
+from farm.ledger.connection import CHUNK, in_groups
+from farm.ledger.records import (
+    Drained,
+    Lapse,
+    Position,
+    Tie,
+    Watched,
+    read_drained,
+    read_lapses,
+    read_worker,
+)
 from farm.ledger.redis_errors import unavailable
-from farm.ledger.turns import Turns
+from farm.ledger.streams import Streams
 
 _OVERDUE_SECONDS = 60
 
 
-class Reading(Turns):
+class Reading(Streams):
     """What a ledger tells."""
 
     # Jobs
@@ -74,6 +83,13 @@ class Reading(Turns):
             return status
         error = status.error.model_copy(update={"message": f"{status.error.message}; {status.worker} {told}"})
         return status.model_copy(update={"error": error})
+
+    def lapsed(self, job: str) -> list[Lapse]:
+        """The attempts at a job whose workers fell silent, since people queued it last; none of an unknown job."""
+        with self._talking():
+            lapses = read_lapses(self.redis.hget(self._key("job", job), "lapses") or "")
+            told = self.redis.mget([self._key("death", worker) for worker, _ in lapses]) if lapses else []
+        return [Lapse(worker, attempt, how) for (worker, attempt), how in zip(lapses, told, strict=True)]
 
     def spec(self, job: str) -> JobSpec:
         """What the job renders. Raises `JobNotFound`."""
@@ -188,51 +204,6 @@ class Reading(Turns):
             seconds, microseconds = self.redis.time()
         return datetime.fromtimestamp(seconds + microseconds / 1e6, tz=UTC)
 
-    # Events
-
-    def now(self) -> str:
-        """A cursor from which `events` tells what happens next."""
-        with self._talking():
-            last = self.redis.xrevrange(self._key("events"), count=1)
-        return last[0][0] if last else "0-0"
-
-    def events(self, cursor: str, *, wait: float = 1.0) -> list[Event]:
-        """What happened after `cursor`, waiting up to `wait` seconds for something to happen."""
-        return [read_event(*entry) for entry in self._read_stream("events", cursor, wait)]
-
-    def changed_since(self, cursor: str) -> list[str] | None:
-        """The jobs to which something happened after `cursor`; None if that is not known (any more).
-
-        `cursor` is one that an event had: `<milliseconds>-<number>`.
-        """
-        stream = self._key("events")
-        with self._talking():
-            first, last = self.redis.xread({stream: "0-0"}, count=1), self.redis.xrevrange(stream, count=1)
-        if not first or not last or not _moment(first[0][1][0][0]) <= _moment(cursor) <= _moment(last[0][0]):
-            return None
-        jobs: dict[str, None] = {}
-        while entries := self._read_stream("events", cursor, 0.001):
-            jobs |= {read_event(*entry).job: None for entry in entries}
-            cursor = entries[-1][0]
-        return [job for job in jobs if job]
-
-    def cancellations(self, cursor: str, *, wait: float) -> tuple[str, set[Attempt]]:
-        """The next cursor, and the attempts that were cancelled after `cursor`, waiting up to `wait` seconds."""
-        entries = self._read_stream("control", cursor, wait)
-        cancelled = {attempt for _, fields in entries if (attempt := read_cancellation(fields))}
-        return (entries[-1][0] if entries else cursor), cancelled
-
-    def control_cursor(self) -> str:
-        """A cursor from which `cancellations` tells what is cancelled next."""
-        with self._talking():
-            last = self.redis.xrevrange(self._key("control"), count=1)
-        return last[0][0] if last else "0-0"
-
-    def _read_stream(self, name: str, cursor: str, wait: float) -> list[tuple[str, dict[str, str]]]:
-        with self._talking():
-            answer: Any = self.redis.xread({self._key(name): cursor}, count=2_000, block=max(1, milliseconds(wait)))
-        return [entry for _, entries in answer or () for entry in entries]
-
     # Workers and the bucket
 
     def workers(self) -> list[WorkerInfo]:
@@ -241,6 +212,14 @@ class Reading(Turns):
             names = sorted(self.redis.scan_iter(self._key("worker", "*"), count=1_000))
             records = self.redis.mget(names) if names else []
         return [worker for record in records if record and (worker := read_worker(record))]
+
+    def drained(self) -> list[Drained]:
+        """The workers that are to take no more jobs, by name; those that do not live now as well."""
+        with self._talking():
+            noted = self.redis.hgetall(self._key("drained"))
+        now = self.time() if noted else datetime.now(UTC)
+        found = (read_drained(name, text, now) for name, text in sorted(noted.items()))
+        return [drained for drained in found if drained]
 
     def watched(self) -> Watched:
         """Whether anybody looks for the jobs of dead workers."""
@@ -283,8 +262,3 @@ class Reading(Turns):
         if len(found) > 1:
             raise JobNotFound(f"{beginning!r} could be {len(found)} batches", hint=f"{found[0]}, {found[1]}, …")
         return str(found[0])
-
-
-def _moment(cursor: str) -> tuple[int, int]:
-    milliseconds, _, number = cursor.partition("-")
-    return int(milliseconds), int(number)

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import re
 import secrets
 from dataclasses import dataclass
-from typing import Any
+from datetime import UTC, datetime
+from typing import Any, Literal, get_args
 
 from pydantic import ValidationError
 
@@ -73,6 +75,29 @@ class Renewed:
     previewed: frozenset[Attempt]
 
 
+Wish = Literal["finish", "hand-back"]
+"""What an operator can wish of a worker that is to take no more jobs: what becomes of those that it has."""
+
+
+@dataclass(frozen=True)
+class Drained:
+    """Workers of a name take no more jobs, and what becomes of those that they have."""
+
+    name: str
+    wish: Wish
+    since: datetime
+
+
+@dataclass(frozen=True)
+class Orders:
+    """What a worker hears of people: the attempts that were cancelled, and the names of workers that were told to take
+    no more jobs or to go on. `cursor` is where it hears on."""
+
+    cursor: str
+    cancelled: frozenset[Attempt] = frozenset()
+    told: frozenset[str] = frozenset()
+
+
 @dataclass(frozen=True)
 class Cancelled:
     """The state that a job was in when it was cancelled, and what is no longer of use."""
@@ -102,6 +127,15 @@ class Reaped:
     model: str
     priority: int
     state: State
+
+
+@dataclass(frozen=True)
+class Lapse:
+    """An attempt whose worker fell silent, and how its process ended: what follows its id, if that is known."""
+
+    worker: str
+    attempt: int
+    how: str | None
 
 
 @dataclass(frozen=True)
@@ -202,6 +236,34 @@ def read_cancellation(fields: dict[str, str]) -> Attempt | None:
         return fields["cancel"], int(fields["attempt"])
     except (KeyError, ValueError):
         return None
+
+
+_DRAINED = re.compile(r"([a-z-]{1,20}):([0-9]{1,15}):([0-9]{1,15})")
+
+
+def read_wish(text: object) -> Wish | None:
+    """What an operator wishes, or None for what no ledger wrote."""
+    return next((wish for wish in get_args(Wish) if wish == text), None)
+
+
+def read_drained(name: str, text: str, now: datetime) -> Drained | None:
+    """An entry of the workers that take no more jobs, or None for one that has lapsed by `now` or no ledger wrote."""
+    found = _DRAINED.fullmatch(text)
+    wish = read_wish(found[1]) if found else None
+    if not found or not wish or int(found[3]) <= 1000 * now.timestamp():
+        return None
+    try:
+        return Drained(name, wish, datetime.fromtimestamp(int(found[2]) / 1000, UTC))
+    except (ValueError, OverflowError, OSError):
+        return None
+
+
+_LAPSE = re.compile(r"(.{1,200}?) \(attempt ([0-9]{1,9})\)(?:, |$)")
+
+
+def read_lapses(text: str) -> list[tuple[str, int]]:
+    """The workers and attempts in a job's list of lapses, as `lapse` in `lua/` writes it; of what is none, nothing."""
+    return [(worker, int(attempt)) for worker, attempt in _LAPSE.findall(text[:2_000]) if worker.isprintable()]
 
 
 def read_worker(record: str) -> WorkerInfo | None:

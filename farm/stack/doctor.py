@@ -217,6 +217,9 @@ def _workers(ledger: Ledger) -> Check:
     live = ledger.workers()
     if not live:
         return warn("workers", "none alive: jobs are kept, and wait", mend="start one: 'farm worker'")
+    if drained := [worker for worker in live if worker.drained]:
+        mend = f"if they are to take jobs again: 'farm workers resume {drained[0].name}'"
+        return warn("workers", f"drained by an operator: {', '.join(worker.id for worker in drained)}", mend=mend)
     paused = [worker for worker in live if worker.paused]
     if paused:
         mend = "the worker's log says more; it resumes by itself"

@@ -27,6 +27,7 @@ _STATUSES: Mapping[type[FarmError], int] = {
     errors.ObjectDamaged: 502,
     errors.WrongBucket: 503,
     errors.JobNotFound: 404,
+    errors.WorkerNotFound: 404,
     errors.WrongState: 409,
     errors.FetchRefused: 502,
     errors.ModelError: 422,

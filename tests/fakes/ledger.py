@@ -8,6 +8,7 @@ import time
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
 from typing import Any
 
 from farm.errors import JobNotFound, LedgerUnavailable
@@ -19,14 +20,17 @@ from farm.ledger.records import (
     Cancelled,
     Claim,
     Demand,
+    Drained,
     Event,
     NewJob,
+    Orders,
     Prioritised,
     Progress,
     Reaped,
     Renewed,
     Restored,
     Suspect,
+    Wish,
     as_record,
     new_token,
 )
@@ -82,9 +86,10 @@ class FakeLedger(Ledger):
         self._batches: dict[str, list[str]] = {}
         self._grants: dict[str, str] = {}
         self._events: list[tuple[str, State, int | None]] = []
-        self._cancellations: list[Attempt] = []
+        self._orders: list[Attempt | str] = []
         self._unpromoted: dict[str, float] = {}
         self._workers: dict[str, tuple[WorkerInfo, float]] = {}
+        self._drained: dict[str, Drained] = {}
         self._endings: dict[str, str] = {}
         self._locks: dict[str, tuple[str, float]] = {}
         self._entries = 0
@@ -215,7 +220,7 @@ class FakeLedger(Ledger):
             before, checkpoint = record.state, record.checkpoint
             if before not in TERMINAL:
                 if before == "running":
-                    self._cancellations.append((job, record.attempt))
+                    self._orders.append((job, record.attempt))
                 record.checkpoint = None
                 self._move(record, "cancelled")
             had_preview = record.previews_until is not None
@@ -316,17 +321,38 @@ class FakeLedger(Ledger):
 
     def control_cursor(self) -> str:
         with self._doing("events"):
-            return str(len(self._cancellations))
+            return str(len(self._orders))
 
-    def cancellations(self, cursor: str, *, wait: float) -> tuple[str, set[Attempt]]:
+    def orders(self, cursor: str, *, wait: float) -> Orders:
         with self._doing("events"):
-            return str(len(self._cancellations)), set(self._cancellations[int(cursor) :])
+            new = self._orders[int(cursor) :]
+            told = frozenset(name for name in new if isinstance(name, str))
+            cancelled = frozenset(attempt for attempt in new if not isinstance(attempt, str))
+            return Orders(str(len(self._orders)), cancelled, told)
 
     # Workers
 
-    def announce(self, worker: WorkerInfo) -> None:
+    def announce(self, worker: WorkerInfo) -> Wish | None:
         with self._doing("announce"):
             self._workers[worker.id] = worker, time.time() + self._timing.announced
+            drained = self._drained.get(worker.name)
+            return drained.wish if drained else None
+
+    def drain(self, names: Collection[str], wish: Wish) -> None:
+        with self._doing("drain"):
+            for name in sorted(names):
+                since = self._drained[name].since if name in self._drained else datetime.now(UTC)
+                self._drained[name] = Drained(name, wish, since)
+                self._orders.append(name)
+
+    def resume(self, names: Collection[str]) -> list[str]:
+        with self._doing("resume"):
+            self._orders += sorted(names)
+            return [name for name in sorted(names) if self._drained.pop(name, None)]
+
+    def drained(self) -> list[Drained]:
+        with self._doing("get"):
+            return [drained for _, drained in sorted(self._drained.items())]
 
     def depart(self, worker: str) -> None:
         with self._doing("depart"):

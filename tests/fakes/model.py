@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 
 import torch
 
+from worker.diffusion.adapters import Stack
 from worker.models.model import Defaults
 
 
@@ -26,3 +27,8 @@ class FakeModel:
     latent_shape: tuple[int, int, int] = (4, 8, 8)
     defaults: Defaults = field(default_factory=Defaults)
     size: int = 1
+    ready: list[Stack] = field(default_factory=list)
+    """The adapters that it was told of."""
+
+    def get_ready(self, stack: Stack) -> None:
+        self.ready.append(stack)

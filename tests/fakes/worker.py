@@ -30,6 +30,7 @@ from worker.job.claims import Claims
 from worker.job.deliver import Delivery
 from worker.job.failure import Failures
 from worker.job.leftovers import Leftovers
+from worker.job.log import JobLogs
 from worker.job.render import Renderer, engine_id
 from worker.job.retry import Retrier
 from worker.job.runner import JobRunner
@@ -109,7 +110,7 @@ class FakeWorker:
         self.keeper = LeaseKeeper(
             ledger,
             id,
-            describe=lambda: a_worker(id),
+            announce=lambda: ledger.announce(a_worker(id)),
             on_lost=lambda claim: self.engine.cancel(engine_id(claim)),
             on_preview_wanted=lambda claim: self.engine.want_preview(engine_id(claim)),
             is_hung=lambda: False,
@@ -152,6 +153,7 @@ class FakeWorker:
             leaving=self.leaving,
             timing=timing,
         )
+        self.logs = JobLogs(storage, id)
         self.runner = JobRunner(
             intake=self.intake,
             claims=self.claims,
@@ -162,6 +164,7 @@ class FakeWorker:
             promoter=self.promoter,
             leftovers=self.leftovers,
             failures=self.failures,
+            logs=self.logs,
         )
 
     def work(self, job: str) -> JobStatus:

@@ -121,6 +121,10 @@ def use_everything(watched: Watched) -> None:
     watched.run(*submit, "--trace", "video", "--label", "who=me", "--out", "renders", code=0)
     [status] = json.loads(watched.run("list", "--json", code=0))
     watched.run("fetch", status["id"], "--all", "--out", "all of it", code=0)
+    watched.run(*submit, "--time-limit", "0.001", "--wait", code=3)
+    [failed] = json.loads(watched.run("list", "--state", "failed", "--json", code=0))
+    show = ("status", failed["id"], "--log")
+    eventually(lambda: "  log        attempt 1, by " in watched.run(*show, code=0), "its log is there")
     for command in ("workers", "models", "list", "losses", "recover", "doctor"):
         watched.run(command, code=0)
     watched.run(*submit[:-2], "--steps", "0", code=2)
@@ -176,6 +180,7 @@ def everything_stored(where: Settings) -> tuple[list[str], list[str]]:
     with FarmClient(where) as farm:
         stored = [found.key for found in farm.storage.list("")]
         assert any(key.endswith("/trace.mp4") for key in stored)
+        assert any(key.endswith("/log.json") for key in stored)
         return records, [f"{key} {farm.storage.get(key).decode('latin-1')}" for key in stored]
 
 

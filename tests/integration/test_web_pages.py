@@ -49,6 +49,8 @@ def test_a_job_is_seen_from_its_first_steps_to_its_picture(
         page.on("console", lambda message: said.append(message.text))
         page.goto("/workers")
         expect(page.locator("#workers")).to_contain_text("tiny")
+        expect(page.locator("#workers")).to_contain_text(re.compile(r"rows of a step\d+ of \d+"), timeout=MILLISECONDS)
+        expect(page.get_by_role("meter", name="Host memory in use")).to_be_visible(timeout=MILLISECONDS)
         page.goto("/")
         [job] = submit(**LONG, trace="frames")
         row = page.locator(f"[id='{job}']")

@@ -102,6 +102,17 @@ def test_a_worker_that_takes_no_jobs_is_warned_of(running: Running) -> None:
     )
 
 
+def test_of_a_drained_worker_it_is_said_how_it_takes_jobs_again(running: Running) -> None:
+    farm, settings = running
+    ledger = Ledger(settings)
+    ledger.announce(a_worker("local-9-0a1b", drained=True, paused="drained by an operator"))
+    _, checks = examine({"FARM_HOME": str(farm.home)})
+    ledger.depart("local-9-0a1b")
+    ledger.close()
+    assert checks["workers"]["detail"] == "drained by an operator: local-9-0a1b"
+    assert "'farm workers resume local-9'" in checks["workers"]["mend"]
+
+
 def test_why_a_model_is_not_served_is_told_to_its_end(running: Running) -> None:
     farm, settings = running
     why = (

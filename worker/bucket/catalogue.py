@@ -12,7 +12,8 @@ from farm.bucket.storage import Storage
 from farm.errors import ModelError, ObjectDamaged
 from farm.keys import MODEL_VAE
 from worker.bucket.model_cache import ModelCache
-from worker.models.registry import ModelRegistry, Opened, Stored
+from worker.models.registry import ModelRegistry, Stored
+from worker.models.stored import Opened
 
 _log = logging.getLogger(__name__)
 

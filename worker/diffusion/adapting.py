@@ -80,6 +80,13 @@ class Adapting:
             known = self._additions[acting] = self._made(stack)
         return known
 
+    def kind(self, stack: Stack) -> Kind | None:
+        """That of what a stack adds to the layers in forwards; None if it adds nothing to them. From any thread."""
+        acting = [use.adapter.unet for use in stack if use.unet]
+        paths = {path for layers in acting for path in layers if path in self._modules}
+        has_gains = any(factors.magnitude is not None for layers in acting for factors in layers.values())
+        return Kind(max(map(_level, paths)), has_gains) if paths else None
+
     def ranks(self, stack: Stack) -> tuple[int, ...]:
         """Of what a stack adds to the layers in forwards, padded, in their order; 0 where it adds nothing."""
         ranks: Counter[str] = Counter()
@@ -94,8 +101,9 @@ class Adapting:
         adding = {row: row.kind for row in rows if row is not None and row.kind is not None}
         if not adding:
             return None
-        kind = Kind(max(kind.level for kind in adding.values()), any(kind.has_gains for kind in adding.values()))
-        return self._layout(kind, tuple(map(max, zip(*(row.ranks for row in adding), strict=True))))
+        return self._layout(
+            Kind.of_all(adding.values()), tuple(map(max, zip(*(row.ranks for row in adding), strict=True)))
+        )
 
     def gathered(self, parts: Sequence[Sequence[Additions | None]], layout: Layout) -> tuple[Gathered | None, ...]:
         """What is added for the rows of a batch of this layout, which are computed in parts; None where nothing is.
@@ -170,10 +178,7 @@ class Adapting:
 
     def _made(self, stack: Stack) -> Additions:
         parts = tuple((self._on_device(use.adapter), use.unet) for use in stack if use.unet)
-        paths = {path for placed, _ in parts for path in placed.layers if path in self._modules}
-        has_gains = any(added.gain is not None for placed, _ in parts for added in placed.layers.values())
-        kind = Kind(max(map(_level, paths)), has_gains) if paths else None
-        return Additions(parts, self.ranks(stack), kind)
+        return Additions(parts, self.ranks(stack), self.kind(stack))
 
     def _on_device(self, adapter: Adapter) -> OnDevice:
         known = self._placed.get(adapter)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -102,6 +102,11 @@ class Kind:
 
     level: int
     has_gains: bool
+
+    @classmethod
+    def of_all(cls, kinds: Collection[Kind]) -> Kind:
+        """That of a forward whose rows are of these."""
+        return cls(max(kind.level for kind in kinds), any(kind.has_gains for kind in kinds))
 
 
 @dataclass(frozen=True, eq=False)

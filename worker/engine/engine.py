@@ -75,6 +75,8 @@ class Engine:
         self._arrivals = 0
         self._stopping = False
         self._busy_since: float | None = None
+        self.rows = 0
+        """How many rows its last step had; 0 while it waits for work."""
         padded_rows = max_rows if deterministic else None
         self._jobs = Jobs()
         self._turns = Turns()
@@ -172,7 +174,7 @@ class Engine:
         for request, future in self._jobs.take_put_off():  # nobody holds memory any more
             self._inbox.put(partial(self._prepare, request, future, needs_all_room=True))
         if not self._jobs.all and not self._errands:
-            self._busy_since = None
+            self._busy_since, self.rows = None, 0
             message = self._inbox.get()
             self._note_progress()
             message()
@@ -233,8 +235,9 @@ class Engine:
             return
         states = _within(self._room.rows_within(seconds, chosen[0]), chosen)
         with self._turn_of(states) as turn:
+            self.rows = rows = sum(state.rows for state in states)
             if self._stepper.advance(states):
-                self._turns.took(turn, sum(state.rows for state in states))
+                self._turns.took(turn, rows)
 
     def _retire(self, done: Sequence[RequestState]) -> None:
         """Decode one chunk of the jobs that have had their last step."""

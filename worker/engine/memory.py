@@ -11,6 +11,7 @@ from pathlib import Path
 
 import torch
 
+from worker.host.memory import in_container
 from worker.models.model import LoadedModel, MemoryProfile
 
 _FIRST_PROBATION = 64
@@ -19,7 +20,6 @@ _SHARE = 0.7
 """Of what is free: the rest is for what operators use inside, for jobs' own tensors, and for other processes."""
 _FRESH_SECONDS = 5.0
 _MEMINFO = Path("/proc/meminfo")
-_CONTROL_GROUP = Path("/sys/fs/cgroup")
 
 FreeBytes = Callable[[], int | None]
 
@@ -71,21 +71,9 @@ def free_bytes(device: torch.device) -> int | None:
         return None
     lines = (line.split() for line in _MEMINFO.read_text(encoding="utf-8").splitlines())
     available = next((1024 * int(words[1]) for words in lines if words[0] == "MemAvailable:"), None)
-    limits = [limit for limit in (available, _left_to_container()) if limit is not None]
+    container = in_container()
+    limits = [limit for limit in (available, container.left if container else None) if limit is not None]
     return min(limits, default=None)
-
-
-def _left_to_container() -> int | None:
-    """What a container's limit leaves, if there is one (control groups, version 2)."""
-    try:
-        most, now, details = (
-            (_CONTROL_GROUP / name).read_text(encoding="utf-8").strip()
-            for name in ("memory.max", "memory.current", "memory.stat")
-        )
-    except OSError:
-        return None
-    cached = next((int(line.split()[1]) for line in details.splitlines() if line.startswith("inactive_file ")), 0)
-    return None if most == "max" else int(most) - int(now) + cached
 
 
 @dataclass

@@ -164,7 +164,7 @@ def resolve(spec: JobSpec, model: LoadedModel, losses: Losses) -> ResolvedSpec:
         height=spec.height or height,
         scale=model.defaults.guidance if scale is None else scale,
         loss_scales={loss.name: model.defaults.losses * loss.default_scale for loss in losses.declarations},
-        framing=model.defaults.framing,
+        framing={} if spec.is_study else model.defaults.framing,
     )
     for side, pixels in (("width", resolved.width), ("height", resolved.height)):
         if pixels % model.vae_factor:

@@ -69,6 +69,7 @@ class Renderer:
             self.limits.check(spec, self.worker)
             used = model_used(model)
             stack = stack_of(self.adapters, self.retrier, holding, spec, model)
+            model.get_ready(stack)
             masked = masked_picture(self.storage, self.retrier, holding, spec)
             checkpoint = self.checkpoints.load(claim, spec, used, latent_shape(spec, model))
             with TraceWriter(folder, spec.trace.level, checkpoint.trace if checkpoint else None) as trace:

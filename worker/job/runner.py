@@ -19,8 +19,9 @@ from worker.job.claims import Claims
 from worker.job.deliver import Delivery
 from worker.job.failure import Failures
 from worker.job.leftovers import Leftovers
+from worker.job.log import JobLogs
 from worker.job.render import Renderer
-from worker.job.retry import HandBack
+from worker.job.retry import HandBack, Lost
 from worker.leases.keeper import Holding, LeaseKeeper
 from worker.queue.intake import Intake
 from worker.results.finished import Finished
@@ -42,6 +43,7 @@ class JobRunner:
     promoter: Promoter
     leftovers: Leftovers
     failures: Failures
+    logs: JobLogs
     done: int = 0
     _recent: deque[float] = field(default_factory=lambda: deque(maxlen=1_000))
 
@@ -86,14 +88,20 @@ class JobRunner:
         if claim is None:
             _log.debug("job %s is not waiting", job)
             return
+        with self.logs.about(claim) as log:
+            log.is_plain = self._see_to(claim, alone=alone) and claim.attempt == 1
+
+    def _see_to(self, claim: Claim, *, alone: bool) -> bool:
+        """Bring a claimed job to an end, or let it go. Returns whether it is done, or not this worker's any more."""
         with self.keeper.holding(claim) as holding:
             try:
                 result = self._render_and_deliver(holding, alone=alone)
             except Exception as error:
                 self.failures.settle(holding, error)
-                return
+                return isinstance(error, Lost)
         self.promoter.promote(result)
         self.leftovers.remove(claim)
+        return True
 
     def _render_and_deliver(self, holding: Holding, *, alone: bool) -> JobResult:
         began, claim = time.monotonic(), holding.claim

@@ -1,7 +1,7 @@
 """Keeping the leases of the jobs held, for as long as the engine gets on with them.
 
-One thread a worker renews all leases with one ledger call, records progress, hears of cancellations, and
-announces the worker. It stops renewing when the engine hangs: then the leases lapse and others take the jobs.
+One thread a worker renews all leases with one ledger call, records progress, hears of cancellations and of orders to
+the worker, and announces it. It stops renewing when the engine hangs: then the leases lapse and others take the jobs.
 """
 
 from __future__ import annotations
@@ -14,8 +14,8 @@ from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
+from farm import keys
 from farm.errors import LedgerUnavailable
-from farm.jobs.status import WorkerInfo
 from farm.ledger.ledger import Ledger
 from farm.ledger.records import Attempt, Claim, Progress
 from farm.ledger.timing import TIMING, Timing
@@ -42,6 +42,7 @@ class Holding:
 class LeaseKeeper:
     """Renews leases in the background.
 
+    `announce` says that the worker lives; at once, when operators have told the workers of its name something.
     `on_lost` hears of each job lost, `on_preview_wanted` of one that somebody wants to see, at each of its reports, and
     `on_hang` that the engine hangs.
     """
@@ -51,7 +52,7 @@ class LeaseKeeper:
         ledger: Ledger,
         worker: str,
         *,
-        describe: Callable[[], WorkerInfo],
+        announce: Callable[[], object],
         on_lost: Callable[[Claim], None],
         on_preview_wanted: Callable[[Claim], None],
         is_hung: Callable[[], bool],
@@ -60,7 +61,7 @@ class LeaseKeeper:
     ) -> None:
         self._ledger = ledger
         self._worker = worker
-        self._describe = describe
+        self._announce = announce
         self._on_lost = on_lost
         self._on_preview_wanted = on_preview_wanted
         self._is_hung = is_hung
@@ -120,14 +121,15 @@ class LeaseKeeper:
                 return
             try:
                 cursor = cursor or self._ledger.control_cursor()
-                cursor, cancelled = self._ledger.cancellations(cursor, wait=self._timing.progress)
-                self._lose(cancelled)
+                orders = self._ledger.orders(cursor, wait=self._timing.progress)
+                cursor = orders.cursor
+                self._lose(orders.cancelled)
                 now = time.monotonic()
                 if self._has_news() or now - renewed >= self._timing.renewal:
                     self._renew()
                     renewed = now
-                if now - announced >= self._timing.announcement:
-                    self._ledger.announce(self._describe())
+                if now - announced >= self._timing.announcement or keys.worker_name(self._worker) in orders.told:
+                    self._announce()
                     announced = now
                 if unreachable:
                     _log.info("the ledger is back")

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import torch
 
 from farm.errors import InvalidInput
+from farm.jobs.status import MemoryUse
 
 _FIRST_WITH_BFLOAT16 = (8, 0)  # Ampere; older GPUs only emulate it
 
@@ -66,6 +67,17 @@ def model_budget(placement: Placement) -> int:
     if placement.device.type == "cuda":
         return int(0.6 * torch.cuda.get_device_properties(placement.device).total_memory)
     return int(0.5 * os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
+
+
+def memory_of(placement: Placement) -> MemoryUse | None:
+    """The memory of a GPU, as its driver tells it; None of a CPU, which has none but the machine's."""
+    device = placement.device
+    if device.type == "cuda":
+        free, total = torch.cuda.mem_get_info(device)
+        return MemoryUse(total=total, used=total - free, own=torch.cuda.memory_reserved(device))
+    if device.type == "mps":
+        return MemoryUse(total=torch.mps.recommended_max_memory(), own=torch.mps.driver_allocated_memory())
+    return None
 
 
 def free_cached_memory(placement: Placement) -> None:

@@ -9,10 +9,10 @@ import tempfile
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
@@ -36,23 +36,14 @@ from worker.models.disguises import first_line
 from worker.models.hub import download
 from worker.models.memory_profile import memory_profile
 from worker.models.model import LoadedModel, UNetForward
-from worker.models.registry import Bucket, Hub, LocalDirectory, Opened, SingleFile, Source, Stored, options_of
+from worker.models.registry import Bucket, Hub, LocalDirectory, SingleFile, Source, Stored, options_of
+from worker.models.stored import StoredModels
 from worker.models.torchscript import recorded
 
 _log = logging.getLogger(__name__)
 
 FetchPrefix = Callable[[str, Path], None]
 """Downloads every object below an `s3://BUCKET/PREFIX` into a directory. Raises `StorageError`."""
-
-
-class StoredModels(Protocol):
-    """The models that the farm keeps."""
-
-    def opened(self, source: Stored) -> AbstractContextManager[Opened]:
-        """A folder with a model's files, and what is said of it. Raises `ModelError`, `StorageError`."""
-
-    def mend(self, source: Stored) -> bool:
-        """Have files fetched again that are damaged on this disk. Whether there were any."""
 
 
 _READ_AT_ONCE = 2**20  # bytes

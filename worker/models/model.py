@@ -13,8 +13,9 @@ from torch import Tensor
 from transformers import CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
 
 from farm.jobs.spec import Corner, PixelSize
+from worker.diffusion.adapters import Stack
 from worker.diffusion.adapting import Adapting
-from worker.diffusion.additions import Additions
+from worker.diffusion.additions import Additions, Kind
 from worker.diffusion.conditioning import Conditioning
 from worker.diffusion.cross_attention import CrossAttentionCache
 from worker.diffusion.preview import PreviewMap
@@ -69,6 +70,10 @@ class AddingForward(UNetForward, Protocol):
 
     def adds(self, additions: Sequence[Additions | None]) -> bool:
         """Whether it can add what N rows have."""
+        ...
+
+    def get_ready(self, kind: Kind) -> None:
+        """Do now what rows of a kind would have to wait for. From any thread."""
         ...
 
     def __call__(
@@ -168,6 +173,12 @@ class LoadedModel:
         text = self.cross_attention.of(prompt, additions) if cached else prompt.embedding
         frame = frame or Frame.whole(self.default_width, self.default_height)
         return self.family.conditioned(text, prompt, frame)
+
+    def get_ready(self, stack: Stack) -> None:
+        """See to it that no step has to wait for what forwards under adapters like these need once. From any thread."""
+        kind = self.adapting.kind(stack)
+        if kind is not None and self.recorded is not None:
+            self.recorded.get_ready(kind)
 
     def predict(
         self, rows: Tensor, timesteps: Tensor, conditioning: Conditioning, additions: Sequence[Additions | None] = ()

@@ -6,6 +6,7 @@ import json
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from copy import deepcopy
 from dataclasses import dataclass
 from threading import Lock
 from typing import Any
@@ -15,6 +16,7 @@ from torch import Tensor, nn
 
 from worker.diffusion.adapting import Adapting, Gathered
 from worker.diffusion.conditioning import Conditioning
+from worker.models.model import LoadedModel
 
 RECORDED_ROWS, TRIED_ROWS = 2, 3
 
@@ -31,13 +33,26 @@ recording for all UNets of a configuration, and it holds no weights."""
 @dataclass(frozen=True, eq=False)
 class Original:
     """The UNet that is recorded, and what it is called with for that: a row's conditioning, and how many channels and
-    pixels latents have."""
+    pixels latents have.
+
+    It is a copy, of the same weights, and so are its `adapting`'s layers: recording changes modules, while the model's
+    own are called by others.
+    """
 
     unet: Any
     adapting: Adapting
     conditioning: Conditioning
     channels: int
     side: int
+
+    @classmethod
+    def of(cls, model: LoadedModel, conditioning: Conditioning, side: int) -> Original:
+        """That of a model whose UNet nobody calls yet. `conditioning` is any row's."""
+        unet = deepcopy(
+            model.unet, {id(tensor): tensor for tensor in (*model.unet.parameters(), *model.unet.buffers())}
+        )
+        adapting = Adapting(unet, model.cross_attention)
+        return cls(unet, adapting, conditioning, model.row_shape[0], side)
 
     @torch.no_grad()
     def forward(self, rows: Tensor, timesteps: Tensor, conditioning: Conditioning, added: Gathered | None) -> Tensor:

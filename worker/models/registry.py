@@ -15,7 +15,7 @@ from __future__ import annotations
 import difflib
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 from farm import sources
@@ -100,18 +100,6 @@ class Stored:
 
     def __str__(self) -> str:
         return f"farm:{self.name}@{self.fingerprint[:16]}"
-
-
-@dataclass(frozen=True)
-class Opened:
-    """A model that the farm keeps, on this machine: its files in a folder, and the options that it was added with.
-
-    Of its own autoencoder these have the name that people gave the file, and `vae_sha256` is what is in it.
-    """
-
-    folder: Path
-    options: Mapping[str, str] = field(default_factory=dict)
-    vae_sha256: str | None = None
 
 
 Source = LocalDirectory | SingleFile | Bucket | Hub | Stored

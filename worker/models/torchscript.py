@@ -9,10 +9,11 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from functools import cache, partial
+from threading import RLock
 
 import torch
 from torch import Tensor, nn
@@ -33,31 +34,26 @@ _TOLERANCE = 1e-3
 
 
 class RecordedUNet(nn.Module):
-    """The forwards of a UNet, recorded. Rows are dealt to lanes, at most `cores`, that run at the same time."""
+    """The forwards of a UNet, recorded. Rows are dealt to lanes, at most `cores`, that run at the same time.
 
-    def __init__(
-        self,
-        unet: nn.Module,
-        conditioning: Conditioning,
-        adapting: Adapting,
-        *,
-        channels: int,
-        multiple: int,
-        cores: int,
-    ) -> None:
-        """`conditioning` is any row's; sides of latents must be multiples of `multiple`.
+    One thread may call it while others let it `get_ready`.
+    """
+
+    def __init__(self, original: Original, adapting: Adapting, *, cores: int) -> None:
+        """Sides of latents must be multiples of the original's; `adapting` is the model's.
 
         Raises what torch raises, of many kinds, if the UNet cannot be recorded.
         """
         super().__init__()
-        self.multiple = multiple
+        self.multiple = original.side
         self._cores = cores
-        self._conditioned_on = _but_for_tokens(conditioning)
-        self._weights = list(unet.parameters())
-        self._original = Original(unet, adapting, conditioning, channels, multiple)
+        self._conditioned_on = _but_for_tokens(original.conditioning)
+        self._weights = list(original.unet.parameters())
+        self._original = original
         self._adapting = adapting
-        self._recording = recording_of(self._original, None)
+        self._recording = recording_of(original, None)
         self._adapted: dict[Kind, Recording | None] = {}
+        self._getting_ready = RLock()
 
     @property
     def module(self) -> nn.Module:
@@ -70,13 +66,22 @@ class RecordedUNet(nn.Module):
         return is_alike and all(side % self.multiple == 0 for side in rows.shape[2:])
 
     def adds(self, additions: Sequence[Additions | None]) -> bool:
-        """Whether it can add what rows have. That is recorded and tried when it is first asked for."""
+        """Whether it can add what rows have. That is recorded and tried now if nobody had it get ready."""
         layout = self._adapting.layout(additions)
-        if layout is None:
-            return True
-        if layout.kind not in self._adapted:
-            self._adapted[layout.kind] = self._recorded_adding(layout.kind)
-        return self._adapted[layout.kind] is not None
+        return layout is None or self._recording_adding(layout.kind) is not None
+
+    def get_ready(self, kind: Kind) -> None:
+        """Record and try forwards that add what is of a kind, by itself and beside all that it got ready for before.
+
+        On one core, for others compute meanwhile. Where memory runs out it is left to whoever asks whether it `adds`.
+        """
+        with self._getting_ready, _threads(1, afterwards=self._cores):
+            try:
+                for each in (kind, *(Kind.of_all([kind, known]) for known in tuple(self._adapted))):
+                    self._recording_adding(each)
+            except Exception as failure:
+                if not is_out_of_memory(failure):
+                    raise
 
     def forward(
         self, rows: Tensor, timesteps: Tensor, conditioning: Conditioning, additions: Sequence[Additions | None] = ()
@@ -120,7 +125,10 @@ class RecordedUNet(nn.Module):
             return self.in_one_lane(*part)
         recording = self._adapted[added.kind]
         assert recording is not None, "whoever calls has asked whether it can"
-        return self._run(recording, *part, *self._weights, *added.tensors)
+        return self._run_adding(recording, added, *part)
+
+    def _run_adding(self, recording: Recording, added: Gathered | None, *part: Tensor) -> Tensor:
+        return self._run(recording, *part, *self._weights, *(added.tensors if added else ()))
 
     def in_one_lane(self, rows: Tensor, timesteps: Tensor, *conditioning: Tensor) -> Tensor:
         """The same without adapters, all on this thread, which keeps the number of threads that it has."""
@@ -132,25 +140,38 @@ class RecordedUNet(nn.Module):
         with torch.jit.optimized_execution(False):  # type: ignore[attr-defined]  # torch does not export it
             return recording(*given)
 
-    def largest_error(self, added: Gathered | None = None) -> float:
+    def largest_error(self) -> float:
         """How far from the truth it is for other shapes than it was recorded with, as a part of the largest number.
 
         In one lane, for other models may be rendering while this one is loaded.
         """
+        return self._error(self.in_one_lane, None)
+
+    def _error(self, forward: Callable[..., Tensor], added: Gathered | None) -> float:
         rows, timesteps, conditioning = self._original.tried()
         truth = self._original.forward(rows, timesteps, conditioning, added)
-        found = self._adding(added, rows, timesteps, *conditioning.tensors)
+        found = forward(rows, timesteps, *conditioning.tensors)
         return float((found - truth).abs().max() / truth.abs().max())
 
+    def _recording_adding(self, kind: Kind) -> Recording | None:
+        """The recording of forwards that add what is of a kind, made now if there is none; None if that did not
+        work."""
+        if kind not in self._adapted:
+            with self._getting_ready:
+                if kind not in self._adapted:
+                    self._adapted[kind] = self._recorded_adding(kind)
+        return self._adapted[kind]
+
     def _recorded_adding(self, kind: Kind) -> Recording | None:
-        """The recording of forwards that add to layers; None, with a warning, if that does not work."""
-        example = partial(self._adapting.example, kind)
+        """The same, made and tried; None, with a warning, if that does not work."""
+        example = partial(self._original.adapting.example, kind)
         try:
-            self._adapted[kind] = recording_of(self._original, example(RECORDED_ROWS, [1], rank=_RECORDED_RANK))
-            some, every = [0, TRIED_ROWS - 1], range(TRIED_ROWS)
-            error = max(self.largest_error(example(TRIED_ROWS, which, rank=_TRIED_RANK)) for which in (some, every))
+            recording = recording_of(self._original, example(RECORDED_ROWS, [1], rank=_RECORDED_RANK))
+            some, every = (
+                example(TRIED_ROWS, rows, rank=_TRIED_RANK) for rows in ([0, TRIED_ROWS - 1], range(TRIED_ROWS))
+            )
+            error = max(self._error(partial(self._run_adding, recording, added), added) for added in (some, every))
         except Exception as failure:  # as in `recorded`
-            self._adapted.pop(kind, None)
             if is_out_of_memory(failure):
                 raise
             _log.warning("forwards with adapters cannot be recorded, so they run as they are: %s", first_line(failure))
@@ -158,7 +179,7 @@ class RecordedUNet(nn.Module):
         if not error <= _TOLERANCE:
             _log.warning("forwards with adapters run as they are: recorded, they differ by %.1g of the output", error)
             return None
-        return self._adapted[kind]
+        return recording
 
 
 def recorded(model: LoadedModel, cores: int) -> RecordedUNet | None:
@@ -173,8 +194,7 @@ def recorded(model: LoadedModel, cores: int) -> RecordedUNet | None:
     if any(side % multiple for side in model.latent_shape[1:]):
         return None
     try:
-        channels = model.unet.config["in_channels"]
-        unet = RecordedUNet(model.unet, conditioning, model.adapting, channels=channels, multiple=multiple, cores=cores)
+        unet = RecordedUNet(Original.of(model, conditioning, multiple), model.adapting, cores=cores)
         error = unet.largest_error()
     except Exception as failure:  # whatever a model of strange parts makes of it, it can be rendered without
         if is_out_of_memory(failure):

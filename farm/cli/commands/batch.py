@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from farm.cli.commands.farm import known_losses
+from farm.cli.commands.losses import known_losses
 from farm.cli.commands.sending import send
 from farm.cli.options.common import many_options, refuse_many, sending_options
 from farm.cli.view.output import note, plural

@@ -14,6 +14,7 @@ from typing import Any
 import click
 
 from farm.cli.commands import roundtrip
+from farm.cli.commands.form_words import for_forms, sentence_for_forms
 from farm.cli.commands.submit import grid_of, numbers, submit
 from farm.cli.options.common import many_options, naming_options, sending_options
 from farm.cli.options.request import request
@@ -48,18 +49,6 @@ _GROUPS: Mapping[str, tuple[str, ...]] = {
 }
 """Where fields are shown; what is new comes under the last."""
 _USUAL = re.compile(r"\s*\[(?:default: )?([^\]]+)\]$")
-_SAID_INSTEAD = tuple(
-    (re.compile(said), instead)
-    for said, instead in (
-        (r"^With --init(: )?", ""),
-        (r"the picture --init", "a picture"),
-        (r"--init", "the picture"),
-        (r"\s*\('farm \w+' lists them\)", ""),
-        (r"--(?=[a-z])", ""),
-        (r"\$FARM_MODEL, or ", ""),
-        (r"\bPROMPT(?=s?\b)", "prompt"),
-    )
-)
 _KINDS: tuple[tuple[type[click.ParamType[Any]], Kind], ...] = (
     (click.types.IntParamType, "whole"),
     (click.types.FloatParamType, "number"),
@@ -126,7 +115,7 @@ def _mode(command: click.Command) -> Mode:
     groups += [Group(title, [fields.pop(name) for name in names if name in fields]) for title, names in _GROUPS.items()]
     groups[-1] = Group(groups[-1].title, [*groups[-1].fields, *fields.values()])
     about = (command.help or "").strip().partition("\n\n")[0]
-    return Mode(command.name or "", _sentence(about), [group for group in groups if group.fields])
+    return Mode(command.name or "", sentence_for_forms(about), [group for group in groups if group.fields])
 
 
 def _names(options: Callable[[Any], Any]) -> set[str | None]:
@@ -144,8 +133,8 @@ def _field(param: click.Parameter) -> Field:
         name=param.name or "",
         option=shown.rstrip("…"),
         kind=_kind(param),
-        help=_sentence(_USUAL.sub("", told)),
-        usual=_for_forms(found[1]) if found else default,
+        help=sentence_for_forms(_USUAL.sub("", told)),
+        usual=for_forms(found[1]) if found else default,
         example=param.metavar or "",
         choices=tuple(_choices(param)),
         many=param.multiple or param.nargs == -1,
@@ -154,18 +143,6 @@ def _field(param: click.Parameter) -> Field:
         most=most,
         step=step,
     )
-
-
-def _for_forms(told: str) -> str:
-    """The words of the command's help, where there are fields and no options."""
-    for said, instead in _SAID_INSTEAD:
-        told = said.sub(instead, told)
-    return told.strip()
-
-
-def _sentence(told: str) -> str:
-    said = _for_forms(told)
-    return said[:1].upper() + said[1:]
 
 
 def _is_plain(default: Any) -> bool:

@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -25,6 +25,7 @@ from farm.jobs.status import STATES, TERMINAL, JobStatus, State
 if TYPE_CHECKING:
     from datetime import datetime
 
+    from farm.bucket.job_log import AttemptLog
     from farm.cli.view.columns import Columns
     from farm.ledger.records import Prioritised
 
@@ -67,26 +68,33 @@ def list_jobs(state: State | None, limit: int, page: int, as_json: bool) -> None
     Examples:
       farm status 0kz3mw7c9d2f4g5h-0003
       farm status 0kz3 --json
+      farm status 0kz3mw7c9d2f4g5h-0003 --log
     """
 )
 @jobs_argument()
+@click.option("--log", "with_logs", is_flag=True, help="And what workers logged of them: why one was tried again.")
 @json_option
-def status(names: tuple[str, ...], as_json: bool) -> None:
+def status(names: tuple[str, ...], with_logs: bool, as_json: bool) -> None:
     """Show jobs in detail.
 
     With --json: a list of {id, batch, state, step, steps, attempt, worker, model, priority, submitted, started,
     finished, error: {kind, message}, result, prompt, labels, warnings}; times are UTC, what is not yet known is null.
+    --log adds log: a list of {job, attempt, worker, lines: [{at, level, text}], left_out}, the last lines of the last
+    attempts that were anything but a plain success.
     """
     with FarmClient.connect() as farm:
         jobs = farm.resolve(names)
         statuses = farm.ledger.get_many(jobs)
         specs = {} if as_json else farm.ledger.specs(jobs)
+        logs = {status.id: farm.logs(status.id) for status in statuses} if with_logs else {}
     note_unreadable(len(jobs) - len(statuses))
     if as_json:
-        return print_json([status.model_dump(mode="json") for status in statuses])
+        return print_json([_as_json(status, logs.get(status.id)) for status in statuses])
     for position, status in enumerate(statuses):
         click.echo(("\n" if position else "") + click.style(status.id, bold=True), nl=False)
         say(*_details(status, specs.get(status.id)))
+        if with_logs:
+            say(*_log_lines(logs[status.id]))
 
 
 @click.command(
@@ -197,6 +205,23 @@ def retry(names: tuple[str, ...], as_json: bool) -> None:
     if as_json:
         return print_json(again)
     say(f"{plural(len(again), 'job')} queued again")
+
+
+def _as_json(status: JobStatus, logs: Sequence[AttemptLog] | None) -> dict[str, Any]:
+    told = status.model_dump(mode="json")
+    return told if logs is None else {**told, "log": [log.model_dump(mode="json") for log in logs]}
+
+
+def _log_lines(logs: Sequence[AttemptLog]) -> Iterator[str]:
+    if not logs:
+        yield "  log        nothing but that it was done, or is under way"
+    for log in logs:
+        yield f"  log        attempt {log.attempt}, by {log.worker}"
+        if log.left_out:
+            yield f"    {plural(log.left_out, 'earlier line')} left out"
+        for line in log.lines:
+            when = f"{_moment(line.at)} " if line.at else ""
+            yield f"    {when}{line.level.upper():7} {line.text}"
 
 
 def _table_of(statuses: Sequence[JobStatus]) -> Columns:

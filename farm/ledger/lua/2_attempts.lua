@@ -82,18 +82,21 @@ local function includes(list, wanted)
   return false
 end
 
--- The waiting job that a message for `asked`, which may be nil or over, brings if none of another model goes first. It says
--- that there is work for a model, not which: that is the job whose turn it is there. A suspect is brought by its own alone.
-local function brought_by(asked, models, deaths)
+-- The waiting job that a message for `asked`, which may be nil or over, brings if none of another model goes first. It
+-- says that there is work for a model, not which: that is the job whose turn it is there. A suspect is brought by its own
+-- message alone. `first` is the one whose turn it is among all of the models, if that is known.
+local function brought_by(asked, models, deaths, first)
   if not asked then return nil end
   local waits = asked.state == 'queued' and asked or nil
   if not includes(models, asked.model) or waits and asked.deaths >= deaths - 1 then return waits end
+  if first and first.model == asked.model then return first end
   return next_of({ asked.model }, deaths) or waits
 end
 
 -- The job that a message is used for: one of another model goes first if it is more urgent, or if there is no other.
 local function whose_turn(asked, models, deaths)
-  local mine, first = brought_by(asked, models, deaths), next_of(models, deaths)
+  local first = next_of(models, deaths)
+  local mine = brought_by(asked, models, deaths, first)
   if mine and first and first.priority > mine.priority then return first end
   return mine or first
 end
@@ -120,8 +123,11 @@ function operations.claim(id, worker, token, lease, deaths, alone, instead)
   if before then job = named(before) end
   local function granted()
     local waited = (tonumber(field(job.id, 'started')) or 0) - (tonumber(field(job.id, 'submitted')) or 0)
-    local owed, resumed = owed_by(job, asked, instead, deaths), job.checkpoint or ''
-    return { 'claimed', job.id, job.attempt, job.spec, job.priority, resumed, math.max(0, waited), owed and owed.id or '' }
+    local owed = owed_by(job, asked, instead, deaths)
+    return {
+      'claimed', job.id, job.attempt, job.spec, job.priority, job.checkpoint or '', math.max(0, waited),
+      owed and owed.id or ''
+    }
   end
   if job and job.state == 'running' and job.token == token then
     job.spec = field(job.id, 'spec')

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+from collections.abc import Awaitable, Sequence
+from typing import TypeVar
 
 from fastapi import APIRouter, Request, Response
 
+from farm.bucket.job_log import AttemptLog
 from farm.bucket.results import IMAGE, JobResult
 from farm.errors import FarmError, InvalidInput
 from farm.jobs.spec import JobSpec
@@ -21,6 +25,8 @@ from farm.web.v1.jobs import known
 from farm.web.v1.made import result_of
 
 router = APIRouter(include_in_schema=False)
+
+T = TypeVar("T")
 
 _BUCKET_SECONDS = 3.0
 """The page comes without its result if the bucket takes longer."""
@@ -39,7 +45,7 @@ async def job(request: Request, site: InSite, job: str) -> Response:
     status = await site.ledger(ledger.get, known(job))
     spec = (await site.ledger(ledger.specs, [job])).get(job)
     [row], _ = await site.ledger(foretold, ledger, workers, [status])
-    result, trouble = await _result(site, status)
+    (result, trouble), logs = await asyncio.gather(_result(site, status), _logs(site, status))
     return frame.page(
         request.scope,
         "job.html",
@@ -52,6 +58,7 @@ async def job(request: Request, site: InSite, job: str) -> Response:
         result=result,
         has_picture=result is not None and IMAGE in result.objects,
         trouble=trouble,
+        logs=logs,
     )
 
 
@@ -73,15 +80,32 @@ async def _result(site: Parts, status: JobStatus) -> tuple[JobResult | None, Pro
     """The result of a job that is done, or why it cannot be had now."""
     if status.result is None:
         return None, None
-    asking = asyncio.ensure_future(site.bucket(site.client.result, status.id))
     try:
-        async with asyncio.timeout(_BUCKET_SECONDS):
-            return await asyncio.shield(asking), None
+        return await _in_time(site.bucket(site.client.result, status.id)), None
     except TimeoutError:
-        asking.add_done_callback(lambda late: late.cancelled() or late.exception())
         return None, of_status(503, "the bucket does not answer")
     except (FarmError, Refused) as error:
         return None, told_by(error)[0]
+
+
+async def _logs(site: Parts, status: JobStatus) -> Sequence[AttemptLog]:
+    """What workers logged of a job that one has tried, as far as that can be had now."""
+    if not status.attempt:
+        return ()
+    with contextlib.suppress(TimeoutError, FarmError, Refused):
+        return await _in_time(site.bucket(site.client.logs, status.id))
+    return ()
+
+
+async def _in_time(answer: Awaitable[T]) -> T:
+    """The answer of the bucket. Raises `TimeoutError` if it takes longer than a page may; then it is let come."""
+    asking = asyncio.ensure_future(answer)
+    try:
+        async with asyncio.timeout(_BUCKET_SECONDS):
+            return await asyncio.shield(asking)
+    except TimeoutError:
+        asking.add_done_callback(lambda late: late.cancelled() or late.exception())
+        raise
 
 
 @router.get("/jobs/{job}/trace", dependencies=[LOOKS])

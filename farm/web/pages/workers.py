@@ -42,12 +42,14 @@ class Model:
 async def workers(request: Request, site: InSite) -> Response:
     """The live workers, the models and the LoRAs."""
     live = await site.workers() or ()
+    drained = await site.ledger(site.client.ledger.drained)
     models, trouble = await site.bucket(_models, site)
     loras, lora_trouble = await site.bucket(all_kept, site.client, LORAS)
     return frame.page(
         request.scope,
         "workers.html",
         workers=live,
+        absent=[one for one in drained if one.name not in {worker.name for worker in live}],
         models=models,
         loras=[loras[name] for name in sorted(loras)],
         kinds=KINDS,

@@ -10,6 +10,7 @@ from farm.bucket.loras import LORAS
 from farm.bucket.models import manifests
 from farm.client import loras as keeping_loras
 from farm.client import models as keeping
+from farm.client.draining import Told
 from farm.client.keeping import Removed
 from farm.client.services import ModelService
 from farm.jobs.losses import LossDeclaration
@@ -25,6 +26,25 @@ router = APIRouter(tags=["Farm"])
 async def workers(site: InSite) -> list[WorkerInfo]:
     """The workers that live now."""
     return [*await site.ledger(site.client.workers)]
+
+
+@router.post("/workers/{id:path}/drain", dependencies=[OPERATES], responses=problems(404))
+async def drain(
+    site: InSite,
+    id: str,
+    hand_back: Annotated[
+        bool, Query(description="What it has goes back to the queue, at the step it reached.")
+    ] = False,
+) -> Told:
+    """Let a worker take no more jobs, and finish those it has. `id` may be its name, the id without `-` and its last
+    four characters: all of that name are drained, also when they are started anew, until they are resumed."""
+    return await site.ledger(site.client.drain, [id], hand_back=hand_back)
+
+
+@router.post("/workers/{id:path}/resume", dependencies=[OPERATES], responses=problems(404))
+async def resume(site: InSite, id: str) -> Told:
+    """Let a worker that was drained take jobs again, and all others of its name."""
+    return await site.ledger(site.client.resume, [id])
 
 
 @router.get("/models", dependencies=[LOOKS], responses=problems())

@@ -19,7 +19,7 @@ from farm.web.parts import LOOKS, InSite, Parts
 from farm.web.problems import Refused
 from farm.web.v1.jobs import known
 from farm.web.v1.made import result_of
-from farm.web.v1.shapes import Looks, problems
+from farm.web.v1.shapes import Logged, Looks, problems
 
 router = APIRouter(tags=["Results"])
 
@@ -41,6 +41,12 @@ CACHE = "private, max-age=31536000, immutable"
 async def result(site: InSite, job: str) -> JobResult:
     """The `result.json` of a job that is done: what was made, from what, where, and how long it took."""
     return await result_of(site, known(job))
+
+
+@router.get("/jobs/{job}/log", dependencies=[LOOKS], responses=problems(404))
+async def log(site: InSite, job: str) -> Logged:
+    """The last lines that workers logged of a job, by attempt: of those that were anything but a plain success."""
+    return Logged(job=job, attempts=[*await site.bucket(site.client.logs, known(job))])
 
 
 _PICTURE: dict[int | str, dict[str, Any]] = {

@@ -9,6 +9,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from farm.bucket.job_log import AttemptLog
 from farm.bucket.loras import StoredLora
 from farm.bucket.models import Kind
 from farm.bucket.preview import Preview
@@ -59,6 +60,13 @@ class ToCancel(BaseModel):
 
     names: Names | None = None
     all: bool = False
+
+
+class Logged(BaseModel):
+    """What workers logged of a job: its last attempts that left anything, the last of them last."""
+
+    job: str
+    attempts: list[AttemptLog]
 
 
 class Cancelled(BaseModel):

@@ -11,10 +11,11 @@ import pytest
 from rich.cells import cell_len
 from rich.console import Console, RenderableType
 
-from farm.cli.commands.farm import _table_of_losses, _table_of_workers
 from farm.cli.commands.jobs import _table_of
+from farm.cli.commands.losses import _table_of_losses
 from farm.cli.commands.models import _table as _table_of_models
 from farm.cli.commands.models import _told
+from farm.cli.commands.workers import _table as _table_of_workers
 from farm.cli.view.bars import Bars
 from farm.cli.view.output import console
 from farm.client.services import ModelService

@@ -10,7 +10,9 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -19,14 +21,17 @@ from click.testing import CliRunner, Result
 from PIL import Image
 
 from farm import keys
+from farm.bucket.job_log import AttemptLog, LogLine, write_log
 from farm.cli.main import farm
 from farm.client import FarmClient
 from farm.jobs.request import JobRequest
+from farm.jobs.status import MemoryUse
 from farm.pictures import images
 from farm.pictures.sheet import Tile
 from tests.farm.pages import made_up
 from tests.farm.rendering import render
 from tests.ledgers import a_worker
+from tests.waiting import eventually
 
 OTTER = ("submit", "txt2img", "a watercolor otter", "--seed", "7")
 
@@ -649,3 +654,93 @@ def test_without_a_viewer_the_file_is_named(client: FarmClient, monkeypatch: pyt
     assert Path(f"{job}.trace.html").exists()
     monkeypatch.setenv("PATH", "/nowhere")
     assert "nothing here shows" in run("trace", job, "--open", code=1).stderr
+
+
+def test_workers_are_drained_and_resumed_by_id_or_name(client: FarmClient) -> None:
+    for id, jobs in (("gpu-0-0a1b", 2), ("gpu-1-0a1b", 0)):
+        client.ledger.announce(a_worker(id, jobs=jobs))
+    assert run("workers", "drain", "gpu-0-0a1b").stdout == "gpu-0-0a1b takes no more jobs, and finishes 2 jobs\n"
+    assert run("workers", "drain", "gpu-1", "--hand-back").stdout == "gpu-1-0a1b takes no more jobs\n"
+    assert [(one.name, one.wish) for one in client.ledger.drained()] == [("gpu-0", "finish"), ("gpu-1", "hand-back")]
+
+    told = run("workers", "drain", "gpu-0-ffff", "gpu-1", code=1)
+    assert told.stderr == (
+        "farm: no live worker is called 'gpu-0-ffff'\n  there is another process of that name: name it 'gpu-0'\n"
+    )
+    assert run("workers", "resume", "nobody", code=1).stderr.startswith("farm: no live worker is called 'nobody'\n")
+    client.ledger.depart("gpu-1-0a1b")
+    assert run("workers", "drain", "gpu-1", code=1).stderr.startswith("farm: no live worker is called 'gpu-1'\n")
+    assert "gpu-1 does not live, and is drained: 'farm workers resume gpu-1'\n" in run("workers").stderr
+    assert json.loads(run("workers", "resume", "gpu-0", "--json").stdout) == {
+        "names": ["gpu-0"],
+        "workers": ["gpu-0-0a1b"],
+    }
+    assert run("workers", "resume", "gpu-1").stdout == (
+        "gpu-1 takes jobs once it is started; no worker of that name lives now\n"
+    )
+    assert client.ledger.drained() == []
+
+
+def test_drain_waits_until_its_workers_have_heard_it_and_have_no_job(client: FarmClient) -> None:
+    """Other workers of the name that start meanwhile are not waited for."""
+    worker = "gpu-0a1b"
+    client.ledger.announce(a_worker(worker))
+    with ThreadPoolExecutor(1) as pool:
+        told = pool.submit(run, "workers", "drain", "gpu", "--wait")
+        eventually(client.ledger.drained, "it is told")
+        client.ledger.announce(a_worker(worker, drained=True, jobs=1))
+        with pytest.raises(TimeoutError):
+            told.result(1.2)
+        client.ledger.announce(a_worker(worker, drained=True, jobs=0))
+        assert told.result(30).stdout.endswith("they have no job\n")
+
+
+def test_workers_for_people_say_who_is_drained_and_submit_warns_of_it(client: FarmClient) -> None:
+    client.ledger.announce(a_worker("gpu-0a1b", drained=True, paused="drained by an operator"))
+    told = run("workers")
+    assert "gpu-0a1b  drained" in told.stdout
+    assert "gpu-0a1b takes no jobs: drained by an operator\n" in told.stderr
+    assert "every worker that serves the model 'emoji' is drained by an operator" in run(*OTTER).stderr
+    client.ledger.announce(a_worker("other-0a1b"))
+    assert "drained" not in run(*OTTER).stderr
+
+
+def test_workers_say_what_memory_and_how_many_rows_they_have(client: FarmClient) -> None:
+    host = MemoryUse(total=64 * 2**30, used=32 * 2**30, own=3 * 2**30)
+    device = MemoryUse(total=80 * 2**30, used=50 * 2**30, own=40 * 2**30)
+    client.ledger.announce(a_worker("cpu", rows=6, max_rows=32, host_memory=host))
+    client.ledger.announce(a_worker("gpu", rows=0, max_rows=32, host_memory=host, device_memory=device))
+    client.ledger.announce(a_worker("old"))
+    head, *rows = (line.split("  ") for line in run("workers").stdout.splitlines())
+    names = [name.strip() for name in head if name]
+    shown = {row[0]: dict(zip(names, [cell.strip() for cell in row if cell.strip()], strict=True)) for row in rows}
+    assert {id: (row["rows"], row["memory"]) for id, row in shown.items()} == {
+        "cpu": ("6/32", "3.0 GiB of 64.0 GiB"),
+        "gpu": ("0/32", "40.0 GiB of 80.0 GiB"),
+        "old": ("–", "–"),
+    }
+    told = {worker["id"]: worker for worker in json.loads(run("workers", "--json").stdout)}
+    assert told["gpu"]["device_memory"] == {"total": 80 * 2**30, "used": 50 * 2**30, "own": 40 * 2**30}
+    assert (told["cpu"]["device_memory"], told["cpu"]["rows"], told["old"]["rows"]) == (None, 6, None)
+
+
+def test_status_has_what_workers_logged_where_that_is_wanted(client: FarmClient) -> None:
+    _, (told, quiet) = submitted(2)
+    claim = client.ledger.claim(told, "w1")
+    assert claim is not None
+    lines = (
+        LogLine(at=datetime(2026, 1, 2, tzinfo=UTC), level="warning", text="out of memory\x1b[2J"),
+        LogLine(at=None, level="info", text="handed back"),
+    )
+    client.check_bucket()
+    write_log(client.storage, AttemptLog(job=told, attempt=1, worker="w1", lines=lines, left_out=2))
+
+    shown = run("status", told, quiet, "--log").stdout
+    first, second = shown.split("\n\n")
+    assert "  log        attempt 1, by w1\n    2 earlier lines left out\n" in first
+    assert " WARNING out of memory" in first and first.endswith("    INFO    handed back") and "\x1b" not in first
+    assert second.endswith("  log        nothing but that it was done, or is under way\n")
+    assert "attempt 1, by w1" not in run("status", told).stdout
+    [one] = json.loads(run("status", told, "--log", "--json").stdout)
+    assert [line["level"] for line in one["log"][0]["lines"]] == ["warning", "info"]
+    assert "log" not in json.loads(run("status", told, "--json").stdout)[0]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterator
 from dataclasses import replace
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +13,11 @@ import pytest
 from PIL import Image
 
 from farm import keys
+from farm.bucket.job_log import AttemptLog, LogLine, write_log
 from farm.bucket.manifest import read_manifest
 from farm.client import FarmClient, loras
 from farm.client import models as keeping
+from farm.client.forget import forget
 from farm.client.planning import Pictures, draft
 from farm.errors import FetchRefused, InvalidInput, JobNotFound, LedgerUnavailable, WrongState
 from farm.jobs.limits import Limits
@@ -361,3 +364,35 @@ def test_following_ends_though_a_record_is_lost_on_the_way(client: FarmClient) -
     client.ledger.cancel(jobs[1])
 
     assert [status.state for status in statuses] == ["cancelled"]
+
+
+def test_what_was_logged_of_a_job_is_told_by_attempt_and_of_the_dead_what_is_known(client: FarmClient) -> None:
+    [job] = client.submit([otter()]).jobs
+    assert client.logs(job) == []
+    claim = client.ledger.claim(job, "w1", lease=-1.0)
+    assert claim is not None and client.ledger.reap()
+    client.ledger.note_death("w1", "ended with: Segmentation fault")
+    for attempt in range(2, 9):
+        claim = client.ledger.claim(job, "w2")
+        assert claim is not None and claim.attempt == attempt
+        client.ledger.release(claim, "w2")
+    now = datetime.now(UTC)
+    told = AttemptLog(
+        job=job, attempt=7, worker="w2", lines=(LogLine(at=now, level="warning", text="it\nwaits"),), left_out=3
+    )
+    write_log(client.storage, told)
+    for attempt, junk in ((4, b"{}"), (5, b"x" * 10**6), (6, told.model_dump_json().encode())):
+        client.storage.put(keys.attempt_log(job, attempt), junk, "application/json")
+
+    dead, seventh = client.logs(job)
+    assert seventh == told and seventh.lines[0].text == "it waits"
+    assert (dead.attempt, dead.worker) == (1, "w1")
+    assert [line.text for line in dead.lines] == [
+        "its lease lapsed: the worker fell silent",
+        "w1 ended with: Segmentation fault",
+    ]
+    client.cancel([job])
+    forget(client.ledger, client.storage, [job], objects=True)
+    assert not list(client.storage.list(keys.job_prefix(job))), "it is forgotten with what else the job left"
+    with pytest.raises(JobNotFound):
+        client.logs(job)

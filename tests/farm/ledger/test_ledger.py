@@ -12,7 +12,7 @@ import pytest
 from farm.errors import JobNotFound
 from farm.jobs.status import State
 from farm.ledger.ledger import Ledger
-from farm.ledger.records import Claim, Suspect
+from farm.ledger.records import Claim, Orders, Suspect
 from tests.fakes.ledger import FakeLedger
 from tests.ledgers import BATCH, a_worker, job
 from tests.waiting import eventually
@@ -308,10 +308,31 @@ def test_only_running_jobs_are_told_to_workers_when_cancelled(ledger: Ledger) ->
     ledger.cancel(job(1).id)
     ledger.cancel(NAME)
 
-    after, cancelled = ledger.cancellations(cursor, wait=0.01)
+    told = ledger.orders(cursor, wait=0.01)
 
-    assert cancelled == {(NAME, 1)}
-    assert ledger.cancellations(after, wait=0.01) == (after, set())
+    assert told.cancelled == {(NAME, 1)}
+    assert ledger.orders(told.cursor, wait=0.01) == Orders(told.cursor)
+
+
+def test_who_is_drained_hears_of_it_by_name_until_it_is_resumed(ledger: Ledger) -> None:
+    cursor = ledger.control_cursor()
+    assert ledger.announce(a_worker("gpu-0-0a1b")) is None
+
+    ledger.drain(["gpu-0"], "finish")
+    assert ledger.announce(a_worker("gpu-0-0a1b")) == "finish"
+    assert ledger.announce(a_worker("gpu-0-ffff")) == "finish", "a process that was started in its place"
+    assert ledger.announce(a_worker("gpu-1-0a1b")) is None
+    ledger.drain(["gpu-0", "gone"], "hand-back")
+    assert ledger.announce(a_worker("gpu-0-ffff")) == "hand-back"
+    gone, first = ledger.drained()
+    assert (gone.name, first.name, first.wish) == ("gone", "gpu-0", "hand-back")
+    assert first.since <= gone.since, "it has been drained since it was told so first"
+
+    assert ledger.resume(["gpu-0", "gpu-1"]) == ["gpu-0"]
+    assert ledger.resume(["gpu-0"]) == []
+    assert ledger.announce(a_worker("gpu-0-ffff")) is None
+    told = ledger.orders(cursor, wait=0.01)
+    assert told.told == {"gpu-0", "gpu-1", "gone"} and not told.cancelled
 
 
 def test_pages_show_the_newest_first(ledger: Ledger) -> None:

@@ -8,7 +8,7 @@ from farm.errors import LedgerUnavailable
 from farm.ledger.ledger import Ledger
 from farm.ledger.records import Claim, Position, Tie
 from farm.settings import Settings
-from tests.ledgers import BATCH, job
+from tests.ledgers import BATCH, a_worker, job
 from tests.waiting import eventually
 
 NAME = job().id
@@ -119,3 +119,56 @@ def test_what_is_said_once_stays_until_it_lapses(ledger: Ledger) -> None:
     assert ledger.once("a", "second", seconds=60) == "first"
     assert ledger.once("b", "second", seconds=0.05) == "second"
     eventually(lambda: ledger.once("b", "third", seconds=60) == "third", "it has lapsed")
+
+
+def test_what_a_stranger_wrote_of_drained_workers_drains_nobody(ledger: Ledger) -> None:
+    key, worker = ledger._key("drained"), a_worker("gpu-0a1b")
+    ledger.redis.delete(key)
+    now = round(1000 * ledger.time().timestamp())
+    for junk in (
+        "",
+        "finish",
+        "finish:x:y",
+        f"finish:{now}:{now}",
+        f"finish:{'9' * 40}:{'9' * 40}",
+        f"dance:{now}:{2 * now}",
+    ):
+        ledger.redis.hset(key, "gpu", junk)
+        assert ledger.announce(worker) is None, junk
+        assert ledger.drained() == [], junk
+    ledger.redis.delete(key)
+    ledger.redis.set(key, "not a hash")
+    assert ledger.announce(worker) is None
+    ledger.drain(["gpu"], "finish")
+    assert ledger.announce(worker) == "finish"
+
+
+def test_of_a_drained_worker_it_is_known_for_as_long_as_it_lives_and_a_week_more(ledger: Ledger) -> None:
+    key, week = ledger._key("drained"), 7 * 24 * 3600 * 1000
+    now = round(1000 * ledger.time().timestamp())
+    ledger.redis.delete(key)
+    ledger.redis.hset(key, "gone", f"finish:{now - week}:{now - 1}")
+    ledger.redis.hset(key, "gpu", f"finish:{now - week}:{now + 60_000}")
+    assert ledger.announce(a_worker("gpu-0a1b")) == "finish"
+
+    wish, since, until = ledger.redis.hget(key, "gpu").split(":")
+    assert (wish, int(since)) == ("finish", now - week)
+    assert now + week <= int(until) < now + week + 60_000
+    ledger.drain(["another"], "finish")
+    assert ledger.redis.hkeys(key) == ["gpu", "another"], "what has lapsed is gone"
+
+
+def test_of_lapsed_attempts_it_is_told_who_had_them_and_how_that_ended(ledger: Ledger) -> None:
+    assert ledger.lapsed(NAME) == []
+    ledger.create(BATCH, [job()])
+    for worker in ("gpu, (attempt 9) or so", "w2"):
+        claimed(ledger, worker, lease=-1.0)
+        ledger.reap()
+    ledger.note_death("w2", "ended with: Segmentation fault")
+
+    first, second = ledger.lapsed(NAME)
+    assert (first.worker, first.attempt, first.how) == ("gpu, (attempt 9) or so", 1, None)
+    assert (second.worker, second.attempt, second.how) == ("w2", 2, "ended with: Segmentation fault")
+    ledger.redis.hset(ledger._key("job", NAME), "lapses", "w2 (attempt 2), \x1b[2J (attempt 3), (((" * 3_000)
+    assert {lapse.attempt for lapse in ledger.lapsed(NAME)} == {2}
+    assert ledger.lapsed(NAME)[0].how == "ended with: Segmentation fault"

@@ -6,6 +6,7 @@ import contextlib
 import threading
 from collections.abc import Iterator
 from contextlib import closing
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -50,8 +51,13 @@ def site(client: FarmClient, tmp_path_factory: pytest.TempPathFactory) -> Iterat
     eventually(lambda: not feeder.is_busy, "nobody keeps the index any more")
 
 
-def test_whatever_is_sent_is_answered_as_the_document_says(site: tuple[Site, str], client: FarmClient) -> None:
+def test_whatever_is_sent_is_answered_as_the_document_says(
+    site: tuple[Site, str], client: FarmClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
     made, token = site
+    # Nobody renders what is submitted here, and who waits for it must not wait for longer than schemathesis does.
+    usage = made.parts.usage
+    monkeypatch.setattr(usage, "limits", replace(usage.limits, wait_seconds=0.5))
     headers = {"Authorization": f"Bearer {token}", "Host": "127.0.0.1"}
     schema = schemathesis.openapi.from_asgi("/api/v1/openapi.json", made.app, headers=headers)
     checks: list[Any] = [check for check in CHECKS.get_all() if check.__name__ not in NOT_SAID]

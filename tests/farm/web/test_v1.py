@@ -15,6 +15,7 @@ import pytest
 from PIL import Image
 
 from farm import keys
+from farm.bucket.job_log import AttemptLog, LogLine, write_log
 from farm.bucket.preview import Preview
 from farm.client import FarmClient
 from farm.client import models as keeping
@@ -349,6 +350,19 @@ async def test_a_running_job_is_seen_as_its_worker_shows_it(web: Web, client: Fa
         assert client.ledger.renew("w1", [(job, 1, 3)]).previewed == {(job, 1)}, "its worker hears that somebody looks"
 
 
+async def test_what_was_logged_of_a_job_is_told_to_who_may_look(web: Web, client: FarmClient) -> None:
+    [job] = client.submit([JobRequest.parse(OTTER)]).jobs
+    assert client.ledger.claim(job, "w1")
+    line = LogLine(at=None, level="error", text="it failed")
+    async with web.having("view") as http:
+        assert (await http.get(f"/api/v1/jobs/{job}/log")).json() == {"job": job, "attempts": []}
+        write_log(client.storage, AttemptLog(job=job, attempt=1, worker="w1", lines=(line,)))
+        [told] = (await http.get(f"/api/v1/jobs/{job}/log")).json()["attempts"]
+        assert (told["attempt"], told["lines"]) == (1, [{"at": None, "level": "error", "text": "it failed"}])
+        unknown = await http.get(f"/api/v1/jobs/{'0' * 16}-9999/log")
+        assert (unknown.status_code, unknown.json()["type"]) == (404, "urn:render-farm:job-not-found")
+
+
 async def test_what_the_farm_has_is_told(web: Web, client: FarmClient) -> None:
     client.ledger.announce(a_worker("w1", models=["emoji"]))
     client.submit([JobRequest.parse({**OTTER, "model": "other"})])
@@ -359,6 +373,23 @@ async def test_what_the_farm_has_is_told(web: Web, client: FarmClient) -> None:
             {"name": "other", "workers": [], "waiting": 1, "warm": []},
         ]
         assert "blue" in {loss["name"] for loss in (await http.get("/api/v1/losses")).json()}
+
+
+async def test_a_worker_is_drained_and_resumed_by_who_may_operate(web: Web, client: FarmClient) -> None:
+    client.ledger.announce(a_worker("a/b-0a1b", models=["emoji"]))
+    one = "/api/v1/workers/a%2Fb-0a1b"
+    async with web.having("submit") as http:
+        assert (await http.post(f"{one}/drain")).json()["type"] == "urn:render-farm:role-too-small"
+    async with web.having("operate") as http:
+        both = {"names": ["a/b"], "workers": ["a/b-0a1b"]}
+        assert (await http.post(f"{one}/drain")).json() == both
+        assert [drained.wish for drained in client.ledger.drained()] == ["finish"]
+        assert (await http.post("/api/v1/workers/a%2Fb/drain?hand_back=true")).json() == both
+        assert [drained.wish for drained in client.ledger.drained()] == ["hand-back"]
+        assert (await http.post(f"{one}/resume")).json() == both
+        assert client.ledger.drained() == []
+        gone = await http.post("/api/v1/workers/gone-0a1b/drain")
+        assert (gone.status_code, gone.json()["type"]) == (404, "urn:render-farm:worker-not-found")
 
 
 async def test_loras_are_told_and_named_in_jobs(web: Web, client: FarmClient, tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import threading
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future
 from dataclasses import replace
@@ -29,6 +30,8 @@ from worker.engine.room import Room
 from worker.engine.rows import run_step
 from worker.engine.turns import Turns
 from worker.models.model import LoadedModel, MemoryProfile
+from worker.models.recording import Original
+from worker.models.torchscript import recorded
 
 Engines = Callable[..., Engine]
 Request = Callable[..., RenderRequest]
@@ -239,6 +242,40 @@ def test_a_job_goes_on_under_its_adapters(engines: Engines, request_for: Request
     assert np.array_equal(again.pixels, whole.pixels)
     plain = engines(deterministic=True).submit(replace(request, stack=())).result(60)
     assert not np.array_equal(plain.pixels, whole.pixels)
+
+
+def test_others_go_on_while_a_model_gets_ready_for_adapters(
+    engines: Engines, request_for: Request, model: LoadedModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Those too whose forwards are not recorded, and so call the modules of the UNet."""
+    monkeypatch.setattr("worker.models.recording._recordings", {})
+    model = replace(model, recorded=recorded(model, 1))
+    odd = request_for("odd", of=model, width=72)
+    requests = [request_for("job", of=model), odd, replace(odd, id="adapted", stack=of_dora(model))]
+    alone = {request.id: engines(deterministic=True).submit(request).result(60).pixels for request in requests}
+    forward, begun, go_on = Original.forward, threading.Event(), threading.Event()
+    recording: list[Original] = []
+
+    def held_up(original: Original, *given: Any) -> Tensor:
+        recording.append(original)
+        begun.set()
+        assert go_on.wait(60)
+        return forward(original, *given)
+
+    monkeypatch.setattr(Original, "forward", held_up)
+    getting_ready = threading.Thread(target=model.get_ready, args=(of_all_layers(model),))
+    getting_ready.start()
+    try:
+        assert begun.wait(60)
+        copy: Any = recording[0].unet
+        assert not {*map(id, copy.modules())} & {*map(id, model.unet.modules())}, "a recording changes modules"
+        assert [*map(id, copy.parameters())] == [*map(id, model.unet.parameters())], "of the same weights"
+        engine = engines(deterministic=True)
+        futures = {request.id: engine.submit(request) for request in requests}
+        assert all(np.array_equal(futures[id].result(60).pixels, pixels) for id, pixels in alone.items())
+    finally:
+        go_on.set()
+        getting_ready.join()
 
 
 class Watching(SilentObserver):

@@ -13,6 +13,7 @@ import pytest
 import torch
 
 from farm.errors import InvalidInput, RenderError
+from tests.waiting import eventually
 from tests.worker.engine.conftest import spec_of
 from worker.diffusion.losses import load_losses
 from worker.engine.engine import Engine
@@ -76,6 +77,19 @@ def test_a_cancelled_job_stops_at_the_next_step(engines: Callable[..., Engine], 
     with pytest.raises(Cancelled):
         future.result(30)
     assert watcher.steps[-1] == 3
+
+
+def test_how_many_rows_the_last_step_had_is_known_until_it_rests(
+    engines: Callable[..., Engine], request_for: Make
+) -> None:
+    engine, watcher = engines(), Watcher(hold_at=2)
+    assert engine.rows == 0
+    future = engine.submit(request_for("j", steps=3, observer=watcher))
+    assert watcher.reached.wait(30)
+    assert engine.rows == 2, "a job under guidance takes two"
+    watcher.let_go.set()
+    future.result(30)
+    eventually(lambda: engine.rows == 0, "it has nothing to do")
 
 
 def test_other_jobs_go_on_when_one_is_cancelled(engines: Callable[..., Engine], request_for: Make) -> None:

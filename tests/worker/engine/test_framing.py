@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from concurrent.futures import Future
 from dataclasses import replace
+from typing import Any
 
 import pytest
 
@@ -48,6 +49,13 @@ def test_a_model_says_what_a_job_does_not(request_for: Requests, xl: LoadedModel
         "crop": Corner(),
         "target_size": PixelSize(width=128, height=96),
     }, "the result says what was told, so that it can be made again"
+
+
+@pytest.mark.parametrize("study", [{"mode": "tokens"}, {"mode": "roundtrip", "from_image": True, "prompt": ""}])
+def test_a_study_makes_no_picture_that_could_be_framed(xl: LoadedModel, study: dict[str, Any]) -> None:
+    model = replace(xl, defaults=Defaults(framing={"original_size": PixelSize(width=4096, height=4096)}))
+    fields = dict.fromkeys(("steps", "seed", "guidance"))
+    assert resolve(spec_of(**{**fields, **study}), model, load_losses()).framing == {}
 
 
 @pytest.mark.parametrize(

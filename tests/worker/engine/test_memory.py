@@ -12,11 +12,11 @@ import pytest
 import torch
 
 from worker.diffusion.losses import load_losses
-from worker.engine import memory
 from worker.engine.engine import Engine
 from worker.engine.memory import Budget, RowCaps, free_bytes
 from worker.engine.preparing import prepare
 from worker.engine.request import RenderRequest
+from worker.host.memory import of_host
 from worker.models.memory_profile import highest, is_out_of_memory
 from worker.models.model import LoadedModel, MemoryProfile
 
@@ -166,7 +166,7 @@ def test_what_is_free_on_a_cpu_is_less_than_there_is() -> None:
 
 @pytest.mark.skipif(not Path("/proc/meminfo").exists(), reason="only Linux has control groups")
 def test_a_containers_limit_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(memory, "_CONTROL_GROUP", tmp_path)
+    monkeypatch.setattr("worker.host.memory._CONTROL_GROUP", tmp_path)
     for name, text in {
         "memory.max": "5000",
         "memory.current": "3000",
@@ -175,6 +175,8 @@ def test_a_containers_limit_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPat
         (tmp_path / name).write_text(text + "\n", encoding="utf-8")
 
     assert free_bytes(CPU) == 2500
+    host = of_host()
+    assert (host.total, host.used) == (5000, 2500)
 
     (tmp_path / "memory.max").write_text("max\n", encoding="utf-8")
     assert (free_bytes(CPU) or 0) > 2500

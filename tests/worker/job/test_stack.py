@@ -33,6 +33,20 @@ def test_a_job_is_rendered_with_its_loras_and_its_result_names_them(farm: FakeFa
     assert [(use.name, use.sha256) for use in result.spec.loras] == [("one", one.sha256), ("two", two.sha256)]
 
 
+def test_its_model_gets_ready_for_them_before_the_engine_has_the_job(farm: FakeFarm, worker: FakeWorker) -> None:
+    [job] = farm.submit(loras=[asked(put_lora(farm.storage, b"one"), weight=0.8)])
+    known: list[bool] = []
+
+    def note() -> None:
+        [request] = worker.engine.rendered
+        model: Any = request.model
+        known.append(model.ready == [request.stack])
+
+    worker.engine.before_each = note
+    assert worker.work(job).state == "done"
+    assert known == [True]
+
+
 def test_one_without_any_strength_is_not_even_fetched(farm: FakeFarm, worker: FakeWorker) -> None:
     gone = LoraUse(name="gone", sha256="0" * 64)
     [job] = farm.submit(loras=[asked(gone, weight=0)])

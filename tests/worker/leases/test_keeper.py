@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 import pytest
 
 from farm.ledger.ledger import Ledger
-from farm.ledger.records import Claim
+from farm.ledger.records import Claim, Wish
 from farm.ledger.timing import Timing
 from tests.ledgers import a_worker, job
 from tests.waiting import eventually
@@ -24,6 +24,7 @@ class Hearing:
     def __init__(self) -> None:
         self.lost: list[str] = []
         self.previewed: list[str] = []
+        self.wishes: list[Wish | None] = []
         self.hangs = threading.Event()
         self.told_of_hang = threading.Event()
 
@@ -43,7 +44,7 @@ def keeper(ledger: Ledger, timing: Timing, hearing: Hearing) -> Iterator[LeaseKe
     keeper = LeaseKeeper(
         ledger,
         WORKER,
-        describe=lambda: a_worker(WORKER),
+        announce=lambda: hearing.wishes.append(ledger.announce(a_worker(WORKER))),
         on_lost=lambda claim: hearing.lost.append(claim.job),
         on_preview_wanted=lambda claim: hearing.previewed.append(claim.job),
         is_hung=hearing.hangs.is_set,
@@ -162,3 +163,27 @@ def test_of_a_job_that_somebody_looks_at_it_is_heard_with_each_report(
         eventually(lambda: len(hearing.previewed) >= 2, "it is heard of again")
 
     assert set(hearing.previewed) == {seen.job}
+
+
+def test_of_what_operators_wish_it_is_heard_at_once(ledger: Ledger, hearing: Hearing, timing: Timing) -> None:
+    seldom = timing.model_copy(update={"announcement": 3_600.0})
+    keeper = LeaseKeeper(
+        ledger,
+        "w-0a1b",
+        announce=lambda: hearing.wishes.append(ledger.announce(a_worker("w-0a1b"))),
+        on_lost=lambda _: None,
+        on_preview_wanted=lambda _: None,
+        is_hung=lambda: False,
+        on_hang=lambda: None,
+        timing=seldom,
+    )
+    keeper.start()
+    try:
+        eventually(lambda: hearing.wishes == [None], "it is announced")
+        ledger.drain(["another"], "finish")
+        ledger.drain(["w"], "hand-back")
+        eventually(lambda: hearing.wishes == [None, "hand-back"], "the wish for its name is heard")
+        ledger.resume(["w"])
+        eventually(lambda: hearing.wishes == [None, "hand-back", None], "it is heard that it may go on")
+    finally:
+        keeper.stop()

@@ -14,15 +14,16 @@ import pytest
 import torch
 from torch import Tensor
 
-from tests.adapters import adapter
+from tests.adapters import adapter, attention
 from tests.tiny import build_tiny_model
-from worker.diffusion.adapters import Use
+from worker.diffusion.adapters import Stack, Use
 from worker.diffusion.additions import Additions
 from worker.diffusion.conditioning import Conditioning
 from worker.diffusion.prompts import How
 from worker.models.device import place
 from worker.models.loader import ModelLoader
 from worker.models.model import LoadedModel
+from worker.models.recording import Original
 from worker.models.registry import LocalDirectory
 from worker.models.torchscript import RecordedUNet, recorded
 
@@ -203,6 +204,73 @@ def test_forwards_with_adapters_that_cannot_be_recorded_run_as_they_are(
 
     assert torch.equal(adding(model, given), adding(plain, given))
     assert "forwards with adapters cannot be recorded, so they run as they are: not like this" in caplog.text
+
+
+@pytest.fixture
+def fresh(plain: LoadedModel, monkeypatch: pytest.MonkeyPatch) -> LoadedModel:
+    """One for which no forward with adapters has been recorded, by no other model of its configuration either."""
+    monkeypatch.setattr("worker.models.recording._recordings", {})
+    return replace(plain, recorded=recorded(plain, CORES))
+
+
+def stacks(model: LoadedModel) -> tuple[Stack, Stack]:
+    """Of which neither kind covers the other: of fewer layers and with gains, of all and without."""
+    return (Use(adapter(model, 1, unet=attention, magnitude=True)),), (Use(adapter(model, 2)),)
+
+
+def test_no_step_records_what_the_model_got_ready_for(fresh: LoadedModel, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nor what rows of several kinds need together."""
+    threads = [threading.Thread(target=fresh.get_ready, args=(stack,)) for stack in stacks(fresh)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    monkeypatch.delattr(torch.jit, "trace")
+    one, two = (fresh.adapting.of(stack) for stack in stacks(fresh))
+
+    assert fresh.recorded is not None
+    assert all(fresh.recorded.adds(given) for given in ([one], [two, None], [one, None, two]))
+    torch.testing.assert_close(
+        adding(fresh, [one, None, two]), adding(replace(fresh, recorded=None), [one, None, two]), rtol=1e-4, atol=1e-5
+    )
+
+
+def test_it_gets_ready_on_one_core_and_not_for_what_leaves_the_unet_as_it_is(
+    fresh: LoadedModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    computing: list[int] = []
+    forward = Original.forward
+
+    def noted(*given: Any) -> Tensor:
+        computing.append(torch.get_num_threads())
+        return forward(*given)
+
+    monkeypatch.setattr(Original, "forward", noted)
+    torch.set_num_threads(CORES)
+    fresh.get_ready(())
+    fresh.get_ready((Use(adapter(fresh), unet=0.0),))
+    assert computing == []
+
+    fresh.get_ready(stacks(fresh)[0])
+    assert set(computing) == {1}
+    assert torch.get_num_threads() == CORES
+
+
+def test_want_of_memory_while_getting_ready_is_left_to_the_step(
+    fresh: LoadedModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def out_of_memory(*_: Any) -> Tensor:
+        raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 64 bytes")
+
+    stack, _ = stacks(fresh)
+    given = [fresh.adapting.of(stack)]
+    assert fresh.recorded is not None
+    with monkeypatch.context() as patch:
+        patch.setattr("worker.models.torchscript.recording_of", out_of_memory)
+        fresh.get_ready(stack)
+        with pytest.raises(RuntimeError, match="can't allocate"):
+            fresh.recorded.adds(given)
+    assert fresh.recorded.adds(given)
 
 
 @torch.no_grad()

@@ -20,6 +20,8 @@ previews(shown, ".preview[data-state=running]");
 function told(status) {
   note(status);
   if (!showSteps(shown, status)) wish();
+  // What was logged of an attempt comes a moment after its end.
+  if (status.attempt && status.state !== "running") setTimeout(wish, 1000 * AGAIN_SECONDS);
 }
 
 // What could not be read of a bucket that is away is read as soon as that can be.

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import json
 import re
+from datetime import UTC, datetime
 
 import pytest
+from axe_playwright_python.sync_playwright import Axe
 from PIL import Image
 from playwright.sync_api import expect
 
 from farm import keys
+from farm.bucket.job_log import AttemptLog, LogLine, write_log
 from farm.bucket.preview import Preview
 from farm.bucket.storage import Storage
 from farm.client import FarmClient
@@ -113,3 +116,25 @@ def test_a_bucket_that_is_away_keeps_only_the_picture_from_being_shown(
     expect(page.locator("#command")).to_contain_text("an otter")
     pages.s3.come_back()
     expect(page.locator("#picture")).to_have_js_property("naturalWidth", 64, timeout=30_000)
+
+
+def test_what_workers_logged_of_a_job_is_shown_as_soon_as_it_is_there(
+    show: Show, client: FarmClient, storage: Storage
+) -> None:
+    [job] = submitted(client)
+    page = show(f"/jobs/{job}")
+    claim = begun(client, job, 4)
+    expect(page.locator("#job")).to_have_attribute("data-state", "running")
+    error = json.dumps({"kind": "memory", "message": "it does not fit"})
+    assert client.ledger.finish(claim, "w1", "failed", {"error": error})
+    expect(page.locator("#job")).to_have_attribute("data-state", "failed")
+    assert page.get_by_role("heading", name="Log").count() == 0
+
+    lines = [LogLine(at=datetime.now(UTC), level="info", text=f"line {number}") for number in range(60)]
+    lines.append(LogLine(at=None, level="error", text=f"it does not fit {HOSTILE}"))
+    write_log(storage, AttemptLog(job=job, attempt=1, worker="w1", lines=tuple(lines), left_out=7))
+    log = page.get_by_role("region", name="Log of attempt 1")
+    page.clock.run_for(5_000)
+    expect(log).to_contain_text("7 earlier lines left out")
+    expect(log).to_contain_text("error it does not fit </script>")
+    assert Axe().run(page).violations_count == 0
