@@ -13,6 +13,7 @@
     ├── JobNotFound              no job or batch has this id
     ├── WorkerNotFound           no live worker is called so
     ├── WrongState               the job is not in a state in which this can be done
+    │   └── NameTaken            the farm keeps another model or LoRA of this name
     ├── FetchRefused             a fetched object cannot be kept (checksum, other file)
     ├── ModelError               a model is unknown or cannot be loaded
     │   └── ModelUnavailable     the hub does not answer, or a disk is full: it may work later
@@ -94,6 +95,10 @@ class WorkerNotFound(FarmError):
 
 class WrongState(FarmError):
     """The job exists, but what was asked cannot be done in its present state."""
+
+
+class NameTaken(WrongState):
+    """The farm keeps another model or LoRA under a name, and is not told to put this one in its place."""
 
 
 class FetchRefused(FarmError):

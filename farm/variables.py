@@ -130,6 +130,7 @@ REDIS_KEY = Variable("FARM_REDIS_KEY", _text)
 S3_ENDPOINT = Variable("FARM_S3_ENDPOINT", _s3_url)
 S3_BUCKET = Variable("FARM_S3_BUCKET", _text)
 S3_PUBLIC_ENDPOINT = Variable("FARM_S3_PUBLIC_ENDPOINT", _s3_url)
+WEB_MODEL_GB = Variable("FARM_WEB_MODEL_GB", _gigabytes)
 # Of workers alone
 RETENTION = Variable("FARM_RETENTION", age)
 RETENTION_OBJECTS = Variable("FARM_RETENTION_OBJECTS", _yes_or_no)
@@ -147,6 +148,7 @@ ALL: tuple[Variable[str] | Variable[float] | Variable[bool] | Variable[bytes], .
     S3_ENDPOINT,
     S3_BUCKET,
     S3_PUBLIC_ENDPOINT,
+    WEB_MODEL_GB,
     RETENTION,
     RETENTION_OBJECTS,
     KERNELS_KEY,

@@ -20,6 +20,7 @@ _NOTHING_OF_THE_USERS = {
     "region": (None, None, DEFAULT_REGION, None),
 }
 _PART_BYTES = 32 * 2**20
+_PARTS_AT_ONCE = 4
 
 
 def authority(settings: Settings) -> str | None:
@@ -75,10 +76,14 @@ def _made(settings: Settings, endpoint: str | None) -> Any:
 
 
 def in_parts() -> Any:
-    """How boto3 sends a file: in parts, a few at once."""
+    """How boto3 sends a file: in parts, a few at once, and no more of them in memory."""
     from boto3.s3.transfer import TransferConfig
 
-    return TransferConfig(multipart_threshold=_PART_BYTES, multipart_chunksize=_PART_BYTES, max_concurrency=4)
+    made = TransferConfig(
+        multipart_threshold=_PART_BYTES, multipart_chunksize=_PART_BYTES, max_concurrency=_PARTS_AT_ONCE
+    )
+    made.max_in_memory_upload_chunks = _PARTS_AT_ONCE  # ten by itself
+    return made
 
 
 def is_loopback(endpoint: str | None) -> bool:

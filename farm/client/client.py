@@ -32,13 +32,13 @@ from farm.client.asking import Answered, answer_of, await_answer, check
 from farm.client.cancelling import cancel, cancel_all
 from farm.client.draining import Told, drain, resume
 from farm.client.logs import logs
-from farm.client.lora_names import with_files
+from farm.client.lora_names import refuse_lost, with_files
 from farm.client.model_kinds import refuse_framing
 from farm.client.planning import Draft, default_model, drafted, images_of, known_losses, plan
 from farm.client.previews import subscribe
 from farm.client.prioritising import prioritise
 from farm.client.services import ModelService, services
-from farm.client.warnings import of_pictures, of_workers
+from farm.client.warnings import of_pictures, of_prompts, of_workers
 from farm.client.watching import watch
 from farm.errors import LedgerUnavailable, ObjectMissing, StorageError, WrongState
 from farm.host.interrupts import uninterrupted
@@ -51,6 +51,9 @@ from farm.ledger.records import NewJob, Prioritised
 from farm.pictures.images import InitImage
 from farm.queue import Queue
 from farm.settings import Settings
+
+_AGAIN: tuple[State, ...] = ("failed", "cancelled")
+"""The states in which a job can be retried."""
 
 
 @dataclass(frozen=True)
@@ -147,7 +150,12 @@ class FarmClient:
             batch,
             jobs=tuple(job.id for job in jobs),
             specs=tuple(job.spec for job in jobs),
-            warnings=(*of_pictures(images), *of_workers(jobs, workers), *unpublished),
+            warnings=(
+                *of_pictures(images),
+                *of_prompts(draft.request for draft in drafts),
+                *of_workers(jobs, workers),
+                *unpublished,
+            ),
         )
 
     def _check_framing(self, jobs: Sequence[NewJob], drafts: Sequence[Draft]) -> None:
@@ -244,15 +252,32 @@ class FarmClient:
         return prioritise(self.ledger, self.resolve(names), priority, by=by)
 
     def retry(self, names: Iterable[str]) -> Sequence[str]:
-        """Queue failed and cancelled jobs again. Raises `WrongState` if none of them is either."""
-        before = {status.id: self.ledger.retry(status.id) for status in self.ledger.get_many(self.resolve(names))}
-        again = [job for job, state in before.items() if state in ("failed", "cancelled")]
+        """Queue failed and cancelled jobs again.
+
+        Raises `WrongState` if none of them is either, and before any is queued if the farm keeps a LoRA of one no
+        longer; `LedgerUnavailable` and, where there are LoRAs, `WrongBucket` and `StorageError`.
+        """
+        statuses = self.ledger.get_many(self.resolve(names))
+        if having := self._with_loras(statuses):
+            self.check_bucket(only_to_read=True)
+            refuse_lost(self.storage, having)
+        before = {status.id: self.ledger.retry(status.id) for status in statuses}
+        again = [job for job, state in before.items() if state in _AGAIN]
         if not again:
             states = ", ".join(sorted(set(before.values())))
             raise WrongState(f"nothing to retry: {states}", hint="only failed and cancelled jobs can be retried")
         statuses = self.ledger.get_many(again)
         self._publish(Waiting(status.id, status.model, status.priority) for status in statuses)
         return again
+
+    def asks_the_bucket(self, names: Iterable[str]) -> bool:
+        """Whether to retry these jobs takes more than the ledger: a look at the LoRAs that the farm keeps."""
+        return bool(self._with_loras(self.ledger.get_many(self.resolve(names))))
+
+    def _with_loras(self, statuses: Iterable[JobStatus]) -> dict[str, JobSpec]:
+        """What those of failed and cancelled jobs render that name LoRAs."""
+        again = [status.id for status in statuses if status.state in _AGAIN]
+        return {job: spec for job, spec in self.ledger.specs(again).items() if spec.loras}
 
     # Fetching
 

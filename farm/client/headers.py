@@ -5,10 +5,9 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
-from farm.errors import InvalidInput
+from farm.client.given import GivenFile
 
 Shapes = Mapping[str, tuple[int, ...]]
 
@@ -37,17 +36,17 @@ class Header:
     places: Mapping[str, Place]
 
 
-def read_header(path: Path, *, field: str = "SOURCE", most: int = _MAX_HEADER_BYTES) -> Header:
+def read_header(file: GivenFile, *, most: int = _MAX_HEADER_BYTES) -> Header:
     """The header of a file of safetensors, of at most `most` bytes.
 
     Raises `InvalidInput` if it is none, or not whole, and `OSError` if it cannot be read.
     """
-    size = path.stat().st_size
-    with path.open("rb") as file:
-        length = int.from_bytes(file.read(_LENGTH), "little")
+    size = file.path.stat().st_size
+    with file.path.open("rb") as opened:
+        length = int.from_bytes(opened.read(_LENGTH), "little")
         if most < length <= size - _LENGTH:
-            raise InvalidInput(f"{path} has a header of {length:,} bytes, more than {most:,}", field=field)
-        said = file.read(length) if length <= size - _LENGTH else b""
+            raise file.refused(f"has a header of {length:,} bytes, more than {most:,}")
+        said = opened.read(length) if length <= size - _LENGTH else b""
     try:
         weights: dict[str, Any] = json.loads(said)
         metadata = {key: value for key, value in weights.pop(_METADATA, {}).items() if isinstance(value, str)}
@@ -56,19 +55,13 @@ def read_header(path: Path, *, field: str = "SOURCE", most: int = _MAX_HEADER_BY
         places = {key: _place(weight, begin) for key, weight in weights.items()}
         end = max((place.end for place in places.values()), default=begin)
     except (ValueError, TypeError, KeyError, IndexError, AttributeError, OverflowError, RecursionError) as error:
-        raise InvalidInput(
-            f"{path} is not safetensors, or is damaged",
-            field=field,
-            hint="fetch it again; 'git lfs pull' fetches what is a pointer",
+        raise file.refused(
+            "is not safetensors, or is damaged", hint="fetch it again; 'git lfs pull' fetches what is a pointer"
         ) from error
     if end != size or sum(place.end - place.begin for place in places.values()) > size:
-        raise InvalidInput(
-            f"{path} is cut short or damaged: its weights do not end where it does", field=field, hint="fetch it again"
-        )
+        raise file.refused("is cut short or damaged: its weights do not end where it does", hint="fetch it again")
     if not all(side >= 0 for shape in shapes.values() for side in shape):
-        raise InvalidInput(
-            f"{path} is damaged: a weight has a shape that cannot be", field=field, hint="fetch it again"
-        )
+        raise file.refused("is damaged: a weight has a shape that cannot be", hint="fetch it again")
     return Header(shapes, metadata, begin, places)
 
 

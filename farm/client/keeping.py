@@ -18,7 +18,7 @@ from typing import Generic, Protocol
 
 from farm.bucket.shelf import K, KeptFile, Shelf
 from farm.bucket.storage import Storage
-from farm.errors import InvalidInput, ModelError, ObjectDamaged, WrongState
+from farm.errors import InvalidInput, ModelError, NameTaken, ObjectDamaged, WrongState
 from farm.ledger.ledger import Ledger
 from farm.ledger.records import new_token
 
@@ -82,7 +82,7 @@ class Keeper(Generic[K]):
         Returns what the farm has then, how many bytes had to be sent for that, and what else had the name before. The
         same once more changes nothing, unless all of it is sent `again`: that mends what is damaged in the bucket.
 
-        Raises `InvalidInput` for a file that changes meanwhile, `WrongState` if the farm has another of that name
+        Raises `InvalidInput` for a file that changes meanwhile, `NameTaken` if the farm has another of that name
         (unless it is to `replace` it), `StorageError`, `LedgerUnavailable`.
         """
         watcher = progress or Unwatched()
@@ -158,7 +158,7 @@ class Keeper(Generic[K]):
 
     def _refuse_another(self, kept: K | None, replace: bool) -> None:
         if kept is not None and not replace:
-            raise WrongState(
+            raise NameTaken(
                 f"the farm has another {self.shelf.what} '{kept.name}', from {kept.source}",
                 hint="choose another name, or put this one in its place with --replace",
             )

@@ -10,13 +10,15 @@ import hashlib
 import re
 from collections import defaultdict
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import cached_property
 from itertools import islice
 from pathlib import Path
 
 from farm import lora_keys
 from farm.bucket.models import Kind
 from farm.client.finite import not_finite
+from farm.client.given import GivenFile
 from farm.client.headers import Header, Shapes, read_header
 from farm.errors import InvalidInput
 from farm.keys import PICKLED_WEIGHTS, WEIGHTS
@@ -44,7 +46,8 @@ Parts = Mapping[str, tuple[int, ...]]
 class LoraFile:
     """A LoRA file on this machine, by its header."""
 
-    path: Path
+    file: GivenFile
+    header: Header = field(repr=False)
     size: int
     """In bytes."""
     kind: Kind
@@ -58,50 +61,75 @@ class LoraFile:
     """What its trainer called it (`ss_output_name`)."""
     base: str | None
     """What it was trained on, in its trainer's words (`ss_base_model_version`), such as `sdxl_base_v1-0`."""
-    short_hash: str
-    """Twelve hexadecimal digits, by which A1111 names the file in pictures: its weights' SHA-256, header left out."""
+
+    @cached_property
+    def short_hash(self) -> str:
+        """Twelve hexadecimal digits, by which A1111 names the file in pictures: its weights' SHA-256, header left out.
+
+        All of the file may have to be read for that. Raises `InvalidInput` if it cannot be.
+        """
+        try:
+            return _short_hash(self.file.path, self.header)
+        except OSError as error:
+            raise _unreadable(self.file, error) from error
 
 
-def look_at(source: str) -> LoraFile:
+def look_at(source: str | GivenFile) -> LoraFile:
     """The LoRA in the file `source`.
 
     Raises `InvalidInput` saying what the file is instead, or what is wrong with it, and what to do.
     """
+    if isinstance(source, GivenFile):
+        return _finite(look_at_header(source))
     path = Path(source).expanduser()
     try:
-        return _looked_at(path.name.lower(), path.resolve())
+        return _finite(_looked_at(path.name.lower(), GivenFile.at(path.resolve(), _FIELD)))
     except (OSError, RuntimeError) as error:
-        reason = (error.strerror if isinstance(error, OSError) else None) or str(error)
-        raise _refused(f"{path} cannot be read: {reason}") from error
+        raise _unreadable(GivenFile.at(path, _FIELD), error) from error
 
 
-def _looked_at(called: str, path: Path) -> LoraFile:
-    """The file at a path, which a link in the hub's cache may call otherwise."""
-    if called.endswith(PICKLED_WEIGHTS):
-        raise _refused(f"{path} is pickled, which can run code, and is never opened", hint=_CONVERT)
-    if path.is_dir():
-        raise _refused(f"{path} is a folder", hint="name the .safetensors file in it")
-    with path.open("rb") as file:
-        if file.read(4).startswith(_PICKLES):
-            raise _refused(f"{path} is pickled whatever its name says, and so could run code", hint=_CONVERT)
-    if not called.endswith(WEIGHTS):
-        raise _refused(f"{path} is no {WEIGHTS} file", hint=_READ)
-    if (size := path.stat().st_size) > MAX_LORA_BYTES:
-        raise _refused(f"{path} has {size:,} bytes, more than {MAX_LORA_BYTES:,}", hint="is it a whole model?")
-    header = read_header(path, field=_FIELD, most=_MAX_HEADER_BYTES)
-    if len(header.shapes) > _MAX_WEIGHTS:
-        raise _refused(f"{path} names {len(header.shapes):,} weights, and no LoRA has more than {_MAX_WEIGHTS:,}")
-    layers = _layers(path, header.shapes)
-    ranks = {rank for parts in layers.values() if (rank := _rank(parts)) is not None}
-    if ranks and max(ranks) > lora_keys.MAX_RANK:
-        raise _refused(f"{path} is damaged: a rank of {max(ranks):,} is more than {lora_keys.MAX_RANK:,}")
-    if (name := not_finite(path, header)) is not None:
-        raise _refused(
-            f"{path} is damaged: {_named([name])} has numbers that are not finite",
+def look_at_header(file: GivenFile) -> LoraFile:
+    """The LoRA in a file of which no more than the header is looked at. Raises as `look_at` does."""
+    return _looked_at(file.called.lower(), file)
+
+
+def _finite(lora: LoraFile) -> LoraFile:
+    if (name := not_finite(lora.file.path, lora.header)) is not None:
+        raise lora.file.refused(
+            f"is damaged: {_named([name])} has numbers that are not finite",
             hint="fetch it again; if it is so at its source, its training went wrong",
         )
+    return lora
+
+
+def _unreadable(file: GivenFile, error: Exception) -> InvalidInput:
+    reason = (error.strerror if isinstance(error, OSError) else None) or str(error)
+    return file.refused(f"cannot be read: {reason}")
+
+
+def _looked_at(name: str, file: GivenFile) -> LoraFile:
+    """The file of a name, which a link in the hub's cache may call otherwise."""
+    if name.endswith(PICKLED_WEIGHTS):
+        raise file.refused("is pickled, which can run code, and is never opened", hint=_CONVERT)
+    if file.path.is_dir():
+        raise file.refused("is a folder", hint="name the .safetensors file in it")
+    with file.path.open("rb") as opened:
+        if opened.read(4).startswith(_PICKLES):
+            raise file.refused("is pickled whatever its name says, and so could run code", hint=_CONVERT)
+    if not name.endswith(WEIGHTS):
+        raise file.refused(f"is no {WEIGHTS} file", hint=_READ)
+    if (size := file.path.stat().st_size) > MAX_LORA_BYTES:
+        raise file.refused(f"has {size:,} bytes, more than {MAX_LORA_BYTES:,}", hint="is it a whole model?")
+    header = read_header(file, most=_MAX_HEADER_BYTES)
+    if len(header.shapes) > _MAX_WEIGHTS:
+        raise file.refused(f"names {len(header.shapes):,} weights, and no LoRA has more than {_MAX_WEIGHTS:,}")
+    layers = _layers(file, header.shapes)
+    ranks = {rank for parts in layers.values() if (rank := _rank(parts)) is not None}
+    if ranks and max(ranks) > lora_keys.MAX_RANK:
+        raise file.refused(f"is damaged: a rank of {max(ranks):,} is more than {lora_keys.MAX_RANK:,}")
     return LoraFile(
-        path=path,
+        file=file,
+        header=header,
         size=size,
         kind=_kind(header, layers),
         ranks=tuple(sorted(ranks)),
@@ -109,14 +137,13 @@ def _looked_at(called: str, path: Path) -> LoraFile:
         text=any(owner != lora_keys.UNET for owner, _ in layers),
         title=_word(header, "ss_output_name"),
         base=_word(header, "ss_base_model_version"),
-        short_hash=_short_hash(path, header),
     )
 
 
 _Layers = Mapping[tuple[str, str], Parts]
 
 
-def _layers(path: Path, shapes: Shapes) -> _Layers:
+def _layers(file: GivenFile, shapes: Shapes) -> _Layers:
     """What a file adds, by owner and layer. Raises `InvalidInput` if it is anything else than a LoRA for Stable
     Diffusion."""
     found: dict[tuple[str, str], dict[str, tuple[int, ...]]] = defaultdict(dict)
@@ -128,12 +155,12 @@ def _layers(path: Path, shapes: Shapes) -> _Layers:
         else:
             found[key.owner, key.layer][key.part] = shape
     if other := next(((what, hint) for fits, what, hint in _OTHERS if fits(shapes)), None):
-        raise _refused(f"{path} is {other[0]}", hint=other[1])
+        raise file.refused(f"is {other[0]}", hint=other[1])
     if empty := [name for name, shape in shapes.items() if 0 in shape]:
-        raise _refused(f"{path} is damaged: {_named(empty)} has no numbers", hint="fetch it again")
+        raise file.refused(f"is damaged: {_named(empty)} has no numbers", hint="fetch it again")
     if len(unknown) * 2 >= len(shapes):
         said = f"its weights have names such as {_named(unknown)}" if unknown else "it has no weights"
-        raise _refused(f"{path} is no LoRA for Stable Diffusion: {said}", hint=_READ)
+        raise file.refused(f"is no LoRA for Stable Diffusion: {said}", hint=_READ)
     return found
 
 
@@ -257,7 +284,3 @@ def _short_hash(path: Path, header: Header) -> str:
     with path.open("rb") as file:
         file.seek(header.begin)
         return hashlib.file_digest(file, "sha256").hexdigest()[:_HASH_LETTERS]
-
-
-def _refused(message: str, *, hint: str | None = None) -> InvalidInput:
-    return InvalidInput(message, field=_FIELD, hint=hint)

@@ -11,7 +11,7 @@ from farm.bucket.models import KINDS
 from farm.bucket.storage import Storage
 from farm.client.model_kinds import kind_of
 from farm.client.planning import Draft
-from farm.errors import InvalidInput, ModelError
+from farm.errors import InvalidInput, ModelError, WrongState
 from farm.jobs import tags
 from farm.jobs.request import JobRequest
 from farm.jobs.spec import JobSpec
@@ -40,6 +40,23 @@ def with_files(storage: Storage, jobs: Sequence[NewJob], drafts: Sequence[Draft]
         raise first.error(_unknown(alike, LORAS.manifests(storage)))
     _refuse_others(storage, known, [job.spec for job in jobs], drafts)
     return [replace(job, spec=_with_files(job.spec, known)) if job.spec.loras else job for job in jobs]
+
+
+def refuse_lost(storage: Storage, specs: Mapping[str, JobSpec]) -> None:
+    """Raise `WrongState` for the first of some jobs that names a LoRA's file which the farm keeps no longer.
+
+    `specs` is what each renders, by job. Raises `ObjectDamaged`, `StorageError`.
+    """
+    found: dict[_Meant, bool] = {}
+    for job, spec in specs.items():
+        for one in [(use.name, use.sha256) for use in spec.loras]:
+            if one not in found:
+                found[one] = _found(storage, *one) is not None
+            if not found[one]:
+                lost = _unknown([one], ())
+                raise WrongState(
+                    f"{job}: {lost.reason}", hint=f"{lost.hint}; without it, name the jobs to retry that have another"
+                )
 
 
 @dataclass(frozen=True)

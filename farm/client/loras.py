@@ -10,6 +10,7 @@ from farm import keys
 from farm.bucket.loras import LORA_FILE, LORAS, StoredLora
 from farm.bucket.shelf import KeptFile
 from farm.bucket.storage import Storage
+from farm.client.given import GivenFile
 from farm.client.keeping import Keeper, Progress, Removed
 from farm.client.lora_files import look_at
 from farm.errors import WrongState
@@ -55,7 +56,7 @@ def add(
     ledger: Ledger,
     storage: Storage,
     name: str,
-    source: str,
+    source: str | GivenFile,
     *,
     replace: bool = False,
     again: bool = False,
@@ -66,7 +67,7 @@ def add(
     The same once more changes nothing, unless it is sent `again`: that mends what is damaged in the bucket. The file
     that another takes the place of stays as long as jobs wait for it.
 
-    Raises `InvalidInput` for a file that is no LoRA or changes meanwhile, `WrongState` if the farm has another LoRA of
+    Raises `InvalidInput` for a file that is no LoRA or changes meanwhile, `NameTaken` if the farm has another LoRA of
     that name (unless it is to `replace` it), `StorageError`, `LedgerUnavailable`.
     """
     keys.lora_name(name)
@@ -82,13 +83,15 @@ def add(
             title=local.title,
             base=local.base,
             short_hash=local.short_hash,
-            source=str(local.path)[:1_000],
+            source=local.file.source[:1_000],
             added=datetime.now(UTC),
             files=files,
         )
 
     keeper = Keeper(ledger, storage, LORAS, needed=lambda: _waited_for(ledger))
-    kept, sent, other = keeper.add({LORA_FILE: local.path}, described, replace=replace, again=again, progress=progress)
+    kept, sent, other = keeper.add(
+        {LORA_FILE: local.file.path}, described, replace=replace, again=again, progress=progress
+    )
     return Added(kept, sent, _now_of(storage, other.file.sha256) if other else None)
 
 

@@ -15,11 +15,13 @@ from typing import Any
 from farm import sources
 from farm.bucket.models import FILE_NAME, MAX_FILES, Kind, Layout
 from farm.client import model_options
+from farm.client.given import GivenFile
 from farm.client.headers import Shapes, read_header
 from farm.client.model_options import Given
 from farm.errors import InvalidInput
 from farm.keys import MODEL_CONFIG, MODEL_FILE, PICKLED_WEIGHTS, WEIGHTS
 
+_FIELD = "SOURCE"
 _INDEX = "model_index.json"
 _OF_THE_WHOLE = (_INDEX, "farm.json", "preview.json")
 _TEXTS = (".json", "merges.txt")
@@ -53,12 +55,16 @@ class LocalModel:
     options: Mapping[str, str] = field(default_factory=dict)
 
 
-def look_at(source: str) -> LocalModel:
+def look_at(source: str | GivenFile) -> LocalModel:
     """The model in a folder in diffusers' layout, or in `FILE.safetensors[#config=FOLDER]`, with options after it.
+
+    Or in a file that is given.
 
     Only what a worker loads is of it: configurations, tokenizers, and weights in one precision.
     Raises `InvalidInput` saying what is wrong with it and what to do.
     """
+    if isinstance(source, GivenFile):
+        return _given(source)
     try:
         named, options = sources.split(source)
         given = model_options.read(options)
@@ -74,15 +80,27 @@ def look_at(source: str) -> LocalModel:
                 raise _refused(f"{named} is a folder", hint="#config= goes with a checkpoint in one file")
             return _with_options(_folder(path, has_vae=given.has_vae), given)
         if named.lower().endswith(WEIGHTS) and path.is_file():
-            found = _single_file(path, Path(config).expanduser().resolve() if config else None)
+            found = _single_file(GivenFile.at(path, _FIELD), Path(config).expanduser().resolve() if config else None)
             return _with_options(found, given)
     except (OSError, RuntimeError) as error:
         raise _unreadable(source, error) from error
     if named.lower().endswith(PICKLED_WEIGHTS):
-        raise _refused(f"{named} is pickled, which can run code, and is never opened", hint=_CONVERT)
+        raise _pickled(GivenFile.at(Path(named), _FIELD))
     raise _refused(
         f"there is no folder or .safetensors file {named}", hint="a model of the hub is downloaded first, as a folder"
     )
+
+
+def _given(file: GivenFile) -> LocalModel:
+    if file.called.lower().endswith(PICKLED_WEIGHTS):
+        raise _pickled(file)
+    if not file.called.lower().endswith(WEIGHTS):
+        raise file.refused(f"is no {WEIGHTS} file", hint="a checkpoint of Stable Diffusion in one file is read")
+    return _single_file(file, None)
+
+
+def _pickled(file: GivenFile) -> InvalidInput:
+    return file.refused("is pickled, which can run code, and is never opened", hint=_CONVERT)
 
 
 def _with_options(model: LocalModel, given: Given) -> LocalModel:
@@ -125,19 +143,17 @@ def _folder(folder: Path, *, has_vae: bool) -> LocalModel:
     return LocalModel("folder", _kind(unet), str(folder), _checked(files))
 
 
-def _single_file(path: Path, config: Path | None) -> LocalModel:
-    shapes = read_header(path).shapes
+def _single_file(file: GivenFile, config: Path | None) -> LocalModel:
+    shapes = read_header(file).shapes
     if any(_LORA.search(key) for key in shapes):
-        raise _refused(
-            f"{path} is a LoRA, and no whole model", hint="'farm loras add NAME=FILE' adds it for jobs to name"
-        )
+        raise file.refused("is a LoRA, and no whole model", hint="'farm loras add NAME=FILE' adds it for jobs to name")
     if not any(key.startswith(_ORIGINAL) for key in shapes):
         typical = min(shapes, default="none")
-        raise _refused(
-            f"{path} is no whole checkpoint of Stable Diffusion: its weights have names such as {typical!r:.80}",
+        raise file.refused(
+            f"is no whole checkpoint of Stable Diffusion: its weights have names such as {typical!r:.80}",
             hint="a model in diffusers' layout is added as its folder",
         )
-    files = {MODEL_FILE: path}
+    files = {MODEL_FILE: file.path}
     if config is not None:
         if not (config / _INDEX).is_file():
             raise _refused(f"{config} has no {_INDEX}", hint="#config= names a folder in diffusers' layout")
@@ -145,12 +161,12 @@ def _single_file(path: Path, config: Path | None) -> LocalModel:
         for part in sorted(child for child in config.iterdir() if child.is_dir()):
             if _WITH_WEIGHTS.fullmatch(part.name) or _OTHER_PARTS.fullmatch(part.name):
                 files |= _texts(part, under=f"{MODEL_CONFIG}/{part.name}/")
-    source = f"{path}#config={config}" if config else str(path)
+    source = f"{file.source}#config={config}" if config else file.source
     return LocalModel("file", _kind(shapes), source, _checked(files))
 
 
 def _shapes_of(path: Path) -> Shapes:
-    return read_header(path).shapes if path.name.endswith(WEIGHTS) else {}
+    return read_header(GivenFile.at(path, _FIELD)).shapes if path.name.endswith(WEIGHTS) else {}
 
 
 def _weights(folder: Path) -> list[Path]:
@@ -228,4 +244,4 @@ def _unreadable(source: str, error: OSError | RuntimeError) -> InvalidInput:
 
 
 def _refused(message: str, *, hint: str | None = None) -> InvalidInput:
-    return InvalidInput(message, field="SOURCE", hint=hint)
+    return InvalidInput(message, field=_FIELD, hint=hint)

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from farm import sources
+from farm.client.given import GivenFile
 from farm.client.headers import Shapes, read_header
 from farm.errors import InvalidInput
 from farm.keys import MODEL_VAE, PICKLED_WEIGHTS, WEIGHTS
@@ -47,7 +48,7 @@ def _check_autoencoder(path: Path) -> None:
         raise InvalidInput(f"{path} is pickled, which can run code, and is never opened", hint=_NAMED)
     if not path.name.lower().endswith(WEIGHTS) or not path.is_file():
         raise InvalidInput(f"there is no {WEIGHTS} file {path}", hint=_NAMED)
-    shapes: Shapes = read_header(path).shapes
+    shapes: Shapes = read_header(GivenFile.at(path, "SOURCE")).shapes
     if not any(prefix + _DECODER in shapes for prefix in _PREFIXES):
         typical = min(shapes, default="none")
         raise InvalidInput(f"{path} holds no autoencoder: its weights have names such as {typical!r:.80}", hint=_NAMED)

@@ -10,6 +10,7 @@ from farm import keys
 from farm.bucket.models import MODELS, StoredModel
 from farm.bucket.shelf import KeptFile
 from farm.bucket.storage import Storage
+from farm.client.given import GivenFile
 from farm.client.keeping import Keeper, Progress, Removed
 from farm.client.model_files import look_at
 from farm.errors import InvalidInput, WrongState
@@ -24,25 +25,30 @@ class Added:
     sent: int
 
 
+def check_name(name: str) -> None:
+    """Raise `InvalidInput` for what cannot be the name of a model that the farm keeps."""
+    if keys.model_name(name) in keys.BUILT_IN_MODELS:
+        raise InvalidInput(f"'{name}' is a model that comes with the farm", field="NAME", hint="choose another name")
+
+
 def add(
     ledger: Ledger,
     storage: Storage,
     name: str,
-    source: str,
+    source: str | GivenFile,
     *,
     replace: bool = False,
     again: bool = False,
     progress: Progress | None = None,
 ) -> Added:
-    """Keep the model in `source`, a folder or one file, in the farm under a name.
+    """Keep the model in `source`, a folder or one file or one that is given, in the farm under a name.
 
     The same once more changes nothing, unless all of it is sent `again`: that mends what is damaged in the bucket.
 
-    Raises `InvalidInput` for a source that is no model or changes meanwhile, `WrongState` if the farm has another model
+    Raises `InvalidInput` for a source that is no model or changes meanwhile, `NameTaken` if the farm has another model
     of that name (unless it is to `replace` it), `StorageError`, `LedgerUnavailable`.
     """
-    if keys.model_name(name) in keys.BUILT_IN_MODELS:
-        raise InvalidInput(f"'{name}' is a model that comes with the farm", field="NAME", hint="choose another name")
+    check_name(name)
     local = look_at(source)
 
     def described(files: dict[str, KeptFile]) -> StoredModel:

@@ -1,10 +1,14 @@
-"""What people should know of a submission that is made all the same: cropped pictures, jobs that nobody can render."""
+"""What people should know of a submission that is made all the same: cropped pictures, words that look like tags, jobs
+that nobody can render."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 
 from farm import keys
+from farm.jobs import tags
+from farm.jobs.faults import quoted
+from farm.jobs.request import JobRequest
 from farm.jobs.spec import JobSpec
 from farm.jobs.status import WorkerInfo
 from farm.ledger.records import NewJob
@@ -14,6 +18,19 @@ from farm.pictures.images import InitImage
 def of_pictures(images: Iterable[InitImage]) -> Iterator[str]:
     """What init pictures lost on the way in."""
     return (warning for image in images for warning in image.warnings)
+
+
+def of_prompts(requests: Iterable[JobRequest]) -> Iterator[str]:
+    """What in prompts is read as words, and looks as if it should name a LoRA."""
+    return iter(dict.fromkeys(line for request in requests if request.reading != "plain" for line in _of_tags(request)))
+
+
+def _of_tags(request: JobRequest) -> Iterator[str]:
+    for text in (*request.prompts, *(term.prompt for term in request.mix_with)):
+        for said, meant in tags.nearly(text):
+            yield f"{quoted(said)} is read as words, for a LoRA is named so: {meant}"
+    for said in (*tags.named_in(request.negative), *(said for said, _ in tags.nearly(request.negative))):
+        yield f"{quoted(said)} in the negative prompt is read as words, for LoRAs are named in the prompt"
 
 
 def of_workers(jobs: Sequence[NewJob], workers: Sequence[WorkerInfo]) -> tuple[str, ...]:

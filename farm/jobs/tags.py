@@ -8,7 +8,7 @@ https://github.com/AUTOMATIC1111/stable-diffusion-webui/blob/master/extensions-b
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 
 from pydantic import ValidationError
 
@@ -20,6 +20,8 @@ from farm.jobs.loras import LoraUse
 _TAG = re.compile(r"<(?:lora|lyco):([^>]+)>")
 _ANY_TAG = re.compile(r"<(?=\w+:[^>]+>)")
 """What A1111 takes out of a prompt, whatever the kind."""
+_NEARLY = re.compile(r"<\s*(?:lora|lyco)\b(?!-)(?P<inside>[^<>]*)>?", re.IGNORECASE)
+"""What is no tag, and looks as if it should be one: in capitals, with blanks, with another sign or without the last."""
 _LITERALLY = r"write <\lora:…> for the words as such, or use --plain-prompt"
 
 
@@ -27,6 +29,28 @@ def taken_out(prompt: str) -> tuple[str, tuple[LoraUse, ...]]:
     """A prompt without its tags, and the LoRAs that they name. Raises `InvalidInput` for a tag that cannot be read."""
     found = tuple(_read(tag.group(), tag.group(1)) for tag in _TAG.finditer(prompt))
     return (_TAG.sub("", prompt).strip() if found else prompt), found
+
+
+def nearly(prompt: str) -> Iterator[tuple[str, str]]:
+    """What is read as words, and looks like a tag; and the tag that may be meant."""
+    for found in _NEARLY.finditer(_TAG.sub("", prompt)):
+        name, *more = [part for part in re.split(r"[\s:=,]+", found["inside"]) if part] or [""]
+        if name:
+            closed = found.group().endswith(">")
+            said = found.group() if closed else found.group().split(name)[0] + name
+            yield said, _meant(name, *more[:1] or "1")
+
+
+def _meant(name: str, number: str) -> str:
+    try:
+        return written([_read("", f"{name}:{number}")])
+    except InvalidInput:
+        return "<lora:NAME:1>"
+
+
+def named_in(prompt: str) -> Iterator[str]:
+    """The tags in a text."""
+    return (tag.group() for tag in _TAG.finditer(prompt))
 
 
 def inert(text: str) -> str:

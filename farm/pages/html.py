@@ -14,12 +14,12 @@ from functools import cache
 from importlib import resources
 from typing import Any, get_args
 
-from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescape
+from jinja2 import Environment
 from markupsafe import Markup
 
 from farm.pages import plot
 from farm.pages.record import Part, Remark
-from farm.words import one_line
+from farm.pages.templates import environment
 
 _WEB = resources.files("farm.pages").joinpath("web")
 _STYLE = "page.css"
@@ -66,21 +66,9 @@ def spread(number: int, most: int) -> set[int]:
 
 @cache
 def _environment() -> Environment:
-    made = Environment(
-        loader=PackageLoader("farm.pages", "web"),
-        autoescape=select_autoescape(default=True, default_for_string=True),
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        finalize=_finalized,
-    )
-    made.filters |= {"data": _data, "figure": _written, "seconds": _seconds}
+    made = environment("farm.pages", "web")
+    made.filters |= {"data": _data, "figure": _written}
     return made
-
-
-def _finalized(value: Any) -> Any:
-    """Words of strangers, with nothing in them that would not be seen; what this package wrote stays as it is."""
-    return one_line(value) if isinstance(value, str) and not isinstance(value, Markup) else value
 
 
 def _asset(name: str) -> str:
@@ -105,12 +93,3 @@ def _data(content: bytes, kind: str) -> Markup:
 
 def _written(value: float | None) -> str:
     return "–" if value is None else "no number" if math.isnan(value) else f"{value:.4g}"
-
-
-def _seconds(value: float) -> str:
-    """`0.31 s`, `12.4 s`, `3 min 20 s`, `2 h 5 min`."""
-    if value < 60:
-        return f"{value:.2f} s" if value < 10 else f"{value:.1f} s"
-    minutes, seconds = divmod(round(value), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours:,} h {minutes} min" if hours else f"{minutes} min {seconds} s"

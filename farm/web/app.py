@@ -70,7 +70,8 @@ def create(
         access=access,
         usage=usage,
         public=routes.PUBLIC.union(*(one.PUBLIC for one in apis)),
-        large=frozenset().union(*(one.LARGE for one in apis)),
+        large=routes.LARGE.union(*(one.LARGE for one in apis)),
+        streamed=api.STREAMED,
         dialects=dialects,
     )
     return Site(guard, parts)

@@ -40,7 +40,8 @@ _HEADERS = {
 class Guard:
     """The outermost part of the site. `public` paths are open to everybody; `large` ones take pictures.
 
-    `dialects` make the answers to what is refused.
+    What is PUT below `streamed` paths has no bounds here, and is read by what answers, as it comes. `dialects` make the
+    answers to what is refused.
     """
 
     def __init__(
@@ -52,11 +53,12 @@ class Guard:
         usage: Usage,
         public: Collection[str],
         large: Collection[str],
+        streamed: Collection[str] = (),
         dialects: Dialects | None = None,
     ) -> None:
         self._app, self._names, self._access, self._usage = app, names, access, usage
         self._dialects = dialects or Dialects()
-        self._public, self._large = public, large
+        self._public, self._large, self._streamed = public, large, tuple(streamed)
         self._buffered = 0
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -121,6 +123,8 @@ class Guard:
         """What gives the body that has been read, and how many bytes are counted for it."""
         headers = Headers(scope=scope)
         if "content-length" not in headers and "transfer-encoding" not in headers:
+            return receive, 0
+        if scope["method"] == "PUT" and scope["path"].startswith(self._streamed):
             return receive, 0
         limits = self._usage.limits
         most = limits.large_body if scope["path"] in self._large else limits.body

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
+from farm.client.lora_files import MAX_LORA_BYTES
 from farm.web.problems import later
 
 _MOST_KNOWN = 10_000
@@ -30,6 +31,16 @@ class Limits:
     """Bytes of all bodies that are being read, of all callers."""
     body_seconds: float = 300.0
     """Within so many seconds a body has to be there."""
+    model: int = 16 * 10**9
+    """Bytes of a model that is sent."""
+    lora: int = MAX_LORA_BYTES
+    """Bytes of a LoRA that is sent."""
+    uploads: int = 2
+    """Models and LoRAs that are being sent and kept at once, of all callers."""
+    pause_seconds: float = 60.0
+    """The longest that whoever sends one may pause."""
+    spare: int = 10**9
+    """Bytes of the home's disk that are left free."""
     pixels: float = 20e6
     """Of init pictures, a second, on average; 200 million at once."""
     streams: int = 100

@@ -5,13 +5,14 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import secrets
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated
 
 from fastapi import Depends, Request
 
+from farm.bucket.models import manifests
 from farm.client import FarmClient
 from farm.jobs.status import WorkerInfo
 from farm.web.access import Access, Caller, unknown
@@ -25,8 +26,10 @@ from farm.web.limits import Usage
 from farm.web.problems import Refused
 from farm.web.thumbnails import Thumbnails
 from farm.web.tokens import Role
+from farm.web.uploads import Uploads
 
 _WORKERS_SECONDS = 2.0
+_MODELS_SECONDS = 5.0
 
 
 @dataclass(frozen=True)
@@ -45,10 +48,14 @@ class Parts:
     hub: Hub
     workers: Kept[Sequence[WorkerInfo]]
     """The live workers, for pages: they are found by a look at every key of Redis."""
+    kept_models: Kept[Collection[str]]
+    """The names of the models that the farm keeps, for pages."""
     searches: Bridge
     painting: Bridge
     index: Index | None = None
     thumbnails: Thumbnails | None = None
+    uploads: Uploads | None = None
+    """What takes files of models and LoRAs; a site without a home takes none."""
     forms: Forms | None = None
     """What can be filled in to submit jobs."""
     tasks: set[asyncio.Task[object]] = field(default_factory=set)
@@ -72,25 +79,30 @@ class Parts:
         """The parts of a site that keeps its index and thumbnails in `home`, if it has one."""
         ledger = Bridge("ledger", threads=8, waiting=1_000)
         _ = client.queue, client.storage  # made here, and not by two threads at once
+        bucket = Bridge("bucket", threads=8, waiting=200)
         hub = Hub(client.ledger, ledger)
         return cls(
             client,
             access,
             usage,
             ledger,
-            Bridge("bucket", threads=8, waiting=200),
+            bucket,
             hub,
             Kept(lambda: ledger(client.workers), seconds=_WORKERS_SECONDS),
+            Kept(lambda: bucket(_names_of_models, client), seconds=_MODELS_SECONDS),
             searches=Bridge("index", threads=2, waiting=200),
             painting=Bridge("thumbnails", threads=2, waiting=500),
             index=Index(client, home, afresh=reindex) if home else None,
             thumbnails=Thumbnails(home) if home else None,
+            uploads=Uploads(home, usage.limits, local=client.settings.local) if home else None,
             forms=forms,
         )
 
     @contextlib.asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
         """For as long as the site is up."""
+        if self.uploads:
+            self.uploads.sweep()
         following = asyncio.create_task(self.hub.run())
         if self.index:
             self.index.feeder.start()
@@ -102,19 +114,28 @@ class Parts:
                 self.index.feeder.close()
             following.cancel()
             await asyncio.gather(following, *self.tasks, return_exceptions=True)
-            for bridge in (self.ledger, self.bucket, self.searches, self.painting):
+            for bridge in (self.ledger, self.bucket, self.searches, self.painting, *self._of_uploads):
                 bridge.close()
 
     @property
     def is_busy(self) -> bool:
         """Whether something still waits for Redis or the bucket."""
-        bridges = (self.ledger, self.bucket, self.painting, self.hub.reading)
+        bridges = (self.ledger, self.bucket, self.painting, self.hub.reading, *self._of_uploads)
         return any(bridge.is_busy for bridge in bridges) or bool(self.index and self.index.feeder.is_busy)
+
+    @property
+    def _of_uploads(self) -> Sequence[Bridge]:
+        return [self.uploads.bridge] if self.uploads else []
 
     def afterwards(self, task: asyncio.Task[object]) -> None:
         """Let a task go on after its request has ended."""
         self.tasks.add(task)
         task.add_done_callback(self.tasks.discard)
+
+
+def _names_of_models(client: FarmClient) -> Collection[str]:
+    client.check_bucket(only_to_read=True)
+    return manifests(client.storage)
 
 
 async def parts_of(request: Request) -> Parts:
@@ -145,5 +166,6 @@ def may(role: Role) -> Callable[[Request], Awaitable[Caller]]:
 InSite = Annotated[Parts, Depends(parts_of)]
 Looking = Annotated[Caller, Depends(may("view"))]
 Submitting = Annotated[Caller, Depends(may("submit"))]
+Operating = Annotated[Caller, Depends(may("operate"))]
 LOOKS, SUBMITS, OPERATES = Depends(may("view")), Depends(may("submit")), Depends(may("operate"))
 """For what asks for a role, and does not mind whose."""

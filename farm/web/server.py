@@ -26,6 +26,7 @@ from farm.settings import Settings
 from farm.web.access import Access
 from farm.web.app import Site, create
 from farm.web.forms import Forms
+from farm.web.limits import Limits
 from farm.web.names import Names, is_loopback
 from farm.web.sessions import Sessions
 from farm.web.tokens import Tokens
@@ -127,8 +128,10 @@ def serve(
     forms: Forms,
     ready: Callable[[str, str], None],
     reopened: Callable[[str], None] | None = None,
+    limits: Limits | None = None,
 ) -> bool:
-    """Serve a farm until SIGINT or SIGTERM. `ready` is told the site's address and the one that lets a browser in.
+    """Serve a farm to callers within `limits` until SIGINT or SIGTERM. `ready` is told the site's address and the one
+    that lets a browser in.
 
     That one is of use once; where `reopened` is given, it is told another whenever one has been used.
 
@@ -148,7 +151,7 @@ def serve(
         sessions = Sessions(renewed=None if reopened is None else lambda code: reopened(door(code)))
         access = Access(tokens, sessions, open_to_all=how.open_to_all, port=port)
         names = Names(frozenset(name.lower() for name in how.names), loopback_only=is_loopback(how.address))
-        site = create(client, access, names=names, home=home, reindex=how.reindex, forms=forms)
+        site = create(client, access, names=names, limits=limits, home=home, reindex=how.reindex, forms=forms)
         server = _Server(configuration(site.app, how), site)
         listening.listen(2_048)
         ready(f"{address}/", door(sessions.code))

@@ -28,7 +28,8 @@ from farm.host.private import write_private
 
 Role = Literal["view", "submit", "operate"]
 ROLES: tuple[Role, ...] = get_args(Role)
-"""Each may do what those before it may: look; submit, cancel, prioritise, retry; cancel everything, remove models."""
+"""Each may do what those before it may: look; submit, cancel, prioritise, retry; cancel everything, add and remove
+models and LoRAs."""
 
 MOST = 1_000
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")

@@ -20,6 +20,7 @@ from PIL import Image
 from farm import stack
 from farm.web.tokens import Tokens
 from tests.integration.conftest import LONG
+from tests.integration.test_loras import write_lora
 from tests.waiting import eventually
 
 SECONDS = 120
@@ -50,6 +51,22 @@ def submitted(http: httpx2.Client, **fields: object) -> str:
     answer = http.post("/api/v1/jobs", json={"requests": [request]})
     assert answer.status_code == 201, answer.text
     return str(answer.json()["jobs"][0])
+
+
+@pytest.mark.usefixtures("worker")
+def test_a_lora_that_is_sent_is_in_the_picture(http: httpx2.Client, home: Path, tmp_path: Path) -> None:
+    operator = {"Authorization": f"Bearer {Tokens(home).add('operator', 'operate')}"}
+    file = write_lora(tmp_path / "style.safetensors")
+    sent = http.put("/api/v1/loras/sent-style", content=file.read_bytes(), headers=operator)
+    assert sent.status_code == 201, sent.text
+    without, styled = submitted(http), submitted(http, prompt="a cat <lora:sent-style:1>")
+    with http.stream("GET", "/api/v1/events", params={"name": [without, styled]}) as stream:
+        assert "event: end" in [*stream.iter_lines()]
+    plain, made = (http.get(f"/api/v1/jobs/{job}/result").json() for job in (without, styled))
+    assert made["spec"]["loras"][0]["sha256"] == hashlib.sha256(file.read_bytes()).hexdigest()
+    assert made["objects"]["image.png"]["sha256"] != plain["objects"]["image.png"]["sha256"]
+    assert http.delete("/api/v1/loras/sent-style", headers=operator).status_code == 200
+    Tokens(home).remove("operator")
 
 
 @pytest.mark.usefixtures("worker")

@@ -197,7 +197,8 @@ def priority(names: tuple[str, ...], wanted: int | None, by: int | None, as_json
 def retry(names: tuple[str, ...], as_json: bool) -> None:
     """Queue failed and cancelled jobs again.
 
-    Of a batch, only those. With --json: the ids of the jobs that are queued now.
+    Of a batch, only those. None is queued if the farm keeps a LoRA of one no longer. With --json: the ids of the jobs
+    that are queued now.
     """
     with FarmClient.connect() as farm:
         again = farm.retry(names)

@@ -126,16 +126,21 @@ def _serve(
     import logging
 
     from farm import settings
+    from farm.bucket.shelf import MAX_FILE_BYTES
     from farm.cli.commands.forms import SubmitForms
     from farm.host import homes
     from farm.host.loglines import log_to_stderr
+    from farm.web.limits import Limits
     from farm.web.server import serve
 
     where, home = settings.load(), settings.home()
     homes.check(home)
+    told = variables.WEB_MODEL_GB.of(os.environ)
+    limits = Limits() if told is None else Limits(model=min(int(told * 10**9), MAX_FILE_BYTES))
     log_to_stderr(logging.INFO, "%(asctime)s %(levelname)s %(message)s")
 
-    is_done = serve(where, home, how, forms=SubmitForms(), ready=ready or partial(_tell, how), reopened=reopened)
+    tell = ready or partial(_tell, how)
+    is_done = serve(where, home, how, forms=SubmitForms(), ready=tell, reopened=reopened, limits=limits)
     say("stopped")
     if not is_done:
         sys.stdout.flush()

@@ -12,14 +12,13 @@ from functools import cache
 from typing import Any
 
 from fastapi import Response
-from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescape
-from markupsafe import Markup
+from jinja2 import Environment
 from starlette.types import Scope
 
+from farm.pages.templates import environment
 from farm.web.access import Caller
 from farm.web.guard import CALLER
 from farm.web.pages import static
-from farm.words import one_line
 
 POLICY = (
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' blob:; media-src 'self'; "
@@ -35,7 +34,7 @@ def page(
     unknown), their `csrf` token, `path`, and `static`, which gives a file's address."""
     caller: Caller | None = scope.get(CALLER)
     text = (
-        environment()
+        _environment()
         .get_template(template)
         .render(
             visitor=caller,
@@ -49,23 +48,11 @@ def page(
 
 
 @cache
-def environment() -> Environment:
-    """The templates of the folder `templates`."""
-    made = Environment(
-        loader=PackageLoader("farm.web.pages", "templates"),
-        autoescape=select_autoescape(default=True, default_for_string=True),
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        finalize=_harmless,
-    )
+def _environment() -> Environment:
+    made = environment("farm.web.pages", "templates")
     made.globals["static"] = static.address
-    made.filters |= {"about": _about, "count": _count, "moment": _moment, "size": _size, "took": _took}
+    made.filters |= {"about": _about, "count": _count, "moment": _moment, "size": _size}
     return made
-
-
-def _harmless(value: Any) -> Any:
-    return one_line(value) if isinstance(value, str) and not isinstance(value, Markup) else value
 
 
 def _about(seconds: float) -> str:
@@ -89,13 +76,6 @@ def _size(number: int) -> str:
         if number >= length:
             return f"{number / length:.1f} {unit}"
     return f"{number} B"
-
-
-def _took(seconds: float) -> str:
-    """How long something took: `0.31 s`, `12.4 s`, `3 min 20 s`."""
-    if seconds < 60:
-        return f"{seconds:.2f} s" if seconds < 10 else f"{seconds:.1f} s"
-    return f"{int(seconds // 60):,} min {round(seconds % 60)} s"
 
 
 def _moment(when: datetime) -> str:

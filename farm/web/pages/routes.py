@@ -7,6 +7,8 @@ from fastapi import FastAPI
 from farm.web.pages import gallery, job, login, queue, static, submit, workers
 
 PUBLIC = static.PUBLIC | login.PUBLIC
+LARGE = workers.LARGE
+"""Paths to which more than words are sent."""
 
 
 def install(app: FastAPI) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 from typing import Annotated, Any
 
@@ -11,7 +11,7 @@ from fastapi import APIRouter, Query, Request, Response
 from pydantic import BaseModel, ConfigDict, Field
 
 from farm.client.planning import default_model, known_losses
-from farm.errors import InvalidInput, LedgerUnavailable
+from farm.errors import InvalidInput, LedgerUnavailable, StorageError, WrongBucket
 from farm.jobs.status import WorkerInfo
 from farm.web import forms
 from farm.web.index.entry import Entry
@@ -107,17 +107,18 @@ async def _labels(site: Parts, job: str) -> dict[str, str]:
 
 
 async def _modes(site: Parts) -> list[forms.Mode]:
-    """The modes with what this farm has: its models, and the losses that its workers know."""
+    """The modes with what this farm has: the models that are served or kept, and the losses that its workers know."""
     workers: Sequence[WorkerInfo] = ()
-    named: Sequence[str] = ()
+    kept: Collection[str] = ()
     with contextlib.suppress(LedgerUnavailable):  # the page says so itself
         workers = await site.workers(within=_WITHIN_SECONDS) or ()
-        named = await site.ledger(site.client.ledger.models)
+    with contextlib.suppress(LedgerUnavailable, StorageError, WrongBucket, Refused):
+        kept = await site.kept_models(within=_WITHIN_SECONDS) or ()
     served = {model for worker in workers for model in worker.models}
     offered = {
         "model": tuple(
             forms.Choice(model, "" if model in served else "no live worker serves it")
-            for model in sorted(served.union(named))
+            for model in sorted(served.union(kept))
         ),
         "loss": tuple(forms.Choice(loss.name, loss.help) for loss in known_losses(workers)),
     }

@@ -4,17 +4,25 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from typing import Annotated, Literal
 
-from fastapi import APIRouter, Request, Response
+from fastapi import APIRouter, Query, Request, Response
 
 from farm.bucket.loras import LORAS
 from farm.bucket.models import KINDS, MODELS, StoredModel
 from farm.client.kept import all_kept
 from farm.client.services import ModelService
+from farm.errors import InvalidInput
 from farm.web.pages import frame
-from farm.web.parts import LOOKS, InSite, Parts
+from farm.web.parts import LOOKS, OPERATES, InSite, Parts
+from farm.web.problems import Problem, Refused, told_by
+from farm.web.v1 import adding
 
 router = APIRouter(include_in_schema=False)
+
+_LOOK = "/workers/look"
+LARGE = frozenset({_LOOK})
+_WAYS = {"models": adding.MODEL, "loras": adding.LORA}
 
 
 @dataclass(frozen=True)
@@ -36,7 +44,7 @@ async def workers(request: Request, site: InSite) -> Response:
     live = await site.workers() or ()
     drained = await site.ledger(site.client.ledger.drained)
     models, trouble = await site.bucket(_models, site)
-    loras, more_trouble = await site.bucket(all_kept, site.client, LORAS)
+    loras, lora_trouble = await site.bucket(all_kept, site.client, LORAS)
     return frame.page(
         request.scope,
         "workers.html",
@@ -45,8 +53,26 @@ async def workers(request: Request, site: InSite) -> Response:
         models=models,
         loras=[loras[name] for name in sorted(loras)],
         kinds=KINDS,
-        trouble=[*trouble, *more_trouble],
+        trouble=trouble,
+        lora_trouble=lora_trouble,
     )
+
+
+@router.post(_LOOK, dependencies=[OPERATES])
+async def look(
+    request: Request,
+    site: InSite,
+    kept: Literal["models", "loras"],
+    name: Annotated[str, Query(max_length=200)],
+    size: Annotated[int, Query(ge=0, le=10**15)],
+    file: adding.File = None,
+) -> dict[str, Problem | None]:
+    """What is wrong with a name, or a file of so many bytes, whose beginning is the body: before all of it is sent."""
+    try:
+        await adding.looked_at(site, _WAYS[kept], name, await request.body(), size, file)
+    except (InvalidInput, Refused) as error:
+        return {"problem": told_by(error)[0]}
+    return {"problem": None}
 
 
 def _models(site: Parts) -> tuple[list[Model], list[str]]:

@@ -7,7 +7,7 @@ from typing import Any
 from fastapi import APIRouter, FastAPI
 
 from farm.web.document import document
-from farm.web.v1 import events, farm, gallery, jobs, results, session
+from farm.web.v1 import adding, events, farm, gallery, jobs, results, session
 from farm.web.v1.shapes import schemas
 
 PREFIX = "/api/v1"
@@ -15,6 +15,8 @@ DOCUMENT = f"{PREFIX}/openapi.json"
 PUBLIC = frozenset({DOCUMENT})
 LARGE = frozenset({f"{PREFIX}/jobs"})
 """Paths whose requests may bring pictures."""
+STREAMED = frozenset({f"{PREFIX}/models/", f"{PREFIX}/loras/"})
+"""Below these, files of any size are put."""
 
 _DESCRIPTION = """Submit, follow and fetch pictures of a render farm for Stable Diffusion, as the command `farm` does.
 
@@ -27,7 +29,7 @@ its options.
 def router() -> APIRouter:
     """Everything under `/api/v1`."""
     made = APIRouter(prefix=PREFIX)
-    for part in (jobs, events, results, gallery, farm, session):
+    for part in (jobs, events, results, gallery, farm, adding, session):
         made.include_router(part.router)
 
     @made.get("/openapi.json", include_in_schema=False)

@@ -212,8 +212,9 @@ async def prioritise(site: InSite, what: ToPrioritise) -> Prioritised:
 
 @router.post("/retry", dependencies=[SUBMITS], responses=problems(404, 409))
 async def retry(site: InSite, what: Named) -> Again:
-    """Queue failed and cancelled jobs again; of a batch, only those."""
-    return Again(jobs=[*await site.ledger(site.client.retry, what.names)])
+    """Queue failed and cancelled jobs again; of a batch, only those. None if the farm keeps a LoRA of one no longer."""
+    bridge = site.bucket if await site.ledger(site.client.asks_the_bucket, what.names) else site.ledger
+    return Again(jobs=[*await bridge(site.client.retry, what.names)])
 
 
 @router.post("/jobs/{job}/again", status_code=201, dependencies=[SUBMITS], responses=problems(404))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import copy
 from datetime import datetime
-from typing import Annotated, Any, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -13,6 +13,8 @@ from farm.bucket.job_log import AttemptLog
 from farm.bucket.loras import StoredLora
 from farm.bucket.models import Kind
 from farm.bucket.preview import Preview
+from farm.bucket.shelf import KeptFile
+from farm.client.loras import FileBefore
 from farm.jobs.request import JobRequest
 from farm.jobs.spec import MAX_PROMPT_CHARACTERS, MAX_PROMPTS, JobSpec, Priority
 from farm.jobs.status import JobStatus, State
@@ -126,6 +128,42 @@ class Lora(BaseModel):
     def of(cls, kept: StoredLora) -> Self:
         told = kept.model_dump(include=set(cls.model_fields))
         return cls(size=kept.size, sha256=kept.file.sha256, **told)
+
+
+class AddedLora(Lora):
+    """A LoRA that the farm keeps now: `sent` bytes had to be put into the bucket for that, and `before` is the file
+    that it took the place of."""
+
+    sent: int
+    before: FileBefore | None
+
+
+class AddedModel(BaseModel):
+    """A model that the farm keeps now, with its files by name: `sent` bytes had to be put into the bucket for that."""
+
+    name: str
+    kind: Kind
+    size: int
+    added: datetime
+    files: dict[str, KeptFile]
+    sent: int
+
+
+class Sending(BaseModel):
+    """A file that is being added: first it is received, then read, and then sent to the bucket, each with its bytes.
+
+    `total` is null where nobody said how many come.
+    """
+
+    model_config = ConfigDict(from_attributes=True)
+
+    what: str
+    name: str
+    by: str
+    began: datetime
+    doing: Literal["receiving", "reading", "sending"]
+    done: int
+    total: int | None
 
 
 class Looks(BaseModel):

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from farm.bucket.connection import in_parts
 from farm.bucket.storage import Storage
 from farm.errors import InvalidInput, ObjectMissing, ObjectTooLarge, StorageError
 from farm.settings import Settings
@@ -150,3 +151,8 @@ def test_an_object_comes_in_parts_and_one_that_is_too_large_does_not(storage: St
         next(storage.parts("parts", limit=9))
     with pytest.raises(ObjectMissing):
         next(storage.parts("no such object", limit=9))
+
+
+def test_no_more_parts_of_a_file_are_in_memory_than_are_being_sent() -> None:
+    parts = in_parts()
+    assert parts.max_in_memory_upload_chunks == parts.max_concurrency == 4

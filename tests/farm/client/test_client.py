@@ -15,7 +15,7 @@ from PIL import Image
 from farm import keys
 from farm.bucket.job_log import AttemptLog, LogLine, write_log
 from farm.bucket.manifest import read_manifest
-from farm.client import FarmClient
+from farm.client import FarmClient, loras
 from farm.client import models as keeping
 from farm.client.forget import forget
 from farm.client.planning import Pictures, draft
@@ -25,6 +25,7 @@ from farm.jobs.request import JobRequest, LossRequest
 from farm.jobs.spec import Corner
 from farm.ledger.records import Prioritised
 from farm.queue import lists
+from tests.farm.client.test_loras import a_file
 from tests.farm.rendering import Rendering, render
 from tests.ledgers import a_worker
 from tests.models_on_disk import write_folder, write_weights
@@ -212,6 +213,41 @@ def test_cancelled_jobs_can_be_retried_and_done_ones_not(client: FarmClient, ren
     assert {status.state for status in client.status([batch])} == {"queued"}
     with pytest.raises(WrongState, match="nothing to retry: done"):
         client.retry([rendered.job])
+
+
+def test_a_job_whose_lora_is_kept_no_longer_is_not_retried(client: FarmClient, tmp_path: Path) -> None:
+    client.check_bucket()
+    loras.add(client.ledger, client.storage, "gone", str(a_file(tmp_path / "gone.safetensors")))
+    lost, plain = client.submit([otter(loras=[{"name": "gone"}], model="any"), otter()]).jobs
+    client.cancel([lost, plain])
+    assert client.asks_the_bucket([lost]) and not client.asks_the_bucket([plain])
+    sha256 = loras.remove(client.ledger, client.storage, "gone").before
+    assert sha256 and sha256.deleted
+
+    with pytest.raises(WrongState) as caught:
+        client.retry([lost, plain])
+
+    assert caught.value.message.startswith(f"{lost}: the farm keeps the file of the LoRA 'gone' no longer, whose SHA-")
+    assert caught.value.hint == "'farm loras add' brings it back; without it, name the jobs to retry that have another"
+    assert {status.state for status in client.status([lost, plain])} == {"cancelled"}, "nothing is queued"
+    assert client.retry([plain]) == [plain]
+    loras.add(client.ledger, client.storage, "other-name", str(tmp_path / "gone.safetensors"))
+    assert client.retry([lost]) == [lost], "its file is there again, whatever it is called"
+    loras.remove(client.ledger, client.storage, "other-name", force=True)
+
+
+def test_words_that_look_like_tags_of_loras_are_told(client: FarmClient) -> None:
+    asked = [
+        otter(prompt="a cat <LORA:detail:0.8>", negative="<lora:bad:1> blurred"),
+        otter(prompt="<lora detail>", count=2),
+        otter(prompt="<lora detail>", reading="plain"),
+        otter(prompt=r"<\lora:detail:1> an otter"),
+    ]
+    assert [line for line in client.submit(asked).warnings if "lora" in line] == [
+        "'<LORA:detail:0.8>' is read as words, for a LoRA is named so: <lora:detail:0.8>",
+        "'<lora:bad:1>' in the negative prompt is read as words, for LoRAs are named in the prompt",
+        "'<lora detail>' is read as words, for a LoRA is named so: <lora:detail:1>",
+    ]
 
 
 def fetch(made: Rendering, out: Path, *, everything: bool = False, overwrite: bool = False) -> Iterator[Path]:

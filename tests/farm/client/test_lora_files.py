@@ -155,7 +155,7 @@ def test_what_is_in_a_lora_is_told(tmp_path: Path) -> None:
 
     lora = look_at(str(path))
 
-    assert (lora.path, lora.size, lora.kind, lora.ranks) == (path, path.stat().st_size, "sd1", (8, 16))
+    assert (lora.file.path, lora.size, lora.kind, lora.ranks) == (path, path.stat().st_size, "sd1", (8, 16))
     assert (lora.unet, lora.text) == (True, True)
     assert (lora.title, lora.base) == ("my [2Jstyle", "sd_v1")
 
@@ -163,7 +163,7 @@ def test_what_is_in_a_lora_is_told(tmp_path: Path) -> None:
 def test_a_link_of_the_hub_s_cache_is_followed(tmp_path: Path) -> None:
     path = write_weights(tmp_path / ("0" * 64), pair(TO_K, 768))
     (tmp_path / "style.safetensors").symlink_to(path)
-    assert look_at(str(tmp_path / "style.safetensors")).path == path
+    assert look_at(str(tmp_path / "style.safetensors")).file.path == path
 
 
 @pytest.mark.parametrize(

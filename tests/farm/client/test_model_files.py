@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from farm.client.given import GivenFile
 from farm.client.headers import read_header
 from farm.client.model_files import look_at
 from farm.errors import InvalidInput
@@ -190,4 +191,4 @@ def test_headers_of_strangers_end_in_one_line(tmp_path: Path, data: bytes) -> No
     file = tmp_path / "x.safetensors"
     file.write_bytes(data)
     with pytest.raises(InvalidInput, match="is not safetensors, or is damaged"):
-        read_header(file)
+        read_header(GivenFile.at(file, "SOURCE"))

@@ -232,3 +232,20 @@ def test_it_is_told_what_is_added() -> None:
     assert called("loras.0.weight", [made, made]) == "a weight"
     assert called("loras.0.weight", [made, spec(loras=[{"name": "b"}])]) == "lora weight"
     assert called("loras", [made]) == "loras"
+
+
+@pytest.mark.parametrize(
+    ("prompt", "told"),
+    [
+        ("a <LORA:x:0.8> b", [("<LORA:x:0.8>", "<lora:x:0.8>")]),
+        ("<lora x> and <Lyco=y:-2>", [("<lora x>", "<lora:x:1>"), ("<Lyco=y:-2>", "<lora:y:-2>")]),
+        ("< lora : x : 0.5>", [("< lora : x : 0.5>", "<lora:x:0.5>")]),
+        ("<lora: my style:1>", []),
+        ("<LoRA:my style:1>", [("<LoRA:my style:1>", "<lora:NAME:1>")]),
+        ("<lora:x:1, a cat", [("<lora:x", "<lora:x:1>")]),
+        ("<lora:x:1> <lyco:y:2>", []),
+        (r"<\lora:x:1> <lora> <lorax> <lora-style> <flora x> a lora", []),
+    ],
+)
+def test_what_is_nearly_a_tag_is_found(prompt: str, told: list[tuple[str, str]]) -> None:
+    assert [*tags.nearly(prompt)] == told

@@ -59,10 +59,17 @@ def opened(tmp_path: Path) -> Opening:
 
     @asynccontextmanager
     async def open_site(
-        client: FarmClient, *, limits: Limits | None = None, names: Names | None = None, open_to_all: bool = False
+        client: FarmClient,
+        *,
+        limits: Limits | None = None,
+        names: Names | None = None,
+        open_to_all: bool = False,
+        at_home: bool = False,
     ) -> AsyncIterator[Web]:
-        tokens, sessions = Tokens(tmp_path / "home"), Sessions()
-        site = create(client, Access(tokens, sessions, open_to_all=open_to_all), names=names, limits=limits)
+        home = tmp_path / "home"
+        tokens, sessions = Tokens(home), Sessions()
+        access = Access(tokens, sessions, open_to_all=open_to_all)
+        site = create(client, access, names=names, limits=limits, home=home if at_home else None)
         async with site.parts.running():
             yield Web(site, tokens, sessions)
 

@@ -133,6 +133,50 @@ def _is_refused(port: int) -> bool:
         return knocking.connect_ex(("127.0.0.1", port)) != 0
 
 
+def _sends(port: int, size: int) -> socket.socket:
+    """Somebody who has sent 2 MiB of a LoRA of `size` bytes."""
+    sending = socket.create_connection(("127.0.0.1", port))
+    head = f"PUT /api/v1/loras/x HTTP/1.1\r\nHost: 127.0.0.1:{port}\r\nContent-Length: {size}\r\n\r\n"
+    sending.sendall(head.encode() + (2**24 - 1).to_bytes(8, "little") + bytes(2 * 2**20 - 8))
+    return sending
+
+
+def test_nothing_is_left_of_a_file_whose_sender_goes_away_or_whose_server_is_killed(start: Start, home: Path) -> None:
+    serving, folder = start("--no-auth"), home / "web-uploads"
+    port = int(serving.address.rpartition(":")[2])
+
+    def sizes() -> list[int]:
+        return [path.stat().st_size for path in folder.iterdir()] if folder.exists() else []
+
+    def comes() -> bool:
+        return [size >= 2**20 for size in sizes()] == [True]
+
+    with _sends(port, 2**25):
+        eventually(comes, "it comes")
+    eventually(lambda: sizes() == [], "its sender has gone away")
+    with _sends(port, 2**25):
+        eventually(comes, "it comes")
+        serving.process.kill()
+        serving.process.wait(SECONDS)
+    assert comes()
+    start("--no-auth")
+    eventually(lambda: sizes() == [], "the next one has swept it away")
+
+
+def test_it_ends_while_a_file_comes_and_leaves_nothing_of_it(start: Start, home: Path) -> None:
+    serving, folder = start("--no-auth"), home / "web-uploads"
+    with _sends(int(serving.address.rpartition(":")[2]), 2**25):
+        eventually(lambda: folder.exists() and [*folder.iterdir()], "it comes")
+        assert "Traceback" not in serving.end(signal.SIGTERM)
+    assert [*folder.iterdir()] == []
+
+
+def test_how_large_a_model_may_be_is_said_by_the_environment(start: Start) -> None:
+    serving = start("--no-auth", FARM_WEB_MODEL_GB="0.000001")
+    told = httpx2.put(f"{serving.address}/api/v1/models/x", content=bytes(1_001))
+    assert (told.status_code, told.json()["detail"]) == (413, "the body has more than 1,000 bytes")
+
+
 def test_ctrl_c_ends_it_and_forwarded_headers_of_strangers_are_not_believed(start: Start) -> None:
     serving = start("--no-auth")
     assert "to come in" not in serving.said

@@ -10,7 +10,10 @@ export class Problem extends Error {
 
 const csrf = document.querySelector("meta[name=csrf]")?.content;
 
-// What the API answers: JSON, null, or with `as: "text"` or "blob" that. A body is sent as JSON, a FormData as it is.
+const NOBODY = { detail: "the site does not answer", hint: "is the farm up?" };
+
+// What the API answers: JSON, null, or with `as: "text"` or "blob" that. A body is sent as JSON, a FormData or a Blob as
+// it is.
 // Raises `Problem`.
 export async function ask(path, { as = "json", ...options } = {}) {
   const answer = await reach(path, options);
@@ -19,15 +22,15 @@ export async function ask(path, { as = "json", ...options } = {}) {
 
 // The answer itself, whose body has not been read. Raises `Problem`.
 export async function reach(path, { method = "GET", body, headers = {}, ...more } = {}) {
-  const isForm = body instanceof FormData;
+  const asItIs = body instanceof FormData || body instanceof Blob;
   const sent = {
     method,
     headers: {
       ...(csrf && method !== "GET" ? { "X-CSRF-Token": csrf } : {}),
-      ...(body !== undefined && !isForm ? { "Content-Type": "application/json" } : {}),
+      ...(body !== undefined && !asItIs ? { "Content-Type": "application/json" } : {}),
       ...headers,
     },
-    ...(body === undefined ? {} : { body: isForm ? body : JSON.stringify(body) }),
+    ...(body === undefined ? {} : { body: asItIs ? body : JSON.stringify(body) }),
     ...more,
   };
   let answer;
@@ -35,10 +38,31 @@ export async function reach(path, { method = "GET", body, headers = {}, ...more 
     answer = await fetch(path, sent);
   } catch (error) {
     if (error.name === "AbortError") throw error;
-    throw new Problem({ detail: "the site does not answer", hint: "is the farm up?" });
+    throw new Problem(NOBODY);
   }
   if (!answer.ok) throw new Problem(await toldBy(answer));
   return answer;
+}
+
+// Puts a file, and tells `sent` how many of its bytes have gone, which fetch cannot. Raises `Problem`.
+export function put(path, file, { signal, sent }) {
+  return new Promise((done, fail) => {
+    const asking = new XMLHttpRequest();
+    asking.open("PUT", path);
+    if (csrf) asking.setRequestHeader("X-CSRF-Token", csrf);
+    asking.setRequestHeader("Content-Type", "application/octet-stream");
+    asking.upload.addEventListener("progress", ({ loaded }) => sent(loaded));
+    asking.addEventListener("load", async () => {
+      const { status, response } = asking;
+      const answer = new Response(response, { status, headers: { "Content-Type": asking.getResponseHeader("Content-Type") } });
+      if (answer.ok) done(await answer.json());
+      else fail(new Problem(await toldBy(answer)));
+    });
+    asking.addEventListener("error", () => fail(new Problem(NOBODY)));
+    asking.addEventListener("abort", () => fail(new DOMException("It was cancelled.", "AbortError")));
+    signal.addEventListener("abort", () => asking.abort());
+    asking.send(file);
+  });
 }
 
 async function toldBy(answer) {

@@ -1,4 +1,5 @@
-// The workers, models and LoRAs as they are now; draining workers, and the removal of what the farm keeps.
+// The workers, models and LoRAs as they are now; draining workers, and what is added to what the farm keeps and removed.
+import "./adding.js";
 import { ask } from "./api.js";
 import { refresh, wishes } from "./fresh.js";
 import { later, tell, tellProblem } from "./toast.js";

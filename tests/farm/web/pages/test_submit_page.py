@@ -6,6 +6,7 @@ import base64
 import hashlib
 import io
 import re
+from pathlib import Path
 
 import pytest
 from axe_playwright_python.sync_playwright import Axe
@@ -15,11 +16,14 @@ from playwright.sync_api import Locator, Page, expect
 from farm import keys
 from farm.bucket.preview import Preview
 from farm.bucket.storage import Storage
-from farm.client import FarmClient
+from farm.client import FarmClient, models
+from farm.jobs.request import JobRequest
 from tests.farm.rendering import render
 from tests.farm.web.pages.conftest import PHONE, Said, Show
 from tests.farm.web.pages.test_queue_page import HOSTILE, begun
 from tests.ledgers import a_worker
+from tests.models_on_disk import write_folder
+from tests.waiting import eventually
 
 pytestmark = pytest.mark.long
 
@@ -60,6 +64,22 @@ def test_a_prompt_is_enough_and_its_picture_comes_right_there(show: Show, client
     render(client, job)
     expect(card).to_have_attribute("data-state", "done")
     expect(card.locator("img[src*='image.png']")).to_be_visible()
+
+
+def test_models_are_offered_that_are_served_or_kept(show: Show, client: FarmClient, tmp_path: Path) -> None:
+    client.ledger.announce(a_worker("w1", models=["served"]))
+    client.check_bucket()
+    models.add(client.ledger, client.storage, "kept", str(write_folder(tmp_path)), replace=True)
+    client.submit([JobRequest.parse({"prompt": "an otter", "model": "nobodys"})])
+    page = show("/submit")
+
+    def offered() -> list[str]:
+        page.reload()
+        return field(page, "model").locator("option").all_text_contents()
+
+    eventually(lambda: len(offered()) > 1, "the site has seen what is kept")
+    assert offered() == ["served", "kept – no live worker serves it"]
+    models.remove(client.ledger, client.storage, "kept")
 
 
 def test_faults_are_told_beside_their_field_and_the_command_is_always_there(show: Show, client: FarmClient) -> None:
