@@ -88,10 +88,8 @@ def add(
             files=files,
         )
 
-    keeper = Keeper(ledger, storage, LORAS, needed=lambda: _waited_for(ledger))
-    kept, sent, other = keeper.add(
-        {LORA_FILE: local.file.path}, described, replace=replace, again=again, progress=progress
-    )
+    files, keeper = {LORA_FILE: local.file.path}, _keeper(ledger, storage)
+    kept, sent, other = keeper.add(files, described, replace=replace, again=again, progress=progress)
     return Added(kept, sent, _now_of(storage, other.file.sha256) if other else None)
 
 
@@ -114,9 +112,12 @@ def remove(ledger: Ledger, storage: Storage, name: str, *, force: bool = False) 
                 hint="wait for them, 'farm cancel' them, or remove it with --force",
             )
 
-    keeper = Keeper(ledger, storage, LORAS, needed=lambda: _waited_for(ledger))
-    removed = keeper.remove(name, refuse=refuse)
+    removed = _keeper(ledger, storage).remove(name, refuse=refuse)
     return RemovedLora(name, removed.freed, _now_of(storage, file) if file else None, waiting)
+
+
+def _keeper(ledger: Ledger, storage: Storage) -> Keeper[StoredLora]:
+    return Keeper(ledger, storage, LORAS, needed=lambda: _waited_for(ledger))
 
 
 def _now_of(storage: Storage, sha256: str) -> FileBefore:
