@@ -3,22 +3,21 @@
 from __future__ import annotations
 
 import re
-import shutil
 import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
 
 import pytest
-from playwright.sync_api import expect, sync_playwright
+from playwright.sync_api import expect
 
 from farm.client import FarmClient
+from tests.browsers import chromium, needs_chromium
 from tests.integration.conftest import LONG
 
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 MILLISECONDS = 120_000
 
-pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="there is no Chromium here: apt-get install chromium")
+pytestmark = needs_chromium
 
 
 @pytest.fixture
@@ -43,8 +42,7 @@ def test_a_job_is_seen_from_its_first_steps_to_its_picture(
     address: str, submit: Callable[..., list[str]], client: FarmClient
 ) -> None:
     said: list[str] = []
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+    with chromium() as browser:
         page = browser.new_page(base_url=address)
         page.on("console", lambda message: said.append(f"{message.text} {message.location.get('url')}"))
         page.goto("/workers")
@@ -64,7 +62,6 @@ def test_a_job_is_seen_from_its_first_steps_to_its_picture(
         expect(page.locator("#picture")).to_have_js_property("naturalWidth", 64, timeout=MILLISECONDS)
         page.get_by_text("Show prompts and tokens").click()
         expect(page.frame_locator("iframe").locator("#frames > li")).to_have_count(100, timeout=MILLISECONDS)
-        browser.close()
     others = re.compile(rf"/jobs/(?!{job})")  # jobs that another test has spoilt are in the queue as well
     assert [line for line in said if not others.search(line)] == []
     assert client.ledger.get(job).state == "done"
@@ -73,8 +70,7 @@ def test_a_job_is_seen_from_its_first_steps_to_its_picture(
 @pytest.mark.usefixtures("worker")
 def test_a_picture_is_asked_for_with_a_prompt_alone_and_found_again(address: str) -> None:
     said: list[str] = []
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+    with chromium() as browser:
         page = browser.new_page(base_url=address)
         page.on("console", lambda message: said.append(message.text))
         page.goto("/submit")
@@ -86,5 +82,4 @@ def test_a_picture_is_asked_for_with_a_prompt_alone_and_found_again(address: str
         expect(page.locator(".cell img:visible")).to_have_js_property("naturalWidth", 64, timeout=MILLISECONDS)
         page.locator(".cell").click()
         expect(page.get_by_role("dialog")).to_contain_text("an otter, found again")
-        browser.close()
     assert said == []

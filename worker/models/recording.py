@@ -77,7 +77,9 @@ class Original:
 def recording_of(original: Original, added: Gathered | None) -> Recording:
     """The recording of the UNet's configuration, with what adapters add if there is some, made with it if there is
     none."""
-    asked = [dict(original.unet.config), original.conditioning.shape, added and vars(added.kind)]
+    # What begins with an underscore tells where it was loaded from, which is another folder each time.
+    configuration = {name: value for name, value in original.unet.config.items() if not name.startswith("_")}
+    asked = [configuration, original.conditioning.shape, added and vars(added.kind)]
     kind = json.dumps(asked, default=str, sort_keys=True)
     with _recording:
         if kind not in _recordings:

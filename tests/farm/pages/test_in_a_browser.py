@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -10,7 +9,7 @@ from typing import Any
 
 import pytest
 from axe_playwright_python.sync_playwright import Axe
-from playwright.sync_api import Browser, Page, expect, sync_playwright
+from playwright.sync_api import Browser, Page, expect
 
 from farm.pages import compare
 from farm.pages.gather import gather
@@ -18,13 +17,13 @@ from farm.pages.table import written as html_of_table
 from farm.pages.trace import page as html_of
 from farm.pictures.table import Cell, Table
 from farm.pictures.table import Page as SheetPage
+from tests.browsers import chromium, needs_chromium
 from tests.fakes.storage import FakeStorage
 from tests.farm.pages import made_up, test_roundtrip_page
 from tests.farm.pages.test_compare_page import seen_of
 from tests.farm.pages.test_table_page import png
 from tests.farm.pages.test_trace_page import HOSTILE
 
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 PHONE = {"width": 390, "height": 844}
 START, STEPS = 12, 20
 PALER = made_up.picture(shade=138)
@@ -35,8 +34,7 @@ BROKEN = PALER[:12] + _HEADER + zlib.crc32(_HEADER).to_bytes(4) + PALER[33:]
 
 pytestmark = [
     pytest.mark.long,
-    pytest.mark.long,
-    pytest.mark.skipif(CHROMIUM is None, reason="there is no Chromium here: apt-get install chromium"),
+    needs_chromium,
 ]
 
 Show = Callable[..., Page]
@@ -44,11 +42,8 @@ Show = Callable[..., Page]
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
-    with sync_playwright() as playwright:
-        # The sandbox needs what containers and root do not have; only this package's own pages are opened.
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
-        yield browser
-        browser.close()
+    with chromium() as running:
+        yield running
 
 
 @pytest.fixture(scope="module")

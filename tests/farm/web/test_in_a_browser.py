@@ -4,25 +4,23 @@ from __future__ import annotations
 
 import functools
 import http.server
-import shutil
 import threading
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from playwright.sync_api import Browser, sync_playwright
+from playwright.sync_api import Browser
 
 from farm.client import FarmClient
 from farm.jobs.request import JobRequest
 from farm.settings import Settings
+from tests.browsers import chromium, needs_chromium
 from tests.environments import naming, of_a_shell
 from tests.farm.web.test_server import Process
 
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-
 pytestmark = [
     pytest.mark.long,
-    pytest.mark.skipif(CHROMIUM is None, reason="there is no Chromium here: apt-get install chromium"),
+    needs_chromium,
 ]
 
 ASK = """async ([path, headers]) =>
@@ -46,11 +44,8 @@ FOREIGN = """async (address) => {
 
 @pytest.fixture
 def browser() -> Iterator[Browser]:
-    with sync_playwright() as playwright:
-        # The sandbox needs what containers and root do not have; only this package's own pages are opened.
-        made = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
-        yield made
-        made.close()
+    with chromium() as running:
+        yield running
 
 
 @pytest.fixture

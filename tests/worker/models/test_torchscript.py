@@ -282,21 +282,17 @@ def adding(model: LoadedModel, additions: list[Additions | None]) -> Tensor:
     return model.predict(rows, torch.linspace(1, 999, count), conditioning, additions)
 
 
-@pytest.fixture
-def another(tmp_path: Path) -> LoadedModel:
-    """A model of the same configuration and other weights."""
-    directory = build_tiny_model(tmp_path, seed=1)
-    return ModelLoader(place("cpu"), cache=tmp_path / "cache").load("another", LocalDirectory(directory))
-
-
 def test_models_of_one_configuration_share_a_recording_but_no_weights(
-    plain: LoadedModel, model: LoadedModel, another: LoadedModel, monkeypatch: pytest.MonkeyPatch
+    plain: LoadedModel, model: LoadedModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """Wherever they are loaded from."""
+    directory = build_tiny_model(tmp_path, seed=1)
     monkeypatch.delattr(torch.jit, "trace")
-    again = replace(another, recorded=recorded(another, CORES))
+    another = ModelLoader(place("cpu"), cache=tmp_path / "cache").load("another", LocalDirectory(directory))
+    assert another.recorded is not None
 
-    expected = predicted(replace(again, recorded=None), 4)
-    torch.testing.assert_close(predicted(again, 4), expected, rtol=1e-4, atol=1e-5)
+    expected = predicted(replace(another, recorded=None), 4)
+    torch.testing.assert_close(predicted(another, 4), expected, rtol=1e-4, atol=1e-5)
     torch.testing.assert_close(predicted(model, 4), predicted(plain, 4), rtol=1e-4, atol=1e-5)
     assert not torch.allclose(expected, predicted(plain, 4), atol=1e-2)
 

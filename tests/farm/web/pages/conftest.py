@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
@@ -12,7 +11,7 @@ from urllib.parse import urlsplit
 
 import pytest
 import uvicorn
-from playwright.sync_api import Browser, Page, sync_playwright
+from playwright.sync_api import Browser, Page
 
 from farm.cli.commands.forms import SubmitForms
 from farm.client import FarmClient
@@ -24,9 +23,9 @@ from farm.web.limits import Limits
 from farm.web.server import Serving, bound, configuration
 from farm.web.sessions import Sessions
 from farm.web.tokens import Role, Tokens
+from tests.browsers import CHROMIUM, MISSING, chromium
 from tests.faults.proxy import Proxy
 
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 PHONE = {"width": 390, "height": 844}
 
 
@@ -80,12 +79,9 @@ def pages(servers: Settings, tmp_path_factory: pytest.TempPathFactory) -> Iterat
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
     if CHROMIUM is None:
-        pytest.skip("there is no Chromium here: apt-get install chromium")
-    with sync_playwright() as playwright:
-        # The sandbox needs what containers and root do not have; only this package's own pages are opened.
-        made = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
-        yield made
-        made.close()
+        pytest.skip(MISSING)
+    with chromium() as running:
+        yield running
 
 
 @dataclass
