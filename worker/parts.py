@@ -164,6 +164,7 @@ class Parts(Means):
             leftovers=self._leftovers,
             failures=self._failures,
             logs=self._logs,
+            is_current=lambda name: self._supply.is_current(name),
         )
 
     @cached_property

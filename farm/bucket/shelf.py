@@ -117,6 +117,11 @@ class Shelf(Generic[K]):
         found = ((self.named_by(stored.key), stored.tag) for stored in storage.list(self.prefix, deep=False))
         return {name: tag for name, tag in found if name is not None}
 
+    def tag(self, storage: Storage, name: str) -> str | None:
+        """That of one name's manifest; None if the farm keeps nothing of it."""
+        key = self.manifest(name)
+        return next((stored.tag for stored in storage.list(key) if stored.key == key), None)
+
     def everything(self, storage: Storage) -> Iterator[K | ObjectDamaged]:
         """All that the farm keeps, by name; of a manifest that is none, what is wrong. Raises `StorageError`."""
         for name in self.manifests(storage):

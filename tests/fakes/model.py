@@ -7,6 +7,8 @@ from dataclasses import dataclass, field
 import torch
 
 from worker.diffusion.adapters import Stack
+from worker.families.family import Family
+from worker.families.sd import SD
 from worker.models.model import Defaults
 
 
@@ -25,6 +27,7 @@ class FakeModel:
     default_width: int = 64
     default_height: int = 64
     latent_shape: tuple[int, int, int] = (4, 8, 8)
+    family: Family = SD
     defaults: Defaults = field(default_factory=Defaults)
     size: int = 1
     ready: list[Stack] = field(default_factory=list)

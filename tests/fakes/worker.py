@@ -165,6 +165,7 @@ class FakeWorker:
             leftovers=self.leftovers,
             failures=self.failures,
             logs=self.logs,
+            is_current=lambda _: True,
         )
 
     def work(self, job: str) -> JobStatus:

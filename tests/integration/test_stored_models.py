@@ -68,12 +68,11 @@ def test_what_is_added_is_served_without_a_restart_and_makes_the_same_pictures(
 
     other = build_tiny_model(tmp_path / "other", seed=1)
     fingerprint = add(client.ledger, client.storage, "kept", str(other), replace=True).model.fingerprint
-
-    def is_rendered_with_the_other() -> bool:
-        [job] = finish(list(client.submit([request("kept")]).jobs))
-        return client.result(job.id).model.source == f"farm:kept@{fingerprint[:16]}"
-
-    eventually(is_rendered_with_the_other, "what was replaced is loaded anew")
+    [job] = finish(list(client.submit([request("kept")]).jobs))
+    assert client.result(job.id).model.source == f"farm:kept@{fingerprint[:16]}", "no job after it has the one before"
+    back = add(client.ledger, client.storage, "kept", str(tiny_model), replace=True).model.fingerprint
+    [job] = finish(list(client.submit([request("kept")]).jobs))
+    assert client.result(job.id).model.source == f"farm:kept@{back[:16]}"
 
     remove(client.ledger, client.storage, "kept")
     eventually(lambda: live(client, "early").models == ("emoji",), "it is not served any more")

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
-from farm.bucket.models import StoredModel, manifests, read_model
+from farm.bucket.models import MODELS, StoredModel, manifests, read_model
 from farm.bucket.storage import Storage
 from farm.errors import ModelError, ObjectDamaged
 from farm.keys import MODEL_VAE
@@ -74,6 +74,13 @@ class Catalogue:
             del self._models[name], self._tags[name]
             self._registry.drop(name)
         return Changes(tuple(come), tuple(others), tuple(gone))
+
+    def is_current(self, name: str) -> bool:
+        """Whether the farm keeps what it did when this was last refreshed; of a worker's own models that is always so.
+
+        From any thread. Raises `StorageError`.
+        """
+        return name not in self._models or MODELS.tag(self._storage, name) == self._tags.get(name)
 
     def keep_on_disk(self, names: Sequence[str]) -> None:
         """Note that these are in use, so that others leave the disk before them."""

@@ -6,6 +6,7 @@ import contextlib
 import logging
 import time
 from collections import deque
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -44,6 +45,8 @@ class JobRunner:
     leftovers: Leftovers
     failures: Failures
     logs: JobLogs
+    is_current: Callable[[str], bool]
+    """Whether a job of a model may begin with what this worker has of it."""
     done: int = 0
     _recent: deque[float] = field(default_factory=lambda: deque(maxlen=1_000))
 
@@ -106,7 +109,7 @@ class JobRunner:
     def _render_and_deliver(self, holding: Holding, *, alone: bool) -> JobResult:
         began, claim = time.monotonic(), holding.claim
         spec = JobSpec.from_json(claim.spec)
-        if spec.model not in self.claims.served.taken:
+        if spec.model not in self.claims.served.taken or not self.is_current(spec.model):
             raise HandBack
         # A job without a trace needs no disk.
         with disk.workspace() if spec.trace.level != "none" else contextlib.nullcontext(Path()) as folder:

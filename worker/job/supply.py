@@ -18,7 +18,7 @@ from farm.errors import FarmError, LedgerUnavailable, ModelError, StorageError
 from farm.jobs.status import WorkerInfo
 from farm.ledger.ledger import Ledger
 from farm.ledger.timing import TIMING, Timing
-from worker.bucket.catalogue import Catalogue
+from worker.bucket.catalogue import Catalogue, Changes
 from worker.models.demand import Model, plan
 from worker.models.disguises import first_line
 from worker.models.pool import ModelPool
@@ -28,6 +28,7 @@ _log = logging.getLogger(__name__)
 
 _USUAL_LOAD_SECONDS = 10.0
 _USUAL_JOB_SECONDS = 1.0
+_LOOK_SECONDS = 0.05
 
 
 @dataclass
@@ -84,6 +85,7 @@ class Supply:
         self._load_seconds: dict[str, float] = {}
         self._taken: frozenset[str] | None = None
         self._looked = float("-inf")
+        self._refreshed = 0
         self._is_away = False
         self.loading: str | None = None
         """The model that is being loaded now."""
@@ -124,13 +126,16 @@ class Supply:
         """Look what the farm keeps now. A bucket that is away is told once, and changes nothing."""
         self._looked = time.monotonic()
         try:
-            changes = self._catalogue.refresh()
+            self._follow(self._catalogue.refresh())
         except StorageError as error:
             if not self._is_away:
                 _log.warning("which models the farm keeps is not known: %s", error)
             self._is_away = True
-            return
-        self._is_away = False
+        else:
+            self._is_away = False
+        self._refreshed += 1
+
+    def _follow(self, changes: Changes) -> None:
         for name in changes.gone:
             _log.info("the farm keeps the model '%s' no longer", name)
             self._served.withdraw(name)
@@ -143,6 +148,24 @@ class Supply:
         self._catalogue.keep_on_disk(self._pool.warm)
         if changes.come or changes.gone:
             self._announce()
+
+    def is_current(self, name: str) -> bool:
+        """Whether a job may begin with what is in memory of a model: by now the farm may keep another of that name.
+
+        Then it is not to begin, and this returns when that has been seen to, or after a while. A bucket that does not
+        answer is not waited for. From any thread.
+        """
+        try:
+            if self._catalogue.is_current(name):
+                return True
+        except StorageError:
+            return True
+        seen, give_up = self._refreshed, time.monotonic() + self._timing.models
+        self._looked = float("-inf")
+        while self._refreshed == seen and time.monotonic() < give_up:
+            if self._leaving.wait(_LOOK_SECONDS):
+                break
+        return False
 
     def _try_again(self) -> None:
         """Offer models again that could not be loaded a while ago."""

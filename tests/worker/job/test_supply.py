@@ -16,6 +16,7 @@ from farm.ledger.timing import Timing
 from tests.fakes.worker import FakeFarm
 from tests.ledgers import a_worker
 from tests.ledgers import job as new_job
+from tests.waiting import eventually
 from tests.worker.bucket.kept import put_model
 from worker.bucket.catalogue import Catalogue
 from worker.bucket.model_cache import ModelCache
@@ -278,6 +279,33 @@ def test_a_bucket_that_is_away_is_told_once_and_changes_nothing(
     for _ in range(3):
         assert worker.sees() == {"own", "a"}
     assert caplog.text.count("which models the farm keeps is not known") == 1
+
+
+def test_no_job_begins_with_what_was_replaced(farm: FakeFarm, tmp_path: Path) -> None:
+    worker = Worker(farm, tmp_path, "own", room=100)
+    keep(farm, "a")
+    wait_for(farm, "a", first=0)
+    assert worker.sees() == {"own", "a"}
+    assert worker.supply.is_current("a") and worker.supply.is_current("own")
+
+    def see() -> None:
+        eventually(lambda: worker.supply._looked == float("-inf"), "it is asked to look")
+        worker.supply.see_to_it()
+
+    put_model(farm.storage, "a", x=b"another")
+    seeing = threading.Thread(target=see)
+    seeing.start()
+    assert not worker.supply.is_current("a")
+    seeing.join(60)
+    assert worker.loaded == ["own", "a", "a"]
+    assert worker.supply.is_current("a")
+
+    farm.storage.outage.begin()
+    assert worker.supply.is_current("a"), "nobody knows better"
+    farm.storage.outage.end()
+    farm.storage.delete(keys.model_manifest("a"))
+    worker.supply._leaving.set()
+    assert not worker.supply.is_current("a"), "it is kept no longer, and nobody waits for a worker that leaves"
 
 
 def test_a_model_that_is_larger_than_was_thought_makes_others_leave(farm: FakeFarm, tmp_path: Path) -> None:
