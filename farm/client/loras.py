@@ -96,7 +96,7 @@ def add(
 def remove(ledger: Ledger, storage: Storage, name: str, *, force: bool = False) -> RemovedLora:
     """Keep a LoRA no longer. Its file goes, unless another name has the same.
 
-    Raises `ModelError` if there is none, `WrongState` if jobs that are not over name its file (unless forced to),
+    Raises `ModelError` if there is none, `WrongState` if jobs that are not over need its file (unless forced to),
     `StorageError`, `LedgerUnavailable`.
     """
 
@@ -105,7 +105,9 @@ def remove(ledger: Ledger, storage: Storage, name: str, *, force: bool = False) 
     def refuse(blobs: Mapping[str, int]) -> None:
         nonlocal waiting, file
         file = next(iter(blobs), None)
-        waiting = sum(not blobs.keys().isdisjoint(_files_of(spec)) for spec in _not_over(ledger))
+        if file is None or _names_of(storage, file) != (name,):  # it stays, for another has it too
+            return
+        waiting = sum(file in _files_of(spec) for spec in _not_over(ledger))
         if waiting and not force:
             raise WrongState(
                 f"{waiting:,} {'job waits' if waiting == 1 else 'jobs wait'} for the LoRA '{name}'",
@@ -123,9 +125,12 @@ def _keeper(ledger: Ledger, storage: Storage) -> Keeper[StoredLora]:
 def _now_of(storage: Storage, sha256: str) -> FileBefore:
     """What became of a file that a name has no longer."""
     key = keys.lora_blob(sha256)
+    return FileBefore(sha256, not any(stored.key == key for stored in storage.list(key)), _names_of(storage, sha256))
+
+
+def _names_of(storage: Storage, sha256: str) -> tuple[str, ...]:
     every = (kept for kept in LORAS.everything(storage) if isinstance(kept, StoredLora))
-    names = tuple(sorted(kept.name for kept in every if kept.file.sha256 == sha256))
-    return FileBefore(sha256, not any(stored.key == key for stored in storage.list(key)), names)
+    return tuple(sorted(kept.name for kept in every if kept.file.sha256 == sha256))
 
 
 def _waited_for(ledger: Ledger) -> Collection[str]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -94,7 +94,7 @@ def status(names: tuple[str, ...], with_logs: bool, as_json: bool) -> None:
         click.echo(("\n" if position else "") + click.style(status.id, bold=True), nl=False)
         say(*_details(status, specs.get(status.id)))
         if with_logs:
-            say(*_log_lines(logs[status.id]))
+            say(*_log_lines(status, logs[status.id]))
 
 
 @click.command(
@@ -180,6 +180,9 @@ def priority(names: tuple[str, ...], wanted: int | None, by: int | None, as_json
         raise InvalidInput("give --set, the priority they are to have, or --by, how much to raise it")
     with FarmClient.connect() as farm:
         told = farm.prioritise(names, wanted, by=by)
+    if not any(one.state == "queued" for one in told.values()):
+        states = _by_state(told.values())
+        raise WrongState(f"nothing to change: {states or 'no job'}", hint="only queued jobs have a priority to change")
     if as_json:
         return print_json({job: asdict(one) for job, one in told.items()})
     _tell_prioritised(told)
@@ -207,14 +210,23 @@ def retry(names: tuple[str, ...], as_json: bool) -> None:
     say(f"{plural(len(again), 'job')} queued again")
 
 
+_NO_LOG: Mapping[State, str] = {
+    "queued": "none: it waits to be rendered",
+    "running": "none yet: what is logged is told when the attempt ends",
+    "done": "none: it was done without anything to tell",
+    "cancelled": "none: it was cancelled",
+    "failed": "none is there: the bucket was away, or the worker was killed",
+}
+
+
 def _as_json(status: JobStatus, logs: Sequence[AttemptLog] | None) -> dict[str, Any]:
     told = status.model_dump(mode="json")
     return told if logs is None else {**told, "log": [log.model_dump(mode="json") for log in logs]}
 
 
-def _log_lines(logs: Sequence[AttemptLog]) -> Iterator[str]:
+def _log_lines(status: JobStatus, logs: Sequence[AttemptLog]) -> Iterator[str]:
     if not logs:
-        yield "  log        nothing but that it was done, or is under way"
+        yield f"  log        {_NO_LOG[status.state]}"
     for log in logs:
         yield f"  log        attempt {log.attempt}, by {log.worker}"
         if log.left_out:
@@ -252,14 +264,15 @@ def _tell_cancelled(before: dict[str, State]) -> None:
 
 def _tell_prioritised(told: dict[str, Prioritised]) -> None:
     queued = Counter(one.priority for one in told.values() if one.state == "queued")
-    others = Counter(one.state for one in told.values() if one.state != "queued")
-    rest = ", ".join(f"{number:,} {state}" for state, number in others.items())
-    if not queued:
-        raise WrongState(f"nothing to change: {rest or 'no job'}", hint="only queued jobs have a priority to change")
+    rest = _by_state(one for one in told.values() if one.state != "queued")
     for priority, number in sorted(queued.items(), reverse=True):
         say(f"{plural(number, 'job')} with priority {priority}")
     if rest:
         note(f"left as they are: {rest}")
+
+
+def _by_state(told: Iterable[Prioritised]) -> str:
+    return ", ".join(f"{number:,} {state}" for state, number in Counter(one.state for one in told).items())
 
 
 def _details(status: JobStatus, spec: JobSpec | None) -> Iterator[str]:

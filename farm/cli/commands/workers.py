@@ -75,9 +75,9 @@ def workers(context: click.Context, as_json: bool) -> None:
 def drain(names: tuple[str, ...], hand_back: bool, wait: bool, as_json: bool) -> None:
     """Let workers take no more jobs; what they have they finish.
 
-    NAME is a worker's id, or the id without its last four characters: what its process is called however often it is
-    started anew, for that is what is drained until 'farm workers resume'. With --json: {names, workers}; the latter are
-    the ids of those that live and hear it.
+    NAME is a worker's id, or the id without its end, a hyphen and four characters: what its process is called however
+    often it is started anew, for that is what is drained until 'farm workers resume'. With --json: {names, workers};
+    the latter are the ids of those that live and hear it.
     """
     from farm.client import FarmClient
 
@@ -86,11 +86,15 @@ def drain(names: tuple[str, ...], hand_back: bool, wait: bool, as_json: bool) ->
         if not as_json:
             _tell_drained([worker for worker in farm.workers() if worker.id in told.workers], hand_back=hand_back)
         if wait:
-            _until_idle(farm, told.workers)
+            try:
+                _until_idle(farm, told.workers)
+            except KeyboardInterrupt:
+                note(f"they stay drained until 'farm workers resume {' '.join(told.names)}'")
+                raise
     if as_json:
         print_json(asdict(told))
     elif wait:
-        say("they have no job")
+        say(f"{', '.join(told.workers)}: no job is left")
 
 
 @workers.command(

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
-from fastapi import APIRouter, FastAPI
+from fastapi import APIRouter, Depends, FastAPI, Request
+from fastapi.dependencies.models import Dependant
 
+from farm.errors import InvalidInput
 from farm.web.document import document
 from farm.web.v1 import adding, events, farm, gallery, jobs, results, session
 from farm.web.v1.shapes import schemas
@@ -28,7 +31,7 @@ its options.
 
 def router() -> APIRouter:
     """Everything under `/api/v1`."""
-    made = APIRouter(prefix=PREFIX)
+    made = APIRouter(prefix=PREFIX, dependencies=[Depends(_only_known_parameters)])
     for part in (jobs, events, results, gallery, farm, adding, session):
         made.include_router(part.router)
 
@@ -37,6 +40,21 @@ def router() -> APIRouter:
         return described(made)
 
     return made
+
+
+def _only_known_parameters(request: Request) -> None:
+    """Raise `InvalidInput` for one that nobody reads: it may be one that is misspelt, and would change what is done."""
+    known = {*_parameters(request.scope["route"].dependant)}
+    if unknown := [name for name in request.query_params if name not in known]:
+        which = f"known here: {', '.join(sorted(known))}" if known else "there are none here"
+        raise InvalidInput("is no parameter of this", field=unknown[0][:100], hint=which)
+
+
+def _parameters(dependant: Dependant) -> Iterator[str]:
+    """Those of the query that a route reads, by what it depends on too."""
+    yield from (param.alias for param in dependant.query_params)
+    for other in dependant.dependencies:
+        yield from _parameters(other)
 
 
 def described(made: APIRouter) -> dict[str, Any]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Annotated
 
 from fastapi import APIRouter, Query
@@ -13,6 +15,7 @@ from farm.client import models as keeping
 from farm.client.draining import Told
 from farm.client.keeping import Removed
 from farm.client.services import ModelService
+from farm.errors import WrongState
 from farm.jobs.losses import LossDeclaration
 from farm.jobs.status import WorkerInfo
 from farm.web.parts import LOOKS, OPERATES, InSite
@@ -73,7 +76,8 @@ async def remove_model(
             raise Refused(
                 404, "model-not-kept", f"the farm keeps no model {name!r:.80}", hint="'farm models' lists them"
             )
-        return keeping.remove(site.client.ledger, site.client.storage, name, force=force)
+        with _words():
+            return keeping.remove(site.client.ledger, site.client.storage, name, force=force)
 
     return await site.bucket(remove)
 
@@ -90,7 +94,8 @@ async def remove_lora(
         site.client.check_bucket()
         if name not in LORAS.manifests(site.client.storage):
             raise Refused(404, "lora-not-kept", f"the farm keeps no LoRA {name!r:.80}", hint="'farm loras' lists them")
-        return keeping_loras.remove(site.client.ledger, site.client.storage, name, force=force)
+        with _words():
+            return keeping_loras.remove(site.client.ledger, site.client.storage, name, force=force)
 
     return await site.bucket(remove)
 
@@ -99,3 +104,12 @@ async def remove_lora(
 async def losses(site: InSite) -> list[LossDeclaration]:
     """The losses that can guide a picture: the built-in ones, and those that live workers add."""
     return [*await site.ledger(site.client.losses)]
+
+
+@contextmanager
+def _words() -> Iterator[None]:
+    """What is to be done is told in words of the API."""
+    try:
+        yield
+    except WrongState as error:
+        raise WrongState(error.message, hint=(error.hint or "").replace("--force", "force=true") or None) from error

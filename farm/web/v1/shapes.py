@@ -83,8 +83,8 @@ class ToPrioritise(BaseModel):
     )
 
     names: Names
-    priority: Priority | None = None
-    by: Annotated[int, Field(ge=-9, le=9)] | None = None
+    priority: Annotated[Priority, Field(strict=True)] | None = None
+    by: Annotated[int, Field(ge=-9, le=9, strict=True)] | None = None
 
 
 class Ranked(BaseModel):

@@ -204,6 +204,8 @@ def test_a_priority_is_set_raised_and_lowered(client: FarmClient) -> None:
     }
     client.cancel([first])
     assert "nothing to change: 2 cancelled" in run("priority", batch, "--set", "9", code=1).stderr
+    told = run("priority", batch, "--set", "9", "--json", code=1)
+    assert json.loads(told.stdout)["error"]["message"] == "nothing to change: 2 cancelled"
 
 
 def test_cancel_all_asks_first(client: FarmClient) -> None:
@@ -692,7 +694,7 @@ def test_drain_waits_until_its_workers_have_heard_it_and_have_no_job(client: Far
         with pytest.raises(TimeoutError):
             told.result(1.2)
         client.ledger.announce(a_worker(worker, drained=True, jobs=0))
-        assert told.result(30).stdout.endswith("they have no job\n")
+        assert told.result(30).stdout.endswith("gpu-0a1b: no job is left\n")
 
 
 def test_workers_for_people_say_who_is_drained_and_submit_warns_of_it(client: FarmClient) -> None:
@@ -739,7 +741,7 @@ def test_status_has_what_workers_logged_where_that_is_wanted(client: FarmClient)
     first, second = shown.split("\n\n")
     assert "  log        attempt 1, by w1\n    2 earlier lines left out\n" in first
     assert " WARNING out of memory" in first and first.endswith("    INFO    handed back") and "\x1b" not in first
-    assert second.endswith("  log        nothing but that it was done, or is under way\n")
+    assert second.endswith("  log        none: it waits to be rendered\n")
     assert "attempt 1, by w1" not in run("status", told).stdout
     [one] = json.loads(run("status", told, "--log", "--json").stdout)
     assert [line["level"] for line in one["log"][0]["lines"]] == ["warning", "info"]

@@ -128,14 +128,13 @@ def test_one_that_jobs_wait_for_or_are_rendered_with_is_not_removed(
     ledger.create(BATCH, [first, second])
     assert ledger.claim(first.id, "w1")
 
-    with pytest.raises(WrongState, match=r"^2 jobs wait for the LoRA 'a' \("):
-        remove(ledger, bucket, "a")
+    kept = FileBefore(sha256(file), deleted=False, names=("other-name",))
+    assert remove(ledger, bucket, "a") == RemovedLora("a", 0, kept, waiting=0), "what jobs wait for stays"
+    with pytest.raises(WrongState, match=r"^2 jobs wait for the LoRA 'other-name' \("):
+        remove(ledger, bucket, "other-name")
     ledger.cancel(second.id)
     with pytest.raises(WrongState, match=r"^1 job waits for the LoRA 'other-name' \("):
         remove(ledger, bucket, "other-name")
-
-    kept = FileBefore(sha256(file), deleted=False, names=("other-name",))
-    assert remove(ledger, bucket, "a", force=True) == RemovedLora("a", 0, kept, waiting=1)
     gone = FileBefore(sha256(file), deleted=True)
     assert remove(ledger, bucket, "other-name", force=True) == RemovedLora("other-name", file.stat().st_size, gone, 1)
     assert not blobs(bucket)

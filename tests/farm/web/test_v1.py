@@ -282,7 +282,7 @@ async def test_queued_jobs_are_given_another_priority_and_others_told_as_they_ar
             }
         }
         assert (await http.post(path, json={"names": [first], "by": -3})).json()["jobs"][first]["priority"] == 5
-        for wrong in ({"priority": 10}, {"by": 10}, {"priority": 1, "by": 1}, {}):
+        for wrong in ({"priority": 10}, {"priority": True}, {"by": "1"}, {"by": 10}, {"priority": 1, "by": 1}, {}):
             assert (await http.post(path, json={"names": [first], **wrong})).status_code == 422
         assert (await http.post(path, json={"names": ["0" * 16], "priority": 1})).status_code == 404
     assert client.ledger.get(first).priority == 5
@@ -388,6 +388,9 @@ async def test_a_worker_is_drained_and_resumed_by_who_may_operate(web: Web, clie
         assert [drained.wish for drained in client.ledger.drained()] == ["hand-back"]
         assert (await http.post(f"{one}/resume")).json() == both
         assert client.ledger.drained() == []
+        misspelt = await http.post(f"{one}/drain?handback=true")
+        assert (misspelt.status_code, misspelt.json()["detail"]) == (422, "handback: is no parameter of this")
+        assert misspelt.json()["hint"] == "known here: hand_back"
         gone = await http.post("/api/v1/workers/gone-0a1b/drain")
         assert (gone.status_code, gone.json()["type"]) == (404, "urn:render-farm:worker-not-found")
 
