@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,6 +12,7 @@ import click
 
 from farm.cli.options.common import looking_options
 from farm.cli.options.naming import jobs_argument
+from farm.cli.view.job_log import log_lines, moment
 from farm.cli.view.output import age, confirmed, console, json_option, note, note_unreadable, plural, print_json, say
 from farm.cli.view.progress import exit_unless_done, follow
 from farm.cli.view.style import STYLES
@@ -23,8 +24,6 @@ from farm.jobs.spec import JobSpec
 from farm.jobs.status import STATES, TERMINAL, JobStatus, State
 
 if TYPE_CHECKING:
-    from datetime import datetime
-
     from farm.bucket.job_log import AttemptLog
     from farm.cli.view.columns import Columns
     from farm.ledger.records import Prioritised
@@ -94,7 +93,7 @@ def status(names: tuple[str, ...], with_logs: bool, as_json: bool) -> None:
         click.echo(("\n" if position else "") + click.style(status.id, bold=True), nl=False)
         say(*_details(status, specs.get(status.id)))
         if with_logs:
-            say(*_log_lines(status, logs[status.id]))
+            say(*log_lines(status, logs[status.id]))
 
 
 @click.command(
@@ -210,30 +209,9 @@ def retry(names: tuple[str, ...], as_json: bool) -> None:
     say(f"{plural(len(again), 'job')} queued again")
 
 
-_NO_LOG: Mapping[State, str] = {
-    "queued": "none: it waits to be rendered",
-    "running": "none yet: what is logged is told when the attempt ends",
-    "done": "none: it was done without anything to tell",
-    "cancelled": "none: it was cancelled",
-    "failed": "none is there: the bucket was away, or the worker was killed",
-}
-
-
 def _as_json(status: JobStatus, logs: Sequence[AttemptLog] | None) -> dict[str, Any]:
     told = status.model_dump(mode="json")
     return told if logs is None else {**told, "log": [log.model_dump(mode="json") for log in logs]}
-
-
-def _log_lines(status: JobStatus, logs: Sequence[AttemptLog]) -> Iterator[str]:
-    if not logs:
-        yield f"  log        {_NO_LOG[status.state]}"
-    for log in logs:
-        yield f"  log        attempt {log.attempt}, by {log.worker}"
-        if log.left_out:
-            yield f"    {plural(log.left_out, 'earlier line')} left out"
-        for line in log.lines:
-            when = f"{_moment(line.at)} " if line.at else ""
-            yield f"    {when}{line.level.upper():7} {line.text}"
 
 
 def _table_of(statuses: Sequence[JobStatus]) -> Columns:
@@ -284,12 +262,12 @@ def _details(status: JobStatus, spec: JobSpec | None) -> Iterator[str]:
     yield f"  step       {status.step} of {status.steps}"
     if status.attempt:
         yield f"  worker     {status.worker or '–'} · attempt {status.attempt}"
-    yield f"  submitted  {_moment(status.submitted)}, {age(status.submitted)} ago"
+    yield f"  submitted  {moment(status.submitted)}, {age(status.submitted)} ago"
     if status.started:
-        yield f"  started    {_moment(status.started)}"
+        yield f"  started    {moment(status.started)}"
     if status.finished:
         took = f", after {(status.finished - status.started).total_seconds():.1f} s" if status.started else ""
-        yield f"  finished   {_moment(status.finished)}{took}"
+        yield f"  finished   {moment(status.finished)}{took}"
     if status.losses:
         yield f"  losses     {' · '.join(values_of(status.losses))}"
     if status.labels:
@@ -300,7 +278,3 @@ def _details(status: JobStatus, spec: JobSpec | None) -> Iterator[str]:
         yield f"  warning    {warning}"
     if status.result:
         yield f"  result     {status.result}"
-
-
-def _moment(when: datetime) -> str:
-    return f"{when.astimezone():%Y-%m-%d %H:%M:%S}"
