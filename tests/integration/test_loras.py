@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import json
-import math
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
@@ -27,13 +26,13 @@ _BLOCK = "lora_unet_down_blocks_0_attentions_0_transformer_blocks_0"
 _LAYERS = (f"{_BLOCK}_attn1_to_q", f"{_BLOCK}_attn2_to_k", "lora_te_text_model_encoder_layers_0_self_attn_q_proj")
 
 
-def write_lora(path: Path, *, seed: int = 0, scale: float = 1.0) -> Path:
-    """A LoRA of rank 4 for layers of the tiny model that are 32 wide."""
+def write_lora(path: Path, *, seed: int = 0, width: int = 32) -> Path:
+    """A LoRA of rank 4 for layers of the tiny model, which are 32 wide."""
     draw = torch.Generator().manual_seed(seed)
     weights = {}
     for layer in _LAYERS:
-        weights[f"{layer}.lora_down.weight"] = torch.randn(4, 32, generator=draw)
-        weights[f"{layer}.lora_up.weight"] = scale * torch.randn(32, 4, generator=draw)
+        weights[f"{layer}.lora_down.weight"] = torch.randn(4, width, generator=draw)
+        weights[f"{layer}.lora_up.weight"] = torch.randn(width, 4, generator=draw)
     save_file(weights, path)
     return path
 
@@ -89,14 +88,14 @@ def test_a_picture_has_its_lora_and_is_made_again_with_it(
 def test_a_lora_that_no_worker_can_read_fails_its_job_alone(
     client: FarmClient, worker: object, submit: Callable[..., list[str]], finish: Finish, tmp_path: Path
 ) -> None:
-    damaged = write_lora(tmp_path / "damaged.safetensors", scale=math.nan)
-    add(client.ledger, client.storage, "damaged", str(damaged))
+    wider = write_lora(tmp_path / "wider.safetensors", width=48)
+    add(client.ledger, client.storage, "wider", str(wider))
     add(client.ledger, client.storage, "good", str(write_lora(tmp_path / "good.safetensors", seed=4)))
-    jobs = [*submit(loras=[{"name": "good"}, {"name": "damaged"}]), *submit(loras=[{"name": "good"}]), *submit()]
+    jobs = [*submit(loras=[{"name": "good"}, {"name": "wider"}]), *submit(loras=[{"name": "good"}]), *submit()]
     first, *others = finish(jobs)
 
     assert first.state == "failed" and first.error and first.error.kind == "lora"
-    assert "damaged" in first.error.message and str(tmp_path) not in first.error.message
+    assert "'wider' is wrong about" in first.error.message and str(tmp_path) not in first.error.message
     assert [status.state for status in others] == ["done", "done"]
-    for name in ("good", "damaged"):
+    for name in ("good", "wider"):
         remove(client.ledger, client.storage, name)

@@ -357,6 +357,8 @@ def test_how_far_it_is_is_told(ledger: Ledger, bucket: Bucket, folder: Path) -> 
 def shell(client: FarmClient, servers: Settings) -> Iterator[Callable[..., Result]]:
     for name in manifests(client.storage):
         client.storage.delete(keys.model_manifest(name))
+    for stored in client.storage.list(keys.MODEL_BLOBS):
+        client.storage.delete(stored.key)
 
     def run(*arguments: str) -> Result:
         return CliRunner().invoke(command, ["models", *arguments], env=naming(servers))
