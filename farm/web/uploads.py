@@ -68,7 +68,7 @@ class Upload:
         """The bytes that the disk is still to take, as far as that is known."""
         return max(0, (self.total or 0) - self.done) if self.doing == "receiving" else 0
 
-    def begin(self, folder: Path) -> None:
+    def make_file(self, folder: Path) -> None:
         """Make the file, locked. Raises `OSError`."""
         with self._using:
             while self._descriptor < 0:
@@ -202,7 +202,7 @@ class Uploads:
         try:
             homes.make(self._folder)
             self._check_room(size or 0, besides=upload)
-            upload.begin(self._folder)
+            upload.make_file(self._folder)
         except OSError as error:
             self._unusable(error)
 
