@@ -58,11 +58,12 @@ def shared_labels(rows: Sequence[Row]) -> list[tuple[str, str]]:
 
 @dataclass(frozen=True)
 class Seen:
-    """What the page shows of the ledger."""
+    """What the page shows of the ledger. `sizes` is how many jobs each batch has, of which not all need be shown."""
 
     rows: Sequence[Row]
     lines: Sequence[Line]
     counts: Mapping[State, int]
+    sizes: Mapping[str, int]
     following: str | None
 
     @property
@@ -115,7 +116,8 @@ def read(
     """
     jobs, following = _of_batch(ledger, batch, cursor) if batch else _newest(ledger, state, cursor)
     rows, known = foretold(ledger, workers, ledger.get_many(jobs))
-    return Seen(rows, [line for line in known.values() if line.waiting or line.running], ledger.counts(), following)
+    waited = [line for line in known.values() if line.waiting or line.running]
+    return Seen(rows, waited, ledger.counts(), ledger.sizes({row.status.batch for row in rows}), following)
 
 
 def foretold(

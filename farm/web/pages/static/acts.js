@@ -28,7 +28,7 @@ export function act(what, names, over) {
   later(`${doing} ${of}…`, send, () => over(false));
 }
 
-const jobs = (number) => `${number} ${number === 1 ? "job" : "jobs"}`;
+export const jobs = (number) => `${number} ${number === 1 ? "job" : "jobs"}`;
 
 const prioritise = (body) => ask("/api/v1/jobs/priority", { method: "POST", body });
 

@@ -105,7 +105,7 @@ def test_what_is_chosen_is_cancelled_unless_it_is_undone_and_queued_again(show: 
         page.get_by_label(f"Choose {job}").check()
     [other] = submitted(client)
     expect(page.locator(f"[id='{other}']")).to_be_visible()
-    expect(page.locator("#chosen")).to_have_text("2 chosen")
+    expect(page.locator("#chosen")).to_have_text("2 jobs chosen")
     cancel.click()
     page.clock.run_for(UNDO_MILLISECONDS)
     expect(page.locator(".toast")).to_contain_text("2 jobs cancelled")
@@ -166,6 +166,24 @@ def test_what_is_chosen_is_raised_and_lowered_at_once_and_undone(show: Show, cli
     page.get_by_role("button", name="Undo").click()
     expect(page.locator(f"[id='{second}']")).to_contain_text("priority 3")
     assert priorities() == [4, 3, 5, 9]
+
+
+def test_what_is_chosen_is_counted_by_jobs(show: Show, client: FarmClient) -> None:
+    first = submitted(client, count=3)
+    second = submitted(client, count=2)
+    [single] = submitted(client)
+    begun(client, first[0], 1)
+    page = show("/?state=queued")
+    chosen, whole = page.locator("#chosen"), page.get_by_label("whole batch")
+    page.get_by_label(f"Choose {single}").check()
+    expect(chosen).to_have_text("1 job chosen")
+    whole.nth(1).check()
+    expect(chosen).to_have_text("3 jobs chosen")
+    whole.nth(2).check()
+    expect(chosen).to_have_text("6 jobs chosen")  # with the one that runs, which is not on this page
+    page.get_by_role("button", name="Raise").click()
+    expect(page.locator(".toast")).to_contain_text("5 jobs raised to priority 6, 1 could not be")
+    assert [status.priority for status in client.ledger.get_many([*first, *second, single])] == [5, 6, 6, 6, 6, 6]
 
 
 def test_pages_filters_and_the_place_are_kept_in_the_address(show: Show, client: FarmClient) -> None:
