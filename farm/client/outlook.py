@@ -14,15 +14,20 @@ from farm.jobs.status import JobStatus, WorkerInfo
 
 @dataclass(frozen=True)
 class Line:
-    """What waits for a model: how many jobs wait and run, the live workers that serve it and have it in memory, and how
-    many of its pictures are made a second; None where that is not known."""
+    """What waits for a model: how many jobs wait and run, the live workers that serve it, that take jobs of it now and
+    that have it in memory, and how many of its pictures are made a second; None where that is not known.
+
+    `why` none of its workers takes jobs, where they agree.
+    """
 
     model: str
     waiting: int
     running: int
-    workers: tuple[str, ...]
-    warm: tuple[str, ...]
-    rate: float | None
+    workers: tuple[str, ...] = ()
+    takers: tuple[str, ...] = ()
+    warm: tuple[str, ...] = ()
+    rate: float | None = None
+    why: str | None = None
 
     @property
     def seconds(self) -> float | None:
@@ -35,13 +40,16 @@ def lines(
 ) -> dict[str, Line]:
     """The lines of all models that jobs wait for or run with, or that are served, by model.
 
-    `waiting` is how many jobs are queued for each. What a worker makes is divided among the models it has work for.
+    `waiting` is how many jobs are queued for each. What a worker makes is divided among the models it has work for; one
+    that takes no jobs (paused, drained, stopping) promises nothing, whatever it made in the last minute.
     """
+    takers = [worker for worker in workers if worker.idle_because is None]
+    taking = {worker.id for worker in takers}
     paces: dict[str, float] = {}
     number: dict[str, int] = {}
     for status in running:
         number[status.model] = number.get(status.model, 0) + 1
-        if seconds := whole_seconds(status, now):
+        if status.worker in taking and (seconds := whole_seconds(status, now)):
             paces[status.model] = paces.get(status.model, 0.0) + 1 / seconds
     wanted = {model for model, jobs in waiting.items() if jobs} | number.keys()
     names = sorted(wanted | {model for worker in workers for model in worker.models})
@@ -51,11 +59,19 @@ def lines(
             waiting=waiting.get(model, 0),
             running=number.get(model, 0),
             workers=tuple(worker.id for worker in workers if model in worker.models),
+            takers=tuple(worker.id for worker in takers if model in worker.models),
             warm=tuple(worker.id for worker in workers if model in worker.warm),
-            rate=sum(_rate(worker, model, wanted) for worker in workers) or paces.get(model),
+            rate=sum(_rate(worker, model, wanted) for worker in takers) or paces.get(model),
+            why=_why([worker for worker in workers if model in worker.models]),
         )
         for model in names
     }
+
+
+def _why(workers: Sequence[WorkerInfo]) -> str | None:
+    """Why none of them takes jobs; None where one does, or they do not agree."""
+    reasons = {worker.idle_because for worker in workers}
+    return reasons.pop() if len(reasons) == 1 else None
 
 
 def _rate(worker: WorkerInfo, model: str, wanted: set[str]) -> float:
@@ -68,7 +84,7 @@ def _rate(worker: WorkerInfo, model: str, wanted: set[str]) -> float:
 
 def wait_seconds(line: Line, place: int) -> float | None:
     """About how long until the job at this place in line, from 0, is done. Of the running ones half is done already."""
-    return (place + 1 + line.running / 2) / line.rate if line.rate and line.workers else None
+    return (place + 1 + line.running / 2) / line.rate if line.rate else None
 
 
 def whole_seconds(status: JobStatus, now: datetime) -> float | None:

@@ -191,6 +191,13 @@ class WorkerInfo(BaseModel):
             return self.state
         return "drained" if self.drained else "paused" if self.paused else "ready"
 
+    @property
+    def idle_because(self) -> str | None:
+        """Why it takes no jobs until something is done about it, if it does not. One that starts soon does."""
+        if self.state == "draining":
+            return "stopping"
+        return self.paused or ("drained by an operator" if self.drained else None)
+
 
 def damaged(job: str, why: str) -> LedgerUnavailable:
     """The error to raise for a record that cannot be read."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
@@ -170,6 +170,14 @@ class Reading(Streams):
     def batch(self, batch: str) -> list[str]:
         """The ids of a batch's jobs, by index; empty for an unknown batch."""
         return self._zrange(f"batch:{batch}", 0, -1)
+
+    def sizes(self, batches: Collection[str]) -> dict[str, int]:
+        """How many jobs each batch has; 0 for an unknown one."""
+        with self._talking():
+            pipeline = self.redis.pipeline(transaction=False)
+            for batch in batches:
+                pipeline.zcard(self._key("batch", batch))
+            return dict(zip(batches, pipeline.execute(), strict=True))
 
     def quarantined(self) -> dict[str, str]:
         """Jobs whose record cannot be read, and why."""

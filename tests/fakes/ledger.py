@@ -283,6 +283,10 @@ class FakeLedger(Ledger):
     def batch(self, batch: str) -> list[str]:
         return sorted(self._batches.get(batch, ()))
 
+    def sizes(self, batches: Collection[str]) -> dict[str, int]:
+        with self._doing("get"):
+            return {batch: len(self._batches.get(batch, ())) for batch in batches}
+
     def counts(self) -> dict[State, int]:
         with self._doing("get"):
             return {state: sum(one.state == state for one in self._records.values()) for state in STATES}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from itertools import groupby
@@ -31,13 +31,23 @@ _WITHIN_SECONDS = 0.05
 class Row:
     """A job on the page. `place` is how many go before it, `seconds` about how long until it is done.
 
-    `is_served` unless it is known that no live worker has a use for it.
+    Its `line` is what waits for its model; None where nobody knows of workers.
     """
 
     status: JobStatus
     place: int | None
     seconds: float | None
-    is_served: bool
+    line: Line | None
+
+    @property
+    def is_served(self) -> bool:
+        """Unless it is known that no live worker has a use for it."""
+        return self.line is None or bool(self.line.workers)
+
+    @property
+    def is_taken(self) -> bool:
+        """Unless it is known that no live worker takes it now."""
+        return self.line is None or bool(self.line.takers)
 
 
 def shared_labels(rows: Sequence[Row]) -> list[tuple[str, str]]:
@@ -48,11 +58,12 @@ def shared_labels(rows: Sequence[Row]) -> list[tuple[str, str]]:
 
 @dataclass(frozen=True)
 class Seen:
-    """What the page shows of the ledger."""
+    """What the page shows of the ledger. `sizes` is how many jobs each batch has, of which not all need be shown."""
 
     rows: Sequence[Row]
     lines: Sequence[Line]
     counts: Mapping[State, int]
+    sizes: Mapping[str, int]
     following: str | None
 
     @property
@@ -105,7 +116,8 @@ def read(
     """
     jobs, following = _of_batch(ledger, batch, cursor) if batch else _newest(ledger, state, cursor)
     rows, known = foretold(ledger, workers, ledger.get_many(jobs))
-    return Seen(rows, [line for line in known.values() if line.waiting or line.running], ledger.counts(), following)
+    waited = [line for line in known.values() if line.waiting or line.running]
+    return Seen(rows, waited, ledger.counts(), ledger.sizes({row.status.batch for row in rows}), following)
 
 
 def foretold(
@@ -116,8 +128,8 @@ def foretold(
     running = ledger.get_many(ledger.newest(state="running", limit=_MOST_RUNNING))
     known = lines(ledger.waiting_for(models), workers or (), running, now)
     places = ledger.places([status for status in statuses if status.state == "queued"])
-    served = {model for model, line in known.items() if line.workers or workers is None}
-    return [_row(status, places.get(status.id), known, served, now) for status in statuses], known
+    told = None if workers is None else known
+    return [_row(status, places.get(status.id), told, now) for status in statuses], known
 
 
 def _pictured(ledger: Ledger, rows: Sequence[Row]) -> frozenset[str]:
@@ -137,10 +149,9 @@ def _of_batch(ledger: Ledger, batch: str, cursor: str | None) -> tuple[list[str]
     return jobs[first : first + JOBS], str(first + JOBS) if first + JOBS < len(jobs) else None
 
 
-def _row(
-    status: JobStatus, place: int | None, known: Mapping[str, Line], served: Collection[str], now: datetime
-) -> Row:
+def _row(status: JobStatus, place: int | None, known: Mapping[str, Line] | None, now: datetime) -> Row:
+    line = None if known is None else known.get(status.model) or Line(status.model, waiting=0, running=0)
     seconds = left_seconds(status, now)
-    if status.state == "queued" and place is not None and status.model in known:
-        seconds = wait_seconds(known[status.model], place)
-    return Row(status, place, seconds, status.model in served)
+    if status.state == "queued" and place is not None and line is not None:
+        seconds = wait_seconds(line, place)
+    return Row(status, place, seconds, line)

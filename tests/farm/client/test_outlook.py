@@ -47,6 +47,33 @@ def test_where_no_picture_is_done_yet_the_steps_of_what_runs_tell() -> None:
     assert left_seconds(running(step=0, seconds=9), NOW) is None
 
 
+@pytest.mark.parametrize(
+    ("fields", "why"),
+    [
+        ({"drained": True, "paused": "drained by an operator"}, "drained by an operator"),
+        ({"drained": True}, "drained by an operator"),
+        ({"paused": "the bucket cannot be used"}, "the bucket cannot be used"),
+        ({"state": "draining"}, "stopping"),
+    ],
+)
+def test_a_worker_that_takes_no_jobs_promises_nothing(fields: dict[str, object], why: str) -> None:
+    idle = a_worker("w1", images_per_minute=60.0, **fields)
+    found = lines({"emoji": 4}, [idle], [running(step=10, seconds=100)], NOW)["emoji"]
+    assert (found.workers, found.takers, found.why) == (("w1",), (), why)
+    assert found.rate is found.seconds is wait_seconds(found, 0) is None
+
+    found = lines({"emoji": 4}, [idle, a_worker("w2", images_per_minute=6.0)], [], NOW)["emoji"]
+    assert (found.workers, found.takers, found.why) == (("w1", "w2"), ("w2",), None)
+    assert found.rate == pytest.approx(0.1)
+
+
+def test_why_no_worker_takes_jobs_is_told_where_all_of_them_agree() -> None:
+    workers = [a_worker("w1", drained=True), a_worker("w2", state="draining")]
+    found = lines({"emoji": 1}, workers, [], NOW)["emoji"]
+    assert (found.takers, found.why) == ((), None)
+    assert lines({"emoji": 1}, [a_worker(state="starting")], [], NOW)["emoji"].takers == ("w1",)
+
+
 def test_places_in_line_are_by_priority_then_by_submission_and_then_by_id(ledger: Ledger) -> None:
     jobs = [job(index) for index in range(5)]
     ledger.create("0" * 16, jobs)  # of one moment

@@ -67,6 +67,13 @@ def test_specs_of_many_are_those_that_are_there(ledger: Ledger) -> None:
     assert ledger.specs([one.id for one in reversed(jobs)]) == {one.id: one.spec for one in jobs[:2]}
 
 
+def test_a_batch_has_as_many_jobs_as_it_was_submitted_with(ledger: Ledger) -> None:
+    ledger.create(BATCH, [job(0), job(1)])
+    ledger.cancel(job(0).id)
+    assert ledger.sizes([BATCH, "f" * 16]) == {BATCH: 2, "f" * 16: 0}
+    assert ledger.sizes([]) == {}
+
+
 def test_renewing_records_the_step_and_tells_what_is_lost(ledger: Ledger) -> None:
     ledger.create(BATCH, [job(0), job(1)])
     mine = claimed(ledger, "w1")

@@ -28,7 +28,7 @@ export function act(what, names, over) {
   later(`${doing} ${of}…`, send, () => over(false));
 }
 
-const jobs = (number) => `${number} ${number === 1 ? "job" : "jobs"}`;
+export const jobs = (number) => `${number} ${number === 1 ? "job" : "jobs"}`;
 
 const prioritise = (body) => ask("/api/v1/jobs/priority", { method: "POST", body });
 
@@ -36,37 +36,61 @@ const prioritise = (body) => ask("/api/v1/jobs/priority", { method: "POST", body
 let last = Promise.resolve();
 const inTurn = (change) => { last = last.then(change, change); };
 
-// Raises or lowers the priority of what is queued. Undone, each job has the one again that it had.
+// What an Undo puts back, by job, and the one toast that offers it: as long as it stands, further changes join it.
+let moved = new Map();
+let offered = null;
+
+function forget() {
+  offered?.close();
+  offered = null;
+  moved = new Map();
+}
+
+// Raises or lowers the priority of what is queued. Undone, each job has the one again that it had before the first change.
 async function move(what, names, over) {
   const done = { raise: "raised", lower: "lowered" }[what];
   try {
     const answer = await prioritise({ names, by: BY[what] });
-    const queued = Object.entries(answer.jobs).filter(([, { state }]) => state === "queued");
-    const moved = queued.filter(([, { before, priority }]) => before !== priority);
-    const levels = new Set(moved.map(([, { priority }]) => priority));
-    const text = `${jobs(moved.length)} ${done}${levels.size === 1 ? ` to priority ${[...levels][0]}` : ""}`;
-    const rest = queued.length - moved.length;
-    if (moved.length) tellUndoable(text, () => inTurn(() => putBack(moved, over)));
-    else tell(rest ? `${jobs(rest)} cannot be ${done} any more` : `${text}: none is queued`);
+    const told = Object.entries(answer.jobs);
+    const queued = told.filter(([, { state }]) => state === "queued");
+    const now = queued.filter(([, { before, priority }]) => before !== priority);
+    if (now.length) offer(done, now, told.length - now.length, over);
+    else tell(queued.length ? `${jobs(queued.length)} cannot be ${done} any more` : `${jobs(0)} ${done}: none is queued`);
   } catch (problem) {
     tellProblem({ detail: `not ${done}, for ${problem.detail ?? problem}`, hint: problem.hint }, () => act(what, names, over));
   }
   over(true);
 }
 
-async function putBack(moved, over) {
+function offer(done, now, rest, over) {
+  for (const [job, { before, priority }] of now) {
+    const known = moved.get(job);
+    // What somebody else has given it meanwhile is put back, and not undone.
+    moved.set(job, { before: known?.priority === before ? known.before : before, priority });
+  }
+  const levels = new Set(now.map(([, { priority }]) => priority));
+  const text = [`${jobs(now.length)} ${done}${levels.size === 1 ? ` to priority ${[...levels][0]}` : ""}`];
+  if (rest) text.push(`${rest} could not be`);
+  if (moved.size > now.length) text.push(`${moved.size} changed in all`);
+  offered?.close();
+  offered = tellUndoable(text.join(", "), () => inTurn(() => putBack(moved, over)), forget);
+}
+
+async function putBack(back, over) {
+  forget();
+  const levels = new Set([...back.values()].map(({ before }) => before));
   let number = 0;
   try {
-    for (const priority of new Set(moved.map(([, { before }]) => before))) {
-      const names = moved.filter(([, { before }]) => before === priority).map(([job]) => job);
+    for (const priority of levels) {
+      const names = [...back].filter(([, { before }]) => before === priority).map(([job]) => job);
       for (let from = 0; from < names.length; from += MOST_NAMES) {
         const answer = await prioritise({ names: names.slice(from, from + MOST_NAMES), priority });
         number += Object.values(answer.jobs).filter(({ state }) => state === "queued").length;
       }
     }
-    tell(`${jobs(number)} as before`);
+    tell(`${jobs(number)} as before${number && levels.size === 1 ? `: priority ${[...levels][0]} again` : ""}`);
   } catch (problem) {
-    tellProblem({ detail: `not undone, for ${problem.detail ?? problem}`, hint: problem.hint }, () => inTurn(() => putBack(moved, over)));
+    tellProblem({ detail: `not undone, for ${problem.detail ?? problem}`, hint: problem.hint }, () => inTurn(() => putBack(back, over)));
   }
   over(true);
 }

@@ -1,5 +1,5 @@
 // The queue: steps as they are done, what comes and goes, previews of what is seen, and what is done with jobs.
-import { BY, FOR, act } from "./acts.js";
+import { BY, FOR, act, jobs } from "./acts.js";
 import { refresh, wishes } from "./fresh.js";
 import { follow } from "./live.js";
 import { previews } from "./previews.js";
@@ -25,6 +25,14 @@ previews(list, ".job[data-state=running]");
 // What is chosen, and done with it a moment later, so that it can be undone.
 const boxes = () => [...list.querySelectorAll("input[type=checkbox]:checked:not(:disabled)")];
 
+// How many jobs are chosen. Of a whole batch not all need be on the page, and it can be there more than once.
+function size(chosen) {
+  const heads = chosen.map((box) => box.closest(".batch-head"));
+  const batches = new Map(chosen.flatMap((box, at) => heads[at] ? [[box.value, Number(heads[at].dataset.jobs)]] : []));
+  const single = chosen.filter((box, at) => !heads[at] && !batches.has(box.value.split("-")[0]));
+  return [...batches.values()].reduce((sum, number) => sum + number, single.length);
+}
+
 function chosen() {
   for (const batch of list.querySelectorAll(".batch")) {
     const whole = batch.querySelector(".batch-head input");
@@ -37,10 +45,10 @@ function chosen() {
     const batch = box.closest(".batch-head")?.parentElement;
     return [...(batch?.querySelectorAll(".job") ?? [box.closest(".job")])].map((job) => job.dataset.state);
   });
-  const number = boxes().length;
+  const number = size(boxes());
   const label = document.getElementById("chosen");
   if (!label) return;
-  label.textContent = number ? `${number} chosen` : "none chosen";
+  label.textContent = number ? `${jobs(number)} chosen` : "none chosen";
   for (const [what, of] of Object.entries(FOR)) {
     document.getElementById(what).disabled = !states.some((state) => of.includes(state));
   }

@@ -8,9 +8,9 @@ export function tell(text) {
   return toast(text, { seconds: SECONDS });
 }
 
-// Says what was done, and how to put it back.
-export function tellUndoable(text, undo) {
-  return toast(text, { button: "Undo", seconds: SECONDS, pressed: undo });
+// Says what was done, and how to put it back; `over` is called when that is not offered any more.
+export function tellUndoable(text, undo, over) {
+  return toast(text, { button: "Undo", seconds: SECONDS, pressed: undo, over });
 }
 
 // What went wrong may be tried `again`.

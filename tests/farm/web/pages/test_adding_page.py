@@ -17,6 +17,7 @@ from farm.bucket.loras import LORAS
 from farm.bucket.models import MODELS
 from farm.bucket.storage import Storage
 from farm.client import FarmClient, loras
+from farm.client import models as keeping
 from tests.farm.client.test_loras import a_file, sha256
 from tests.farm.web.pages.conftest import PHONE, Pages, Said, Show
 from tests.models_on_disk import ORIGINAL, write_weights
@@ -140,6 +141,7 @@ def test_a_name_that_is_taken_is_put_to_another_use_only_if_that_is_said(
     place.get_by_label("Choose a file").set_input_files(new := a_file(tmp_path / "new.safetensors", fill=1))
     another = place.get_by_label("Put it in the place of the LoRA that has this name")
     expect(another).to_be_hidden()
+    expect(place.locator("[data-another]")).to_have_text(re.compile("made again, unless another name has it too$"))
     place.get_by_label("Name", exact=True).fill("style")
     place.get_by_role("button", name="Add it").click()
     expect(place.get_by_role("alert")).to_contain_text("the farm has a LoRA of this name – choose another, or put")
@@ -214,6 +216,31 @@ def test_the_forms_shut_nobody_out_and_fit_on_a_phone(show: Show, tmp_path: Path
     found = Axe().run(page)
     assert found.violations_count == 0, found.generate_report()
     assert page.evaluate("document.documentElement.scrollWidth") == PHONE["width"]
+
+
+def test_what_the_farm_keeps_is_read_and_removed_on_a_phone(show: Show, client: FarmClient, tmp_path: Path) -> None:
+    for name in ("style", "a-lora-of-a-name-that-is-rather-long"):
+        loras.add(client.ledger, client.storage, name, str(a_file(tmp_path / f"{name}.safetensors")))
+    write_weights(tmp_path / "whole.safetensors", {ORIGINAL: (2, 768)})
+    keeping.add(client.ledger, client.storage, "whole", str(tmp_path / "whole.safetensors"))
+    page = show("/workers", viewport=PHONE)
+    for name in ("style", "whole"):
+        button = page.get_by_role("button", name=f"Remove {name}")
+        box = button.bounding_box()
+        assert box and box["x"] >= 0 and box["x"] + box["width"] <= PHONE["width"], "nothing is out of sight"
+    for region in page.locator(".scroll").all():
+        assert region.evaluate("(one) => one.scrollWidth <= one.clientWidth")
+
+    row = page.get_by_role("row").filter(has_text="style.safetensors")
+    expect(row.get_by_role("rowheader")).to_have_text("style")
+    expect(row.get_by_role("cell")).to_have_count(5)
+    heads = page.locator("#loras").get_by_role("columnheader").all_inner_texts()
+    told = row.locator("td").evaluate_all("all => all.map((cell) => cell.dataset.head ?? null)")
+    assert heads == ["LoRA", *told[:-1], "Removal"] and told[-1] is None
+    said = "getComputedStyle(cell, '::before').content"
+    assert row.locator("[data-head=size]").evaluate(f"(cell) => {said}").startswith('"size"')
+    found = Axe().run(page)
+    assert found.violations_count == 0, found.generate_report()
 
 
 def test_a_file_is_dropped_and_added_by_keys_alone(show: Show, client: FarmClient, tmp_path: Path) -> None:

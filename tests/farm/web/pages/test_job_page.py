@@ -19,7 +19,8 @@ from farm.client import FarmClient
 from farm.jobs.request import JobRequest
 from tests.farm.rendering import render
 from tests.farm.web.pages.conftest import Pages, Said, Show
-from tests.farm.web.pages.test_queue_page import HOSTILE, UNDO_MILLISECONDS, begun, submitted
+from tests.farm.web.pages.test_queue_page import HOSTILE, UNDO_MILLISECONDS, begun, shown_with, submitted
+from tests.ledgers import a_worker
 
 pytestmark = pytest.mark.long
 
@@ -28,6 +29,7 @@ def test_a_job_is_followed_until_its_picture_is_there(show: Show, client: FarmCl
     [job] = submitted(client, labels={"project": "otters"})
     page = show(f"/jobs/{job}")
     expect(page.locator(".remark")).to_have_text("No live worker serves the model emoji.")
+    expect(page.locator(".when")).to_have_text("")  # no place in a line that does not move
     expect(page.locator("#events li")).to_have_text("queued")  # what follows happens while the page follows
     claim = begun(client, job, 4)
     client.ledger.checkpoint(claim, "w1", 4)
@@ -86,8 +88,10 @@ def test_a_job_that_failed_says_why_and_is_retried_or_rendered_again(show: Show,
 
 
 def test_a_queued_job_is_raised_and_lowered_on_its_page(show: Show, client: FarmClient) -> None:
+    client.ledger.announce(a_worker("w1"))
     jobs = submitted(client, count=2)
     page = show(f"/jobs/{jobs[1]}")
+    shown_with(page, "after 1 other")
     when, facts = page.locator(".when"), page.locator("#job dl").first
     expect(when).to_have_text("after 1 other")
     page.get_by_role("button", name="Raise").click()
@@ -96,12 +100,47 @@ def test_a_queued_job_is_raised_and_lowered_on_its_page(show: Show, client: Farm
     page.get_by_role("button", name="Undo").click()
     expect(facts).to_contain_text("emoji, priority 5")
     expect(when).to_have_text("after 1 other")
+    expect(page.locator(".toast").last).to_have_text("1 job as before: priority 5 again")
     page.get_by_role("button", name="Lower").click()
     expect(page.locator("#command")).to_contain_text("--priority 4")
 
     begun(client, jobs[1], 1)
     expect(page.get_by_role("button", name="Raise")).to_be_hidden()
     expect(page.get_by_role("button", name="Lower")).to_be_hidden()
+
+
+def test_a_job_has_no_place_in_line_while_no_worker_takes_it(show: Show, client: FarmClient) -> None:
+    client.ledger.announce(a_worker("w1", images_per_minute=6.0, drained=True, paused="drained by an operator"))
+    [job] = submitted(client)
+    page = show(f"/jobs/{job}")
+    shown_with(page, "drained by an operator")
+    expect(page.locator(".remark")).to_have_text(
+        "No worker takes it now: those that serve the model emoji take no jobs, drained by an operator."
+    )
+    expect(page.locator(".when")).to_have_text("")
+
+
+def test_one_undo_takes_back_all_changes_of_a_priority(show: Show, client: FarmClient) -> None:
+    [job] = submitted(client, priority=2)
+    page = show(f"/jobs/{job}")
+    facts, undo = page.locator("#job dl").first, page.get_by_role("button", name="Undo")
+    for priority in (3, 4):
+        page.get_by_role("button", name="Raise").click()
+        expect(page.locator(".toast")).to_have_text(f"1 job raised to priority {priority}Undo")
+    expect(undo).to_have_count(1)
+    undo.click()
+    expect(facts).to_contain_text("emoji, priority 2")
+    expect(page.locator(".toast")).to_have_text("1 job as before: priority 2 again")
+    assert client.ledger.get(job).priority == 2
+
+    page.get_by_role("button", name="Raise").click()
+    expect(facts).to_contain_text("emoji, priority 3")
+    page.clock.run_for(UNDO_MILLISECONDS)
+    expect(undo).to_have_count(0)
+    page.get_by_role("button", name="Raise").click()
+    undo.click()
+    # What was not taken back in time stays.
+    expect(page.locator(".toast")).to_have_text("1 job as before: priority 3 again")
 
 
 def test_a_bucket_that_is_away_keeps_only_the_picture_from_being_shown(

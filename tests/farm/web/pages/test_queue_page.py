@@ -7,7 +7,7 @@ import re
 
 import pytest
 from PIL import Image
-from playwright.sync_api import expect
+from playwright.sync_api import Page, expect
 
 from farm import keys
 from farm.bucket.preview import Preview
@@ -67,6 +67,27 @@ def test_what_happens_is_seen_without_a_reload(show: Show, client: FarmClient, s
     expect(page.locator("#states")).to_contain_text("failed 1")
 
 
+def shown_with(page: Page, said: str) -> None:
+    """Reloads the page until it says this: the site looks only now and then who lives."""
+    eventually(lambda: said in page.locator("main").inner_text() or (page.reload() and False), f"it says: {said}")
+
+
+def test_nothing_is_promised_while_no_worker_takes_jobs(show: Show, client: FarmClient) -> None:
+    client.ledger.announce(a_worker("w1", images_per_minute=6.0, drained=True, paused="drained by an operator"))
+    [job] = submitted(client)
+    page = show("/")
+    when, line = page.locator(f"[id='{job}'] .when"), page.locator("#lines li")
+    shown_with(page, "drained by an operator")
+    expect(line).to_have_text("emoji 1 job waiting · its workers take no jobs: drained by an operator")
+    expect(line).to_have_class("warn")
+    expect(when).to_have_text("no worker takes it now")
+
+    client.ledger.announce(a_worker("w1", images_per_minute=6.0))
+    shown_with(page, "1 worker")
+    expect(line).to_have_text("emoji 1 job waiting · 1 worker, done in about 10 s")
+    expect(when).to_have_text("in about 10 s")
+
+
 def test_what_is_chosen_is_cancelled_unless_it_is_undone_and_queued_again(show: Show, client: FarmClient) -> None:
     jobs = submitted(client, count=3)
     page = show("/")
@@ -84,7 +105,7 @@ def test_what_is_chosen_is_cancelled_unless_it_is_undone_and_queued_again(show: 
         page.get_by_label(f"Choose {job}").check()
     [other] = submitted(client)
     expect(page.locator(f"[id='{other}']")).to_be_visible()
-    expect(page.locator("#chosen")).to_have_text("2 chosen")
+    expect(page.locator("#chosen")).to_have_text("2 jobs chosen")
     cancel.click()
     page.clock.run_for(UNDO_MILLISECONDS)
     expect(page.locator(".toast")).to_contain_text("2 jobs cancelled")
@@ -115,7 +136,7 @@ def test_what_is_chosen_is_raised_and_lowered_at_once_and_undone(show: Show, cli
     for _ in range(2):  # what is chosen stays so, and the focus where it is
         page.keyboard.press("Enter")
     expect(page.locator(f"[id='{first}']")).to_contain_text("priority 7")
-    expect(toast).to_contain_text("2 jobs raised to priority 7")
+    expect(toast).to_contain_text("2 jobs raised to priority 7, 1 could not be")
     assert priorities() == [7, 7, 5, 9], "what runs stays as it is"
     client.prioritise([second], 3)
     expect(page.locator(f"[id='{second}']")).to_contain_text("priority 3")
@@ -123,18 +144,46 @@ def test_what_is_chosen_is_raised_and_lowered_at_once_and_undone(show: Show, cli
     lower.click()
     expect(toast).to_contain_text("2 jobs lowered")
     assert priorities() == [6, 2, 5, 9]
-    toast.get_by_role("button", name="Undo").click()
-    expect(page.locator(f"[id='{first}']")).to_contain_text("priority 7")
+    page.get_by_role("button", name="Undo").click()
+    expect(page.locator(f"[id='{first}']")).not_to_contain_text("priority")
     expect(page.locator(f"[id='{second}']")).to_contain_text("priority 3")
     expect(toast).to_have_text("2 jobs as before")
-    assert priorities() == [7, 3, 5, 9], "each has the one that it had"
+    assert priorities() == [5, 3, 5, 9], "each has the one that it had, and what somebody else gave it"
 
     page.reload()
     page.get_by_label(f"Choose {urgent}").check()
     rise.click()
     expect(toast).to_contain_text("1 job cannot be raised any more")
-    client.prioritise([first], 5)
-    expect(page.locator(f"[id='{first}']")).not_to_contain_text("priority")
+    client.prioritise([first], 4)
+    expect(page.locator(f"[id='{first}']")).to_contain_text("priority 4")
+
+    page.get_by_label(f"Choose {urgent}").uncheck()
+    for job in (first, second):
+        page.get_by_label(f"Choose {job}").check()
+        rise.click()
+        page.get_by_label(f"Choose {job}").uncheck()
+    expect(toast).to_contain_text("1 job raised to priority 4, 2 changed in all")
+    page.get_by_role("button", name="Undo").click()
+    expect(page.locator(f"[id='{second}']")).to_contain_text("priority 3")
+    assert priorities() == [4, 3, 5, 9]
+
+
+def test_what_is_chosen_is_counted_by_jobs(show: Show, client: FarmClient) -> None:
+    first = submitted(client, count=3)
+    second = submitted(client, count=2)
+    [single] = submitted(client)
+    begun(client, first[0], 1)
+    page = show("/?state=queued")
+    chosen, whole = page.locator("#chosen"), page.get_by_label("whole batch")
+    page.get_by_label(f"Choose {single}").check()
+    expect(chosen).to_have_text("1 job chosen")
+    whole.nth(1).check()
+    expect(chosen).to_have_text("3 jobs chosen")
+    whole.nth(2).check()
+    expect(chosen).to_have_text("6 jobs chosen")  # with the one that runs, which is not on this page
+    page.get_by_role("button", name="Raise").click()
+    expect(page.locator(".toast")).to_contain_text("5 jobs raised to priority 6, 1 could not be")
+    assert [status.priority for status in client.ledger.get_many([*first, *second, single])] == [5, 6, 6, 6, 6, 6]
 
 
 def test_pages_filters_and_the_place_are_kept_in_the_address(show: Show, client: FarmClient) -> None:
