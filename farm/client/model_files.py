@@ -18,6 +18,7 @@ from farm.client import model_options
 from farm.client.given import GivenFile
 from farm.client.headers import Shapes, read_header
 from farm.client.model_options import Given
+from farm.disguises import CONVERT
 from farm.errors import InvalidInput
 from farm.keys import MODEL_CONFIG, MODEL_FILE, PICKLED_WEIGHTS, WEIGHTS
 
@@ -40,7 +41,6 @@ _OF_SDXL = ("add_embedding.", "model.diffusion_model.label_emb.")
 _KINDS: Mapping[int, Kind] = {768: "sd1", 1024: "sd2", 2048: "sdxl"}
 _LORA = re.compile(r"^lora_|[._]lora[._]|\.hada_w|\.lokr_w")
 _MAX_JSON_BYTES = 16 * 2**20
-_CONVERT = "if you trust it, load it with diffusers elsewhere and save it with save_pretrained"
 
 
 @dataclass(frozen=True)
@@ -100,7 +100,7 @@ def _given(file: GivenFile) -> LocalModel:
 
 
 def _pickled(file: GivenFile) -> InvalidInput:
-    return file.refused("is pickled, which can run code, and is never opened", hint=_CONVERT)
+    return file.refused("is pickled, which can run code, and is never opened", hint=CONVERT)
 
 
 def _with_options(model: LocalModel, given: Given) -> LocalModel:
@@ -183,7 +183,7 @@ def _weights(folder: Path) -> list[Path]:
             return [folder / name for name in (whole or chosen)]
     pickled = [name for name in names if name.lower().endswith(PICKLED_WEIGHTS)]
     if pickled and not found:
-        raise _refused(f"{folder} has only pickled weights ({pickled[0]}), which can run code", hint=_CONVERT)
+        raise _refused(f"{folder} has only pickled weights ({pickled[0]}), which can run code", hint=CONVERT)
     others = [name for name in names if name.endswith(WEIGHTS)]
     raise _refused(
         f"{folder} has no weights that are loaded{f', but {others[0]}' if others else ''}",
