@@ -283,3 +283,35 @@ def test_a_download_that_went_wrong_is_told_for_what_it_is(
     file.write_bytes(data)
     with pytest.raises(InvalidInput, match=DISGUISED[data]):
         look(str(file))
+
+
+LABELS = "model.diffusion_model.label_emb.0.0.weight"
+
+
+@pytest.mark.parametrize(
+    ("shapes", "said"),
+    [
+        ({ORIGINAL: (8, 160)}, r"it reads texts of width 160 \(.*'farm models add NAME=FILE#config=DIRECTORY'"),
+        ({ORIGINAL: (8, 2048)}, r"it reads texts of width 2048 \("),
+        ({ORIGINAL: (8, 768), LABELS: (1, 1)}, r"it reads texts of width 768 and more \("),
+        ({ORIGINAL: (8, 1280), LABELS: (1, 1)}, "is the refiner of SDXL"),
+    ],
+)
+def test_a_checkpoint_of_no_known_architecture_is_taken_with_a_configuration_alone(
+    tmp_path: Path, shapes: dict[str, tuple[int, ...]], said: str
+) -> None:
+    file = write_weights(tmp_path / "mine.safetensors", shapes)
+    with pytest.raises(InvalidInput, match=f"SOURCE: .*mine.safetensors .*{said}"):
+        look_at(str(file))
+    with pytest.raises(InvalidInput, match=f"body: mine.safetensors .*{said}"):
+        look_at(GivenFile(file, called="mine.safetensors", field="body", source="mine.safetensors"))
+    assert look_at(f"{file}#config={write_folder(tmp_path / 'config')}").files["model.safetensors"] == file
+
+
+def test_checkpoints_of_known_architectures_are_taken_by_themselves(tmp_path: Path) -> None:
+    for kind, shapes in {
+        "sd1": {ORIGINAL: (8, 768)},
+        "sd2": {ORIGINAL: (8, 1024)},
+        "sdxl": {ORIGINAL: (8, 2048), LABELS: (1, 1)},
+    }.items():
+        assert look_at(str(write_weights(tmp_path / "mine.safetensors", shapes))).kind == kind
