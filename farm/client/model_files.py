@@ -18,6 +18,7 @@ from farm.client import model_options
 from farm.client.given import GivenFile
 from farm.client.headers import Shapes, read_header
 from farm.client.model_options import Given
+from farm.disguises import CONVERT
 from farm.errors import InvalidInput
 from farm.keys import MODEL_CONFIG, MODEL_FILE, PICKLED_WEIGHTS, WEIGHTS
 
@@ -38,9 +39,9 @@ _ATTENTION = re.compile(r".*\.attn2\.to_k\.weight")
 _OF_SDXL = ("add_embedding.", "model.diffusion_model.label_emb.")
 """Weights that read a prompt as a whole, and sizes."""
 _KINDS: Mapping[int, Kind] = {768: "sd1", 1024: "sd2", 2048: "sdxl"}
+_OF_REFINER = 1280
 _LORA = re.compile(r"^lora_|[._]lora[._]|\.hada_w|\.lokr_w")
 _MAX_JSON_BYTES = 16 * 2**20
-_CONVERT = "if you trust it, load it with diffusers elsewhere and save it with save_pretrained"
 
 
 @dataclass(frozen=True)
@@ -100,7 +101,7 @@ def _given(file: GivenFile) -> LocalModel:
 
 
 def _pickled(file: GivenFile) -> InvalidInput:
-    return file.refused("is pickled, which can run code, and is never opened", hint=_CONVERT)
+    return file.refused("is pickled, which can run code, and is never opened", hint=CONVERT)
 
 
 def _with_options(model: LocalModel, given: Given) -> LocalModel:
@@ -154,7 +155,9 @@ def _single_file(file: GivenFile, config: Path | None) -> LocalModel:
             hint="a model in diffusers' layout is added as its folder",
         )
     files = {MODEL_FILE: file.path}
-    if config is not None:
+    if config is None:
+        _check_architecture(file, shapes)
+    else:
         if not (config / _INDEX).is_file():
             raise _refused(f"{config} has no {_INDEX}", hint="#config= names a folder in diffusers' layout")
         files |= {f"{MODEL_CONFIG}/{name}": config / name for name in _OF_THE_WHOLE if (config / name).is_file()}
@@ -163,6 +166,22 @@ def _single_file(file: GivenFile, config: Path | None) -> LocalModel:
                 files |= _texts(part, under=f"{MODEL_CONFIG}/{part.name}/")
     source = f"{file.source}#config={config}" if config else file.source
     return LocalModel("file", _kind(shapes), source, _checked(files))
+
+
+def _check_architecture(file: GivenFile, shapes: Shapes) -> None:
+    """Raise `InvalidInput` for a checkpoint that is to show by itself of which kind it is, and shows that it is of none
+    that is known."""
+    width, more = _width(shapes), any(key.startswith(_OF_SDXL) for key in shapes)
+    if width is None or ((kind := _KINDS.get(width)) and (kind == "sdxl") == more):
+        return
+    if more and width == _OF_REFINER:
+        raise file.refused(
+            "is the refiner of SDXL, which only refines what SDXL's base model made", hint="use the base model"
+        )
+    raise file.refused(
+        f"is of an architecture that is not known: it reads texts of width {width}{' and more' if more else ''}",
+        hint="with the configuration of a model like it 'farm models add NAME=FILE#config=DIRECTORY' adds it",
+    )
 
 
 def _shapes_of(path: Path) -> Shapes:
@@ -183,7 +202,7 @@ def _weights(folder: Path) -> list[Path]:
             return [folder / name for name in (whole or chosen)]
     pickled = [name for name in names if name.lower().endswith(PICKLED_WEIGHTS)]
     if pickled and not found:
-        raise _refused(f"{folder} has only pickled weights ({pickled[0]}), which can run code", hint=_CONVERT)
+        raise _refused(f"{folder} has only pickled weights ({pickled[0]}), which can run code", hint=CONVERT)
     others = [name for name in names if name.endswith(WEIGHTS)]
     raise _refused(
         f"{folder} has no weights that are loaded{f', but {others[0]}' if others else ''}",
@@ -225,8 +244,12 @@ def _class_of(what: Any) -> Any:
 def _kind(shapes: Shapes) -> Kind:
     if any(key.startswith(_OF_SDXL) for key in shapes):
         return "sdxl"
-    width = next((shape[-1] for key, shape in sorted(shapes.items()) if _ATTENTION.fullmatch(key) and shape), 0)
-    return _KINDS.get(width, "sd")
+    return _KINDS.get(_width(shapes) or 0, "sd")
+
+
+def _width(shapes: Shapes) -> int | None:
+    """How wide the texts are that a UNet reads; None if that cannot be told."""
+    return next((shape[-1] for key, shape in sorted(shapes.items()) if _ATTENTION.fullmatch(key) and shape), None)
 
 
 def _checked(files: Mapping[str, Path]) -> Mapping[str, Path]:

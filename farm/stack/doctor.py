@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import shutil
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from farm import settings as farm_settings
-from farm.errors import FarmError, HomeRefused, NotConfigured, WrongBucket
+from farm.errors import FarmError, HomeRefused, NotConfigured, StorageError, WrongBucket
 from farm.host import homes
 from farm.keys import BUILT_IN_MODELS
 from farm.settings import Settings
@@ -62,8 +62,8 @@ def _servers(settings: Settings) -> Iterator[Check]:
         return
     yield _guarded("jobs", lambda: _jobs(ledger, settings))
     yield _guarded("reaper", lambda: _reaper(ledger))
-    yield _guarded("workers", lambda: _workers(ledger))
-    yield _guarded("models", lambda: _models(ledger))
+    yield _guarded("workers", lambda: _workers(ledger, settings))
+    yield _guarded("models", lambda: _models(ledger, settings))
 
 
 def _guarded(name: str, check: Callable[[], Check]) -> Check:
@@ -213,7 +213,7 @@ def _reaper(ledger: Ledger) -> Check:
     return ok("reaper", "lost jobs are looked for")
 
 
-def _workers(ledger: Ledger) -> Check:
+def _workers(ledger: Ledger, settings: Settings) -> Check:
     live = ledger.workers()
     if not live:
         return warn("workers", "none alive: jobs are kept, and wait", mend="start one: 'farm worker'")
@@ -226,17 +226,41 @@ def _workers(ledger: Ledger) -> Check:
         return warn("workers", "; ".join(f"{worker.id} takes no jobs: {worker.paused}" for worker in paused), mend=mend)
     refused = [f"{worker.id} does not serve {name}: {why}" for worker in live for name, why in worker.refused.items()]
     if refused:
-        mend = "mend the model or leave it out, and start the worker again"
-        return warn("workers", "; ".join(refused), mend=mend)
+        names = {name for worker in live for name in worker.refused}
+        return warn("workers", "; ".join(refused), mend=_mends(names, _kept(settings)))
     return ok("workers", ", ".join(f"{worker.id} ({worker.device}, {worker.state})" for worker in live))
 
 
-def _models(ledger: Ledger) -> Check:
+def _mends(refused: Collection[str], kept: Collection[str]) -> str:
+    """What to do of models that workers cannot load; those that the farm keeps are read again by themselves."""
+    own = "mend the model or leave it out, and start the worker again"
+    if not (ours := sorted(name for name in refused if name in kept)):
+        return own
+    mend = f"'farm models add {ours[0]}=SOURCE --replace', or 'farm models remove {ours[0]}'"
+    return mend if len(ours) == len(refused) else f"{mend}; of a worker's own, {own}"
+
+
+def _kept(settings: Settings) -> Collection[str]:
+    """The models that the farm keeps; none if the bucket does not tell, of which there is another check."""
+    from farm.bucket.models import manifests
+    from farm.bucket.storage import Storage
+
+    try:
+        return manifests(Storage(settings))
+    except StorageError:
+        return ()
+
+
+def _models(ledger: Ledger, settings: Settings) -> Check:
     served = {model for worker in ledger.workers() for model in worker.models}
     starved = [model for model in ledger.models() if model not in served and ledger.waiting(model)]
     if starved:
-        wanted = starved[0] if starved[0] in BUILT_IN_MODELS else f"{starved[0]}=SOURCE"
-        mend = f"serve it: 'farm worker --model {wanted}', or cancel the jobs"
+        name, kept = starved[0], _kept(settings)
+        if name in kept and any(name in worker.refused for worker in ledger.workers()):
+            mend = f"{_mends({name}, kept)}; or cancel the jobs"
+        else:
+            wanted = name if name in (*BUILT_IN_MODELS, *kept) else f"{name}=SOURCE"
+            mend = f"serve it: 'farm worker --model {wanted}', or cancel the jobs"
         return warn("models", f"jobs wait for {', '.join(starved)}, which no live worker serves", mend=mend)
     return ok("models", f"served: {', '.join(sorted(served)) or 'none'}")
 

@@ -17,12 +17,14 @@ from click.testing import CliRunner
 from farm.bucket.storage import Storage
 from farm.cli.commands.stack import doctor
 from farm.client import FarmClient
+from farm.client.models import add, remove
 from farm.jobs.request import JobRequest
 from farm.ledger.ledger import Ledger
 from farm.settings import Settings
 from farm.stack import machine, redis_checks, servers
 from farm.stack.verdict import ok
 from tests.ledgers import a_worker
+from tests.models_on_disk import ORIGINAL, write_weights
 from tests.stack.farms import Farm
 from tests.waiting import eventually
 
@@ -124,6 +126,30 @@ def test_why_a_model_is_not_served_is_told_to_its_end(running: Running) -> None:
     ledger.depart("local-1")
     ledger.close()
     assert checks["workers"]["detail"] == f"local-1 does not serve one: {why}"
+
+
+def test_a_model_that_the_farm_keeps_is_mended_in_the_farm(running: Running, tmp_path: Path) -> None:
+    farm, settings = running
+    why = "the checkpoint model.safetensors cannot be loaded"
+    file = write_weights(tmp_path / "mine.safetensors", {ORIGINAL: (320, 768)})
+    ledger, storage = Ledger(settings), Storage(settings)
+    add(ledger, storage, "kept", str(file))
+    with FarmClient(settings) as client:
+        batch = client.submit([JobRequest(prompt="x", model="kept")]).batch
+        _, unserved = examine({"FARM_HOME": str(farm.home)})
+        ledger.announce(a_worker("local-1", refused={"kept": why}))
+        _, alone = examine({"FARM_HOME": str(farm.home)})
+        ledger.announce(a_worker("local-1", refused={"kept": why, "own": why}))
+        _, both = examine({"FARM_HOME": str(farm.home)})
+        client.cancel([batch])
+    remove(ledger, storage, "kept", force=True)
+    ledger.depart("local-1")
+    ledger.close()
+    mends = "'farm models add kept=SOURCE --replace', or 'farm models remove kept'"
+    assert unserved["models"]["mend"] == "serve it: 'farm worker --model kept', or cancel the jobs"
+    assert alone["workers"]["mend"] == mends
+    assert alone["models"]["mend"] == f"{mends}; or cancel the jobs"
+    assert both["workers"]["mend"].startswith(f"{mends}; of a worker's own, mend the model")
 
 
 def test_for_people_it_says_how_to_mend(running: Running) -> None:

@@ -4,16 +4,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from farm.disguises import LOOK_AT, disguise
 from farm.errors import ModelError
 from farm.keys import WEIGHTS
 
-CONVERT = "if you trust it, load it with diffusers elsewhere and save it with save_pretrained"
-
-_LFS = b"version https://git-lfs.github.com/spec/"
-_ZIP, _PICKLE = b"PK\x03\x04", b"\x80"
-_PAGES = (b"<!doctype", b"<html", b"<?xml")
 _HEADER = 8  # bytes of safetensors that say how long the JSON after them is
-_LOOK_AT = 512
 
 
 def unreadable(path: Path, error: Exception) -> ModelError:
@@ -37,16 +32,13 @@ def recognised(path: Path) -> tuple[str, str] | None:
     """What a file turns out to be, and a hint; None if it is nothing well known."""
     try:
         with path.open("rb") as file:
-            beginning = file.read(_LOOK_AT)
+            beginning = file.read(LOOK_AT)
     except OSError:
         return None
-    if beginning.startswith(_LFS):
-        return "it is a pointer of Git LFS, not the file itself", "'git lfs pull' in its repository fetches the file"
-    if beginning.lstrip().lower().startswith(_PAGES):
-        return "it is a web page, not the file itself", "download the file, not the page that shows it"
-    if beginning.startswith(_ZIP) or (beginning.startswith(_PICKLE) and beginning[_HEADER : _HEADER + 1] != b"{"):
-        return "it is pickled whatever its name says, and so could run code", CONVERT
-    if path.suffix.lower() == WEIGHTS:
+    is_weights = path.suffix.lower() == WEIGHTS
+    if (beginning or is_weights) and (found := disguise(beginning)):  # a list of words may be empty
+        return f"it is {found[0]}", found[1]
+    if is_weights:
         size = path.stat().st_size
         if size < _HEADER or int.from_bytes(beginning[:_HEADER], "little") > size:
             return f"it is cut short or damaged, with {size:,} bytes", "fetch it again"

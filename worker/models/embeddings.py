@@ -18,10 +18,11 @@ import torch
 from safetensors import safe_open
 from torch import Tensor
 
+from farm.disguises import CONVERT
 from farm.errors import FarmError, InvalidInput, ModelError
 from farm.keys import PICKLED_WEIGHTS, WEIGHTS
 from worker.diffusion.inversion import Embedding
-from worker.models.disguises import CONVERT, unreadable
+from worker.models.disguises import unreadable
 from worker.models.model import LoadedModel
 from worker.models.registry import Source
 

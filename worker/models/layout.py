@@ -12,6 +12,7 @@ from typing import Any
 from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
 from pydantic import ValidationError
 
+from farm.disguises import CONVERT
 from farm.errors import ModelError
 from farm.jobs.faults import invalid
 from farm.jobs.framing import FRAMING, Framing
@@ -20,7 +21,7 @@ from farm.keys import PICKLED_WEIGHTS, WEIGHTS
 from worker.families.every import family_of
 from worker.families.family import TOKENIZER, Family
 from worker.models.bounds import check_numbers
-from worker.models.disguises import CONVERT, recognised
+from worker.models.disguises import recognised
 from worker.models.kinds import BASE_IS_NEEDED, EXTRA_CHANNELS, ONLY_SD, REFINER, WHOLE_IS_NEEDED, check_kind
 from worker.models.model import Defaults
 from worker.models.weights import read_shapes

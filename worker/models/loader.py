@@ -37,7 +37,7 @@ from worker.models.hub import download
 from worker.models.memory_profile import memory_profile
 from worker.models.model import LoadedModel, UNetForward
 from worker.models.registry import Bucket, Hub, LocalDirectory, SingleFile, Source, Stored, options_of
-from worker.models.stored import StoredModels
+from worker.models.stored import StoredModels, told_of_the_farm
 from worker.models.torchscript import recorded
 
 _log = logging.getLogger(__name__)
@@ -135,7 +135,7 @@ class ModelLoader:
         return self._from_files(name, source, self._stored)
 
     def _from_files(self, name: str, source: Stored, stored: StoredModels) -> LoadedModel:
-        with stored.opened(source) as kept:
+        with stored.opened(source) as kept, told_of_the_farm(name, kept.folder):
             folder, vae = kept.folder, kept.folder / MODEL_VAE
             options = options_of({**kept.options, **({sources.VAE: str(vae)} if kept.vae_sha256 else {})})
             file, config = folder / MODEL_FILE, folder / MODEL_CONFIG

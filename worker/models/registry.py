@@ -19,10 +19,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from farm import sources
+from farm.disguises import CONVERT
 from farm.errors import InvalidInput, ModelError
 from farm.keys import PICKLED_WEIGHTS, WEIGHTS, model_name
 from worker.diffusion.steps import Prediction
-from worker.models.disguises import CONVERT
 
 _QUANTISED = ".gguf"
 _BUCKET = re.compile(r"s3://[^/\s]+/[^\s]+")

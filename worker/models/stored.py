@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from contextlib import AbstractContextManager
+import re
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
+from farm.errors import ModelError
+from farm.keys import MODEL_FILE
 from worker.models.registry import Stored
 
 
@@ -31,3 +35,27 @@ class StoredModels(Protocol):
 
     def mend(self, source: Stored) -> bool:
         """Have files fetched again that are damaged on this disk. Whether there were any."""
+
+
+@contextmanager
+def told_of_the_farm(name: str, folder: Path) -> Iterator[None]:
+    """What is wrong with the model `name` is told by its files' names in the farm, for the worker's `folder` of them is
+    gone by then, and what to do is told in the farm's command."""
+    try:
+        yield
+    except ModelError as error:
+        said = _without(folder, error.message)
+        raise type(error)(said, hint=error.hint and _hint(name, folder, error.hint)) from error
+
+
+def _hint(name: str, folder: Path, hint: str) -> str:
+    before, of_a_worker, options = hint.partition(f"{name}={folder / MODEL_FILE}")
+    if of_a_worker:
+        return f"{before}'farm models add {name}=FILE{options} --replace'"
+    return _without(folder, hint)
+
+
+def _without(folder: Path, text: str) -> str:
+    ours = rf"{re.escape(tempfile.gettempdir())}/farm-[\w-]+"
+    inside = re.sub(rf"({re.escape(str(folder))}|{ours})/", "", text)
+    return re.sub(rf"{re.escape(str(folder))}|{ours}", "the farm", inside)

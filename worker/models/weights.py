@@ -18,9 +18,10 @@ import torch
 from safetensors import safe_open
 from torch import Tensor
 
+from farm.disguises import CONVERT
 from farm.errors import ModelError
 from farm.keys import PICKLED_WEIGHTS, WEIGHTS
-from worker.models.disguises import CONVERT, first_line, unreadable
+from worker.models.disguises import first_line, unreadable
 
 STEMS = {
     "unet": "diffusion_pytorch_model",

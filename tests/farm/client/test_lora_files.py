@@ -243,8 +243,8 @@ def test_files_of_other_sorts_are_told(tmp_path: Path, monkeypatch: pytest.Monke
         "disguised.safetensors": (pickle.dumps({}), "is pickled whatever its name says"),
         "zipped.safetensors": (b"PK\x03\x04", "is pickled whatever its name says"),
         "notes.txt": (b"hello", "is no .safetensors file"),
-        "empty.safetensors": (b"", "is not safetensors, or is damaged"),
-        "page.safetensors": (b"<!doctype html>", "is not safetensors, or is damaged"),
+        "empty.safetensors": (b"", "is empty"),
+        "page.safetensors": (b"<!doctype html>", "is a web page, not the file itself"),
         "cut.safetensors": (whole[:-1], "is cut short or damaged"),
         "long.safetensors": ((2**24 + 1).to_bytes(8, "little") + b" " * (2**24 + 1), "a header of 16,777,217 bytes"),
     }
@@ -261,10 +261,12 @@ def test_files_of_other_sorts_are_told(tmp_path: Path, monkeypatch: pytest.Monke
 
 
 def test_a_header_of_many_weights_is_refused(tmp_path: Path) -> None:
-    weight = {"dtype": "U8", "shape": [1], "data_offsets": [0, 1]}
-    said = json.dumps({f"{number}.alpha": weight for number in range(50_001)}).encode()
+    def weight(number: int) -> dict[str, object]:
+        return {"dtype": "U8", "shape": [1], "data_offsets": [number, number + 1]}
+
+    said = json.dumps({f"{number}.alpha": weight(number) for number in range(50_001)}).encode()
     path = tmp_path / "x.safetensors"
-    path.write_bytes(len(said).to_bytes(8, "little") + said + b"\0")
+    path.write_bytes(len(said).to_bytes(8, "little") + said + bytes(50_001))
     with pytest.raises(InvalidInput, match="names 50,001 weights"):
         look_at(str(path))
 

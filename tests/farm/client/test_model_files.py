@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
+from safetensors import SafetensorError, safe_open
 
+from farm.client import lora_files
 from farm.client.given import GivenFile
 from farm.client.headers import read_header
 from farm.client.model_files import look_at
@@ -134,7 +138,7 @@ def of_weights_by_another_name(folder: Path) -> None:
 
 REFUSED: dict[Callable[[Path], object], str] = {
     cut_short: r"unet/diffusion_pytorch_model.safetensors is cut short or damaged.*fetch it again",
-    a_pointer: r"vae/diffusion_pytorch_model.safetensors is not safetensors, or is damaged.*git lfs pull",
+    a_pointer: r"vae/diffusion_pytorch_model.safetensors is a pointer of Git LFS, not the file itself .*git lfs pull",
     only_pickled: r"text_encoder has only pickled weights \(pytorch_model.bin\), which can run code",
     without_a_part: r"has no folder scheduler, which its model_index.json names",
     of_another_architecture: r"is FluxPipeline, whose UNet is not UNet2DConditionModel",
@@ -178,7 +182,6 @@ def test_a_file_that_is_no_checkpoint_is_told(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "data",
     [
-        b"",
         b"\xff" * 8,
         (2**40).to_bytes(8, "little") + b"{}",
         (2).to_bytes(8, "little") + b"[]",
@@ -192,3 +195,123 @@ def test_headers_of_strangers_end_in_one_line(tmp_path: Path, data: bytes) -> No
     file.write_bytes(data)
     with pytest.raises(InvalidInput, match="is not safetensors, or is damaged"):
         read_header(GivenFile.at(file, "SOURCE"))
+
+
+def weight(kind: Any = "F16", shape: object = (2,), places: object = (0, 4), **more: object) -> dict[str, object]:
+    return {"dtype": kind, "shape": shape, "data_offsets": places, **more}
+
+
+IS_NONE = "is not safetensors, or is damaged"
+HEADERS: dict[str, tuple[object, int, str | None]] = {
+    "one": ({"x": weight()}, 4, None),
+    "none": ({}, 0, None),
+    "no numbers between": ({"x": weight(), "y": weight(shape=[0], places=[4, 4])}, 4, None),
+    "a scalar": ({"x": weight("F32", [])}, 4, None),
+    "unsorted": ({"y": weight(places=[4, 8]), "x": weight()}, 8, None),
+    "fields besides": ({"x": weight(more=1)}, 4, None),
+    "null for metadata": ({"__metadata__": None, "x": weight()}, 4, None),
+    "an overlap and a hole": ({"x": weight(), "y": weight(), "z": weight(places=[8, 12])}, 12, "weight 'y' overlaps"),
+    "a hole": ({"x": weight(), "y": weight(places=[6, 10])}, 10, "'y' does not begin where the one before it ends"),
+    "a hole at first": ({"x": weight(places=[2, 6])}, 6, "'x' does not begin where"),
+    "too few bytes": ({"x": weight(shape=[3])}, 4, "'x' is not as long as its shape says"),
+    "too many bytes": ({"x": weight(shape=[])}, 4, "'x' is not as long as its shape says"),
+    "half a byte": ({"x": weight("F4", [7])}, 4, "'x' is not as long as its shape says"),
+    "two bytes more": ({"x": weight()}, 6, "is cut short or damaged"),
+    "numbers of no known kind": ({"x": weight("Q9")}, 4, IS_NONE),
+    "no kind": ({"x": weight(None)}, 4, IS_NONE),
+    "a list as kind": ({"x": weight([])}, 4, IS_NONE),
+    "a shape of words": ({"x": weight(shape=["2"])}, 4, IS_NONE),
+    "a shape of fractions": ({"x": weight(shape=[2.0])}, 4, IS_NONE),
+    "a shape of truths": ({"x": weight(shape=[True], places=[0, 2])}, 2, IS_NONE),
+    "sides below zero": ({"x": weight(shape=[-2, -1])}, 4, IS_NONE),
+    "a side of 65 bits": ({"x": weight(shape=[2**64, 0], places=[0, 0])}, 0, IS_NONE),
+    "too many numbers": ({"x": weight(shape=[2**63, 2, 0], places=[0, 0])}, 0, "'x' is not as long"),
+    "too many bits": ({"x": weight(shape=[2**62], places=[0, 0])}, 0, "'x' is not as long"),
+    "three places": ({"x": weight(places=[0, 4, 4])}, 4, IS_NONE),
+    "an end before its begin": ({"x": weight(places=[4, 0])}, 4, IS_NONE),
+    "metadata of numbers": ({"__metadata__": {"x": 1}, "x": weight()}, 4, IS_NONE),
+    "half a letter": ({"\ud800": weight()}, 4, IS_NONE),
+    "what JSON has not": ({"x": weight(more=float("nan"))}, 4, IS_NONE),
+    **{
+        f"{bits} bits of {kind}": ({"x": weight(kind, [8], [0, bits])}, bits, None)
+        for bits, kinds in {
+            4: "F4",
+            6: "F6_E2M3 F6_E3M2",
+            8: "BOOL U8 I8 F8_E5M2 F8_E4M3 F8_E8M0 F8_E4M3FNUZ F8_E5M2FNUZ",
+            16: "I16 U16 F16 BF16",
+            32: "I32 U32 F32",
+            64: "I64 U64 F64 C64",
+        }.items()
+        for kind in kinds.split()
+    },
+}
+"""A header, how many bytes follow it, and why it is refused."""
+
+
+@pytest.mark.parametrize("case", HEADERS)
+def test_a_header_is_refused_that_the_library_refuses_and_no_other(tmp_path: Path, case: str) -> None:
+    header, size, refused = HEADERS[case]
+    said = json.dumps(header).encode()
+    file = tmp_path / "x.safetensors"
+    file.write_bytes(len(said).to_bytes(8, "little") + said + bytes(size))
+    if refused is None:
+        with safe_open(file, framework="numpy") as opened:
+            assert read_header(GivenFile.at(file, "SOURCE")).shapes.keys() == set(opened.keys())
+        return
+    with pytest.raises(SafetensorError), safe_open(file, framework="numpy"):
+        pass
+    with pytest.raises(InvalidInput, match=refused):
+        read_header(GivenFile.at(file, "SOURCE"))
+
+
+DISGUISED = {
+    b"": r"x.safetensors is empty \(fetch it again\)",
+    b"version https://git-lfs.github.com/spec/v1\noid sha256:00\n": "is a pointer of Git LFS.*git lfs pull",
+    b"\n<!DOCTYPE html><title>Log in": "is a web page, .*wanted a login, or the address was that of a page",
+    b"<?xml version='1.0'?><Error>": "x.safetensors is a web page",
+    b"PK\x03\x04": "x.safetensors is pickled whatever its name says",
+    b"only words": f"x.safetensors {IS_NONE}",
+}
+
+
+@pytest.mark.parametrize("data", DISGUISED)
+@pytest.mark.parametrize("look", [look_at, lora_files.look_at])
+def test_a_download_that_went_wrong_is_told_for_what_it_is(
+    tmp_path: Path, look: Callable[[str], object], data: bytes
+) -> None:
+    file = tmp_path / "x.safetensors"
+    file.write_bytes(data)
+    with pytest.raises(InvalidInput, match=DISGUISED[data]):
+        look(str(file))
+
+
+LABELS = "model.diffusion_model.label_emb.0.0.weight"
+
+
+@pytest.mark.parametrize(
+    ("shapes", "said"),
+    [
+        ({ORIGINAL: (8, 160)}, r"it reads texts of width 160 \(.*'farm models add NAME=FILE#config=DIRECTORY'"),
+        ({ORIGINAL: (8, 2048)}, r"it reads texts of width 2048 \("),
+        ({ORIGINAL: (8, 768), LABELS: (1, 1)}, r"it reads texts of width 768 and more \("),
+        ({ORIGINAL: (8, 1280), LABELS: (1, 1)}, "is the refiner of SDXL"),
+    ],
+)
+def test_a_checkpoint_of_no_known_architecture_is_taken_with_a_configuration_alone(
+    tmp_path: Path, shapes: dict[str, tuple[int, ...]], said: str
+) -> None:
+    file = write_weights(tmp_path / "mine.safetensors", shapes)
+    with pytest.raises(InvalidInput, match=f"SOURCE: .*mine.safetensors .*{said}"):
+        look_at(str(file))
+    with pytest.raises(InvalidInput, match=f"body: mine.safetensors .*{said}"):
+        look_at(GivenFile(file, called="mine.safetensors", field="body", source="mine.safetensors"))
+    assert look_at(f"{file}#config={write_folder(tmp_path / 'config')}").files["model.safetensors"] == file
+
+
+def test_checkpoints_of_known_architectures_are_taken_by_themselves(tmp_path: Path) -> None:
+    for kind, shapes in {
+        "sd1": {ORIGINAL: (8, 768)},
+        "sd2": {ORIGINAL: (8, 1024)},
+        "sdxl": {ORIGINAL: (8, 2048), LABELS: (1, 1)},
+    }.items():
+        assert look_at(str(write_weights(tmp_path / "mine.safetensors", shapes))).kind == kind

@@ -117,7 +117,7 @@ def header(length: int, content: Mapping[str, Any]) -> bytes:
 WHOLE = as_bytes(GOOD)
 ENORMOUS = {DOWN: {"dtype": "F32", "shape": [2**40, 2**40], "data_offsets": [0, 128]}}
 BYTES: dict[str, tuple[bytes, str]] = {
-    "empty": (b"", "cut short or damaged"),
+    "empty": (b"", "it is empty"),
     "cut short": (WHOLE[:-4], "cut short"),
     "cut in its header": (WHOLE[:40], "cut short or damaged"),
     "a pickle": (pickle.dumps({}), "pickled whatever its name says"),

@@ -87,7 +87,7 @@ def header(length: int, content: Mapping[str, Any]) -> bytes:
 
 
 BYTES: dict[str, tuple[bytes, str]] = {
-    "empty": (b"", "cut short or damaged"),
+    "empty": (b"", "it is empty"),
     "a pickle": (pickle.dumps({"emb_params": [1.0]}), "pickled whatever its name says"),
     "a page": (b"<!DOCTYPE html><title>Sign in", "a web page"),
     "a header longer than the file": (header(2**60, {}), "cut short or damaged"),

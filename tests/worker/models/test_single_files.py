@@ -347,10 +347,10 @@ def test_other_files_are_told_for_what_they_are(built: Path, checkpoint: Path, t
 
 DISGUISED = {
     "version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 9\n": "a pointer of Git LFS, .*git lfs pull",
-    "<!DOCTYPE html><html><head><title>Log in</title>": r"a web page, not the file itself \(download the file, not",
+    "<!DOCTYPE html><html><head><title>Log in</title>": r"a web page, not the file itself \(the download wanted",
     "\n <html>": "a web page",
     "not weights at all": "it is cut short or damaged, with 18 bytes",
-    "": "it is cut short or damaged, with 0 bytes",
+    "": "it is empty",
 }
 
 

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import tempfile
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 from farm import keys
 from farm.client.models import add
@@ -20,6 +23,8 @@ from worker.models.device import place
 from worker.models.loader import ModelLoader
 from worker.models.model import LoadedModel
 from worker.models.registry import LocalDirectory, ModelRegistry, SingleFile
+
+Named = dict[str, torch.Tensor]
 
 
 @pytest.fixture(scope="session")
@@ -89,8 +94,48 @@ def test_a_model_that_no_worker_can_load_is_told_for_what_it_is(farm: Farm, buil
     config = folder / "text_encoder" / "config.json"
     config.write_text(config.read_text().replace('"hidden_size": 32', '"hidden_size": 64'))
     farm.add(str(folder))
-    with pytest.raises(ModelError):
+    with pytest.raises(ModelError) as told:
         farm.load()
+    assert "text_encoder" in str(told.value)
+    check_names_no_folder(str(told.value))
+
+
+def check_names_no_folder(said: str) -> None:
+    assert "/farm-" not in said and tempfile.gettempdir() not in said, said
+
+
+def without(part: str) -> Callable[[Named], Named]:
+    return lambda weights: {key: value for key, value in weights.items() if not key.startswith(part)}
+
+
+def cut(key: str) -> Callable[[Named], Named]:
+    return lambda weights: {name: value[:1] if name.endswith(key) else value for name, value in weights.items()}
+
+
+UNLOADED: dict[str, tuple[Callable[[Named], Named], str]] = {
+    "without an autoencoder": (
+        without("first_stage_model."),
+        r"model.safetensors has no autoencoder \(name one: 'farm models add mine=FILE#vae=FILE --replace'\)",
+    ),
+    "without a text encoder": (without("cond_stage_model."), "^model.safetensors has no text encoder"),
+    "of other shapes": (
+        cut("input_blocks.0.0.weight"),
+        "^the checkpoint model.safetensors cannot be loaded: .* 'farm models add mine=FILE#config=DIRECTORY --replace'",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", UNLOADED)
+def test_what_mends_a_kept_checkpoint_is_told_without_a_folder_of_the_worker(
+    farm: Farm, built: Path, tmp_path: Path, case: str
+) -> None:
+    change, said = UNLOADED[case]
+    file = write_original_checkpoint(built, tmp_path / "one.safetensors")
+    save_file({key: value.contiguous() for key, value in change(load_file(file)).items()}, file)
+    farm.add(f"{file}#config={built}")
+    with pytest.raises(ModelError, match=said) as told:
+        farm.load()
+    check_names_no_folder(str(told.value))
 
 
 def test_a_model_that_was_removed_is_told(farm: Farm, built: Path) -> None:

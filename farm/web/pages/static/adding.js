@@ -6,6 +6,7 @@ import { tell } from "./toast.js";
 
 const SECONDS = 1;
 const LENGTH = 8;  // of the number with which safetensors begin: the length of their header
+const BEGINNING = 512;  // bytes that tell what else a file is
 const LONGEST_HEADER = 8 * 2 ** 20;  // of a longer one the site tells when it has all of the file
 const DOING = { receiving: "Sending it to the site", reading: "The site reads it", sending: "It goes into the farm" };
 const FREE = {
@@ -70,7 +71,7 @@ function offer(place) {
       const isThere = length <= file.size - LENGTH;
       if (isThere && length > LONGEST_HEADER) return null;
       const asked = new URLSearchParams({ kept, name: name.value, size: file.size, file: file.name });
-      const body = file.slice(0, LENGTH + (isThere ? length : 0));
+      const body = file.slice(0, Math.max(BEGINNING, isThere ? LENGTH + length : 0));
       return (await ask(`/workers/look?${asked}`, { method: "POST", body })).problem;
     } catch (problem) {
       return problem instanceof Problem ? problem : { detail: `the file cannot be read: ${problem.message}` };

@@ -94,12 +94,14 @@ def test_a_wrong_file_is_told_in_place_before_it_is_sent(show: Show, client: Far
     place = adding(page, "LoRA")
     choose, fault = place.get_by_label("Choose a file"), place.get_by_role("alert")
     (tmp_path / "notes.safetensors").write_text("hello")
+    (tmp_path / "page.safetensors").write_text("<!doctype html>" + "<p>" * 999)
     write_weights(tmp_path / "whole.safetensors", {ORIGINAL: (2, 768)})
     for name, said in {
         a_flux_lora(
             tmp_path / "flux.safetensors"
         ).name: "flux.safetensors is for Flux, or a model built like it – it goes",
         "notes.safetensors": "notes.safetensors is not safetensors, or is damaged",
+        "page.safetensors": "page.safetensors is a web page, not the file itself",
         "whole.safetensors": "whole.safetensors is a whole checkpoint, and no LoRA",
     }.items():
         choose.set_input_files(tmp_path / name)
