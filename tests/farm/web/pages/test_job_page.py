@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 import pytest
 from axe_playwright_python.sync_playwright import Axe
 from PIL import Image
-from playwright.sync_api import expect
+from playwright.sync_api import Route, expect
 
 from farm import keys
 from farm.bucket.job_log import AttemptLog, LogLine, write_log
@@ -141,6 +141,23 @@ def test_one_undo_takes_back_all_changes_of_a_priority(show: Show, client: FarmC
     undo.click()
     # What was not taken back in time stays.
     expect(page.locator(".toast")).to_have_text("1 job as before: priority 3 again")
+
+
+def test_an_undo_takes_back_a_change_that_is_still_on_its_way(show: Show, client: FarmClient) -> None:
+    [job] = submitted(client, priority=2)
+    page = show(f"/jobs/{job}")
+    page.get_by_role("button", name="Raise").click()
+    undo = page.get_by_role("button", name="Undo")
+    expect(undo).to_have_count(1)
+    held: list[Route] = []
+    page.route("**/api/v1/jobs/priority", lambda route: held.append(route), times=1)
+    with page.expect_request("**/api/v1/jobs/priority"):
+        page.get_by_role("button", name="Raise").click()
+    undo.click()
+    [on_its_way] = held
+    on_its_way.continue_()
+    expect(page.locator(".toast")).to_have_text("1 job as before: priority 2 again")
+    assert client.ledger.get(job).priority == 2
 
 
 def test_a_bucket_that_is_away_keeps_only_the_picture_from_being_shown(
