@@ -42,7 +42,7 @@ def router() -> APIRouter:
     return made
 
 
-def _only_known_parameters(request: Request) -> None:
+async def _only_known_parameters(request: Request) -> None:  # no thread for it
     """Raise `InvalidInput` for one that nobody reads: it may be one that is misspelt, and would change what is done."""
     known = {*_parameters(request.scope["route"].dependant)}
     if unknown := [name for name in request.query_params if name not in known]:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import pytest
 from axe_playwright_python.sync_playwright import Axe
-from playwright.sync_api import expect
+from playwright.sync_api import Page, expect
 
 from farm.client import FarmClient
 from farm.jobs.status import MemoryUse
@@ -17,6 +19,16 @@ pytestmark = pytest.mark.long
 
 LOOK_MILLISECONDS = 6_000
 MEMORY = MemoryUse(total=80 * 2**30, used=50 * 2**30, own=40 * 2**30)
+
+
+def looks_until(page: Page, is_so: Callable[[], bool]) -> None:
+    """Let the page look again and again: the site itself looks who lives every two seconds only."""
+
+    def looks() -> bool:
+        page.clock.run_for(LOOK_MILLISECONDS)
+        return is_so()
+
+    eventually(looks, "the page shows it")
 
 
 def test_a_worker_is_drained_unless_it_is_undone_and_resumed(show: Show, client: FarmClient) -> None:
@@ -39,14 +51,13 @@ def test_a_worker_is_drained_unless_it_is_undone_and_resumed(show: Show, client:
     expect(page.locator(".toast").last).to_have_text("gpu-0a1b: no more jobs, until resumed")
     assert [drained.name for drained in client.ledger.drained()] == ["gpu"]
     client.ledger.announce(a_worker("gpu-0a1b", drained=True, paused="drained by an operator"))
-    page.clock.run_for(LOOK_MILLISECONDS)
-    expect(worker.locator(".badge")).to_have_text("drained")
+    looks_until(page, lambda: worker.locator(".badge").inner_text() == "drained")
     expect(worker).to_contain_text("Takes no jobs: drained by an operator")
     expect(page.get_by_role("region", name="Worker other-0a1b").locator(".badge")).to_have_text("ready")
 
     client.ledger.depart("gpu-0a1b")
-    page.clock.run_for(LOOK_MILLISECONDS)
     absent = page.get_by_role("region", name="Worker gpu", exact=True)
+    looks_until(page, lambda: absent.count() == 1)
     expect(absent).to_contain_text("it takes no jobs when it is started")
     assert Axe().run(page).violations_count == 0
     absent.get_by_role("button", name="Resume gpu").click()
