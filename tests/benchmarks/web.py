@@ -1,7 +1,8 @@
 """`farm web` on one core: statuses a second, a thousand open streams of events that all hear of one job while statuses
 are asked for, and what a submission takes longer than the client's own.
 
-`python -m tests.benchmarks.web [HOME]`: with servers of its own, or those of a local farm in HOME. Prints JSON.
+`python -m tests.benchmarks.web [HOME]`: with servers of its own, or those of the local farm that runs in HOME, beside
+what that renders. Prints JSON.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from typing import Any
 
 import uvicorn
 
-from farm import stack
+from farm import settings, stack
 from farm.client import FarmClient
 from farm.jobs.request import JobRequest
 from farm.settings import Settings
@@ -41,13 +42,15 @@ _LINE, _END = "\r\n", "\r\n\r\n"
 def main() -> None:
     """Measure, and print what was found."""
     with tempfile.TemporaryDirectory() as made:
-        home = Path(sys.argv[1]) if len(sys.argv) > 1 else Path(made) / "home"
+        if len(sys.argv) > 1:
+            os.environ["FARM_HOME"] = sys.argv[1]
+            return print(json.dumps(_measured(settings.load(), Path(made)), indent=2))
+        home = Path(made) / "home"
         where = stack.start_detached(home, workers=0)
         try:
             print(json.dumps(_measured(where, Path(made)), indent=2))
         finally:
-            if len(sys.argv) == 1:
-                stack.stop(home)
+            stack.stop(home)
 
 
 def _measured(where: Settings, folder: Path) -> dict[str, Any]:
