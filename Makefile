@@ -1,6 +1,6 @@
 # make demo    install, start a farm on this machine, render the examples into renders/, stop the farm
 # make test    install and run the tests; the slowest are told at the end; PROCESSES=3 of them run side by side
-# make test-fast  those that need no farm and no browser, in two minutes: for every edit
+# make test-fast  those that need no farm and no browser, in a few minutes: for every edit
 # make coverage  TESTS=tests/farm: what the tests run of each file, in percent, and line by line in coverage/index.html
 # make lowest  the unit tests with the lowest versions that pyproject.toml allows, which lie in deploy/requirements/lowest.txt
 # make soak    MINUTES=10: mixed jobs under all faults at random, then the audit
