@@ -11,11 +11,13 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import pytest
-from playwright.sync_api import Browser, sync_playwright
+from playwright.sync_api import Browser, expect, sync_playwright
 
 _NAMES = ("chromium-headless-shell", "chromium", "chromium-browser", "google-chrome")
 CHROMIUM = next(filter(None, map(shutil.which, _NAMES)), None)
 MISSING = "there is no Chromium here: apt-get install chromium-headless-shell"
+
+expect.set_options(timeout=30_000)  # milliseconds: on a busy machine pages take longer than people would wait
 
 needs_chromium = pytest.mark.skipif(CHROMIUM is None, reason=MISSING)
 
