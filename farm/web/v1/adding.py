@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import partial
@@ -15,13 +14,14 @@ from farm import keys
 from farm.client import lora_files, loras, model_files, models
 from farm.client.given import GivenFile
 from farm.client.keeping import Progress
-from farm.errors import InvalidInput, NameTaken
+from farm.errors import InvalidInput
 from farm.keys import WEIGHTS
 from farm.web.limits import Limits
 from farm.web.parts import OPERATES, InSite, Operating, Parts
 from farm.web.problems import Refused
 from farm.web.uploads import Uploads, too_large
 from farm.web.v1.shapes import AddedLora, AddedModel, Lora, Sending, problems
+from farm.web.v1.words import in_words_of_the_api
 from farm.words import one_line
 
 router = APIRouter(tags=["Farm"])
@@ -159,7 +159,7 @@ async def _kept(
         called = called_by(file) or f"{name}{WEIGHTS}"
         given = GivenFile(upload.path, called=called, field=_FIELD, source=f"{called}, sent by {by}")
         await places.receive(upload, request, most=most, look=partial(way.look_at, given))
-        with _words():
+        with in_words_of_the_api():
             return await places.bridge(add, given, upload)
 
 
@@ -203,13 +203,3 @@ def _check_name(way: Way, name: str) -> None:
         way.check_name(name)
     except InvalidInput as error:
         raise InvalidInput(error.reason, field="name", hint=error.hint) from error
-
-
-@contextmanager
-def _words() -> Iterator[None]:
-    """What is to be done is told in words of the API."""
-    try:
-        yield
-    except NameTaken as error:
-        hint = "choose another name, or put this one in its place with replace=true"
-        raise NameTaken(error.message, hint=hint) from error

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Annotated
 
 from fastapi import APIRouter, Query
@@ -15,12 +13,12 @@ from farm.client import models as keeping
 from farm.client.draining import Told
 from farm.client.keeping import Removed
 from farm.client.services import ModelService
-from farm.errors import WrongState
 from farm.jobs.losses import LossDeclaration
 from farm.jobs.status import WorkerInfo
 from farm.web.parts import LOOKS, OPERATES, InSite
 from farm.web.problems import Refused
 from farm.web.v1.shapes import Lora, problems
+from farm.web.v1.words import in_words_of_the_api
 
 router = APIRouter(tags=["Farm"])
 
@@ -76,7 +74,7 @@ async def remove_model(
             raise Refused(
                 404, "model-not-kept", f"the farm keeps no model {name!r:.80}", hint="'farm models' lists them"
             )
-        with _words():
+        with in_words_of_the_api():
             return keeping.remove(site.client.ledger, site.client.storage, name, force=force)
 
     return await site.bucket(remove)
@@ -94,7 +92,7 @@ async def remove_lora(
         site.client.check_bucket()
         if name not in LORAS.manifests(site.client.storage):
             raise Refused(404, "lora-not-kept", f"the farm keeps no LoRA {name!r:.80}", hint="'farm loras' lists them")
-        with _words():
+        with in_words_of_the_api():
             return keeping_loras.remove(site.client.ledger, site.client.storage, name, force=force)
 
     return await site.bucket(remove)
@@ -104,12 +102,3 @@ async def remove_lora(
 async def losses(site: InSite) -> list[LossDeclaration]:
     """The losses that can guide a picture: the built-in ones, and those that live workers add."""
     return [*await site.ledger(site.client.losses)]
-
-
-@contextmanager
-def _words() -> Iterator[None]:
-    """What is to be done is told in words of the API."""
-    try:
-        yield
-    except WrongState as error:
-        raise WrongState(error.message, hint=(error.hint or "").replace("--force", "force=true") or None) from error
