@@ -9,6 +9,8 @@ import pytest
 
 from farm.bucket.storage import Storage
 from farm.client import FarmClient
+from farm.ledger.ledger import Ledger
+from farm.ledger.timing import Timing
 from farm.settings import Settings
 
 
@@ -24,8 +26,9 @@ def storage(bucket_of_a_server: Storage) -> Storage:
 
 @pytest.fixture
 def client(servers: Settings) -> Iterator[FarmClient]:
-    """A client of an empty farm."""
+    """A client of an empty farm, whose announced workers live for as long as a slow test takes."""
     with FarmClient(servers) as made:
+        made.ledger = Ledger(servers, timing=Timing(announcement=600.0))
         made.ledger.redis.flushdb()
         yield made
 

@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 
 _STYLES = {"starting": "dim", "ready": "green", "draining": "yellow", "drained": "yellow", "paused": "yellow"}
 _LOOK_SECONDS = 0.5
+_HEARD_SECONDS = 3
+"""Workers hear of what they are told within a second, unless they hang."""
 
 
 @click.group(
@@ -84,7 +86,7 @@ def drain(names: tuple[str, ...], hand_back: bool, wait: bool, as_json: bool) ->
     with FarmClient.connect() as farm:
         told = farm.drain(names, hand_back=hand_back)
         if not as_json:
-            _tell_drained([worker for worker in farm.workers() if worker.id in told.workers], hand_back=hand_back)
+            _tell_drained(_once_heard(farm, told.workers), hand_back=hand_back)
         if wait:
             try:
                 _until_idle(farm, told.workers)
@@ -123,10 +125,21 @@ def resume(names: tuple[str, ...], as_json: bool) -> None:
         say(f"{name} takes jobs once it is started; no worker of that name lives now")
 
 
+def _once_heard(farm: FarmClient, workers: Collection[str]) -> Sequence[WorkerInfo]:
+    """What these workers say of themselves once they have heard that they are drained: before, it may be old."""
+    deadline = time.monotonic() + _HEARD_SECONDS
+    while True:
+        said = [worker for worker in farm.workers() if worker.id in workers]
+        if all(worker.drained for worker in said) or time.monotonic() > deadline:
+            return said
+        time.sleep(_LOOK_SECONDS / 5)
+
+
 def _tell_drained(told: Sequence[WorkerInfo], *, hand_back: bool) -> None:
     for worker in told:
         rest = f", and {'hands back' if hand_back else 'finishes'} {plural(worker.jobs, 'job')}" if worker.jobs else ""
-        say(f"{worker.id} takes no more jobs{rest}")
+        unheard = "" if worker.drained else " once it hears of it: it has not answered yet"
+        say(f"{worker.id} takes no more jobs{unheard or rest}")
 
 
 def _until_idle(farm: FarmClient, workers: Collection[str]) -> None:

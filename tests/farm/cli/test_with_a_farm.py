@@ -660,7 +660,7 @@ def test_without_a_viewer_the_file_is_named(client: FarmClient, monkeypatch: pyt
 
 def test_workers_are_drained_and_resumed_by_id_or_name(client: FarmClient) -> None:
     for id, jobs in (("gpu-0-0a1b", 2), ("gpu-1-0a1b", 0)):
-        client.ledger.announce(a_worker(id, jobs=jobs))
+        client.ledger.announce(a_worker(id, jobs=jobs, drained=True))
     assert run("workers", "drain", "gpu-0-0a1b").stdout == "gpu-0-0a1b takes no more jobs, and finishes 2 jobs\n"
     assert run("workers", "drain", "gpu-1", "--hand-back").stdout == "gpu-1-0a1b takes no more jobs\n"
     assert [(one.name, one.wish) for one in client.ledger.drained()] == [("gpu-0", "finish"), ("gpu-1", "hand-back")]
@@ -681,6 +681,23 @@ def test_workers_are_drained_and_resumed_by_id_or_name(client: FarmClient) -> No
         "gpu-1 takes jobs once it is started; no worker of that name lives now\n"
     )
     assert client.ledger.drained() == []
+
+
+def test_drain_tells_what_a_worker_says_that_has_heard_it(client: FarmClient, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What it said before may be from before it took its job."""
+    worker = "gpu-0a1b"
+    client.ledger.announce(a_worker(worker, jobs=0))
+    with ThreadPoolExecutor(1) as pool:
+        told = pool.submit(run, "workers", "drain", "gpu")
+        eventually(client.ledger.drained, "it is told")
+        client.ledger.announce(a_worker(worker, drained=True, jobs=1))
+        assert told.result(30).stdout == "gpu-0a1b takes no more jobs, and finishes 1 job\n"
+
+    client.ledger.announce(a_worker(worker))
+    monkeypatch.setattr("farm.cli.commands.workers._HEARD_SECONDS", 0)
+    assert run("workers", "drain", "gpu").stdout == (
+        "gpu-0a1b takes no more jobs once it hears of it: it has not answered yet\n"
+    )
 
 
 def test_drain_waits_until_its_workers_have_heard_it_and_have_no_job(client: FarmClient) -> None:

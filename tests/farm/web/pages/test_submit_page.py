@@ -77,9 +77,11 @@ def test_models_are_offered_that_are_served_or_kept(show: Show, client: FarmClie
         page.reload()
         return field(page, "model").locator("option").all_text_contents()
 
-    eventually(lambda: len(offered()) > 1, "the site has seen what is kept")
-    assert offered() == ["served", "kept – no live worker serves it"]
-    models.remove(client.ledger, client.storage, "kept")
+    try:
+        eventually(lambda: len(offered()) > 1, "the site has seen what is kept")
+        assert offered() == ["served", "kept – no live worker serves it"]
+    finally:
+        models.remove(client.ledger, client.storage, "kept")
 
 
 def test_faults_are_told_beside_their_field_and_the_command_is_always_there(show: Show, client: FarmClient) -> None:
