@@ -8,6 +8,20 @@ from pathlib import Path
 from typing import Any
 
 ORIGINAL = "model.diffusion_model.input_blocks.1.1.transformer_blocks.0.attn2.to_k.weight"
+LABELS = "model.diffusion_model.label_emb.0.0.weight"
+"""A weight that only SDXL's UNet has."""
+_OF_VAE = "first_stage_model.decoder.conv_in.weight"
+_OF_SD, _OF_XL = (
+    "cond_stage_model.transformer.x",
+    ("conditioner.embedders.0.transformer.x", "conditioner.embedders.1.model.x"),
+)
+
+
+def checkpoint(width: int = 768, *, vae: bool = True) -> dict[str, tuple[int, ...]]:
+    """A few weights of each part of a checkpoint, whose UNet reads texts of this width: SDXL's of 2,048."""
+    of_encoders = _OF_XL if width == 2048 else (_OF_SD,)
+    labels = {LABELS: (1, 1)} if width == 2048 else {}
+    return {ORIGINAL: (2, width), **labels, **dict.fromkeys(of_encoders, (1,)), **({_OF_VAE: (8, 8)} if vae else {})}
 
 
 def write_weights(
@@ -45,8 +59,9 @@ def write_folder(folder: Path, *, width: int = 768, fill: int = 0) -> Path:
     for name in ("vocab.json", "tokenizer_config.json"):
         write_json(folder / "tokenizer" / name, {})
     (folder / "tokenizer" / "merges.txt").write_text("#version: 0.2\n")
-    for part in ("unet", "vae", "text_encoder"):
-        write_json(folder / part / "config.json", {"part": part})
+    write_json(folder / "unet" / "config.json", {"_class_name": "UNet2DConditionModel"})
+    write_json(folder / "vae" / "config.json", {"_class_name": "AutoencoderKL"})
+    write_json(folder / "text_encoder" / "config.json", {"architectures": ["CLIPTextModel"]})
     attention = "down_blocks.0.attentions.0.transformer_blocks.0.attn2.to_k.weight"
     write_weights(folder / "unet" / "diffusion_pytorch_model.safetensors", {attention: (2, width)}, fill=fill)
     write_weights(folder / "vae" / "diffusion_pytorch_model.safetensors", {"conv_in.weight": (8, 8)})

@@ -12,29 +12,20 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from farm import sources
+from farm import layouts, sources
 from farm.bucket.models import FILE_NAME, MAX_FILES, Kind, Layout
 from farm.client import model_options
 from farm.client.given import GivenFile
 from farm.client.headers import Shapes, read_header
 from farm.client.model_options import Given
-from farm.disguises import CONVERT
+from farm.disguises import CONVERT, LOOK_AT, disguise
 from farm.errors import InvalidInput
 from farm.keys import MODEL_CONFIG, MODEL_FILE, PICKLED_WEIGHTS, WEIGHTS
+from farm.layouts import INDEX, PARTS, STEMS, UNET, VAE
 
 _FIELD = "SOURCE"
-_INDEX = "model_index.json"
-_OF_THE_WHOLE = (_INDEX, "farm.json", "preview.json")
+_OF_THE_WHOLE = (INDEX, "farm.json", "preview.json")
 _TEXTS = (".json", "merges.txt")
-_WITH_WEIGHTS = re.compile(r"unet|vae|text_encoder(_\d)?")
-_OTHER_PARTS = re.compile(r"scheduler|tokenizer(_\d)?")
-"""Of what an index names, these are loaded; safety checkers and the like never are."""
-_STEM = re.compile(r"(diffusion_pytorch_model|model)[.-]")
-_UNET, _VAE = "UNet2DConditionModel", "vae"
-_OF_SHARDS = re.compile(r"-\d+-of-\d+|\.index\b")
-_MARKED = re.compile(r"^\w+(?:-\d+-of-\d+)?\.(?!safetensors)|\.index\.(?!json)")
-_HALF = ".fp16"
-_ORIGINAL = "model.diffusion_model."
 _ATTENTION = re.compile(r".*\.attn2\.to_k\.weight")
 _OF_SDXL = ("add_embedding.", "model.diffusion_model.label_emb.")
 """Weights that read a prompt as a whole, and sizes."""
@@ -81,7 +72,8 @@ def look_at(source: str | GivenFile) -> LocalModel:
                 raise _refused(f"{named} is a folder", hint="#config= goes with a checkpoint in one file")
             return _with_options(_folder(path, has_vae=given.has_vae), given)
         if named.lower().endswith(WEIGHTS) and path.is_file():
-            found = _single_file(GivenFile.at(path, _FIELD), Path(config).expanduser().resolve() if config else None)
+            file, folder = GivenFile.at(path, _FIELD), Path(config).expanduser().resolve() if config else None
+            found = _single_file(file, folder, has_vae=given.has_vae)
             return _with_options(found, given)
     except (OSError, RuntimeError) as error:
         raise _unreadable(source, error) from error
@@ -97,7 +89,7 @@ def _given(file: GivenFile) -> LocalModel:
         raise _pickled(file)
     if not file.called.lower().endswith(WEIGHTS):
         raise file.refused(f"is no {WEIGHTS} file", hint="a checkpoint of Stable Diffusion in one file is read")
-    return _single_file(file, None)
+    return _single_file(file, None, has_vae=False)
 
 
 def _pickled(file: GivenFile) -> InvalidInput:
@@ -111,44 +103,39 @@ def _with_options(model: LocalModel, given: Given) -> LocalModel:
 
 def _folder(folder: Path, *, has_vae: bool) -> LocalModel:
     """The model in a folder; without the weights of its autoencoder if it has another."""
-    index = _read_json(folder / _INDEX) if (folder / _INDEX).is_file() else None
-    if index is None:
+    if not (folder / INDEX).is_file():
         single = sorted(path.name for path in folder.glob(f"*{WEIGHTS}"))
         hint = (
             f"if {single[0]} is a whole checkpoint, name that file"
             if single
             else "a model is a folder in diffusers' layout"
         )
-        raise _refused(f"{folder} is no model: it has no {_INDEX}", hint=hint)
-    parts = [name for name, what in index.items() if _is_named(what)]
-    if _class_of(index.get("unet")) != _UNET:
-        pipeline = index.get("_class_name") or "of no known kind"
-        raise _refused(f"{folder} is {pipeline!s:.60}, whose UNet is not {_UNET}")
+        raise _refused(f"{folder} is no model: it has no {INDEX}", hint=hint)
+    parts, unet = _parts(folder), dict[str, tuple[int, ...]]()
     files = {name: folder / name for name in _OF_THE_WHOLE if (folder / name).is_file()}
     for path in files.values():
         _read_json(path)
-    unet: Shapes = {}
     for part in parts:
-        if not (folder / part).is_dir():
-            if _WITH_WEIGHTS.fullmatch(part) or _OTHER_PARTS.fullmatch(part):
-                raise _refused(f"{folder} has no folder {part}, which its {_INDEX} names", hint="fetch it again")
-            continue
-        if _WITH_WEIGHTS.fullmatch(part):
-            weights = [] if has_vae and part == _VAE else _weights(folder / part)
-            shapes = {key: shape for path in weights for key, shape in _shapes_of(path).items()}
-            unet = shapes if part == "unet" else unet
-            files |= {f"{part}/{path.name}": path for path in weights}
-            files |= _texts(folder / part, under=f"{part}/")
-        elif _OTHER_PARTS.fullmatch(part):
-            files |= _texts(folder / part, under=f"{part}/")
+        if part in STEMS and not (has_vae and part == VAE):
+            weights = _weights(folder, part)
+            unet |= weights.shapes if part == UNET else {}
+            files |= {f"{part}/{path.name}": path for path in weights.files}
+        files |= _texts(folder / part, under=f"{part}/")
     return LocalModel("folder", _kind(unet), str(folder), _checked(files))
 
 
-def _single_file(file: GivenFile, config: Path | None) -> LocalModel:
+def _parts(folder: Path) -> tuple[str, ...]:
+    """The parts of the model in a folder with an index. Raises `InvalidInput` unless all are there, but for weights."""
+    if fault := layouts.unfit(folder, _read_json):
+        raise _at_fault(folder, fault)
+    return layouts.parts_of(_read_json(folder / UNET / layouts.CONFIG))
+
+
+def _single_file(file: GivenFile, config: Path | None, *, has_vae: bool) -> LocalModel:
     shapes = read_header(file).shapes
     if any(_LORA.search(key) for key in shapes):
         raise file.refused("is a LoRA, and no whole model", hint="'farm loras add NAME=FILE' adds it for jobs to name")
-    if not any(key.startswith(_ORIGINAL) for key in shapes):
+    if layouts.lacking_in_file(shapes, [UNET]):
         typical = min(shapes, default="none")
         raise file.refused(
             f"is no whole checkpoint of Stable Diffusion: its weights have names such as {typical!r:.80}",
@@ -157,13 +144,18 @@ def _single_file(file: GivenFile, config: Path | None) -> LocalModel:
     files = {MODEL_FILE: file.path}
     if config is None:
         _check_architecture(file, shapes)
+        parts = layouts.parts_of(layouts.WITH_SECOND_ENCODER if _kind(shapes) == "sdxl" else {})
     else:
-        if not (config / _INDEX).is_file():
-            raise _refused(f"{config} has no {_INDEX}", hint="#config= names a folder in diffusers' layout")
+        if not (config / INDEX).is_file():
+            raise _refused(f"{config} has no {INDEX}", hint="#config= names a folder in diffusers' layout")
+        parts = _parts(config)
         files |= {f"{MODEL_CONFIG}/{name}": config / name for name in _OF_THE_WHOLE if (config / name).is_file()}
-        for part in sorted(child for child in config.iterdir() if child.is_dir()):
-            if _WITH_WEIGHTS.fullmatch(part.name) or _OTHER_PARTS.fullmatch(part.name):
-                files |= _texts(part, under=f"{MODEL_CONFIG}/{part.name}/")
+        for part in parts:
+            files |= _texts(config / part, under=f"{MODEL_CONFIG}/{part}/")
+    if lacks := layouts.lacking_in_file(shapes, [part for part in parts if not (has_vae and part == VAE)]):
+        raise file.refused(
+            f"has no {PARTS[lacks].title}", hint=layouts.hint_in_file(lacks, "farm models add NAME=FILE")
+        )
     source = f"{file.source}#config={config}" if config else file.source
     return LocalModel("file", _kind(shapes), source, _checked(files))
 
@@ -175,39 +167,50 @@ def _check_architecture(file: GivenFile, shapes: Shapes) -> None:
     if width is None or ((kind := _KINDS.get(width)) and (kind == "sdxl") == more):
         return
     if more and width == _OF_REFINER:
-        raise file.refused(
-            "is the refiner of SDXL, which only refines what SDXL's base model made", hint="use the base model"
-        )
+        raise file.refused(f"is {layouts.REFINER}", hint=layouts.BASE_IS_NEEDED)
     raise file.refused(
         f"is of an architecture that is not known: it reads texts of width {width}{' and more' if more else ''}",
         hint="with the configuration of a model like it 'farm models add NAME=FILE#config=DIRECTORY' adds it",
     )
 
 
+@dataclass(frozen=True)
+class _Weights:
+    """The files of a part's weights, of shards with their index, and the shapes of the weights in them."""
+
+    files: list[Path]
+    shapes: dict[str, tuple[int, ...]]
+
+
+def _weights(folder: Path, part: str) -> _Weights:
+    """The weights of a part of the model in a folder. Raises `InvalidInput` unless they are there and whole."""
+    names = [path.name for path in (folder / part).iterdir() if path.is_file()]
+    found = layouts.chosen(names, STEMS[part])
+    if not found:
+        raise _at_fault(folder, layouts.without_weights(part, names))
+    first = folder / part / found[0]
+    if first.name.endswith(WEIGHTS):
+        return _Weights([first], dict(_shapes_of(first)))
+    try:
+        index = layouts.shards_by_weight(_read_json(first))
+    except (ValueError, TypeError, KeyError) as error:
+        raise _refused(f"{first} is not an index of shards: {error}", hint=layouts.FETCH_AGAIN) from error
+    if fault := layouts.astray(part, index, names):
+        raise _at_fault(folder, fault)
+    shards = [folder / part / shard for shard in sorted(set(index.values()))]
+    held = {shard.name: _shapes_of(shard) for shard in shards}
+    if fault := layouts.lost(part, index, held):
+        raise _at_fault(folder, fault)
+    return _Weights([first, *shards], {key: shape for shapes in held.values() for key, shape in shapes.items()})
+
+
 def _shapes_of(path: Path) -> Shapes:
-    return read_header(GivenFile.at(path, _FIELD)).shapes if path.name.endswith(WEIGHTS) else {}
+    return read_header(GivenFile.at(path, _FIELD)).shapes
 
 
-def _weights(folder: Path) -> list[Path]:
-    """The files of a part's weights, of shards with their index: in full precision rather than in half, in one file
-    rather than in shards."""
-    names = sorted(path.name for path in folder.iterdir() if path.is_file())
-    found = [name for name in names if _STEM.match(name) and name.endswith((WEIGHTS, ".json"))]
-    for chosen in (
-        [name for name in found if not _MARKED.search(name)],
-        [name for name in found if _HALF in name],
-    ):
-        whole = [name for name in chosen if not _OF_SHARDS.search(name)]
-        if any(name.endswith(WEIGHTS) for name in chosen):
-            return [folder / name for name in (whole or chosen)]
-    pickled = [name for name in names if name.lower().endswith(PICKLED_WEIGHTS)]
-    if pickled and not found:
-        raise _refused(f"{folder} has only pickled weights ({pickled[0]}), which can run code", hint=CONVERT)
-    others = [name for name in names if name.endswith(WEIGHTS)]
-    raise _refused(
-        f"{folder} has no weights that are loaded{f', but {others[0]}' if others else ''}",
-        hint="they are called diffusion_pytorch_model.safetensors, or model.safetensors of a text encoder",
-    )
+def _at_fault(folder: Path, fault: layouts.Fault) -> InvalidInput:
+    said, hint = fault
+    return _refused(f"{folder} {said}", hint=hint)
 
 
 def _texts(folder: Path, *, under: str) -> dict[str, Path]:
@@ -217,8 +220,15 @@ def _texts(folder: Path, *, under: str) -> dict[str, Path]:
         if path.is_file() and path.name.endswith(_TEXTS) and WEIGHTS not in path.name:
             if path.name.endswith(".json"):
                 _read_json(path)
+            elif fault := _disguise(path):
+                raise _refused(f"{path} is {fault[0]}", hint=fault[1])
             found[f"{under}{path.name}"] = path
     return found
+
+
+def _disguise(path: Path) -> layouts.Fault | None:
+    with path.open("rb") as file:
+        return disguise(file.read(LOOK_AT))
 
 
 def _read_json(path: Path) -> dict[str, Any]:
@@ -227,18 +237,11 @@ def _read_json(path: Path) -> dict[str, Any]:
             raise ValueError(f"it has more than {_MAX_JSON_BYTES:,} bytes")
         content = json.loads(path.read_bytes())
     except (ValueError, RecursionError) as error:
-        raise _refused(f"{path} is not JSON: {error}", hint="fetch it again") from error
+        what, hint = _disguise(path) or (f"not JSON: {error}", layouts.FETCH_AGAIN)
+        raise _refused(f"{path} is {what}", hint=hint) from error
     if not isinstance(content, dict):
         raise _refused(f"{path} is not a JSON object")
     return content
-
-
-def _is_named(what: Any) -> bool:
-    return isinstance(what, list) and len(what) == 2 and what[0] is not None
-
-
-def _class_of(what: Any) -> Any:
-    return what[1] if _is_named(what) else None
 
 
 def _kind(shapes: Shapes) -> Kind:

@@ -24,7 +24,7 @@ from farm.settings import Settings
 from farm.stack import machine, redis_checks, servers
 from farm.stack.verdict import ok
 from tests.ledgers import a_worker
-from tests.models_on_disk import ORIGINAL, write_weights
+from tests.models_on_disk import checkpoint, write_weights
 from tests.stack.farms import Farm
 from tests.waiting import eventually
 
@@ -131,7 +131,7 @@ def test_why_a_model_is_not_served_is_told_to_its_end(running: Running) -> None:
 def test_a_model_that_the_farm_keeps_is_mended_in_the_farm(running: Running, tmp_path: Path) -> None:
     farm, settings = running
     why = "the checkpoint model.safetensors cannot be loaded"
-    file = write_weights(tmp_path / "mine.safetensors", {ORIGINAL: (320, 768)})
+    file = write_weights(tmp_path / "mine.safetensors", checkpoint())
     ledger, storage = Ledger(settings), Storage(settings)
     add(ledger, storage, "kept", str(file))
     with FarmClient(settings) as client:

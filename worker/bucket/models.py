@@ -13,8 +13,8 @@ from urllib.parse import urlsplit
 from farm.bucket.storage import Storage, StoredObject
 from farm.errors import ModelError, ModelUnavailable
 from farm.keys import WEIGHTS
+from farm.layouts import STEMS, weights_among
 from farm.settings import Settings
-from worker.models.weights import STEMS, weights_among
 
 _MAX_OBJECTS = 10_000
 _FULL = (errno.ENOSPC, errno.EDQUOT)

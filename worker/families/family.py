@@ -15,8 +15,6 @@ from farm.jobs.spec import ResolvedSpec
 from worker.diffusion.conditioning import Conditioning
 from worker.diffusion.prompts import Encoded
 
-TOKENIZER = "CLIPTokenizer"
-
 
 @dataclass(frozen=True)
 class EncoderPart:
@@ -93,12 +91,6 @@ class Family:
         """The class of every part with weights, by its folder."""
         encoders = {encoder.folder: encoder.kind for encoder in self.encoders}
         return {"unet": UNet2DConditionModel, "vae": AutoencoderKL, **encoders}
-
-    @property
-    def classes(self) -> Mapping[str, str]:
-        """The name of every part's class, by its folder; tokenizers last."""
-        parts = {folder: kind.__name__ for folder, kind in self.parts.items()}
-        return {**parts, **{encoder.tokenizer: TOKENIZER for encoder in self.encoders}}
 
 
 def check_width(name: str, expected: Any, found: int) -> None:

@@ -57,7 +57,7 @@ def read_directory(name: str, directory: Path, placement: Placement, options: Op
     family = found_layout.family
     scheduler_config = scheduler_of(name, found_layout.scheduler_config, options, directory)
     own = {part: kind for part, kind in family.parts.items() if part != VAE or options.vae is None}
-    found = {part: weights.find(name, directory / part, weights.STEMS[part]) for part in own}
+    found = {part: weights.find(name, directory, part) for part in own}
     try:
         with staged(name, family, directory, found) as stage:
             for part, files in found.items():

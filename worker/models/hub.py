@@ -15,11 +15,9 @@ from huggingface_hub.errors import (
 
 from farm.errors import ModelError, ModelUnavailable
 from farm.keys import WEIGHTS
+from farm.layouts import INDEX, ONLY_SD, weights_among
 from worker.models.disguises import first_line
-from worker.models.kinds import ONLY_SD
-from worker.models.layout import INDEX
 from worker.models.registry import Hub
-from worker.models.weights import weights_among
 
 HUB_CONFIG_FILES = (
     "model_index.json",

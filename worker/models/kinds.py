@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from farm.errors import ModelError
+from farm.layouts import BASE_IS_NEEDED, ONLY_SD, REFINER
 from worker.models.weights import Shapes
 
 Architecture = Literal["sd1", "sd2", "sdxl"]
@@ -42,11 +43,9 @@ TITLES: dict[Architecture, str] = {
     "sdxl": "Stable Diffusion XL",
 }
 
-ONLY_SD = "use a text-to-image model of Stable Diffusion 1, 2 or XL"
 WHOLE_IS_NEEDED = (
     "the whole model is needed: UNet, autoencoder and text encoders in one file, or a folder in diffusers' layout"
 )
-REFINER, BASE_IS_NEEDED = "the refiner of SDXL, which only refines what SDXL's base model made", "use the base model"
 _ADD = "'farm loras add NAME=FILE' adds it for jobs to name"
 _PLAIN = "use its plain weights, in float32, float16 or bfloat16"
 

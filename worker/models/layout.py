@@ -6,39 +6,34 @@ import json
 import math
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
 from pydantic import ValidationError
 
+from farm import layouts
 from farm.disguises import CONVERT
 from farm.errors import ModelError
 from farm.jobs.faults import invalid
 from farm.jobs.framing import FRAMING, Framing
 from farm.jobs.spec import MAX_GUIDANCE, MAX_SIDE, MIN_SIDE
 from farm.keys import PICKLED_WEIGHTS, WEIGHTS
+from farm.layouts import INDEX, ONLY_SD
 from worker.families.every import family_of
-from worker.families.family import TOKENIZER, Family
+from worker.families.family import Family
 from worker.models.bounds import check_numbers
 from worker.models.disguises import recognised
-from worker.models.kinds import BASE_IS_NEEDED, EXTRA_CHANNELS, ONLY_SD, REFINER, WHOLE_IS_NEEDED, check_kind
+from worker.models.kinds import EXTRA_CHANNELS, WHOLE_IS_NEEDED, check_kind
 from worker.models.model import Defaults
-from worker.models.weights import read_shapes
+from worker.models.weights import fault_in, read_shapes
 
-INDEX = "model_index.json"
 FETCHING_CODE = ("auto_map", "attn_implementation", "_attn_implementation", "quantization_config")
 """Keys by which a configuration asks the libraries for code of others, or for packages that are not needed here."""
 ADAPTER = "adapter_config.json"
-_PIPELINES = (
-    *("StableDiffusionPipeline", "StableDiffusionXLPipeline"),
-    *("StableDiffusionInpaintPipeline", "StableDiffusionXLInpaintPipeline"),
-)
 _ADDED = ("addition_embed_type", "class_embed_type", "time_cond_proj_dim")
 _OF_LATENTS = ("latents_mean", "latents_std")
 """Of an autoencoder: what its latents are shifted and scaled by besides its `scaling_factor`."""
-_OF_THE_REFINER = "requires_aesthetics_score"
-"""It is told how beautiful its picture is, in the place of the size that that was cut to, and reads one encoder."""
 _LIBRARIES: Sequence[list[str | None]] = ([], [None], ["diffusers"], ["transformers"], ["stable_diffusion"])
 
 MAX_LOSS_SCALE = 1_000.0
@@ -91,23 +86,16 @@ def check(name: str, directory: Path) -> Layout:
     """
     if not (directory / INDEX).is_file():
         raise _no_model(name, directory)
+    if fault := layouts.unfit(directory, partial(read_json, name)):
+        raise fault_in(name, directory, fault)
     index = read_json(name, directory / INDEX)
-    pipeline = index.get("_class_name")
-    if index.get(_OF_THE_REFINER) is True and index.get("text_encoder") in (None, [None, None]):
-        raise ModelError(f"the model '{name}' is {REFINER}", hint=BASE_IS_NEEDED)
-    named = f"'{name}'" if pipeline in (None, *_PIPELINES) else f"'{name}' ({pipeline!s:.60})"
-    _check_class(named, "unet", UNet2DConditionModel.__name__, index.get("unet"))
-    family = family_of(read_json(name, directory / "unet" / "config.json"))
-    for component, expected in family.classes.items():
-        _check_class(named, component, expected, index.get(component))
+    unet = read_json(name, directory / layouts.UNET / layouts.CONFIG)
+    family = family_of(unet)
     scheduler = read_json(name, directory / "scheduler" / "scheduler_config.json")
     check_schedule(name, scheduler)
     for component in family.parts:
-        config = read_json(name, directory / component / "config.json")
-        _check_class(f"'{name}'", component, family.classes[component], ["", _class_of(config)])
-        check_numbers(name, component, config)
-        if component == "unet":
-            _check_unet(name, family, config)
+        check_numbers(name, component, read_json(name, directory / component / layouts.CONFIG))
+    _check_unet(name, family, unet)
     check_no_code(name, directory)
     zeros = family.zeros_for_nothing and index.get("force_zeros_for_empty_prompt", True) is True
     return Layout(family, {**scheduler, "steps_offset": 1}, zeros)
@@ -178,21 +166,6 @@ def check_vocabulary(name: str, ids: Collection[int], longest: Any, text_encoder
         raise ModelError(f"the tokenizer of the model '{name}' has a model_max_length of {longest!r:.40}")
 
 
-def _check_class(named: str, component: str, expected: str, found: Any) -> None:
-    written = found[1] if isinstance(found, list) and len(found) == 2 else None
-    if expected == TOKENIZER and written == f"{TOKENIZER}Fast":
-        return
-    if written != expected:
-        said = f"{written}, not {expected}" if written else "missing"
-        raise ModelError(f"the {component} of the model {named} is {said}", hint=ONLY_SD)
-
-
-def _class_of(config: Mapping[str, Any]) -> Any:
-    architectures = config.get("architectures")
-    only = architectures[0] if isinstance(architectures, list) and architectures else None
-    return config.get("_class_name") or only
-
-
 def _check_unet(name: str, family: Family, config: Mapping[str, Any]) -> None:
     """Raise `ModelError` for a UNet that needs more than its family gives: before its weights are read, which may be
     large."""
@@ -213,8 +186,8 @@ def _no_model(name: str, directory: Path) -> ModelError:
     for pattern in (f"*/{INDEX}", f"snapshots/*/{INDEX}"):
         if inside := sorted(directory.glob(pattern)):
             return ModelError(lacking, hint=f"the folder {inside[0].parent} has one")
-    if directory / "config.json" in files:
-        only = _class_of(read_json(name, directory / "config.json"))
+    if directory / layouts.CONFIG in files:
+        only = layouts.class_of(read_json(name, directory / layouts.CONFIG))
         return ModelError(f"{lacking}; it is only a {only!s:.60}", hint=WHOLE_IS_NEEDED)
     if single := [path for path in files if path.name.lower().endswith(WEIGHTS)]:
         check_kind(single[0], read_shapes(single[0]))

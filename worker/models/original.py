@@ -13,6 +13,7 @@ from diffusers.loaders.single_file_utils import convert_ldm_unet_checkpoint, con
 from safetensors import safe_open
 
 from farm.errors import ModelError
+from farm.layouts import PARTS, hint_in_file
 from worker.models import kinds
 from worker.models.autoencoder import named_as_diffusers
 from worker.models.ema import averaged_unet
@@ -21,25 +22,6 @@ from worker.models.weights import Shapes, as_meta, read_shapes, read_tensors
 
 _log = logging.getLogger(__name__)
 
-_PREFIXES: Mapping[str, tuple[str, ...]] = {
-    "unet": (kinds.UNET,),
-    "vae": (kinds.VAE,),
-    "text_encoder": (
-        "cond_stage_model.transformer.",
-        "cond_stage_model.model.",
-        "conditioner.embedders.0.transformer.",
-        "conditioner.embedders.0.model.",
-    ),
-    "text_encoder_2": (kinds.SECOND_ENCODER + "model.",),
-}
-"""How the names of each part's weights begin, in one release or another."""
-
-_TITLES = {
-    "unet": "UNet",
-    "vae": "autoencoder",
-    "text_encoder": "text encoder",
-    "text_encoder_2": "second text encoder",
-}
 _PROJECTION = "text_projection"
 _OF_OPEN_CLIP = "model."
 
@@ -59,9 +41,7 @@ class Original:
         are missing or of other shapes. The module may be without any."""
         keys = self._keys(part)
         if not keys:
-            title, vae = _TITLES[part], f"name one: {name}={self.path}#vae=FILE"
-            hint = vae if part == "vae" else f"save it again with its {title} in it"
-            raise ModelError(f"{self.path} has no {title}", hint=hint)
+            raise ModelError(f"{self.path} has no {PARTS[part].title}", hint=hint_in_file(part, f"{name}={self.path}"))
         check(part, module, self._converted(part, module, as_meta({key: self.shapes[key] for key in keys})))
 
     def fill(self, part: str, module: Any, dtype: torch.dtype) -> None:
@@ -76,7 +56,7 @@ class Original:
 
     def _prefix(self, part: str) -> str:
         """How a part's names begin here: as most do, for tools leave single weights of other releases behind."""
-        return max(_PREFIXES[part], key=lambda one: sum(key.startswith(one) for key in self.shapes))
+        return max(PARTS[part].prefixes, key=lambda one: sum(key.startswith(one) for key in self.shapes))
 
     def _keys(self, part: str) -> list[str]:
         prefix = self._prefix(part)

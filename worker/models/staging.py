@@ -14,10 +14,11 @@ from pathlib import Path
 from typing import Any
 
 from farm.errors import ModelError
+from farm.layouts import STEMS
 from worker.families.family import Family
 from worker.models.disguises import recognised
 from worker.models.layout import read_json
-from worker.models.weights import STEMS, Weights
+from worker.models.weights import Weights
 
 _TOKENIZER_FILES = ("merges.txt", "special_tokens_map.json", "tokenizer.json", "tokenizer_config.json", "vocab.json")
 _NAMING_FILES = ("fast_tokenizer_files", "init_inputs", "name_or_path")
@@ -56,11 +57,6 @@ def _link(folder: Path, stem: str, weights: Weights) -> None:
 
 def _stage_tokenizer(name: str, source: Path, target: Path) -> None:
     files = {file: source / file for file in _TOKENIZER_FILES if (source / file).is_file()}
-    if "tokenizer.json" not in files and not {"vocab.json", "merges.txt"} <= files.keys():
-        raise ModelError(
-            f"the model '{name}' has no tokenizer in {source}",
-            hint="it is in tokenizer.json, or vocab.json and merges.txt",
-        )
     target.mkdir()
     for file, path in files.items():
         if path.stat().st_size > _MAX_TOKENIZER_BYTES:

@@ -8,32 +8,18 @@ from __future__ import annotations
 
 import json
 import math
-import re
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 from safetensors import safe_open
 from torch import Tensor
 
-from farm.disguises import CONVERT
+from farm import layouts
 from farm.errors import ModelError
-from farm.keys import PICKLED_WEIGHTS, WEIGHTS
 from worker.models.disguises import first_line, unreadable
 
-STEMS = {
-    "unet": "diffusion_pytorch_model",
-    "vae": "diffusion_pytorch_model",
-    "text_encoder": "model",
-    "text_encoder_2": "model",
-}
-"""What the weights of each component are called, before marks and endings. No family has others."""
-
-_MARKS = ("", ".fp16")
-_SHARD = re.compile(r"\w[\w.-]*\.safetensors")
-_MAX_SHARDS = 1_000
 _MAX_WEIGHTS = 50_000
 """SDXL's checkpoints name 2,515, and some 4,200 with averages."""
 _MAX_INDEX_BYTES = 16 * 2**20
@@ -54,60 +40,32 @@ class Weights:
         return sum(math.prod(shape) for path in self.files.values() for shape in read_shapes(path).values())
 
 
-def chosen(names: Collection[str], stem: str) -> tuple[str, ...]:
-    """The files among `names` that hold a component's weights: in full precision rather than in half, in one file
-    rather than in shards, and of shards the index first. Empty if there are none."""
-    for mark in _MARKS:
-        if (whole := f"{stem}{mark}.safetensors") in names:
-            return (whole,)
-        for index in (f"{stem}.safetensors.index{mark}.json", f"{stem}{mark}.safetensors.index.json"):
-            if index in names:
-                number, marked = r"-\d+-of-\d+", re.escape(mark)
-                shard = re.compile(rf"{stem}({marked}{number}|{number}{marked})\.safetensors")
-                return (index, *sorted(name for name in names if shard.fullmatch(name)))
-    return ()
-
-
-def weights_among(files: Collection[str]) -> list[str]:
-    """Of a model's files the weights that are loaded, in one precision each."""
-    found: list[str] = []
-    for component, stem in STEMS.items():
-        names = {file.removeprefix(f"{component}/") for file in files if file.startswith(f"{component}/")}
-        found += [f"{component}/{name}" for name in chosen(names, stem)]
-    return found
-
-
-def find(name: str, directory: Path, stem: str) -> Weights:
-    """The weights in a component's folder of the model `name`.
+def find(name: str, directory: Path, part: str) -> Weights:
+    """The weights in the folder of a part of the model `name`, in the model's `directory`.
 
     Raises `ModelError` if there are none, or shards that are missing or not in the folder.
     """
-    names = {path.name for path in directory.iterdir() if path.is_file()}
-    found = chosen(names, stem)
+    folder = directory / part
+    names = {path.name for path in folder.iterdir() if path.is_file()}
+    found = layouts.chosen(names, layouts.STEMS[part])
     if not found:
-        raise _nothing(name, directory, names, stem)
+        raise fault_in(name, directory, layouts.without_weights(part, names))
     if not found[0].endswith(".json"):
-        return Weights({found[0]: directory / found[0]})
-    index = _read_index(name, directory / found[0])
-    shards = set(index.values())
-    if strange := sorted(shard for shard in shards if not _SHARD.fullmatch(shard)):
-        raise ModelError(
-            f"{directory / found[0]} of the model '{name}' names {strange[0]!r:.80}",
-            hint="shards are .safetensors files in the folder of their index",
-        )
-    if missing := sorted(shards - names):
-        raise ModelError(
-            f"the model '{name}' lacks {len(missing)} of {len(shards)} shards in {directory}, such as {missing[0]}",
-            hint="fetch it again",
-        )
-    weights = Weights({shard: directory / shard for shard in sorted(shards)}, index)
+        return Weights({found[0]: folder / found[0]})
+    index = _read_index(name, folder / found[0])
+    if fault := layouts.astray(part, index, names):
+        raise fault_in(name, directory, fault)
+    weights = Weights({shard: folder / shard for shard in sorted(set(index.values()))}, index)
     held = {shard: read_shapes(path).keys() for shard, path in weights.files.items()}
-    if lost := sorted(key for key, shard in index.items() if key not in held[shard]):
-        raise ModelError(  # the libraries would believe the index
-            f"{directory / index[lost[0]]} of the model '{name}' lacks {lost[0]!r:.80}, which its index says is there",
-            hint="fetch it again",
-        )
+    if fault := layouts.lost(part, index, held):  # the libraries would believe the index
+        raise fault_in(name, directory, fault)
     return weights
+
+
+def fault_in(name: str, directory: Path, fault: layouts.Fault) -> ModelError:
+    """The error to raise for what is wrong with the model `name` in a directory."""
+    said, hint = fault
+    return ModelError(f"the model '{name}' in {directory} {said}", hint=hint)
 
 
 def read_shapes(path: Path) -> Shapes:
@@ -137,33 +95,12 @@ def as_meta(shapes: Shapes) -> dict[str, Tensor]:
     return {key: torch.empty(shape, device="meta") for key, shape in shapes.items()}
 
 
-def _nothing(name: str, directory: Path, names: Collection[str], stem: str) -> ModelError:
-    pickled = sorted(found for found in names if found.lower().endswith(PICKLED_WEIGHTS))
-    if others := sorted(found for found in names if found.lower().endswith(WEIGHTS)):
-        return ModelError(
-            f"the model '{name}' has no {stem}.safetensors in {directory}, but {others[0]}",
-            hint=f"weights are called {stem}.safetensors or {stem}.fp16.safetensors, or are shards with their index",
-        )
-    if pickled:
-        return ModelError(
-            f"the model '{name}' has only pickled weights in {directory} ({pickled[0]}), which can run code",
-            hint=CONVERT,
-        )
-    return ModelError(f"the model '{name}' has no .safetensors weights in {directory}")
-
-
 def _read_index(name: str, path: Path) -> dict[str, str]:
     try:
         with path.open("rb") as file:
             data = file.read(_MAX_INDEX_BYTES + 1)
         if len(data) > _MAX_INDEX_BYTES:
             raise ValueError("it is too large")
-        content: Any = json.loads(data)
-        index = dict(content["weight_map"])
-        if not all(isinstance(shard, str) for shard in index.values()):
-            raise ValueError("its shards are not named by strings")
-        if not 1 <= len(set(index.values())) <= _MAX_SHARDS:
-            raise ValueError(f"it names {len(set(index.values())):,} shards")
+        return layouts.shards_by_weight(json.loads(data))
     except (OSError, ValueError, TypeError, KeyError, RecursionError) as error:
         raise ModelError(f"{path} of the model '{name}' is not an index of shards: {first_line(error)}") from error
-    return index

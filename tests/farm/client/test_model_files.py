@@ -16,7 +16,8 @@ from farm.client.given import GivenFile
 from farm.client.headers import read_header
 from farm.client.model_files import look_at
 from farm.errors import InvalidInput
-from tests.models_on_disk import ORIGINAL, write_folder, write_json, write_weights
+from farm.layouts import WITH_SECOND_ENCODER
+from tests.models_on_disk import LABELS, ORIGINAL, checkpoint, write_folder, write_json, write_weights
 
 LOADED = {
     *("model_index.json", "scheduler/scheduler_config.json"),
@@ -53,9 +54,9 @@ def test_shards_come_with_their_index(tmp_path: Path, mark: str, index: str) -> 
     stem = "diffusion_pytorch_model"
     named = f"{stem}." + index.format(mark if index.startswith("safetensors") else mark.lstrip(".") + "." * bool(mark))
     shards = {f"{stem}-0000{number}-of-00002{mark}.safetensors" for number in (1, 2)}
-    write_json(unet / named, {"weight_map": {}})
+    write_json(unet / named, {"weight_map": {shard: shard for shard in shards}})
     for shard in shards:
-        write_weights(unet / shard, {"x": (1,)})
+        write_weights(unet / shard, {shard: (1,)})
     assert {name for name in look_at(str(unet.parent)).files if name.startswith("unet/diff")} == {
         f"unet/{name}" for name in (named, *shards)
     }
@@ -78,7 +79,7 @@ def test_links_of_the_hub_s_cache_are_followed(tmp_path: Path) -> None:
 
 
 def test_a_checkpoint_is_taken_with_the_configuration_that_is_named(tmp_path: Path) -> None:
-    file = write_weights(tmp_path / "mine.SafeTensors", {ORIGINAL: (320, 1024)})
+    file = write_weights(tmp_path / "mine.SafeTensors", checkpoint(1024))
     alone = look_at(str(file))
     assert (alone.layout, alone.kind, dict(alone.files)) == ("file", "sd2", {"model.safetensors": file})
 
@@ -91,7 +92,7 @@ def test_a_checkpoint_is_taken_with_the_configuration_that_is_named(tmp_path: Pa
 @pytest.mark.parametrize("prefix", ["", "vae.", "first_stage_model."])
 def test_what_is_said_besides_is_kept(tmp_path: Path, prefix: str) -> None:
     vae = write_weights(tmp_path / "much better.safetensors", {f"{prefix}decoder.conv_in.weight": (8, 8)})
-    file = write_weights(tmp_path / "mine.safetensors", {ORIGINAL: (320, 1024)})
+    file = write_weights(tmp_path / "mine.safetensors", checkpoint(1024))
     found = look_at(f"{file}#prediction=v#ztsnr#vae={vae}")
     assert found.options == {"prediction": "v", "ztsnr": "", "vae": "much better.safetensors"}
     assert dict(found.files) == {"model.safetensors": file, "vae.safetensors": vae}
@@ -118,17 +119,72 @@ def only_pickled(folder: Path) -> None:
     path.rename(path.with_name("pytorch_model.bin"))
 
 
-def without_a_part(folder: Path) -> None:
-    (folder / "scheduler" / "scheduler_config.json").unlink()
-    (folder / "scheduler").rmdir()
+def without(*files: str) -> Callable[[Path], None]:
+    """The folders of these files go with the last in them."""
+
+    def take(folder: Path) -> None:
+        for file in files:
+            (folder / file).unlink()
+            if not any((folder / file).parent.iterdir()):
+                (folder / file).parent.rmdir()
+
+    return take
+
+
+def naming(**parts: Any) -> Callable[[Path], object]:
+    """Another index; None takes a part out."""
+
+    def name(folder: Path) -> None:
+        index = json.loads((folder / "model_index.json").read_text()) | parts
+        write_json(folder / "model_index.json", {key: value for key, value in index.items() if value is not None})
+
+    return name
+
+
+def of_sdxl(folder: Path) -> None:
+    write_json(folder / "unet" / "config.json", {"_class_name": "UNet2DConditionModel", **WITH_SECOND_ENCODER})
+
+
+def of_half_sdxl(folder: Path) -> None:
+    of_sdxl(folder)
+    second = {"text_encoder_2": ["transformers", "CLIPTextModelWithProjection"]}
+    naming(**second, tokenizer_2=["transformers", "CLIPTokenizerFast"])(folder)
+
+
+def sharded(index: object) -> Callable[[Path], None]:
+    def shard(folder: Path) -> None:
+        whole = folder / "unet" / "diffusion_pytorch_model.safetensors"
+        whole.rename(whole.with_name("diffusion_pytorch_model-00001-of-00002.safetensors"))
+        write_json(folder / "unet" / "diffusion_pytorch_model.safetensors.index.json", index)
+
+    return shard
+
+
+SHARD = "diffusion_pytorch_model-0000{}-of-00002.safetensors"
+TOKENIZER = tuple(f"tokenizer/{name}" for name in ("vocab.json", "merges.txt", "tokenizer_config.json"))
+SCHEDULER = "scheduler/scheduler_config.json"
 
 
 def of_another_architecture(folder: Path) -> None:
     write_json(folder / "model_index.json", {"_class_name": "FluxPipeline", "transformer": ["diffusers", "Flux"]})
 
 
+def of_an_autoencoder_made_small(folder: Path) -> None:
+    write_json(folder / "vae" / "config.json", {"_class_name": "AutoencoderTiny"})
+
+
 def of_a_page(folder: Path) -> None:
     (folder / "unet" / "config.json").write_text("<html>")
+
+
+def of_half_a_page(folder: Path) -> None:
+    (folder / "vae" / "config.json").write_text("{")
+
+
+def a_pointer_for_words(folder: Path) -> None:
+    (folder / "tokenizer" / "merges.txt").write_text(
+        "version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 1\n"
+    )
 
 
 def of_weights_by_another_name(folder: Path) -> None:
@@ -139,11 +195,29 @@ def of_weights_by_another_name(folder: Path) -> None:
 REFUSED: dict[Callable[[Path], object], str] = {
     cut_short: r"unet/diffusion_pytorch_model.safetensors is cut short or damaged.*fetch it again",
     a_pointer: r"vae/diffusion_pytorch_model.safetensors is a pointer of Git LFS, not the file itself .*git lfs pull",
-    only_pickled: r"text_encoder has only pickled weights \(pytorch_model.bin\), which can run code",
-    without_a_part: r"has no folder scheduler, which its model_index.json names",
-    of_another_architecture: r"is FluxPipeline, whose UNet is not UNet2DConditionModel",
-    of_a_page: r"unet/config.json is not JSON",
-    of_weights_by_another_name: r"vae has no weights that are loaded, but mine.safetensors",
+    only_pickled: r"has only pickled weights in text_encoder \(pytorch_model.bin\), which can run code",
+    without(SCHEDULER): r"model has no scheduler/scheduler_config.json \(fetch it again\)",
+    without(*TOKENIZER): r"model has no tokenizer/tokenizer.json \(or vocab.json and merges.txt\) \(",
+    without("tokenizer/merges.txt"): r"model has no tokenizer/tokenizer.json \(or vocab.json and merges.txt\) \(",
+    without(SCHEDULER, "vae/config.json"): r"has no vae/config.json and no scheduler/scheduler_config.json \(",
+    without("unet/config.json"): r"model has no unet/config.json \(",
+    without("text_encoder/model.safetensors"): r"has no .safetensors weights in text_encoder \(",
+    naming(tokenizer=None): r"has no tokenizer in its model_index.json \(use a text-to-image model",
+    naming(vae=[None, None]): r"has no vae in its model_index.json",
+    naming(text_encoder=["transformers", "T5EncoderModel"]): r"has as its text_encoder T5EncoderModel, not CLIPTextMod",
+    naming(text_encoder=[None, None], requires_aesthetics_score=True): r"is the refiner of SDXL.*use the base model",
+    of_sdxl: r"has no text_encoder_2 in its model_index.json",
+    of_half_sdxl: r"has no text_encoder_2/config.json and no tokenizer_2/tokenizer.json",
+    of_an_autoencoder_made_small: r"has as its vae AutoencoderTiny, not AutoencoderKL",
+    of_another_architecture: r"has no unet in its model_index.json: it is a FluxPipeline",
+    sharded({"weight_map": {}}): r"safetensors.index.json is not an index of shards: it names 0 shards",
+    sharded({"weight_map": {"x": SHARD.format(2)}}): r"lacks 1 of 1 shards in unet, such as .*-00002-of-00002",
+    sharded({"weight_map": {"x": "../vae/x.safetensors"}}): r"has an index in unet that names '../vae/x.safetensors'",
+    sharded({"weight_map": {"x": SHARD.format(1)}}): r"lacks 'x' in unet/.*00001-of-00002.*, which its index says",
+    of_a_page: r"unet/config.json is a web page, not the file itself",
+    of_half_a_page: r"vae/config.json is not JSON: .*fetch it again",
+    a_pointer_for_words: r"tokenizer/merges.txt is a pointer of Git LFS, not the file itself .*git lfs pull",
+    of_weights_by_another_name: r"has no diffusion_pytorch_model.safetensors in vae, but mine.safetensors \(w",
     lambda folder: (folder / "model_index.json").unlink(): r"is no model: it has no model_index.json",
     lambda folder: write_json(folder / "model_index.json", []): r"model_index.json is not a JSON object",
 }
@@ -285,16 +359,16 @@ def test_a_download_that_went_wrong_is_told_for_what_it_is(
         look(str(file))
 
 
-LABELS = "model.diffusion_model.label_emb.0.0.weight"
-
-
 @pytest.mark.parametrize(
     ("shapes", "said"),
     [
-        ({ORIGINAL: (8, 160)}, r"it reads texts of width 160 \(.*'farm models add NAME=FILE#config=DIRECTORY'"),
-        ({ORIGINAL: (8, 2048)}, r"it reads texts of width 2048 \("),
-        ({ORIGINAL: (8, 768), LABELS: (1, 1)}, r"it reads texts of width 768 and more \("),
-        ({ORIGINAL: (8, 1280), LABELS: (1, 1)}, "is the refiner of SDXL"),
+        (
+            {**checkpoint(), ORIGINAL: (8, 160)},
+            r"it reads texts of width 160 \(.*'farm models add NAME=FILE#config=DIRECTORY'",
+        ),
+        ({**checkpoint(), ORIGINAL: (8, 2048)}, r"it reads texts of width 2048 \("),
+        ({**checkpoint(), LABELS: (1, 1)}, r"it reads texts of width 768 and more \("),
+        ({**checkpoint(), ORIGINAL: (8, 1280), LABELS: (1, 1)}, "is the refiner of SDXL"),
     ],
 )
 def test_a_checkpoint_of_no_known_architecture_is_taken_with_a_configuration_alone(
@@ -310,8 +384,31 @@ def test_a_checkpoint_of_no_known_architecture_is_taken_with_a_configuration_alo
 
 def test_checkpoints_of_known_architectures_are_taken_by_themselves(tmp_path: Path) -> None:
     for kind, shapes in {
-        "sd1": {ORIGINAL: (8, 768)},
-        "sd2": {ORIGINAL: (8, 1024)},
-        "sdxl": {ORIGINAL: (8, 2048), LABELS: (1, 1)},
+        "sd1": checkpoint(768),
+        "sd2": checkpoint(1024),
+        "sdxl": checkpoint(2048),
     }.items():
         assert look_at(str(write_weights(tmp_path / "mine.safetensors", shapes))).kind == kind
+
+
+@pytest.mark.parametrize("width", [768, 2048])
+def test_a_checkpoint_that_lacks_a_part_is_told_by_it(tmp_path: Path, width: int) -> None:
+    file, vae = tmp_path / "mine.safetensors", tmp_path / "vae.safetensors"
+    write_weights(vae, {"decoder.conv_in.weight": (8, 8)})
+    write_weights(file, checkpoint(width, vae=False))
+    with pytest.raises(InvalidInput, match=r"has no autoencoder \(name one: farm models add NAME=FILE#vae=FILE\)"):
+        look_at(str(file))
+    assert "vae.safetensors" in look_at(f"{file}#vae={vae}").files
+
+    *others, last = (key for key in checkpoint(width) if key.startswith(("cond_stage_model.", "conditioner.")))
+    write_weights(file, {key: shape for key, shape in checkpoint(width).items() if key != last})
+    title = "second text encoder" if others else "text encoder"
+    with pytest.raises(InvalidInput, match=rf"has no {title} \(save it again with its {title} in it\)"):
+        look_at(str(file))
+
+
+def test_a_configuration_that_lacks_a_part_is_told_as_a_folder_is(tmp_path: Path) -> None:
+    file, config = write_weights(tmp_path / "mine.safetensors", checkpoint()), write_folder(tmp_path / "config")
+    without(SCHEDULER)(config)
+    with pytest.raises(InvalidInput, match=r"config has no scheduler/scheduler_config.json"):
+        look_at(f"{file}#config={config}")

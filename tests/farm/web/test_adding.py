@@ -24,7 +24,7 @@ from farm.web.v1.adding import uploads_of
 from tests.farm.client.test_loras import LAYER, a_file
 from tests.farm.web.asgi import SECONDS, Connection, bearer, happens
 from tests.farm.web.conftest import Opening, Web
-from tests.models_on_disk import ORIGINAL, write_weights
+from tests.models_on_disk import checkpoint, write_weights
 
 pytestmark = pytest.mark.anyio
 
@@ -58,7 +58,7 @@ def lying_about(web: Web) -> list[Path]:
 
 
 def a_model(path: Path, *, fill: int = 0) -> Path:
-    return write_weights(path, {ORIGINAL: (2, 768)}, fill=fill)
+    return write_weights(path, checkpoint(), fill=fill)
 
 
 async def put(http: httpx2.AsyncClient, path: str, content: Any, **options: Any) -> Any:

@@ -56,7 +56,7 @@ def unet(**changes: Any) -> Callable[[Path], None]:
 
 
 OTHER_FAMILIES: dict[str, tuple[Callable[[Path], None], str]] = {
-    "half of SDXL": (unet(addition_embed_type="text_time"), rf"the text_encoder_2 of the model 'x' is missing {ONLY}"),
+    "half of SDXL": (unet(addition_embed_type="text_time"), rf"has no text_encoder_2 in its model_index.json {ONLY}"),
     "Kandinsky": (unet(addition_embed_type="image"), rf"needs more than a prompt: addition_embed_type {ONLY}"),
     "InstructPix2Pix": (
         unet(in_channels=8),
@@ -68,21 +68,21 @@ OTHER_FAMILIES: dict[str, tuple[Callable[[Path], None], str]] = {
     "unCLIP": (unet(class_embed_type="projection"), "needs more than a prompt: class_embed_type"),
     "Flux": (
         index(_class_name="FluxPipeline", unet=None, transformer=["diffusers", "FluxTransformer2DModel"]),
-        rf"the unet of the model 'x' \(FluxPipeline\) is missing {ONLY}",
+        rf"the model 'x' in \S+ has no unet in its model_index.json: it is a FluxPipeline {ONLY}",
     ),
     "the refiner of SDXL": (
         index(_class_name="StableDiffusionXLImg2ImgPipeline", text_encoder=[None, None]),
-        r"the text_encoder of the model 'x' \(StableDiffusionXLImg2ImgPipeline\) is missing",
+        r"has no text_encoder in its model_index.json: it is a StableDiffusionXLImg2ImgPipeline",
     ),
     "the refiner of SDXL as published": (
         index(
             _class_name="StableDiffusionXLImg2ImgPipeline", text_encoder=[None, None], requires_aesthetics_score=True
         ),
-        r"the model 'x' is the refiner of SDXL, which only refines what .* made \(use the base model\)",
+        r"the model 'x' in \S+ is the refiner of SDXL, which only refines what .* made \(use the base model\)",
     ),
     "ONNX": (
         index(_class_name="StableDiffusionOnnxPipeline", unet=["diffusers", "OnnxRuntimeModel"]),
-        r"'x' \(StableDiffusionOnnxPipeline\) is OnnxRuntimeModel, not UNet2DConditionModel",
+        r"has as its unet OnnxRuntimeModel, not UNet2DConditionModel: it is a StableDiffusionOnnxPipeline",
     ),
 }
 
@@ -159,7 +159,7 @@ def test_a_pointer_in_place_of_a_tokenizer_is_told(release: Path, file: str) -> 
 def test_an_ending_in_capitals_is_seen(release: Path) -> None:
     path = release / "unet" / "diffusion_pytorch_model.safetensors"
     path.rename(path.with_suffix(".SAFETENSORS"))
-    with pytest.raises(ModelError, match=r"has no \S+\.safetensors in \S+unet, but \S+\.SAFETENSORS \(weights are"):
+    with pytest.raises(ModelError, match=r"has no \S+\.safetensors in unet, but \S+\.SAFETENSORS \(weights are"):
         read_directory("x", release, place("cpu"))
 
 

@@ -157,7 +157,10 @@ SPOILT: dict[str, tuple[Callable[[Path], Any], str]] = {
     "empty": (empty, r"'tiny' has no .*model_index\.json .*diffusers' layout"),
     "index is no JSON": (lambda m: (m / "model_index.json").write_text("{", encoding="utf-8"), "cannot be read"),
     "index is a list": (lambda m: (m / "model_index.json").write_text("[]", encoding="utf-8"), "is not a JSON object"),
-    "no scheduler": (lambda m: shutil.rmtree(m / "scheduler"), r"has no .*scheduler_config\.json"),
+    "no scheduler": (
+        lambda m: shutil.rmtree(m / "scheduler"),
+        r"the model 'tiny' in \S+ has no scheduler/scheduler_config\.json \(fetch it again",
+    ),
     "no vae": (lambda m: shutil.rmtree(m / "vae"), r"has no .*vae/config\.json"),
     "pickled": (pickle_weights, r"only pickled weights in .*vae \(diffusion_pytorch_model\.bin\), which can run code"),
     "no weights": (
@@ -169,19 +172,19 @@ SPOILT: dict[str, tuple[Callable[[Path], Any], str]] = {
     "another shape": (lambda m: write_config(m / "unet" / "config.json", cross_attention_dim=48), "cannot be loaded"),
     "other pipeline": (
         lambda m: write_config(m / "model_index.json", unet=["diffusers", "FluxTransformer2DModel"]),
-        "the unet of the model 'tiny' is FluxTransformer2DModel, not UNet2DConditionModel",
+        "the model 'tiny' in .* has as its unet FluxTransformer2DModel, not UNet2DConditionModel",
     ),
     "code of its own": (
         lambda m: write_config(m / "model_index.json", unet=["my_unet", "MyUNet"]),
-        "the unet of the model 'tiny' is MyUNet",
+        "has as its unet MyUNet, not",
     ),
     "other class in the component": (
         lambda m: write_config(m / "vae" / "config.json", _class_name="AutoencoderTiny"),
-        "the vae of the model 'tiny' is AutoencoderTiny, not AutoencoderKL",
+        "has as its vae AutoencoderTiny, not AutoencoderKL",
     ),
     "no text encoder": (
         lambda m: write_config(m / "model_index.json", text_encoder=None),
-        "the text_encoder of the model 'tiny' is missing",
+        r"has no text_encoder in its model_index\.json",
     ),
     "farm.json": (
         lambda m: (m / "farm.json").write_text('{"guidance": "high"}', encoding="utf-8"),
@@ -219,7 +222,7 @@ SPOILT: dict[str, tuple[Callable[[Path], Any], str]] = {
         lambda m: (m / "farm.json").write_text('{"guidance": 1' + "0" * 400 + "}", encoding="utf-8"),
         r"farm\.json is malformed",
     ),
-    "a configuration without end": (endless, r"config\.json of the model 'tiny' cannot be read: .*more than 4 MiB"),
+    "a configuration without end": (endless, r"'tiny' in .* has no unet/config\.json"),
     "enormous pictures": (
         lambda m: write_config(m / "unet" / "config.json", sample_size=10**6),
         "a sample_size of 1000000, .*64 to 2048 pixels",
@@ -276,7 +279,7 @@ SPOILT: dict[str, tuple[Callable[[Path], Any], str]] = {
     "no scaling": (lambda m: write_config(m / "vae" / "config.json", scaling_factor="x"), "the scaling_factor 'x'"),
     "an architecture that is a number": (
         lambda m: write_config(m / "text_encoder" / "config.json", architectures=5),
-        "text_encoder of the model 'tiny' is missing",
+        r"says no class in text_encoder/config\.json",
     ),
     "heads of no width": (
         lambda m: write_config(m / "unet" / "config.json", attention_head_dim=0),
@@ -302,7 +305,7 @@ SPOILT: dict[str, tuple[Callable[[Path], Any], str]] = {
     ),
     "no tokenizer": (
         lambda m: (m / "tokenizer" / "tokenizer.json").unlink(),
-        r"'tiny' has no tokenizer in .*tokenizer \(it is in tokenizer\.json, or vocab\.json and merges\.txt\)",
+        r"has no tokenizer/tokenizer\.json \(or vocab\.json and merges\.txt\)",
     ),
     "no room for a prompt": (
         lambda m: write_config(m / "tokenizer" / "tokenizer_config.json", model_max_length=2),
@@ -438,7 +441,10 @@ def test_a_checkpoints_configuration_cannot_import_a_module(
     file = write_original_checkpoint(built, tmp_path / "one.safetensors")
     write_config(model / "model_index.json", **{component: ["evil", "Evil"]})
     for source in (SingleFile(file, model), LocalDirectory(model)):
-        with pytest.raises(ModelError, match=f"the {component} of the model 'one' is "):
+        with pytest.raises(
+            ModelError,
+            match=rf"has as its {component} Evil, not|the {component} of the model 'one' is of 'evil', and",
+        ):
             loader.load("one", source)
     assert not mark.exists()
 

@@ -20,7 +20,7 @@ from farm.client import FarmClient, loras
 from farm.client import models as keeping
 from tests.farm.client.test_loras import a_file, sha256
 from tests.farm.web.pages.conftest import PHONE, Pages, Said, Show
-from tests.models_on_disk import ORIGINAL, write_weights
+from tests.models_on_disk import checkpoint, write_weights
 from tests.waiting import eventually
 
 pytestmark = pytest.mark.long
@@ -95,7 +95,7 @@ def test_a_wrong_file_is_told_in_place_before_it_is_sent(show: Show, client: Far
     choose, fault = place.get_by_label("Choose a file"), place.get_by_role("alert")
     (tmp_path / "notes.safetensors").write_text("hello")
     (tmp_path / "page.safetensors").write_text("<!doctype html>" + "<p>" * 999)
-    write_weights(tmp_path / "whole.safetensors", {ORIGINAL: (2, 768)})
+    write_weights(tmp_path / "whole.safetensors", checkpoint())
     for name, said in {
         a_flux_lora(
             tmp_path / "flux.safetensors"
@@ -223,7 +223,7 @@ def test_the_forms_shut_nobody_out_and_fit_on_a_phone(show: Show, tmp_path: Path
 def test_what_the_farm_keeps_is_read_and_removed_on_a_phone(show: Show, client: FarmClient, tmp_path: Path) -> None:
     for name in ("style", "a-lora-of-a-name-that-is-rather-long"):
         loras.add(client.ledger, client.storage, name, str(a_file(tmp_path / f"{name}.safetensors")))
-    write_weights(tmp_path / "whole.safetensors", {ORIGINAL: (2, 768)})
+    write_weights(tmp_path / "whole.safetensors", checkpoint())
     keeping.add(client.ledger, client.storage, "whole", str(tmp_path / "whole.safetensors"))
     page = show("/workers", viewport=PHONE)
     for name in ("style", "whole"):
