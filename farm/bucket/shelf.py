@@ -6,12 +6,13 @@ that it names is there, so everything is there whole or not at all.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
 from typing import Annotated, Generic, TypeVar
 
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, StringConstraints, ValidationError
 
+from farm.alike import did_you_mean
 from farm.bucket.storage import Storage
 from farm.errors import InvalidInput, ModelError, ObjectDamaged, ObjectMissing, ObjectTooLarge
 from farm.jobs.faults import invalid
@@ -94,7 +95,7 @@ class Shelf(Generic[K]):
         except ObjectMissing as error:
             if name in self.built_in:
                 raise ModelError(f"'{name}' comes with the farm, which does not keep it in its bucket") from error
-            raise self.lacks(name) from error
+            raise self.lacks(name, self.manifests(storage)) from error
         except ValidationError as error:
             raise ObjectDamaged(f"{key} is not a {self.what}'s manifest: {invalid(error)}") from error
         except ObjectTooLarge as error:
@@ -105,12 +106,11 @@ class Shelf(Generic[K]):
             raise ObjectDamaged(f"{key} is the manifest of another {self.what}, {found.name}")
         return found
 
-    def lacks(self, name: str) -> ModelError:
-        """The error to raise where the farm should keep something of this name, and does not."""
-        return ModelError(
-            f"the farm keeps no {self.what} '{name}'",
-            hint=f"'{self.command} add {name}={self.added_from}' adds it; '{self.command}' lists them",
-        )
+    def lacks(self, name: str, known: Collection[str]) -> ModelError:
+        """The error to raise where the farm should keep something of this name, and does not: one of those that are
+        `known` may be meant."""
+        otherwise = f"'{self.command} add {name}={self.added_from}' adds it; '{self.command}' lists them"
+        return ModelError(f"the farm keeps no {self.what} '{name}'", hint=did_you_mean([name], known, otherwise))
 
     def manifests(self, storage: Storage) -> dict[str, str]:
         """The names of all that the farm keeps, each with a tag that changes with its manifest."""

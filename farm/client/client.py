@@ -19,6 +19,7 @@ from pathlib import Path
 from farm.bucket.fetch import Fetched, fetch, read_result
 from farm.bucket.job_log import AttemptLog
 from farm.bucket.loras import LORAS, StoredLora
+from farm.bucket.models import MODELS, StoredModel
 from farm.bucket.preview import Preview
 from farm.bucket.results import JobResult
 from farm.client.asking import Answered, answer_of, await_answer, check
@@ -32,6 +33,7 @@ from farm.client.prioritising import prioritise
 from farm.client.services import ModelService, services
 from farm.client.submitting import Submission as Submission
 from farm.client.submitting import Submitting
+from farm.client.waits import TellsOnce, held_up
 from farm.client.watching import watch
 from farm.errors import StorageError, WrongState
 from farm.host.interrupts import uninterrupted
@@ -62,13 +64,18 @@ class FarmClient(Submitting):
         """The status of each job meant by `names` whose record is there."""
         return self.ledger.get_many(self.resolve(names))
 
-    def watch(self, jobs: Sequence[str]) -> Iterator[JobStatus]:
+    def watch(self, jobs: Sequence[str], *, on_wait: Callable[[str], object] | None = None) -> Iterator[JobStatus]:
         """Every status of the jobs as it changes, from what it is now until all of them are over.
 
-        A job whose record is lost on the way is not followed any further. An outage of Redis of up to half a
-        minute is waited out. Raises `JobNotFound`, `LedgerUnavailable`.
+        `on_wait` hears why jobs wait that no worker takes, each reason once. A job whose record is lost on the way is
+        not followed any further. An outage of Redis of up to half a minute is waited out. Raises `JobNotFound`,
+        `LedgerUnavailable`.
         """
-        return watch(self.ledger, jobs)
+        return watch(self.ledger, jobs, TellsOnce(self.held_up, on_wait) if on_wait else None)
+
+    def held_up(self, models: Iterable[str]) -> dict[str, str]:
+        """Why jobs of models wait that no worker takes, by model: nobody serves it, or whoever does takes none now."""
+        return held_up(models, self.ledger.workers(), self._names_kept)
 
     def previews(self, jobs: Sequence[str]) -> dict[str, Preview]:
         """How jobs that are being rendered look, as far as there is anything to see.
@@ -161,7 +168,8 @@ class FarmClient(Submitting):
         try:
             for warning in submission.warnings:
                 on_warning(warning)
-            await_answer(job, self.watch([job]))
+            said = submission.warnings
+            await_answer(job, self.watch([job], on_wait=lambda why: why in said or on_warning(why)))
         except KeyboardInterrupt:
             with uninterrupted():  # whoever is impatient presses it twice
                 self.cancel([job])
@@ -197,6 +205,14 @@ class FarmClient(Submitting):
     def models(self) -> Sequence[ModelService]:
         """Every model that a live worker serves or a job waits for."""
         return services(self.ledger)
+
+    def kept_models(self) -> Sequence[StoredModel]:
+        """Every model that the farm keeps, by name, but for manifests that are damaged.
+
+        Raises `WrongBucket`, `LedgerUnavailable`, `StorageError`.
+        """
+        self.check_bucket(only_to_read=True)
+        return [kept for kept in MODELS.everything(self.storage) if isinstance(kept, StoredModel)]
 
     def loras(self) -> Sequence[StoredLora]:
         """Every LoRA that the farm keeps, by name, but for manifests that are damaged.

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
+from farm.alike import did_you_mean
 from farm.bucket.loras import LORAS, StoredLora
 from farm.bucket.models import KINDS
 from farm.bucket.storage import Storage
@@ -121,20 +121,11 @@ def _unknown(missing: Sequence[_Meant], kept: Collection[str]) -> InvalidInput:
             f"the farm keeps the file of the LoRA '{name}' no longer, whose SHA-256 is {sha256}",
             hint="'farm loras add' brings it back",
         )
-    near = list(dict.fromkeys(other for name in names for other in _near(name, kept)))[:_MOST_NAMED]
-    hint = f"did you mean {' or '.join(repr(name) for name in near)}? " if near else ""
     told = ", ".join(repr(name) for name in names[:_MOST_NAMED])
     return InvalidInput(
         f"the farm keeps no LoRA {told}",
-        hint=f"{hint}'farm loras' lists them, 'farm loras add' adds one",
+        hint=did_you_mean(names, kept, "'farm loras' lists them, 'farm loras add' adds one"),
     )
-
-
-def _near(name: str, kept: Iterable[str]) -> list[str]:
-    """Names that are like one, in whatever letters, or that it is a part of."""
-    by_letters = {other.lower(): other for other in kept}
-    alike = difflib.get_close_matches(name.lower(), by_letters, n=3)
-    return [by_letters[other] for other in dict.fromkeys((*alike, *(o for o in by_letters if name.lower() in o)))][:3]
 
 
 def _refuse_others(

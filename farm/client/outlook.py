@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
+from farm.client.waits import refusal
 from farm.jobs.status import JobStatus, WorkerInfo
 
 
@@ -17,7 +18,7 @@ class Line:
     """What waits for a model: how many jobs wait and run, the live workers that serve it, that take jobs of it now and
     that have it in memory, and how many of its pictures are made a second; None where that is not known.
 
-    `why` none of its workers takes jobs, where they agree.
+    `why` none of its workers takes jobs, where they agree; of a model that nobody serves, why one refuses it.
     """
 
     model: str
@@ -62,15 +63,18 @@ def lines(
             takers=tuple(worker.id for worker in takers if model in worker.models),
             warm=tuple(worker.id for worker in workers if model in worker.warm),
             rate=sum(_rate(worker, model, wanted) for worker in takers) or paces.get(model),
-            why=_why([worker for worker in workers if model in worker.models]),
+            why=_why(model, workers),
         )
         for model in names
     }
 
 
-def _why(workers: Sequence[WorkerInfo]) -> str | None:
-    """Why none of them takes jobs; None where one does, or they do not agree."""
-    reasons = {worker.idle_because for worker in workers}
+def _why(model: str, workers: Sequence[WorkerInfo]) -> str | None:
+    """Why none of those that serve a model takes jobs, None where one does, or they do not agree; else why one of
+    those does not serve it that were to."""
+    reasons = {worker.idle_because for worker in workers if model in worker.models}
+    if not reasons:
+        return refusal(model, workers)
     return reasons.pop() if len(reasons) == 1 else None
 
 

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 
 from farm import keys
 from farm.bucket.manifest import read_manifest, written_manifest
+from farm.bucket.models import manifests
 from farm.client.connection import Connection
 from farm.client.lora_names import with_files
 from farm.client.model_kinds import refuse_framing
 from farm.client.planning import Draft, default_model, drafted, images_of, known_losses, plan
 from farm.client.warnings import of_pictures, of_prompts, of_workers
-from farm.errors import LedgerUnavailable, ObjectMissing
+from farm.errors import LedgerUnavailable, ObjectMissing, StorageError, WrongBucket
 from farm.jobs.request import JobRequest
 from farm.jobs.spec import JobSpec
 from farm.jobs.status import Waiting
@@ -67,10 +68,18 @@ class Submitting(Connection):
             warnings=(
                 *of_pictures(images),
                 *of_prompts(draft.request for draft in drafts),
-                *of_workers(jobs, workers),
+                *of_workers(jobs, workers, self._names_kept),
                 *unpublished,
             ),
         )
+
+    def _names_kept(self) -> Collection[str]:
+        """The names of the models that the farm keeps, as far as that can be told now."""
+        try:
+            self.check_bucket(only_to_read=True)
+            return manifests(self.storage)
+        except (StorageError, WrongBucket):
+            return ()
 
     def _check_framing(self, jobs: Sequence[NewJob], drafts: Sequence[Draft]) -> None:
         """Refuse to tell a model of sizes that it is not told of, as far as this farm knows what it is."""

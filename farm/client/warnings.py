@@ -3,9 +3,9 @@ that nobody can render."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 
-from farm import keys
+from farm.client.waits import held_up
 from farm.jobs import tags
 from farm.jobs.faults import quoted
 from farm.jobs.request import JobRequest
@@ -33,22 +33,13 @@ def _of_tags(request: JobRequest) -> Iterator[str]:
         yield f"{quoted(said)} in the negative prompt is read as words, for LoRAs are named in the prompt"
 
 
-def of_workers(jobs: Sequence[NewJob], workers: Sequence[WorkerInfo]) -> tuple[str, ...]:
-    """Models that no live worker serves or takes jobs of, and jobs that every one of them would refuse."""
-    served = {name for worker in workers for name in worker.models}
-    refused = {name: f"{worker.id}: {why}" for worker in workers for name, why in worker.refused.items()}
-    missing = sorted({job.spec.model for job in jobs} - served)
-    waiting = tuple(
-        f"no live worker serves the model '{name}'; its jobs wait until one does ({refused.get(name) or _how(name)})"
-        for name in missing
-    )
-    drained = tuple(
-        f"every worker that serves the model '{name}' is drained by an operator; its jobs wait until one is resumed "
-        "('farm workers resume NAME')"
-        for name in sorted({job.spec.model for job in jobs} & served)
-        if all(worker.drained for worker in workers if name in worker.models)
-    )
-    return (*waiting, *drained, *sorted(set(filter(None, (_beyond(job.spec, workers) for job in jobs)))))
+def of_workers(
+    jobs: Sequence[NewJob], workers: Sequence[WorkerInfo], kept: Callable[[], Collection[str]]
+) -> tuple[str, ...]:
+    """Models whose jobs no live worker takes, of which the farm may have `kept` some, and jobs that every one of them
+    would refuse."""
+    waiting = held_up({job.spec.model for job in jobs}, workers, kept).values()
+    return (*waiting, *sorted(set(filter(None, (_beyond(job.spec, workers) for job in jobs)))))
 
 
 def _beyond(spec: JobSpec, workers: Sequence[WorkerInfo]) -> str | None:
@@ -63,7 +54,3 @@ def _beyond(spec: JobSpec, workers: Sequence[WorkerInfo]) -> str | None:
     rest = len(able) - 1
     others = ("", ", and the other refuses it")[rest] if rest < 2 else f", and {rest} others refuse it"
     return f"a job that asks for {asked} will fail: {name} does at most {most} ({option}){others}"
-
-
-def _how(name: str) -> str:
-    return f"farm worker --model {name}{'' if name in keys.BUILT_IN_MODELS else '=SOURCE'}"

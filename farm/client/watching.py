@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator, Sequence
 
+from farm.client.waits import TellsOnce
 from farm.errors import LedgerUnavailable
 from farm.jobs.status import JobStatus
 from farm.ledger.reading import Reading
@@ -14,8 +15,8 @@ _OUTAGE_SECONDS = 30.0
 _RETRY_SECONDS = 0.5
 
 
-def watch(ledger: Reading, jobs: Sequence[str]) -> Iterator[JobStatus]:
-    """See `FarmClient.watch`."""
+def watch(ledger: Reading, jobs: Sequence[str], held_up: TellsOnce | None = None) -> Iterator[JobStatus]:
+    """See `FarmClient.watch`. `held_up` looks now and then whether the jobs wait in vain."""
     cursor = ledger.now()
     latest = {status.id: status for status in ledger.get_many(jobs)}
     yield from latest.values()
@@ -23,6 +24,8 @@ def watch(ledger: Reading, jobs: Sequence[str]) -> Iterator[JobStatus]:
     silent = 0
     while not all(status.is_over for status in latest.values()):
         try:
+            if held_up:
+                held_up.look(latest.values())
             events = ledger.events(cursor, wait=1.0)
             changed = [job for job in dict.fromkeys(event.job for event in events) if job in latest]
             silent = 0 if changed else silent + 1

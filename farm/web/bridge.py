@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import ParamSpec, TypeVar
@@ -13,6 +13,17 @@ from farm.web.problems import later
 
 P = ParamSpec("P")
 T = TypeVar("T")
+
+
+async def in_time(answer: Awaitable[T], seconds: float) -> T:
+    """An answer. Raises `TimeoutError` if it takes longer; then it is let come."""
+    asking = asyncio.ensure_future(answer)
+    try:
+        async with asyncio.timeout(seconds):
+            return await asyncio.shield(asking)
+    except TimeoutError:
+        asking.add_done_callback(lambda late: late.cancelled() or late.exception())
+        raise
 
 
 class Bridge:

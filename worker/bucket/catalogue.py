@@ -9,10 +9,10 @@ from dataclasses import dataclass
 
 from farm.bucket.models import MODELS, StoredModel, manifests, read_model
 from farm.bucket.storage import Storage
-from farm.errors import ModelError, ObjectDamaged
+from farm.errors import ModelError, ObjectDamaged, StorageError
 from farm.keys import MODEL_VAE
 from worker.bucket.model_cache import ModelCache
-from worker.models.registry import ModelRegistry, Stored
+from worker.models.registry import BUILT_IN, ModelRegistry, Stored
 from worker.models.stored import Opened
 
 _log = logging.getLogger(__name__)
@@ -107,11 +107,15 @@ class Catalogue:
     def _model(self, source: Stored) -> StoredModel:
         model = self._models.get(source.name)
         if model is None or source.fingerprint not in ("", model.fingerprint):
-            raise ModelError(
-                f"the farm keeps no model '{source.name}'",
-                hint=f"'farm models add {source.name}=SOURCE' adds it; 'farm models' lists them",
-            )
+            raise MODELS.lacks(source.name, self._known())
         return model
+
+    def _known(self) -> set[str]:
+        """The names of models that a worker can be given, as far as the bucket answers."""
+        try:
+            return {*BUILT_IN, *manifests(self._storage)}
+        except StorageError:
+            return {*BUILT_IN}
 
     def _is_wanted(self, name: str) -> bool:
         return name in self._asked_for or (self._all and name not in self._own)

@@ -12,13 +12,13 @@ Each may be followed by what is to be otherwise than the model says (see `farm.s
 
 from __future__ import annotations
 
-import difflib
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from farm import sources
+from farm.alike import did_you_mean
 from farm.disguises import CONVERT
 from farm.errors import InvalidInput, ModelError
 from farm.keys import PICKLED_WEIGHTS, WEIGHTS, model_name
@@ -164,8 +164,7 @@ class ModelRegistry:
             if isinstance(source, InvalidInput):
                 raise ModelError(source.reason, hint=source.hint)
             return source
-        near = difflib.get_close_matches(name, self._sources, n=1)
-        hint = f"did you mean '{near[0]}'?" if near else f"this worker has: {', '.join(sorted(self._sources))}"
+        hint = did_you_mean([name], self._sources, f"this worker has: {', '.join(sorted(self._sources))}")
         raise ModelError(f"there is no model '{name}'", hint=hint)
 
 

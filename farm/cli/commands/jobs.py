@@ -85,13 +85,15 @@ def status(names: tuple[str, ...], with_logs: bool, as_json: bool) -> None:
         jobs = farm.resolve(names)
         statuses = farm.ledger.get_many(jobs)
         specs = {} if as_json else farm.ledger.specs(jobs)
+        waiting = {status.model for status in statuses if status.state == "queued"}
+        held_up = farm.held_up(waiting) if waiting and not as_json else {}
         logs = {status.id: farm.logs(status.id) for status in statuses} if with_logs else {}
     note_unreadable(len(jobs) - len(statuses))
     if as_json:
         return print_json([_as_json(status, logs.get(status.id)) for status in statuses])
     for position, status in enumerate(statuses):
         click.echo(("\n" if position else "") + click.style(status.id, bold=True), nl=False)
-        say(*_details(status, specs.get(status.id)))
+        say(*_details(status, specs.get(status.id), held_up.get(status.model)))
         if with_logs:
             say(*log_lines(status, logs[status.id]))
 
@@ -253,8 +255,10 @@ def _by_state(told: Iterable[Prioritised]) -> str:
     return ", ".join(f"{number:,} {state}" for state, number in Counter(one.state for one in told).items())
 
 
-def _details(status: JobStatus, spec: JobSpec | None) -> Iterator[str]:
+def _details(status: JobStatus, spec: JobSpec | None, held_up: str | None) -> Iterator[str]:
     yield f"  {status.state}"
+    if status.state == "queued" and held_up:
+        yield f"  waits      {held_up}"
     yield f"  prompt     {status.prompt}"
     if spec:
         yield f"  settings   {describe(spec)}"

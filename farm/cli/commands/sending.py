@@ -115,7 +115,7 @@ def _see_through(farm: FarmClient, submission: Submission, options: Mapping[str,
     from farm.cli.view import progress
 
     how = {name: options[name] for name in ("as_json", "previews", "previews_to")}
-    statuses = progress.follow(farm, submission.jobs, **how)
+    statuses = progress.follow(farm, submission.jobs, said=submission.warnings, **how)
     if out := options["out"]:
         done = [status.id for status in statuses if status.state == "done"]
         haul = fetching.fetch_all(farm, done, out, everything=False, overwrite=False)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
@@ -38,20 +38,23 @@ def follow(
     as_json: bool = False,
     previews: bool = False,
     previews_to: Path | None = None,
+    said: Collection[str] = (),
 ) -> Sequence[JobStatus]:
-    """Show the jobs until all are over; their last statuses, in order.
+    """Show the jobs until all are over; their last statuses, in order. Why they wait in vain is said once, on stderr,
+    unless it was `said` before.
 
     With `previews` a terminal shows how they look on the way, and `previews_to` is a folder that gets this as files.
     On Ctrl-C the jobs go on: this says how to follow or cancel them, and exits with 130.
     """
     try:
+        changes = farm.watch(jobs, on_wait=lambda why: why in said or note(f"warning: {why}"))
         if not previews and previews_to is None:
-            return show(farm.watch(jobs), jobs, as_json=as_json)
+            return show(changes, jobs, as_json=as_json)
         from farm.cli.view.looking import Looking
 
         with Looking(farm, previews_to) as looking:
             seen = (lambda: looking.previews) if previews else dict
-            return show(looking.following(farm.watch(jobs)), jobs, as_json=as_json, previews=seen)
+            return show(looking.following(changes), jobs, as_json=as_json, previews=seen)
     except KeyboardInterrupt:
         _say_goodbye(jobs)
         raise click.exceptions.Exit(INTERRUPTED) from None

@@ -7,6 +7,7 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict
 
+from farm.alike import did_you_mean
 from farm.errors import InvalidInput
 from farm.jobs.spec import ClipSkip
 from farm.web.served import Served
@@ -55,9 +56,10 @@ class Settings(BaseModel):
         if self.sd_model_checkpoint:
             model = served.find(self.sd_model_checkpoint)
             if model is None:
+                every = f"there are: {', '.join(served.names):.500}"
                 raise InvalidInput(
                     f"there is no model {self.sd_model_checkpoint!r:.80}",
                     field="sd_model_checkpoint",
-                    hint=f"there are: {', '.join(served.names):.500}",
+                    hint=did_you_mean([self.sd_model_checkpoint], served.names, every),
                 )
         return replace(options, model=model, clip_skip=self.CLIP_stop_at_last_layers or options.clip_skip)

@@ -6,6 +6,7 @@ from typing import Any
 
 from fastapi import APIRouter
 
+from farm.alike import did_you_mean
 from farm.web.openai.errors import errors
 from farm.web.parts import LOOKS, InSite
 from farm.web.problems import Refused
@@ -23,9 +24,11 @@ async def models(site: InSite) -> dict[str, Any]:
 @router.get("/models/{model}", dependencies=[LOOKS], responses=errors(404))
 async def model(site: InSite, model: str) -> dict[str, Any]:
     """One of them."""
-    name = (await served(site)).find(model)
+    known = await served(site)
+    name = known.find(model)
     if name is None:
-        raise Refused(404, "model-not-found", f"there is no model {model!r:.80}", hint="GET /v1/models lists them")
+        hint = did_you_mean([model], known.names, "GET /v1/models lists them")
+        raise Refused(404, "model-not-found", f"there is no model {model!r:.80}", hint=hint)
     return _described(name)
 
 

@@ -4,19 +4,20 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Awaitable, Sequence
-from typing import TypeVar
+from collections.abc import Collection, Sequence
 
 from fastapi import APIRouter, Request, Response
 
 from farm.bucket.job_log import AttemptLog
 from farm.bucket.results import IMAGE, JobResult
+from farm.client.waits import held_up
 from farm.errors import FarmError, InvalidInput
 from farm.jobs.spec import JobSpec
 from farm.jobs.status import JobStatus
 from farm.jobs.wanted import DEFAULT_PRIORITY
 from farm.pages.job import page as page_of
 from farm.pages.settings import made, settings
+from farm.web.bridge import in_time
 from farm.web.pages import frame
 from farm.web.pages.queue import foretold
 from farm.web.parts import LOOKS, InSite, Parts
@@ -26,8 +27,7 @@ from farm.web.v1.made import result_of
 
 router = APIRouter(include_in_schema=False)
 
-T = TypeVar("T")
-
+_WITHIN_SECONDS = 0.05
 _BUCKET_SECONDS = 3.0
 """The page comes without its result if the bucket takes longer."""
 _INSIDE = {
@@ -40,16 +40,19 @@ _INSIDE = {
 @router.get("/jobs/{job}", dependencies=[LOOKS])
 async def job(request: Request, site: InSite, job: str) -> Response:
     """Everything that is known of a job."""
-    workers = await site.workers(within=0.05)
+    workers = await site.workers(within=_WITHIN_SECONDS)
     ledger = site.client.ledger
     status = await site.ledger(ledger.get, known(job))
     spec = (await site.ledger(ledger.specs, [job])).get(job)
     [row], _ = await site.ledger(foretold, ledger, workers, [status])
+    kept = await _kept(site) if status.state == "queued" else ()
+    held = held_up([status.model], workers, lambda: kept) if status.state == "queued" and workers is not None else {}
     (result, trouble), logs = await asyncio.gather(_result(site, status), _logs(site, status))
     return frame.page(
         request.scope,
         "job.html",
         row=row,
+        held_up=held.get(status.model),
         spec=spec,
         settings=settings(spec) if spec else [],
         made=made(result) if result else [],
@@ -60,6 +63,13 @@ async def job(request: Request, site: InSite, job: str) -> Response:
         trouble=trouble,
         logs=logs,
     )
+
+
+async def _kept(site: Parts) -> Collection[str]:
+    """The names of the models that the farm keeps, as far as that is known at once."""
+    with contextlib.suppress(FarmError, Refused):
+        return await site.kept_models(within=_WITHIN_SECONDS) or ()
+    return ()
 
 
 def _command(site: Parts, spec: JobSpec, status: JobStatus) -> str | None:
@@ -81,7 +91,7 @@ async def _result(site: Parts, status: JobStatus) -> tuple[JobResult | None, Pro
     if status.result is None:
         return None, None
     try:
-        return await _in_time(site.bucket(site.client.result, status.id)), None
+        return await in_time(site.bucket(site.client.result, status.id), _BUCKET_SECONDS), None
     except TimeoutError:
         return None, of_status(503, "the bucket does not answer")
     except (FarmError, Refused) as error:
@@ -93,19 +103,8 @@ async def _logs(site: Parts, status: JobStatus) -> Sequence[AttemptLog]:
     if not status.attempt:
         return ()
     with contextlib.suppress(TimeoutError, FarmError, Refused):
-        return await _in_time(site.bucket(site.client.logs, status.id))
+        return await in_time(site.bucket(site.client.logs, status.id), _BUCKET_SECONDS)
     return ()
-
-
-async def _in_time(answer: Awaitable[T]) -> T:
-    """The answer of the bucket. Raises `TimeoutError` if it takes longer than a page may; then it is let come."""
-    asking = asyncio.ensure_future(answer)
-    try:
-        async with asyncio.timeout(_BUCKET_SECONDS):
-            return await asyncio.shield(asking)
-    except TimeoutError:
-        asking.add_done_callback(lambda late: late.cancelled() or late.exception())
-        raise
 
 
 @router.get("/jobs/{job}/trace", dependencies=[LOOKS])

@@ -2,25 +2,31 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+import contextlib
+from typing import Annotated, Any
 
 from fastapi import APIRouter, Query
 
+from farm.alike import did_you_mean
 from farm.bucket.loras import LORAS
-from farm.bucket.models import manifests
+from farm.bucket.models import MODELS, StoredModel
+from farm.bucket.shelf import Shelf
 from farm.client import loras as keeping_loras
 from farm.client import models as keeping
 from farm.client.draining import Told
 from farm.client.keeping import Removed
-from farm.client.services import ModelService
+from farm.errors import StorageError, WrongBucket
 from farm.jobs.losses import LossDeclaration
 from farm.jobs.status import WorkerInfo
-from farm.web.parts import LOOKS, OPERATES, InSite
+from farm.web.bridge import in_time
+from farm.web.parts import LOOKS, OPERATES, InSite, Parts
 from farm.web.problems import Refused
-from farm.web.v1.shapes import Lora, problems
+from farm.web.v1.shapes import Lora, Model, problems
 from farm.web.v1.words import in_words_of_the_api
 
 router = APIRouter(tags=["Farm"])
+
+_BUCKET_SECONDS = 3.0
 
 
 @router.get("/workers", dependencies=[LOOKS], responses=problems())
@@ -49,9 +55,16 @@ async def resume(site: InSite, id: str) -> Told:
 
 
 @router.get("/models", dependencies=[LOOKS], responses=problems())
-async def models(site: InSite) -> list[ModelService]:
-    """Every model that a live worker serves or a job waits for."""
-    return [*await site.ledger(site.client.models)]
+async def models(site: InSite) -> list[Model]:
+    """Every model that the farm keeps, a live worker serves, or a job waits for.
+
+    A bucket that does not answer within a few seconds keeps nobody from hearing of the others.
+    """
+    services = {service.name: service for service in await site.ledger(site.client.models)}
+    kept: dict[str, StoredModel] | None = None
+    with contextlib.suppress(TimeoutError, StorageError, WrongBucket, Refused):
+        kept = {one.name: one for one in await in_time(site.bucket(site.client.kept_models), _BUCKET_SECONDS)}
+    return [Model.of(name, services.get(name), kept) for name in sorted({*services, *(kept or ())})]
 
 
 @router.get("/loras", dependencies=[LOOKS], responses=problems())
@@ -70,10 +83,7 @@ async def remove_model(
 
     def remove() -> Removed:
         site.client.check_bucket()
-        if name not in manifests(site.client.storage):
-            raise Refused(
-                404, "model-not-kept", f"the farm keeps no model {name!r:.80}", hint="'farm models' lists them"
-            )
+        _check_kept(MODELS, site, name)
         with in_words_of_the_api():
             return keeping.remove(site.client.ledger, site.client.storage, name, force=force)
 
@@ -90,8 +100,7 @@ async def remove_lora(
 
     def remove() -> Removed:
         site.client.check_bucket()
-        if name not in LORAS.manifests(site.client.storage):
-            raise Refused(404, "lora-not-kept", f"the farm keeps no LoRA {name!r:.80}", hint="'farm loras' lists them")
+        _check_kept(LORAS, site, name)
         with in_words_of_the_api():
             return keeping_loras.remove(site.client.ledger, site.client.storage, name, force=force)
 
@@ -102,3 +111,15 @@ async def remove_lora(
 async def losses(site: InSite) -> list[LossDeclaration]:
     """The losses that can guide a picture: the built-in ones, and those that live workers add."""
     return [*await site.ledger(site.client.losses)]
+
+
+def _check_kept(shelf: Shelf[Any], site: Parts, name: str) -> None:
+    """Raise `Refused` unless the farm keeps something of this name."""
+    kept = shelf.manifests(site.client.storage)
+    if name not in kept:
+        raise Refused(
+            404,
+            f"{shelf.what.lower()}-not-kept",
+            f"the farm keeps no {shelf.what} {name!r:.80}",
+            hint=did_you_mean([name], kept, f"'{shelf.command}' lists them"),
+        )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import copy
+from collections.abc import Mapping
 from datetime import datetime
 from typing import Annotated, Any, Literal, Self
 
@@ -11,10 +12,11 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from farm.bucket.job_log import AttemptLog
 from farm.bucket.loras import StoredLora
-from farm.bucket.models import Kind
+from farm.bucket.models import Kind, Layout, StoredModel
 from farm.bucket.preview import Preview
 from farm.bucket.shelf import KeptFile
 from farm.client.loras import FileBefore
+from farm.client.services import ModelService
 from farm.jobs.request import JobRequest
 from farm.jobs.spec import MAX_PROMPT_CHARACTERS, MAX_PROMPTS, JobSpec, Priority
 from farm.jobs.status import JobStatus, State
@@ -136,6 +138,49 @@ class AddedLora(Lora):
 
     sent: int
     before: FileBefore | None
+
+
+class KeptModel(BaseModel):
+    """What the farm keeps of a model: one file or a folder in diffusers' layout, of which kind (`sd`: not known), its
+    bytes, where it was found, what was said of it besides (`vae`, `prediction`, `ztsnr`), and since when."""
+
+    model_config = ConfigDict(from_attributes=True)
+
+    layout: Layout
+    kind: Kind
+    size: int
+    source: str
+    options: dict[str, str]
+    added: datetime
+
+
+class Model(BaseModel):
+    """A model, the live workers that serve it, those that have it in memory, and how many jobs wait for it.
+
+    `kept` is null of a model that the farm does not keep; `is_kept` tells whether it does, and is null while the bucket
+    does not answer.
+    """
+
+    name: str
+    workers: tuple[str, ...]
+    warm: tuple[str, ...]
+    waiting: int
+    is_kept: bool | None
+    kept: KeptModel | None
+
+    @classmethod
+    def of(cls, name: str, service: ModelService | None, kept: Mapping[str, StoredModel] | None) -> Self:
+        """One of those that the farm keeps by name, as far as that is known, or that workers know."""
+        served = service or ModelService(name, (), 0)
+        stored = None if kept is None else kept.get(name)
+        return cls(
+            name=name,
+            workers=served.workers,
+            warm=served.warm,
+            waiting=served.waiting,
+            is_kept=None if kept is None else stored is not None,
+            kept=None if stored is None else KeptModel.model_validate(stored),
+        )
 
 
 class AddedModel(BaseModel):

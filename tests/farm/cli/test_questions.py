@@ -199,7 +199,7 @@ def test_a_question_that_is_cancelled_has_no_answer(client: FarmClient, monkeypa
 
 
 def test_a_question_that_is_interrupted_is_cancelled(client: FarmClient, monkeypatch: pytest.MonkeyPatch) -> None:
-    def interrupted(_: FarmClient, jobs: Any) -> Iterator[Any]:
+    def interrupted(_: FarmClient, jobs: Any, **__: Any) -> Iterator[Any]:
         raise KeyboardInterrupt
         yield
 

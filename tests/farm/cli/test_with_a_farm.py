@@ -23,7 +23,8 @@ from PIL import Image
 from farm import keys
 from farm.bucket.job_log import AttemptLog, LogLine, write_log
 from farm.cli.main import farm
-from farm.client import FarmClient
+from farm.cli.view import progress
+from farm.client import FarmClient, waits
 from farm.jobs.request import JobRequest
 from farm.jobs.status import MemoryUse
 from farm.pictures import images
@@ -182,6 +183,31 @@ def test_watch_as_json_prints_a_line_for_each_change(client: FarmClient) -> None
     render(client, job)
     lines = [json.loads(line) for line in run("watch", job, "--json").stdout.splitlines()]
     assert [(line["id"], line["state"]) for line in lines] == [(job, "done")]
+
+
+def test_who_watches_hears_once_why_jobs_wait(client: FarmClient, monkeypatch: pytest.MonkeyPatch) -> None:
+    _, [job] = submitted()
+    refusing = a_worker("w1-0a1b", models=[], refused={"emoji": "the disk is full"})
+    client.ledger.announce(refusing)
+    why = "no live worker serves the model 'emoji'; its jobs wait until one does (w1-0a1b: the disk is full)"
+    assert f"  waits      {why}\n" in run("status", job).stdout
+
+    said: list[str] = []
+
+    def noted(*lines: str) -> None:
+        said.extend(lines)
+        client.cancel([job])
+
+    monkeypatch.setattr(progress, "note", noted)
+    monkeypatch.setattr(waits, "LOOK_SECONDS", 0.0)
+    run("watch", job, code=3)
+    assert said[0] == f"warning: {why}" and len([line for line in said if "warning" in line]) == 1
+
+
+def test_what_the_submission_said_is_not_said_again_by_following(client: FarmClient) -> None:
+    with rendering(client):
+        told = run(*OTTER, "--wait").stderr
+    assert told.count("no live worker serves the model 'emoji'") == 1
 
 
 def test_cancel_and_retry() -> None:

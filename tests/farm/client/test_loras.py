@@ -312,6 +312,8 @@ def test_loras_are_added_listed_shown_named_and_removed(
     assert "its trainer calls it more detail" in shell("loras", "show", "detail").stdout
     assert "rank 4" in shell("loras").stdout
 
+    for order in ("show", "remove"):
+        assert "did you mean 'detail'? 'farm loras add detial=FILE' adds it" in shell("loras", order, "detial").stderr
     unknown = shell("submit", "txt2img", "a cat", "--lora", "detial:0.5", "--json")
     assert unknown.exit_code == 2
     assert json.loads(unknown.stdout)["error"]["hint"].startswith("did you mean 'detail'?")

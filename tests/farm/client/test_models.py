@@ -198,6 +198,10 @@ def test_removing_a_model_leaves_what_others_have(ledger: Ledger, bucket: Bucket
     assert freed == sum(first.blobs[sha256] for sha256 in only_its_own) > 0
     assert bucket.blobs == {keys.model_blob(sha256) for sha256 in second.blobs}
     assert manifests(bucket).keys() == {"second"}
+    with pytest.raises(
+        ModelError, match=r"no model 'secnod' \(did you mean 'second'\? 'farm models add secnod=SOURCE'"
+    ):
+        remove(ledger, bucket, "secnod")
     remove(ledger, bucket, "second")
     assert bucket.blobs == set()
     with pytest.raises(ModelError, match=r"the farm keeps no model 'first' \('farm models add first=SOURCE'"):

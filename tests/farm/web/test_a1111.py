@@ -286,6 +286,8 @@ async def test_refusals_are_told_in_a1111_s_own_form_and_words(web: Web, client:
         assert said.startswith("scheduler: there is no schedule 'KL Optimal'")
         assert (await refused(http, "txt2img", {"cfg_scale": 1e9})).startswith("cfg_scale: ")
         assert (await refused(http, "img2img", {"init_images": [encoded(b"x")]})).startswith("init_images: the init")
+        said = await refused(http, "txt2img", {"override_settings": {"sd_model_checkpoint": "emogi"}})
+        assert said.endswith("there is no model 'emogi' (did you mean 'emoji'? there are: emoji)")
         assert (await refused(http, "txt2img", {"override_settings": {"sd_model_checkpoint": "xl"}})).endswith(
             "(there are: emoji)"
         )

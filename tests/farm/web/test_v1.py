@@ -20,6 +20,7 @@ from farm.bucket.preview import Preview
 from farm.client import FarmClient
 from farm.client import models as keeping
 from farm.client.loras import add, remove
+from farm.errors import StorageError
 from farm.jobs.request import JobRequest
 from farm.web.limits import Limits
 from tests.farm.rendering import TRACE, render
@@ -368,11 +369,47 @@ async def test_what_the_farm_has_is_told(web: Web, client: FarmClient) -> None:
     client.submit([JobRequest.parse({**OTTER, "model": "other"})])
     async with web.having("view") as http:
         assert [worker["id"] for worker in (await http.get("/api/v1/workers")).json()] == ["w1"]
-        assert (await http.get("/api/v1/models")).json() == [
-            {"name": "emoji", "workers": ["w1"], "waiting": 0, "warm": []},
-            {"name": "other", "workers": [], "waiting": 1, "warm": []},
+        not_kept = {"warm": [], "is_kept": False, "kept": None}
+        assert [one for one in (await http.get("/api/v1/models")).json() if one["name"] in ("emoji", "other")] == [
+            {"name": "emoji", "workers": ["w1"], "waiting": 0, **not_kept},
+            {"name": "other", "workers": [], "waiting": 1, **not_kept},
         ]
         assert "blue" in {loss["name"] for loss in (await http.get("/api/v1/losses")).json()}
+
+
+async def test_what_the_farm_keeps_of_models_is_told(
+    web: Web, client: FarmClient, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    vae = write_weights(tmp_path / "better.safetensors", {"decoder.conv_in.weight": (8, 8)})
+    source = f"{write_folder(tmp_path / 'mine', width=1024)}#prediction=v#vae={vae}"
+    added = keeping.add(client.ledger, client.storage, "mine", source, replace=True).model
+    client.ledger.announce(a_worker("w1", models=["mine"], warm=["mine"]))
+    async with web.having("view") as http:
+        [told] = [one for one in (await http.get("/api/v1/models")).json() if one["name"] == "mine"]
+        assert told == {
+            "name": "mine",
+            "workers": ["w1"],
+            "warm": ["w1"],
+            "waiting": 0,
+            "is_kept": True,
+            "kept": {
+                "layout": "folder",
+                "kind": "sd2",
+                "size": added.size,
+                "source": source,
+                "options": {"prediction": "v", "vae": "better.safetensors"},
+                "added": added.added.isoformat().replace("+00:00", "Z"),
+            },
+        }
+
+        def away(*_: object, **__: object) -> None:
+            raise StorageError("the bucket is away")
+
+        monkeypatch.setattr(client, "check_bucket", away)
+        [told] = (await http.get("/api/v1/models")).json()
+        assert (told["name"], told["workers"], told["is_kept"], told["kept"]) == ("mine", ["w1"], None, None)
+    monkeypatch.undo()
+    keeping.remove(client.ledger, client.storage, "mine", force=True)
 
 
 async def test_a_worker_is_drained_and_resumed_by_who_may_operate(web: Web, client: FarmClient) -> None:
@@ -500,3 +537,8 @@ async def test_a_model_is_removed_by_who_may_operate(web: Web, client: FarmClien
         for name in ("mine", "..%2f..", "emoji"):
             gone = await http.delete(f"/api/v1/models/{name}")
             assert gone.status_code == 404, name
+        keeping.add(client.ledger, client.storage, "mine", str(tmp_path / "mine"))
+        gone = await http.delete("/api/v1/models/mnie")
+        assert gone.json()["type"] == "urn:render-farm:model-not-kept"
+        assert gone.json()["hint"].startswith("did you mean 'mine'")
+        await http.delete(path)

@@ -40,8 +40,11 @@ def test_models_come_change_and_go(storage: FakeStorage, tmp_path: Path) -> None
     assert known.refresh() == Changes(come=("mine",)), "it was added once more"
     put_model(storage, "mine", x=b"2")
     assert known.refresh() == Changes(come=("mine",), others=("mine",))
-    with pytest.raises(ModelError, match="keeps no model"), known.opened(Stored("mine", first.fingerprint)):
+    with pytest.raises(ModelError, match=r"no model 'mine' \('farm"), known.opened(Stored("mine", first.fingerprint)):
         pass
+    for mistyped, meant in (("mien", "mine"), ("emogi", "emoji")):
+        with pytest.raises(ModelError, match=rf"no model '{mistyped}' \(did you mean '{meant}'\? 'farm models add"):
+            known.mend(Stored(mistyped))
 
     storage.delete(keys.model_manifest("mine"))
     assert known.refresh() == Changes(gone=("mine",))

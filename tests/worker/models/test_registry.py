@@ -156,7 +156,7 @@ def test_malformed_options_are_refused(option: str, message: str) -> None:
 
 
 def test_an_unknown_model_is_refused_with_a_near_match() -> None:
-    with pytest.raises(ModelError, match=r"there is no model 'sd1\.4' \(did you mean 'sd14'\?\)"):
+    with pytest.raises(ModelError, match=r"there is no model 'sd1\.4' \(did you mean 'sd14'\? this worker has: "):
         ModelRegistry().source("sd1.4")
     with pytest.raises(ModelError, match=r"there is no model 'xyz' \(this worker has: emoji, sd14\)"):
         ModelRegistry().source("xyz")

@@ -28,7 +28,9 @@ pytestmark = pytest.mark.long
 def test_a_job_is_followed_until_its_picture_is_there(show: Show, client: FarmClient, storage: Storage) -> None:
     [job] = submitted(client, labels={"project": "otters"})
     page = show(f"/jobs/{job}")
-    expect(page.locator(".remark")).to_have_text("No live worker serves the model emoji.")
+    expect(page.locator(".remark")).to_have_text(
+        "No live worker serves the model 'emoji'; its jobs wait until one does (farm worker --model emoji)"
+    )
     expect(page.locator(".when")).to_have_text("")  # no place in a line that does not move
     expect(page.locator("#events li")).to_have_text("queued")  # what follows happens while the page follows
     claim = begun(client, job, 4)
@@ -115,7 +117,8 @@ def test_a_job_has_no_place_in_line_while_no_worker_takes_it(show: Show, client:
     page = show(f"/jobs/{job}")
     shown_with(page, "drained by an operator")
     expect(page.locator(".remark")).to_have_text(
-        "No worker takes it now: those that serve the model emoji take no jobs, drained by an operator."
+        "Every worker that serves the model 'emoji' is drained by an operator; its jobs wait until one is resumed "
+        "('farm workers resume NAME')"
     )
     expect(page.locator(".when")).to_have_text("")
 
