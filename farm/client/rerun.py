@@ -1,14 +1,11 @@
-"""Rendering a picture again from what it says of itself, and how the two differ."""
+"""Rendering a picture again from what it says of itself."""
 
 from __future__ import annotations
 
-import io
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-
-from PIL import Image, ImageChops, ImageStat
 
 from farm.bucket.results import JobResult
 from farm.client.client import FarmClient, Submission
@@ -23,7 +20,6 @@ from farm.jobs.studies import READ_BY
 from farm.pictures.images import MAX_BYTES, InitImage
 from farm.pictures.provenance import spec_in
 
-_MOST_DIFFERENT = 255
 _OF_A_PART = ("redo", "mask_blur", "fill", "only_masked", "outpaint")
 _AS_THEY_ARE = ("sampler", "schedule", "eta", "steps", "seed", "model", "time_limit", "noise_steps", *FRAMING)
 
@@ -35,18 +31,6 @@ class Made:
     data: bytes
     spec: JobSpec
     result: JobResult | None = None
-
-
-@dataclass(frozen=True)
-class Difference:
-    """How two pictures differ: the share of pixels that do, 0 to 1, and by how many of 255 levels, at most and on
-    average. `versions` are packages, model, device and precision that differ, as (then, now)."""
-
-    same_bytes: bool
-    pixels: float
-    most: int
-    mean: float
-    versions: Mapping[str, tuple[str, str]]
 
 
 def picture_file(path: Path) -> Made:
@@ -132,25 +116,6 @@ def submit_again(farm: FarmClient, job: str) -> Submission:
     return farm.submit([draft_again(made, init_of(farm, made), {}, mask=mask_in(farm, made))])
 
 
-def difference(then: Made, now: Made) -> Difference:
-    """How a picture differs from the one that was made again."""
-    one, other = (Image.open(io.BytesIO(made.data)).convert("RGB") for made in (then, now))
-    if one.size != other.size:
-        return Difference(False, 1.0, _MOST_DIFFERENT, float(_MOST_DIFFERENT), _versions(then, now))
-    bands = ImageChops.difference(one, other)
-    largest = bands.getchannel(0)
-    for band in (1, 2):
-        largest = ImageChops.lighter(largest, bands.getchannel(band))
-    equal = largest.histogram()[0]
-    return Difference(
-        same_bytes=then.data == now.data,
-        pixels=1 - equal / (one.width * one.height),
-        most=int(largest.getextrema()[1]),  # type: ignore[arg-type]  # of one band
-        mean=sum(ImageStat.Stat(bands).mean) / 3,
-        versions=_versions(then, now),
-    )
-
-
 def _check_change(spec: JobSpec, path: str) -> None:
     """Raise `InvalidInput` for a field that this picture has not, or that is a file of its own."""
     root = path.partition(".")[0]
@@ -223,17 +188,3 @@ def _let_go_of_file(fields: dict[str, Any], path: str) -> None:
     loras = fields.get("loras", [])
     if root == "loras" and part == "name" and index.isdecimal() and int(index) < len(loras):
         loras[int(index)].pop("sha256", None)
-
-
-def _versions(then: Made, now: Made) -> dict[str, tuple[str, str]]:
-    if then.result is None or now.result is None:
-        return {}
-    old, new = (_made_by(result) for result in (then.result, now.result))
-    pairs = {name: (old.get(name, "none"), new.get(name, "none")) for name in {**old, **new}}
-    return {name: pair for name, pair in pairs.items() if pair[0] != pair[1]}
-
-
-def _made_by(result: JobResult) -> dict[str, str]:
-    used = result.model
-    model = " ".join(filter(None, (used.source, used.revision, used.sha256, used.vae_sha256)))
-    return {**result.versions, "model": model, "device": result.device, "precision": result.dtype}

@@ -19,8 +19,9 @@ from farm.errors import InvalidInput
 if TYPE_CHECKING:
     from farm.client import FarmClient
     from farm.client.client import Submission
+    from farm.client.differing import Difference
     from farm.client.planning import Draft
-    from farm.client.rerun import Difference, Made
+    from farm.client.rerun import Made
 
 _FILE = click.Path(path_type=Path, dir_okay=False)
 
@@ -47,7 +48,7 @@ def rerun(source: str, changes: tuple[str, ...], init: Path | None, mask: Path |
     with naming_options():
         wanted = dict(map(_change, changes))
     made, draft = _drafted(source, init, mask, wanted)
-    sending.send([draft], options, afterwards=None if wanted else _comparison(made, as_json=options["as_json"]))
+    sending.send([draft], options, afterwards=None if wanted else _comparison(made, source, as_json=options["as_json"]))
 
 
 def _change(text: str) -> tuple[str, Any]:
@@ -97,23 +98,24 @@ def _naming_changes() -> Iterator[None]:
         raise InvalidInput(error.reason, field=field, hint=error.hint) from error
 
 
-def _comparison(made: Made, *, as_json: bool) -> Callable[[FarmClient, Submission], None]:
-    """Tells how the picture that was made again differs from the first."""
+def _comparison(made: Made, source: str, *, as_json: bool) -> Callable[[FarmClient, Submission], None]:
+    """Tells how the picture that was made again differs from the first, which is that of `source`."""
 
     def compare(farm: FarmClient, submission: Submission) -> None:
-        from farm.client.rerun import difference, picture_of
+        from farm.client.differing import difference, with_result
+        from farm.client.rerun import picture_of
 
         (job,) = submission.jobs
-        found = difference(made, picture_of(farm, job))
+        found = difference(made if made.result else with_result(farm, made, Path(source)), picture_of(farm, job))
         if as_json:
             print_json({"job": job, **asdict(found)}, indent=None)
         else:
-            say(*_told(job, found))
+            say(*_told(job, made.spec.model, found))
 
     return compare
 
 
-def _told(job: str, found: Difference) -> Iterator[str]:
+def _told(job: str, model: str, found: Difference) -> Iterator[str]:
     if found.same_bytes:
         yield f"{job}  the same bytes"
         return
@@ -122,7 +124,19 @@ def _told(job: str, found: Difference) -> Iterator[str]:
     else:
         levels = f"by {found.most} of 255 levels at most, {found.mean:.2g} on average"
         yield f"{job}  {found.pixels:.1%} of the pixels differ, {levels}"
+    yield from _why(model, found)
+
+
+def _why(model: str, found: Difference) -> Iterator[str]:
+    """What differed when the two were made, as far as that is known."""
+    if found.versions is None:
+        yield "  with what it was made then is not known: its job, named in place of the file, would say that"
+        return
     for name, (then, now) in found.versions.items():
         yield f"  {name:<12} then {then}, now {now}"
+    if found.other_weights:
+        yield f"  the model '{model}' has other weights than it had then: another has its name now"
+    elif found.unmarked:
+        yield f"  no result says which weights were in {found.unmarked}: they may have been others then"
     if not found.versions:
         yield "  only workers with --deterministic give the same bytes whatever else they render"

@@ -13,7 +13,7 @@ from PIL.PngImagePlugin import PngInfo
 
 from farm.cli.main import farm as command
 from farm.client.planning import Pictures, draft
-from farm.client.rerun import Made, difference, draft_again, picture_file
+from farm.client.rerun import Made, draft_again, picture_file
 from farm.errors import InvalidInput
 from farm.jobs.request import JobRequest
 from farm.jobs.spec import Corner, JobSpec, PixelSize, ResolvedSpec
@@ -173,30 +173,3 @@ def test_other_files_are_refused(data: bytes, tmp_path: Path) -> None:
 def test_a_file_that_cannot_be_read_is_told(tmp_path: Path) -> None:
     with pytest.raises(InvalidInput, match="cannot be read: No such file"):
         picture_file(tmp_path / "none.png")
-
-
-def test_equal_pictures_do_not_differ() -> None:
-    found = difference(Made(png(), rendered()), Made(png(), rendered()))
-
-    assert (found.same_bytes, found.pixels, found.most, found.mean) == (True, 0.0, 0, 0.0)
-
-
-def test_a_difference_is_measured() -> None:
-    then, now = Image.new("RGB", (64, 64), (10, 20, 30)), Image.new("RGB", (64, 64), (10, 20, 30))
-    now.paste((10, 25, 27), (0, 0, 32, 32))
-    files = []
-    for picture in (then, now):
-        file = io.BytesIO()
-        picture.save(file, "PNG")
-        files.append(file.getvalue())
-
-    found = difference(*(Made(data, rendered()) for data in files))
-
-    assert (found.same_bytes, found.pixels, found.most) == (False, 0.25, 5)
-    assert found.mean == pytest.approx((5 + 3) / 3 / 4)
-
-
-def test_pictures_of_other_sizes_differ_altogether() -> None:
-    found = difference(Made(png(), rendered()), Made(png(side=128), rendered()))
-
-    assert (found.pixels, found.most) == (1.0, 255)
