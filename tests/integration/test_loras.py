@@ -95,7 +95,7 @@ def test_a_lora_that_no_worker_can_read_fails_its_job_alone(
     first, *others = finish(jobs)
 
     assert first.state == "failed" and first.error and first.error.kind == "lora"
-    assert "'wider' is wrong about" in first.error.message and str(tmp_path) not in first.error.message
+    assert "'wider' does not fit the model '" in first.error.message and str(tmp_path) not in first.error.message
     assert [status.state for status in others] == ["done", "done"]
     for name in ("good", "wider"):
         remove(client.ledger, client.storage, name)

@@ -44,6 +44,14 @@ _FORMS: tuple[frozenset[str], ...] = (
 )
 
 
+class Unfit(ValueError):
+    """A part of another shape than goes with a layer."""
+
+    def __init__(self, part: str, why: str) -> None:
+        super().__init__(f"{part} {why}")
+        self.part = part
+
+
 @dataclass(frozen=True)
 class _Product:
     """A matrix [rows, *columns] as `up` [rows, rank] times `down` [rank, *columns]."""
@@ -141,7 +149,8 @@ def _lokr(parts: Parts, shape: Sequence[int]) -> _Product:
     first = _first(parts)
     rows, columns = len(first.up), math.prod(first.down.shape[1:])
     if shape[0] % rows or shape[1] % columns:
-        raise ValueError(f"lokr_w1 is {rows}×{columns}, by which {shape[0]}×{shape[1]} cannot be parted")
+        part = "lokr_w1" if "lokr_w1" in parts else "lokr_w1_a"
+        raise Unfit(part, f"is {rows}×{columns}, by which {shape[0]}×{shape[1]} cannot be parted")
     second = _second(parts, (shape[0] // rows, shape[1] // columns, *shape[2:]))
     rank = first.rank * second.rank
     if rank >= min(shape[0], math.prod(shape[1:])):
@@ -213,7 +222,7 @@ def _magnitude(parts: Parts, shape: Sequence[int]) -> Tensor | None:
         return None
     magnitude = parts[given[0]]
     if magnitude.numel() != shape[0] or max(magnitude.shape, default=0) != shape[0]:
-        raise ValueError(f"{given[0]} has the shape {tuple(magnitude.shape)}, and the layer gives {shape[0]}")
+        raise Unfit(given[0], f"has the shape {tuple(magnitude.shape)}, and the layer gives {shape[0]}")
     return magnitude.flatten()
 
 
@@ -228,7 +237,7 @@ def _as(part: str, tensor: Tensor, shape: Sequence[int]) -> Tensor:
     given = tuple(tensor.shape)
     flat = (shape[0], math.prod(shape[1:]))
     if _bare(given) not in (_bare(shape), _bare(flat)) or given[:1] != tuple(shape[:1]):
-        raise ValueError(f"{part} has the shape {given}, where the layer has {tuple(shape)}")
+        raise Unfit(part, f"has the shape {given}, where the layer has {tuple(shape)}")
     return tensor.reshape(*shape)
 
 
@@ -242,4 +251,4 @@ def _bare(shape: Sequence[int]) -> tuple[int, ...]:
 
 def _check(part: str, tensor: Tensor, shape: Sequence[int]) -> None:
     if tuple(tensor.shape) != tuple(shape):
-        raise ValueError(f"{part} has the shape {tuple(tensor.shape)}, where the layer has {tuple(shape)}")
+        raise Unfit(part, f"has the shape {tuple(tensor.shape)}, where the layer has {tuple(shape)}")

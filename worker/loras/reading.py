@@ -23,7 +23,7 @@ from farm.keys import PICKLED_WEIGHTS
 from farm.lora_keys import MAX_RANK, UNET, parse
 from farm.words import one_line
 from worker.diffusion.adapters import Adapter, Factors
-from worker.loras.factors import ALPHA, factors_of, rank_of
+from worker.loras.factors import ALPHA, Unfit, factors_of, rank_of
 from worker.loras.layers import Layer, layers_of
 from worker.loras.strengths import Settings, settings_of
 from worker.models.disguises import unreadable
@@ -44,7 +44,9 @@ _WHOLE = ("I64", "I32", "I16", "I8", "U8")
 """As some programs write alpha."""
 _NUMBER = 4  # bytes in float32
 _CONVERT = "look for the same as .safetensors"
-_OF_ANOTHER = "it goes with models of another architecture"
+_OF_ANOTHER = (
+    "use it with a model like the one that it was trained for, or leave it out; 'farm loras' says what each is for"
+)
 
 
 @dataclass
@@ -190,8 +192,14 @@ def _try(name: str, found: Iterable[_Found], model: LoadedModel) -> None:
                 raise ValueError(f"a rank of {one.rank:,} is more than {MAX_RANK:,}")
             empty = {part: torch.empty(shape, device="meta") for part, shape in one.shapes.items() if part != ALPHA}
             factors = factors_of(empty, 1.0, torch.empty(one.layer.weight.shape, device="meta"))
+        except Unfit as error:
+            raise ModelError(
+                f"the LoRA '{name}' does not fit the model '{model.name}', at {_called(one.layer)}: {error}; it is "
+                f"{_shown(one.names[error.part])} in the file",
+                hint=_OF_ANOTHER,
+            ) from error
         except ValueError as error:
-            raise _wrong(name, one.layer, error, hint=f"is it for another model than '{model.name}'?") from error
+            raise _wrong(name, one.layer, error) from error
         total += (factors.down.numel() + factors.up.numel()) * _NUMBER
         if total > MAX_BYTES:
             raise ModelError(
@@ -232,9 +240,12 @@ def _tensor(file: _File, weight: str, *, of: Sequence[str]) -> Tensor:
     return file.tensor(weight)
 
 
-def _wrong(name: str, layer: Layer, error: ValueError, *, hint: str | None = None) -> ModelError:
-    part = "UNet" if layer.owner == UNET else layer.owner.replace("_", " ")
-    return ModelError(f"the LoRA '{name}' is wrong about {layer.name} of the {part}: {error}", hint=hint)
+def _wrong(name: str, layer: Layer, error: ValueError) -> ModelError:
+    return ModelError(f"the LoRA '{name}' is wrong about {_called(layer)}: {error}")
+
+
+def _called(layer: Layer) -> str:
+    return f"{layer.name} of the {'UNet' if layer.owner == UNET else layer.owner.replace('_', ' ')}"
 
 
 def _some(weights: Sequence[str]) -> str:

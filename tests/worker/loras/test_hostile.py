@@ -104,6 +104,17 @@ def test_what_cannot_be_is_refused_in_one_line(case: str, sd: LoadedModel, tmp_p
     assert re.search(f"the LoRA 'style' .*{said}", refused(path, sd))
 
 
+def test_a_lora_of_another_model_is_told_by_the_first_weight_that_does_not_fit(sd: LoadedModel, tmp_path: Path) -> None:
+    wider = {DOWN: numbers(4, 320, seed=1), UP: numbers(320, 4, seed=2), ALPHA: torch.tensor(4.0)}
+    said = refused(save(tmp_path / "x.safetensors", wider), sd)
+    layer = "down_blocks.0.attentions.0.transformer_blocks.0.attn1.to_q of the UNet"
+    assert said == (
+        f"the LoRA 'style' does not fit the model '{sd.name}', at {layer}: up has the shape (320, 4), where the layer has "
+        f"(32, 4); it is '{UP}' in the file (use it with a model like the one that it was trained for, or leave it out; "
+        "'farm loras' says what each is for)"
+    )
+
+
 def _another() -> Named:
     """A layer that is well, before the one that is not."""
     return {"conv_in.lora_A.weight": numbers(1, 4, 3, 3, seed=1), "conv_in.lora_B.weight": numbers(32, 1, seed=2)}
