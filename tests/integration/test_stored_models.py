@@ -70,6 +70,9 @@ def test_what_is_added_is_served_without_a_restart_and_makes_the_same_pictures(
     fingerprint = add(client.ledger, client.storage, "kept", str(other), replace=True).model.fingerprint
     [job] = finish(list(client.submit([request("kept")]).jobs))
     assert client.result(job.id).model.source == f"farm:kept@{fingerprint[:16]}", "no job after it has the one before"
+    told = shell("rerun", after.id, "--wait").stdout
+    assert f"model        then {source}, now farm:kept@{fingerprint[:16]}" in told
+    assert "the model 'kept' has other weights than it had then" in told and "--deterministic" not in told
     back = add(client.ledger, client.storage, "kept", str(tiny_model), replace=True).model.fingerprint
     [job] = finish(list(client.submit([request("kept")]).jobs))
     assert client.result(job.id).model.source == f"farm:kept@{back[:16]}"
@@ -170,7 +173,7 @@ def test_two_workers_share_what_is_on_the_disk_and_go_on_where_a_third_was_kille
 
 
 def test_a_model_that_is_damaged_in_the_bucket_is_refused_in_one_line_until_it_is_mended(
-    client: FarmClient, launch: Launcher, finish: Finish, tmp_path: Path
+    client: FarmClient, launch: Launcher, shell: Shell, finish: Finish, tmp_path: Path
 ) -> None:
     folder = build_tiny_model(tmp_path / "model", seed=8)
     kept = add(client.ledger, client.storage, "damaged", str(folder)).model
@@ -186,6 +189,9 @@ def test_a_model_that_is_damaged_in_the_bucket_is_refused_in_one_line_until_it_i
     assert "Traceback" not in said
     assert "mend it: 'farm models add --again damaged=SOURCE'" in live(client, "careful").refused["damaged"]
     assert client.ledger.get(job).state == "queued"
+    assert "  waits      no live worker serves the model 'damaged'; its jobs wait until one does (" in " ".join(
+        shell("status", job).stdout.splitlines()
+    )
 
     add(client.ledger, client.storage, "damaged", str(folder), again=True)
     assert finish([job])[0].state == "done"

@@ -108,11 +108,11 @@ def test_a_lora_of_another_model_is_told_by_the_first_weight_that_does_not_fit(s
     wider = {DOWN: numbers(4, 320, seed=1), UP: numbers(320, 4, seed=2), ALPHA: torch.tensor(4.0)}
     said = refused(save(tmp_path / "x.safetensors", wider), sd)
     layer = "down_blocks.0.attentions.0.transformer_blocks.0.attn1.to_q of the UNet"
-    assert said == (
-        f"the LoRA 'style' does not fit the model '{sd.name}', at {layer}: up has the shape (320, 4), where the layer has "
-        f"(32, 4); it is '{UP}' in the file (use it with a model like the one that it was trained for, or leave it out; "
-        "'farm loras' says what each is for)"
+    shapes = f"up has the shape (320, 4), where the layer has (32, 4); it is '{UP}' in the file"
+    hint = (
+        "use it with a model like the one that it was trained for, or leave it out; 'farm loras' says what each is for"
     )
+    assert said == f"the LoRA 'style' does not fit the model '{sd.name}', at {layer}: {shapes} ({hint})"
 
 
 def _another() -> Named:
