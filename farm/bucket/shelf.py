@@ -108,9 +108,11 @@ class Shelf(Generic[K]):
 
     def lacks(self, name: str, known: Collection[str]) -> ModelError:
         """The error to raise where the farm should keep something of this name, and does not: one of those that are
-        `known` may be meant."""
+        `known`, or come with the farm, may be meant."""
         otherwise = f"'{self.command} add {name}={self.added_from}' adds it; '{self.command}' lists them"
-        return ModelError(f"the farm keeps no {self.what} '{name}'", hint=did_you_mean([name], known, otherwise))
+        return ModelError(
+            f"the farm keeps no {self.what} '{name}'", hint=did_you_mean([name], [*known, *self.built_in], otherwise)
+        )
 
     def manifests(self, storage: Storage) -> dict[str, str]:
         """The names of all that the farm keeps, each with a tag that changes with its manifest."""

@@ -30,6 +30,15 @@ def refusal(model: str, workers: Iterable[WorkerInfo]) -> str | None:
     return next((f"{worker.id}: {worker.refused[model]}" for worker in workers if model in worker.refused), None)
 
 
+def what_to_do(model: str, workers: Iterable[WorkerInfo], kept: Callable[[], Collection[str]]) -> str:
+    """How a model comes to be served that is not, or else which may have been meant; `kept` as in `held_up`."""
+    stored = () if model in keys.BUILT_IN_MODELS else kept()
+    if model in (*keys.BUILT_IN_MODELS, *stored):
+        return f"'farm worker --model {model}' serves it"
+    known = {*stored, *keys.BUILT_IN_MODELS, *(name for worker in workers for name in worker.models)}
+    return did_you_mean([model], sorted(known), f"'farm worker --model {model}=SOURCE' serves it")
+
+
 class TellsOnce:
     """Tells each reason once why jobs that are followed wait. `why` says it of models."""
 
@@ -55,7 +64,7 @@ class TellsOnce:
 def _why(model: str, workers: Sequence[WorkerInfo], kept: Callable[[], Collection[str]]) -> str | None:
     serving = [worker for worker in workers if model in worker.models]
     if not serving:
-        reason = refusal(model, workers) or _what_to_do(model, workers, kept)
+        reason = refusal(model, workers) or what_to_do(model, workers, kept)
         return f"no live worker serves the model '{model}'; its jobs wait until one does ({reason})"
     if any(worker.idle_because is None for worker in serving):
         return None
@@ -66,13 +75,3 @@ def _why(model: str, workers: Sequence[WorkerInfo], kept: Callable[[], Collectio
         )
     reasons = "; ".join(f"{worker.id}: {worker.idle_because}" for worker in serving[:_MOST_TOLD])
     return f"no worker takes jobs of the model '{model}' now; they wait until one does ({reasons})"
-
-
-def _what_to_do(model: str, workers: Iterable[WorkerInfo], kept: Callable[[], Collection[str]]) -> str:
-    if model in keys.BUILT_IN_MODELS:
-        return f"farm worker --model {model}"
-    stored = kept()
-    if model in stored:
-        return f"farm worker --model {model}"
-    known = {*stored, *keys.BUILT_IN_MODELS, *(name for worker in workers for name in worker.models)}
-    return did_you_mean([model], sorted(known), f"farm worker --model {model}=SOURCE")

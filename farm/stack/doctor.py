@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any
 from farm import settings as farm_settings
 from farm.errors import FarmError, HomeRefused, NotConfigured, StorageError, WrongBucket
 from farm.host import homes
-from farm.keys import BUILT_IN_MODELS
 from farm.settings import Settings
 from farm.stack import control, site
 from farm.stack.layout import Layout
@@ -252,6 +251,8 @@ def _kept(settings: Settings) -> Collection[str]:
 
 
 def _models(ledger: Ledger, settings: Settings) -> Check:
+    from farm.client.waits import what_to_do
+
     served = {model for worker in ledger.workers() for model in worker.models}
     starved = [model for model in ledger.models() if model not in served and ledger.waiting(model)]
     if starved:
@@ -259,8 +260,7 @@ def _models(ledger: Ledger, settings: Settings) -> Check:
         if name in kept and any(name in worker.refused for worker in ledger.workers()):
             mend = f"{_mends({name}, kept)}; or cancel the jobs"
         else:
-            wanted = name if name in (*BUILT_IN_MODELS, *kept) else f"{name}=SOURCE"
-            mend = f"serve it: 'farm worker --model {wanted}', or cancel the jobs"
+            mend = f"{what_to_do(name, ledger.workers(), lambda: kept)}; or cancel the jobs"
         return warn("models", f"jobs wait for {', '.join(starved)}, which no live worker serves", mend=mend)
     return ok("models", f"served: {', '.join(sorted(served)) or 'none'}")
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -12,7 +12,7 @@ from farm.bucket.storage import Storage
 from farm.errors import ModelError, ObjectDamaged, StorageError
 from farm.keys import MODEL_VAE
 from worker.bucket.model_cache import ModelCache
-from worker.models.registry import BUILT_IN, ModelRegistry, Stored
+from worker.models.registry import ModelRegistry, Stored
 from worker.models.stored import Opened
 
 _log = logging.getLogger(__name__)
@@ -107,15 +107,15 @@ class Catalogue:
     def _model(self, source: Stored) -> StoredModel:
         model = self._models.get(source.name)
         if model is None or source.fingerprint not in ("", model.fingerprint):
-            raise MODELS.lacks(source.name, self._known())
+            raise MODELS.lacks(source.name, self._kept())
         return model
 
-    def _known(self) -> set[str]:
-        """The names of models that a worker can be given, as far as the bucket answers."""
+    def _kept(self) -> Collection[str]:
+        """The names of all models that the farm keeps, as far as the bucket answers."""
         try:
-            return {*BUILT_IN, *manifests(self._storage)}
+            return manifests(self._storage)
         except StorageError:
-            return {*BUILT_IN}
+            return ()
 
     def _is_wanted(self, name: str) -> bool:
         return name in self._asked_for or (self._all and name not in self._own)

@@ -28,17 +28,21 @@ WHY: dict[str, tuple[str, list[WorkerInfo], str | None]] = {
     "kept": (
         "mine",
         [],
-        "no live worker serves the model 'mine'; its jobs wait until one does (farm worker --model mine)",
+        "no live worker serves the model 'mine'; its jobs wait until one does ('farm worker --model mine' serves it)",
     ),
-    "built in": ("sd14", [], "its jobs wait until one does (farm worker --model sd14)"),
-    "mistyped": ("minimla", [], "(did you mean 'minimal'? farm worker --model minimla=SOURCE)"),
+    "built in": ("sd14", [], "its jobs wait until one does ('farm worker --model sd14' serves it)"),
+    "mistyped": ("minimla", [], "(did you mean 'minimal'? 'farm worker --model minimla=SOURCE' serves it)"),
     "mistyped, of a worker's own": (
         "hers",
         [a_worker(models=["others"])],
-        "(did you mean 'others'? farm worker --model hers=SOURCE)",
+        "(did you mean 'others'? 'farm worker --model hers=SOURCE' serves it)",
     ),
-    "mistyped, of what comes along": ("emogi", [], "(did you mean 'emoji'? farm worker --model emogi=SOURCE)"),
-    "nobody's": ("zzz", [], "(farm worker --model zzz=SOURCE)"),
+    "mistyped, of what comes along": (
+        "emogi",
+        [],
+        "(did you mean 'emoji'? 'farm worker --model emogi=SOURCE' serves it)",
+    ),
+    "nobody's": ("zzz", [], "('farm worker --model zzz=SOURCE' serves it)"),
 }
 
 

@@ -29,7 +29,7 @@ def test_a_job_is_followed_until_its_picture_is_there(show: Show, client: FarmCl
     [job] = submitted(client, labels={"project": "otters"})
     page = show(f"/jobs/{job}")
     expect(page.locator(".remark")).to_have_text(
-        "No live worker serves the model 'emoji'; its jobs wait until one does (farm worker --model emoji)"
+        "No live worker serves the model 'emoji'; its jobs wait until one does ('farm worker --model emoji' serves it)"
     )
     expect(page.locator(".when")).to_have_text("")  # no place in a line that does not move
     expect(page.locator("#events li")).to_have_text("queued")  # what follows happens while the page follows
