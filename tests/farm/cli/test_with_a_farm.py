@@ -23,10 +23,11 @@ from PIL import Image
 from farm import keys
 from farm.bucket.job_log import AttemptLog, LogLine, write_log
 from farm.cli.main import farm
-from farm.cli.view import progress
 from farm.client import FarmClient, waits
 from farm.jobs.request import JobRequest
 from farm.jobs.status import MemoryUse
+from farm.ledger.ledger import Ledger
+from farm.ledger.records import Event
 from farm.pictures import images
 from farm.pictures.sheet import Tile
 from tests.farm.pages import made_up
@@ -185,6 +186,19 @@ def test_watch_as_json_prints_a_line_for_each_change(client: FarmClient) -> None
     assert [(line["id"], line["state"]) for line in lines] == [(job, "done")]
 
 
+def nobody_renders(client: FarmClient, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever follows looks often, hears nothing for a while, and then that all was cancelled."""
+    reads = iter(range(3))
+
+    def events(*_: object, **__: object) -> list[Event]:
+        if next(reads, None) is None:
+            return [Event("0-1", job, "cancelled", None) for job in client.cancel_all()]
+        return []
+
+    monkeypatch.setattr(Ledger, "events", events)
+    monkeypatch.setattr(waits, "LOOK_SECONDS", 0.0)
+
+
 def test_who_watches_hears_once_why_jobs_wait(client: FarmClient, monkeypatch: pytest.MonkeyPatch) -> None:
     _, [job] = submitted()
     refusing = a_worker("w1-0a1b", models=[], refused={"emoji": "the disk is full"})
@@ -192,21 +206,16 @@ def test_who_watches_hears_once_why_jobs_wait(client: FarmClient, monkeypatch: p
     why = "no live worker serves the model 'emoji'; its jobs wait until one does (w1-0a1b: the disk is full)"
     assert f"  waits      {why}\n" in run("status", job).stdout
 
-    said: list[str] = []
-
-    def noted(*lines: str) -> None:
-        said.extend(lines)
-        client.cancel([job])
-
-    monkeypatch.setattr(progress, "note", noted)
-    monkeypatch.setattr(waits, "LOOK_SECONDS", 0.0)
-    run("watch", job, code=3)
-    assert said[0] == f"warning: {why}" and len([line for line in said if "warning" in line]) == 1
+    nobody_renders(client, monkeypatch)
+    told = run("watch", job, code=3).stderr
+    assert told.count("warning:") == told.count(f"warning: {why}\n") == 1
 
 
-def test_what_the_submission_said_is_not_said_again_by_following(client: FarmClient) -> None:
-    with rendering(client):
-        told = run(*OTTER, "--wait").stderr
+def test_what_the_submission_said_is_not_said_again_by_following(
+    client: FarmClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    nobody_renders(client, monkeypatch)
+    told = run(*OTTER, "--wait", code=3).stderr
     assert told.count("no live worker serves the model 'emoji'") == 1
 
 

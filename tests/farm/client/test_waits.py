@@ -10,6 +10,7 @@ from farm.client import FarmClient, waits
 from farm.client.waits import TellsOnce, held_up
 from farm.jobs.request import JobRequest
 from farm.jobs.status import WorkerInfo
+from farm.ledger.records import Event
 from tests.ledgers import a_worker
 
 FULL = "the model 'mine' needs 9 bytes more"
@@ -93,12 +94,15 @@ def test_who_follows_hears_of_a_refusal_that_came_after_the_submission(
     submission = client.submit([JobRequest(prompt="a cat", model="mine", seed=1)])
     assert submission.warnings == ()
     heard: list[str] = []
+    events, reads = client.ledger.events, iter(range(3))
 
-    def hear(why: str) -> None:
-        heard.append(why)
-        client.cancel(submission.jobs)
+    def few_events(cursor: str, *, wait: float) -> list[Event]:
+        if next(reads, None) is None:
+            client.cancel(submission.jobs)
+        return events(cursor, wait=0.01)
 
-    changes = client.watch(submission.jobs, on_wait=hear)
+    monkeypatch.setattr(client.ledger, "events", few_events)
+    changes = client.watch(submission.jobs, on_wait=heard.append)
     assert next(changes).state == "queued"
     client.ledger.announce(READY.model_copy(update={"models": (), "refused": {"mine": FULL}}))
     assert [status.state for status in changes] == ["cancelled"]
