@@ -14,6 +14,7 @@ with FarmClient.connect() as farm:
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import cache
 from pathlib import Path
 
 from farm.bucket.fetch import Fetched, fetch, read_result
@@ -64,14 +65,20 @@ class FarmClient(Submitting):
         """The status of each job meant by `names` whose record is there."""
         return self.ledger.get_many(self.resolve(names))
 
-    def watch(self, jobs: Sequence[str], *, on_wait: Callable[[str], object] | None = None) -> Iterator[JobStatus]:
+    def watch(
+        self, jobs: Sequence[str], *, on_wait: Callable[[str], object] | None = None, said: Iterable[str] = ()
+    ) -> Iterator[JobStatus]:
         """Every status of the jobs as it changes, from what it is now until all of them are over.
 
-        `on_wait` hears why jobs wait that no worker takes, each reason once. A job whose record is lost on the way is
-        not followed any further. An outage of Redis of up to half a minute is waited out. Raises `JobNotFound`,
-        `LedgerUnavailable`.
+        `on_wait` hears why jobs wait that no worker takes, each reason once, but for those in `said`. A job whose
+        record is lost on the way is not followed any further. An outage of Redis of up to half a minute is waited out.
+        Raises `JobNotFound`, `LedgerUnavailable`.
         """
-        return watch(self.ledger, jobs, TellsOnce(self.held_up, on_wait) if on_wait else None)
+        kept = cache(self._names_kept)  # once: a bucket that is away must not hold up what is followed
+        tells = (
+            TellsOnce(lambda models: held_up(models, self.ledger.workers(), kept), on_wait, said) if on_wait else None
+        )
+        return watch(self.ledger, jobs, tells)
 
     def held_up(self, models: Iterable[str]) -> dict[str, str]:
         """Why jobs of models wait that no worker takes, by model: nobody serves it, or whoever does takes none now."""
@@ -168,8 +175,7 @@ class FarmClient(Submitting):
         try:
             for warning in submission.warnings:
                 on_warning(warning)
-            said = submission.warnings
-            await_answer(job, self.watch([job], on_wait=lambda why: why in said or on_warning(why)))
+            await_answer(job, self.watch([job], on_wait=on_warning, said=submission.warnings))
         except KeyboardInterrupt:
             with uninterrupted():  # whoever is impatient presses it twice
                 self.cancel([job])

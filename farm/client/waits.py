@@ -40,12 +40,17 @@ def what_to_do(model: str, workers: Iterable[WorkerInfo], kept: Callable[[], Col
 
 
 class TellsOnce:
-    """Tells each reason once why jobs that are followed wait. `why` says it of models."""
+    """Tells each reason once why jobs that are followed wait, but for those in `said`. `why` gives it for models."""
 
-    def __init__(self, why: Callable[[Iterable[str]], Mapping[str, str]], tell: Callable[[str], object]) -> None:
+    def __init__(
+        self,
+        why: Callable[[Iterable[str]], Mapping[str, str]],
+        tell: Callable[[str], object],
+        said: Iterable[str] = (),
+    ) -> None:
         self._why, self._tell = why, tell
         self._looked = float("-inf")
-        self._told: set[str] = set()
+        self._told = set(said)
 
     def look(self, statuses: Iterable[JobStatus]) -> None:
         """Look whether any of the jobs are held up, unless that was done a moment ago."""

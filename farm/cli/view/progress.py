@@ -47,7 +47,7 @@ def follow(
     On Ctrl-C the jobs go on: this says how to follow or cancel them, and exits with 130.
     """
     try:
-        changes = farm.watch(jobs, on_wait=lambda why: why in said or note(f"warning: {why}"))
+        changes = farm.watch(jobs, on_wait=lambda why: note(f"warning: {why}"), said=said)
         if not previews and previews_to is None:
             return show(changes, jobs, as_json=as_json)
         from farm.cli.view.looking import Looking
