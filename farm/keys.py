@@ -32,6 +32,9 @@ PICKLED_WEIGHTS = (".bin", ".ckpt", ".pt", ".pth")
 
 IMAGE_EXTENSIONS = ("png", "jpeg", "webp")
 
+BATCHES = "batches/"
+"""Where the manifests of all batches are."""
+
 
 def new_batch_id() -> str:
     """16 characters that sort by creation time: 45 bits of milliseconds, then 35 random bits."""
@@ -121,7 +124,7 @@ def init_image(sha256: str, extension: str) -> str:
 
 
 def batch_manifest(batch: str) -> str:
-    return f"batches/{batch_id(batch)}.json"
+    return f"{BATCHES}{batch_id(batch)}.json"
 
 
 def forgotten(batch: str) -> str:
