@@ -67,8 +67,17 @@ def test_options_of_every_kind_of_source(here: Path) -> None:
     assert parse_source("one.safetensors#prediction=epsilon") == SingleFile(vae, None, Options(predicts="epsilon"))
 
 
+def test_options_may_begin_with_an_ampersand(here: Path) -> None:
+    vae = here / "one.safetensors"
+    v = Options(vae, "v_prediction", zero_snr=True)
+    for said in ("&vae=one.safetensors#prediction=v&ztsnr", "&ztsnr&prediction=v&vae=one.safetensors"):
+        assert parse_source(f"owner/local{said}") == LocalDirectory(here / "owner/local", v)
+        assert parse_source(f"owner/name@1234{said}") == Hub("owner/name", "1234", v)
+    assert parse_source("s3://bucket/salt&pepper") == Bucket("s3://bucket/salt&pepper")
+
+
 def test_a_number_sign_may_be_part_of_a_path(here: Path) -> None:
-    for name in ("c#", "v#one", "a&b=c"):
+    for name in ("c#", "v#one", "a&b=c", "salt&pepper"):
         (here / name).mkdir()
         assert parse_source(name) == LocalDirectory(here / name)
         shutil.copy(here / "one.safetensors", here / name)
