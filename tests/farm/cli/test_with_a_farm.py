@@ -319,6 +319,14 @@ def test_one_refused_file_does_not_stop_the_others(client: FarmClient) -> None:
     assert all(Path(f"{job}.png").exists() for job in jobs[1:])
 
 
+def test_a_folder_into_which_nothing_could_be_fetched_is_not_left(client: FarmClient) -> None:
+    batch, (job, _) = submitted(2)
+    made = render(client, job)
+    client.storage.put(made.key("image.png"), b"damaged", "image/png")
+    run("fetch", batch, "--out", "new/renders", code=1)
+    assert not Path("new").exists()
+
+
 def test_a_sheet_of_a_batch_and_of_files(client: FarmClient) -> None:
     batch, jobs = submitted(3)
     for job in jobs:

@@ -149,6 +149,9 @@ def test_a_source_that_is_not_there_keeps_its_own_model_alone_from_being_served(
 def test_a_worker_of_no_model_at_all_is_refused() -> None:
     with pytest.raises(InvalidInput, match="is pickled"):
         ModelRegistry.from_options(["one=old.ckpt", "two=/nowhere.safetensors"])
+    for again in ("mine=owner/local", "mine", "mine=old.ckpt"):
+        with pytest.raises(InvalidInput, match=r"--model: 'mine' is there twice"):
+            ModelRegistry.from_options(["mine=owner/local", "sd14", again])
 
 
 def test_without_options_the_built_in_models_are_served() -> None:
