@@ -26,7 +26,7 @@ _BETWEEN = re.compile(r"[\s:：=,]+")
 _OTHERWISE = re.compile(
     r"""
     (?<![\\\w-]) (?<!\\[\[({]) (?: (?P<bracket> [\[({] | &lt; ) \s* )?
-    (?:lora|lyco) \s*[:：]\s* (?P<name> (?![-+.\d]+\b) [^\s:：,<>()\[\]{}&]+ )
+    (?:lora|lyco) \s*[:：]\s* (?P<name> (?! [-+.\d]+ \s* (?: [\])}] | &gt; | $ ) ) [^\s:：,<>()\[\]{}&]+ )
     (?: \s*[:：]\s* (?P<number> [-+.\d]+ ) )? (?: \s* (?: [\])}] | &gt; ) )?
     """,
     re.IGNORECASE | re.VERBOSE,
