@@ -14,6 +14,7 @@ from farm.errors import InvalidInput
 _ALPHABET = "0123456789abcdefghjkmnpqrstvwxyz"  # Crockford's base 32: sorts as its number does, no i l o u
 _BATCH_ID = re.compile(r"[0-9a-hjkmnp-tv-z]{16}")
 _JOB_ID = re.compile(r"([0-9a-hjkmnp-tv-z]{16})-([0-9]{4,6})")
+_ID_IN_TEXT = re.compile(r"(?<![0-9a-z])[0-9a-hjkmnp-tv-z]{16}(-[0-9]{4,6})?(?![0-9a-z-])")
 _MODEL_NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
 _LORA_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,99}")
 _SHA256 = re.compile(r"[0-9a-f]{64}")
@@ -32,6 +33,9 @@ PICKLED_WEIGHTS = (".bin", ".ckpt", ".pt", ".pth")
 
 IMAGE_EXTENSIONS = ("png", "jpeg", "webp")
 
+BATCHES = "batches/"
+"""Where the manifests of all batches are."""
+
 
 def new_batch_id() -> str:
     """16 characters that sort by creation time: 45 bits of milliseconds, then 35 random bits."""
@@ -45,6 +49,12 @@ def is_batch_id(text: str) -> bool:
 
 def is_job_id(text: str) -> bool:
     return _JOB_ID.fullmatch(text) is not None
+
+
+def id_in(text: str) -> str | None:
+    """The id of a job or a batch in a text such as the path of a picture: `0kz3…-0003` in `renders/0kz3…-0003.png`."""
+    found = _ID_IN_TEXT.search(text)
+    return found[0] if found else None
 
 
 def batch_id(text: str) -> str:
@@ -121,7 +131,7 @@ def init_image(sha256: str, extension: str) -> str:
 
 
 def batch_manifest(batch: str) -> str:
-    return f"batches/{batch_id(batch)}.json"
+    return f"{BATCHES}{batch_id(batch)}.json"
 
 
 def forgotten(batch: str) -> str:

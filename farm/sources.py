@@ -22,7 +22,9 @@ PATHS = (CONFIG, VAE)
 """Options that name something on this machine."""
 
 _NAME = r"[A-Za-z_]+(?==|[#&]|$)"
-_FIRST, _NEXT = re.compile(f"#(?={_NAME})"), re.compile(f"[#&](?={_NAME})")
+_KNOWN = "|".join(f"{name}=" if what else f"{name}(?:[#&]|$)" for name, what in OPTIONS.items())
+_FIRST, _NEXT = re.compile(f"#(?={_NAME})|&(?={_KNOWN})"), re.compile(f"[#&](?={_NAME})")
+"""A path may well have an `&` in it (`salt&pepper`), so options begin behind one only with a name that there is."""
 
 
 def split(source: str) -> tuple[str, dict[str, str]]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Annotated, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
@@ -58,6 +58,14 @@ def read_manifest(storage: Storage, batch: str) -> BatchManifest:
     if manifest.batch != batch:
         raise InvalidInput(f"{key} is the manifest of another batch, {manifest.batch}")
     return manifest
+
+
+def batches_in(storage: Storage) -> Iterator[str]:
+    """The id of every batch whose manifest is in the bucket. Raises `StorageError`."""
+    for stored in storage.list(keys.BATCHES):
+        batch = stored.key.removeprefix(keys.BATCHES).removesuffix(".json")
+        if keys.is_batch_id(batch) and stored.key == keys.batch_manifest(batch):
+            yield batch
 
 
 def written_manifest(batch: str, jobs: Sequence[NewJob]) -> bytes:

@@ -40,11 +40,12 @@ class Difference:
 
 
 def with_result(farm: FarmClient, made: Made, file: Path) -> Made:
-    """A picture in a file, with the result of its job if the file is called by that and the farm has it still."""
-    if not keys.is_job_id(file.stem):
+    """A picture in a file, with the result of its job if the file's name has that and the farm has it still."""
+    job = keys.id_in(file.name)
+    if job is None or not keys.is_job_id(job):
         return made
     try:
-        result = farm.result(file.stem)
+        result = farm.result(job)
         is_its_own = result.picture.sha256 == hashlib.sha256(made.data).hexdigest()
     except FarmError:
         return made

@@ -31,6 +31,7 @@ def logs(ledger: Ledger, storage: Storage, job: str) -> Sequence[AttemptLog]:
 
 def _of_the_dead(job: str, lapse: Lapse) -> AttemptLog:
     """What is known of an attempt whose worker fell silent."""
-    words = ["its lease lapsed: the worker fell silent", *([f"{lapse.worker} {lapse.how}"] if lapse.how else [])]
-    lines = tuple(LogLine(at=None, level="warning", text=text) for text in words)
-    return AttemptLog(job=job, attempt=lapse.attempt, worker=lapse.worker, lines=lines)
+    lines = [LogLine(at=lapse.at, level="warning", text="its lease lapsed: the worker fell silent")]
+    if lapse.how:  # found later, by another worker of that machine; nobody knows when it happened
+        lines.append(LogLine(at=None, level="warning", text=f"{lapse.worker} {lapse.how}"))
+    return AttemptLog(job=job, attempt=lapse.attempt, worker=lapse.worker, lines=tuple(lines))

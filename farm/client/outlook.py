@@ -1,6 +1,7 @@
 """What waits for what, and about when it will be done: whose turn it is, and how fast pictures are made now.
 
 Workers say how many pictures they made in the last minute; where that says nothing yet, the steps of running jobs do.
+All jobs of a model are taken to be alike, for to weigh those that wait, the record of every one would have to be read.
 """
 
 from __future__ import annotations

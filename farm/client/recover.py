@@ -18,7 +18,7 @@ from dataclasses import dataclass, field, replace
 
 from farm import keys
 from farm.bucket.fetch import read_result
-from farm.bucket.manifest import read_manifest
+from farm.bucket.manifest import batches_in, read_manifest
 from farm.bucket.results import JobResult
 from farm.client import FarmClient, tie
 from farm.client.forget import forgotten_of
@@ -26,7 +26,6 @@ from farm.errors import InvalidInput, ObjectDamaged, ObjectMissing, ObjectTooLar
 from farm.jobs.status import Waiting
 from farm.ledger.records import NewJob, Restored
 
-_MANIFEST = re.compile(r"batches/([^/]+)\.json")
 _OBJECT = re.compile(r"jobs/([^/]+)/(?:([0-9]{1,8})/)?(.+)")
 _GENERATION = 100
 
@@ -61,17 +60,14 @@ def recover(farm: FarmClient, *, adopt: bool = False) -> Recovery:
     batches = done = 0
     restored = Restored()
     damaged: list[str] = []
-    for stored in farm.storage.list("batches/"):
-        match = _MANIFEST.fullmatch(stored.key)
-        if match is None or not keys.is_batch_id(match[1]):
-            continue
+    for batch in batches_in(farm.storage):
         try:
-            jobs = _jobs(farm, match[1])
+            jobs = _jobs(farm, batch)
         except (InvalidInput, ObjectTooLarge):
-            damaged.append(stored.key)
+            damaged.append(keys.batch_manifest(batch))
             continue
         unreadable = farm.ledger.damaged([job.id for job in jobs])
-        found = farm.ledger.restore(match[1], jobs, damaged=unreadable)
+        found = farm.ledger.restore(batch, jobs, damaged=unreadable)
         farm.queue.publish(Waiting(job.id, job.spec.model, job.priority) for job in jobs if job.id in found.queued)
         batches += 1
         done += sum(job.result is not None for job in jobs)

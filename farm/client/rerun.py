@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from farm import keys
 from farm.bucket.results import JobResult
 from farm.client.client import FarmClient, Submission
 from farm.client.planning import Draft, Pictures, mask_of
@@ -39,7 +40,9 @@ def picture_file(path: Path) -> Made:
         with path.open("rb") as file:
             data = file.read(MAX_BYTES + 1)
     except OSError as error:
-        raise InvalidInput(f"{path} cannot be read: {error.strerror}") from error
+        job = keys.id_in(path.name)
+        hint = f"did you mean '{job}'?" if job else "name a PNG that this farm made, or a job by its id"
+        raise InvalidInput(f"{path} cannot be read: {error.strerror}", hint=hint) from error
     if len(data) > MAX_BYTES:
         raise InvalidInput(f"{path} is larger than {MAX_BYTES // 2**20} MiB")
     spec = spec_in(data)
@@ -60,8 +63,9 @@ def draft_again(
 ) -> Draft:
     """What makes the picture again, with some fields of its `JobRequest` changed, such as `losses.0.scale`.
 
-    Unchanged, the spec is the very same. `init` is the picture that it started from, if there was one, and `mask` what
-    of that was redone. Raises `InvalidInput`.
+    Unchanged, the spec is the very same. With another prompt it has no LoRA that only tags of the old one named, for
+    the new one brings its own. `init` is the picture that it started from, if there was one, and `mask` what of that
+    was redone. Raises `InvalidInput`.
     """
     pictures = Pictures()
     image = None if init is None else pictures.read(init)
@@ -73,6 +77,8 @@ def draft_again(
     if made.spec.start.outpaint is not None:
         fields["outpaint"] = made.spec.start.outpaint.model_dump()  # one side may be changed
     fields |= {field: told.model_dump() for field, told in made.spec.framing.items()}  # likewise
+    if any(path.partition(".")[0] == "prompt" for path in changes):
+        fields["loras"] = [_asked(use) for use in made.spec.loras if use.by != "tag"]
     for path, value in changes.items():
         _check_change(made.spec, path)
         _let_go_of_file(fields, path)
@@ -178,7 +184,7 @@ def fields_of(spec: JobSpec) -> dict[str, Any]:
 
 def _asked(use: LoraUse) -> dict[str, Any]:
     strength = {"weight": use.unet} if use.unet == use.text else {"unet": use.unet, "text": use.text}
-    return {"name": use.name, "sha256": use.sha256, **strength}
+    return {"name": use.name, "sha256": use.sha256, "by": use.by, **strength}
 
 
 def _let_go_of_file(fields: dict[str, Any], path: str) -> None:
@@ -187,4 +193,4 @@ def _let_go_of_file(fields: dict[str, Any], path: str) -> None:
     index, _, part = rest.partition(".")
     loras = fields.get("loras", [])
     if root == "loras" and part == "name" and index.isdecimal() and int(index) < len(loras):
-        loras[int(index)].pop("sha256", None)
+        loras[int(index)] |= {"sha256": None, "by": "field"}

@@ -7,7 +7,7 @@ import os
 import stat
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from farm.errors import InvalidInput
@@ -44,15 +44,31 @@ def replacing(file: Path, *, option: str) -> Iterator[Path]:
     """Where to write what becomes the file, whole, at the end; its folder is made. Raises `InvalidInput`."""
     try:
         target = file.resolve()
-        target.parent.mkdir(parents=True, exist_ok=True)
         unfinished = target.with_name(f".{os.getpid()}.part")
-        try:
-            yield unfinished
-            unfinished.replace(target)
-        finally:
-            unfinished.unlink(missing_ok=True)
+        with folder_for(target.parent):
+            try:
+                yield unfinished
+                unfinished.replace(target)
+            finally:
+                unfinished.unlink(missing_ok=True)
     except OSError as error:
         raise InvalidInput(f"{file} cannot be written: {_reason(error)}", field=option) from error
+
+
+@contextmanager
+def folder_for(folder: Path) -> Iterator[None]:
+    """The folder is there meanwhile; where it was made for that and nothing came into it, it is gone again at the end.
+
+    Raises `OSError` if it cannot be made.
+    """
+    missing = [path for path in (folder, *folder.parents) if not _is_there(path)]
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        yield
+    finally:
+        for path in missing:
+            with suppress(OSError):  # it is not empty
+                path.rmdir()
 
 
 def _try_folder(folder: Path) -> None:

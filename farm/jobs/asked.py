@@ -8,7 +8,7 @@ from typing import Annotated, Any, Self
 from pydantic import BeforeValidator, Field, StringConstraints, model_validator
 
 from farm.jobs.conditioning import PromptText
-from farm.jobs.loras import LoraName, LoraUse, Sha256, Strength
+from farm.jobs.loras import LoraName, LoraUse, NamedBy, Sha256, Strength
 from farm.jobs.losses import LossDeclaration, find
 from farm.jobs.spec import Every, LossArguments, LossScale, LossTerm
 from farm.jobs.wire import Wire
@@ -57,7 +57,8 @@ class LossRequest(Asked):
 class LoraRequest(Asked):
     """A LoRA by the name that the farm has for it, and how strongly it acts, on UNet and text encoders alike or apart.
 
-    `sha256` says which file is meant, if it is not the one that the farm has under that name now.
+    `sha256` says which file is meant, if it is not the one that the farm has under that name now. `by` is `tag` for one
+    that only a prompt named, of a job that is asked for again.
     """
 
     name: LoraName
@@ -65,6 +66,7 @@ class LoraRequest(Asked):
     unet: Strength | None = None
     text: Strength | None = None
     sha256: Sha256 | None = None
+    by: NamedBy = "field"
 
     @model_validator(mode="after")
     def _says_each_weight_once(self) -> Self:
@@ -76,4 +78,4 @@ class LoraRequest(Asked):
     def use(self) -> LoraUse:
         """What is meant."""
         unet, text = (self.weight if one is None else one for one in (self.unet, self.text))
-        return LoraUse(name=self.name, sha256=self.sha256, unet=unet, text=text)
+        return LoraUse(name=self.name, sha256=self.sha256, unet=unet, text=text, by=self.by)

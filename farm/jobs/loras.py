@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from typing import Annotated
+from collections.abc import Iterable, Mapping
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import AfterValidator, Field, StringConstraints
 
 from farm import keys
 from farm.errors import InvalidInput
-from farm.jobs.wire import Wire
+from farm.jobs.wire import Grown
 
 MAX_LORAS = 8
 MAX_STRENGTH = 100.0
@@ -29,18 +29,25 @@ ShortHash = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{12}$")]
 """By which A1111 and the sites where LoRAs are shared know one; it is not the beginning of its SHA-256."""
 
 
-class LoraUse(Wire):
+NamedBy = Literal["field", "tag"]
+
+
+class LoraUse(Grown):
     """A LoRA that the farm keeps, and how strongly it acts on the UNet and on the text encoders: ±100, 0 not at all.
 
     `sha256` is that of its file, so that a job means the same bytes whatever the farm has under that name later. None
-    is a name that nobody has looked up yet: as a job is submitted, the farm's file is put in its place.
+    is a name that nobody has looked up yet: as a job is submitted, the farm's file is put in its place. `by` says who
+    named it: the job itself, or a `tag` of a prompt and nothing else. That goes with its prompt if another is written.
     """
+
+    gained: ClassVar[Mapping[str, Any]] = {"by": "field"}
 
     name: LoraName
     sha256: Sha256 | None = None
     short_hash: ShortHash | None = None
     unet: Strength = 1.0
     text: Strength = 1.0
+    by: NamedBy = "field"
 
     @property
     def strength(self) -> str:
@@ -74,4 +81,6 @@ def _sum(one: LoraUse, other: LoraUse) -> LoraUse:
         most = max(unet, text, key=abs)
         raise InvalidInput(f"the weights of '{one.name}' come to {most:g}, beyond ±{MAX_STRENGTH:g}", field="loras")
     pinned = one if one.sha256 else other
-    return one.model_copy(update={"unet": unet, "text": text, "sha256": pinned.sha256, "short_hash": pinned.short_hash})
+    by = "tag" if one.by == other.by == "tag" else "field"
+    known = {"sha256": pinned.sha256, "short_hash": pinned.short_hash}
+    return one.model_copy(update={"unet": unet, "text": text, "by": by, **known})

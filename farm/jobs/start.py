@@ -75,9 +75,10 @@ class Start(Grown):
     pipelines do, or the `mean`: then the noise is the first draw.
 
     Of an image with a `mask` only what is white in it (or black, as `redo` says) is redone, grey partly, and so is all
-    that an `outpaint` adds; the rest stays as it is. The seam is blended over `mask_blur` pixels, and steps begin with
-    what the image has there, with noise, or with the colours around it (`fill`). With `only_masked` the mask's box and
-    so many pixels around it are rendered at the job's size, and put back where they were.
+    that an `outpaint` adds; the rest stays as it is. The seam is blended by blurring the mask, before it is fitted: the
+    radius, a standard deviation, is `mask_blur` of the image's pixels. Steps begin with what the image has there, with
+    noise, or with the colours around it (`fill`). With `only_masked` the mask's box and so many pixels around it are
+    rendered at the job's size, and put back where they were.
     """
 
     gained: ClassVar[Mapping[str, Any]] = {

@@ -76,6 +76,11 @@ class JobStatus(BaseModel):
     def is_over(self) -> bool:
         return self.state in TERMINAL
 
+    @property
+    def took(self) -> float | None:
+        """Seconds from when its last attempt began to its end. What earlier ones took is time that it waited."""
+        return (self.finished - self.started).total_seconds() if self.finished and self.started else None
+
     @classmethod
     def from_record(cls, job: str, record: Mapping[str, str]) -> JobStatus:
         """The status in the ledger hash `record` of the job `job`. Raises `LedgerUnavailable` if it is damaged."""

@@ -22,6 +22,16 @@ _ANY_TAG = re.compile(r"<(?=\w+:[^>]+>)")
 """What A1111 takes out of a prompt, whatever the kind."""
 _NEARLY = re.compile(r"<\s*(?:lora|lyco)\b(?!-)(?P<inside>[^<>]*)>?", re.IGNORECASE)
 """What is no tag, and looks as if it should be one: in capitals, with blanks, with another sign or without the last."""
+_BETWEEN = re.compile(r"[\s:：=,]+")
+_OTHERWISE = re.compile(
+    r"""
+    (?<![\\\w-]) (?<!\\[\[({]) (?: (?P<bracket> [\[({] | &lt; ) \s* )?
+    (?:lora|lyco) \s*[:：]\s* (?P<name> (?! [-+.\d]+ \s* (?: [\])}] | &gt; | $ ) ) [^\s:：,<>()\[\]{}&]+ )
+    (?: \s*[:：]\s* (?P<number> [-+.\d]+ ) )? (?: \s* (?: [\])}] | &gt; ) )?
+    """,
+    re.IGNORECASE | re.VERBOSE,
+)
+"""The same in brackets of another kind, or in none. `(lora:0.8)` is a word with a weight."""
 _LITERALLY = r"write <\lora:…> for the words as such, or use --plain-prompt"
 
 
@@ -33,12 +43,16 @@ def taken_out(prompt: str) -> tuple[str, tuple[LoraUse, ...]]:
 
 def nearly(prompt: str) -> Iterator[tuple[str, str]]:
     """What is read as words, and looks like a tag; and the tag that may be meant."""
-    for found in _NEARLY.finditer(_TAG.sub("", prompt)):
-        name, *more = [part for part in re.split(r"[\s:=,]+", found["inside"]) if part] or [""]
-        if name:
+    without_tags = _TAG.sub("", prompt)
+    for found in _NEARLY.finditer(without_tags):
+        name, *more = [part for part in _BETWEEN.split(found["inside"]) if part] or [""]
+        if name or found["inside"].strip():
             closed = found.group().endswith(">")
             said = found.group() if closed else found.group().split(name)[0] + name
             yield said, _meant(name, *more[:1] or "1")
+    for found in _OTHERWISE.finditer(_NEARLY.sub("", without_tags)):
+        if found["bracket"] or found["number"]:
+            yield found.group(), _meant(found["name"], found["number"] or "1")
 
 
 def _meant(name: str, number: str) -> str:
@@ -69,7 +83,11 @@ def written(uses: Iterable[LoraUse]) -> str:
 
 
 def _numbers(use: LoraUse) -> str:
-    return f"{use.text:g}" if use.text == use.unet else f"{use.text:g}:{use.unet:g}"
+    return _exactly(use.text) if use.text == use.unet else f"{_exactly(use.text)}:{_exactly(use.unet)}"
+
+
+def _exactly(number: float) -> str:
+    return f"{number:g}" if float(f"{number:g}") == number else repr(number)
 
 
 def _read(tag: str, inside: str) -> LoraUse:
@@ -88,7 +106,7 @@ def _read(tag: str, inside: str) -> LoraUse:
     text = named.get("te", numbers[0] if numbers else "1")
     unet = named.get("unet", numbers[1] if len(numbers) > 1 else text)
     try:
-        return LoraUse(name=name.strip(), text=float(text), unet=float(unet))
+        return LoraUse(name=name.strip(), text=float(text), unet=float(unet), by="tag")
     except ValidationError as error:
         raise _refused(tag, str(invalid(error))) from error
     except ValueError as error:

@@ -86,7 +86,7 @@ class Wanted(Asked):
     redo: Redo | None = None
     """What of the mask is redone: what is white in it, or what is black."""
     mask_blur: MaskBlur | None = None
-    """Pixels over which the seam is blended."""
+    """Radius of the Gaussian blur that blends the seam, in pixels of the init picture."""
     fill: Fill | None = None
     """What the steps begin with where the picture is redone."""
     only_masked: Padding | None = None

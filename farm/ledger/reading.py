@@ -11,6 +11,7 @@ import redis
 
 from farm import keys
 from farm.errors import FarmError, InvalidInput, JobNotFound, LedgerUnavailable, WrongBucket
+from farm.jobs.faults import quoted
 from farm.jobs.spec import JobSpec
 from farm.jobs.status import STATES, JobStatus, State, WorkerInfo, damaged
 from farm.ledger.connection import CHUNK, in_groups
@@ -22,6 +23,7 @@ from farm.ledger.records import (
     Watched,
     read_drained,
     read_lapses,
+    read_moments,
     read_worker,
 )
 from farm.ledger.redis_errors import unavailable
@@ -87,9 +89,12 @@ class Reading(Streams):
     def lapsed(self, job: str) -> list[Lapse]:
         """The attempts at a job whose workers fell silent, since people queued it last; none of an unknown job."""
         with self._talking():
-            lapses = read_lapses(self.redis.hget(self._key("job", job), "lapses") or "")
+            noted, moments = self.redis.hmget(self._key("job", job), "lapses", "lapsed_at")
+            lapses, at = read_lapses(noted or ""), read_moments(moments or "")
             told = self.redis.mget([self._key("death", worker) for worker, _ in lapses]) if lapses else []
-        return [Lapse(worker, attempt, how) for (worker, attempt), how in zip(lapses, told, strict=True)]
+        return [
+            Lapse(worker, attempt, at.get(attempt), how) for (worker, attempt), how in zip(lapses, told, strict=True)
+        ]
 
     def spec(self, job: str) -> JobSpec:
         """What the job renders. Raises `JobNotFound`."""
@@ -259,6 +264,10 @@ class Reading(Streams):
     # Names
 
     def _batch_beginning(self, beginning: str) -> str:
+        if not beginning.isalnum():
+            meant = keys.id_in(beginning)
+            hint = f"did you mean '{meant}'?" if meant else "'farm list' shows them"
+            raise JobNotFound(f"{quoted(beginning)} is no id of a job or a batch, nor the beginning of one", hint=hint)
         with self._talking():
             found = [
                 batch for batch in self.redis.zrevrange(self._key("batches"), 0, -1) if batch.startswith(beginning)

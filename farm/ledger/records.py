@@ -131,10 +131,12 @@ class Reaped:
 
 @dataclass(frozen=True)
 class Lapse:
-    """An attempt whose worker fell silent, and how its process ended: what follows its id, if that is known."""
+    """An attempt whose worker fell silent; when it was taken from it, and how its process ended (what follows its id),
+    if that is known."""
 
     worker: str
     attempt: int
+    at: datetime | None
     how: str | None
 
 
@@ -258,12 +260,21 @@ def read_drained(name: str, text: str, now: datetime) -> Drained | None:
         return None
 
 
+_MOMENT = re.compile(r"([0-9]{1,9}):([0-9]{1,13})(?:,|$)")
 _LAPSE = re.compile(r"(.{1,200}?) \(attempt ([0-9]{1,9})\)(?:, |$)")
 
 
 def read_lapses(text: str) -> list[tuple[str, int]]:
     """The workers and attempts in a job's list of lapses, as `lapse` in `lua/` writes it; of what is none, nothing."""
     return [(worker, int(attempt)) for worker, attempt in _LAPSE.findall(text[:2_000]) if worker.isprintable()]
+
+
+def read_moments(text: str) -> dict[int, datetime]:
+    """When attempts lapsed, as `lapse` in `lua/` notes it beside that list; of what is none, nothing."""
+    return {
+        int(attempt): datetime.fromtimestamp(int(moment) / 1000, UTC)
+        for attempt, moment in _MOMENT.findall(text[:2_000])
+    }
 
 
 def read_worker(record: str) -> WorkerInfo | None:

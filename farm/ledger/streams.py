@@ -30,7 +30,7 @@ class Streams(Turns):
         stream = self._key("events")
         with self._talking():
             first, last = self.redis.xread({stream: "0-0"}, count=1), self.redis.xrevrange(stream, count=1)
-        if not first or not last or not _moment(first[0][1][0][0]) <= _moment(cursor) <= _moment(last[0][0]):
+        if not first or not last or not moment(first[0][1][0][0]) <= moment(cursor) <= moment(last[0][0]):
             return None
         jobs: dict[str, None] = {}
         while entries := self._read_stream("events", cursor, 0.001):
@@ -57,6 +57,6 @@ class Streams(Turns):
         return [entry for _, entries in answer or () for entry in entries]
 
 
-def _moment(cursor: str) -> tuple[int, int]:
+def moment(cursor: str) -> tuple[int, int]:
     milliseconds, _, number = cursor.partition("-")
     return int(milliseconds), int(number)

@@ -88,7 +88,7 @@ def _masked(start: Start) -> list[tuple[str, str]]:
     if start.keeps_size and (shape := start.canvas) is not None:
         rows.append(("size of the picture", f"{shape[0]}×{shape[1]} pixels"))
     if start.is_masked:
-        rows += [("seam blended over", f"{start.mask_blur} pixels"), ("filled with", start.fill)]
+        rows += [("seam blurred", f"by a radius of {start.mask_blur} pixels"), ("filled with", start.fill)]
     if start.only_masked is not None:
         rows.append(("rendered", f"only what is masked, and {start.only_masked} pixels around it"))
     return rows

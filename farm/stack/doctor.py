@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from farm import settings as farm_settings
 from farm.errors import FarmError, HomeRefused, NotConfigured, StorageError, WrongBucket
 from farm.host import homes
+from farm.keys import BATCHES
 from farm.settings import Settings
 from farm.stack import control, site
 from farm.stack.layout import Layout
@@ -187,7 +188,7 @@ def _jobs(ledger: Ledger, settings: Settings) -> Check:
     from farm.bucket.storage import Storage
 
     counts = ledger.counts()
-    if not any(counts.values()) and next(Storage(settings).list("batches/"), None):
+    if not any(counts.values()) and next(Storage(settings).list(BATCHES), None):
         mend = "was Redis lost? 'farm recover' rebuilds the ledger from the bucket"
         return warn("jobs", "the bucket holds batches, but the ledger knows no jobs", mend=mend)
     if quarantined := ledger.quarantined():

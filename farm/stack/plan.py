@@ -45,6 +45,11 @@ class FarmPlan:
             raise InvalidInput(f"must be from 0 to {MOST_WORKERS}, not {self.workers}", field="--workers")
         for model in self.models:
             _check_model(model)
+        names = [model.partition("=")[0] for model in self.models]
+        if twice := [name for name in names if names.count(name) > 1]:
+            raise InvalidInput(
+                f"'{twice[0]}' is there twice", field="--model", hint="give each model a name of its own"
+            )
 
     def resolved_models(self) -> list[str]:
         """The models, those whose source is a path here by its absolute path: workers run in another folder."""

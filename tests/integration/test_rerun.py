@@ -42,4 +42,5 @@ def test_a_picture_is_made_again(
 def test_what_is_no_picture_of_the_farm_is_refused(shell: Shell, picture: Path) -> None:
     assert "does not say how it was made" in shell("rerun", str(picture), code=2).stderr
     assert "farm: --set: 'steps' is not FIELD=VALUE" in shell("rerun", str(picture), "--set", "steps", code=2).stderr
-    assert "farm: " in shell("rerun", "nowhere.png", code=1).stderr
+    assert "farm: nowhere.png cannot be read: No such file" in shell("rerun", "nowhere.png", code=2).stderr
+    assert "farm: no job or batch is called 'nowhere'" in shell("rerun", "nowhere", code=1).stderr

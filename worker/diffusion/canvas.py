@@ -114,7 +114,7 @@ def unseen(canvas: Canvas, spec: ResolvedSpec) -> str | None:
     brightest = int(np.asarray(_blended(canvas, spec)).max())
     if brightest > _HARDLY_SEEN * _WHITE:
         return None
-    blur = f" and its seam is blended over {spec.start.mask_blur} pixels" if spec.start.mask_blur else ""
+    blur = f" and its seam is blurred by a radius of {spec.start.mask_blur} pixels" if spec.start.mask_blur else ""
     return (
         f"next to nothing of the picture was redone: what is masked is tiny or nearly black{blur}, so that no pixel"
         f" has more than {brightest / _WHITE:.0%} of what was rendered (a larger or whiter mask changes more"

@@ -48,6 +48,7 @@ def load_embeddings(given: Iterable[str], folders: Iterable[Path]) -> tuple[Embe
     for what is given by name and cannot be had, and for more than `MAX_EMBEDDINGS`.
     """
     found: dict[str, Embedding] = {}
+    named: set[str] = set()
     for folder in folders:
         for path in _files(folder):
             try:
@@ -62,6 +63,9 @@ def load_embeddings(given: Iterable[str], folders: Iterable[Path]) -> tuple[Embe
             raise InvalidInput(
                 f"{text!r:.80} is not NAME=FILE", field="--embedding", hint="such as bad=bad.safetensors"
             )
+        if name.lower() in named:
+            raise InvalidInput(f"'{name}' is there twice", field="--embedding", hint="give each a name of its own")
+        named.add(name.lower())
         found[name.lower()] = read_embedding(name, Path(file))
     if len(found) > MAX_EMBEDDINGS:
         raise InvalidInput(f"there are {len(found):,}, more than {MAX_EMBEDDINGS:,}", field="--embeddings")

@@ -130,6 +130,10 @@ class ModelRegistry:
         sources: dict[str, Source | InvalidInput] = {}
         for option in options:
             name, equals, source = option.partition("=")
+            if name in sources:
+                raise InvalidInput(
+                    f"'{name}' is there twice", field="--model", hint="give each model a name of its own"
+                )
             if not equals:
                 sources |= [parse_option(option)]
                 continue

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from farm.bucket.fetch import Fetched
 from farm.cli.view.output import note, plural, size
 from farm.errors import FarmError
+from farm.host.places import folder_for
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -47,7 +48,7 @@ def fetch_all(farm: FarmClient, jobs: Sequence[str], out: Path, *, everything: b
     """Bring the results of `jobs` into `out`, several at once. One job's failure does not stop the others."""
     haul = Haul()
     _ = farm.storage  # made here, once, before threads ask for it
-    with ThreadPoolExecutor(_AT_ONCE) as pool, _bar(len(jobs)) as advance:
+    with _there(out), ThreadPoolExecutor(_AT_ONCE) as pool, _bar(len(jobs)) as advance:
         try:
             one = partial(_fetch_one, farm, out=out, everything=everything, overwrite=overwrite)
             for files, error in pool.map(one, jobs):
@@ -73,6 +74,15 @@ def tell(haul: Haul, out: Path, *, quiet: bool = False) -> None:
         note("; ".join(parts))
     for error in haul.errors:
         note(f"farm: {error}")
+
+
+@contextmanager
+def _there(out: Path) -> Iterator[None]:
+    """The folder is there while files are put into it, and afterwards if there are any."""
+    with ExitStack() as leaving:
+        with suppress(OSError):  # each file's own error says so
+            leaving.enter_context(folder_for(out))
+        yield
 
 
 def _fetch_one(

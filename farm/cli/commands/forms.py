@@ -21,8 +21,9 @@ from farm.cli.options.request import request
 from farm.client.planning import FALLBACK_MODEL
 from farm.client.rerun import fields_of
 from farm.errors import InvalidInput
-from farm.jobs import grid
+from farm.jobs import grid, tags
 from farm.jobs.batch_file import MAX_JOBS, refuse_more
+from farm.jobs.loras import LoraUse
 from farm.jobs.losses import LossDeclaration
 from farm.jobs.request import JobRequest, LossRequest
 from farm.jobs.spec import FRAMING, STUDIES, InitReference, JobSpec
@@ -85,13 +86,13 @@ class SubmitForms:
 
     def filled(self, spec: JobSpec, labels: Mapping[str, str]) -> tuple[str, Values]:
         fields = {**fields_of(spec), "labels": labels}
-        prompts = fields.get("prompt") or ()
+        prompts = _with_tags(fields.get("prompt") or (), spec)
         mode = "mix" if len(prompts) > 1 else spec.mode
         known = {param.name: param for param in submit.commands[mode].params} if mode in submit.commands else {}
         if len(prompts) < 2:
             fields.pop("weights", None)
         fields |= {"prompts": prompts, "prompt": "".join(prompts[:1]), "noise_steps": fields.get("noise_steps") or ()}
-        fields["lora"] = [use.option for use in spec.loras]
+        fields["lora"] = [use.option for use in spec.loras if not _is_in_a_tag(use, spec)]
         fields["loss"] = [_loss_as_written(loss) for loss in fields.pop("losses", ())]
         fields["label"] = [f"{name}={value}" for name, value in fields.pop("labels").items()]
         found = ((name, _as_filled(fields[name], param)) for name, param in known.items() if name in fields)
@@ -258,6 +259,18 @@ def _as_sent(request: JobRequest, files: Mapping[str, str]) -> dict[str, Any]:
     sent = request.model_dump(mode="json", exclude_defaults=True, exclude=set(pictures), warnings=False)
     read = READ_BY.get(request.mode, sent)
     return {**{name: sent[name] for name in sent if name in read}, **{name: {"upload": name} for name in pictures}}
+
+
+def _with_tags(prompts: Sequence[str], spec: JobSpec) -> Sequence[str]:
+    """The prompts, the first with the tags that named LoRAs: whoever writes another one takes them away with it."""
+    if not (tagged := [use for use in spec.loras if _is_in_a_tag(use, spec)]):
+        return prompts
+    first, *others = prompts
+    return [f"{first} {tags.written(tagged)}".lstrip(), *others]
+
+
+def _is_in_a_tag(use: LoraUse, spec: JobSpec) -> bool:
+    return use.by == "tag" and spec.conditioning.reading == "weighted"
 
 
 def _loss_as_written(loss: Mapping[str, Any]) -> str:

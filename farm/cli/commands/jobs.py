@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,20 +12,17 @@ import click
 
 from farm.cli.options.common import looking_options
 from farm.cli.options.naming import jobs_argument
-from farm.cli.view.job_log import log_lines, moment
-from farm.cli.view.output import age, confirmed, console, json_option, note, note_unreadable, plural, print_json, say
+from farm.cli.options.once import Once
+from farm.cli.view.job_log import log_lines
+from farm.cli.view.jobs import details, table_of
+from farm.cli.view.output import confirmed, console, json_option, note, note_unreadable, plural, print_json, say
 from farm.cli.view.progress import exit_unless_done, follow
-from farm.cli.view.style import STYLES
-from farm.cli.view.summary import values_of
 from farm.client import FarmClient
 from farm.errors import InvalidInput, WrongState
-from farm.jobs.describe import describe
-from farm.jobs.spec import JobSpec
 from farm.jobs.status import STATES, TERMINAL, JobStatus, State
 
 if TYPE_CHECKING:
     from farm.bucket.job_log import AttemptLog
-    from farm.cli.view.columns import Columns
     from farm.ledger.records import Prioritised
 
 
@@ -37,14 +34,21 @@ if TYPE_CHECKING:
       farm list --json | jq -r '.[].id'
     """
 )
-@click.option("--state", type=click.Choice(STATES), help="Only jobs in this state.")
+@click.option(
+    "--state",
+    cls=Once,
+    instead="name one state, or none",
+    type=click.Choice(STATES),
+    help="Only jobs in this state.",
+)
 @click.option("--limit", type=click.IntRange(1, 10_000), default=50, show_default=True, help="Jobs on a page.")
 @click.option("--page", type=click.IntRange(min=1), default=1, show_default=True, help="Which page, from 1.")
 @json_option
 def list_jobs(state: State | None, limit: int, page: int, as_json: bool) -> None:
     """List jobs, the newest first.
 
-    With --json: a list of what 'farm status --json' prints.
+    Where one that waits or runs has another priority than 5, it is shown. With --json: a list of what 'farm status
+    --json' prints.
     """
     with FarmClient.connect() as farm:
         jobs = farm.ledger.newest(state=state, limit=limit, offset=(page - 1) * limit)
@@ -55,7 +59,7 @@ def list_jobs(state: State | None, limit: int, page: int, as_json: bool) -> None
     if counts is None:
         return print_json([status.model_dump(mode="json") for status in statuses])
     if statuses:
-        console().print(_table_of(statuses))
+        console().print(table_of(statuses))
     totals = [f"{number:,} {name}" for name, number in counts.items() if number]
     if quarantined:
         totals.append(f"{len(quarantined):,} in quarantine ('farm recover' rebuilds them)")
@@ -93,7 +97,7 @@ def status(names: tuple[str, ...], with_logs: bool, as_json: bool) -> None:
         return print_json([_as_json(status, logs.get(status.id)) for status in statuses])
     for position, status in enumerate(statuses):
         click.echo(("\n" if position else "") + click.style(status.id, bold=True), nl=False)
-        say(*_details(status, specs.get(status.id), held_up.get(status.model)))
+        say(*details(status, specs.get(status.id), held_up.get(status.model)))
         if with_logs:
             say(*log_lines(status, logs[status.id]))
 
@@ -216,23 +220,6 @@ def _as_json(status: JobStatus, logs: Sequence[AttemptLog] | None) -> dict[str, 
     return told if logs is None else {**told, "log": [log.model_dump(mode="json") for log in logs]}
 
 
-def _table_of(statuses: Sequence[JobStatus]) -> Columns:
-    from rich.text import Text
-
-    from farm.cli.view.columns import Columns
-
-    rows = Columns(
-        *("job", "state", "step", "age", "model", "prompt"),
-        right=("step", "age"),
-        elastic="prompt",
-        dropped=("model", "age", "prompt", "step"),
-    )
-    for status in statuses:
-        state = Text(status.state, style=STYLES[status.state])
-        rows.add(status.id, state, f"{status.step}/{status.steps}", age(status.submitted), status.model, status.prompt)
-    return rows
-
-
 def _tell_cancelled(before: dict[str, State]) -> None:
     cancelled = sum(state not in TERMINAL for state in before.values())
     over = Counter(state for state in before.values() if state in TERMINAL)
@@ -253,32 +240,3 @@ def _tell_prioritised(told: dict[str, Prioritised]) -> None:
 
 def _by_state(told: Iterable[Prioritised]) -> str:
     return ", ".join(f"{number:,} {state}" for state, number in Counter(one.state for one in told).items())
-
-
-def _details(status: JobStatus, spec: JobSpec | None, held_up: str | None) -> Iterator[str]:
-    yield f"  {status.state}"
-    if status.state == "queued" and held_up:
-        yield f"  waits      {held_up}"
-    yield f"  prompt     {status.prompt}"
-    if spec:
-        yield f"  settings   {describe(spec)}"
-    yield f"  model      {status.model} · priority {status.priority}"
-    yield f"  step       {status.step} of {status.steps}"
-    if status.attempt:
-        yield f"  worker     {status.worker or '–'} · attempt {status.attempt}"
-    yield f"  submitted  {moment(status.submitted)}, {age(status.submitted)} ago"
-    if status.started:
-        yield f"  started    {moment(status.started)}"
-    if status.finished:
-        took = f", after {(status.finished - status.started).total_seconds():.1f} s" if status.started else ""
-        yield f"  finished   {moment(status.finished)}{took}"
-    if status.losses:
-        yield f"  losses     {' · '.join(values_of(status.losses))}"
-    if status.labels:
-        yield f"  labels     {' '.join(f'{key}={value}' for key, value in status.labels.items())}"
-    if status.error:
-        yield f"  error      {status.error.kind}: {status.error.message}"
-    for warning in status.warnings:
-        yield f"  warning    {warning}"
-    if status.result:
-        yield f"  result     {status.result}"

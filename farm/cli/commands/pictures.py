@@ -8,6 +8,7 @@ from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from farm import keys
 from farm.cli.view.output import note, plural
 from farm.errors import InvalidInput, WrongState
 
@@ -49,7 +50,8 @@ def read_file(name: str) -> bytes:
         with Path(name).open("rb") as file:
             return file.read(MAX_BYTES + 1)
     except OSError as error:
-        raise InvalidInput(f"{name} cannot be read: {error.strerror}") from error
+        job = keys.id_in(Path(name).name)
+        raise InvalidInput(f"{name} cannot be read: {error.strerror}", hint=job and f"did you mean '{job}'?") from error
 
 
 def read_job(farm: FarmClient, job: str) -> bytes:

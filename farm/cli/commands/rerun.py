@@ -6,13 +6,17 @@ import json
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from farm.cli.commands import sending
+from farm.cli.commands.pictures import means_file
+from farm.cli.options import parsing
 from farm.cli.options.common import naming_options, sending_options
+from farm.cli.options.once import PICTURE, Once
 from farm.cli.view.output import print_json, say
 from farm.errors import InvalidInput
 
@@ -24,6 +28,7 @@ if TYPE_CHECKING:
     from farm.client.rerun import Made
 
 _FILE = click.Path(path_type=Path, dir_okay=False)
+_file = partial(click.option, cls=Once, instead=PICTURE, type=_FILE, metavar="FILE")
 
 
 @click.command(
@@ -36,17 +41,18 @@ _FILE = click.Path(path_type=Path, dir_okay=False)
 )
 @click.argument("source", metavar="PICTURE.png|JOB")
 @click.option("--set", "changes", multiple=True, metavar="FIELD=VALUE", help="Change a field, as batch files name it.")
-@click.option("--init", type=_FILE, metavar="FILE", help="The picture that it started from.  [default: the bucket's]")
-@click.option("--mask", type=_FILE, metavar="FILE", help="The mask that it had.  [default: the bucket's]")
+@_file("--init", help="The picture that it started from.  [default: the bucket's]")
+@_file("--mask", help="The mask that it had.  [default: the bucket's]")
 @sending_options
 def rerun(source: str, changes: tuple[str, ...], init: Path | None, mask: Path | None, **options: Any) -> None:
     """Render a picture again: with the same seed and settings, or with some of them changed.
 
-    Everything comes from the picture alone, or from the job's result. With --wait or --out, and nothing changed, it
-    says whether the bytes are the same, and if not, by how much the pixels differ, and which versions or devices do.
+    Everything comes from the picture alone, or from the job's result. Another prompt brings LoRAs of its own: those
+    that only tags of the old one named are left out. With --wait or --out, and nothing changed, it says whether the
+    bytes are the same, and if not, by how much the pixels differ, and which versions or devices do.
     """
     with naming_options():
-        wanted = dict(map(_change, changes))
+        wanted = parsing.each_once(map(_change, changes), "--set")
     made, draft = _drafted(source, init, mask, wanted)
     sending.send([draft], options, afterwards=None if wanted else _comparison(made, source, as_json=options["as_json"]))
 
@@ -69,7 +75,7 @@ def _drafted(source: str, init: Path | None, mask: Path | None, changes: Mapping
 
     start: Path | bytes | None = init
     masked: Path | bytes | None = mask
-    if Path(source).is_file():
+    if means_file(source):
         made = picture_file(Path(source))
         wanted = made.spec.start
         if (wanted.image is not None and init is None) or (wanted.mask is not None and mask is None):

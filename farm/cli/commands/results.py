@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 from contextlib import ExitStack
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -12,6 +12,7 @@ import click
 
 from farm.cli.commands.pictures import name_unfinished, named_pictures, naming_no_option
 from farm.cli.options.naming import jobs_argument
+from farm.cli.options.once import AXIS, Once
 from farm.cli.view.output import json_option, note, note_unreadable, plural, print_json, say
 from farm.cli.view.progress import NOT_ALL_DONE, follow
 from farm.cli.view.summary import tell_warnings
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
 _FOLDER = click.Path(path_type=Path, file_okay=False)
 _FILE = click.Path(path_type=Path, dir_okay=False)
 _NAMED_SIGNS = 10
+_axis = partial(click.option, cls=Once, instead=AXIS, metavar="FIELD")
 
 
 @click.command(
@@ -83,9 +85,9 @@ def fetch(names: tuple[str, ...], out: Path, everything: bool, overwrite: bool, 
 )
 @click.option("--columns", type=click.IntRange(1, 100), metavar="N", help="Pictures in a row.  [default: about square]")
 @click.option("--labels/--no-labels", default=True, help="Write prompt, mode and seed beneath.  [default: labels]")
-@click.option("--x", metavar="FIELD", help="A column for each value of this field, such as guidance or losses.0.scale.")
-@click.option("--y", metavar="FIELD", help="With --x: a row for each value of this field.")
-@click.option("--z", metavar="FIELD", help="With --x: a page for each value of this field, one below the other.")
+@_axis("--x", help="A column for each value of this field, such as guidance or losses.0.scale.")
+@_axis("--y", help="With --x: a row for each value of this field.")
+@_axis("--z", help="With --x: a page for each value of this field, one below the other.")
 @click.option("--html", type=_FILE, metavar="FILE", help="Of a sheet with axes: a page as well, in which cells open.")
 @click.option("--overwrite", is_flag=True, help="Replace FILE if it exists.")
 def sheet(

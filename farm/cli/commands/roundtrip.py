@@ -11,6 +11,7 @@ import click
 from farm.cli.commands.sending import Yield, send
 from farm.cli.options import parsing
 from farm.cli.options.common import naming_options, sampler_options, sending_options
+from farm.cli.options.once import Once
 from farm.cli.view.output import note, print_json, say
 from farm.jobs.request import JobRequest
 from farm.jobs.spec import ENCODINGS, FITS
@@ -33,6 +34,8 @@ if TYPE_CHECKING:
 )
 @click.option(
     "--init",
+    cls=Once,
+    instead="a round trip is of one picture",
     type=click.Path(path_type=Path, dir_okay=False),
     required=True,
     metavar="FILE",

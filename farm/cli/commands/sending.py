@@ -46,7 +46,10 @@ def send(
     """
     if options["dry_run"]:
         from farm.client.planning import dry_run
+        from farm.client.warnings import of_prompts
 
+        for warning in of_prompts(draft.request for draft in drafts):
+            note(f"warning: {warning}")
         return print_json({"jobs": [_planned(job) for job in dry_run(drafts)]})
     from farm.client import FarmClient
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +14,7 @@ from farm.cli.commands.roundtrip import roundtrip
 from farm.cli.commands.sending import Yield, send
 from farm.cli.options import parsing
 from farm.cli.options.common import many_options, mixing_options, naming_options, refuse_many, request_options
+from farm.cli.options.once import AXIS, Once
 from farm.cli.options.request import fields, request
 from farm.cli.view.output import note
 from farm.errors import InvalidInput
@@ -119,6 +121,9 @@ def guided(prompt: str, **options: Any) -> None:
     _send("guided", [prompt], options)
 
 
+_axis = partial(click.option, cls=Once, instead=AXIS, metavar="FIELD=V,V,…")
+
+
 @submit.command(
     epilog="""\b
     Examples:
@@ -129,9 +134,9 @@ def guided(prompt: str, **options: Any) -> None:
     """
 )
 @click.argument("prompts", metavar="PROMPT…", nargs=-1, required=True)
-@click.option("--x", "x", required=True, metavar="FIELD=V,V,…", help="What changes from column to column.")
-@click.option("--y", "y", metavar="FIELD=V,V,…", help="What changes from row to row.")
-@click.option("--z", "z", metavar="FIELD=V,V,…", help="What changes from page to page.")
+@_axis("--x", required=True, help="What changes from column to column.")
+@_axis("--y", help="What changes from row to row.")
+@_axis("--z", help="What changes from page to page.")
 @mixing_options
 @many_options
 @request_options

@@ -11,27 +11,21 @@ from typing import Any, TypeVar
 import click
 from click.shell_completion import CompletionItem
 
+from farm.cli.options.masking import REDOING
+from farm.cli.options.once import PICTURE, Once
 from farm.cli.view.output import json_option
 from farm.errors import InvalidInput
 from farm.jobs.batch_file import MAX_JOBS
 from farm.jobs.losses import BUILTIN
 from farm.jobs.request import JobRequest
 from farm.jobs.samplers import KNOWN, SAMPLERS, SCHEDULES
-from farm.jobs.spec import ENCODINGS, FILLS, FITS, MIX_PATHS, TRACE_LEVELS
+from farm.jobs.spec import ENCODINGS, FITS, MIX_PATHS, TRACE_LEVELS
 from farm.jobs.wanted import DEFAULT_PRIORITY, DEFAULT_STEPS
-from farm.jobs.writing import ALPHA
 
 F = TypeVar("F", bound=Callable[..., Any])
 
 _FILE = click.Path(path_type=Path, dir_okay=False)
 _FOLDER = click.Path(path_type=Path, file_okay=False)
-
-
-class _FileOrAlpha(click.Path):
-    """A file; or `alpha`, for what is transparent in the init picture. A file of that name is `./alpha`."""
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        return value if value == ALPHA else super().convert(value, param, ctx)
 
 
 def _losses_completed(_: click.Context, __: click.Parameter, beginning: str) -> list[CompletionItem]:
@@ -57,7 +51,13 @@ _SCHEDULE = click.option(
 _ETA = click.option("--eta", type=float, help="Noise that steps add, 0 to 1.  [ddim: 0; ancestral and SDE samplers: 1]")
 _COUNT = click.option("--count", type=int, default=1, show_default=True, help="Pictures, with consecutive seeds.")
 _REQUEST = (
-    click.option("--negative", metavar="PROMPT", help="What the picture should not show."),
+    click.option(
+        "--negative",
+        cls=Once,
+        instead="put all of it in one",
+        metavar="PROMPT",
+        help="What the picture should not show.",
+    ),
     click.option(
         "--plain-prompt",
         "reading",
@@ -91,7 +91,14 @@ _REQUEST = (
     _SCHEDULE,
     _ETA,
     click.option("--model", metavar="NAME", help="The model to use.  [default: $FARM_MODEL, or the only one served]"),
-    click.option("--init", type=_FILE, metavar="FILE", help="Start from this PNG, JPEG or WebP picture."),
+    click.option(
+        "--init",
+        cls=Once,
+        instead=PICTURE,
+        type=_FILE,
+        metavar="FILE",
+        help="Start from this PNG, JPEG or WebP picture.",
+    ),
     click.option("--start-step", type=int, metavar="K", help="With --init: skip the first K steps."),
     click.option("--strength", type=float, metavar="S", help="With --init: redo this share of the steps.  [0.75]"),
     click.option(
@@ -104,30 +111,7 @@ _REQUEST = (
         type=click.Choice(ENCODINGS),
         help="With --init: start from a sample of what the autoencoder makes of it, or from the mean.  [sample]",
     ),
-    click.option(
-        "--mask",
-        type=_FileOrAlpha(path_type=Path, dir_okay=False),
-        metavar="FILE|alpha",
-        help="With --init: redo only what is white in this picture (or transparent in --init itself).",
-    ),
-    click.option(
-        "--invert-mask", "redo", flag_value="black", default=None, help="Redo what is black in the mask, not white."
-    ),
-    click.option(
-        "--mask-blur", type=int, metavar="PIXELS", help="Blend the seam over so many pixels.  [4; of --outpaint 0]"
-    ),
-    click.option(
-        "--fill",
-        type=click.Choice(FILLS),
-        help="What to begin with under the mask: what is there, noise, what is around.  [original; of --outpaint blur]",
-    ),
-    click.option(
-        "--only-masked",
-        type=int,
-        metavar="PADDING",
-        help="Render only the mask's box, and so many pixels around it, at the job's size, and put it back.",
-    ),
-    click.option("--outpaint", metavar="SIDE=PIXELS,…", help="Let --init grow: left=128,top=64, or right, bottom."),
+    *REDOING,
     click.option("--mix-with", multiple=True, metavar="PROMPT:WEIGHT", help="Mix in a prompt with this share, 0 to 1."),
     click.option(
         "--lora",
@@ -171,7 +155,13 @@ _MIXING = (
     click.option(
         "--mix", type=float, metavar="SHARE", help="The first prompt's share of two; any number.  [default: half]"
     ),
-    click.option("--weights", metavar="W,W,…", help="A weight for each prompt; only their ratio counts."),
+    click.option(
+        "--weights",
+        cls=Once,
+        instead="put all weights in one, such as 3,2,1",
+        metavar="W,W,…",
+        help="A weight for each prompt; only their ratio counts.",
+    ),
     _PATH,
 )
 

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 import click
 
 from farm.errors import InvalidInput
+from farm.jobs.faults import quoted
+
+T = TypeVar("T")
 
 LORA_EXAMPLE = "such as --lora detail:0.8, or --lora detail:unet=0.8,text=0.5"
 INLINE_EXAMPLE = "--loss color:red=0.1,blue=0.9,scale=100,every=2"
@@ -41,7 +44,7 @@ def losses(
         reason = f"belongs to one --loss, and there are {len(parsed)}" if parsed else "needs a --loss NAME"
         raise InvalidInput(reason, field=given[0], hint=f"write it inline: {INLINE_EXAMPLE}" if parsed else None)
     if given:
-        parsed[0]["arguments"] |= dict(_number_pair(text, "--loss-arg") for text in arguments)
+        parsed[0]["arguments"] |= each_once((_number_pair(text, "--loss-arg") for text in arguments), "--loss-arg")
         parsed[0] |= {key: value for key, value in (("scale", scale), ("every", every)) if value is not None}
     return parsed
 
@@ -49,7 +52,7 @@ def losses(
 def loss(text: str) -> dict[str, Any]:
     """`color:red=0.1,scale=100,every=2` as the fields of a loss request. Raises `InvalidInput`."""
     name, _, inline = text.partition(":")
-    numbers = dict(_number_pair(pair, "--loss") for pair in inline.split(",") if pair.strip())
+    numbers = each_once((_number_pair(pair, "--loss") for pair in inline.split(",") if pair.strip()), "--loss")
     options: dict[str, Any] = {key: numbers.pop(key) for key in ("scale", "every") if key in numbers}
     return {"name": name.strip(), "arguments": numbers, **options}
 
@@ -69,7 +72,7 @@ def lora(text: str) -> dict[str, Any]:
         return {"name": name.strip()}
     if "=" not in weights:
         return {"name": name.strip(), "weight": _number(weights, "--lora", of=f"the weight of {name!r:.40}")}
-    numbers = dict(_number_pair(pair, "--lora") for pair in weights.split(",") if pair.strip())
+    numbers = each_once((_number_pair(pair, "--lora") for pair in weights.split(",") if pair.strip()), "--lora")
     if others := numbers.keys() - {"unet", "text"}:
         raise InvalidInput(f"a LoRA has no {min(others)!r:.40}", field="--lora", hint=LORA_EXAMPLE)
     return {"name": name.strip(), **numbers}
@@ -77,12 +80,22 @@ def lora(text: str) -> dict[str, Any]:
 
 def labels(texts: Iterable[str]) -> dict[str, str]:
     """`KEY=VALUE` texts as a mapping. Raises `InvalidInput`."""
-    return dict(_pair(text, "--label") for text in texts)
+    return each_once((_pair(text, "--label") for text in texts), "--label")
 
 
 def weights(text: str) -> tuple[float, ...]:
     """`0.2,0.8` as numbers. Raises `InvalidInput`."""
     return tuple(_number(part, "--weights", of="a weight") for part in text.split(","))
+
+
+def each_once(pairs: Iterable[tuple[str, T]], option: str) -> dict[str, T]:
+    """The pairs as a mapping. Raises `InvalidInput` naming the option for a key that is there twice."""
+    found: dict[str, T] = {}
+    for key, value in pairs:
+        if key in found:
+            raise InvalidInput(f"{key} is there twice, as {quoted(found[key])} and {quoted(value)}", field=option)
+        found[key] = value
+    return found
 
 
 def _number_pair(text: str, option: str) -> tuple[str, float]:

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Self
 from farm.bucket.preview import Preview
 from farm.cli.view.output import note
 from farm.errors import FarmError, InvalidInput
-from farm.host.places import check_folder, replacing
+from farm.host.places import check_folder, folder_for, replacing
 from farm.jobs.status import JobStatus
 
 if TYPE_CHECKING:
@@ -41,13 +41,14 @@ class Looking:
         self._trouble: FarmError | OSError | None = None
         self._lock = threading.Lock()
         self._over = threading.Event()
+        self._while_looking = contextlib.ExitStack()
         self._thread = threading.Thread(target=self._run, name="looking", daemon=True)
 
     def __enter__(self) -> Self:
         _ = self._farm.ledger, self._farm.storage  # made here, once, before threads ask for them
         if self._folder is not None:
             with contextlib.suppress(OSError):  # reported with the first preview
-                self._folder.mkdir(parents=True, exist_ok=True)  # so that a viewer can open it before anything is there
+                self._while_looking.enter_context(folder_for(self._folder))  # a viewer can open it from now on
         self._thread.start()
         return self
 
@@ -57,6 +58,7 @@ class Looking:
         with self._lock:
             for job in list(self._newest):
                 self._forget(job)
+        self._while_looking.close()
         if self._trouble and error is None:
             note(f"previews were not up to date: {self._trouble}")
 

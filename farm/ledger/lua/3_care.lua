@@ -20,7 +20,9 @@ local function lapse(job, deaths)
   local id, died = job.id, job.deaths + 1
   local lapses = field(id, 'lapses') or ''
   lapses = lapses .. (lapses ~= '' and ', ' or '') .. (job.worker or '?') .. ' (attempt ' .. job.attempt .. ')'
-  set(id, 'deaths', died, 'lapses', lapses)
+  local moments = field(id, 'lapsed_at') or ''
+  moments = moments .. (moments ~= '' and ',' or '') .. job.attempt .. ':' .. now
+  set(id, 'deaths', died, 'lapses', lapses, 'lapsed_at', moments)
   local to = 'queued'
   if died >= deaths then
     to = 'failed'

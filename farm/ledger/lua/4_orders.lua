@@ -65,7 +65,7 @@ function operations.retry(id)
   if not job then return why == GONE and 'missing' or 'damaged' end
   local before = job.state
   if before == 'failed' or before == 'cancelled' then
-    set(id, 'deaths', 0, 'lapses', '', 'error', '', 'finished', '', 'warnings', '')
+    set(id, 'deaths', 0, 'lapses', '', 'lapsed_at', '', 'error', '', 'finished', '', 'warnings', '')
     move(job, 'queued', 'why', 'retried')
   end
   return before

@@ -6,6 +6,7 @@ from there. Of several servers of one home one keeps the index, and the next one
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import logging
 import os
@@ -18,7 +19,7 @@ from pathlib import Path
 
 from farm import keys
 from farm.bucket.fetch import read_result
-from farm.bucket.manifest import ManifestJob, read_manifest
+from farm.bucket.manifest import ManifestJob, batches_in, read_manifest
 from farm.bucket.storage import Storage
 from farm.client import FarmClient
 from farm.client.forget import forgotten_of
@@ -28,6 +29,7 @@ from farm.ledger.ledger import Ledger
 from farm.ledger.records import Event
 from farm.web.index.database import Writer, is_damage
 from farm.web.index.entry import Entry
+from farm.web.index.position import Position
 
 log = logging.getLogger("farm.web")
 
@@ -57,7 +59,8 @@ class Feeder:
         self._stop = threading.Event()
         self._lock: int | None = None
         self._writer: Writer | None = None
-        self._caught_up = self._doubted = False
+        self._position = Position()
+        self._doubted = False
         self._pieces: Iterator[None] | None = None
         self._told: str | None = None
         self.bucket: str | None = None
@@ -80,11 +83,20 @@ class Feeder:
     @property
     def is_ready(self) -> bool:
         """Whether what has happened until a moment ago is in the index."""
-        return self._caught_up and self._pieces is None
+        return not self._position.is_lost and self._pieces is None
 
     @property
     def is_busy(self) -> bool:
         return self._thread.is_alive()
+
+    def catch_up(self, *, within: float) -> None:
+        """Wait until all that has happened by now is in the index, for `within` seconds at the most.
+
+        There is nothing to wait for while a server is away, or where another process keeps the index.
+        """
+        if not self._position.is_lost:
+            with contextlib.suppress(FarmError):
+                self._position.wait_for(self._client.ledger.now(), within=within)
 
     def _run(self) -> None:
         try:
@@ -93,7 +105,8 @@ class Feeder:
                     self.turn()
                     self._told = None
                 except Exception as error:  # whatever it is, the index is not worth the site
-                    self._caught_up, self._pieces = False, None
+                    self._position.come_to(None)
+                    self._pieces = None
                     if self._stop.is_set():
                         return
                     self._tell(error)
@@ -114,7 +127,8 @@ class Feeder:
             if self._doubted and self._writer:
                 self._writer.close()
                 self._writer = self._pieces = None
-                self._doubted = self._caught_up = False
+                self._position.come_to(None)
+                self._doubted = False
             writer = self._writer = self._writer or self._opened()
             self._follow(writer, wait)
             if self._pieces is not None:
@@ -155,10 +169,10 @@ class Feeder:
     def _follow(self, writer: Writer, wait: float) -> None:
         """Write down what has happened since the last time; begin to read the bucket where that is not known."""
         ledger = self._client.ledger
-        if not self._caught_up:
+        if self._position.is_lost:
             self._begin(writer, ledger)
-            self._caught_up = True
         cursor = writer.noted(_CURSOR) or ledger.now()
+        self._position.come_to(cursor)
         events = ledger.events(cursor, wait=0.0 if self._pieces else wait)
         if not events:
             return
@@ -167,6 +181,7 @@ class Feeder:
             writer.remove(_gone(events))  # first: a batch may have been submitted again under its id
             writer.put(entries)
             writer.note(_CURSOR, events[-1].cursor)
+        self._position.come_to(events[-1].cursor)
 
     def _begin(self, writer: Writer, ledger: Ledger) -> None:
         """See whether the file is this farm's, and whether events have been missed."""
@@ -194,7 +209,7 @@ class Feeder:
 
     def _from_bucket(self, writer: Writer) -> Iterator[None]:
         """Make the index from the bucket, the newest batch first, piece by piece. What is gone is removed."""
-        batches = sorted(_batches(self._client.storage), reverse=True)
+        batches = sorted(batches_in(self._client.storage), reverse=True)
         made = writer.noted(_MADE) or ""
         newer = made or (batches[0] if batches else "")
         for number, batch in enumerate(batches):
@@ -273,14 +288,6 @@ def _entry(storage: Storage, job: str, key: str, labels: dict[str, str]) -> Entr
     if result.job != job:
         return None
     return Entry.of(result, key=keys.attempt_result(job, result.attempt), labels=labels)
-
-
-def _batches(storage: Storage) -> Iterator[str]:
-    """Every batch whose manifest is in the bucket."""
-    for stored in storage.list("batches/"):
-        batch = stored.key.removeprefix("batches/").removesuffix(".json")
-        if keys.is_batch_id(batch) and stored.key == keys.batch_manifest(batch):
-            yield batch
 
 
 def _gone(events: Iterable[Event]) -> Iterator[str]:

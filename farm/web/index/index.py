@@ -20,6 +20,8 @@ from farm.web.problems import later
 T = TypeVar("T")
 
 FILE = "web-index.sqlite"
+_CATCHING_UP_SECONDS = 2.0
+"""So long a search waits for what is being written down at that moment."""
 
 
 @dataclass(frozen=True)
@@ -46,9 +48,11 @@ class Index:
     def search(self, text: str, *, cursor: str | None, skip: int, limit: int) -> Found:
         """The page of a search that a cursor of another page means, or the first; `skip` passes over so many pictures.
 
-        Raises `InvalidInput`.
+        A first page has what was done before it was asked for. Raises `InvalidInput`.
         """
         asked = query.read(text)
+        if cursor is None:
+            self.feeder.catch_up(within=_CATCHING_UP_SECONDS)
         before = int(cursor) if cursor else None
 
         def read() -> Found:

@@ -26,6 +26,7 @@ from farm.pictures.images import MAX_BYTES
 from tests.farm.rendering import png_of
 from tests.pictures import enormous_png
 
+BATCH = "0kz3mw7c9d2f4g5h"
 EXAMPLE = Path(__file__).parents[1] / "data" / "otters.yaml"
 INIT = str(resources.files("farm").joinpath("demo_init.png"))
 PATHS = [
@@ -164,6 +165,17 @@ def test_a_batch_file_is_expanded() -> None:
     assert len(planned("batch", str(EXAMPLE))) == 10
     result = run("submit", "batch", "-", "--dry-run", input=EXAMPLE.read_bytes())
     assert len(json.loads(result.stdout)["jobs"]) == 10
+
+
+def test_of_most_options_the_last_counts() -> None:
+    (spec,) = planned("txt2img", "x", "--steps", "10", "--seed", "1", "--steps", "20", "--seed", "2")
+    assert (spec["steps"], spec["seed"]) == (20, 2)
+
+
+def test_words_that_look_like_tags_are_warned_of_in_a_dry_run_too() -> None:
+    result = run("submit", "txt2img", "an otter [lora:soft:1]", "--dry-run")
+    assert result.exit_code == 0
+    assert "warning: '[lora:soft:1]' is read as words, for a LoRA is named so: <lora:soft:1>" in result.stderr
 
 
 def test_many_jobs_want_a_yes(tmp_path: Path) -> None:
@@ -454,6 +466,48 @@ WRONG = [
     (("sheet", "/no.png", "--out", "/tmp/none/sheet.png"), "farm: /no.png cannot be read: No such file or directory"),
     (("sheet", "/no.png", "--out", "sheet.jpeg"), "farm: --out: sheet.jpeg does not end in .png"),
     (("worker", "--slots", "0"), "Invalid value for '--slots': 0 is not in the range 1<=x<=1024"),
+    (
+        ("submit", "grid", "x", "--x", "steps=1,2", "--x", "guidance=3"),
+        "--x is there twice, 'steps=1,2' and 'guidance=3'",
+    ),
+    (
+        ("submit", "txt2img", "x", "--negative", "a", "--negative", "b"),
+        "--negative is there twice, 'a' and 'b': put all",
+    ),
+    (("submit", "mix", "x", "y", "--weights", "1", "--weights", "2"), "--weights is there twice, '1' and '2': put all"),
+    (
+        ("submit", "txt2img", "x", "--init", "a.png", "--init", "b.png"),
+        "--init is there twice, 'a.png' and 'b.png': a job",
+    ),
+    (
+        ("submit", "txt2img", "x", "--mask", "a.png", "--mask", "alpha"),
+        "--mask is there twice, 'a.png' and 'alpha': a job",
+    ),
+    (
+        ("submit", "txt2img", "x", "--outpaint", "left=8", "--outpaint", "top=8"),
+        "twice, 'left=8' and 'top=8': put all sides",
+    ),
+    (
+        ("submit", "roundtrip", "--init", "a.png", "--init", "b.png"),
+        "--init is there twice, 'a.png' and 'b.png': a round",
+    ),
+    (("submit", "txt2img", "x", "--label", "a=1", "--label", "a=2"), "farm: --label: a is there twice, as '1' and '2'"),
+    (
+        ("submit", "txt2img", "x", "--loss", "blue:every=1,every=2"),
+        "farm: --loss: every is there twice, as 1.0 and 2.0",
+    ),
+    (("submit", "txt2img", "x", "--lora", "a:unet=1,unet=2"), "farm: --lora: unet is there twice, as 1.0 and 2.0"),
+    (("rerun", "x.png", "--set", "steps=1", "--set", "steps=2"), "farm: --set: steps is there twice, as 1 and 2"),
+    (("rerun", "x.png", "--mask", "a", "--mask", "b"), "--mask is there twice, 'a' and 'b'"),
+    (("sheet", "x.png", "--y", "steps", "--y", "guidance"), "--y is there twice, 'steps' and 'guidance': the columns'"),
+    (("list", "--state", "done", "--state", "failed"), "--state is there twice, 'done' and 'failed': name one state"),
+    (("up", "--model", "a=one", "--model", "a=two"), "farm: --model: 'a' is there twice\n  give each model a name"),
+    (
+        ("rerun", "no.png"),
+        "farm: no.png cannot be read: No such file or directory\n  name a PNG that this farm made, or a",
+    ),
+    (("rerun", f"r/{BATCH}-0003.png"), f"cannot be read: No such file or directory\n  did you mean '{BATCH}-0003'?"),
+    (("film", f"r/{BATCH}-0003.png"), f"cannot be read: No such file or directory\n  did you mean '{BATCH}-0003'?"),
     (("completion", "tcsh"), "'tcsh' is not one of 'bash', 'zsh', 'fish'"),
 ]
 

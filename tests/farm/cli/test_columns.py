@@ -11,12 +11,12 @@ import pytest
 from rich.cells import cell_len
 from rich.console import Console, RenderableType
 
-from farm.cli.commands.jobs import _table_of
 from farm.cli.commands.losses import _table_of_losses
 from farm.cli.commands.models import _table as _table_of_models
 from farm.cli.commands.models import _told
 from farm.cli.commands.workers import _table as _table_of_workers
 from farm.cli.view.bars import Bars
+from farm.cli.view.jobs import table_of
 from farm.cli.view.output import console
 from farm.client.services import ModelService
 from farm.jobs.losses import BUILTIN
@@ -61,6 +61,18 @@ def lines_of(table: RenderableType, width: int) -> list[str]:
     return lines
 
 
+def test_priorities_are_listed_where_one_that_waits_or_runs_has_another_than_most() -> None:
+    over = [job.model_copy(update={"priority": 9}) for job in JOBS if job.is_over]
+    assert "priority" not in lines_of(table_of([*JOBS[:2], *over]), 120)[0]
+
+    urgent = JOBS[0].model_copy(update={"priority": 8})
+    heading, *rows = lines_of(table_of([urgent, JOBS[1], *over]), 120)
+    assert heading.split() == ["job", "state", "step", "priority", "age", "model", "prompt"]
+    assert [row.split()[3] for row in rows] == ["8", *["23"] * (len(JOBS) - 1)]
+    assert lines_of(table_of([urgent]), 60)[0].split() == ["job", "state", "step", "priority", "prompt"]
+    assert lines_of(table_of([urgent]), 40)[0].split() == ["job", "state", "step"]
+
+
 @pytest.mark.parametrize(
     ("width", "names"),
     [
@@ -71,7 +83,7 @@ def lines_of(table: RenderableType, width: int) -> list[str]:
     ],
 )
 def test_jobs_are_listed_with_what_the_width_has_room_for(width: int, names: str) -> None:
-    heading, *rows = lines_of(_table_of(JOBS), width)
+    heading, *rows = lines_of(table_of(JOBS), width)
     assert heading.split() == names.split()
     for row, job in zip(rows, JOBS, strict=True):
         assert row.split()[:3] == [job.id, job.state, "18/30"]
@@ -84,15 +96,15 @@ def test_jobs_are_listed_with_what_the_width_has_room_for(width: int, names: str
 
 
 def test_a_width_for_no_two_columns_has_one_below_the_other_and_nothing_cut() -> None:
-    lines = lines_of(_table_of(JOBS[:1]), 24)
+    lines = lines_of(table_of(JOBS[:1]), 24)
     assert lines == [JOBS[0].id, f"  state: {JOBS[0].state}"]
-    assert "".join(lines_of(_table_of(JOBS[:1]), 12)[:2]) == JOBS[0].id
+    assert "".join(lines_of(table_of(JOBS[:1]), 12)[:2]) == JOBS[0].id
 
 
 @pytest.mark.parametrize("width", WIDTHS)
 def test_no_line_ends_in_blanks(width: int) -> None:
     jobs = [JOBS[0].model_copy(update={"prompt": prompt}) for prompt in ("x", "a much longer prompt", "")]
-    assert not [line for line in lines_of(_table_of(jobs), width) if line != line.rstrip()]
+    assert not [line for line in lines_of(table_of(jobs), width) if line != line.rstrip()]
 
 
 @pytest.mark.parametrize(("told", "width"), [("72", 72), (None, 200), ("wide", 200)])
@@ -104,7 +116,7 @@ def test_a_pipe_has_the_width_that_it_is_told(monkeypatch: pytest.MonkeyPatch, t
 
 
 def test_short_cells_take_no_more_than_they_need() -> None:
-    assert lines_of(_table_of([JOBS[0].model_copy(update={"prompt": "x"})]), 120)[1].endswith("  emoji  x")
+    assert lines_of(table_of([JOBS[0].model_copy(update={"prompt": "x"})]), 120)[1].endswith("  emoji  x")
 
 
 @pytest.mark.parametrize("width", WIDTHS)

@@ -120,6 +120,8 @@ def test_faults_name_the_option_in_the_words_of_the_command(
         {"mode": "mix", "prompt": ["a", "b"], "weights": [1, 3], "path": "spherical", "seed": 1, "reading": "plain"},
         {"mode": "img2img", "prompt": "x", "init": b"", "strength": 0.5, "fit": "pad", "encode": "mean", "seed": 1},
         {"prompt": r"a <\lora:x:1>", "loras": [{"name": "A.1", "unet": 0.5, "text": -1}, {"name": "b"}], "seed": 1},
+        {"prompt": "a <lora:x:0.1234567:1> b", "loras": [{"name": "c"}], "seed": 1},
+        {"mode": "mix", "prompt": ["<lora:x>", "b <lora:y:-1>"], "mix": 0.5, "seed": 1},
         {"mode": "roundtrip", "init": b"", "noise_steps": [3, 4], "seed": 1, "width": 64, "height": 128},
         {"mode": "img2img", "prompt": "x", "init": b"", "mask": b"", "redo": "black", "mask_blur": 0, "seed": 1},
         {"mode": "img2img", "prompt": "x", "init": b"", "mask": b"", "only_masked": 32, "fill": "noise", "seed": 1},
@@ -147,6 +149,15 @@ def test_what_is_filled_in_from_a_picture_makes_the_very_same(asked: dict[str, A
     made = JobRequest.parse({**request, **dict.fromkeys(files, b"")})
     [again] = made.specs(picture, default_model="emoji", mask=mask)
     assert again == spec
+
+
+def test_tags_are_filled_in_where_they_were_written() -> None:
+    asked = {"prompt": "a cat <lora:x:0.5>, asleep", "loras": [{"name": "y"}], "seed": 1}
+    [spec] = JobRequest.parse(asked).specs(None, default_model="emoji")
+    _, values = FORMS.filled(spec, {})
+    assert (values["prompt"], values["lora"]) == ("a cat , asleep <lora:x:0.5>", ["y:1.0"])
+    command = FORMS.command("txt2img", {**values, "prompt": "a dog"})
+    assert command == "farm submit txt2img 'a dog' --seed 1 --model emoji --lora y:1.0"
 
 
 def test_several_prompts_are_a_mix_whatever_else_a_job_is() -> None:

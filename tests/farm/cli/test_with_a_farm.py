@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -148,6 +149,26 @@ def test_status_and_list_for_people() -> None:
     assert listed.stderr == "2 queued\n"
     assert [job["id"] for job in json.loads(run("list", "--json", "--limit", "1", "--page", "2").stdout)]
     assert json.loads(run("list", "--state", "done", "--json").stdout) == []
+
+
+def test_list_shows_priorities_that_are_not_usual() -> None:
+    _, (job, _) = submitted(2)
+    assert "priority" not in run("list").stdout
+    run("priority", job, "--set", "8")
+    heading, *rows = run("list").stdout.splitlines()
+    assert heading.split()[3] == "priority"
+    assert {row.split()[0]: row.split()[3] for row in rows}[job] == "8"
+
+
+def test_what_a_job_took_is_counted_from_its_last_attempt(client: FarmClient) -> None:
+    _, (job, plain) = submitted(2)
+    claim = client.ledger.claim(job, "w0")
+    assert claim is not None and client.ledger.release(claim, "w0")
+    render(client, job)
+    render(client, plain)
+    told, other = run("status", job).stdout, run("status", plain).stdout
+    assert re.search(r"started    [^\n]* \(attempt 2\)\n  finished   [^\n]*, after [0-9.]+ s \(attempt 2\)\n", told)
+    assert re.search(r"finished   [^\n]*, after [0-9.]+ s\n", other)
 
 
 def test_status_tells_where_a_job_starts_and_what_pulls_it() -> None:
@@ -331,6 +352,14 @@ def test_one_refused_file_does_not_stop_the_others(client: FarmClient) -> None:
     assert f"{jobs[0]}.png already exists and differs" in result.stderr
     assert Path(f"{jobs[0]}.png").read_bytes() == b"mine"
     assert all(Path(f"{job}.png").exists() for job in jobs[1:])
+
+
+def test_a_folder_into_which_nothing_could_be_fetched_is_not_left(client: FarmClient) -> None:
+    batch, (job, _) = submitted(2)
+    made = render(client, job)
+    client.storage.put(made.key("image.png"), b"damaged", "image/png")
+    run("fetch", batch, "--out", "new/renders", code=1)
+    assert not Path("new").exists()
 
 
 def test_a_sheet_of_a_batch_and_of_files(client: FarmClient) -> None:
@@ -528,6 +557,15 @@ def test_models_and_workers_of_a_farm_at_rest() -> None:
 @pytest.mark.parametrize("arguments", [("status", "zzzzz"), ("watch", "0" * 16), ("fetch", f"{'0' * 16}-0000")])
 def test_unknown_names_are_said(arguments: tuple[str, ...]) -> None:
     assert run(*arguments, code=1).stderr.startswith("farm: ")
+
+
+@pytest.mark.parametrize(
+    ("name", "meant"),
+    [("renders/0kz3mw7c9d2f4g5h-0003.png", "did you mean '0kz3mw7c9d2f4g5h-0003'?"), ("a.png", "list")],
+)
+def test_the_file_of_a_picture_is_not_taken_for_a_job(name: str, meant: str) -> None:
+    told = run("status", name, code=1).stderr
+    assert f"farm: '{name}' is no id of a job or a batch" in told and meant in told
 
 
 def test_ctrl_c_leaves_the_jobs_and_says_so(client: FarmClient) -> None:

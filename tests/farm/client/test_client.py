@@ -391,6 +391,7 @@ def test_what_was_logged_of_a_job_is_told_by_attempt_and_of_the_dead_what_is_kno
         "its lease lapsed: the worker fell silent",
         "w1 ended with: Segmentation fault",
     ]
+    assert dead.lines[0].at and dead.lines[0].at <= client.ledger.time() and dead.lines[1].at is None
     client.cancel([job])
     forget(client.ledger, client.storage, [job], objects=True)
     assert not list(client.storage.list(keys.job_prefix(job))), "it is forgotten with what else the job left"

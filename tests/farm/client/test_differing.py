@@ -116,6 +116,7 @@ def test_a_file_that_is_called_by_its_job_has_that_job_s_result(client: FarmClie
     found = picture_file(file)
 
     assert with_result(client, found, file).result == client.result(job)
+    assert with_result(client, found, tmp_path / f"cat {job}.png").result == client.result(job)
     assert with_result(client, found, tmp_path / "cat.png").result is None
     assert with_result(client, found, tmp_path / f"{JOB}.png").result is None, "the farm has no such job"
     assert with_result(client, replace(found, data=b"other"), file).result is None

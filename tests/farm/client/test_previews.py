@@ -136,6 +136,14 @@ def test_cancelling_a_job_removes_its_preview(client: FarmClient, running: str) 
         client.storage.get(keys.preview(running))
 
 
+def test_a_folder_that_was_made_to_look_is_gone_when_nothing_is_in_it(client: FarmClient, tmp_path: Path) -> None:
+    for place in (tmp_path / "a" / "live", tmp_path):
+        looking = Looking(client, place)
+        with looking:
+            assert place.is_dir()
+        assert list(tmp_path.iterdir()) == []
+
+
 def test_so_many_are_looked_at_and_the_running_ones_first(client: FarmClient) -> None:
     jobs = [job(index) for index in range(AT_ONCE + 5)]
     client.ledger.create(BATCH, jobs)

@@ -91,6 +91,36 @@ def test_a_change_changes_that_field_alone(kind: str) -> None:
         assert one.text == other.text and one.weight == pytest.approx(other.weight)
 
 
+def test_another_prompt_brings_its_own_loras_and_those_of_the_option_stay() -> None:
+    wanted = {"prompt": "a cat <lora:old:0.5> <lora:both:0.25>", "loras": [{"name": "kept"}, {"name": "both"}]}
+    made = Made(b"", rendered(**wanted))
+    [pinned] = [
+        made.spec.model_copy(
+            update={"loras": tuple(use.model_copy(update={"sha256": "f" * 64}) for use in made.spec.loras)}
+        )
+    ]
+    made = Made(b"", JobSpec.from_json(pinned.to_json()))
+
+    def loras(**changes: Any) -> dict[str, tuple[float, str | None, str]]:
+        specs = draft_again(made, None, changes).specs
+        assert specs
+        return {use.name: (use.unet, use.sha256, use.by) for use in specs[0].loras}
+
+    kept = {"kept": (1.0, "f" * 64, "field"), "both": (1.25, "f" * 64, "field")}
+    assert loras(steps=40) == {**kept, "old": (0.5, "f" * 64, "tag")}, "the prompt is the old one"
+    assert loras(prompt="a dog") == kept
+    assert loras(prompt="a dog <lora:old:2> <lora:new>") == {**kept, "old": (2, None, "tag"), "new": (1, None, "tag")}
+    assert loras(**{"prompt.0": "a dog"}) == kept
+    assert loras(**{"loras.2.name": "other"}) == {**kept, "other": (0.5, None, "field")}
+
+
+def test_pictures_that_do_not_tell_who_named_their_loras_keep_them() -> None:
+    spec = rendered(loras=[{"name": "kept"}])
+    assert '"by"' not in spec.to_json(), "as earlier versions wrote it"
+    again = draft_again(Made(b"", spec), None, {"prompt": "a dog"})
+    assert again.specs and again.specs[0].loras == spec.loras
+
+
 def test_how_it_was_framed_can_be_changed() -> None:
     changes = {"crop.y": 16, "original_size": "96x64", "target_size": None}
     again = draft_again(Made(b"", rendered(**KINDS["of a frame"])), None, changes)
@@ -171,5 +201,5 @@ def test_other_files_are_refused(data: bytes, tmp_path: Path) -> None:
 
 
 def test_a_file_that_cannot_be_read_is_told(tmp_path: Path) -> None:
-    with pytest.raises(InvalidInput, match="cannot be read: No such file"):
+    with pytest.raises(InvalidInput, match=r"cannot be read: No such file .*name a PNG that this farm made, or a job"):
         picture_file(tmp_path / "none.png")

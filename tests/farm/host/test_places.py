@@ -17,7 +17,7 @@ from PIL import Image
 
 from farm.cli.main import farm
 from farm.errors import InvalidInput
-from farm.host.places import check_file, check_folder, replacing
+from farm.host.places import check_file, check_folder, folder_for, replacing
 
 NOBODY = 65_534
 
@@ -130,6 +130,25 @@ def test_a_file_is_replaced_whole_or_not_at_all(folder: Path) -> None:
     assert file.read_bytes() == b"old"
     assert [path.name for path in file.parent.iterdir()] == ["sheet.png"]
     assert stat.S_IMODE(file.stat().st_mode) & 0o600 == 0o600
+
+
+def test_a_folder_that_was_made_in_vain_is_gone_again(folder: Path) -> None:
+    deep = folder / "a" / "b"
+    with folder_for(deep):
+        assert deep.is_dir()
+    assert list(folder.iterdir()) == []
+
+    with folder_for(deep):
+        (deep / "c.png").touch()
+    with folder_for(deep):
+        (deep / "c.png").unlink()
+    assert deep.is_dir(), "it was there before"
+
+
+def test_a_file_that_could_not_be_written_leaves_no_folder(folder: Path) -> None:
+    with no_room(), pytest.raises(InvalidInput), replacing(folder / "a" / "b" / "c.png", option="--out") as unfinished:
+        unfinished.write_bytes(bytes(2_000))
+    assert list(folder.iterdir()) == []
 
 
 @pytest.mark.usefixtures("away_from_any_farm")

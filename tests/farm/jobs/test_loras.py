@@ -109,8 +109,11 @@ def test_words_are_made_inert_once_and_for_all(text: str) -> None:
 
 
 def test_what_is_written_is_read_back() -> None:
-    uses = (LoraUse(name="a", unet=0.8, text=0.8), LoraUse(name="B.2", unet=-1, text=0.25))
-    assert tags.written(uses) == "<lora:a:0.8><lora:B.2:0.25:-1>"
+    uses = tuple(
+        LoraUse(name=name, unet=unet, text=text, by="tag")
+        for name, unet, text in (("a", 0.8, 0.8), ("B.2", -1, 0.25), ("c", 0.1234567, 1))
+    )
+    assert tags.written(uses) == "<lora:a:0.8><lora:B.2:0.25:-1><lora:c:1:0.1234567>"
     assert tags.taken_out(f"a cat {tags.written(uses)}") == ("a cat", uses)
 
 
@@ -245,6 +248,13 @@ def test_it_is_told_what_is_added() -> None:
         ("<lora:x:1, a cat", [("<lora:x", "<lora:x:1>")]),
         ("<lora:x:1> <lyco:y:2>", []),
         (r"<\lora:x:1> <lora> <lorax> <lora-style> <flora x> a lora", []),
+        ("a cat <lora:> <LORA:>", [("<lora:>", "<lora:NAME:1>"), ("<LORA:>", "<lora:NAME:1>")]),
+        ("<lora：x：0.8>", [("<lora：x：0.8>", "<lora:x:0.8>")]),
+        ("a [lora:x:0.8] (LoRA: y)", [("[lora:x:0.8]", "<lora:x:0.8>"), ("(LoRA: y)", "<lora:y:1>")]),
+        ("{lyco:x} &lt;lora:y:1&gt;", [("{lyco:x}", "<lora:x:1>"), ("&lt;lora:y:1&gt;", "<lora:y:1>")]),
+        ("a cat, lora:x:-1, sitting", [("lora:x:-1", "<lora:x:-1>")]),
+        ("[lora:2.5d]", [("[lora:2.5d]", "<lora:2.5d:1>")]),
+        (r"(lora:0.8) [lora] lora: a word, a-lora:x:1 \[lora:x:1\] (flora:x:1)", []),
     ],
 )
 def test_what_is_nearly_a_tag_is_found(prompt: str, told: list[tuple[str, str]]) -> None:

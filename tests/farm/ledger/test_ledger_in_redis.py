@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from datetime import timedelta
+
 import pytest
 
 from farm.errors import LedgerUnavailable
@@ -165,10 +167,14 @@ def test_of_lapsed_attempts_it_is_told_who_had_them_and_how_that_ended(ledger: L
         claimed(ledger, worker, lease=-1.0)
         ledger.reap()
     ledger.note_death("w2", "ended with: Segmentation fault")
+    now = ledger.time()
 
     first, second = ledger.lapsed(NAME)
     assert (first.worker, first.attempt, first.how) == ("gpu, (attempt 9) or so", 1, None)
     assert (second.worker, second.attempt, second.how) == ("w2", 2, "ended with: Segmentation fault")
+    assert first.at and second.at and now - timedelta(minutes=1) < first.at <= second.at <= now
+    ledger.redis.hset(ledger._key("job", NAME), "lapsed_at", "1:junk,2:,:3," + "9" * 3_000)
+    assert [lapse.at for lapse in ledger.lapsed(NAME)] == [None, None], "as a reaper of an earlier version leaves it"
     ledger.redis.hset(ledger._key("job", NAME), "lapses", "w2 (attempt 2), \x1b[2J (attempt 3), (((" * 3_000)
     assert {lapse.attempt for lapse in ledger.lapsed(NAME)} == {2}
     assert ledger.lapsed(NAME)[0].how == "ended with: Segmentation fault"

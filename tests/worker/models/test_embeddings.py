@@ -156,5 +156,7 @@ def test_a_folder_gives_what_can_be_read_of_it(saved: Callable[..., Path], caplo
     for wrong in ("mine", "mine=", str(other)):
         with pytest.raises(FarmError, match=r"--embedding: .* is not NAME=FILE"):
             load_embeddings([wrong], [])
+    with pytest.raises(InvalidInput, match=r"--embedding: 'Mine' is there twice"):
+        load_embeddings([f"mine={other}", f"Mine={other}"], [])
     with pytest.raises(InvalidInput, match=r"--embeddings: .* cannot be read"):
         load_embeddings([], [folder / "nowhere"])

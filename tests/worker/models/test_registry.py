@@ -67,8 +67,17 @@ def test_options_of_every_kind_of_source(here: Path) -> None:
     assert parse_source("one.safetensors#prediction=epsilon") == SingleFile(vae, None, Options(predicts="epsilon"))
 
 
+def test_options_may_begin_with_an_ampersand(here: Path) -> None:
+    vae = here / "one.safetensors"
+    v = Options(vae, "v_prediction", zero_snr=True)
+    for said in ("&vae=one.safetensors#prediction=v&ztsnr", "&ztsnr&prediction=v&vae=one.safetensors"):
+        assert parse_source(f"owner/local{said}") == LocalDirectory(here / "owner/local", v)
+        assert parse_source(f"owner/name@1234{said}") == Hub("owner/name", "1234", v)
+    assert parse_source("s3://bucket/salt&pepper") == Bucket("s3://bucket/salt&pepper")
+
+
 def test_a_number_sign_may_be_part_of_a_path(here: Path) -> None:
-    for name in ("c#", "v#one", "a&b=c"):
+    for name in ("c#", "v#one", "a&b=c", "salt&pepper"):
         (here / name).mkdir()
         assert parse_source(name) == LocalDirectory(here / name)
         shutil.copy(here / "one.safetensors", here / name)
@@ -140,6 +149,9 @@ def test_a_source_that_is_not_there_keeps_its_own_model_alone_from_being_served(
 def test_a_worker_of_no_model_at_all_is_refused() -> None:
     with pytest.raises(InvalidInput, match="is pickled"):
         ModelRegistry.from_options(["one=old.ckpt", "two=/nowhere.safetensors"])
+    for again in ("mine=owner/local", "mine", "mine=old.ckpt"):
+        with pytest.raises(InvalidInput, match=r"--model: 'mine' is there twice"):
+            ModelRegistry.from_options(["mine=owner/local", "sd14", again])
 
 
 def test_without_options_the_built_in_models_are_served() -> None:

@@ -92,7 +92,7 @@ def test_layers_that_were_skipped_are_told() -> None:
 
 
 def a_lora(name: str, short_hash: str | None = "0123456789ab", **strength: float) -> LoraUse:
-    return LoraUse(name=name, sha256="f" * 64, short_hash=short_hash, **strength)
+    return LoraUse.model_validate({"name": name, "sha256": "f" * 64, "short_hash": short_hash, **strength})
 
 
 def with_loras(*loras: LoraUse, **fields: Any) -> ResolvedSpec:
@@ -111,7 +111,7 @@ def test_loras_are_named_as_a1111_names_them() -> None:
     assert settings["Lora hashes"] == '"detail: 0123456789ab, Style.v2: ba9876543210"'
     assert taken_out(prompt) == (
         "a cat",
-        tuple(use.model_copy(update={"sha256": None, "short_hash": None}) for use in loras),
+        tuple(use.model_copy(update={"sha256": None, "short_hash": None, "by": "tag"}) for use in loras),
     )
     assert "Lora hashes" not in parameters_text(resolved(), MODEL)
     assert parsed(parameters_text(with_loras(a_lora("x"), prompt=""), MODEL))[0] == "<lora:x:1>"

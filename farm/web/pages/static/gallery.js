@@ -242,17 +242,22 @@ function go() {
 
 // What is done meanwhile comes by itself at the top of the wall, and is offered further below.
 let coming = null;
-follow(null, {
-  status(status) {
-    if (status.state !== "done") return;
-    coming ??= setTimeout(() => {
-      coming = null;
-      if (scrollY < 100 && !box.open && !$("pair").open) search(asked, { keep: true });
-      else $("fresh").hidden = false;
-    }, LATER);
-  },
-});
-$("fresh").addEventListener("click", go);
+function come() {
+  coming ??= setTimeout(() => {
+    coming = null;
+    if (scrollY < 100 && !box.open && !$("pair").open) search(asked, { keep: true });
+    else $("fresh").hidden = false;
+  }, LATER);
+}
+
+// The first search waits for the stream, if that is there soon: so no picture is done between the two.
+const late = setTimeout(begin, LATER);
+function begin() {
+  if (asked !== null) return come();
+  clearTimeout(late);
+  search(field.value.trim());
+}
 
 field.value = new URLSearchParams(location.search).get("q") ?? "";
-search(field.value.trim());
+follow(null, { again: begin, status: (status) => { if (status.state === "done") come(); } });
+$("fresh").addEventListener("click", go);

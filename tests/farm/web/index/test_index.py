@@ -105,6 +105,24 @@ def test_a_rebuilt_index_is_the_one_that_was_fed_live(client: FarmClient, keepin
     assert client.storage.exists(entry.picture.key) and client.storage.exists(entry.result)
 
 
+def test_a_search_has_what_was_done_before_it(client: FarmClient, keeping: Keeping) -> None:
+    """Its keeper learns of it a moment later. Nobody waits while a server is away, nor for a keeper that is lost."""
+    client.check_bucket()
+    index = keeping()
+    catch_up(index)
+    rendered(client, {"prompt": "an otter"})
+    with ThreadPoolExecutor(1) as pool:
+        searching = pool.submit(found, index)
+        with pytest.raises(TimeoutError):
+            searching.result(0.3)
+        index.feeder.turn(wait=0)
+        assert searching.result(30) == ["an otter"]
+
+    rendered(client, {"prompt": "a fox"})
+    index.feeder._position.come_to(None)
+    assert found(index) == ["an otter"]
+
+
 def test_it_is_found_by_words_labels_settings_and_dates(client: FarmClient, keeping: Keeping) -> None:
     jobs = rendered(
         client,

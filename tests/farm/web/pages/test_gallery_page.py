@@ -115,6 +115,20 @@ def test_hostile_words_do_nothing_and_nobody_is_shut_out(show: Show, batch: list
         assert found.violations_count == 0, found.generate_report()
 
 
+def test_what_is_done_between_the_first_search_and_the_stream_comes_too(
+    show: Show, batch: list[str], said: Said
+) -> None:
+    """Nobody hears of it from the stream."""
+    page = show("/login")
+    nothing = {"pictures": [], "total": 0, "here": None, "next": None, "making": None}
+    page.route("**/api/v1/gallery*", lambda route: route.fulfill(json=nothing), times=1)
+    page.route("**/api/v1/events*", lambda route: route.abort(), times=1)
+    page.goto(of(batch))
+    expect(page.locator("#found")).to_have_text("0 pictures")
+    expect(page.locator("#found")).to_have_text("4 pictures")
+    said.lines.clear()  # the browser's own words of the stream
+
+
 def test_what_is_done_meanwhile_comes_by_itself_and_what_is_forgotten_goes(
     show: Show, client: FarmClient, batch: list[str], pages: Pages
 ) -> None:

@@ -43,6 +43,7 @@ def test_a_job_is_followed_until_its_picture_is_there(show: Show, client: FarmCl
     render(client, job)
 
     expect(page.locator("#picture")).to_have_js_property("naturalWidth", 64)
+    expect(page.locator(".when")).to_have_text(re.compile(r"^ ?the last attempt took [0-9.]+ s$"))
     events = page.locator("#events li").all_inner_texts()
     assert [re.sub("^.*[AP]M ", "", line) for line in (events[0], events[-1])] == ["queued", "done · attempt 2 · w1"]
     expect(page.locator("#command")).to_have_text(

@@ -45,7 +45,7 @@ def test_what_happens_is_seen_without_a_reload(show: Show, client: FarmClient, s
     row = page.locator(f"[id='{first}']")
     expect(row).to_have_attribute("data-state", "queued")
     expect(row.locator(".when")).to_have_text("in about 10 s")
-    expect(page.locator("#lines")).to_contain_text("emoji 1 job waiting · 1 worker, done in about 10 s")
+    expect(page.locator("#lines")).to_contain_text("1 job waiting · 1 worker, done in about 10 s if all are alike")
 
     claim = begun(client, first, 3)
     expect(row).to_have_attribute("data-state", "running")
@@ -84,7 +84,7 @@ def test_nothing_is_promised_while_no_worker_takes_jobs(show: Show, client: Farm
 
     client.ledger.announce(a_worker("w1", images_per_minute=6.0))
     shown_with(page, "1 worker")
-    expect(line).to_have_text("emoji 1 job waiting · 1 worker, done in about 10 s")
+    expect(line).to_have_text("emoji 1 job waiting · 1 worker, done in about 10 s if all are alike")
     expect(when).to_have_text("in about 10 s")
 
 
