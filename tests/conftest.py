@@ -46,6 +46,17 @@ def pytest_collection() -> Generator[None, object, object]:
         gc.enable()
 
 
+_LONGEST_ID = 60
+
+
+def pytest_make_parametrize_id(val: object, argname: str) -> str | None:
+    """What is long is called as its argument is.
+
+    A file's bytes can differ by the second in which each process made them, and all processes must name a test alike.
+    """
+    return argname if isinstance(val, str | bytes) and len(val) > _LONGEST_ID else None
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Mark what needs a farm's processes, and bring the files into the order in which they keep the cores busy."""
     for item in items:
