@@ -151,7 +151,7 @@ def crowd(request_for: Request, family: LoadedModel) -> list[RenderRequest]:
     fields = list(JOBS.values())
     given = [*unlike(family), *[()] * 4]
     plain = [
-        request_for(f"job {n}", of=family, **{**fields[n % len(fields)], "seed": n, "steps": 4})
+        request_for(f"job {n}", of=family, **{**fields[n % len(fields)], "seed": n, "steps": 3})
         for n in range(len(given))
     ]
     return [replace(request, stack=stack) for request, stack in zip(plain, given, strict=True)]
@@ -161,7 +161,7 @@ def crowd(request_for: Request, family: LoadedModel) -> list[RenderRequest]:
 def test_sixteen_unlike_stacks_and_jobs_without_are_in_company_what_they_are_alone(crowd: list[RenderRequest]) -> None:
     assert len({batch_key_of(request) for request in crowd}) == 2, "one for each number of chunks"
 
-    together = latents_in_company(crowd, padded_rows=None, rows=20)
+    together = latents_in_company(crowd, padded_rows=None, rows=20, joining=8)
 
     for request in crowd:
         alone = latents_alone(request, padded_rows=None)
@@ -203,7 +203,7 @@ def test_deterministic_bits_do_not_depend_on_company(crowd: list[RenderRequest],
     crowd = crowd[:: 2 if recorded else 4]
     if not recorded:
         crowd = [replace(request, model=replace(crowd[0].model, recorded=None)) for request in crowd]
-    together = latents_in_company(crowd, padded_rows=8, rows=4)
+    together = latents_in_company(crowd, padded_rows=8, rows=4, joining=2)
 
     for request in crowd:
         assert torch.equal(latents_alone(request, padded_rows=8), together[request.id]), request.id
@@ -301,21 +301,21 @@ def test_traces_previews_and_losses_are_told_of_jobs_under_adapters(
     engines: Engines, request_for: Request, model: LoadedModel
 ) -> None:
     watching = Watching()
-    fields = {"steps": 50, "losses": [{"name": "blue", "every": 2}], "trace": "frames"}
+    fields = {"steps": 24, "losses": [{"name": "blue", "every": 2}], "trace": "frames"}
     engine, stack = engines(), of_dora_and_another(model)
     future = engine.submit(replace(request_for("job", observer=watching, **fields), stack=stack))
     engine.want_preview("job")
     future.result(60)
 
-    assert len(watching.records) == 50
-    assert len(watching.losses) == 25
+    assert len(watching.records) == 24
+    assert len(watching.losses) == 12
     assert [preview.shape for preview in watching.previews] == [(8, 8, 3)]
 
 
 @pytest.mark.long
 def test_in_parts_and_row_by_row_it_is_the_same(request_for: Request, model: LoadedModel) -> None:
-    request = replace(request_for("job", width=640, height=640), stack=of_two(model))
-    assert model.is_large((80, 80))
+    request = replace(request_for("job", width=528, height=512), stack=of_two(model))
+    assert model.is_large((64, 66))
     state = prepare(request, load_losses(), 0, Future())
 
     whole, sliced = (
