@@ -29,6 +29,7 @@ from worker.engine.request import Pixels, RenderRequest, SilentObserver, StepRec
 from worker.engine.room import Room
 from worker.engine.rows import run_step
 from worker.engine.turns import Turns
+from worker.families.sdxl import SDXL
 from worker.models.model import LoadedModel, MemoryProfile
 from worker.models.recording import Original
 from worker.models.torchscript import recorded
@@ -121,10 +122,12 @@ STACKS = (
 def test_latents_are_those_of_diffusers_with_the_adapters_in_the_weights(
     request_for: Request, family: LoadedModel, stack_of: Callable[[LoadedModel], Stack]
 ) -> None:
+    """By SD's recorded forwards and by SDXL's modules: a recording is held against the modules as it is made."""
     stack = stack_of(family)
-    request = replace(request_for("job", of=family, sampler="euler", steps=4, negative="red"), stack=stack)
+    model = replace(family, recorded=None) if family.family is SDXL else family
+    request = replace(request_for("job", of=model, sampler="euler", steps=3, negative="red"), stack=stack)
 
-    expected = render_by_diffusers(fused(family, stack), Job("euler", 4, seed=1, prompt="a cat", negative="red"))
+    expected = render_by_diffusers(fused(family, stack), Job("euler", 3, seed=1, prompt="a cat", negative="red"))
     found = latents_alone(request, padded_rows=None)
 
     assert float((found - expected[0]).abs().max()) <= 1e-4 * max(1.0, float(expected.abs().max()))

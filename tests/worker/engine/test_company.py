@@ -136,10 +136,7 @@ def test_latents_agree_to_rounding(request_for: Callable[..., RenderRequest], fa
     ("cores", "padded_rows", "names"),
     [
         *((cores, padded_rows, ()) for cores, padded_rows in [(1, 12), (3, 8)]),  # all of them
-        *(
-            (cores, padded_rows, ONE_OF_EACH_WAY)
-            for cores, padded_rows in [(3, 12), (5, 8), (8, 8), (20, 8)]
-        ),
+        *((cores, padded_rows, ONE_OF_EACH_WAY) for cores, padded_rows in [(3, 12), (5, 8), (8, 8), (20, 8)]),
     ],
     ids=lambda value: f"{len(value) or 'all'} jobs" if isinstance(value, tuple) else None,
 )

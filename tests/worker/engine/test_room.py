@@ -19,7 +19,7 @@ from worker.models.model import LoadedModel
 
 Engines = Callable[..., Engine]
 Request = Callable[..., RenderRequest]
-ONE_STEP = {**LARGE, "steps": 1, "guidance": 1.0}
+ONE_STEP = {**LARGE, "steps": 1}
 
 
 class Narrow:

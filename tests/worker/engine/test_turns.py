@@ -18,7 +18,7 @@ from worker.engine.engine import Engine
 from worker.engine.request import Cancelled, RenderRequest, SilentObserver, resolve
 from worker.models.model import LoadedModel
 
-LARGE = {"width": 528, "height": 512, "steps": 1_000}
+LARGE = {"width": 528, "height": 512, "steps": 1_000, "guidance": 1.0}
 """Just beyond what takes moderate time on anything."""
 ENOUGH = 60.0
 
