@@ -30,12 +30,12 @@ QUICK = Effort(
     seeds=1,
     subjects=2,
     scenes=4,
-    pairs=1,
+    pairs=2,
     mixes=12,
     guidances_of_mixes=(6.0,),
     reconstructions=8,
     few=2,
-    renders=12,
+    renders=16,
     steps=10,
 )
 """The smaller version, for tests."""

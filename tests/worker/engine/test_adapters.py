@@ -162,12 +162,14 @@ def crowd(request_for: Request, family: LoadedModel) -> list[RenderRequest]:
 
 @pytest.mark.long
 def test_sixteen_unlike_stacks_and_jobs_without_are_in_company_what_they_are_alone(crowd: list[RenderRequest]) -> None:
+    """Alone by the UNet's modules: recording what each of them adds would take most of the time."""
     assert len({batch_key_of(request) for request in crowd}) == 2, "one for each number of chunks"
 
     together = latents_in_company(crowd, padded_rows=None, rows=20, joining=8)
 
+    plainly = replace(crowd[0].model, recorded=None)
     for request in crowd:
-        alone = latents_alone(request, padded_rows=None)
+        alone = latents_alone(replace(request, model=plainly), padded_rows=None)
         assert float((alone - together[request.id]).abs().max()) <= 1e-4, request.id
 
 
@@ -177,8 +179,10 @@ def test_in_company_a_step_of_each_is_its_own(crowd: list[RenderRequest]) -> Non
 
     together = run_step(states, padded_rows=None, gradient_chunk=4)
 
+    plainly = replace(crowd[0].model, recorded=None)
     for index, state in enumerate(states):
-        alone = run_step([state], padded_rows=None, gradient_chunk=4)
+        by_itself = prepare(replace(state.request, model=plainly), load_losses(), 0, Future())
+        alone = run_step([by_itself], padded_rows=None, gradient_chunk=4)
         assert float((alone.out[0] - together.out[index]).abs().max()) <= 1e-5, state.id
 
 
@@ -253,8 +257,8 @@ def test_others_go_on_while_a_model_gets_ready_for_adapters(
     """Those too whose forwards are not recorded, and so call the modules of the UNet."""
     monkeypatch.setattr("worker.models.recording._recordings", {})
     model = replace(model, recorded=recorded(model, 1))
-    odd = request_for("odd", of=model, width=72)
-    requests = [request_for("job", of=model), odd, replace(odd, id="adapted", stack=of_dora(model))]
+    odd = request_for("odd", of=model, width=72, steps=3)
+    requests = [request_for("job", of=model, steps=3), odd, replace(odd, id="adapted", stack=of_dora(model))]
     alone = {request.id: engines(deterministic=True).submit(request).result(60).pixels for request in requests}
     forward, begun, go_on = Original.forward, threading.Event(), threading.Event()
     recording: list[Original] = []
