@@ -105,7 +105,7 @@ def shortened(job: Job, steps: int) -> Job:
 
 def every_kind(model: LoadedModel, steps: int) -> list[Job]:
     """A job of every sampler, mode, loss and trace level, by what it is."""
-    picture = {"init": Path("picture.png"), "strength": 0.6}
+    picture = {"init": Path("picture.png"), "strength": 0.8}
     kinds: dict[str, dict[str, Any]] = {
         **{f"txt2img, {sampler}": {"sampler": sampler} for sampler in SAMPLERS},
         **{f"img2img, {sampler}": {"mode": "img2img", "sampler": sampler, **picture} for sampler in SAMPLERS},
