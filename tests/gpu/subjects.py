@@ -64,7 +64,7 @@ class Subjects:
     @property
     def steps(self) -> int:
         """Of a job whose length does not matter."""
-        return 5 if self.is_rehearsal else 10
+        return 4 if self.is_rehearsal else 10
 
     @cached_property
     def _usual(self) -> Placement:
@@ -93,7 +93,7 @@ class Subjects:
 
     def unlike(self, model: LoadedModel, count: int, *, steps: int | None = None) -> list[Job]:
         """Jobs no two of which are alike, of 20 to 60 steps, or of so many each."""
-        jobs = workloads.unlike(model, count, sampler=None, share=0.25 if self.is_rehearsal else 1.0)
+        jobs = workloads.unlike(model, count, sampler=None, share=0.15 if self.is_rehearsal else 1.0)
         return [shortened(job, steps) for job in jobs] if steps else jobs
 
 
@@ -105,7 +105,7 @@ def shortened(job: Job, steps: int) -> Job:
 
 def every_kind(model: LoadedModel, steps: int) -> list[Job]:
     """A job of every sampler, mode, loss and trace level, by what it is."""
-    picture = {"init": Path("picture.png"), "strength": 0.6}
+    picture = {"init": Path("picture.png"), "strength": 0.8}
     kinds: dict[str, dict[str, Any]] = {
         **{f"txt2img, {sampler}": {"sampler": sampler} for sampler in SAMPLERS},
         **{f"img2img, {sampler}": {"mode": "img2img", "sampler": sampler, **picture} for sampler in SAMPLERS},

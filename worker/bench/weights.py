@@ -35,9 +35,16 @@ def random_weights(shape: str) -> Path:
     return directory
 
 
-def build(directory: Path, *, width: int = 320, side: int = 64) -> None:
+def build(
+    directory: Path,
+    *,
+    width: int = 320,
+    side: int = 64,
+    vae_width: int = 128,
+    encoder: tuple[int, int] = (768, 12),
+) -> None:
     """Write a model of Stable Diffusion 1's shape into `directory`. `width` is the UNet's first, and `side` that of its
-    latents.
+    latents; `encoder` is the width of the text encoder, and how many layers it has.
 
     The tokenizer, with as many tokens as it has, and the schedule are those of the bundled model.
     """
@@ -46,11 +53,11 @@ def build(directory: Path, *, width: int = 320, side: int = 64) -> None:
         unet: UNet2DConditionModel = UNet2DConditionModel(
             sample_size=side,
             block_out_channels=tuple(width * factor for factor in (1, 2, 4, 4)),
-            cross_attention_dim=768,
+            cross_attention_dim=encoder[0],
             attention_head_dim=8,
         )
-        vae = _autoencoder(width * 2 // 5, side)
-        text_encoder = CLIPTextModel(_of_clip(768, 12))
+        vae = _autoencoder(vae_width, side)
+        text_encoder = CLIPTextModel(_of_clip(*encoder))
     _save(directory, {"unet": unet, "vae": vae, "text_encoder": text_encoder}, {})
 
 

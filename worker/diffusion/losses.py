@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from functools import cache
 from importlib.metadata import EntryPoint, entry_points
 from typing import Any, Protocol, runtime_checkable
 
@@ -113,12 +114,18 @@ def load_losses(plugins: Iterable[EntryPoint] | None = None, *, others: Iterable
     Raises `FarmError` naming the plugin if one cannot be imported, is not a `Loss`, or takes a name that is taken.
     """
     losses: dict[str, Loss] = {loss.declaration.name: loss for loss in (*_builtin(), *others)}
-    for plugin in entry_points(group=ENTRY_POINT_GROUP) if plugins is None else plugins:
+    for plugin in _installed() if plugins is None else plugins:
         loss = _load(plugin)
         if loss.declaration.name in losses:
             raise _broken(plugin, f"the name '{loss.declaration.name}' is taken")
         losses[loss.declaration.name] = loss
     return Losses(losses.values())
+
+
+@cache
+def _installed() -> tuple[EntryPoint, ...]:
+    """Looked up once: it takes reading what every package says of itself."""
+    return tuple(entry_points(group=ENTRY_POINT_GROUP))
 
 
 def _load(plugin: EntryPoint) -> Loss:

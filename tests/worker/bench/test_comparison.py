@@ -47,7 +47,7 @@ def test_a_backlog_of_whole_jobs(tmp_path: Path) -> None:
     directory = build_tiny_model(tmp_path / "tiny")
     model = ModelLoader(place("cpu"), cache=tmp_path).load("tiny", LocalDirectory(directory))
 
-    figures = Comparison(model, directory, place("cpu"), Options(seconds=1, repeats=1, rows=8, slots=4)).whole(2)
+    figures = Comparison(model, directory, place("cpu"), Options(seconds=1, repeats=1, rows=8, slots=4)).whole(1)
 
     assert figures["steps"][0] >= 20, "nothing is cut"
     assert figures["arms"].keys() == {PIPELINE, MEMOISED, ENGINE}

@@ -17,7 +17,7 @@ from worker.models.loader import ModelLoader
 from worker.models.registry import LocalDirectory
 
 BUILDS = {
-    "sd14": partial(weights.build, width=160, side=8),
+    "sd14": partial(weights.build, width=32, side=8, vae_width=32, encoder=(64, 2)),
     "sdxl": partial(weights.build_xl, width=64, side=8, depth=2, vae_width=32, encoders=((64, 2), (128, 3))),
 }
 

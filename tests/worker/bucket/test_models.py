@@ -18,8 +18,9 @@ from worker.bucket.models import _place, bucket_fetcher
 def url(servers: Settings) -> str:
     """A prefix of its own, which holds a file and one in a folder."""
     prefix = f"models/{secrets.token_hex(8)}"
+    storage = Storage(servers)
     for name in ("model_index.json", "unet/config.json"):
-        Storage(servers).put(f"{prefix}/{name}", name.encode(), "application/json")
+        storage.put(f"{prefix}/{name}", name.encode(), "application/json")
     return f"s3://{servers.s3_bucket}/{prefix}"
 
 
@@ -55,8 +56,9 @@ def test_weights_are_fetched_in_one_precision_and_nothing_that_is_not_loaded(
         *("unet/diffusion_pytorch_model.fp16.safetensors", "unet/flax_model.msgpack", "v1-5-pruned.safetensors"),
         *("safety_checker/model.safetensors", "README.md", "text_encoder/model.onnx", "samples/otter.png"),
     }
+    storage = Storage(servers)
     for name in loaded | not_loaded:
-        Storage(servers).put(key(url, name), b"{}", "application/octet-stream")
+        storage.put(key(url, name), b"{}", "application/octet-stream")
     bucket_fetcher(servers)(url, tmp_path)
     assert files(tmp_path) == loaded
 

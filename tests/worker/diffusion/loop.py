@@ -119,6 +119,14 @@ SCHEDULERS: dict[SamplerName, tuple[Any, dict[str, Any]]] = {
     "lcm": (LCMScheduler, {"clip_sample": False}),
 }
 
+SPACED: dict[ScheduleName, dict[str, Any]] = {
+    "karras": {"use_karras_sigmas": True},
+    "exponential": {"use_exponential_sigmas": True},
+    "beta": {"use_beta_sigmas": True},
+    "trailing": {"timestep_spacing": "trailing"},
+}
+"""What diffusers calls the schedules that a job may ask for."""
+
 
 def scheduler_for(config: dict[str, Any], sampler: SamplerName, **more: Any) -> Any:
     """diffusers' own scheduler for a sampler, without timesteps."""

@@ -94,7 +94,8 @@ def by_diffusers(config: Config, sampler: SamplerName, steps: int) -> tuple[Floa
         scheduler.set_begin_index(0)
     outputs = np.random.default_rng(0).standard_normal((len(scheduler.timesteps), 1, 16))
     x = outputs[0] * float(scheduler.init_noise_sigma)
-    return x, outputs, stepped(scheduler, scheduler.timesteps, x, outputs, np.empty(0))
+    end, _ = stepped(scheduler, scheduler.timesteps, x, outputs, np.empty(0))
+    return x, outputs, end
 
 
 def may_refuse(config: Config, sampler: SamplerName, steps: int) -> bool:

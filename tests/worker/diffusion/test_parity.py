@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import inspect
 from dataclasses import replace
-from typing import Any
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from farm.jobs.samplers import KNOWN, SAMPLERS, SamplerName, ScheduleName
+from farm.jobs.samplers import SAMPLERS, SamplerName, ScheduleName
 from farm.jobs.start import start_step_of_strength
-from tests.worker.diffusion.loop import SCHEDULERS, Job, distance, render, render_by_diffusers
+from tests.worker.diffusion.loop import SPACED, Job, distance, render, render_by_diffusers
 from worker.models.model import LoadedModel
 
 TOLERANCE = 1e-4
@@ -20,12 +18,13 @@ TOLERANCE = 1e-4
 CASES = {
     "one step": {"steps": 1, "seed": 32},
     "two steps": {"steps": 2, "seed": 1, "negative": "blue"},
-    "no guidance": {"steps": 9, "seed": 2, "guidance": 1.0},
-    "weak guidance": {"steps": 8, "seed": 5, "guidance": 1.5},
-    "wide": {"steps": 15, "seed": 3, "guidance": 4.0, "width": 96},
-    "tall": {"steps": 10, "seed": 2**63 - 1, "negative": "a red otter", "height": 104},
+    "no guidance": {"steps": 5, "seed": 2, "guidance": 1.0},
+    "weak guidance": {"steps": 4, "seed": 5, "guidance": 1.5},
+    "wide": {"steps": 5, "seed": 3, "guidance": 4.0, "width": 96},
+    "tall": {"steps": 3, "seed": 2**63 - 1, "negative": "a red otter", "height": 104},
 }
-STRENGTHS = (0.05, 0.3, 1.0)
+"""Five steps reach the order of any sampler. How many more do, `test_solvers` asks without a model."""
+STRENGTHS = (0.1, 0.3, 1.0)
 
 # The farm's first samplers take every case. What the others have of their own is how they step, for which a few do.
 # Nor does a model that predicts v take every case: it changes how a step reads the model.
@@ -70,7 +69,7 @@ def test_txt2img(any_tiny_model: LoadedModel, sampler: SamplerName, case: str) -
 @of_epsilon
 @pytest.mark.parametrize(("sampler", "strength"), IMG2IMG)
 def test_img2img(any_tiny_model: LoadedModel, sampler: SamplerName, strength: float) -> None:
-    job = Job(sampler, steps=20, seed=7, image=gradient_picture(), strength=strength)
+    job = Job(sampler, steps=10, seed=7, image=gradient_picture(), strength=strength)
     assert distance(render(any_tiny_model, job), render_by_diffusers(any_tiny_model, job)) < TOLERANCE
 
 
@@ -86,33 +85,14 @@ def test_img2img_of_v(any_tiny_model: LoadedModel, sampler: SamplerName) -> None
     test_img2img(any_tiny_model, sampler, STRENGTH_OF_OTHERS)
 
 
-SPACED: dict[ScheduleName, dict[str, Any]] = {
-    "karras": {"use_karras_sigmas": True},
-    "exponential": {"use_exponential_sigmas": True},
-    "beta": {"use_beta_sigmas": True},
-    "trailing": {"timestep_spacing": "trailing"},
-}
-
-
-def _reads(sampler: SamplerName, setting: str) -> bool:
-    """Whether diffusers' scheduler for a sampler knows a setting."""
-    kinds = SCHEDULERS[sampler][0].__mro__
-    return any(setting in inspect.signature(kind.__init__).parameters for kind in kinds if "__init__" in vars(kind))
-
-
 @of_epsilon
 @pytest.mark.parametrize(
-    ("sampler", "schedule"),
-    [
-        (sampler, schedule)
-        for sampler in SAMPLERS
-        for schedule, setting in SPACED.items()
-        if schedule in KNOWN[sampler].schedules and _reads(sampler, *setting)
-    ],
+    ("sampler", "schedule"), [("dpmpp_sde", "karras"), ("lms", "exponential"), ("heun", "beta"), ("unipc", "trailing")]
 )
 def test_a_schedule_is_diffusers(
     any_tiny_model: LoadedModel, tiny_xl: LoadedModel, sampler: SamplerName, schedule: ScheduleName
 ) -> None:
+    """Of every sampler `test_solvers` asks it, without a model."""
     job = Job(sampler, steps=4, seed=4, guidance=2.0, schedule=schedule)
     for model in (any_tiny_model, tiny_xl):
         expected = render_by_diffusers(model, job, **SPACED[schedule])
@@ -123,12 +103,12 @@ def test_a_schedule_is_diffusers(
 @of_epsilon
 @pytest.mark.parametrize("eta", [0.4, 1.0])
 def test_eta_is_diffusers(any_tiny_model: LoadedModel, eta: float) -> None:
-    job = Job("ddim", steps=7, seed=4, guidance=2.0, eta=eta)
+    job = Job("ddim", steps=4, seed=4, guidance=2.0, eta=eta)
     assert distance(render(any_tiny_model, job), render_by_diffusers(any_tiny_model, job)) < TOLERANCE
 
 
 @of_epsilon
-@pytest.mark.parametrize("steps", [1, 4, 8])
+@pytest.mark.parametrize("steps", [1, 4])
 @pytest.mark.parametrize(("sampler", "schedule"), [("lcm", "model"), ("euler", "trailing")])
 def test_few_steps_without_guidance(
     any_tiny_model: LoadedModel, sampler: SamplerName, schedule: ScheduleName, steps: int
@@ -146,9 +126,9 @@ def test_img2img_starts_at_the_step_that_the_client_announces() -> None:
                 assert Job("euler", steps, strength=strength).start == start_step_of_strength(strength, steps)
 
 
-@pytest.mark.parametrize("sampler", SAMPLERS)
+@pytest.mark.parametrize("sampler", ["lms", "euler_a"])
 def test_seeds_negatives_and_guidance_matter(tiny_model: LoadedModel, sampler: SamplerName) -> None:
-    job = Job(sampler, steps=4)
+    job = Job(sampler, steps=2)
     picture = render(tiny_model, job)
     for other in (replace(job, seed=1), replace(job, negative="red"), replace(job, guidance=2.0)):
         assert distance(picture, render(tiny_model, other)) > 100 * TOLERANCE

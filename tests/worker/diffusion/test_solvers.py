@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import sys
 from contextlib import ExitStack
 from typing import Any
@@ -13,9 +14,9 @@ import torch
 from scipy.integrate import quad
 
 from farm.errors import InvalidInput
-from farm.jobs.samplers import KNOWN, SAMPLERS, SamplerName
-from tests.tiny import LMS_CONFIG, PNDM_CONFIG
-from tests.worker.diffusion.loop import scheduler_for
+from farm.jobs.samplers import KNOWN, SAMPLERS, SamplerName, ScheduleName
+from tests.tiny import LMS_CONFIG, PNDM_CONFIG, XL_CONFIG
+from tests.worker.diffusion.loop import SCHEDULERS, SPACED, scheduler_for
 from worker.diffusion import samplers
 from worker.diffusion.plans import Coefficient, SamplingPlan, plan
 from worker.diffusion.schedules import read_schedule
@@ -57,8 +58,10 @@ def run(steps: SamplingPlan, x: Floats, outputs: Floats, noises: Floats | None =
     return x
 
 
-def by_diffusers(scheduler: Any, timesteps: Any, x: Floats, outputs: Floats, noises: Floats) -> Floats:
-    """The same by diffusers' scheduler, whose timesteps are set."""
+def by_diffusers(
+    scheduler: Any, timesteps: Any, x: Floats, outputs: Floats, noises: Floats
+) -> tuple[Floats, list[float]]:
+    """The same by diffusers' scheduler, whose timesteps are set, and what it multiplies the model's inputs by."""
     drawn = iter(noises)
 
     def draw(sample: Any, *_: Any, **options: Any) -> Any:
@@ -70,11 +73,11 @@ def by_diffusers(scheduler: Any, timesteps: Any, x: Floats, outputs: Floats, noi
         for module in modules:
             if hasattr(module, "randn_tensor"):
                 patched.enter_context(patch.object(module, "randn_tensor", draw))
-        expected = torch.from_numpy(x)
+        expected, scales = torch.from_numpy(x), []
         for timestep, out in zip(timesteps, outputs, strict=True):
-            scheduler.scale_model_input(expected, timestep)
+            scales.append(float(scheduler.scale_model_input(torch.ones(1), timestep)))
             expected = scheduler.step(torch.from_numpy(out), timestep, expected.double()).prev_sample
-    return expected.double().numpy()
+    return expected.double().numpy(), scales
 
 
 COUNTS = (1, 2, 5, 14, 15, 40)
@@ -93,18 +96,51 @@ COMPARED = [
 def test_steps_equal_those_of_diffusers(sampler: SamplerName, config: str, count: int) -> None:
     scheduler = scheduler_for(CONFIGS[config], sampler)
     scheduler.set_timesteps(count)
-    steps = plan(read_schedule(CONFIGS[config], sampler, count))
-    outputs, noises = np.random.default_rng(0).standard_normal((2, 2 * count, 1, 16))
+
+    compare(plan(read_schedule(CONFIGS[config], sampler, count)), scheduler)
+
+
+def compare(steps: SamplingPlan, scheduler: Any) -> None:
+    """Hold a plan against diffusers' scheduler, whose timesteps are set, from noise on."""
+    outputs, noises = np.random.default_rng(0).standard_normal((2, 2 * steps.steps, 1, 16))
     outputs = outputs[: len(scheduler.timesteps)]
     x = outputs[0] * float(scheduler.init_noise_sigma)
 
-    expected = by_diffusers(scheduler, scheduler.timesteps, x, outputs, noises)
+    expected, scales = by_diffusers(scheduler, scheduler.timesteps, x, outputs, noises)
 
     assert len(steps.timestep) == len(outputs)
+    assert steps.init_scale == pytest.approx(float(scheduler.init_noise_sigma), rel=1e-5)
     np.testing.assert_allclose(steps.timestep, scheduler.timesteps, atol=0.02)
+    np.testing.assert_allclose(steps.input_scale, scales, rtol=1e-4)
     # Float32 rounds what a division by little signal then magnifies.
     largest = max(1.0, float(np.abs(expected).max()), steps.schedule.sigma_ve[0] / 5)
     np.testing.assert_allclose(run(steps, x, outputs, noises), expected, atol=1e-5 * largest)
+
+
+def _reads(sampler: SamplerName, setting: str) -> bool:
+    """Whether diffusers' scheduler for a sampler knows a setting."""
+    kinds = SCHEDULERS[sampler][0].__mro__
+    return any(setting in inspect.signature(kind.__init__).parameters for kind in kinds if "__init__" in vars(kind))
+
+
+@pytest.mark.parametrize("config", [PNDM_CONFIG, XL_CONFIG], ids=["as SD is published", "as SDXL is"])
+@pytest.mark.parametrize("count", [4, 15])
+@pytest.mark.parametrize(
+    ("sampler", "schedule"),
+    [
+        (sampler, schedule)
+        for sampler in SAMPLERS
+        for schedule, setting in SPACED.items()
+        if schedule in KNOWN[sampler].schedules and _reads(sampler, *setting)
+    ],
+)
+def test_a_schedule_is_diffusers(
+    sampler: SamplerName, schedule: ScheduleName, count: int, config: dict[str, Any]
+) -> None:
+    scheduler = scheduler_for(config, sampler, **SPACED[schedule])
+    scheduler.set_timesteps(count)
+
+    compare(plan(read_schedule(config, sampler, count, spacing=schedule)), scheduler)
 
 
 @pytest.mark.parametrize("sampler", [sampler for sampler in SAMPLERS if sampler != "lms"])
@@ -123,10 +159,11 @@ def test_steps_from_mid_schedule_equal_those_of_diffusers(sampler: SamplerName, 
     outputs = outputs[: len(timesteps)]
     x = outputs[0] + noises[-1]
 
-    expected = by_diffusers(scheduler, timesteps, x, outputs, noises)
+    expected, scales = by_diffusers(scheduler, timesteps, x, outputs, noises)
 
     steps = plan(read_schedule(PNDM_CONFIG, sampler, 20), start)
     np.testing.assert_allclose(steps.timestep, timesteps, atol=1e-3)
+    np.testing.assert_allclose(steps.input_scale, scales, rtol=1e-4)
     np.testing.assert_allclose(run(steps, x, outputs, noises), expected, atol=1e-4)
 
 

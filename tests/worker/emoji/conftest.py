@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 
 import pytest
 import torch
 
 from worker.emoji.corpus import has_font
+from worker.emoji.drawing import draw
 from worker.emoji.settings import micro
 from worker.emoji.train import train
 
@@ -19,5 +21,7 @@ def micro_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The directory of a finished training on the micro configuration."""
     torch.set_num_threads(1)  # such small tensors gain nothing from a second one
     out = tmp_path_factory.mktemp("emoji")
-    train(micro(), out, torch.device("cpu"))
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr("worker.emoji.train.draw", partial(draw, steps=2))
+        train(micro(), out, torch.device("cpu"))
     return out

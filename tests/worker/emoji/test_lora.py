@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from functools import partial
 from importlib import resources
 from pathlib import Path
 
@@ -32,6 +33,7 @@ def test_its_training_runs_and_gives_a_file_that_the_farm_reads(
     emoji: LoadedModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(sys, "argv", ["lora", "--out", str(tmp_path), "--micro"])
+    monkeypatch.setattr("worker.emoji.lora.draw", partial(draw, steps=2))
     main()
     [use] = adapted(emoji, tmp_path / "neon.safetensors")
     assert {path.partition(".")[0] for path in use.adapter.unet} == {"down_blocks", "mid_block", "up_blocks"}
@@ -42,8 +44,8 @@ def test_its_training_runs_and_gives_a_file_that_the_farm_reads(
 @pytest.mark.long
 def test_the_one_that_comes_along_draws_bright_lines_in_the_dark(emoji: LoadedModel) -> None:
     file = Path(str(resources.files("farm").joinpath("demo_lora.safetensors")))
-    plain = draw(emoji, CAPTIONS, steps=12)
-    neon = draw(emoji, CAPTIONS, steps=12, stack=adapted(emoji, file))
+    plain = draw(emoji, CAPTIONS, steps=6)
+    neon = draw(emoji, CAPTIONS, steps=6, stack=adapted(emoji, file))
     for before, after in zip(plain, neon, strict=True):
         assert dark(before) < 0.3 < dark(after), "the background is white without it, and black with it"
         assert 0.1 < bright(after) < 0.5 < bright(before), "lines are drawn, and no areas"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -156,6 +157,7 @@ def test_a_refinement_keeps_the_autoencoder_and_ends_as_if_it_had_not_been_inter
     finished = micro_run / "model"
     numbers = json.loads((finished / "training.json").read_text(encoding="utf-8"))["settings"]
     monkeypatch.setattr("worker.emoji.train.SAMPLE_CAPTIONS", ("a banana",))  # drawn with every checkpoint
+    monkeypatch.setattr("worker.emoji.train.draw", partial(draw, steps=2))
     recipe = refined(numbers)
     few = dataclasses.replace(recipe.denoiser, batch=4)
     settings = dataclasses.replace(recipe, denoiser=few, autocast=False, mixes=0.5)

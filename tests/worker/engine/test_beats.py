@@ -35,18 +35,17 @@ def test_a_beat_may_end_it() -> None:
 
 
 @pytest.mark.long
-@pytest.mark.parametrize("rows", [2, 4])
+@pytest.mark.parametrize("rows", [2, 3])
 def test_long_attention_is_done_in_parts_and_is_the_same(rows: int) -> None:
     draw = torch.Generator().manual_seed(0)
     query, key, value = (torch.randn(rows, 2, 9_000, 24, generator=draw) for _ in range(3))
-    whole = F.scaled_dot_product_attention(query, key, value)
-    counts = {}
+    done, counts = {}, {}
     for in_parts in (False, True):
         beaten: list[None] = []
         with beats(partial(beaten.append, None), in_parts=in_parts):
-            done = F.scaled_dot_product_attention(query, key, value, dropout_p=0.0, is_causal=False)
+            done[in_parts] = F.scaled_dot_product_attention(query, key, value, dropout_p=0.0, is_causal=False)
         counts[in_parts] = len(beaten)
-        torch.testing.assert_close(done, whole, rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(done[True], done[False], rtol=1e-5, atol=1e-6)
     assert counts[False] == 1
     assert counts[True] > 2
 

@@ -147,7 +147,7 @@ def distance(one: Tensor, other: Tensor) -> float:
 
 @pytest.mark.parametrize(("sampler", "strength"), CASES)
 def test_latents_are_those_of_diffusers(request_for: Make, sampler: SamplerName, strength: float) -> None:
-    request = masked(request_for, "job", sampler=sampler, steps=10, seed=7, strength=strength, guidance=4.0)
+    request = masked(request_for, "job", sampler=sampler, steps=5, seed=7, strength=strength, guidance=4.0)
     assert distance(ended(request), by_diffusers(request, strength)) < TOLERANCE
 
 
@@ -155,14 +155,14 @@ def test_latents_are_those_of_diffusers(request_for: Make, sampler: SamplerName,
 def test_latents_of_sdxl_are_those_of_diffusers(
     request_for: Make, xl: LoadedModel, sampler: SamplerName, strength: float
 ) -> None:
-    request = masked(request_for, "job", of=xl, sampler=sampler, steps=8, seed=7, strength=strength, guidance=4.0)
+    request = masked(request_for, "job", of=xl, sampler=sampler, steps=5, seed=7, strength=strength, guidance=4.0)
     assert distance(ended(request), by_diffusers(request, strength)) < TOLERANCE
 
 
 @pytest.mark.parametrize("sampler", ["euler", "heun", "dpm2", "pndm", "dpmpp_sde"])
 def test_grey_is_redone_partly_also_where_a_step_has_two_evaluations(request_for: Make, sampler: SamplerName) -> None:
     strength = 1.0 if sampler == "pndm" else 0.6
-    request = masked(request_for, "job", mask=left_half(128), sampler=sampler, steps=10, seed=7, strength=strength)
+    request = masked(request_for, "job", mask=left_half(128), sampler=sampler, steps=5, seed=7, strength=strength)
     latents = ended(request)
     assert distance(latents, by_diffusers(request, strength, greys=True)) < TOLERANCE
     assert distance(latents, ended(replace(request, mask=left_half()))) > 100 * TOLERANCE
@@ -183,7 +183,7 @@ def painter(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
 def test_latents_of_an_inpainting_model_are_those_of_diffusers(
     request_for: Make, painter: LoadedModel, sampler: SamplerName, strength: float
 ) -> None:
-    request = masked(request_for, "job", of=painter, sampler=sampler, steps=8, seed=7, strength=strength, guidance=4.0)
+    request = masked(request_for, "job", of=painter, sampler=sampler, steps=5, seed=7, strength=strength, guidance=4.0)
     assert boarded(request).kept is None
     assert distance(ended(request), by_diffusers(request, strength)) < TOLERANCE
 

@@ -114,7 +114,7 @@ def test_who_runs_out_after_others_cut_in_is_tried_with_all_the_room(
         return model.unet(rows, *arguments, **keywords)
 
     engine, patient = engines(max_rows=8), with_unet(model, call)
-    large = engine.submit(replace(request_for("large", **ONE_STEP, guidance=1.0), model=patient))
+    large = engine.submit(replace(request_for("large", **ONE_STEP), model=patient))
     assert in_midst.wait(ENOUGH)
     small = engine.submit(replace(request_for("small", steps=3), model=patient))
 

@@ -71,7 +71,7 @@ def model(tiny: LoadedModel) -> LoadedModel:
         block_out_channels=(8,),
         down_block_types=("DownBlock2D",),
         up_block_types=("UpBlock2D",),
-        layers_per_block=1,
+        layers_per_block=0,
         norm_num_groups=4,
         attention_head_dim=4,
         cross_attention_dim=32,
