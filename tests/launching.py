@@ -135,6 +135,11 @@ def farm(
     return run(arguments, environment=environment, folder=folder, timeout=600.0, script=script)
 
 
+def begun(*arguments: str, environment: Mapping[str, str], log: Path, errors: Path) -> Forked:
+    """Fork `farm …`, and do not wait for its end."""
+    return Forked(arguments, environment=environment, log=log, errors=errors, script=_COMMAND.format(before=""))
+
+
 def start_detached(home: Path, workers: int, *models: str, environment: Mapping[str, str]) -> Settings:
     """As `stack.start_detached`; the supervisor and its workers are forked too, however often they are started."""
     done = run((str(home), str(workers), *models), environment=environment, timeout=180.0, script=_START)
