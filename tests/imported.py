@@ -18,7 +18,7 @@ settle()
 with importing():
     import torch
 
-    import farm.web.server
+    import farm.web.server  # noqa: F401
     import worker.app  # noqa: F401
     from farm.bucket.storage import Storage
     from farm.cli.main import SECTIONS
