@@ -79,7 +79,7 @@ def test_an_outage_of_the_bucket_costs_nothing(
     farm: FaultyFarm, pair: tuple[Process, Process], chance: random.Random
 ) -> None:
     """`FAULT_S3_SECONDS=120` makes it two minutes."""
-    jobs = farm.submit(count=40, steps=18, trace="numbers", **paced(0.1, every=3))
+    jobs = farm.submit(count=40, steps=30, trace="numbers", **paced(0.05, every=3))
     eventually(lambda: sum(s.state == "done" for s in farm.statuses(jobs)) > chance.randrange(5), "some are done")
 
     with farm.without_s3():
