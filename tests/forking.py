@@ -1,8 +1,8 @@
 """Processes of Python that begin with all that a worker imports, which takes more of a core than what most tests do.
 
 `install()` makes a fork of this process of each `python -m MODULE …` or `python -c …` that is started from then on,
-if that would import torch or start what does. All else is as it would be: the command, the folder, the environment, the
-streams, the session, the signals and the exit status.
+if that would import torch or start what does, or serve the site. All else is as it would be: the command, the folder,
+the environment, the streams, the session, the signals and the exit status.
 """
 
 from __future__ import annotations
@@ -59,6 +59,8 @@ def install() -> None:
 def _found(command: Sequence[str]) -> Callable[[], object] | None:
     """What a command of Python runs, if it is to be forked."""
     match command:
+        case [sys.executable, "-m", "farm", "web", *arguments]:
+            return lambda: _run_module("farm", ["web", *arguments])
         case [sys.executable, "-m", module, *arguments] if module in _FORKED:
             return lambda: _run_module(module, arguments)
         case [sys.executable, "-c", code] if "import json, torch" in code:

@@ -1,7 +1,8 @@
 """Imports all that a worker does, as it does, and all commands: what the fork server of `tests.launching` loads.
 
-It also loads the tiny model once, as most workers under test do first of all: what libraries do when they are first
-used is then done, and there is a recording of its forwards, which all models of its configuration share.
+It also makes a client of the bucket, which reads botocore's large files, and loads the tiny model once, as most workers
+under test do first of all: what libraries do when they are first used is then done, and there is a recording of its
+forwards, which all models of its configuration share.
 """
 
 from __future__ import annotations
@@ -17,12 +18,16 @@ settle()
 with importing():
     import torch
 
+    import farm.web.server  # noqa: F401
     import worker.app  # noqa: F401
+    from farm.bucket.storage import Storage
     from farm.cli.main import SECTIONS
+    from farm.settings import Settings
 
     for commands in SECTIONS.values():
         for command in commands.values():
             command.load()
+    Storage(Settings("redis://127.0.0.1:1/0", s3_endpoint="http://127.0.0.1:1", s3_access_key="a", s3_secret_key="b"))
 
 
 def _load_a_model() -> None:

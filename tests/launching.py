@@ -119,8 +119,8 @@ from pathlib import Path
 from farm import stack
 from tests import forking
 forking.install()
-home, workers, *models = sys.argv[1:]
-stack.start_detached(Path(home), int(workers), models)
+home, workers, web, *models = sys.argv[1:]
+stack.start_detached(Path(home), int(workers), models, web=web == "web")
 """
 
 
@@ -135,9 +135,17 @@ def farm(
     return run(arguments, environment=environment, folder=folder, timeout=600.0, script=script)
 
 
-def start_detached(home: Path, workers: int, *models: str, environment: Mapping[str, str]) -> Settings:
-    """As `stack.start_detached`; the supervisor and its workers are forked too, however often they are started."""
-    done = run((str(home), str(workers), *models), environment=environment, timeout=180.0, script=_START)
+def begun(*arguments: str, environment: Mapping[str, str], log: Path, errors: Path) -> Forked:
+    """Fork `farm …`, and do not wait for its end."""
+    return Forked(arguments, environment=environment, log=log, errors=errors, script=_COMMAND.format(before=""))
+
+
+def start_detached(
+    home: Path, workers: int, *models: str, environment: Mapping[str, str], web: bool = False
+) -> Settings:
+    """As `stack.start_detached`; the supervisor, its workers and the site are forked too, however often they start."""
+    told = (str(home), str(workers), "web" if web else "no web", *models)
+    done = run(told, environment=environment, timeout=180.0, script=_START)
     assert done.returncode == 0, done.stderr
     settings = load_local(home)
     assert settings is not None

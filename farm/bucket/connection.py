@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from functools import cache
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -29,7 +30,11 @@ def authority(settings: Settings) -> str | None:
     Raises `InvalidInput` if there is no such file.
     """
     with blaming_the_environment():
-        named: str | None = _session(settings)._session.get_config_variable("ca_bundle")
+        return _authority(_session(settings))
+
+
+def _authority(session: Any) -> str | None:
+    named: str | None = session._session.get_config_variable("ca_bundle")
     if named is not None and not Path(named).exists():
         raise InvalidInput(f"there is no file {named}", field="AWS_CA_BUNDLE")
     return named
@@ -41,20 +46,30 @@ def _session(settings: Settings) -> Any:
     import botocore.session
 
     core = botocore.session.Session(session_vars=_NOTHING_OF_THE_USERS if settings.local else None)
-    return boto3.session.Session(botocore_session=core)
+    made = boto3.session.Session(botocore_session=core)
+    core.register_component("data_loader", _descriptions(core.get_config_variable("data_path")))
+    return made
+
+
+@cache
+def _descriptions(folders: str | None) -> Any:
+    """What botocore knows of S3: large files, and so read once for all clients of a process."""
+    from botocore.loaders import create_loader
+
+    return create_loader(folders)
 
 
 def client(settings: Settings, endpoint: str | None) -> Any:
     """boto3's client of S3 at this endpoint; None for AWS. Raises `InvalidInput` naming the variable at fault."""
-    authority(settings)
     with blaming_the_environment():
-        return _made(settings, endpoint)
+        session = _session(settings)
+        _authority(session)
+        return _made(session, settings, endpoint)
 
 
-def _made(settings: Settings, endpoint: str | None) -> Any:
+def _made(session: Any, settings: Settings, endpoint: str | None) -> Any:
     from botocore.config import Config
 
-    session = _session(settings)
     return session.client(
         "s3",
         endpoint_url=endpoint,

@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
-from fastapi import FastAPI, Request, Response
+from fastapi import APIRouter, FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.telemetry import TelemetryConfig
 from starlette.exceptions import HTTPException
+from starlette.routing import BaseRoute
 
 from farm.client import FarmClient
 from farm.errors import FarmError, InvalidInput
@@ -58,10 +60,9 @@ def create(
     usage = Usage(limits or Limits())
     parts = Parts.of(client, access, usage, home=home, reindex=reindex, forms=forms)
     app = _bare(parts)
-    routes.install(app)
-    apis = (api, a1111, openai)
-    for one in apis:
+    for one in (a1111, openai):
         one.install(app)
+    apis = (api, a1111, openai)
     dialects = Dialects(a1111.DIALECTS | openai.DIALECTS, otherwise=tell)
     _tell_errors(app, dialects)
     guard = Guard(
@@ -78,7 +79,7 @@ def create(
 
 
 def _bare(parts: Parts) -> FastAPI:
-    """An application without a route, with which its parts start and stop."""
+    """An application that tells no errors yet, with which its parts start and stop."""
 
     @asynccontextmanager
     async def running(_: FastAPI) -> AsyncIterator[None]:
@@ -87,6 +88,7 @@ def _bare(parts: Parts) -> FastAPI:
 
     app = FastAPI(
         lifespan=running,
+        routes=_routes(),
         openapi_url=None,
         docs_url=None,
         redoc_url=None,
@@ -95,6 +97,15 @@ def _bare(parts: Parts) -> FastAPI:
     )
     app.state.parts = parts
     return app
+
+
+@cache
+def _routes() -> list[BaseRoute]:
+    """Those of the pages and the APIs, which every site shares: to find out what each of them takes is long work."""
+    made = APIRouter()
+    for router in (*routes.ROUTERS, api.router(), *a1111.routers(), openai.router()):
+        made.include_router(router)
+    return made.routes
 
 
 def _tell_errors(app: FastAPI, dialects: Dialects) -> None:

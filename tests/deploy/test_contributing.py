@@ -17,11 +17,18 @@ import pytest
 
 from farm.ledger.ledger import Ledger
 from farm.settings import Settings
+from tests import launching
 from tests.ledgers import BATCH, job
 
 ROOT = Path(__file__).parents[2]
 RECIPES = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
 LOSSES = (ROOT / "deploy" / "docs" / "losses.md").read_text(encoding="utf-8")
+_ANEW = """
+import sys
+for name in [name for name in sys.modules if name.partition(".")[0] in ("farm", "worker")]:
+    del sys.modules[name]
+"""
+"""The packages are imported anew, as they are changed, where torch is imported already."""
 _BLOCK = re.compile(r"(A new file|At the end of|In)\s`([\w/]+\.\w+)`:\n\n```\w+\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 
 
@@ -85,8 +92,16 @@ def run(changed: Path, *arguments: str, **variables: str) -> str:
 @pytest.fixture(scope="module")
 def rendered(changed: Path) -> dict[str, Any]:
     """What `rendering_recipes` prints."""
-    script = Path(__file__).parent / "rendering_recipes.py"
-    found: dict[str, Any] = json.loads(run(changed, str(script), str(changed / "model")))
+    script = (Path(__file__).parent / "rendering_recipes.py").read_text(encoding="utf-8")
+    path = os.pathsep.join((str(changed), str(ROOT)))
+    done = launching.run(
+        [str(changed / "model")],
+        environment={**os.environ, "PYTHONPATH": path},
+        folder=changed,
+        script=_ANEW + script.replace("from __future__ import annotations\n", ""),
+    )
+    assert done.returncode == 0, done.stderr
+    found: dict[str, Any] = json.loads(done.stdout)
     return found
 
 

@@ -17,8 +17,8 @@ from tests.faults.plugin import paced
 from tests.faults.processes import Process
 from tests.waiting import eventually
 
-STEPS = 40
-LEISURELY = {"steps": STEPS, **paced(0.05)}
+STEPS = 24
+LEISURELY = {"steps": STEPS, **paced(0.1)}
 """Long enough to be caught in the middle."""
 
 KINDS: dict[str, dict[str, Any]] = {
@@ -29,7 +29,7 @@ KINDS: dict[str, dict[str, Any]] = {
         "mode": "mix",
         "prompt": ["a cat", "an otter"],
         "mix": 0.5,
-        "start_step": 7,
+        "start_step": 4,
     },
 }
 
@@ -64,7 +64,7 @@ def test_a_job_goes_on_elsewhere_from_its_step_and_ends_with_the_same_bytes(
     [undisturbed] = farm.submit(**fields)
     farm.until_over([undisturbed])
     [job] = farm.submit(**fields)
-    farm.until_running([job], step=chance.randrange(5, 15))
+    farm.until_running([job], step=chance.randrange(3, 9))
 
     with farm.fault("SIGTERM", leaver, may_cost=True):
         leaver.ask_to_leave()

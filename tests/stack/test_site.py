@@ -18,6 +18,8 @@ from farm import stack
 from farm.cli.main import farm as command
 from farm.stack import doctor, site
 from farm.web.server import bound
+from tests import launching
+from tests.environments import of_a_shell
 from tests.stack.farms import TALKATIVE_WORKER, Farm
 from tests.waiting import eventually
 
@@ -81,7 +83,7 @@ def test_it_runs_with_the_farm_and_lets_one_browser_in_with_each_code(farm: Farm
 
 def test_it_keeps_its_port_from_one_start_to_the_next_unless_that_is_taken(farm: Farm) -> None:
     def port() -> int | None:
-        stack.start_detached(farm.home, 0, web=True)
+        launching.start_detached(farm.home, 0, environment=of_a_shell(farm.home), web=True)
         return urlsplit(stack.wait_for_door(farm.home, PATIENCE) or "").port
 
     with closing(bound("127.0.0.1", 0)) as taken:

@@ -29,10 +29,8 @@ _DESCRIPTION = """What programs for A1111's web UI ask of it, asked of a render 
 
 
 def install(app: FastAPI) -> None:
-    """Make the API a part of the site."""
+    """Give the site what the API remembers."""
     app.state.a1111 = Tasks()
-    for made in routers():
-        app.include_router(made)
 
 
 def routers() -> tuple[APIRouter, APIRouter]:

@@ -24,9 +24,8 @@ _DESCRIPTION = """What programs for OpenAI's images ask of it, asked of a render
 
 
 def install(app: FastAPI) -> None:
-    """Make the API a part of the site."""
+    """Give the site what the API remembers."""
     app.state.openai = Links()
-    app.include_router(router())
 
 
 def router() -> APIRouter:

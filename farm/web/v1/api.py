@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from fastapi import APIRouter, Depends, FastAPI, Request
+from fastapi import APIRouter, Depends, Request
 from fastapi.dependencies.models import Dependant
 
 from farm.errors import InvalidInput
@@ -60,8 +60,3 @@ def _parameters(dependant: Dependant) -> Iterator[str]:
 def described(made: APIRouter) -> dict[str, Any]:
     """The API's OpenAPI document."""
     return document("The render farm for Stable Diffusion", _DESCRIPTION, made.routes, schemas())
-
-
-def install(app: FastAPI) -> None:
-    """Make the API a part of the site."""
-    app.include_router(router())

@@ -63,10 +63,10 @@ def foreign(tmp_path: Path) -> Iterator[str]:
 @pytest.fixture(params=[(), ("--no-auth",)], ids=["with a session", "without authentication"])
 def serving(request: pytest.FixtureRequest, servers: Settings, client: FarmClient, tmp_path: Path) -> Iterator[Process]:
     """A `farm web` of an empty farm."""
-    made = Process({**of_a_shell(tmp_path / "home"), **naming(servers)}, *request.param)
+    made = Process({**of_a_shell(tmp_path / "home"), **naming(servers)}, tmp_path, *request.param)
     yield made
     made.process.kill()
-    made.process.communicate()
+    made.process.wait(60)
 
 
 def test_a_page_of_the_site_asks_it_and_one_of_another_does_nothing(

@@ -7,8 +7,6 @@ import re
 import signal
 import socket
 import ssl
-import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -24,6 +22,7 @@ from farm.settings import Settings
 from farm.web.names import is_loopback
 from farm.web.server import Serving, bound, configuration
 from farm.web.tokens import Tokens
+from tests import launching
 from tests.environments import naming, of_a_shell
 from tests.farm.web.conftest import BASE, Opening
 from tests.waiting import eventually
@@ -34,20 +33,13 @@ SECONDS = 60
 class Process:
     """A `farm web`, and what it said."""
 
-    def __init__(self, environment: dict[str, str], *options: str) -> None:
-        self.process = subprocess.Popen(
-            [sys.executable, "-m", "farm", "web", "--port", "0", *options],
-            env=environment,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            encoding="utf-8",
+    def __init__(self, environment: dict[str, str], folder: Path, *options: str) -> None:
+        self._out, self._errors = folder / "out", folder / "errors"
+        self.process = launching.begun(
+            "web", "--port", "0", *options, environment=environment, log=self._out, errors=self._errors
         )
-        assert self.process.stdout
-        self.said = ""
-        while "Ctrl-C" not in self.said:
-            line = self.process.stdout.readline()
-            assert line, self.process.communicate()[1]
-            self.said += line
+        eventually(self._serves, "it serves")
+        self.said = _read(self._out)
         found = re.search(r"https?://\S+", self.said)
         assert found
         self.address = found[0].rstrip("/")
@@ -61,10 +53,18 @@ class Process:
     def end(self, number: signal.Signals) -> str:
         """Ask it to end; what it wrote to stderr."""
         self.process.send_signal(number)
-        out, errors = self.process.communicate(timeout=SECONDS)
-        assert self.process.returncode == 0, errors
-        assert out == "stopped\n"
+        status, errors = self.process.wait(SECONDS), _read(self._errors)
+        assert status == 0, errors
+        assert _read(self._out) == f"{self.said}stopped\n"
         return errors
+
+    def _serves(self) -> bool:
+        assert self.process.poll() is None, _read(self._errors)
+        return "Ctrl-C" in _read(self._out)
+
+
+def _read(file: Path) -> str:
+    return file.read_text(encoding="utf-8")
 
 
 Start = Callable[..., Process]
@@ -76,18 +76,19 @@ def home(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def start(servers: Settings, home: Path) -> Iterator[Start]:
+def start(servers: Settings, home: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Start]:
     """Starts `farm web` of the servers of the session."""
     started: list[Process] = []
 
     def run(*options: str, **variables: str) -> Process:
-        started.append(Process({**of_a_shell(home), **naming(servers), **variables}, *options))
+        environment = {**of_a_shell(home), **naming(servers), **variables}
+        started.append(Process(environment, tmp_path_factory.mktemp("said"), *options))
         return started[-1]
 
     yield run
     for one in started:
         one.process.kill()
-        one.process.communicate()
+        one.process.wait(SECONDS)
 
 
 def test_it_lets_a_browser_in_by_its_address_and_ends_when_it_is_asked_to(
