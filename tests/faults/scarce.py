@@ -5,10 +5,10 @@ Prints one JSON object: how each job ended, the warnings of the large one, and w
 
 from __future__ import annotations
 
-import ctypes
 import json
 import logging
 import resource
+import sys
 from concurrent.futures import Future, wait
 from dataclasses import replace
 from pathlib import Path
@@ -26,14 +26,12 @@ from worker.models.model import LoadedModel
 from worker.models.registry import LocalDirectory
 
 ROWS = 64
-_MMAP_THRESHOLD, _ARENA_MAX = -3, -8  # glibc's malloc.h
 SPARE = 94 * 2**20
 """What is asked for needs less than four fifths of this, or more than a quarter more: kernels differ by machine."""
 
 
 def main(directory: Path) -> None:
     torch.set_num_threads(1)
-    _give_back_at_once()
     model = ModelLoader(place("cpu"), cache=directory / "cache").load("tiny", LocalDirectory(directory))
     engine = Engine(load_losses(), max_rows=ROWS)
     # a busy machine would take fewer rows for their time, and so never find out that they do not fit
@@ -61,13 +59,6 @@ def main(directory: Path) -> None:
     print(json.dumps({"ends": ends, "warnings": warnings, "logged": logged}))
 
 
-def _give_back_at_once() -> None:
-    """What is freed goes back to the system, so that what fits does not depend on how the heap is torn."""
-    c = ctypes.CDLL(None)
-    for option, value in ((_MMAP_THRESHOLD, 2**16), (_ARENA_MAX, 1)):
-        assert c.mallopt(option, value) == 1
-
-
 def at_once(engine: Engine, model: LoadedModel, requests: list[RenderRequest]) -> dict[str, Future[Rendered]]:
     """Submit requests between two steps of another job, so that the engine finds all of them there, however busy the
     machine is: one by one they might come so slowly that each batch is small enough to fit."""
@@ -87,3 +78,7 @@ def a_job(name: str, model: LoadedModel, *, side: int, **fields: float) -> Rende
     return RenderRequest(
         id=name, spec=resolve(request.specs(None, default_model="tiny")[0], model, load_losses()), model=model
     )
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))

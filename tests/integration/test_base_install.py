@@ -6,12 +6,9 @@ import json
 import shutil
 import subprocess
 import sys
-from importlib import metadata
 from pathlib import Path
 
 import pytest
-from packaging.requirements import Requirement
-from packaging.utils import canonicalize_name
 from PIL import Image
 
 ROOT = Path(__file__).parents[2]
@@ -21,52 +18,20 @@ ROOT = Path(__file__).parents[2]
 def base_python(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The Python of a fresh environment into which only `farm/` was installed, as the README says.
 
-    The pip of this environment installs the package as it is, with nothing of the network's; what the package says that
-    it needs is taken from this environment, and nothing else is.
+    The pip of this environment installs into that one, and compiles nothing: what is imported is compiled then.
     """
     folder = tmp_path_factory.mktemp("base")
-    for name in ("pyproject.toml", "README.md", "LICENSE"):
+    for name in ("pyproject.toml", "README.md", "LICENSE", "constraints.txt"):
         shutil.copy(ROOT / name, folder / name)
     for package in ("farm", "worker"):
         shutil.copytree(ROOT / package, folder / package, ignore=shutil.ignore_patterns("weights", "__pycache__"))
     environment = folder / "environment"
     subprocess.run([sys.executable, "-m", "venv", "--without-pip", environment], check=True, timeout=120)
-    [packages] = environment.glob("lib/python*/site-packages")
-    pip = [sys.executable, "-m", "pip", "--disable-pip-version-check", "install", "-q", "--no-compile", "--no-index"]
-    where = ["--no-build-isolation", "--no-deps", "--target", str(packages), "."]
-    subprocess.run([*pip, *where], cwd=folder, check=True, timeout=300)
-    [described] = metadata.distributions(name="render-farm", path=[str(packages)])
-    for needed in _closure(described):
-        _link(needed, packages)
-    return environment / "bin" / "python"
-
-
-def _closure(described: metadata.Distribution) -> list[metadata.Distribution]:
-    """What a package needs, and what that needs, as pip finds it out."""
-    found: dict[str, metadata.Distribution] = {}
-    todo = [(described, frozenset[str]())]
-    seen = set[tuple[str, frozenset[str]]]()
-    while todo:
-        package, extras = todo.pop()
-        for requirement in map(Requirement, package.requires or ()):
-            asked = any(
-                requirement.marker is None or requirement.marker.evaluate({"extra": extra}) for extra in extras or {""}
-            )
-            name, wanted = canonicalize_name(requirement.name), frozenset(requirement.extras)
-            if asked and (name, wanted) not in seen:
-                seen.add((name, wanted))
-                found[name] = metadata.distribution(requirement.name)
-                assert requirement.specifier.contains(found[name].version, prereleases=True), requirement
-                todo.append((found[name], wanted))
-    return list(found.values())
-
-
-def _link(package: metadata.Distribution, packages: Path) -> None:
-    """Make a package's modules, and what describes it, a part of another environment."""
-    for top in {file.parts[0] for file in package.files or () if file.parts[0] not in ("..", "__pycache__")}:
-        there = packages / top
-        if not there.exists():
-            there.symlink_to(Path(str(package.locate_file(top))))
+    python = environment / "bin" / "python"
+    pip = [sys.executable, "-m", "pip", "--disable-pip-version-check", "--python", str(python)]
+    install = ["install", "-q", "--no-compile", "-c", "constraints.txt", "."]
+    subprocess.run([*pip, *install], cwd=folder, check=True, timeout=300)
+    return python
 
 
 @pytest.mark.usefixtures("worker")
