@@ -135,10 +135,11 @@ def _single_file(file: GivenFile, config: Path | None, *, has_vae: bool) -> Loca
     shapes = read_header(file).shapes
     if any(_LORA.search(key) for key in shapes):
         raise file.refused("is a LoRA, and no whole model", hint="'farm loras add NAME=FILE' adds it for jobs to name")
+    if not shapes:
+        raise file.refused("has no weights", hint=layouts.FETCH_AGAIN)
     if layouts.lacking_in_file(shapes, [UNET]):
-        typical = min(shapes, default="none")
         raise file.refused(
-            f"is no whole checkpoint of Stable Diffusion: its weights have names such as {typical!r:.80}",
+            f"is no whole checkpoint of Stable Diffusion: its weights have names such as {min(shapes)!r:.80}",
             hint="a model in diffusers' layout is added as its folder",
         )
     files = {MODEL_FILE: file.path}

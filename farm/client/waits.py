@@ -33,8 +33,10 @@ def refusal(model: str, workers: Iterable[WorkerInfo]) -> str | None:
 def what_to_do(model: str, workers: Iterable[WorkerInfo], kept: Callable[[], Collection[str]]) -> str:
     """How a model comes to be served that is not, or else which may have been meant; `kept` as in `held_up`."""
     stored = () if model in keys.BUILT_IN_MODELS else kept()
-    if model in (*keys.BUILT_IN_MODELS, *stored):
+    if model in keys.BUILT_IN_MODELS:
         return f"'farm worker --model {model}' serves it"
+    if model in stored:
+        return f"workers without --model take it up within seconds, and 'farm worker --model {model}' serves it"
     known = {*stored, *keys.BUILT_IN_MODELS, *(name for worker in workers for name in worker.models)}
     return did_you_mean([model], sorted(known), f"'farm worker --model {model}=SOURCE' serves it")
 

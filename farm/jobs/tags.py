@@ -16,6 +16,7 @@ from farm.errors import InvalidInput
 from farm.jobs.conditioning import Reading
 from farm.jobs.faults import invalid, quoted
 from farm.jobs.loras import LoraUse
+from farm.jobs.numbers import number
 
 _TAG = re.compile(r"<(?:lora|lyco):([^>]+)>")
 _ANY_TAG = re.compile(r"<(?=\w+:[^>]+>)")
@@ -55,9 +56,9 @@ def nearly(prompt: str) -> Iterator[tuple[str, str]]:
             yield found.group(), _meant(found["name"], found["number"] or "1")
 
 
-def _meant(name: str, number: str) -> str:
+def _meant(name: str, weight: str) -> str:
     try:
-        return written([_read("", f"{name}:{number}")])
+        return written([_read("", f"{name}:{weight}")])
     except InvalidInput:
         return "<lora:NAME:1>"
 
@@ -86,8 +87,8 @@ def _numbers(use: LoraUse) -> str:
     return _exactly(use.text) if use.text == use.unet else f"{_exactly(use.text)}:{_exactly(use.unet)}"
 
 
-def _exactly(number: float) -> str:
-    return f"{number:g}" if float(f"{number:g}") == number else repr(number)
+def _exactly(weight: float) -> str:
+    return f"{weight:g}" if float(f"{weight:g}") == weight else repr(weight)
 
 
 def _read(tag: str, inside: str) -> LoraUse:
@@ -106,7 +107,7 @@ def _read(tag: str, inside: str) -> LoraUse:
     text = named.get("te", numbers[0] if numbers else "1")
     unet = named.get("unet", numbers[1] if len(numbers) > 1 else text)
     try:
-        return LoraUse(name=name.strip(), text=float(text), unet=float(unet), by="tag")
+        return LoraUse(name=name.strip(), text=number(text), unet=number(unet), by="tag")
     except ValidationError as error:
         raise _refused(tag, str(invalid(error))) from error
     except ValueError as error:

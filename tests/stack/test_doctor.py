@@ -146,7 +146,7 @@ def test_a_model_that_the_farm_keeps_is_mended_in_the_farm(running: Running, tmp
     ledger.depart("local-1")
     ledger.close()
     mends = "'farm models add kept=SOURCE --replace', or 'farm models remove kept'"
-    assert unserved["models"]["mend"] == "'farm worker --model kept' serves it; or cancel the jobs"
+    assert unserved["models"]["mend"].endswith("'farm worker --model kept' serves it; or cancel the jobs")
     assert alone["workers"]["mend"] == mends
     assert alone["models"]["mend"] == f"{mends}; or cancel the jobs"
     assert both["workers"]["mend"].startswith(f"{mends}; of a worker's own, mend the model")

@@ -24,8 +24,11 @@ def _said(error: Exception) -> tuple[str, str | None]:
 
 
 def first_line(error: Exception) -> str:
-    """What an error says, as one line."""
-    return (str(error) or type(error).__name__).strip().splitlines()[0]
+    """What an error says, as one line: the second of its lines too, where the first one only introduces it."""
+    if isinstance(error, KeyError):  # which says no more than the key
+        return f"there is no {error}"
+    first, *more = (str(error) or type(error).__name__).strip().splitlines()
+    return f"{first} {more[0].strip()}" if more and first.endswith(":") else first
 
 
 def recognised(path: Path) -> tuple[str, str] | None:

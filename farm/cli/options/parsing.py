@@ -10,6 +10,7 @@ import click
 
 from farm.errors import InvalidInput
 from farm.jobs.faults import quoted
+from farm.jobs.numbers import number
 
 T = TypeVar("T")
 
@@ -112,6 +113,6 @@ def _pair(text: str, option: str) -> tuple[str, str]:
 
 def _number(text: str, option: str, *, of: str) -> float:
     try:
-        return float(text)
+        return number(text)
     except ValueError:
         raise InvalidInput(f"{of} is {text.strip()!r:.40}, which is not a number", field=option) from None

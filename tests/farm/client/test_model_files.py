@@ -234,8 +234,10 @@ def test_what_is_no_model_is_told(tmp_path: Path, damage: Callable[[Path], objec
 def test_a_file_that_is_no_checkpoint_is_told(tmp_path: Path) -> None:
     lora = write_weights(tmp_path / "lora.safetensors", {"lora_unet_mid.lora_down.weight": (1, 1)})
     unet = write_weights(tmp_path / "unet.safetensors", {"down_blocks.0.weight": (1, 1)})
+    empty = write_weights(tmp_path / "empty.safetensors", {})
     (tmp_path / "old.ckpt").touch()
     for source, said in {
+        str(empty): "empty.safetensors has no weights .*fetch it again",
         str(lora): "is a LoRA, and no whole model",
         str(unet): "its weights have names such as 'down_blocks.0.weight'",
         str(tmp_path / "old.ckpt"): "is pickled, which can run code",

@@ -29,7 +29,8 @@ WHY: dict[str, tuple[str, list[WorkerInfo], str | None]] = {
     "kept": (
         "mine",
         [],
-        "no live worker serves the model 'mine'; its jobs wait until one does ('farm worker --model mine' serves it)",
+        "no live worker serves the model 'mine'; its jobs wait until one does (workers without --model take it up "
+        "within seconds, and 'farm worker --model mine' serves it)",
     ),
     "built in": ("sd14", [], "its jobs wait until one does ('farm worker --model sd14' serves it)"),
     "mistyped": ("minimla", [], "(did you mean 'minimal'? 'farm worker --model minimla=SOURCE' serves it)"),

@@ -58,6 +58,8 @@ def test_tags_are_read_as_a1111_reads_them(prompt: str, text: str, unet_and_text
     ("prompt", "said"),
     [
         ("<lora:detail:much>", "prompt: '<lora:detail:much>' has a weight that is not a number"),
+        ("<lora:detail:1_0>", "prompt: '<lora:detail:1_0>' has a weight that is not a number"),
+        ("<lora:detail:٣>", "prompt: '<lora:detail:٣>' has a weight that is not a number"),
         ("<lora:detail:nan>", "prompt: '<lora:detail:nan>' unet: nan: input should be a finite number"),
         ("<lora:detail:101>", "prompt: '<lora:detail:101>' unet: 101.0: input should be less than or equal to 100"),
         ("<lora:../x:1>", "prompt: '<lora:../x:1>' name: '../x' cannot name a LoRA"),
