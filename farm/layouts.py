@@ -75,6 +75,8 @@ _PIPELINES = (
 _MARKS = ("", ".fp16")
 _SHARD = re.compile(r"\w[\w.-]*\.safetensors")
 _MAX_SHARDS = 1_000
+_MAX_NOISE_LEVELS = 100_000
+"""So many fit into memory."""
 
 
 def parts_of(unet: Mapping[str, Any]) -> tuple[str, ...]:
@@ -104,6 +106,16 @@ def unfit(folder: Path, read: Callable[[Path], Mapping[str, Any]]) -> Fault | No
     for name in parts:
         if PARTS[name].stem and (said := _of_another_class(name, class_of(read(folder / name / CONFIG)), CONFIG)):
             return said, ONLY_SD
+    return _unscheduled(read(folder / "scheduler" / "scheduler_config.json"))
+
+
+def _unscheduled(scheduler: Mapping[str, Any]) -> Fault | None:
+    """Why a model cannot be followed over the noise levels that it was trained on; None if it may be."""
+    if scheduler.get("use_flow_sigmas") or "FlowMatch" in str(scheduler.get("_class_name")):
+        return "is trained by flow matching", ONLY_SD
+    levels = scheduler.get("num_train_timesteps", 1_000)
+    if not isinstance(levels, int) or isinstance(levels, bool) or not 1 <= levels <= _MAX_NOISE_LEVELS:
+        return f"says that it was trained on {levels!r:.40} noise levels", None
     return None
 
 

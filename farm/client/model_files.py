@@ -20,11 +20,12 @@ from farm.client.headers import Shapes, read_header
 from farm.client.model_options import Given
 from farm.disguises import CONVERT, LOOK_AT, disguise
 from farm.errors import InvalidInput
+from farm.jobs import defaults
 from farm.keys import MODEL_CONFIG, MODEL_FILE, PICKLED_WEIGHTS, WEIGHTS
 from farm.layouts import INDEX, PARTS, STEMS, UNET, VAE
 
 _FIELD = "SOURCE"
-_OF_THE_WHOLE = (INDEX, "farm.json", "preview.json")
+_OF_THE_WHOLE = (INDEX, defaults.FILE, "preview.json")
 _TEXTS = (".json", "merges.txt")
 _ATTENTION = re.compile(r".*\.attn2\.to_k\.weight")
 _OF_SDXL = ("add_embedding.", "model.diffusion_model.label_emb.")
@@ -112,9 +113,7 @@ def _folder(folder: Path, *, has_vae: bool) -> LocalModel:
         )
         raise _refused(f"{folder} is no model: it has no {INDEX}", hint=hint)
     parts, unet = _parts(folder), dict[str, tuple[int, ...]]()
-    files = {name: folder / name for name in _OF_THE_WHOLE if (folder / name).is_file()}
-    for path in files.values():
-        _read_json(path)
+    files = _of_the_whole(folder)
     for part in parts:
         if part in STEMS and not (has_vae and part == VAE):
             weights = _weights(folder, part)
@@ -122,6 +121,19 @@ def _folder(folder: Path, *, has_vae: bool) -> LocalModel:
             files |= {f"{part}/{path.name}": path for path in weights.files}
         files |= _texts(folder / part, under=f"{part}/")
     return LocalModel("folder", _kind(unet), str(folder), _checked(files))
+
+
+def _of_the_whole(folder: Path) -> dict[str, Path]:
+    """What says something of the whole model in a folder. Raises `InvalidInput` for what no worker could read."""
+    files = {name: folder / name for name in _OF_THE_WHOLE if (folder / name).is_file()}
+    for name, path in files.items():
+        said = _read_json(path)
+        if name == defaults.FILE:
+            try:
+                defaults.read_defaults(said)
+            except InvalidInput as error:
+                raise _refused(f"{path} is malformed: {error}") from error
+    return files
 
 
 def _parts(folder: Path) -> tuple[str, ...]:
@@ -150,7 +162,7 @@ def _single_file(file: GivenFile, config: Path | None, *, has_vae: bool) -> Loca
         if not (config / INDEX).is_file():
             raise _refused(f"{config} has no {INDEX}", hint="#config= names a folder in diffusers' layout")
         parts = _parts(config)
-        files |= {f"{MODEL_CONFIG}/{name}": config / name for name in _OF_THE_WHOLE if (config / name).is_file()}
+        files |= {f"{MODEL_CONFIG}/{name}": path for name, path in _of_the_whole(config).items()}
         for part in parts:
             files |= _texts(config / part, under=f"{MODEL_CONFIG}/{part}/")
     if lacks := layouts.lacking_in_file(shapes, [part for part in parts if not (has_vae and part == VAE)]):

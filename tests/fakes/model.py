@@ -6,10 +6,10 @@ from dataclasses import dataclass, field
 
 import torch
 
+from farm.jobs.defaults import Defaults
 from worker.diffusion.adapters import Stack
 from worker.families.family import Family
 from worker.families.sd import SD
-from worker.models.model import Defaults
 
 
 @dataclass(frozen=True, eq=False)

@@ -10,14 +10,12 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from pydantic import ValidationError
-
 from farm import layouts
 from farm.disguises import CONVERT
-from farm.errors import ModelError
-from farm.jobs.faults import invalid
-from farm.jobs.framing import FRAMING, Framing
-from farm.jobs.spec import MAX_GUIDANCE, MAX_SIDE, MIN_SIDE
+from farm.errors import InvalidInput, ModelError
+from farm.jobs import defaults
+from farm.jobs.defaults import Defaults
+from farm.jobs.spec import MAX_SIDE, MIN_SIDE
 from farm.keys import PICKLED_WEIGHTS, WEIGHTS
 from farm.layouts import INDEX, ONLY_SD
 from worker.families.every import family_of
@@ -25,7 +23,6 @@ from worker.families.family import Family
 from worker.models.bounds import check_numbers
 from worker.models.disguises import recognised
 from worker.models.kinds import EXTRA_CHANNELS, WHOLE_IS_NEEDED, check_kind
-from worker.models.model import Defaults
 from worker.models.weights import fault_in, read_shapes
 
 FETCHING_CODE = ("auto_map", "attn_implementation", "_attn_implementation", "quantization_config")
@@ -36,36 +33,25 @@ _OF_LATENTS = ("latents_mean", "latents_std")
 """Of an autoencoder: what its latents are shifted and scaled by besides its `scaling_factor`."""
 _LIBRARIES: Sequence[list[str | None]] = ([], [None], ["diffusers"], ["transformers"], ["stable_diffusion"])
 
-MAX_LOSS_SCALE = 1_000.0
 _MAX_JSON_BYTES = 4 * 2**20
-_MAX_TRAINING_STEPS = 100_000
 _FEWEST_TOKENS = 3  # both marks, and one between them
 
 
-def read_defaults(directory: Path, family: Family) -> Defaults:
-    """What suits a model, by its `farm.json`, such as {"guidance": 4.0, "loss_scale": 0.5}; each may be left out.
+def defaults_in(directory: Path, family: Family) -> Defaults:
+    """What suits a model, by its `farm.json` if it has one.
 
-    One of a family that is told how a picture was framed may say that too, such as {"original_size": "4096x4096"}.
-    Raises `ModelError` if the file is malformed, or says what a job may not.
+    Raises `ModelError` if the file is malformed, or says what a job may not, or what models of the family are not told.
     """
-    path = directory / "farm.json"
+    path = directory / defaults.FILE
     if not path.is_file():
         return Defaults()
     try:
-        said = _json(path)
-        guidance = float(said.get("guidance", Defaults.guidance))
-        losses = float(said.get("loss_scale", Defaults.losses))
-        framing = Framing.model_validate({field: said[field] for field in FRAMING if field in said}).told
-    except ValidationError as error:
-        raise ModelError(f"{path} is malformed: {invalid(error)}") from error
-    except (OSError, ValueError, TypeError, AttributeError, OverflowError) as error:
+        found = defaults.read_defaults(_json(path))
+    except (OSError, ValueError, AttributeError, InvalidInput) as error:
         raise ModelError(f"{path} is malformed: {error}") from error
-    for what, number, most in (("guidance", guidance, MAX_GUIDANCE), ("loss_scale", losses, MAX_LOSS_SCALE)):
-        if not 0 <= number <= most:
-            raise ModelError(f"{path} is malformed: a {what} of {number:g} is not between 0 and {most:g}")
-    if framing and not family.reads_frame:
-        raise ModelError(f"{path} says {next(iter(framing))}, which models of {family.title} are not told")
-    return Defaults(guidance, losses, framing)
+    if found.framing and not family.reads_frame:
+        raise ModelError(f"{path} says {next(iter(found.framing))}, which models of {family.title} are not told")
+    return found
 
 
 @dataclass(frozen=True)
@@ -92,7 +78,6 @@ def check(name: str, directory: Path) -> Layout:
     unet = read_json(name, directory / layouts.UNET / layouts.CONFIG)
     family = family_of(unet)
     scheduler = read_json(name, directory / "scheduler" / "scheduler_config.json")
-    check_schedule(name, scheduler)
     for component in family.parts:
         check_numbers(name, component, read_json(name, directory / component / layouts.CONFIG))
     _check_unet(name, family, unet)
@@ -120,13 +105,6 @@ def check_no_code(name: str, directory: Path) -> None:
                 f"{path} of the model '{name}' asks for {what}, which is not loaded here",
                 hint="no model may bring code; remove it if the model works without",
             )
-
-
-def check_schedule(name: str, scheduler: Mapping[str, Any]) -> None:
-    """Raise `ModelError` unless the model was trained on a number of noise levels that fits into memory."""
-    levels = scheduler.get("num_train_timesteps", 1_000)
-    if not isinstance(levels, int) or isinstance(levels, bool) or not 1 <= levels <= _MAX_TRAINING_STEPS:
-        raise ModelError(f"the model '{name}' says that it was trained on {levels!r:.40} noise levels")
 
 
 def check_configs(name: str, family: Family, unet: Any, vae: Any, encoders: Sequence[Any]) -> None:

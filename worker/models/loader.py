@@ -176,7 +176,7 @@ class ModelLoader:
             vae_factor=vae_factor,
             default_width=side,
             default_height=side,
-            defaults=layout.read_defaults(directory, parts.layout.family),
+            defaults=layout.defaults_in(directory, parts.layout.family),
             size=sum(map(_bytes_of, parts.modules.values())),
         )
 

@@ -12,7 +12,7 @@ from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
 from torch import Tensor
 from transformers import CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
 
-from farm.jobs.spec import Corner, PixelSize
+from farm.jobs.defaults import Defaults
 from worker.diffusion.adapters import Stack
 from worker.diffusion.adapting import Adapting
 from worker.diffusion.additions import Additions, Kind
@@ -35,17 +35,6 @@ class MemoryProfile:
     row: int
     picture: int
     gradient: int
-
-
-@dataclass(frozen=True)
-class Defaults:
-    """What suits a model, for jobs that do not say."""
-
-    guidance: float = 7.5
-    losses: float = 1.0
-    """Times the losses' own scales."""
-    framing: Mapping[str, PixelSize | Corner] = field(default_factory=dict)
-    """What it is told of how a picture was framed, by fields of a job."""
 
 
 class UNetForward(Protocol):

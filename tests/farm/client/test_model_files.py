@@ -131,6 +131,11 @@ def without(*files: str) -> Callable[[Path], None]:
     return take
 
 
+def holding(file: str, **content: Any) -> Callable[[Path], object]:
+    """A file of JSON holds this."""
+    return lambda folder: write_json(folder / file, content)
+
+
 def naming(**parts: Any) -> Callable[[Path], object]:
     """Another index; None takes a part out."""
 
@@ -202,6 +207,13 @@ REFUSED: dict[Callable[[Path], object], str] = {
     without(SCHEDULER, "vae/config.json"): r"has no vae/config.json and no scheduler/scheduler_config.json \(",
     without("unet/config.json"): r"model has no unet/config.json \(",
     without("text_encoder/model.safetensors"): r"has no .safetensors weights in text_encoder \(",
+    holding("farm.json", guidance="lots"): r"farm.json is malformed: could not convert string to float: 'lots'",
+    holding("farm.json", loss_scale=1e400): r"farm.json is malformed: a loss_scale of inf is not between 0 and 1000",
+    holding("farm.json", crop="x"): r"farm.json is malformed: crop: ",
+    holding(SCHEDULER, _class_name="FlowMatchEulerDiscreteScheduler"): r"is trained by flow matching \(use a text-to",
+    holding(SCHEDULER, use_flow_sigmas=True): r"is trained by flow matching",
+    holding(SCHEDULER, num_train_timesteps=-4): r"says that it was trained on -4 noise levels",
+    holding(SCHEDULER, num_train_timesteps="x"): r"says that it was trained on 'x' noise levels",
     naming(tokenizer=None): r"has no tokenizer in its model_index.json \(use a text-to-image model",
     naming(vae=[None, None]): r"has no vae in its model_index.json",
     naming(text_encoder=["transformers", "T5EncoderModel"]): r"has as its text_encoder T5EncoderModel, not CLIPTextMod",

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from farm.errors import InvalidInput
+from farm.jobs.defaults import Defaults
 from farm.jobs.spec import Corner, PixelSize
 from tests.worker.diffusion.loop import Job, distance, render_by_diffusers
 from tests.worker.engine.conftest import spec_of
@@ -19,7 +20,7 @@ from worker.engine.preparing import prepare
 from worker.engine.request import RenderRequest, resolve
 from worker.families.family import Frame, Size
 from worker.families.sdxl import SDXLConditioning
-from worker.models.model import Defaults, LoadedModel
+from worker.models.model import LoadedModel
 
 Requests = Callable[..., RenderRequest]
 

@@ -14,13 +14,13 @@ import torch
 from farm import layouts
 from farm.client.model_files import look_at
 from farm.errors import ModelError
+from farm.jobs.defaults import Defaults
 from farm.jobs.spec import PixelSize
 from tests.tiny import build_tiny_xl
 from worker.families.every import FAMILIES
 from worker.families.sdxl import SDXL
 from worker.models.device import Placement, place
 from worker.models.loader import ModelLoader
-from worker.models.model import Defaults
 from worker.models.registry import LocalDirectory
 
 

@@ -15,6 +15,7 @@ from safetensors.torch import load_file, save_file
 from transformers import CLIPTokenizer
 
 from farm.errors import InvalidInput, ModelError, ModelUnavailable, StorageError
+from farm.jobs.defaults import Defaults
 from tests.tiny import LMS_CONFIG, PNDM_CONFIG, build_tiny_model
 from tests.worker.models.original_layout import write_original_checkpoint
 from worker.diffusion.preview import PreviewMap
@@ -22,7 +23,6 @@ from worker.diffusion.schedules import read_schedule
 from worker.models import loader as loader_module
 from worker.models.device import place
 from worker.models.loader import ModelLoader
-from worker.models.model import Defaults
 from worker.models.registry import Bucket, LocalDirectory, SingleFile, parse_source
 
 
