@@ -10,6 +10,7 @@ from urllib.parse import urlsplit
 
 from farm.bucket.s3_errors import blaming_the_environment
 from farm.errors import InvalidInput
+from farm.host import patience
 from farm.settings import Settings
 
 DEFAULT_REGION = "us-east-1"
@@ -70,7 +71,7 @@ def client(settings: Settings, endpoint: str | None) -> Any:
 def _made(session: Any, settings: Settings, endpoint: str | None) -> Any:
     from botocore.config import Config
 
-    return session.client(
+    made = session.client(
         "s3",
         endpoint_url=endpoint,
         region_name=session.region_name or DEFAULT_REGION,
@@ -88,6 +89,11 @@ def _made(session: Any, settings: Settings, endpoint: str | None) -> Any:
             proxies={} if is_loopback(endpoint) else None,  # this machine is never behind its own proxy
         ),
     )
+    server = f"S3 at {endpoint or 'AWS'}"
+    made.meta.events.register("before-call.s3", lambda **_: patience.asked(server))
+    for end in ("after-call.s3", "after-call-error.s3"):
+        made.meta.events.register(end, lambda **_: patience.answered())
+    return made
 
 
 def in_parts() -> Any:

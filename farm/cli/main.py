@@ -20,6 +20,7 @@ from farm.cli import streams
 from farm.cli.lazy import LazyCommand, LazyGroup
 from farm.cli.view.output import JSON_WANTED, note
 from farm.errors import FarmError
+from farm.host import patience
 
 INTERRUPTED = 130
 
@@ -124,6 +125,7 @@ def farm() -> None:
 def main() -> None:
     """Run the command line."""
     streams.settle()
+    patience.tell_of_silence(note)
     with streams.written():
         farm(prog_name="farm")
 

@@ -30,6 +30,7 @@ import redis
 from redis.backoff import ExponentialBackoff
 from redis.retry import Retry
 
+from farm.host.patience import asking
 from farm.ledger.redis_errors import unavailable
 from farm.settings import Settings
 
@@ -75,7 +76,8 @@ class Connection:
     @contextmanager
     def _talking(self) -> Iterator[None]:
         try:
-            yield
+            with asking(f"Redis at {self.address}"):
+                yield
         except redis.RedisError as error:
             raise unavailable(self.address, error) from error
 
