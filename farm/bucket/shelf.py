@@ -93,8 +93,6 @@ class Shelf(Generic[K]):
         try:
             found = self.kind.model_validate_json(storage.get(key, limit=MAX_MANIFEST_BYTES))
         except ObjectMissing as error:
-            if name in self.built_in:
-                raise ModelError(f"'{name}' comes with the farm, which does not keep it in its bucket") from error
             raise self.lacks(name, self.manifests(storage)) from error
         except ValidationError as error:
             raise ObjectDamaged(f"{key} is not a {self.what}'s manifest: {invalid(error)}") from error
@@ -109,9 +107,12 @@ class Shelf(Generic[K]):
     def lacks(self, name: str, known: Collection[str]) -> ModelError:
         """The error to raise where the farm should keep something of this name, and does not: one of those that are
         `known`, or come with the farm, may be meant."""
+        if name in self.built_in:
+            return ModelError(f"'{name}' comes with the farm, which does not keep it in its bucket")
         otherwise = f"'{self.command} add {name}={self.added_from}' adds it; '{self.command}' lists them"
         return ModelError(
-            f"the farm keeps no {self.what} '{name}'", hint=did_you_mean([name], [*known, *self.built_in], otherwise)
+            f"the farm keeps no {self.what} {name!r:.80}",
+            hint=did_you_mean([name], [*known, *self.built_in], otherwise),
         )
 
     def manifests(self, storage: Storage) -> dict[str, str]:

@@ -6,6 +6,7 @@ from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 
 from farm import keys
+from farm.alike import did_you_mean
 from farm.errors import WorkerNotFound
 from farm.jobs.status import WorkerInfo
 from farm.ledger.ledger import Ledger
@@ -54,5 +55,6 @@ def _name(one: str, live: Sequence[WorkerInfo], known: Collection[str]) -> str:
     if one in known:
         return one
     name = keys.worker_name(one)
-    hint = f"there is another process of that name: name it '{name}'" if name in known else "'farm workers' lists them"
+    hint = f"there is another process of that name: name it '{name}'" if name in known else None
+    hint = hint or did_you_mean([one], known, "'farm workers' lists them")
     raise WorkerNotFound(f"no live worker is called {one!r:.120}", hint=hint)

@@ -120,6 +120,6 @@ def _check_kept(shelf: Shelf[Any], site: Parts, name: str) -> None:
         raise Refused(
             404,
             f"{shelf.what.lower()}-not-kept",
-            f"the farm keeps no {shelf.what} {name!r:.80}",
-            hint=did_you_mean([name], kept, f"'{shelf.command}' lists them"),
+            shelf.lacks(name, kept).message,
+            hint=None if name in shelf.built_in else did_you_mean([name], kept, f"'{shelf.command}' lists them"),
         )

@@ -742,6 +742,8 @@ def test_workers_are_drained_and_resumed_by_id_or_name(client: FarmClient) -> No
     assert told.stderr == (
         "farm: no live worker is called 'gpu-0-ffff'\n  there is another process of that name: name it 'gpu-0'\n"
     )
+    near = run("workers", "drain", "gpu0", code=1).stderr
+    assert near.endswith("did you mean 'gpu-0' or 'gpu-1'? 'farm workers' lists them\n")
     assert run("workers", "resume", "nobody", code=1).stderr.startswith("farm: no live worker is called 'nobody'\n")
     client.ledger.depart("gpu-1-0a1b")
     assert run("workers", "drain", "gpu-1", code=1).stderr.startswith("farm: no live worker is called 'gpu-1'\n")

@@ -537,6 +537,7 @@ async def test_a_model_is_removed_by_who_may_operate(web: Web, client: FarmClien
         for name in ("mine", "..%2f..", "emoji"):
             gone = await http.delete(f"/api/v1/models/{name}")
             assert gone.status_code == 404, name
+        assert gone.json()["detail"] == "'emoji' comes with the farm, which does not keep it in its bucket"
         keeping.add(client.ledger, client.storage, "mine", str(tmp_path / "mine"))
         gone = await http.delete("/api/v1/models/mnie")
         assert gone.json()["type"] == "urn:render-farm:model-not-kept"
