@@ -44,7 +44,7 @@ _AGAIN_SECONDS = 2.0
 
 @dataclass(frozen=True)
 class Making:
-    """How far the index has been made: so many batches of all that are in the bucket."""
+    """How far the index has been made: so many batches of those in the bucket; of 0 while they are counted."""
 
     done: int
     of: int
@@ -186,6 +186,7 @@ class Feeder:
     def _begin(self, writer: Writer, ledger: Ledger) -> None:
         """See whether the file is this farm's, and whether events have been missed."""
         assert self.bucket is not None
+        self.making = Making(0, 0)  # said before anybody may read the file, and until it is known what is in the bucket
         if writer.noted(BUCKET) not in (None, self.bucket):
             writer.empty()
         cursor = writer.noted(_CURSOR)
@@ -195,6 +196,8 @@ class Feeder:
                 writer.note(_CURSOR, ledger.now())
                 writer.note(_MADE, "")
         self._pieces = None if writer.noted(_MADE) == ALL else self._from_bucket(writer)
+        if self._pieces is None:
+            self.making = None
 
     def _finished(self, ledger: Ledger, jobs: Sequence[str]) -> Sequence[Entry]:
         """Entries of those of the jobs that are done."""

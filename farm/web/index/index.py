@@ -56,12 +56,13 @@ class Index:
         before = int(cursor) if cursor else None
 
         def read() -> Found:
+            making = self.feeder.making  # before the file: what is whole later may not have been when it was read
             total = self._reader.count(asked)
             rows = self._reader.page(asked, before=before, skip=skip, limit=limit + 1)
             shown = rows[:limit]
             following = str(shown[-1][0]) if len(rows) > limit else None
             here = cursor or (str(shown[0][0] + 1) if shown else None)
-            return Found([entry for _, entry in shown], total, here, following, self.feeder.making)
+            return Found([entry for _, entry in shown], total, here, following, making)
 
         return self._asked(read)
 

@@ -62,7 +62,7 @@ class FinishedPicture(BaseModel):
 
 
 class Progress(BaseModel):
-    """How far the index has been made: `done` of `of` batches in the bucket."""
+    """How far the index has been made: `done` of `of` batches in the bucket; of 0 while they are counted."""
 
     done: int
     of: int

@@ -66,7 +66,8 @@ async function search(text, { keep = false } = {}) {
   $("empty").hidden = total > 0;
   $("empty").textContent = found.making ? "The index of pictures is being made." : text ? "No picture is like this." : "No picture yet.";
   if (found.making) {
-    $("found").textContent += `, still looking: ${found.making.done} of ${found.making.of} batches`;
+    const { done, of } = found.making;
+    $("found").textContent += of ? `, still looking: ${done} of ${of} batches` : ", still looking";
     setTimeout(() => mine === turn && scrollY < 100 && !box.open && search(text, { keep: true }), LATER);
   }
   if (!keep) scrollTo(0, 0);

@@ -17,7 +17,8 @@ from farm.client.forget import expire, forget
 from farm.errors import InvalidInput
 from farm.jobs.request import JobRequest
 from farm.web.index import query
-from farm.web.index.feeding import Feeder
+from farm.web.index.database import Reader
+from farm.web.index.feeding import Feeder, Making
 from farm.web.index.index import FILE, Found, Index
 from farm.web.problems import Refused
 from tests.farm.rendering import render
@@ -121,6 +122,32 @@ def test_a_search_has_what_was_done_before_it(client: FarmClient, keeping: Keepi
     rendered(client, {"prompt": "a fox"})
     index.feeder._position.come_to(None)
     assert found(index) == ["an otter"]
+
+
+def test_it_is_said_to_be_made_before_and_while_it_is(
+    client: FarmClient, keeping: Keeping, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever finds nothing meanwhile is to ask again."""
+    rendered(client, {"prompt": "an otter"})
+    index, lists, counts = keeping(), client.storage.list, Reader.count
+    seen: list[Making | None] = []
+
+    def listed(*asked: Any, **options: Any) -> Any:
+        seen.append(page(index).making)
+        return lists(*asked, **options)
+
+    def counted(*asked: Any) -> int:
+        total = counts(*asked)
+        catch_up(index)  # it is made whole at the worst moment
+        return total
+
+    monkeypatch.setattr(client.storage, "list", listed)
+    index.feeder.turn(wait=0)
+    assert seen[0] == Making(0, 0)
+    monkeypatch.setattr(Reader, "count", counted)
+    assert page(index).making is not None
+    monkeypatch.undo()
+    assert (page(index).making, found(index)) == (None, ["an otter"])
 
 
 def test_it_is_found_by_words_labels_settings_and_dates(client: FarmClient, keeping: Keeping) -> None:

@@ -146,10 +146,10 @@ def test_what_is_done_meanwhile_comes_by_itself_and_what_is_forgotten_goes(
 def many(pages: Pages) -> Iterator[str]:
     """A search that finds thousands of pictures, of which there is nothing but what the index says."""
     writer = Writer(pages.home / FILE)
-    entries = [made_up(index).model_copy(update={"mode": "mix"}) for index in range(MANY)]
+    entries = [made_up(index).model_copy(update={"model": "of-many"}) for index in range(MANY)]
     with writer.whole():
         writer.put(entries)
-    yield "/gallery?q=mode:mix%20a"
+    yield "/gallery?q=model:of-many%20a"
     with writer.whole():
         writer.remove(entry.job for entry in entries)
     writer.close()
