@@ -50,7 +50,7 @@ def adapter(
     numbers = torch.Generator().manual_seed(seed)
 
     def factors(layer: nn.Linear | nn.Conv2d) -> Factors:
-        weight = layer.weight
+        weight = layer.weight.float().cpu()
         down = torch.randn((rank, *weight.shape[1:]), generator=numbers)
         up = size * float(weight.std()) / rank**0.5 * torch.randn((len(weight), rank), generator=numbers)
         norm = weight.flatten(1).norm(dim=1) * (1 + 0.3 * torch.rand(len(weight), generator=numbers))

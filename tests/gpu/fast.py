@@ -4,28 +4,38 @@ from __future__ import annotations
 
 import statistics
 import time
+from collections import Counter
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import replace
 from functools import partial
 from typing import Any
+from unittest import mock
 
 import torch
+from torch import nn
+from torch.profiler import ProfilerActivity, profile
 
 from tests.gpu.facts import Facts
 from tests.gpu.subjects import Subjects, requests
 from tests.gpu.works import engine
 from worker.bench import costing, workloads
+from worker.bench.adapting import adapted, can_switch
 from worker.bench.engines import Engines
 from worker.bench.idle import watched
-from worker.bench.measure import flops, measured, peak_flops, times
+from worker.bench.measure import flops, measured, peak_flops, synchronize, times
 from worker.bench.pipelines import Pipelines
 from worker.bench.workloads import Job
 from worker.engine.engine import Engine
 from worker.models.compiled import compiled
 from worker.models.cuda_graphs import with_graphs
+from worker.models.group_norm import ChannelsLastGroupNorm
 from worker.models.model import LoadedModel
 
 _LONGEST = 300.0
+_ADAPTED = 6
+_LONGEST_NAME, _MOST = 100, 16
+"""Of a kernel's name, and of kernels, what is told."""
 ROWS = (2, 4, 8, 16, 32, 64, 128)
 _AGAINST_EAGER, _AGAINST_COMPILED = 3.0, 1.8
 _BESIDE_GIANTS = 3.0
@@ -40,12 +50,15 @@ def run(facts: Facts, subjects: Subjects) -> None:
     bench = _Bench(facts, subjects)
     launched = replace(bench.model, graphed=None)
     facts.attempt("forwards", lambda: bench.forwards(launched, "launched", ROWS if bench.on_gpu else ROWS[:3]))
+    facts.attempt("kernels", lambda: bench.kernels(launched))
     if bench.on_gpu:
         facts.attempt("graphs", lambda: bench.forwards(bench.model, "replayed", ROWS))
+        facts.attempt("group norms", lambda: bench.group_norms(launched))
     facts.attempt("a tick's overhead", bench.overhead)
     facts.attempt("unlike backlog, eager", bench.backlog, seconds=10)
     facts.attempt("a lone job", bench.lone_job)
     facts.attempt("beside giants", bench.beside_giants, seconds=10)
+    facts.attempt("adapters", bench.adapters, seconds=30 if bench.on_gpu else 0)
     facts.attempt("compiling the engine", bench.compile_engine, seconds=60 if bench.on_gpu else 0)
     facts.attempt("compiling the pipeline", bench.compile_pipeline, seconds=60 if bench.on_gpu else 0)
     facts.attempt("unlike backlog, compiled", bench.compiled_backlog, seconds=10)
@@ -88,6 +101,58 @@ class _Bench:
             )
         self._asked(f"{how}: a full batch's share of the peak", max(shares.values()), at_least=_SHARE_OF_PEAK)
 
+    def kernels(self, model: LoadedModel) -> None:
+        """What a full batch's time goes to."""
+        text = model.conditioned(model.prompts.encode(""))
+        kind = ProfilerActivity.CUDA if self.on_gpu else ProfilerActivity.CPU
+        with profile(activities=[kind]) as profiled:
+            costing.forward(model, text, self._subjects.rows)
+            synchronize()
+        took = Counter[str]()
+        for one in profiled.key_averages():
+            took[one.key[:_LONGEST_NAME]] += one.self_device_time_total if self.on_gpu else one.self_cpu_time_total
+        shares = {name: f"{100 * microseconds / took.total():.1f} %" for name, microseconds in took.most_common(_MOST)}
+        self._facts.figure("kernels of a full batch", **shares)
+
+    def group_norms(self, model: LoadedModel) -> None:
+        """A full batch with the farm's own group norms, and with PyTorch's."""
+        text = model.conditioned(model.prompts.encode(""))
+        own, theirs = [], []
+        for _ in range(3):
+            own += times(lambda: costing.forward(model, text, self._subjects.rows), repeats=2)
+            with mock.patch.object(ChannelsLastGroupNorm, "forward", nn.GroupNorm.forward):
+                theirs += times(lambda: costing.forward(model, text, self._subjects.rows), repeats=2)
+        ratios = [other / one for one, other in zip(own, theirs, strict=True)]
+        self._facts.figure(
+            "group norms: times as fast as with PyTorch's",
+            value=statistics.median(ratios),
+            spread=[min(ratios), max(ratios)],
+            ms=[1e3 * statistics.median(own), 1e3 * statistics.median(theirs)],
+        )
+
+    def adapters(self) -> None:
+        """Jobs each under an adapter of its own, beside the same without, and beside diffusers switching adapters."""
+        plain = workloads.alike(self.model, _ADAPTED, steps=self._subjects.steps, sampler="euler")
+        jobs = adapted(self.model, plain)
+        engines = Engines(self.model, self._subjects.rows, self._subjects.rows // 2)
+        arms: dict[str, Callable[..., Any]] = {
+            "with": partial(engines.mixed, jobs),
+            "without": partial(engines.mixed, plain),
+        }
+        for arm in arms.values():
+            arm(time.monotonic)
+        with self._pipelines.switching(jobs) if can_switch() else nullcontext() as switching:
+            arms |= {"switching": switching} if switching else {}
+            seconds = {name: [measured(arm).seconds for _ in range(2)] for name, arm in arms.items()}
+        best = {name: min(some) for name, some in seconds.items()}
+        self._facts.figure("under adapters: times what it takes without", value=best["with"] / best["without"])
+        if switching:
+            self._facts.figure(
+                "under adapters: times as fast as the pipeline that switches them",
+                value=best["switching"] / best["with"],
+                seconds=seconds,
+            )
+
     def overhead(self) -> None:
         """What a tick takes beside the model's kernels, and how long the device has nothing of the model to do."""
         slots = self._subjects.rows // 2
@@ -129,7 +194,7 @@ class _Bench:
 
     def compile_pipeline(self) -> None:
         began = time.monotonic()
-        pipelines = self._make_pipelines(compiled="max-autotune-no-cudagraphs" if self.on_gpu else "default")
+        pipelines = self._make_pipelines(compiled="reduce-overhead" if self.on_gpu else "default")
         pipelines.job_by_job(workloads.alike(self.model, 1, steps=2), time.monotonic, memoised=True)
         self._compiled_pipelines = pipelines
         self._facts.figure("compiling the pipeline", seconds=time.monotonic() - began)

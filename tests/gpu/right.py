@@ -8,7 +8,8 @@ from concurrent.futures import Future
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch.nn import functional as F
 
 from farm.jobs.spec import SAMPLERS, SamplerName
 from tests.gpu.facts import Facts
@@ -22,6 +23,7 @@ from worker.engine.preparing import prepare
 from worker.engine.request import Pixels, RenderRequest
 from worker.engine.rows import run_step
 from worker.models.device import place
+from worker.models.group_norm import ChannelsLastGroupNorm, keep_channels_last
 from worker.models.model import LoadedModel
 
 _TOLERANCE = 1e-3
@@ -35,6 +37,8 @@ def run(facts: Facts, subjects: Subjects) -> None:
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
     facts.attempt("float32", lambda: _float32(facts, subjects))
     facts.attempt("bfloat16", lambda: _bfloat16(facts, subjects), seconds=5)
+    if not subjects.is_rehearsal:
+        facts.attempt("group norms", lambda: _group_norms(facts, subjects.device))
 
 
 def _float32(facts: Facts, subjects: Subjects) -> None:
@@ -44,6 +48,26 @@ def _float32(facts: Facts, subjects: Subjects) -> None:
         one, other = (_latents(model, _one_job(model, subjects.steps, sampler)) for model in (here, on_cpu))
         error = float((one - other).abs().max() / other.abs().max())
         facts.check(f"float32 as on the CPU, {sampler}", error <= _TOLERANCE, error=error, at_most=_TOLERANCE)
+
+
+def _group_norms(facts: Facts, device: torch.device) -> None:
+    """The farm's own, which keep channels_last, beside PyTorch's: how far both are from those of float64."""
+    draw = torch.Generator().manual_seed(0)
+    for dtype in (torch.float32, torch.bfloat16, torch.float16):
+        for shape, groups, mean in (((3, 320, 64, 64), 32, 1), ((2, 48, 13, 17), 16, 50), ((5, 2560, 8, 8), 32, 0)):
+            norm = nn.GroupNorm(groups, shape[1])
+            nn.init.normal_(norm.weight, generator=draw), nn.init.normal_(norm.bias, generator=draw)
+            x = (mean + torch.randn(shape, generator=draw)).to(device, dtype, memory_format=torch.channels_last)
+            norm.to(device, dtype).requires_grad_(False)
+            theirs = norm(x)
+            keep_channels_last(norm)
+            truth = F.group_norm(x.double(), groups, norm.weight.double(), norm.bias.double(), norm.eps)
+            errors = [float((out.double() - truth).norm() / truth.norm()) for out in (norm(x), theirs)]
+            is_own = isinstance(norm, ChannelsLastGroupNorm) and norm(x).is_contiguous(
+                memory_format=torch.channels_last
+            )
+            name = f"group norm of {'×'.join(map(str, shape))}, {str(dtype).removeprefix('torch.')}"
+            facts.check(name, is_own and errors[0] <= max(2 * errors[1], 1e-6), error=errors[0], pytorch=errors[1])
 
 
 def _one_job(model: LoadedModel, steps: int, sampler: SamplerName) -> Job:

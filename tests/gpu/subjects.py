@@ -14,10 +14,12 @@ from typing import Any, Literal
 import torch
 
 from farm.jobs.spec import SAMPLERS, TRACE_LEVELS
-from tests.tiny import build_tiny_model
+from tests import adapters
+from tests.tiny import build_tiny_model, build_tiny_xl
 from worker.bench import workloads
 from worker.bench.weights import random_weights
 from worker.bench.workloads import Job
+from worker.diffusion.adapters import Use
 from worker.diffusion.losses import load_losses
 from worker.engine.request import RenderRequest
 from worker.models.device import Placement, place
@@ -25,8 +27,9 @@ from worker.models.loader import ModelLoader
 from worker.models.model import LoadedModel
 from worker.models.registry import BUILT_IN, LocalDirectory
 
-Kind = Literal["bundled", "shaped"]
-"""The model that comes along, which was trained, and random weights of Stable Diffusion 1.4's shape."""
+Kind = Literal["bundled", "sdxl", "shaped"]
+"""The model that comes along, which was trained, a small one of SDXL's family, and one of Stable Diffusion 1.4's shape:
+both of random weights."""
 
 
 @dataclass(frozen=True)
@@ -44,17 +47,19 @@ class Subjects:
     @property
     def kinds(self) -> tuple[Kind, ...]:
         """The models to try; in a rehearsal they would be alike."""
-        return ("shaped",) if self.is_rehearsal else ("bundled", "shaped")
+        return ("sdxl", "shaped") if self.is_rehearsal else ("bundled", "sdxl", "shaped")
 
     @property
     def dtype(self) -> torch.dtype:
         """The precision that a worker chooses here."""
         return self._usual.dtype
 
-    @property
-    def dtypes(self) -> tuple[torch.dtype, ...]:
-        """The precisions that GPUs have; a rehearsal takes the one for which the autoencoder keeps another."""
-        return (torch.float16,) if self.is_rehearsal else (torch.bfloat16, torch.float16)
+    def dtypes(self, kind: Kind) -> tuple[torch.dtype, ...]:
+        """The precisions that GPUs have, and older ones of the trained model alone; a rehearsal takes the one for which
+        the autoencoder keeps another."""
+        if self.is_rehearsal:
+            return (torch.float16,)
+        return (torch.bfloat16, torch.float16) if kind == "bundled" else (torch.bfloat16,)
 
     @property
     def rows(self) -> int:
@@ -80,20 +85,21 @@ class Subjects:
         """Where a model's files are."""
         if self.is_rehearsal:
             tiny = self.scratch / kind
-            return tiny if tiny.is_dir() else build_tiny_model(tiny)
+            build = build_tiny_xl if kind == "sdxl" else build_tiny_model
+            return tiny if tiny.is_dir() else build(tiny)
         if kind == "bundled":
             emoji = BUILT_IN["emoji"]
             assert isinstance(emoji, LocalDirectory)
             return emoji.path
-        return random_weights("sd14")
+        return random_weights("small-sdxl" if kind == "sdxl" else "sd14")
 
     def load(self, kind: Kind, placement: Placement) -> LoadedModel:
         """A model, ready to render."""
         return ModelLoader(placement, cache=self.scratch).load(kind, LocalDirectory(self.directory(kind)))
 
     def unlike(self, model: LoadedModel, count: int, *, steps: int | None = None) -> list[Job]:
-        """Jobs no two of which are alike, of 20 to 60 steps, or of so many each."""
-        jobs = workloads.unlike(model, count, sampler=None, share=0.15 if self.is_rehearsal else 1.0)
+        """Jobs no two of which are alike, of 10 to 30 steps, or of so many each."""
+        jobs = workloads.unlike(model, count, sampler=None, share=0.15 if self.is_rehearsal else 0.5)
         return [shortened(job, steps) for job in jobs] if steps else jobs
 
 
@@ -104,8 +110,9 @@ def shortened(job: Job, steps: int) -> Job:
 
 
 def every_kind(model: LoadedModel, steps: int) -> list[Job]:
-    """A job of every sampler, mode, loss and trace level, by what it is."""
+    """A job of every sampler, mode, loss and trace level, with masks and under adapters, by what it is."""
     picture = {"init": Path("picture.png"), "strength": 0.8}
+    masked = {"mode": "img2img", **picture, "mask": Path("mask.png")}
     kinds: dict[str, dict[str, Any]] = {
         **{f"txt2img, {sampler}": {"sampler": sampler} for sampler in SAMPLERS},
         **{f"img2img, {sampler}": {"mode": "img2img", "sampler": sampler, **picture} for sampler in SAMPLERS},
@@ -117,13 +124,29 @@ def every_kind(model: LoadedModel, steps: int) -> list[Job]:
             for loss in load_losses().declarations
         },
         **{f"trace, {level}": {"trace": level} for level in TRACE_LEVELS if level != "none"},
+        "masked": masked,
+        "only what is masked": {**masked, "only_masked": 8},
     }
-    return [
-        workloads.job(model, name, {"prompt": "a red apple", "seed": 7, "steps": steps, **fields})
-        for name, fields in kinds.items()
-    ]
+    usual = {"prompt": "a red apple", "seed": 7, "steps": steps}
+    some = [workloads.job(model, name, {**usual, **fields}) for name, fields in kinds.items()]
+    return [*some, *_adapted(model, workloads.job(model, "under adapters", usual))]
+
+
+def _adapted(model: LoadedModel, job: Job) -> list[Job]:
+    """The job under adapters of several kinds, each by what it is."""
+    kinds: dict[str, dict[str, Any]] = {
+        "attention's": {"unet": adapters.attention},
+        "every layer's": {"text": adapters.everything},
+        "a DoRA": {"unet": adapters.transformers, "magnitude": True},
+    }
+    made = {name: adapters.adapter(model, seed, **of) for seed, (name, of) in enumerate(kinds.items())}
+    some = [replace(job, id=f"adapted, {name}", stack=(Use(one),)) for name, one in made.items()]
+    return [*some, replace(job, id="adapted, two at once", stack=tuple(Use(one, 0.5) for one in [*made.values()][:2]))]
 
 
 def requests(model: LoadedModel, jobs: Sequence[Job], **options: Any) -> list[RenderRequest]:
     """The jobs as the engine takes them."""
-    return [RenderRequest(job.id, job.spec, model, picture=job.picture, **options) for job in jobs]
+    return [
+        RenderRequest(job.id, job.spec, model, picture=job.picture, mask=job.mask, stack=job.stack, **options)
+        for job in jobs
+    ]

@@ -22,6 +22,7 @@ from worker.engine.request import (
     Snapshot,
     Suspended,
 )
+from worker.models.device import memory_of
 from worker.models.memory_profile import highest
 from worker.models.model import LoadedModel
 
@@ -33,7 +34,7 @@ the engine counts on 0.7 of what is free."""
 
 def run(facts: Facts, subjects: Subjects) -> None:
     for kind in subjects.kinds:
-        for dtype in subjects.dtypes:
+        for dtype in subjects.dtypes(kind):
             name = f"{kind}, {_short(dtype)}"
             facts.attempt(name, lambda kind=kind, dtype=dtype, name=name: _tried(facts, subjects, kind, dtype, name))  # type: ignore[misc]
 
@@ -42,6 +43,8 @@ def _tried(facts: Facts, subjects: Subjects, kind: Kind, dtype: torch.dtype, nam
     model = subjects.load(kind, subjects.placement(dtype))
     assert model.memory
     facts.check(f"{name}: loads", True, bytes=model.size, bytes_of_a_row=model.memory.row)
+    if announced := memory_of(subjects.placement(dtype)):
+        facts.figure(f"{name}: the memory that a worker announces", **announced.model_dump())
     _memory(facts, model, subjects, name)
     if model.graphed is not None:
         facts.attempt(f"{name}: replayed", lambda: _replayed(facts, model, subjects, name))

@@ -67,7 +67,11 @@ class Engines:
             one = Served(job.id)
             observer = _Clocked(one, clock)
             request = RenderRequest(
-                job.id, job.spec, model_of(job), picture=job.picture, stack=job.stack, observer=observer
+                *(job.id, job.spec, model_of(job)),
+                picture=job.picture,
+                mask=job.mask,
+                stack=job.stack,
+                observer=observer,
             )
             future = engine.submit(request)
             future.add_done_callback(_note_end(one, clock, free))

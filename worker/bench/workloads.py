@@ -30,11 +30,13 @@ _SOME_IMAGE = InitReference(sha256="0" * 64, extension="png")
 
 @dataclass(frozen=True)
 class Job:
-    """A job for any arm. `picture` is the init image where there is one, `stack` its adapters."""
+    """A job for any arm. `picture` is the init image where there is one, `mask` what is redone of it, `stack` its
+    adapters."""
 
     id: str
     spec: ResolvedSpec
     picture: Image.Image | None = None
+    mask: Image.Image | None = None
     stack: Stack = ()
 
     @property
@@ -100,8 +102,10 @@ def rows(jobs: Sequence[Job]) -> int:
 def job(model: LoadedModel, name: str, fields: dict[str, Any]) -> Job:
     """The job that the fields of a submission ask of a model, which may say its own guidance."""
     request = JobRequest.parse({"guidance": None, **fields})
-    spec = resolve(request.specs(_SOME_IMAGE, default_model=model.name)[0], model, load_losses())
-    return Job(name, spec, _picture(spec) if spec.start.image else None)
+    mask = _SOME_IMAGE if request.mask else None
+    spec = resolve(request.specs(_SOME_IMAGE, default_model=model.name, mask=mask)[0], model, load_losses())
+    picture = _picture(spec) if spec.start.image else None
+    return Job(name, spec, picture, picture.convert("L") if mask and picture else None)
 
 
 def _picture(spec: ResolvedSpec) -> Image.Image:

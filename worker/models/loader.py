@@ -33,6 +33,7 @@ from worker.models.components import Components, read_checkpoint, read_directory
 from worker.models.cuda_graphs import with_graphs
 from worker.models.device import Placement
 from worker.models.disguises import first_line
+from worker.models.group_norm import keep_channels_last
 from worker.models.hub import download
 from worker.models.memory_profile import memory_profile
 from worker.models.model import LoadedModel, UNetForward
@@ -197,6 +198,7 @@ class ModelLoader:
         module.to(self._placement.device)
         if channels_last:
             module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch's stubs lack it
+            keep_channels_last(module)
         module.eval().requires_grad_(False)
 
     def _fetched(self, name: str, url: str) -> Path:

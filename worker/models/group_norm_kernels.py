@@ -1,0 +1,123 @@
+"""Group norm of pictures in channels_last on CUDA, in Triton.
+
+Three kernels: what each tile of pixels says of its channels; from that a factor and an offset for every channel of
+every row; and both applied. Sums are in float32, and tiles are merged by Chan, Golub and LeVeque's formula ("Updating
+Formulae and a Pairwise Algorithm for Computing Sample Variances", 1979), which loses nothing where a mean is large.
+No sum crosses rows and none depends on how many there are, so a row's bits are its own.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+_PIXELS, _CHANNELS = 128, 64
+"""Of a tile. 64 channels of two bytes each are a whole line of the cache."""
+_WARPS = 8
+_TILES_AT_ONCE = 16
+
+
+def group_norm(x: Tensor, groups: int, weight: Tensor, bias: Tensor, eps: float) -> Tensor:
+    """`torch.nn.functional.group_norm` of x [N, C, H, W], which is in channels_last, as the result is.
+
+    Not to be differentiated.
+    """
+    count, channels, height, width = x.shape
+    pixels = height * width
+    tiles, lanes = triton.cdiv(pixels, _PIXELS), triton.cdiv(channels, _CHANNELS)
+    means = torch.empty((2, count, tiles, channels), device=x.device, dtype=torch.float32)
+    affine = torch.empty((2, count, channels), device=x.device, dtype=torch.float32)
+    out = torch.empty_like(x, memory_format=torch.channels_last)
+    size: dict[str, Any] = {"PIXELS": _PIXELS, "CHANNELS": _CHANNELS, "num_warps": _WARPS}
+    grid = (count * tiles, lanes)
+    _tell[grid](x, means[0], means[1], pixels, channels, tiles, **size)
+    each = channels // groups
+    _merge[(count, groups)](
+        *(means[0], means[1], weight, bias, affine[0], affine[1], pixels, channels, tiles, each, eps),
+        PIXELS=_PIXELS,
+        TILES=_TILES_AT_ONCE,
+        EACH=triton.next_power_of_2(each),
+        num_warps=4,
+    )
+    _apply[grid](x, affine[0], affine[1], out, pixels, channels, tiles, **size)
+    return out
+
+
+@triton.jit
+def _tell(x, means, squares, pixels, channels, tiles, PIXELS: tl.constexpr, CHANNELS: tl.constexpr):  # type: ignore[no-untyped-def]
+    """Of each channel of a tile its mean, and the sum of its squared differences from that."""
+    row, tile = tl.program_id(0) // tiles, tl.program_id(0) % tiles
+    pixel = tile * PIXELS + tl.arange(0, PIXELS)
+    channel = tl.program_id(1) * CHANNELS + tl.arange(0, CHANNELS)
+    inside = (pixel < pixels)[:, None] & (channel < channels)[None, :]
+    at = (row.to(tl.int64) * pixels + pixel)[:, None] * channels + channel[None, :]
+    values = tl.load(x + at, mask=inside, other=0.0).to(tl.float32)
+    number = tl.minimum(pixels - tile * PIXELS, PIXELS).to(tl.float32)
+    mean = tl.sum(values, axis=0) / number
+    difference = tl.where(inside, values - mean[None, :], 0.0)
+    to = (row.to(tl.int64) * tiles + tile) * channels + channel
+    tl.store(means + to, mean, mask=channel < channels)
+    tl.store(squares + to, tl.sum(difference * difference, axis=0), mask=channel < channels)
+
+
+@triton.jit
+def _merge(  # type: ignore[no-untyped-def]
+    means,
+    squares,
+    weight,
+    bias,
+    factors,
+    offsets,
+    pixels,
+    channels,
+    tiles,
+    each,
+    eps,
+    PIXELS: tl.constexpr,
+    TILES: tl.constexpr,
+    EACH: tl.constexpr,
+):
+    """A group's mean and variance from its tiles', as a factor and an offset for each of its channels."""
+    row, lane = tl.program_id(0).to(tl.int64), tl.arange(0, EACH)
+    channel = tl.program_id(1) * each + lane
+    number = 1.0 * pixels * each
+    total = tl.zeros((TILES, EACH), tl.float32)
+    for first in range(0, tiles, TILES):
+        tile = first + tl.arange(0, TILES)
+        inside = (tile < tiles)[:, None] & (lane < each)[None, :]
+        size = tl.minimum(pixels - tile * PIXELS, PIXELS).to(tl.float32)[:, None]
+        at = (row * tiles + tile)[:, None] * channels + channel[None, :]
+        total += size * tl.load(means + at, mask=inside, other=0.0)
+    mean = tl.sum(total) / number
+    squared = tl.zeros((TILES, EACH), tl.float32)
+    for first in range(0, tiles, TILES):
+        tile = first + tl.arange(0, TILES)
+        inside = (tile < tiles)[:, None] & (lane < each)[None, :]
+        size = tl.minimum(pixels - tile * PIXELS, PIXELS).to(tl.float32)[:, None]
+        at = (row * tiles + tile)[:, None] * channels + channel[None, :]
+        apart = tl.load(means + at, mask=inside, other=0.0) - mean
+        own = tl.load(squares + at, mask=inside, other=0.0)
+        squared += tl.where(inside, own + size * apart * apart, 0.0)
+    deviation = tl.sqrt_rn(tl.sum(squared) / number + eps)
+    factor = tl.load(weight + channel, mask=lane < each, other=0.0).to(tl.float32) / deviation
+    offset = tl.load(bias + channel, mask=lane < each, other=0.0).to(tl.float32) - mean * factor
+    tl.store(factors + row * channels + channel, factor, mask=lane < each)
+    tl.store(offsets + row * channels + channel, offset, mask=lane < each)
+
+
+@triton.jit
+def _apply(x, factors, offsets, out, pixels, channels, tiles, PIXELS: tl.constexpr, CHANNELS: tl.constexpr):  # type: ignore[no-untyped-def]
+    """A tile's values times their channels' factors, plus their offsets."""
+    row, tile = (tl.program_id(0) // tiles).to(tl.int64), tl.program_id(0) % tiles
+    pixel = tile * PIXELS + tl.arange(0, PIXELS)
+    channel = tl.program_id(1) * CHANNELS + tl.arange(0, CHANNELS)
+    inside = (pixel < pixels)[:, None] & (channel < channels)[None, :]
+    at = (row * pixels + pixel)[:, None] * channels + channel[None, :]
+    factor = tl.load(factors + row * channels + channel, mask=channel < channels, other=0.0)
+    offset = tl.load(offsets + row * channels + channel, mask=channel < channels, other=0.0)
+    values = tl.load(x + at, mask=inside, other=0.0).to(tl.float32) * factor[None, :] + offset[None, :]
+    tl.store(out + at, values.to(out.dtype.element_ty), mask=inside)
