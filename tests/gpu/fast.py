@@ -13,6 +13,8 @@ from typing import Any
 from unittest import mock
 
 import torch
+from diffusers.models.activations import GEGLU
+from diffusers.models.transformers.transformer_2d import Transformer2DModel
 from torch import nn
 from torch.profiler import ProfilerActivity, profile
 
@@ -29,14 +31,20 @@ from worker.bench.workloads import Job
 from worker.engine.engine import Engine
 from worker.models.compiled import compiled
 from worker.models.cuda_graphs import with_graphs
-from worker.models.group_norm import ChannelsLastGroupNorm
+from worker.models.fused import ChannelsLastTransformer, FusedGEGLU, FusedGroupNorm, PointwiseConv2d
 from worker.models.model import LoadedModel
 
 _LONGEST = 300.0
-_ADAPTED = 6
+_ADAPTED = 4
+_FUSED: Sequence[tuple[type[Any], type[Any], str]] = (
+    (FusedGroupNorm, nn.GroupNorm, "forward"),
+    (FusedGEGLU, GEGLU, "forward"),
+    (PointwiseConv2d, nn.Conv2d, "forward"),
+    (ChannelsLastTransformer, Transformer2DModel, "_get_output_for_continuous_inputs"),
+)
 _LONGEST_NAME, _MOST = 100, 16
 """Of a kernel's name, and of kernels, what is told."""
-ROWS = (2, 4, 8, 16, 32, 64, 128)
+ROWS = (2, 4, 8, 16, 32, 64)
 _AGAINST_EAGER, _AGAINST_COMPILED = 3.0, 1.8
 _BESIDE_GIANTS = 3.0
 _SHARE_OF_PEAK, _OVERHEAD = 0.5, 0.05
@@ -53,7 +61,7 @@ def run(facts: Facts, subjects: Subjects) -> None:
     facts.attempt("kernels", lambda: bench.kernels(launched))
     if bench.on_gpu:
         facts.attempt("graphs", lambda: bench.forwards(bench.model, "replayed", ROWS))
-        facts.attempt("group norms", lambda: bench.group_norms(launched))
+        facts.attempt("fused layers", lambda: bench.fused_layers(launched))
     facts.attempt("a tick's overhead", bench.overhead)
     facts.attempt("unlike backlog, eager", bench.backlog, seconds=10)
     facts.attempt("a lone job", bench.lone_job)
@@ -80,7 +88,7 @@ class _Bench:
         self._peak = peak_flops(placement.device, placement.dtype)
         text = self.model.conditioned(self.model.prompts.encode(""), cached=False)
         self._row_flops = flops(lambda: costing.forward(self.model, text, 1))
-        self._jobs = subjects.unlike(self.model, 24 if self.on_gpu else 3)
+        self._jobs = subjects.unlike(self.model, 18 if self.on_gpu else 3)
         self._lone = workloads.alike(self.model, 1, steps=2 * subjects.steps)
         self._compiled: LoadedModel | None = None
         self._compiled_pipelines: Pipelines | None = None
@@ -114,21 +122,24 @@ class _Bench:
         shares = {name: f"{100 * microseconds / took.total():.1f} %" for name, microseconds in took.most_common(_MOST)}
         self._facts.figure("kernels of a full batch", **shares)
 
-    def group_norms(self, model: LoadedModel) -> None:
-        """A full batch with the farm's own group norms, and with PyTorch's."""
+    def fused_layers(self, model: LoadedModel) -> None:
+        """A full batch with the farm's own layers, and with PyTorch's or diffusers' instead of one kind of them."""
         text = model.conditioned(model.prompts.encode(""))
-        own, theirs = [], []
-        for _ in range(3):
-            own += times(lambda: costing.forward(model, text, self._subjects.rows), repeats=2)
-            with mock.patch.object(ChannelsLastGroupNorm, "forward", nn.GroupNorm.forward):
-                theirs += times(lambda: costing.forward(model, text, self._subjects.rows), repeats=2)
-        ratios = [other / one for one, other in zip(own, theirs, strict=True)]
-        self._facts.figure(
-            "group norms: times as fast as with PyTorch's",
-            value=statistics.median(ratios),
-            spread=[min(ratios), max(ratios)],
-            ms=[1e3 * statistics.median(own), 1e3 * statistics.median(theirs)],
-        )
+
+        def seconds() -> float:
+            return statistics.median(times(lambda: costing.forward(model, text, self._subjects.rows), repeats=2))
+
+        for fused, theirs, method in _FUSED:
+            ratios = []
+            for _ in range(2):
+                own = seconds()
+                with mock.patch.object(fused, method, getattr(theirs, method)):
+                    ratios.append(seconds() / own)
+            self._facts.figure(
+                f"{fused.__name__}: times as fast as with {theirs.__name__}",
+                value=statistics.median(ratios),
+                spread=[min(ratios), max(ratios)],
+            )
 
     def adapters(self) -> None:
         """Jobs each under an adapter of its own, beside the same without, and beside diffusers switching adapters."""
@@ -231,8 +242,8 @@ class _Bench:
         """Diffusers' pipeline job by job and the engine, in turn: how many times as fast the engine is."""
         engines = Engines(model, self._subjects.rows, self._subjects.rows // 2)
         arms: list[Callable[..., Any]] = [partial(pipelines.job_by_job, memoised=True), engines.mixed]
-        for arm in arms:
-            arm(jobs[:1], time.monotonic)  # what happens only once is not measured
+        arms[0](jobs[:1], time.monotonic)  # what happens only once is not measured
+        arms[1](jobs, time.monotonic)  # the first forward of each number of rows
         runs = [[measured(partial(arm, jobs)).seconds for arm in arms] for _ in range(repeats if self.on_gpu else 1)]
         ratios = [pipeline / engine for pipeline, engine in runs]
         self._asked(

@@ -5,11 +5,12 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from concurrent.futures import Future
+from copy import deepcopy
 
 import numpy as np
 import torch
+from diffusers.models.activations import GEGLU
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from farm.jobs.spec import SAMPLERS, SamplerName
 from tests.gpu.facts import Facts
@@ -23,7 +24,7 @@ from worker.engine.preparing import prepare
 from worker.engine.request import Pixels, RenderRequest
 from worker.engine.rows import run_step
 from worker.models.device import place
-from worker.models.group_norm import ChannelsLastGroupNorm, keep_channels_last
+from worker.models.fused import fuse
 from worker.models.model import LoadedModel
 
 _TOLERANCE = 1e-3
@@ -38,7 +39,7 @@ def run(facts: Facts, subjects: Subjects) -> None:
     facts.attempt("float32", lambda: _float32(facts, subjects))
     facts.attempt("bfloat16", lambda: _bfloat16(facts, subjects), seconds=5)
     if not subjects.is_rehearsal:
-        facts.attempt("group norms", lambda: _group_norms(facts, subjects.device))
+        facts.attempt("fused layers", lambda: _fused_layers(facts, subjects.device))
 
 
 def _float32(facts: Facts, subjects: Subjects) -> None:
@@ -50,24 +51,32 @@ def _float32(facts: Facts, subjects: Subjects) -> None:
         facts.check(f"float32 as on the CPU, {sampler}", error <= _TOLERANCE, error=error, at_most=_TOLERANCE)
 
 
-def _group_norms(facts: Facts, device: torch.device) -> None:
-    """The farm's own, which keep channels_last, beside PyTorch's: how far both are from those of float64."""
+@torch.no_grad()
+def _fused_layers(facts: Facts, device: torch.device) -> None:
+    """The farm's own layers, which keep channels_last, beside PyTorch's: how far both are from those of float64."""
     draw = torch.Generator().manual_seed(0)
+    norms = (((3, 320, 64, 64), 32, 1), ((2, 48, 13, 17), 16, 50), ((5, 2560, 8, 8), 32, 0))
+    layers: list[tuple[nn.Module, tuple[int, ...], float]] = [
+        *((nn.GroupNorm(groups, shape[1]), shape, mean) for shape, groups, mean in norms),
+        (GEGLU(320, 1280), (3, 4096, 320), 0),
+        (GEGLU(48, 96), (2, 77, 48), 1),
+        (nn.Conv2d(640, 320, 1), (3, 640, 32, 32), 0),
+    ]
     for dtype in (torch.float32, torch.bfloat16, torch.float16):
-        for shape, groups, mean in (((3, 320, 64, 64), 32, 1), ((2, 48, 13, 17), 16, 50), ((5, 2560, 8, 8), 32, 0)):
-            norm = nn.GroupNorm(groups, shape[1])
-            nn.init.normal_(norm.weight, generator=draw), nn.init.normal_(norm.bias, generator=draw)
-            x = (mean + torch.randn(shape, generator=draw)).to(device, dtype, memory_format=torch.channels_last)
-            norm.to(device, dtype).requires_grad_(False)
-            theirs = norm(x)
-            keep_channels_last(norm)
-            truth = F.group_norm(x.double(), groups, norm.weight.double(), norm.bias.double(), norm.eps)
-            errors = [float((out.double() - truth).norm() / truth.norm()) for out in (norm(x), theirs)]
-            is_own = isinstance(norm, ChannelsLastGroupNorm) and norm(x).is_contiguous(
-                memory_format=torch.channels_last
-            )
-            name = f"group norm of {'×'.join(map(str, shape))}, {str(dtype).removeprefix('torch.')}"
-            facts.check(name, is_own and errors[0] <= max(2 * errors[1], 1e-6), error=errors[0], pytorch=errors[1])
+        for layer, shape, mean in layers:
+            x = (mean + torch.randn(shape, generator=draw)).to(device, dtype)
+            x = x.to(memory_format=torch.channels_last) if x.dim() == 4 else x
+            theirs, ours = (deepcopy(layer).to(device, dtype).requires_grad_(False) for _ in range(2))
+            fuse(ours)
+            truth = deepcopy(theirs).double()(x.double())
+            errors = [float((each(x).double() - truth).norm() / truth.norm()) for each in (ours, theirs)]
+            kept = type(ours) is not type(layer) and (x.dim() < 4 or _is_channels_last(ours(x)))
+            name = f"{type(layer).__name__} of {'×'.join(map(str, shape))}, {str(dtype).removeprefix('torch.')}"
+            facts.check(name, kept and errors[0] <= max(2 * errors[1], 2e-6), error=errors[0], pytorch=errors[1])
+
+
+def _is_channels_last(x: Tensor) -> bool:
+    return x.is_contiguous(memory_format=torch.channels_last)
 
 
 def _one_job(model: LoadedModel, steps: int, sampler: SamplerName) -> Job:

@@ -27,6 +27,8 @@ from worker.models.memory_profile import highest
 from worker.models.model import LoadedModel
 
 _LONGEST = 300.0
+_OFF_BY_ROUNDING = 0.02
+"""Of what adapters change: the order of sums differs with the rows that are added to."""
 _FORETOLD = (0.5, 1.4)
 """What forwards take, over what was measured of one row as the model was loaded. Less does no harm but to speed, and
 the engine counts on 0.7 of what is free."""
@@ -48,6 +50,7 @@ def _tried(facts: Facts, subjects: Subjects, kind: Kind, dtype: torch.dtype, nam
     _memory(facts, model, subjects, name)
     if model.graphed is not None:
         facts.attempt(f"{name}: replayed", lambda: _replayed(facts, model, subjects, name))
+        facts.attempt(f"{name}: replayed with adapters", lambda: _replayed_adding(facts, model, subjects, name))
     facts.attempt(f"{name}: every kind of job", lambda: _every_kind(facts, model, subjects, name))
     facts.attempt(f"{name}: resumed", lambda: _resumed(facts, model, subjects, name))
 
@@ -77,6 +80,25 @@ def _replayed(facts: Facts, model: LoadedModel, subjects: Subjects, name: str) -
             one, other = (each.predict(rows, timesteps, conditioning) for each in (model, replace(model, graphed=None)))
             unequal += [count] if not torch.equal(one, other) else []
     facts.check(f"{name}: forwards replayed from graphs give the same bytes", not unequal, unequal_of_rows=unequal)
+
+
+@torch.no_grad()
+def _replayed_adding(facts: Facts, model: LoadedModel, subjects: Subjects, name: str) -> None:
+    """The same of forwards whose rows have adapters: how far from launched ones, as a part of what adapters change."""
+    jobs = [job for job in every_kind(model, subjects.steps) if job.stack]
+    additions = [*(model.adapting.of(job.stack) for job in jobs), None]
+    text = model.conditioned(model.prompts.encode("a cat"))
+    worst, launched = 0.0, replace(model, graphed=None)
+    for count in (1, 2, 6):
+        for turn in (0, 1) * 3:  # the slots of one layout are filled anew each time
+            given = [additions[(turn + row) % len(additions)] for row in range(count)]
+            rows = torch.randn((count, *model.row_shape), device=model.device)
+            timesteps = 999 * torch.rand(count, device=model.device)
+            conditioning = Conditioning.stacked([text] * count)
+            one, other = (each.predict(rows, timesteps, conditioning, given).float() for each in (model, launched))
+            changed = (other - launched.predict(rows, timesteps, conditioning).float()).norm()
+            worst = max(worst, float((one - other).norm() / changed) if changed else float((one - other).norm()))
+    facts.check(f"{name}: forwards with adapters, replayed from graphs", worst <= _OFF_BY_ROUNDING, error=worst)
 
 
 def _every_kind(facts: Facts, model: LoadedModel, subjects: Subjects, name: str) -> None:

@@ -9,6 +9,7 @@ import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 import torch
 
@@ -57,8 +58,6 @@ class Engines:
     def _render(
         self, jobs: Sequence[Job], clock: Callable[[], float], model_of: Callable[[Job], LoadedModel]
     ) -> list[Served]:
-        engine = Engine(load_losses(), max_rows=self.rows, deterministic=self.deterministic)
-        engine.start()
         free = threading.Semaphore(self.slots)
         served: list[Served] = []
         futures: list[Future[Rendered]] = []
@@ -73,14 +72,20 @@ class Engines:
                 stack=job.stack,
                 observer=observer,
             )
-            future = engine.submit(request)
+            future = self._engine.submit(request)
             future.add_done_callback(_note_end(one, clock, free))
             served.append(one)
             futures.append(future)
         for one, future in zip(served, futures, strict=True):
             one.pixels = future.result().pixels
-        engine.stop()
         return served
+
+    @cached_property
+    def _engine(self) -> Engine:
+        """One for all runs, as a worker has it: what a GPU needs for the first forward of a shape is kept by thread."""
+        engine = Engine(load_losses(), max_rows=self.rows, deterministic=self.deterministic)
+        engine.start()
+        return engine
 
 
 class _Clocked(SilentObserver):

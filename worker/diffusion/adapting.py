@@ -47,6 +47,37 @@ class Gathered:
         return self.which, *(tensor for tensors in each for tensor in tensors)
 
 
+class Slots:
+    """Room for what is added for some rows, all in one layout, at addresses that stay: for CUDA graphs."""
+
+    def __init__(self, layout: Layout, rows: int) -> None:
+        self._layout = layout
+        self._room = layout.room(rows)
+        self._which = torch.arange(rows, device=layout.device)
+        self._held: list[ref[Additions] | None] = [None] * rows
+
+    def put(self, rows: Sequence[Additions | None]) -> Gathered:
+        """What is added for these rows, and zero for those without adapters. Only what changed since is copied."""
+        flat, kernels = self._room
+        for index, row in enumerate(rows):
+            adding = row if row is not None and row.kind is not None else None
+            held = self._held[index]
+            if adding is not (held and held()) or (adding is None and held is not None):
+                self._held[index] = ref(adding) if adding else None
+                self._write(index, adding)
+        each = (kernel[: len(rows) * len(kernel) // len(self._held)] for kernel in kernels)
+        layers = self._layout.read(flat[: len(rows)], tuple(each))
+        return Gathered(self._layout.kind, self._which[: len(rows)], layers)
+
+    def _write(self, index: int, row: Additions | None) -> None:
+        flat, kernels = self._room
+        packed = row.packed(self._layout) if row else None
+        flat[index].copy_(packed.flat) if packed else flat[index].zero_()
+        for number, kernel in enumerate(kernels):
+            own = kernel.unflatten(0, (len(self._held), -1))[index]
+            own.copy_(packed.kernels[number]) if packed else own.zero_()
+
+
 class Adapting:
     """Adapters of one UNet. Not safe for use from several threads at once.
 

@@ -195,16 +195,8 @@ class Layout:
 
     def pack(self, additions: Additions) -> Packed:
         """What a job adds, in this layout, padded with zeros."""
-        flat_size = sum(
-            rank * (layer.outputs + (layer.numbers if layer.is_pointwise else 0)) + self._gains(layer)
-            for layer, rank in self.layers.items()
-        )
-        flat = torch.zeros(flat_size, device=self.device, dtype=self.dtype)
-        kernels = tuple(
-            torch.zeros((rank, *layer.inner), device=self.device, dtype=self.dtype)
-            for layer, rank in self.layers.items()
-            if not layer.is_pointwise
-        )
+        flat = torch.zeros(self._numbers, device=self.device, dtype=self.dtype)
+        kernels = self._no_kernels()
         for layer, slot in zip(self.layers, self._read(flat[None], kernels), strict=True):
             added = additions.of(layer.path)
             if added is None:
@@ -225,9 +217,17 @@ class Layout:
         """What is added to each layer, by its path, for some rows."""
         packed = [row.packed(self) for row in rows]
         flat = torch.stack([row.flat for row in packed])
-        kernels = tuple(map(torch.cat, zip(*(row.kernels for row in packed), strict=True)))
-        batched = self._read(flat, kernels)
-        return {layer.path: of_layer for layer, of_layer in zip(self.layers, batched, strict=True)}
+        return self.read(flat, tuple(map(torch.cat, zip(*(row.kernels for row in packed), strict=True))))
+
+    def room(self, rows: int) -> Packed:
+        """Zeros for so many rows, where what is packed of each can be copied to: `flat` [N, numbers], `kernels`
+        [N·rank, in, kh, kw]."""
+        flat = torch.zeros((rows, self._numbers), device=self.device, dtype=self.dtype)
+        return Packed(flat, tuple(kernel.repeat(rows, 1, 1, 1) for kernel in self._no_kernels()))
+
+    def read(self, flat: Tensor, kernels: tuple[Tensor, ...]) -> dict[str, Batched]:
+        """What is packed of some rows, by the paths of layers."""
+        return {layer.path: one for layer, one in zip(self.layers, self._read(flat, kernels), strict=True)}
 
     def _read(self, flat: Tensor, kernels: tuple[Tensor, ...]) -> list[Batched]:
         """Views of what was laid out, for some rows [N, numbers]."""
@@ -249,6 +249,22 @@ class Layout:
                 up = take(layer.outputs, rank)
             found.append(Batched(down, up, take(layer.outputs) if self.kind.has_gains else None))
         return found
+
+    @property
+    def _numbers(self) -> int:
+        """Of one row, all but those of the larger convolutions' `down`."""
+        return sum(
+            rank * (layer.outputs + (layer.numbers if layer.is_pointwise else 0)) + self._gains(layer)
+            for layer, rank in self.layers.items()
+        )
+
+    def _no_kernels(self) -> tuple[Tensor, ...]:
+        """Zeros for the others of one row."""
+        return tuple(
+            torch.zeros((rank, *layer.inner), device=self.device, dtype=self.dtype)
+            for layer, rank in self.layers.items()
+            if not layer.is_pointwise
+        )
 
     def _gains(self, layer: Layer) -> int:
         return layer.outputs if self.kind.has_gains else 0

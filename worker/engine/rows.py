@@ -58,8 +58,8 @@ def run_step(
     """One evaluation of all `states`, which must have one batch key. Changes none of them.
 
     With `padded_rows` the forward always has that many rows, which makes a row's bits independent of its
-    company. Losses are differentiated `gradient_chunk` jobs at a time. `row_by_row` is for when memory is short:
-    as many forwards as there are rows.
+    company; on a GPU it has one of few numbers in any case. Losses are differentiated `gradient_chunk` jobs at a time.
+    `row_by_row` is for when memory is short: as many forwards as there are rows.
     """
     model = states[0].request.model
     coefficients = np.stack([state.coefficients for state in states])
@@ -130,12 +130,23 @@ def _forward(
     padded_rows: int | None,
 ) -> Tensor:
     count = len(rows)
-    if padded_rows is not None and count < padded_rows:
-        order = torch.arange(padded_rows, device=rows.device)
+    number = max(count, padded_rows or (one_of_few(count) if rows.is_cuda else count))
+    if count < number:
+        order = torch.arange(number, device=rows.device)
         order[count:] = 0
         rows, timesteps, conditioning = rows[order], timesteps[order], conditioning.each(lambda tensor: tensor[order])
-        additions = [*additions, *[additions[0]] * (padded_rows - count)]
+        additions = [*additions, *[additions[0]] * (number - count)]
     return model.predict(rows, timesteps, conditioning, additions)[:count].float()
+
+
+def one_of_few(rows: int) -> int:
+    """The number of rows that a GPU computes for so many: less than an eighth of the next power of two more.
+
+    The first forward of a number takes several times as long as those that follow, while cuDNN makes plans for its
+    convolutions and a graph is made of it (see `worker.models.cuda_graphs`): on an H200 a third of a second.
+    """
+    step = 1 << max(0, (rows - 1).bit_length() - 3)
+    return -(-rows // step) * step
 
 
 def _follow_losses(

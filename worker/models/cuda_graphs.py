@@ -8,7 +8,8 @@ https://docs.pytorch.org/docs/stable/notes/cuda.html#cuda-graphs.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections import OrderedDict
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from threading import Lock
 from typing import Any
@@ -16,6 +17,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from worker.diffusion.adapting import Slots
+from worker.diffusion.additions import Additions, Layout
 from worker.diffusion.conditioning import Conditioning
 from worker.models.disguises import first_line
 from worker.models.model import LoadedModel
@@ -27,6 +30,9 @@ _SHARE = 0.02
 """Of the device's memory, for the activations of a model's graphs, which stay allocated. A forward that needs more
 keeps the GPU busy for so long that the host is not waited for: on an H100, 16 rows of Stable Diffusion gain 7 % and 32
 rows 2 %, where 2 rows take a fifth."""
+_SHARE_OF_ADAPTERS = 0.01
+"""The same for those of one layout of adapters, and as much again for their factors."""
+_MOST_LAYOUTS = 4
 _replaying = Lock()
 
 
@@ -36,69 +42,113 @@ class _Graph:
     out: Tensor
 
 
-class GraphedUNet(nn.Module):
-    """The forwards of a model's UNet at its own picture size. The second one of a number of rows becomes a graph.
+class _Graphs:
+    """The graphs of one kind of forwards, by their number of rows. The second of a number becomes one.
 
-    The graphs share their memory, for one is replayed at a time.
+    They share their memory, for one is replayed at a time.
     """
 
-    def __init__(self, model: LoadedModel, conditioning: Conditioning, *, most: int) -> None:
-        """`conditioning` is any row's; forwards of more than `most` rows are launched as they come."""
+    def __init__(self, most: int) -> None:
+        self.most = most
+        # Of these alone: PyTorch gives up a pool with the last graph in it, and cannot take it up again.
+        self._pool = torch.cuda.graph_pool_handle()
+        self._seen: set[int] = set()
+        self._graphs: dict[int, _Graph] = {}
+
+    def run(self, number: int, launch: Callable[[], Tensor]) -> Tensor:
+        """What a forward gives, which reads and adds the same addresses whenever it has this number of rows."""
+        graph = self._graph_for(number, launch)
+        if graph is None:
+            return launch()
+        graph.graph.replay()
+        return graph.out.clone()
+
+    def _graph_for(self, number: int, launch: Callable[[], Tensor]) -> _Graph | None:
+        """None at the first forward of a number, in which kernels are chosen and loaded."""
+        if number > self.most or number not in self._seen:
+            self._seen.add(number)
+            return None
+        if number not in self._graphs:
+            try:
+                self._graphs[number] = self._captured(launch)
+            except Exception as error:  # of many kinds, and the model can do without
+                _log.warning(
+                    "forwards are launched as they come, for %d rows made no graph: %s", number, first_line(error)
+                )
+                self.most = 0
+                return None
+        return self._graphs[number]
+
+    @torch.no_grad()
+    def _captured(self, launch: Callable[[], Tensor]) -> _Graph:
+        graph = torch.cuda.CUDAGraph()
+        # Other threads may load models meanwhile: only what this one does must be of the graph.
+        with torch.cuda.graph(graph, pool=self._pool, capture_error_mode="thread_local"):
+            out = launch()
+        return _Graph(graph, out)
+
+
+class GraphedUNet(nn.Module):
+    """The forwards of a model's UNet at its own picture size, and with adapters those of the latest few layouts."""
+
+    def __init__(self, model: LoadedModel, conditioning: Conditioning, *, most: int, room: int) -> None:
+        """`conditioning` is any row's; forwards of more than `most` rows are launched as they come, and with adapters
+        those of more than half of that, or whose factors take more than `room` bytes."""
         super().__init__()
-        self._launch: Callable[[Tensor, Tensor, Conditioning], Tensor] = model.predict
+        self._model = model
         self._shape, self._conditioned_on = model.row_shape, conditioning.shape
         rows = torch.zeros((most, *model.row_shape), device=model.device, dtype=model.dtype)
         self._rows = rows.contiguous(memory_format=torch.channels_last)
         self._timesteps = torch.zeros(most, device=model.device)
         self._conditioning = conditioning.each(lambda tensor: tensor.new_zeros((most, *tensor.shape[1:])))
-        self._most = most
-        # Of this model's alone: PyTorch gives up a pool with the last graph in it, and cannot take it up again.
-        self._pool = torch.cuda.graph_pool_handle()
-        self._seen: set[int] = set()
-        self._graphs: dict[int, _Graph] = {}
+        self._room = room
+        self._graphs = _Graphs(most)
+        self._adding: OrderedDict[Layout, tuple[Slots, _Graphs]] = OrderedDict()
 
     @property
     def module(self) -> nn.Module:
         return self
 
     def fits(self, rows: Tensor, conditioning: Conditioning) -> bool:
-        """Whether rows [N, 4, h, w] and their conditioning are of the model's own size."""
-        return tuple(rows.shape[1:]) == self._shape and conditioning.shape == self._conditioned_on
+        """Whether rows [N, 4, h, w] and their conditioning are of the model's own size, and not too many."""
+        is_own = tuple(rows.shape[1:]) == self._shape and conditioning.shape == self._conditioned_on
+        return is_own and len(rows) <= self._graphs.most
 
-    def forward(self, rows: Tensor, timesteps: Tensor, conditioning: Conditioning) -> Tensor:
-        """The UNet's output [N, 4, h, w] for timesteps [N]."""
-        with _replaying, torch.cuda.device(self._rows.device):
-            graph = self._graph_for(len(rows))
-            if graph is not None:
-                self._give(rows, timesteps, conditioning)
-                graph.graph.replay()
-                return graph.out.clone()
-        return self._launch(rows, timesteps, conditioning)
+    def adds(self, additions: Sequence[Additions | None]) -> bool:
+        """Whether it can add what rows have. Not in deterministic mode, for graphs come and go, and add in other ways
+        than forwards without them: see `Slots`."""
+        layout = self._model.adapting.layout(additions)
+        if layout is None:
+            return True
+        return not torch.are_deterministic_algorithms_enabled() and len(additions) <= self._most_adding(layout)
 
-    def _graph_for(self, number: int) -> _Graph | None:
-        """The graph of so many rows; None at their first forward, in which kernels are chosen and loaded."""
-        if number > self._most or number not in self._seen:
-            self._seen.add(number)
-            return None
-        if number not in self._graphs:
-            try:
-                self._graphs[number] = self._captured(number)
-            except Exception as error:  # of many kinds, and the model can do without
-                _log.warning(
-                    "forwards are launched as they come, for %d rows made no graph: %s", number, first_line(error)
-                )
-                self._most = 0
-                return None
-        return self._graphs[number]
+    def forward(
+        self, rows: Tensor, timesteps: Tensor, conditioning: Conditioning, additions: Sequence[Additions | None] = ()
+    ) -> Tensor:
+        """The UNet's output [N, 4, h, w] for timesteps [N], with what is added for each row."""
+        number, layout = len(rows), self._model.adapting.layout(additions)
+        # Whoever takes a turn between two operators (see `worker.engine.beats`) must not do so amid a recording.
+        with _replaying, torch.cuda.device(self._rows.device), torch._C.DisableTorchFunction():
+            self._give(rows, timesteps, conditioning)
+            given = self._rows[:number], self._timesteps[:number], self._conditioning.each(lambda all: all[:number])
+            if layout is None:
+                return self._graphs.run(number, lambda: self._model.predict(*given))
+            slots, graphs = self._of(layout)
+            added = slots.put(additions)
+            return graphs.run(number, lambda: self._model.launch(*given, added))
 
-    @torch.no_grad()
-    def _captured(self, number: int) -> _Graph:
-        graph = torch.cuda.CUDAGraph()
-        given = self._rows[:number], self._timesteps[:number], self._conditioning.each(lambda tensor: tensor[:number])
-        # Other threads may load models meanwhile: only what this one does must be of the graph.
-        with torch.cuda.graph(graph, pool=self._pool, capture_error_mode="thread_local"):
-            out = self._launch(*given)
-        return _Graph(graph, out)
+    def _of(self, layout: Layout) -> tuple[Slots, _Graphs]:
+        """The slots and the graphs of a layout, made if it is none of the latest."""
+        if layout not in self._adding:
+            if len(self._adding) == _MOST_LAYOUTS:
+                self._adding.popitem(last=False)
+            most = self._most_adding(layout)
+            self._adding[layout] = Slots(layout, most), _Graphs(most)
+        self._adding.move_to_end(layout)
+        return self._adding[layout]
+
+    def _most_adding(self, layout: Layout) -> int:
+        return min(len(self._rows) // 2, self._room // layout.size)
 
     def _give(self, rows: Tensor, timesteps: Tensor, conditioning: Conditioning) -> None:
         """Copy what a forward is given to where the graphs read it."""
@@ -114,9 +164,10 @@ def with_graphs(model: LoadedModel) -> LoadedModel:
     model = replace(model, graphed=None)
     if model.device.type != "cuda" or model.memory is None:
         return model
-    room = _SHARE * torch.cuda.get_device_properties(model.device).total_memory
-    most = min(_MOST_ROWS, int(room / model.memory.row))
+    memory = torch.cuda.get_device_properties(model.device).total_memory
+    most = min(_MOST_ROWS, int(_SHARE * memory / model.memory.row))
     if not most:
         return model
     conditioning = model.conditioned(model.prompts.encode(""))
-    return replace(model, graphed=GraphedUNet(model, conditioning, most=most))
+    room = int(_SHARE_OF_ADAPTERS * memory)
+    return replace(model, graphed=GraphedUNet(model, conditioning, most=most, room=room))

@@ -33,11 +33,12 @@ from worker.models.components import Components, read_checkpoint, read_directory
 from worker.models.cuda_graphs import with_graphs
 from worker.models.device import Placement
 from worker.models.disguises import first_line
-from worker.models.group_norm import keep_channels_last
+from worker.models.fused import fuse
 from worker.models.hub import download
 from worker.models.memory_profile import memory_profile
 from worker.models.model import LoadedModel, UNetForward
 from worker.models.registry import Bucket, Hub, LocalDirectory, SingleFile, Source, Stored, options_of
+from worker.models.steady import keep_rows_steady
 from worker.models.stored import StoredModels, told_of_the_farm
 from worker.models.torchscript import recorded
 
@@ -185,6 +186,8 @@ class ModelLoader:
         where = self._placement
         try:
             self._place(parts.unet, where.dtype, channels_last=where.channels_last)
+            if where.device.type == "cuda":
+                keep_rows_steady(parts.unet)
             self._place(parts.vae, where.vae_dtype, channels_last=where.vae_channels_last)
             for encoder in parts.encoders:
                 self._place(encoder.module, where.dtype, channels_last=False)
@@ -198,7 +201,8 @@ class ModelLoader:
         module.to(self._placement.device)
         if channels_last:
             module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch's stubs lack it
-            keep_channels_last(module)
+            if self._placement.device.type == "cuda":
+                fuse(module)
         module.eval().requires_grad_(False)
 
     def _fetched(self, name: str, url: str) -> Path:

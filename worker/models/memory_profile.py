@@ -16,6 +16,7 @@ from torch.utils._pytree import tree_leaves
 
 from worker.diffusion import latents
 from worker.diffusion.conditioning import Conditioning
+from worker.diffusion.determinism import reproducible_backward
 from worker.models.model import LoadedModel, MemoryProfile
 
 _SMALLER = 4
@@ -40,7 +41,8 @@ def memory_profile(model: LoadedModel) -> MemoryProfile:
 @torch.enable_grad()
 def _differentiate(model: LoadedModel, x: Tensor) -> Tensor:
     x = x.detach().requires_grad_()
-    return torch.autograd.grad(latents.decode(model.vae, x).sum(), x)[0]
+    with reproducible_backward():
+        return torch.autograd.grad(latents.decode(model.vae, x).sum(), x)[0]
 
 
 def highest(call: Callable[[], Any], device: torch.device) -> int:

@@ -14,7 +14,7 @@ from transformers import CLIPTextModel, CLIPTextModelWithProjection, CLIPTokeniz
 
 from farm.jobs.defaults import Defaults
 from worker.diffusion.adapters import Stack
-from worker.diffusion.adapting import Adapting
+from worker.diffusion.adapting import Adapting, Gathered
 from worker.diffusion.additions import Additions, Kind
 from worker.diffusion.conditioning import Conditioning
 from worker.diffusion.cross_attention import CrossAttentionCache
@@ -61,14 +61,18 @@ class AddingForward(UNetForward, Protocol):
         """Whether it can add what N rows have."""
         ...
 
-    def get_ready(self, kind: Kind) -> None:
-        """Do now what rows of a kind would have to wait for. From any thread."""
-        ...
-
     def __call__(
         self, rows: Tensor, timesteps: Tensor, conditioning: Conditioning, additions: Sequence[Additions | None] = ()
     ) -> Tensor:
         """The same, with what is added for each row, if any has some."""
+        ...
+
+
+class RecordedForward(AddingForward, Protocol):
+    """One that takes long to be made for a kind of adapters."""
+
+    def get_ready(self, kind: Kind) -> None:
+        """Do now what rows of a kind would have to wait for. From any thread."""
         ...
 
 
@@ -104,9 +108,9 @@ class LoadedModel:
     vae_sha256: str | None = None
     memory: MemoryProfile | None = None
     """What forwards and decodes take besides; None: not measured."""
-    recorded: AddingForward | None = field(default=None, repr=False)
+    recorded: RecordedForward | None = field(default=None, repr=False)
     compiled: UNetForward | None = field(default=None, repr=False)
-    graphed: UNetForward | None = field(default=None, repr=False)
+    graphed: AddingForward | None = field(default=None, repr=False)
 
     @property
     def latent_shape(self) -> tuple[int, int, int]:
@@ -179,11 +183,10 @@ class LoadedModel:
         """
         rows = rows.to(self.dtype)
         layout = self.adapting.layout(additions)
-        if layout is None:
-            if self.graphed is not None and self.graphed.fits(rows, conditioning):
-                return self.graphed(rows, timesteps, conditioning)
-            if self.compiled is not None and self.compiled.fits(rows, conditioning):
-                return self.compiled(rows, timesteps, conditioning)
+        if self.graphed is not None and self.graphed.fits(rows, conditioning) and self.graphed.adds(additions):
+            return self.graphed(rows, timesteps, conditioning, additions)
+        if layout is None and self.compiled is not None and self.compiled.fits(rows, conditioning):
+            return self.compiled(rows, timesteps, conditioning)
         # A recording is one long operator, in the midst of which nobody else can have a turn.
         if self.recorded is not None and not self.is_large(rows.shape) and self.recorded.fits(rows, conditioning):
             if layout is None:
@@ -191,6 +194,10 @@ class LoadedModel:
             if self.recorded.adds(additions):
                 return self.recorded(rows, timesteps, conditioning, additions)
         added = self.adapting.gathered([additions], layout)[0] if layout else None
+        return self.launch(rows, timesteps, conditioning, added)
+
+    def launch(self, rows: Tensor, timesteps: Tensor, conditioning: Conditioning, added: Gathered | None) -> Tensor:
+        """The same, every operator one by one, of rows in the model's dtype."""
         with self.adapting.adding(added):
             out: Tensor = self.unet(to_channels_last(rows), timesteps, **conditioning.arguments).sample
         return out

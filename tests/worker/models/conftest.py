@@ -1,3 +1,3 @@
-from tests.worker.diffusion.conftest import one_thread
+from tests.worker.diffusion.conftest import one_thread, tiny_model, tiny_xl
 
-__all__ = ["one_thread"]
+__all__ = ["one_thread", "tiny_model", "tiny_xl"]

@@ -1,9 +1,6 @@
-"""Group norm of pictures in channels_last on CUDA, in Triton.
+"""Kernels in Triton: group norm of pictures in channels_last, and the gate of a gated linear unit.
 
-Three kernels: what each tile of pixels says of its channels; from that a factor and an offset for every channel of
-every row; and both applied. Sums are in float32, and tiles are merged by Chan, Golub and LeVeque's formula ("Updating
-Formulae and a Pairwise Algorithm for Computing Sample Variances", 1979), which loses nothing where a mean is large.
-No sum crosses rows and none depends on how many there are, so a row's bits are its own.
+Sums are in float32, no sum crosses rows, and none depends on how many there are: a row's bits are its own.
 """
 
 from __future__ import annotations
@@ -19,12 +16,17 @@ _PIXELS, _CHANNELS = 128, 64
 """Of a tile. 64 channels of two bytes each are a whole line of the cache."""
 _WARPS = 8
 _TILES_AT_ONCE = 16
+_TOKENS, _WIDTH = 16, 256
+"""Of a tile of gated numbers."""
 
 
 def group_norm(x: Tensor, groups: int, weight: Tensor, bias: Tensor, eps: float) -> Tensor:
     """`torch.nn.functional.group_norm` of x [N, C, H, W], which is in channels_last, as the result is.
 
-    Not to be differentiated.
+    Three kernels: what each tile of pixels says of its channels; from that a factor and an offset for every channel of
+    every row; and both applied. Tiles are merged by Chan, Golub and LeVeque's formula ("Updating Formulae and a
+    Pairwise Algorithm for Computing Sample Variances", 1979), which loses nothing where a mean is large. Not to be
+    differentiated.
     """
     count, channels, height, width = x.shape
     pixels = height * width
@@ -47,8 +49,22 @@ def group_norm(x: Tensor, groups: int, weight: Tensor, bias: Tensor, eps: float)
     return out
 
 
+def gated(x: Tensor) -> Tensor:
+    """The first half of the last dimension of x [..., 2·width], times GELU of the second: [..., width].
+
+    Not to be differentiated.
+    """
+    x = x.contiguous()
+    width = x.shape[-1] // 2
+    out = x.new_empty((*x.shape[:-1], width))
+    tokens = out.numel() // width
+    grid = (triton.cdiv(tokens, _TOKENS), triton.cdiv(width, _WIDTH))
+    _gate[grid](x, out, tokens, width, TOKENS=_TOKENS, WIDTH=_WIDTH, num_warps=_WARPS)
+    return out
+
+
 @triton.jit
-def _tell(x, means, squares, pixels, channels, tiles, PIXELS: tl.constexpr, CHANNELS: tl.constexpr):  # type: ignore[no-untyped-def]
+def _tell(x, means, squares, pixels, channels, tiles, PIXELS: tl.constexpr, CHANNELS: tl.constexpr):
     """Of each channel of a tile its mean, and the sum of its squared differences from that."""
     row, tile = tl.program_id(0) // tiles, tl.program_id(0) % tiles
     pixel = tile * PIXELS + tl.arange(0, PIXELS)
@@ -65,7 +81,7 @@ def _tell(x, means, squares, pixels, channels, tiles, PIXELS: tl.constexpr, CHAN
 
 
 @triton.jit
-def _merge(  # type: ignore[no-untyped-def]
+def _merge(
     means,
     squares,
     weight,
@@ -110,7 +126,7 @@ def _merge(  # type: ignore[no-untyped-def]
 
 
 @triton.jit
-def _apply(x, factors, offsets, out, pixels, channels, tiles, PIXELS: tl.constexpr, CHANNELS: tl.constexpr):  # type: ignore[no-untyped-def]
+def _apply(x, factors, offsets, out, pixels, channels, tiles, PIXELS: tl.constexpr, CHANNELS: tl.constexpr):
     """A tile's values times their channels' factors, plus their offsets."""
     row, tile = (tl.program_id(0) // tiles).to(tl.int64), tl.program_id(0) % tiles
     pixel = tile * PIXELS + tl.arange(0, PIXELS)
@@ -121,3 +137,16 @@ def _apply(x, factors, offsets, out, pixels, channels, tiles, PIXELS: tl.constex
     offset = tl.load(offsets + row * channels + channel, mask=channel < channels, other=0.0)
     values = tl.load(x + at, mask=inside, other=0.0).to(tl.float32) * factor[None, :] + offset[None, :]
     tl.store(out + at, values.to(out.dtype.element_ty), mask=inside)
+
+
+@triton.jit
+def _gate(x, out, tokens, width, TOKENS: tl.constexpr, WIDTH: tl.constexpr):
+    """A tile of numbers times the GELU of their gates."""
+    token = (tl.program_id(0) * TOKENS + tl.arange(0, TOKENS)).to(tl.int64)
+    lane = tl.program_id(1) * WIDTH + tl.arange(0, WIDTH)
+    inside = (token < tokens)[:, None] & (lane < width)[None, :]
+    at = token[:, None] * (2 * width) + lane[None, :]
+    value = tl.load(x + at, mask=inside, other=0.0).to(tl.float32)
+    gate = tl.load(x + at + width, mask=inside, other=0.0).to(tl.float32)
+    gate = 0.5 * gate * (1.0 + tl.erf(gate * 0.7071067811865476))
+    tl.store(out + token[:, None] * width + lane[None, :], (value * gate).to(out.dtype.element_ty), mask=inside)
