@@ -22,7 +22,7 @@ from worker.models.model import LoadedModel
 
 MOST = 8
 NEAR = 1e-5
-"""Graphs read rows in channels_last, in which a CPU sums in another order, and add to rows that have no adapter zero."""
+"""Graphs read rows in channels_last, in which a CPU sums in another order, and add zero to rows without adapters."""
 ROOM = 2**24
 
 

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from copy import deepcopy
 from dataclasses import replace
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
@@ -50,6 +51,11 @@ def kernels(monkeypatch: pytest.MonkeyPatch) -> Iterator[Kernels]:
     yield kernels
 
 
+def in_channels_last(unet: Any) -> Any:
+    """A copy of a UNet, as it is on a GPU."""
+    return deepcopy(unet).to(memory_format=torch.channels_last)
+
+
 def of_channels_last(x: Tensor) -> Tensor:
     return x.to(memory_format=torch.channels_last)
 
@@ -64,7 +70,7 @@ def family(request: pytest.FixtureRequest, tiny_model: LoadedModel, tiny_xl: Loa
 def test_a_unet_of_fused_layers_gives_the_same_numbers_and_never_leaves_channels_last(
     family: LoadedModel, kernels: Kernels
 ) -> None:
-    unet = deepcopy(family.unet).to(memory_format=torch.channels_last)
+    unet = in_channels_last(family.unet)
     names = [name for name, _ in unet.named_parameters()]
     rows = of_channels_last(torch.randn((3, *family.row_shape), generator=torch.Generator().manual_seed(0)))
     text = family.conditioned(family.prompts.encode("a cat"), cached=True)
@@ -94,7 +100,7 @@ def test_a_unet_of_fused_layers_gives_the_same_numbers_and_never_leaves_channels
 @torch.no_grad()
 def test_adapters_add_to_fused_layers_what_they_add_to_others(tiny_model: LoadedModel, kernels: Kernels) -> None:
     model = tiny_model
-    unet = deepcopy(model.unet).to(memory_format=torch.channels_last)
+    unet = in_channels_last(model.unet)
     launched = replace(model, unet=unet, adapting=Adapting(unet, model.cross_attention), recorded=None)
     rows, timesteps = torch.randn((2, *model.row_shape)), torch.tensor([100.0, 700.0])
     text = Conditioning.stacked([model.conditioned(model.prompts.encode("a cat"))] * 2)

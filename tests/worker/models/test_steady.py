@@ -55,7 +55,7 @@ def test_whether_rows_depend_on_their_places_is_found_out_once_for_each_shape(de
 
 @torch.no_grad()
 def test_what_is_even_is_computed_at_once_under_its_own_name_and_with_its_hooks(deterministic: None) -> None:
-    block = nn.Sequential(nn.Conv2d(3, 4, 3, padding=1).to(memory_format=torch.channels_last), nn.Linear(8, 8))
+    block = nn.Sequential(nn.Conv2d(3, 4, 3, padding=1), nn.Linear(8, 8))
     names, seen = [*block.state_dict()], []
     block[0].register_forward_hook(lambda *given: seen.append(len(given[-1])))
     rows = torch.randn(5, 3, 8, 8).to(memory_format=torch.channels_last)
