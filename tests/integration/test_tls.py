@@ -5,7 +5,9 @@ The certificates are made here. SeaweedFS speaks TLS itself; in front of Redis i
 
 from __future__ import annotations
 
+import contextlib
 import json
+import socket
 import ssl
 import subprocess
 from collections.abc import Iterator
@@ -64,6 +66,12 @@ def running(program: Program) -> Iterator[None]:
         process.wait(30)
 
 
+def listens(port: int) -> bool:
+    with contextlib.suppress(OSError), socket.create_connection((LOCAL, port), timeout=10):
+        return True
+    return False
+
+
 @pytest.fixture(scope="module")
 def secure(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path) -> Iterator[SecureFarm]:
     folder = tmp_path_factory.mktemp("tls")
@@ -88,6 +96,7 @@ def secure(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path) -> Iterat
         stack.enter_context(running(redis))
         stack.enter_context(running(s3))
         eventually(lambda: readiness._ping(plain), "Redis answers")
+        eventually(lambda: listens(drawn.ports["s3"]), "the S3 server listens")
         open_context, strict_context = (ssl.create_default_context(ssl.Purpose.CLIENT_AUTH) for _ in range(2))
         for context in (open_context, strict_context):
             certificate.configure_cert(context)
