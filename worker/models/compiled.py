@@ -63,8 +63,10 @@ class CompiledUNet:
         for number in self._numbers:
             began = time.monotonic()
             rows = torch.zeros((number, *self._shape), device=self._device, dtype=self._dtype)
-            timesteps = torch.zeros(number, device=self._device)
-            self._forward(rows, timesteps, Conditioning.stacked([self._any] * number))
+            given = rows, torch.zeros(number, device=self._device), Conditioning.stacked([self._any] * number)
+            with torch.compiler.set_stance("force_eager"):
+                self._forward(*given)  # steady layers find out which of them must go row by row (see `steady`)
+            self._forward(*given)
             _log.info("compiled for %d rows in %.0f s", number, time.monotonic() - began)
 
     def _forward(self, rows: Tensor, timesteps: Tensor, conditioning: Conditioning) -> Tensor:
