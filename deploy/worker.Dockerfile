@@ -4,7 +4,7 @@ FROM python:3.12.12-slim-trixie
 # A package index with other builds of torch, such as those for CPUs. Empty: the default one, with CUDA.
 ARG TORCH_INDEX_URL=""
 
-# For `--compile`: torch makes its kernels with it.
+# For `--compile`, and for what Triton makes on a GPU: torch makes its kernels with it.
 RUN apt-get update \
     && apt-get install --yes --no-install-recommends g++ \
     && rm -rf /var/lib/apt/lists/*

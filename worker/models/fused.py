@@ -30,8 +30,8 @@ class _Kernels(Protocol):
     def gated(self, x: Tensor) -> Tensor: ...
 
 
-def _is_usual(x: Tensor) -> bool:
-    """Whether a tensor is PyTorch's affair: it is to be differentiated, or a compiler has its own ways."""
+def _is_left_to_pytorch(x: Tensor) -> bool:
+    """Whether a tensor is to be differentiated, or a compiler has its own ways with it."""
     return torch.compiler.is_compiling() or (x.requires_grad and torch.is_grad_enabled())
 
 
@@ -46,7 +46,7 @@ class FusedGroupNorm(nn.GroupNorm):
 
     def forward(self, input: Tensor) -> Tensor:
         """The norm of rows [N, C, ...]."""
-        if _is_usual(input) or not _is_channels_last(input):
+        if _is_left_to_pytorch(input) or not _is_channels_last(input):
             return super().forward(input)
         return self.kernels.group_norm(input, self.num_groups, self.weight, self.bias, self.eps)
 
@@ -58,7 +58,7 @@ class FusedGEGLU(GEGLU):
 
     def forward(self, hidden_states: Tensor, *more: Any, **options: Any) -> Tensor:
         """[..., in] → [..., out]."""
-        if _is_usual(hidden_states):
+        if _is_left_to_pytorch(hidden_states):
             out: Tensor = super().forward(hidden_states, *more, **options)
             return out
         return self.kernels.gated(self.proj(hidden_states))
@@ -69,7 +69,7 @@ class PointwiseConv2d(nn.Conv2d):
 
     def forward(self, input: Tensor) -> Tensor:
         """[N, in, H, W] → [N, out, H, W]."""
-        if _is_usual(input) or not _is_channels_last(input):
+        if _is_left_to_pytorch(input) or not _is_channels_last(input):
             return super().forward(input)
         return F.linear(input.permute(0, 2, 3, 1), self.weight.flatten(1), self.bias).permute(0, 3, 1, 2)
 
