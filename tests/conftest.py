@@ -6,6 +6,7 @@ import gc
 import itertools
 import os
 import signal
+from collections import Counter
 from collections.abc import Generator, Iterable, Iterator
 from pathlib import Path
 
@@ -29,8 +30,8 @@ _FARMS = tuple(Path(__file__).with_name(name) for name in ("faults", "gpu", "int
 """Where every test is of a farm that runs."""
 _FUZZ = Path(__file__).with_name("fuzz")
 
-_OF_A_LONG_FILE = 8
-"""A file with a test that is marked as long takes about as many times as long as one without."""
+_OF_A_LONG_TEST = 4
+"""A test that is marked as long takes about as many times as long as a file without any."""
 _WITH_FARMS = 0.9
 """The part of the run in which there are farms."""
 
@@ -75,11 +76,12 @@ def _places(items: Iterable[pytest.Item]) -> dict[Path, float]:
     the farms are spread over the others' time, of which the longest begin. The last of it has no farm, so that nobody
     waits for one in the end.
     """
-    long = {item.path for item in items if item.get_closest_marker("long")}
+    long = {(item.path, item.name.partition("[")[0]) for item in items if item.get_closest_marker("long")}
+    longs = Counter(path for path, _ in long)
     files = dict.fromkeys(item.path for item in items)
     farms = [file for file in files if any(file.is_relative_to(folder) for folder in _FARMS)]
-    others = sorted(files.keys() - farms, key=lambda file: (file not in long, file))
-    ends = list(itertools.accumulate(_OF_A_LONG_FILE if file in long else 1 for file in others))
+    others = sorted(files.keys() - farms, key=lambda file: (-longs[file], file))
+    ends = list(itertools.accumulate(1 + _OF_A_LONG_TEST * longs[file] for file in others))
     last = ends[-1] if ends else 1
     return {
         **{file: _WITH_FARMS * number / len(farms) for number, file in enumerate(farms)},

@@ -91,6 +91,7 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.mark.long
 def test_the_site_has_every_page_and_loads_nothing_from_elsewhere(site: Path) -> None:
     pages = {file.stem: file for file in site.glob("*.html")}
     assert {page.stem for page in DOCS.glob("*.md")} | {"contributing"} == pages.keys() - {"404"}

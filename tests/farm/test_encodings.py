@@ -38,6 +38,7 @@ def unsaid(source: str) -> Iterator[int]:
             yield call.lineno
 
 
+@pytest.mark.long
 def test_text_is_opened_with_its_encoding() -> None:
     found = {str(path.relative_to(ROOT)): list(unsaid(path.read_text(encoding="utf-8"))) for path in SOURCES}
     assert {path: lines for path, lines in found.items() if lines} == {}

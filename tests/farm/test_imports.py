@@ -20,6 +20,7 @@ def loaded_after(code: str, packages: tuple[str, ...]) -> list[str]:
     return done.stderr.split()
 
 
+@pytest.mark.long
 def test_no_module_of_farm_imports_torch() -> None:
     code = """
 import importlib, pkgutil, farm

@@ -513,6 +513,7 @@ WRONG = [
 ]
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("arguments", "message"), WRONG, ids=lambda value: value[:50] if isinstance(value, str) else ""
 )
@@ -608,6 +609,7 @@ def test_a_home_that_cannot_be_used_is_one_line(
     assert hint.startswith("  ")
 
 
+@pytest.mark.long
 def test_what_a_killed_farm_left_is_used_by_no_command(tmp_path: Path) -> None:
     """Somebody else may have its ports by now. The supervisor that is named lives, as an unrelated process may."""
     home = tmp_path / "no farm"

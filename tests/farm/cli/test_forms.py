@@ -32,6 +32,7 @@ def fields(mode: str) -> dict[str, Field]:
     return {field.name: field for group in found.groups for field in group.fields}
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("mode", [name for name in submit.commands if name != "batch"])
 def test_a_form_has_each_option_of_its_command_once(mode: str) -> None:
     declared = {param.name for param in submit.commands[mode].params if not NOT_ASKED & {*param.opts}}
@@ -112,6 +113,7 @@ def test_faults_name_the_option_in_the_words_of_the_command(
     assert caught.value.field == option
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     "asked",
     [

@@ -31,6 +31,7 @@ def environment(tmp_path: Path, **others: str) -> dict[str, str]:
     return own | {"FARM_HOME": str(tmp_path / "no farm")} | others
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("encoding", ["ascii", "gbk", "utf-8"])
 def test_json_is_read_back_whatever_the_encoding_of_stdout(encoding: str, tmp_path: Path) -> None:
     said = subprocess.run(
@@ -74,6 +75,7 @@ def test_files_are_read_in_a_locale_that_is_not_of_utf_8(tmp_path: Path) -> None
     assert (done.returncode, done.stderr) == (0, "")
 
 
+@pytest.mark.long
 @with_a_full_device
 @pytest.mark.parametrize(
     ("arguments", "unbuffered"), [(("losses",), ""), (("losses",), "1"), (("losses", "--json"), ""), (("--help",), "")]
@@ -112,6 +114,7 @@ def test_a_reader_that_has_gone_is_no_news(arguments: tuple[str, ...], tmp_path:
     assert (done.returncode, done.stderr) == (1, b"")
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("arguments", "code", "closed"), [("losses", 0, ">&-"), ("list", 1, "2>&-"), ("losses", 0, ">&- 2>&-")]
 )

@@ -260,6 +260,7 @@ def test_files_of_other_sorts_are_told(tmp_path: Path, monkeypatch: pytest.Monke
         look_at(str(tmp_path / "whole.safetensors"))
 
 
+@pytest.mark.long
 def test_a_header_of_many_weights_is_refused(tmp_path: Path) -> None:
     def weight(number: int) -> dict[str, object]:
         return {"dtype": "U8", "shape": [1], "data_offsets": [number, number + 1]}
@@ -278,6 +279,7 @@ WELL = {
 }
 
 
+@pytest.mark.long
 @fuzz(200)
 @given(spoilt(WELL))
 def test_headers_of_strangers_are_read_or_refused(tmp_path_factory: pytest.TempPathFactory, document: object) -> None:

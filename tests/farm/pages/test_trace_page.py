@@ -258,6 +258,7 @@ def test_the_same_job_makes_the_same_page() -> None:
     assert page(gather(first, made_up.put(first, of))) == page(gather(second, made_up.put(second, of)))
 
 
+@pytest.mark.long
 def test_a_page_of_the_longest_job_stays_in_bounds(monkeypatch: pytest.MonkeyPatch) -> None:
     """Of the frames as many as may be, and every number of a thousand steps."""
     monkeypatch.setattr(gathering, "MAX_FRAMES", 20)

@@ -51,6 +51,7 @@ def test_a_picture_of_the_right_size_keeps_its_pixels(how: Any) -> None:
     assert fit(picture, 72, 64, how).tobytes() == picture.tobytes()
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("how", ["crop", "pad", "stretch", "init"])
 @pytest.mark.parametrize("size", [(1, 20_000_000), (20_000_000, 1), (1, 1)])
 def test_any_shape_is_fitted_in_moderate_memory(how: Any, size: tuple[int, int]) -> None:

@@ -59,6 +59,7 @@ of_epsilon = pytest.mark.parametrize("any_tiny_model", ["epsilon"], indirect=Tru
 of_v = pytest.mark.parametrize("any_tiny_model", ["v_prediction"], indirect=True)
 
 
+@pytest.mark.long
 @of_epsilon
 @pytest.mark.parametrize(("sampler", "case"), TXT2IMG)
 def test_txt2img(any_tiny_model: LoadedModel, sampler: SamplerName, case: str) -> None:
@@ -66,6 +67,7 @@ def test_txt2img(any_tiny_model: LoadedModel, sampler: SamplerName, case: str) -
     assert distance(render(any_tiny_model, job), render_by_diffusers(any_tiny_model, job)) < TOLERANCE
 
 
+@pytest.mark.long
 @of_epsilon
 @pytest.mark.parametrize(("sampler", "strength"), IMG2IMG)
 def test_img2img(any_tiny_model: LoadedModel, sampler: SamplerName, strength: float) -> None:
@@ -73,18 +75,21 @@ def test_img2img(any_tiny_model: LoadedModel, sampler: SamplerName, strength: fl
     assert distance(render(any_tiny_model, job), render_by_diffusers(any_tiny_model, job)) < TOLERANCE
 
 
+@pytest.mark.long
 @of_v
 @pytest.mark.parametrize(("sampler", "case"), TXT2IMG_OF_V)
 def test_txt2img_of_v(any_tiny_model: LoadedModel, sampler: SamplerName, case: str) -> None:
     test_txt2img(any_tiny_model, sampler, case)
 
 
+@pytest.mark.long
 @of_v
 @pytest.mark.parametrize("sampler", [sampler for sampler in SAMPLERS if sampler not in NOT_STARTED])
 def test_img2img_of_v(any_tiny_model: LoadedModel, sampler: SamplerName) -> None:
     test_img2img(any_tiny_model, sampler, STRENGTH_OF_OTHERS)
 
 
+@pytest.mark.long
 @of_epsilon
 @pytest.mark.parametrize(
     ("sampler", "schedule"), [("dpmpp_sde", "karras"), ("lms", "exponential"), ("heun", "beta"), ("unipc", "trailing")]

@@ -25,6 +25,7 @@ CASES = {
 CASE_OF_OTHERS = "wide"
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("sampler", "case"),
     [*((one, case) for one in FIRST for case in CASES), *((one, CASE_OF_OTHERS) for one in OTHERS)],
@@ -50,6 +51,7 @@ FRAMES = {
 }
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("frame", FRAMES)
 def test_it_is_told_how_the_picture_was_framed(tiny_xl: LoadedModel, frame: str) -> None:
     job = Job("euler", steps=3, seed=5, negative="blue", frame=FRAMES[frame])
@@ -67,6 +69,7 @@ def xl_of_v(tmp_path_factory: pytest.TempPathFactory) -> LoadedModel:
     return load(build_tiny_xl(folder, prediction_type="v_prediction", zeros_for_nothing=False))
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("sampler", SAMPLERS)
 def test_a_model_that_predicts_v_and_reads_an_empty_negative_prompt(xl_of_v: LoadedModel, sampler: SamplerName) -> None:
     job = Job(sampler, steps=4, seed=3, guidance=3.0)
@@ -84,6 +87,7 @@ def test_the_size_and_the_negative_prompt_matter(tiny_xl: LoadedModel) -> None:
     assert tiny_xl.conditioned(prompt).tensors[2].tolist() == [[64, 64, 0, 0, 64, 64]]
 
 
+@pytest.mark.long
 def test_it_is_told_by_what_its_unet_asks_for(tiny_xl: LoadedModel, tiny_model: LoadedModel) -> None:
     assert tiny_xl.family is SDXL
     assert tiny_model.family is not SDXL

@@ -46,6 +46,7 @@ def test_eta_says_how_much_noise_is_added(sampler: SamplerName) -> None:
     assert np.all(half[noisy] > 0) and np.all(half[noisy] < all_of_it[noisy])
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("sampler", SAMPLERS)
 def test_every_schedule_that_a_sampler_is_said_to_follow_it_follows(sampler: SamplerName) -> None:
     for spacing in KNOWN[sampler].schedules:

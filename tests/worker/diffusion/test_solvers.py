@@ -92,6 +92,7 @@ COMPARED = [
 ]
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(("sampler", "config", "count"), COMPARED)
 def test_steps_equal_those_of_diffusers(sampler: SamplerName, config: str, count: int) -> None:
     scheduler = scheduler_for(CONFIGS[config], sampler)
@@ -123,6 +124,7 @@ def _reads(sampler: SamplerName, setting: str) -> bool:
     return any(setting in inspect.signature(kind.__init__).parameters for kind in kinds if "__init__" in vars(kind))
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("config", [PNDM_CONFIG, XL_CONFIG], ids=["as SD is published", "as SDXL is"])
 @pytest.mark.parametrize("count", [4, 15])
 @pytest.mark.parametrize(

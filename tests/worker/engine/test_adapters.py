@@ -118,6 +118,7 @@ STACKS = (
 )
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("stack_of", STACKS)
 def test_latents_are_those_of_diffusers_with_the_adapters_in_the_weights(
     request_for: Request, family: LoadedModel, stack_of: Callable[[LoadedModel], Stack]
@@ -173,6 +174,7 @@ def test_sixteen_unlike_stacks_and_jobs_without_are_in_company_what_they_are_alo
         assert float((alone - together[request.id]).abs().max()) <= 1e-4, request.id
 
 
+@pytest.mark.long
 def test_in_company_a_step_of_each_is_its_own(crowd: list[RenderRequest]) -> None:
     states = [prepare(request, load_losses(), 0, Future()) for request in crowd]
     states = [state for state in states if state.batch_key == states[0].batch_key]
@@ -216,6 +218,7 @@ def test_deterministic_bits_do_not_depend_on_company(crowd: list[RenderRequest],
         assert torch.equal(latents_alone(request, padded_rows=8), together[request.id]), request.id
 
 
+@pytest.mark.long
 def test_deterministic_jobs_without_adapters_have_the_bytes_that_they_ever_had(
     engines: Engines, crowd: list[RenderRequest]
 ) -> None:
@@ -237,6 +240,7 @@ def test_ranks_share_a_forward_unless_bits_count(request_for: Request, model: Lo
     assert len({batch_key_of(request, deterministic=True) for request in requests}) == 4
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("fields", [{"sampler": "dpmpp_sde"}, {"sampler": "lms", "from_image": True, "start_step": 2}])
 def test_a_job_goes_on_under_its_adapters(engines: Engines, request_for: Request, fields: dict[str, Any]) -> None:
     model = request_for("job").model
@@ -251,6 +255,7 @@ def test_a_job_goes_on_under_its_adapters(engines: Engines, request_for: Request
     assert not np.array_equal(plain.pixels, whole.pixels)
 
 
+@pytest.mark.long
 def test_others_go_on_while_a_model_gets_ready_for_adapters(
     engines: Engines, request_for: Request, model: LoadedModel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -304,6 +309,7 @@ class Watching(SilentObserver):
         self.losses.append(values)
 
 
+@pytest.mark.long
 def test_traces_previews_and_losses_are_told_of_jobs_under_adapters(
     engines: Engines, request_for: Request, model: LoadedModel
 ) -> None:

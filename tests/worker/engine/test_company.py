@@ -120,6 +120,7 @@ def jobs_of(family: LoadedModel) -> dict[str, dict[str, Any]]:
     return JOBS | FRAMED if family.family.reads_frame else JOBS
 
 
+@pytest.mark.long
 def test_latents_agree_to_rounding(request_for: Callable[..., RenderRequest], family: LoadedModel) -> None:
     requests = [request_for(name, of=family, **fields) for name, fields in jobs_of(family).items()]
 
@@ -161,6 +162,7 @@ def test_latents_are_equal_bit_for_bit_when_deterministic(
         assert torch.equal(latents_alone(request, padded_rows=padded_rows), together[request.id]), request.id
 
 
+@pytest.mark.long
 def test_pixels_of_the_engine_are_equal_when_deterministic(
     engines: Callable[..., Engine], request_for: Callable[..., RenderRequest], model: LoadedModel, xl: LoadedModel
 ) -> None:

@@ -229,6 +229,7 @@ def test_in_deterministic_mode_rows_never_take_turns(
     assert [getattr(error, "kind", None) for error in errors] == ["memory"] * 3
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("knows", ["what is free", "only when it is too late"])
 def test_a_picture_without_room_is_decoded_in_tiles(
     engines: Callable[..., Engine],

@@ -145,6 +145,7 @@ def distance(one: Tensor, other: Tensor) -> float:
     return float((one - other).abs().max())
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(("sampler", "strength"), CASES)
 def test_latents_are_those_of_diffusers(request_for: Make, sampler: SamplerName, strength: float) -> None:
     request = masked(request_for, "job", sampler=sampler, steps=5, seed=7, strength=strength, guidance=4.0)
@@ -159,6 +160,7 @@ def test_latents_of_sdxl_are_those_of_diffusers(
     assert distance(ended(request), by_diffusers(request, strength)) < TOLERANCE
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("sampler", ["euler", "heun", "dpm2", "pndm", "dpmpp_sde"])
 def test_grey_is_redone_partly_also_where_a_step_has_two_evaluations(request_for: Make, sampler: SamplerName) -> None:
     strength = 1.0 if sampler == "pndm" else 0.6
@@ -179,6 +181,7 @@ def painter(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
     return ModelLoader(place("cpu"), cache=folder / "cache").load("painter", LocalDirectory(folder))
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(("sampler", "strength"), [("euler", 0.6), ("euler_a", 1.0), ("heun", 0.3), ("dpmpp_2m", 0.8)])
 def test_latents_of_an_inpainting_model_are_those_of_diffusers(
     request_for: Make, painter: LoadedModel, sampler: SamplerName, strength: float
@@ -211,6 +214,7 @@ def test_without_a_mask_an_inpainting_model_reads_that_all_is_masked(request_for
     assert torch.equal(ended(replace(img2img, picture=gradient_picture())), ended(full))
 
 
+@pytest.mark.long
 def test_an_inpainting_models_jobs_keep_their_bits_in_company(request_for: Make, painter: LoadedModel) -> None:
     some = ("a half", "grey, of two evaluations", "a fill of noise")
     requests = [masked(request_for, name, of=painter, **MASKED[name]) for name in some]
@@ -268,6 +272,7 @@ def in_company(requests: Sequence[RenderRequest], padded_rows: int) -> dict[str,
     return finished
 
 
+@pytest.mark.long
 def test_a_jobs_bits_depend_on_no_others_mask(request_for: Make) -> None:
     requests = [masked(request_for, name, **fields) for name, fields in MASKED.items()]
     requests += [request_for(name, **fields) for name, fields in OTHERS.items()]

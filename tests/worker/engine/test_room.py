@@ -75,6 +75,7 @@ class NarrowText:
         return getattr(self._prompts, name)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("cancelled", [False, True])
 def test_who_cannot_even_be_prepared_in_anothers_turn_is_prepared_after_it(
     engines: Engines, request_for: Request, model: LoadedModel, cancelled: bool
@@ -94,6 +95,7 @@ def test_who_cannot_even_be_prepared_in_anothers_turn_is_prepared_after_it(
     assert large.result(ENOUGH).pixels.shape == (512, 528, 3)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("fits_alone", [True, False])
 def test_who_runs_out_after_others_cut_in_is_tried_with_all_the_room(
     engines: Engines, request_for: Request, model: LoadedModel, fits_alone: bool

@@ -63,6 +63,7 @@ def ended(state: RequestState) -> Tensor:
     return state.x
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("sampler", SAMPLERS)
 def test_the_engines_steps_are_those_of_the_plan(model: LoadedModel, request_for: Make, sampler: SamplerName) -> None:
     request = request_for("job", sampler=sampler, steps=5, seed=3, guidance=2.0, prompt="a cat in the apple")
@@ -115,6 +116,7 @@ def test_a_preview_is_of_a_whole_step(engines: Callable[..., Engine], request_fo
     assert hearing.previews[0] > 2
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(("sampler", "step"), [*((sampler, 2) for sampler in TWICE), ("dpmpp_sde", 0), ("pndm", 0)])
 def test_a_job_let_go_in_the_midst_of_a_step_begins_it_again(
     request_for: Make, sampler: SamplerName, step: int

@@ -47,6 +47,7 @@ def suspended(engine: Engine, request: RenderRequest, step: int) -> Snapshot:
     return error.value.snapshot
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     "fields",
     [

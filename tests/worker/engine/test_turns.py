@@ -80,6 +80,7 @@ def test_a_short_step_is_taken_in_the_midst_of_a_long_one(
     assert large.result(ENOUGH).pixels.shape == (512, 528, 3)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("priorities", [(9, 5), (5, 9)])
 def test_only_the_more_urgent_cut_in(
     engines: Callable[..., Engine],

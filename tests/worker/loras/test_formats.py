@@ -99,6 +99,7 @@ FORMATS: dict[str, Callable[[list[Drawn], Path], Named]] = {
 }
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("case", FORMATS)
 def test_what_is_added_to_sd_is_what_diffusers_adds(
     case: str, sd: LoadedModel, sd_folder: Path, tmp_path: Path
@@ -116,6 +117,7 @@ XL_FORMATS: dict[str, Callable[[list[Drawn], Path], Named]] = {
 }
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("case", XL_FORMATS)
 def test_what_is_added_to_sdxl_is_what_diffusers_adds(
     case: str, xl: LoadedModel, xl_folder: Path, tmp_path: Path

@@ -62,6 +62,7 @@ SD = {
 }
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(("architecture", "names"), [("sd1", SD), ("sd2", SD), ("sdxl", SDXL)])
 def test_every_layer_of_a_published_model_has_its_names(architecture: str, names: dict[str, str]) -> None:
     model = empty_model(architecture)

@@ -143,6 +143,7 @@ def added(model: LoadedModel, path: Path, kind: str, parts: Named) -> Tensor:
     return applied(layer(model, kind).weight.detach(), factors)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("kind", NAMES)
 @pytest.mark.parametrize("case", FORMS)
 def test_every_form_adds_what_its_formula_says(case: str, kind: str, sd: LoadedModel, tmp_path: Path) -> None:

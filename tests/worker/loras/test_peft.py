@@ -29,6 +29,7 @@ CONFIGS: dict[str, Any] = {
 }
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("case", CONFIGS)
 def test_what_peft_makes_is_read_as_peft_adds_it(case: str, sd: LoadedModel, sd_folder: Path, tmp_path: Path) -> None:
     with torch.random.fork_rng(devices=[]):

@@ -61,6 +61,7 @@ PUBLISHED: dict[str, dict[str, tuple[int, int]]] = {
 CompVis; stable-diffusion-2-1-base, stable-diffusion-2-1 and stable-diffusion-xl-base-1.0 of Stability AI."""
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
 def test_parts_are_of_the_published_sizes(architecture: str) -> None:
     counts = {
@@ -95,6 +96,7 @@ ORIGINALS: dict[str, tuple[dict[str, Any], int, float]] = {
 and what latents are scaled by."""
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
 def test_configurations_are_those_of_the_original_releases(architecture: str) -> None:
     """As diffusers reads the configurations of those."""
@@ -158,6 +160,7 @@ def shapes() -> Mapping[str, Shapes]:
     return {architecture: original_shapes(architecture) for architecture in ("sd1", "sd2", "sdxl")}
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("architecture", ["sd1", "sd2", "sdxl"])
 def test_a_file_of_full_size_is_told_by_its_header(
     tmp_path: Path, shapes: Mapping[str, Shapes], architecture: str
@@ -181,6 +184,7 @@ def test_a_file_of_full_size_is_told_by_its_header(
         original.check("mine", part, module)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("architecture", ["sd1", "sd2", "sdxl"])
 def test_an_inpainting_model_is_told_by_its_header(
     tmp_path: Path, shapes: Mapping[str, Shapes], architecture: str
@@ -197,6 +201,7 @@ def test_an_inpainting_model_is_told_by_its_header(
     read_original(file).check("mine", "unet", unet)
 
 
+@pytest.mark.long
 def test_what_a_large_file_lacks_is_told_before_memory_is_taken(
     tmp_path: Path, shapes: Mapping[str, Shapes], monkeypatch: pytest.MonkeyPatch
 ) -> None:

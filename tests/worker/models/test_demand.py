@@ -103,6 +103,7 @@ def ran(setting_name: str, way: type[Strategy], seed: int) -> Farm:
     return Farm(SETTINGS[setting_name], way(), seed).run()
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("seed", SEEDS)
 @pytest.mark.parametrize("setting", ["mixed", "hot"])
 def test_far_fewer_models_are_loaded_than_for_the_oldest_job_always(setting: str, seed: int) -> None:
@@ -122,6 +123,7 @@ def test_no_job_waits_nearly_as_long_as_where_models_stay_until_they_have_none(
     assert ours.done > 0.95 * until_empty.done
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("seed", SEEDS)
 def test_the_longest_wait_is_bounded_by_a_round_of_all_models(seed: int) -> None:
     """A job is due after `DUE` loads, and before it come at most the others that are due: each worker loads one after

@@ -53,6 +53,7 @@ def loaded_from_farm(tmp_path: Path) -> Callable[[str], LoadedModel]:
     return load
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("kind", ["folder", "file"])
 def test_it_is_as_the_worker_s_own(
     sources: dict[str, str], loaded_from_farm: Callable[[str], LoadedModel], tmp_path: Path, kind: str

@@ -328,6 +328,7 @@ SPOILT: dict[str, tuple[Callable[[Path], Any], str]] = {
 }
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("case", SPOILT)
 def test_a_spoilt_model_is_refused(loader: ModelLoader, model: Path, case: str) -> None:
     spoil, message = SPOILT[case]
@@ -457,6 +458,7 @@ def test_a_checkpoint_is_read_through_a_link(loader: ModelLoader, tmp_path: Path
     assert loader.load("one", parse_source(f"{tmp_path / 'one.safetensors'}#config={directory}")).name == "one"
 
 
+@pytest.mark.long
 def test_a_model_in_a_bucket_is_fetched_once(built: Path, tmp_path: Path) -> None:
     fetched: list[str] = []
 

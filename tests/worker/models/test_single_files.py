@@ -64,6 +64,7 @@ def assert_same(left: Components, right: Components) -> None:
     assert torch.equal(left_text.embedding, right_text.embedding)
 
 
+@pytest.mark.long
 def test_a_checkpoint_is_the_same_model_as_its_folder(loader: ModelLoader, built: Path, checkpoint: Path) -> None:
     loaded, expected = read_checkpoint("one", checkpoint, built, place("cpu")), folder(built)
     assert_same(loaded, expected)
@@ -76,6 +77,7 @@ def test_a_checkpoint_is_the_same_model_as_its_folder(loader: ModelLoader, built
     assert loader.load("tiny", LocalDirectory(built)).sha256 is None
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("release", RELEASES)
 def test_a_published_configuration_suffices(built: Path, checkpoint: Path, tmp_path: Path, release: str) -> None:
     """As the farm downloads it, without weights and without the parts that are never loaded."""
@@ -92,6 +94,7 @@ def test_a_published_configuration_suffices(built: Path, checkpoint: Path, tmp_p
     assert loaded.scheduler_config == whole.scheduler_config == RELEASES[release][1]
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("layout", ["bare", "open_clip"])
 def test_the_text_encoders_of_other_releases(built: Path, tmp_path: Path, layout: EncoderNames) -> None:
     file = write_original_checkpoint(built, tmp_path / "one.safetensors", text_encoder=layout)
@@ -182,6 +185,7 @@ def with_leftovers(weights: dict[str, Tensor]) -> dict[str, Tensor]:
     }
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("change", [averaged_beside, averaged_alone, averaged_and_a_part, with_leftovers])
 def test_checkpoints_as_tools_leave_them(
     built: Path, checkpoint: Path, tmp_path: Path, change: Callable[[dict[str, Tensor]], dict[str, Tensor]]
@@ -191,6 +195,7 @@ def test_checkpoints_as_tools_leave_them(
     assert_same(read_checkpoint("one", file, built, place("cpu")), folder(built))
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float8_e4m3fn])
 def test_any_precision_of_floating_point(built: Path, checkpoint: Path, tmp_path: Path, dtype: torch.dtype) -> None:
     file = tmp_path / "low.safetensors"
@@ -209,6 +214,7 @@ def test_whole_numbers_are_quantised(built: Path, checkpoint: Path, tmp_path: Pa
         read_checkpoint("one", file, built, place("cpu"))
 
 
+@pytest.mark.long
 def test_a_header_that_names_more_than_there_is_takes_no_memory(built: Path, tmp_path: Path) -> None:
     """A header may be as large as the library allows, and may name anything: what it names must be there."""
     file = tmp_path / "bomb.safetensors"
@@ -336,6 +342,7 @@ OTHERS: dict[str, tuple[Callable[[dict[str, Tensor]], dict[str, Tensor]], str]] 
 }
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("case", OTHERS)
 def test_other_files_are_told_for_what_they_are(built: Path, checkpoint: Path, tmp_path: Path, case: str) -> None:
     change, message = OTHERS[case]

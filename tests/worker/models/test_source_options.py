@@ -80,6 +80,7 @@ def write(weights: Named, file: Path) -> Path:
     return file
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("written", [of_diffusers, of_2022, of_the_original, in_half, of_a_whole_checkpoint])
 def test_an_autoencoder_in_a_file_of_any_layout(
     built: Path, other: Path, tmp_path: Path, written: Callable[[Path], Named]
@@ -90,6 +91,7 @@ def test_an_autoencoder_in_a_file_of_any_layout(
         assert torch.equal(weights[key], value.half().float() if written is in_half else value), key
 
 
+@pytest.mark.long
 def test_an_autoencoder_takes_the_place_of_any_models(
     loader: ModelLoader, built: Path, other: Path, checkpoint: Path, tmp_path: Path
 ) -> None:
@@ -151,6 +153,7 @@ def test_what_is_no_autoencoder_is_told_before_anything_is_downloaded(tmp_path: 
         loader.load("mine", Bucket("s3://models/mine", Options(vae=tmp_path / "page.safetensors")))
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("build", [build_tiny_model, build_tiny_xl])
 def test_what_is_predicted_may_be_said(tmp_path: Path, build: Callable[[Path], Path]) -> None:
     """Of a folder, and of a file whose marks say otherwise."""
@@ -174,6 +177,7 @@ def test_what_is_predicted_may_be_said(tmp_path: Path, build: Callable[[Path], P
     assert schedule(f"{marked}#config={model}#prediction=epsilon") == plain
 
 
+@pytest.mark.long
 def test_zero_snr_is_refused_without_v(built: Path, tmp_path: Path) -> None:
     def schedule(model: Path, options: Options) -> Mapping[str, object]:
         return read_directory("mine", model, place("cpu"), options).scheduler_config

@@ -72,6 +72,7 @@ def test_a_folder_is_the_same_model_as_where_it_came_from(farm: Farm, built: Pat
     assert loaded.scheduler_config["prediction_type"] == "epsilon"
 
 
+@pytest.mark.long
 def test_so_is_a_checkpoint_with_its_configuration(farm: Farm, built: Path, tmp_path: Path) -> None:
     file = write_original_checkpoint(built, tmp_path / "one.safetensors")
     farm.add(f"{file}#config={built}")
@@ -80,6 +81,7 @@ def test_so_is_a_checkpoint_with_its_configuration(farm: Farm, built: Path, tmp_
     assert loaded.sha256 == own.sha256 is not None
 
 
+@pytest.mark.long
 def test_what_is_damaged_on_the_disk_is_fetched_again(farm: Farm, built: Path) -> None:
     farm.add(str(built))
     farm.load()

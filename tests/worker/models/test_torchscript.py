@@ -66,6 +66,7 @@ def predicted(
     return model.predict(rows, torch.linspace(1, 999, count), conditioning)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("count", [1, 2, 3, 4, 8])
 @pytest.mark.parametrize(("height", "width"), [(8, 8), (16, 8), (24, 32)])
 def test_it_predicts_what_the_unet_does(
@@ -182,6 +183,7 @@ def test_want_of_memory_while_recording_is_no_reason_to_do_without(
         recorded(plain, 2)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("cores", [1, 3, 8])
 def test_it_adds_what_rows_adapters_say_in_every_lane(plain: LoadedModel, cores: int) -> None:
     model = replace(plain, recorded=recorded(plain, cores))
@@ -218,6 +220,7 @@ def stacks(model: LoadedModel) -> tuple[Stack, Stack]:
     return (Use(adapter(model, 1, unet=attention, magnitude=True)),), (Use(adapter(model, 2)),)
 
 
+@pytest.mark.long
 def test_no_step_records_what_the_model_got_ready_for(fresh: LoadedModel, monkeypatch: pytest.MonkeyPatch) -> None:
     """Nor what rows of several kinds need together."""
     threads = [threading.Thread(target=fresh.get_ready, args=(stack,)) for stack in stacks(fresh)]
@@ -256,6 +259,7 @@ def test_it_gets_ready_on_one_core_and_not_for_what_leaves_the_unet_as_it_is(
     assert torch.get_num_threads() == CORES
 
 
+@pytest.mark.long
 def test_want_of_memory_while_getting_ready_is_left_to_the_step(
     fresh: LoadedModel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -282,6 +286,7 @@ def adding(model: LoadedModel, additions: list[Additions | None]) -> Tensor:
     return model.predict(rows, torch.linspace(1, 999, count), conditioning, additions)
 
 
+@pytest.mark.long
 def test_models_of_one_configuration_share_a_recording_but_no_weights(
     plain: LoadedModel, model: LoadedModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

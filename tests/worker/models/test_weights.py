@@ -66,6 +66,7 @@ def weights_of(model: Path) -> dict[str, torch.Tensor]:
     return {**parts.unet.state_dict(), **parts.encoders[0].module.state_dict()}
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("variant", [None, "fp16"])
 def test_shards_are_put_together(built: Path, model: Path, variant: str | None) -> None:
     split(model, variant)
@@ -139,6 +140,7 @@ ASTRAY: dict[str, tuple[Callable[[Path], str], str]] = {
 }
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("case", ASTRAY)
 def test_no_shard_comes_from_elsewhere(model: Path, tmp_path: Path, case: str) -> None:
     split(model)

@@ -47,6 +47,7 @@ def assert_same(left: Components, right: Components) -> None:
             assert torch.equal(value, expected[key]), f"{part}.{key}"
 
 
+@pytest.mark.long
 def test_a_checkpoint_is_the_same_model_as_its_folder(loader: ModelLoader, built: Path, checkpoint: Path) -> None:
     assert_same(read_checkpoint("xl", checkpoint, built, place("cpu")), read_directory("xl", built, place("cpu")))
     loaded, folder = (loader.load("xl", source) for source in (SingleFile(checkpoint, built), LocalDirectory(built)))
@@ -98,6 +99,7 @@ def with_leftovers(weights: dict[str, Tensor]) -> dict[str, Tensor]:
     }
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("change", [turned, with_leftovers])
 def test_checkpoints_as_tools_leave_them(
     built: Path, checkpoint: Path, tmp_path: Path, change: Callable[[dict[str, Tensor]], dict[str, Tensor]]
@@ -107,6 +109,7 @@ def test_checkpoints_as_tools_leave_them(
     assert_same(read_checkpoint("xl", file, built, place("cpu")), read_directory("xl", built, place("cpu")))
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("prefix", "message"),
     [
@@ -124,6 +127,7 @@ def test_what_is_missing_is_told(built: Path, checkpoint: Path, tmp_path: Path, 
         read_checkpoint("xl", tmp_path / "less.safetensors", built, place("cpu"))
 
 
+@pytest.mark.long
 def test_folders_of_half_precision_and_in_shards(built: Path, tmp_path: Path) -> None:
     """As `save_pretrained` writes them with `variant="fp16"`."""
     half = tmp_path / "half"
