@@ -30,6 +30,7 @@ _FARMS = tuple(Path(__file__).with_name(name) for name in ("faults", "gpu", "int
 """Where every test is of a farm that runs."""
 _FUZZ = Path(__file__).with_name("fuzz")
 
+_MANY_CASES = 6
 _OF_A_LONG_TEST = 4
 """A test that is marked as long takes about as many times as long as a file without any."""
 _WITH_FARMS = 0.9
@@ -65,8 +66,19 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker("farm")
         if item.path.is_relative_to(_FUZZ):
             item.add_marker("long")
+    _keep_a_case_of_each(items)
     place = _places(items)
     items.sort(key=lambda item: place[item.path])
+
+
+def _keep_a_case_of_each(items: Iterable[pytest.Item]) -> None:
+    """The first case of a test that is long by its many cases is not: every edit is held to it."""
+    of_each: dict[tuple[Path, str], list[pytest.Item]] = {}
+    for item in items:
+        of_each.setdefault((item.path, item.name.partition("[")[0]), []).append(item)
+    for first, *others in of_each.values():
+        if len(others) >= _MANY_CASES:
+            first.own_markers = [marker for marker in first.own_markers if marker.name != "long"]
 
 
 def _places(items: Iterable[pytest.Item]) -> dict[Path, float]:

@@ -235,6 +235,7 @@ def running(command: list[str], until: Path) -> Iterator[None]:
             process.terminate()
 
 
+@pytest.mark.long
 def test_redis_keeps_everything_and_asks_for_the_password(redis_server: Path) -> None:
     with redis.Redis(unix_socket_path=str(redis_server), password=SECRETS["FARM_REDIS_PASSWORD"]) as client:
         found = client.config_get("appendonly", "maxmemory-policy", "save")

@@ -41,6 +41,7 @@ with contextlib.suppress(SystemExit), contextlib.redirect_stderr(io.StringIO()):
     assert loaded_after(code, NOT_FOR_HELP) == []
 
 
+@pytest.mark.long
 def test_a_dry_run_needs_neither_redis_nor_a_bucket() -> None:
     code = """
 import contextlib

@@ -6,6 +6,7 @@ import io
 import struct
 import zlib
 from collections.abc import Iterator
+from functools import cache
 
 import pytest
 from hypothesis import given
@@ -187,16 +188,23 @@ def test_any_size_that_a_jpeg_or_a_webp_can_say(width: int, height: int) -> None
 
 
 BOMBS = {
-    "text": (b"zTXt", b"a\0\0" + zlib.compress(bytes(100_000_000), 9)),
-    "profile": (b"iCCP", b"a\0\0" + zlib.compress(bytes(100_000_000), 9)),
-    "international text": (b"iTXt", b"a\0\1\0\0\0" + zlib.compress(bytes(100_000_000), 9)),
-    "pixels": (b"IDAT", zlib.compress(bytes(100_000_000), 9)),
+    "text": (b"zTXt", b"a\0\0"),
+    "profile": (b"iCCP", b"a\0\0"),
+    "international text": (b"iTXt", b"a\0\1\0\0\0"),
+    "pixels": (b"IDAT", b""),
 }
 
 
-@pytest.mark.parametrize("bomb", BOMBS)
-def test_bombs(bomb: str) -> None:
-    name, body = BOMBS[bomb]
+@cache
+def bomb() -> bytes:
+    """A hundred kilobytes that become a hundred megabytes."""
+    return zlib.compress(bytes(100_000_000), 9)
+
+
+@pytest.mark.parametrize("of", BOMBS)
+def test_bombs(of: str) -> None:
+    name, before = BOMBS[of]
+    body = before + bomb()
     png = SEEDS[0]
     end = png.index(b"IDAT") - 4
     checked(mended(png[:end] + (struct.pack(">I", len(body)) + name + body + b"0000") * 20 + png[end:]))

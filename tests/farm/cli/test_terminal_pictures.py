@@ -75,6 +75,7 @@ def test_a_terminal_of_kittys_kind_is_given_the_picture(picture: Path) -> None:
     assert written.count(_KITTY) > 1 and _SIXEL not in written
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("pixels", [(1_000, 800), (0, 0)], ids=["", "which does not even say how large it is"])
 def test_any_other_is_given_half_blocks(picture: Path, pixels: tuple[int, int]) -> None:
     written = shown(picture, attributes=None, graphics=False, pixels=pixels)

@@ -103,6 +103,7 @@ def test_each_gpu_gets_a_worker_of_its_own_name() -> None:
     assert process.returncode == 0
 
 
+@pytest.mark.long
 def test_a_worker_that_ends_unasked_takes_the_others_along() -> None:
     with start_on_gpus(SAY_AND_WAIT, gpus=2) as process:
         assert process.stdout is not None
@@ -113,6 +114,7 @@ def test_a_worker_that_ends_unasked_takes_the_others_along() -> None:
     assert process.returncode == 128 + signal.SIGKILL
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_signals_reach_every_worker(number: signal.Signals) -> None:
     script = """

@@ -66,6 +66,7 @@ def test_a_grid_is_laid_out_as_it_was_asked_for() -> None:
     assert [cell for _, cell in sorted(found.cells.items())] == [[position] for position in range(8)]
 
 
+@pytest.mark.long
 @given(st.lists(st.integers(1, 4), min_size=1, max_size=3), st.randoms())
 def test_every_job_of_a_grid_has_a_cell_of_its_own(lengths: list[int], rng: random.Random) -> None:
     swept = [("guidance", "1,2,3,4"), ("sampler", "ddim,lms,euler,euler_a"), ("steps", "4,3,2,1")]

@@ -127,6 +127,7 @@ def by_letter(words: list[tuple[str, float]]) -> list[tuple[str, object]]:
     return [(letter, pytest.approx(weight, rel=1e-9, abs=1e-9)) for text, weight in words for letter in text]
 
 
+@pytest.mark.long
 @fuzz(300)
 @given(written)
 def test_what_is_written_by_the_rules_is_read_by_them(drawn: Written) -> None:

@@ -45,6 +45,7 @@ def test_leases_are_renewed_whatever_a_stranger_wrote_where_looks_are_noted(ledg
     assert ledger.get(NAME).step == 4
 
 
+@pytest.mark.long
 def test_a_silent_redis_is_named_without_its_password() -> None:
     ledger = Ledger(Settings(redis_url="redis://:hunter2@127.0.0.1:1/0"))
     with pytest.raises(LedgerUnavailable, match=r"Redis at 127\.0\.0\.1:1/0 cannot be used") as caught:

@@ -35,6 +35,7 @@ def truncated(format: str) -> Callable[[], bytes]:
     return lambda: encoded(noise, format)[:2_000]
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("make", "message"),
     [

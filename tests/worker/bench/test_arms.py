@@ -130,6 +130,7 @@ def test_rows_are_counted_where_they_are_computed(model: LoadedModel) -> None:
     assert meter.seconds > 0
 
 
+@pytest.mark.long
 def test_a_device_is_idle_where_nothing_of_the_model_runs(model: LoadedModel) -> None:
     with watched(model) as idle:
         Engines(model, rows=8, slots=4).mixed(workloads.alike(model, 3, steps=4), time.monotonic)

@@ -44,6 +44,7 @@ CHUNKS: dict[str, tuple[str, list[int]]] = {
 }
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("case", CHUNKS)
 def test_chunks_end_when_they_are_full_at_late_commas_and_at_breaks(reader: PromptReader, case: str) -> None:
     prompt, expected = CHUNKS[case]

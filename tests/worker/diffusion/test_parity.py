@@ -131,6 +131,7 @@ def test_img2img_starts_at_the_step_that_the_client_announces() -> None:
                 assert Job("euler", steps, strength=strength).start == start_step_of_strength(strength, steps)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("sampler", ["lms", "euler_a"])
 def test_seeds_negatives_and_guidance_matter(tiny_model: LoadedModel, sampler: SamplerName) -> None:
     job = Job(sampler, steps=2)

@@ -67,6 +67,7 @@ def test_the_learning_rate_rises_and_falls_to_nothing() -> None:
     assert annealed(1) == pytest.approx(0, abs=1e-6)
 
 
+@pytest.mark.long
 def test_a_tokenizer_knows_every_caption_word_as_one_token_and_spells_others() -> None:
     settings = on_cpu()
     tokenizer, rng = new_tokenizer(settings), stream(5)

@@ -188,6 +188,7 @@ def test_in_company_a_step_of_each_is_its_own(crowd: list[RenderRequest]) -> Non
         assert float((alone.out[0] - together.out[index]).abs().max()) <= 1e-5, state.id
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("recorded", [True, False])
 def test_jobs_without_adapters_keep_their_bits_beside_jobs_with_them(
     request_for: Request, family: LoadedModel, recorded: bool

@@ -32,6 +32,7 @@ def told(request: RenderRequest) -> list[list[list[float]]]:
     return [row.sizes.tolist() for row in rows if isinstance(row, SDXLConditioning)]
 
 
+@pytest.mark.long
 def test_both_rows_are_told_height_before_width(request_for: Requests, xl: LoadedModel) -> None:
     plain = request_for("plain", of=xl, width=96)
     assert told(plain) == [[[64, 96, 0, 0, 64, 96]]] * 2
@@ -68,6 +69,7 @@ def test_a_model_that_is_not_told_refuses(model: LoadedModel, field: str, value:
         resolve(spec_of(**{field: value}), model, load_losses())
 
 
+@pytest.mark.long
 def test_unlike_rows_of_one_forward_are_each_as_diffusers_makes_them(request_for: Requests, xl: LoadedModel) -> None:
     frames = {
         "whole": {},

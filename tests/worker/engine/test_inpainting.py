@@ -191,6 +191,7 @@ def test_latents_of_an_inpainting_model_are_those_of_diffusers(
     assert distance(ended(request), by_diffusers(request, strength)) < TOLERANCE
 
 
+@pytest.mark.long
 def test_an_inpainting_model_has_latents_of_four_channels(painter: LoadedModel) -> None:
     assert (painter.latent_shape, painter.row_shape, painter.reads_masks) == ((4, 8, 8), (9, 8, 8), True)
     assert painter.recorded is not None
@@ -282,6 +283,7 @@ def test_a_jobs_bits_depend_on_no_others_mask(request_for: Make) -> None:
     assert distance(together["a half"], together["without a mask"]) > 0.01
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("name", MASKED)
 def test_a_job_that_goes_on_elsewhere_has_its_mask_again(request_for: Make, name: str) -> None:
     request = masked(request_for, name, **MASKED[name])

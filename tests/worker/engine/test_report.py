@@ -108,6 +108,7 @@ def engine(engines: Callable[..., Engine]) -> Iterator[Engine]:
     yield engines()
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("guidance", [-1.0, 0.0, 0.5, 1.0, 7.5])
 def test_every_guidance_scale_means_what_the_formula_says(
     engine: Engine, request_for: Make, model: LoadedModel, guidance: float

@@ -47,6 +47,7 @@ class Narrow:
             raise torch.OutOfMemoryError
 
 
+@pytest.mark.long
 def test_who_finds_no_room_in_anothers_turn_waits_for_its_end(
     engines: Engines, request_for: Request, model: LoadedModel
 ) -> None:

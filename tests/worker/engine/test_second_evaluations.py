@@ -71,6 +71,7 @@ def test_the_engines_steps_are_those_of_the_plan(model: LoadedModel, request_for
     assert torch.allclose(ended(boarded(request)), expected, atol=1e-4)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("sampler", [*TWICE, "pndm"])
 def test_observers_hear_of_each_step_once(
     engines: Callable[..., Engine], request_for: Make, model: LoadedModel, sampler: SamplerName

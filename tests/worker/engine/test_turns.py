@@ -111,6 +111,7 @@ def test_only_the_more_urgent_cut_in(
     assert order == (["large", "small"] if of_large > of_small else ["small", "large"])
 
 
+@pytest.mark.long
 def test_a_long_step_that_nobody_wants_any_more_ends_at_once(
     engines: Callable[..., Engine], request_for: Callable[..., RenderRequest], model: LoadedModel
 ) -> None:

@@ -148,6 +148,7 @@ def test_alpha_in_diffusers_settings_is_what_diffusers_reads(sd: LoadedModel, sd
     assert scales == {round(6 / 3**0.5, 4), round(12 / 3**0.5, 4)}
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("family", ["sd", "sdxl"])
 def test_every_layer_has_the_names_of_both_releases(
     family: str, sd: LoadedModel, sd_folder: Path, xl: LoadedModel, xl_folder: Path, tmp_path: Path

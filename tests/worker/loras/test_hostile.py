@@ -252,6 +252,7 @@ def test_settings_that_cannot_be_are_refused(case: str, sd: LoadedModel, tmp_pat
     assert said in refused(path, sd)
 
 
+@pytest.mark.long
 @fuzz(150)
 @given(st.lists(st.tuples(st.integers(0, 2_000), st.binary(min_size=1, max_size=4)), min_size=1, max_size=4))
 def test_files_with_other_bytes_are_read_or_refused(

@@ -164,6 +164,7 @@ def test_products_of_low_ranks_stay_of_low_rank(case: str, rank: int, sd: Loaded
     assert (factors.up.shape, factors.down.shape) == ((64, rank), (rank, 64, 3, 3))
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("case", ["LoRA", "LoHa", "LoKr"])
 @pytest.mark.parametrize("kind", NAMES)
 @pytest.mark.parametrize("side", ["outputs", "inputs"])

@@ -142,6 +142,7 @@ TOKENS = {
 }
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
 def test_tokens_are_those_of_clip(tmp_path: Path, architecture: str) -> None:
     lay_out(architecture, tmp_path / "model")
@@ -225,6 +226,7 @@ PREDICTING: dict[str, tuple[Options, dict[str, str], float, str]] = {
 }
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("case", PREDICTING)
 def test_what_stable_diffusion_2_predicts(
     tmp_path: Path, shapes: Mapping[str, Shapes], caplog: pytest.LogCaptureFixture, case: str
@@ -243,6 +245,7 @@ def test_what_stable_diffusion_2_predicts(
     assert f"the model 'mine' is Stable Diffusion 2, and {said if guessed else f'predicts {found}'}" in caplog.text
 
 
+@pytest.mark.long
 def test_a_file_alone_is_enough(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """By what comes along, made as small as the file is."""
     built = build_tiny_model(tmp_path / "sd1", scheduler_config=PNDM_CONFIG)
@@ -296,6 +299,7 @@ def test_another_architecture_is_told(tmp_path: Path, shapes: Mapping[str, Shape
         pass
 
 
+@pytest.mark.long
 def test_a_built_wheel_has_them(tmp_path: Path) -> None:
     source = tmp_path / "source"
     for room in ("farm", "worker"):

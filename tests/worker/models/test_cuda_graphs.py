@@ -79,6 +79,7 @@ def compared(one: LoadedModel, other: LoadedModel, additions: Sequence[Additions
     return float((one.predict(*what, additions) - other.predict(*what, additions)).abs().max())
 
 
+@pytest.mark.long
 def test_the_second_forward_of_a_number_becomes_a_graph_and_later_ones_replay_it(
     launched: LoadedModel, captured: list[Replayed]
 ) -> None:
@@ -173,6 +174,7 @@ def test_factors_that_have_no_room_and_deterministic_forwards_are_launched(
     assert enough.adds([None])
 
 
+@pytest.mark.long
 def test_only_the_latest_layouts_keep_their_graphs(launched: LoadedModel, captured: list[Replayed]) -> None:
     model = graphed(launched)
     assert isinstance(model.graphed, GraphedUNet)

@@ -113,6 +113,7 @@ def test_far_fewer_models_are_loaded_than_for_the_oldest_job_always(setting: str
     assert ours.done > 3 * oldest_first.done
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("seed", SEEDS)
 @pytest.mark.parametrize(("setting", "rare"), [("mixed", NAMES), ("hot", NAMES[4:])])
 def test_no_job_waits_nearly_as_long_as_where_models_stay_until_they_have_none(

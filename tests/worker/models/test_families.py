@@ -69,6 +69,7 @@ def test_what_is_looked_for_in_folders_is_what_families_read() -> None:
         }
 
 
+@pytest.mark.long
 def test_every_part_is_loaded_and_counted(folder: Path) -> None:
     half(folder)
     model = load(folder)
@@ -90,6 +91,7 @@ def test_in_half_precision_only_the_autoencoder_is_not_half(folder: Path) -> Non
     assert [tensor.dtype for tensor in conditioning.tensors] == [torch.bfloat16, torch.bfloat16, torch.float32]
 
 
+@pytest.mark.long
 def test_a_model_says_how_its_pictures_are_framed(folder: Path) -> None:
     said = {"original_size": "4096x4096", "target_size": {"width": 1024, "height": 512}, "guidance": 3}
     (folder / "farm.json").write_text(json.dumps(said), encoding="utf-8")
@@ -100,6 +102,7 @@ def test_a_model_says_how_its_pictures_are_framed(folder: Path) -> None:
         load(folder)
 
 
+@pytest.mark.long
 def test_its_second_tokenizer_pads_as_it_was_trained(folder: Path) -> None:
     first, second = load(folder).encoders
     assert first.tokenizer.pad_token_id != second.tokenizer.pad_token_id == second.tokenizer.get_vocab()["!"]
@@ -142,6 +145,7 @@ REFUSED: dict[str, tuple[Callable[[Path], None], str]] = {
 }
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("case", REFUSED)
 def test_what_does_not_fit_together_is_refused(folder: Path, case: str) -> None:
     spoil, message = REFUSED[case]

@@ -87,6 +87,7 @@ OTHER_FAMILIES: dict[str, tuple[Callable[[Path], None], str]] = {
 }
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("case", OTHER_FAMILIES)
 def test_another_family_is_told_before_its_weights_are_read(
     release: Path, monkeypatch: pytest.MonkeyPatch, case: str

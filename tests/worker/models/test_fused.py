@@ -66,6 +66,7 @@ def family(request: pytest.FixtureRequest, tiny_model: LoadedModel, tiny_xl: Loa
     return {"sd": tiny_model, "sdxl": tiny_xl}[request.param]
 
 
+@pytest.mark.long
 @torch.no_grad()
 def test_a_unet_of_fused_layers_gives_the_same_numbers_and_never_leaves_channels_last(
     family: LoadedModel, kernels: Kernels

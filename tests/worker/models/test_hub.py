@@ -95,6 +95,7 @@ def test_an_autoencoder_that_is_given_is_not_downloaded(loader: ModelLoader, fak
     assert sorted(fake.asked[1][1]["allow_patterns"]) == sorted([*HUB_CONFIG_FILES, *WHOLE[:2]])
 
 
+@pytest.mark.long
 def test_all_of_sdxl_is_downloaded(loader: ModelLoader, tmp_path: Path, fake: FakeHub) -> None:
     """Each part in one precision, of a repository as SDXL is published: with OpenVINO's, Flax' and ONNX' beside."""
     model = build_tiny_xl(tmp_path / "xl")
@@ -114,6 +115,7 @@ def test_all_of_sdxl_is_downloaded(loader: ModelLoader, tmp_path: Path, fake: Fa
     assert not asked & {*half, *others}
 
 
+@pytest.mark.long
 def test_what_is_in_the_cache_is_enough(loader: ModelLoader, fake: FakeHub) -> None:
     """Filled by hand, it has no list of what the hub has."""
     fake.files = None
@@ -121,6 +123,7 @@ def test_what_is_in_the_cache_is_enough(loader: ModelLoader, fake: FakeHub) -> N
     assert len(fake.asked) == 1
 
 
+@pytest.mark.long
 def test_a_cache_of_exactly_these_files_serves_without_a_network(
     loader: ModelLoader, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -73,6 +73,7 @@ def test_it_is_as_the_worker_s_own(
     assert kept.source.startswith("farm:mine@")
 
 
+@pytest.mark.long
 def test_without_options_it_is_as_its_files_say(
     sources: dict[str, str], loaded_from_farm: Callable[[str], LoadedModel]
 ) -> None:

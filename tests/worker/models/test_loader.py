@@ -42,6 +42,7 @@ def loader(tmp_path: Path) -> ModelLoader:
     return ModelLoader(place("cpu"), cache=tmp_path / "cache")
 
 
+@pytest.mark.long
 def test_a_local_model(loader: ModelLoader, model: Path) -> None:
     loaded = loader.load("tiny", LocalDirectory(model))
     assert (loaded.name, loaded.source, loaded.revision) == ("tiny", str(model), None)
@@ -450,6 +451,7 @@ def test_a_checkpoints_configuration_cannot_import_a_module(
     assert not mark.exists()
 
 
+@pytest.mark.long
 def test_a_checkpoint_is_read_through_a_link(loader: ModelLoader, tmp_path: Path) -> None:
     """As the hub's cache keeps files: the name is a link to a blob without one."""
     directory = build_tiny_model(tmp_path / "model", scheduler_config=PNDM_CONFIG)

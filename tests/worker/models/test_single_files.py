@@ -113,6 +113,7 @@ ZERO_SNR = {"rescale_betas_zero_snr": True, "timestep_spacing": "trailing"}
 MARKS: dict[tuple[str, ...], dict[str, Any]] = {(): {}, ("v_pred",): V, ("v_pred", "ztsnr"): {**V, **ZERO_SNR}}
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("marks", MARKS)
 def test_a_checkpoint_says_what_it_predicts(
     built: Path, checkpoint: Path, tmp_path: Path, marks: tuple[str, ...]
@@ -126,6 +127,7 @@ def test_a_checkpoint_says_what_it_predicts(
         assert (schedule.sigma_ve[0] > 4000) == ("ztsnr" in marks), "the first step begins with nothing but noise"
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("said", "prediction"), [("v", "v_prediction"), ("v_prediction", "v_prediction"), ("epsilon", "epsilon")]
 )

@@ -64,6 +64,7 @@ def same_weights(one: LoadedModel, other: LoadedModel) -> bool:
     )
 
 
+@pytest.mark.long
 def test_a_folder_is_the_same_model_as_where_it_came_from(farm: Farm, built: Path) -> None:
     farm.add(str(built))
     loaded = farm.load()

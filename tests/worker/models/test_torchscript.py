@@ -238,6 +238,7 @@ def test_no_step_records_what_the_model_got_ready_for(fresh: LoadedModel, monkey
     )
 
 
+@pytest.mark.long
 def test_it_gets_ready_on_one_core_and_not_for_what_leaves_the_unet_as_it_is(
     fresh: LoadedModel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -302,6 +303,7 @@ def test_models_of_one_configuration_share_a_recording_but_no_weights(
     assert not torch.allclose(expected, predicted(plain, 4), atol=1e-2)
 
 
+@pytest.mark.long
 def test_a_model_that_is_dropped_is_gone_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Its pool counts it as gone; the recording, which stays, must not hold the weights that it was made with."""
     monkeypatch.setattr("worker.models.recording._recordings", {})

@@ -75,6 +75,7 @@ def test_shards_are_put_together(built: Path, model: Path, variant: str | None) 
         assert torch.equal(weights[key], value), key
 
 
+@pytest.mark.long
 def test_half_precision_alone_is_read(built: Path, model: Path) -> None:
     halve(model)
     weights = weights_of(model)
@@ -160,6 +161,7 @@ def test_no_shard_comes_from_elsewhere(model: Path, tmp_path: Path, case: str) -
 MALFORMED = ("[]", "{", '{"weight_map": []}', '{"weight_map": {}}', '{"weight_map": {"a": 1}}', "[" * 100_000)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("text", MALFORMED, ids=range(len(MALFORMED)))
 def test_an_index_that_is_none_is_told(model: Path, text: str) -> None:
     split(model)

@@ -48,6 +48,7 @@ def decibels(one: Any, other: Any) -> float:
     return float(10 * np.log10(255**2 / np.mean((one.astype(float) - other.astype(float)) ** 2)))
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("encode", ["sample", "mean"])
 def test_a_round_trip(ask: Ask, model: LoadedModel, picture: Image.Image, encode: str) -> None:
     generator = torch.Generator().manual_seed(SEED) if encode == "sample" else None
