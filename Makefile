@@ -1,7 +1,6 @@
 # make demo    install, start a farm on this machine, render the examples into renders/, stop the farm
-# make test    install and run the tests but those that compute for long; PROCESSES=3 of them run side by side
-# make test-long  those: every sampler, layout and adapter against diffusers, trainings, fuzzing, benchmarks, browsers
-# make test-fast  those that need neither a farm nor long: for every edit
+# make test    install and run the tests; the slowest are told at the end; PROCESSES=3 of them run side by side
+# make test-fast  those that need neither a farm nor long, in two minutes: for every edit
 # make coverage  TESTS=tests/farm: what the tests run of each file, in percent, and line by line in coverage/index.html
 # make lowest  the unit tests with the lowest versions that pyproject.toml allows, which lie in deploy/requirements/lowest.txt
 # make soak    MINUTES=10: mixed jobs under all faults at random, then the audit
@@ -43,16 +42,13 @@ PYTEST := $(VENV)/bin/python -m pytest --dist loadfile --no-loadscope-reorder
 MINUTES ?= 10
 OUT ?= gpu-record
 
-.PHONY: demo test test-long test-fast coverage lowest soak check format docs bench gpu lock audit clean
+.PHONY: demo test test-fast coverage lowest soak check format docs bench gpu lock audit clean
 
 demo: $(VENV)/.farm
 	FARM_HOME="$${FARM_HOME:-$(CURDIR)/.farm}" $(VENV)/bin/farm demo
 
 test: $(VENV)/.tools
-	$(PYTEST) --numprocesses $(PROCESSES) --durations=15 --durations-min=5 -m "not long" $(TESTS)
-
-test-long: $(VENV)/.tools
-	$(PYTEST) --numprocesses $(PROCESSES) --durations=15 --durations-min=5 -m long $(TESTS)
+	$(PYTEST) --numprocesses $(PROCESSES) --durations=15 --durations-min=5 $(TESTS)
 
 test-fast: $(VENV)/.tools
 	$(PYTEST) --numprocesses 2 -m "not farm and not long" $(TESTS)
