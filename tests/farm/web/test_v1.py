@@ -526,7 +526,7 @@ async def test_a_lora_is_removed_by_who_may_operate(web: Web, client: FarmClient
 
 async def test_a_model_is_removed_by_who_may_operate(web: Web, client: FarmClient, tmp_path: Path) -> None:
     client.check_bucket()
-    keeping.add(client.ledger, client.storage, "mine", str(write_folder(tmp_path / "mine")), replace=True)
+    keeping.add(client.ledger, client.storage, "mine", str(write_folder(tmp_path / "mine", fill=53)), replace=True)
     await asyncio.to_thread(client.submit, [JobRequest.parse({**OTTER, "model": "mine"})])
     async with web.having("submit") as submitter, web.having("operate") as http:
         path = "/api/v1/models/mine"
