@@ -1,6 +1,7 @@
 """Kernels in Triton: group norm of pictures in channels_last, and the gate of a gated linear unit.
 
-Sums are in float32, no sum crosses rows, and none depends on how many there are: a row's bits are its own.
+Sums are in float32, no sum crosses rows, and none depends on how many there are: a row's bits are its own. Triton
+launches on the current device, which need not be a tensor's.
 """
 
 from __future__ import annotations
@@ -35,17 +36,17 @@ def group_norm(x: Tensor, groups: int, weight: Tensor, bias: Tensor, eps: float)
     affine = torch.empty((2, count, channels), device=x.device, dtype=torch.float32)
     out = torch.empty_like(x, memory_format=torch.channels_last)
     size: dict[str, Any] = {"PIXELS": _PIXELS, "CHANNELS": _CHANNELS, "num_warps": _WARPS}
-    grid = (count * tiles, lanes)
-    _tell[grid](x, means[0], means[1], pixels, channels, tiles, **size)
-    each = channels // groups
-    _merge[(count, groups)](
-        *(means[0], means[1], weight, bias, affine[0], affine[1], pixels, channels, tiles, each, eps),
-        PIXELS=_PIXELS,
-        TILES=_TILES_AT_ONCE,
-        EACH=triton.next_power_of_2(each),
-        num_warps=4,
-    )
-    _apply[grid](x, affine[0], affine[1], out, pixels, channels, tiles, **size)
+    grid, each = (count * tiles, lanes), channels // groups
+    with torch.cuda.device_of(x):
+        _tell[grid](x, means[0], means[1], pixels, channels, tiles, **size)
+        _merge[(count, groups)](
+            *(means[0], means[1], weight, bias, affine[0], affine[1], pixels, channels, tiles, each, eps),
+            PIXELS=_PIXELS,
+            TILES=_TILES_AT_ONCE,
+            EACH=triton.next_power_of_2(each),
+            num_warps=4,
+        )
+        _apply[grid](x, affine[0], affine[1], out, pixels, channels, tiles, **size)
     return out
 
 
@@ -59,7 +60,8 @@ def gated(x: Tensor) -> Tensor:
     out = x.new_empty((*x.shape[:-1], width))
     tokens = out.numel() // width
     grid = (triton.cdiv(tokens, _TOKENS), triton.cdiv(width, _WIDTH))
-    _gate[grid](x, out, tokens, width, TOKENS=_TOKENS, WIDTH=_WIDTH, num_warps=_WARPS)
+    with torch.cuda.device_of(x):
+        _gate[grid](x, out, tokens, width, TOKENS=_TOKENS, WIDTH=_WIDTH, num_warps=_WARPS)
     return out
 
 
