@@ -101,7 +101,7 @@ def fuse(module: nn.Module) -> None:
 
 def _fused(layer: nn.Module, *, has_kernels: bool) -> Any:
     """The class that a layer becomes; None: it stays what it is."""
-    if has_kernels and type(layer) is nn.GroupNorm and layer.affine:
+    if has_kernels and type(layer) is nn.GroupNorm and layer.affine and layer.bias is not None:
         return FusedGroupNorm
     if has_kernels and type(layer) is GEGLU:
         return FusedGEGLU
