@@ -47,6 +47,10 @@ class Gathered:
         return self.which, *(tensor for tensors in each for tensor in tensors)
 
 
+_UNKNOWN: ref[Additions] = ref(Additions((), (), None))
+"""Of one that is gone: whatever comes next is another."""
+
+
 class Slots:
     """Room for what is added for some rows, all in one layout, at addresses that stay: for CUDA graphs."""
 
@@ -63,7 +67,6 @@ class Slots:
             adding = row if row is not None and row.kind is not None else None
             held = self._held[index]
             if adding is not (held and held()) or (adding is None and held is not None):
-                self._held[index] = ref(adding) if adding else None
                 self._write(index, adding)
         each = (kernel[: len(rows) * len(kernel) // len(self._held)] for kernel in kernels)
         layers = self._layout.read(flat[: len(rows)], tuple(each))
@@ -71,11 +74,13 @@ class Slots:
 
     def _write(self, index: int, row: Additions | None) -> None:
         flat, kernels = self._room
-        packed = row.packed(self._layout) if row else None
+        packed = row.packed(self._layout) if row else None  # for which there may be no room
+        self._held[index] = _UNKNOWN
         flat[index].copy_(packed.flat) if packed else flat[index].zero_()
         for number, kernel in enumerate(kernels):
             own = kernel.unflatten(0, (len(self._held), -1))[index]
             own.copy_(packed.kernels[number]) if packed else own.zero_()
+        self._held[index] = ref(row) if row else None
 
 
 class Adapting:

@@ -93,6 +93,7 @@ class Engine:
             self._jobs,
             self._room,
             self._decoder,
+            max_rows=max_rows,
             padded_rows=padded_rows,
             snapshot_seconds=snapshot_seconds,
             progress=self._note_progress,

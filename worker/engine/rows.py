@@ -53,18 +53,25 @@ class Step:
 
 @torch.no_grad()
 def run_step(
-    states: Sequence[RequestState], *, padded_rows: int | None, gradient_chunk: int, row_by_row: bool = False
+    states: Sequence[RequestState],
+    *,
+    padded_rows: int | None,
+    gradient_chunk: int,
+    row_by_row: bool = False,
+    most_rows: int = ROWS,
 ) -> Step:
     """One evaluation of all `states`, which must have one batch key. Changes none of them.
 
-    With `padded_rows` the forward always has that many rows, which makes a row's bits independent of its
-    company; on a GPU it has one of few numbers in any case. Losses are differentiated `gradient_chunk` jobs at a time.
-    `row_by_row` is for when memory is short: as many forwards as there are rows.
+    With `padded_rows` the forward always has that many rows, which makes a row's bits independent of its company; on a
+    GPU it has one of few numbers in any case, up to `most_rows`. Losses are differentiated `gradient_chunk` jobs at a
+    time. `row_by_row` is for when memory is short: as many forwards as there are rows.
     """
     model = states[0].request.model
     coefficients = np.stack([state.coefficients for state in states])
     table = to_device(torch.from_numpy(coefficients), model.device)
     x = torch.stack([state.x for state in states])
+    if padded_rows is None and x.is_cuda:
+        padded_rows = min(one_of_few(sum(state.rows for state in states)), most_rows)
     out, predictions = _guided_output(model, states, table, x, padded_rows, row_by_row)
     x0 = _coefficient(table, Coefficient.X0_X) * x + _coefficient(table, Coefficient.X0_OUT) * out
     x, losses = _follow_losses(model, states, table, x, x0, gradient_chunk)
@@ -130,12 +137,11 @@ def _forward(
     padded_rows: int | None,
 ) -> Tensor:
     count = len(rows)
-    number = max(count, padded_rows or (one_of_few(count) if rows.is_cuda else count))
-    if count < number:
-        order = torch.arange(number, device=rows.device)
+    if padded_rows is not None and count < padded_rows:
+        order = torch.arange(padded_rows, device=rows.device)
         order[count:] = 0
         rows, timesteps, conditioning = rows[order], timesteps[order], conditioning.each(lambda tensor: tensor[order])
-        additions = [*additions, *[additions[0]] * (number - count)]
+        additions = [*additions, *[additions[0]] * (padded_rows - count)]
     return model.predict(rows, timesteps, conditioning, additions)[:count].float()
 
 

@@ -28,8 +28,9 @@ _log = logging.getLogger(__name__)
 class Stepper:
     """Takes jobs of one batch key an evaluation of the model further.
 
-    `padded_rows` is the number of rows that every forward of a deterministic engine has, else None; `progress` is
-    called as each piece of work begins. Observers get a snapshot every `snapshot_seconds` (0: never).
+    `max_rows` bounds the rows of a forward, and `padded_rows` is how many every one of a deterministic engine has, else
+    None; `progress` is called as each piece of work begins. Observers get a snapshot every `snapshot_seconds` (0:
+    never).
     """
 
     def __init__(
@@ -38,6 +39,7 @@ class Stepper:
         room: Room,
         decoder: Decoder,
         *,
+        max_rows: int,
         padded_rows: int | None,
         snapshot_seconds: float,
         progress: Callable[[], None],
@@ -46,6 +48,7 @@ class Stepper:
         self._room = room
         self._decoder = decoder
         self._reports = Reports(decoder)
+        self._max_rows = max_rows
         self._padded_rows = padded_rows
         self._snapshot_seconds = snapshot_seconds
         self._progress = progress
@@ -103,6 +106,7 @@ class Stepper:
         step = run_step(
             states,
             padded_rows=self._padded_rows,
+            most_rows=self._max_rows,
             gradient_chunk=self._decoder.differentiated(states[0]),
             row_by_row=row_by_row,
         )

@@ -19,6 +19,7 @@ from torch import Tensor
 
 from worker.diffusion.conditioning import Conditioning
 from worker.models.model import LoadedModel, pad_rows, to_channels_last
+from worker.models.undisturbed import undisturbed
 
 _log = logging.getLogger(__name__)
 
@@ -52,7 +53,7 @@ class CompiledUNet:
     def __call__(self, rows: Tensor, timesteps: Tensor, conditioning: Conditioning) -> Tensor:
         """The UNet's output for rows that fit, timesteps [N] and what they are conditioned on."""
         padded = partial(pad_rows, number=next(number for number in self._numbers if number >= len(rows)))
-        with torch.compiler.set_stance("eager_on_recompile"):
+        with undisturbed(), torch.compiler.set_stance("eager_on_recompile"):
             out = self._forward(padded(rows), padded(timesteps), conditioning.each(padded))
         return out[: len(rows)]
 
@@ -67,7 +68,18 @@ class CompiledUNet:
             with torch.compiler.set_stance("force_eager"):
                 self._forward(*given)  # steady layers find out which of them must go row by row (see `steady`)
             self._forward(*given)
+            if torch.are_deterministic_algorithms_enabled():
+                self._check_rows(number)
             _log.info("compiled for %d rows in %.0f s", number, time.monotonic() - began)
+
+    def _check_rows(self, number: int) -> None:
+        """Raise `RuntimeError` if equal rows become unequal: the kernels are others than those of the layers."""
+        row = torch.randn((1, *self._shape), generator=torch.Generator().manual_seed(0))
+        rows = row.expand(number, -1, -1, -1).to(self._device, self._dtype)
+        timesteps = torch.full((number,), 500.0, device=self._device)
+        out = self._forward(rows, timesteps, Conditioning.stacked([self._any] * number))
+        if not bool((out == out[:1]).all()):
+            raise RuntimeError("compiled, rows depend on their places, which deterministic mode rules out")
 
     def _forward(self, rows: Tensor, timesteps: Tensor, conditioning: Conditioning) -> Tensor:
         out: Tensor = self.module(to_channels_last(rows), timesteps, **conditioning.arguments).sample

@@ -22,6 +22,7 @@ from worker.diffusion.additions import Additions, Layout
 from worker.diffusion.conditioning import Conditioning
 from worker.models.disguises import first_line
 from worker.models.model import LoadedModel
+from worker.models.undisturbed import undisturbed
 
 _log = logging.getLogger(__name__)
 
@@ -32,7 +33,10 @@ keeps the GPU busy for so long that the host is not waited for: on an H100, 16 r
 rows 2 %, where 2 rows take a fifth."""
 _SHARE_OF_ADAPTERS = 0.01
 """The same for those of one layout of adapters, and as much again for their factors."""
-_MOST_LAYOUTS = 4
+_MOST_LAYOUTS, _IN_USE = 4, 64
+"""Of adapters, and for how many forwards with some a layout counts as in use: where more take turns than there are
+places, the others are launched."""
+_MOST_FAILURES = 3
 _replaying = Lock()
 
 
@@ -54,9 +58,15 @@ class _Graphs:
         self._pool = torch.cuda.graph_pool_handle()
         self._seen: set[int] = set()
         self._graphs: dict[int, _Graph] = {}
+        self._failures = 0
+
+    @property
+    def numbers(self) -> Sequence[int]:
+        """Of rows, for which there are graphs."""
+        return [*self._graphs]
 
     def run(self, number: int, launch: Callable[[], Tensor]) -> Tensor:
-        """What a forward gives, which reads and adds the same addresses whenever it has this number of rows."""
+        """What `launch` computes, which reads the same addresses whenever it has this number of rows."""
         graph = self._graph_for(number, launch)
         if graph is None:
             return launch()
@@ -75,7 +85,8 @@ class _Graphs:
                 _log.warning(
                     "forwards are launched as they come, for %d rows made no graph: %s", number, first_line(error)
                 )
-                self.most = 0
+                self._failures += 1
+                self.most = 0 if self._failures == _MOST_FAILURES else self.most
                 return None
         return self._graphs[number]
 
@@ -86,6 +97,15 @@ class _Graphs:
         with torch.cuda.graph(graph, pool=self._pool, capture_error_mode="thread_local"):
             out = launch()
         return _Graph(graph, out)
+
+
+@dataclass
+class _Adding:
+    """What forwards with adapters of one layout have, and which forward with some used it last."""
+
+    slots: Slots
+    graphs: _Graphs
+    used: int = 0
 
 
 class GraphedUNet(nn.Module):
@@ -103,11 +123,22 @@ class GraphedUNet(nn.Module):
         self._conditioning = conditioning.each(lambda tensor: tensor.new_zeros((most, *tensor.shape[1:])))
         self._room = room
         self._graphs = _Graphs(most)
-        self._adding: OrderedDict[Layout, tuple[Slots, _Graphs]] = OrderedDict()
+        self._adding: OrderedDict[Layout, _Adding] = OrderedDict()
+        self._forwards = 0
 
     @property
     def module(self) -> nn.Module:
         return self
+
+    @property
+    def numbers(self) -> Sequence[int]:
+        """Of rows, for which there are graphs."""
+        return self._graphs.numbers
+
+    @property
+    def numbers_adding(self) -> Sequence[int]:
+        """The same of those with adapters, for each layout."""
+        return [number for adding in self._adding.values() for number in adding.graphs.numbers]
 
     def fits(self, rows: Tensor, conditioning: Conditioning) -> bool:
         """Whether rows [N, 4, h, w] and their conditioning are of the model's own size, and not too many."""
@@ -115,8 +146,8 @@ class GraphedUNet(nn.Module):
         return is_own and len(rows) <= self._graphs.most
 
     def adds(self, additions: Sequence[Additions | None]) -> bool:
-        """Whether it can add what rows have. Not in deterministic mode, for graphs come and go, and add in other ways
-        than forwards without them: see `Slots`."""
+        """Whether it can add what rows have. Not in deterministic mode: graphs come and go, and they add zero to rows
+        without adapters, which forwards without graphs do not touch."""
         layout = self._model.adapting.layout(additions)
         if layout is None:
             return True
@@ -128,23 +159,34 @@ class GraphedUNet(nn.Module):
         """The UNet's output [N, 4, h, w] for timesteps [N], with what is added for each row."""
         number, layout = len(rows), self._model.adapting.layout(additions)
         # Whoever takes a turn between two operators (see `worker.engine.beats`) must not do so amid a recording.
-        with _replaying, torch.cuda.device(self._rows.device), torch._C.DisableTorchFunction():
+        with _replaying, torch.cuda.device(self._rows.device), undisturbed():
             self._give(rows, timesteps, conditioning)
             given = self._rows[:number], self._timesteps[:number], self._conditioning.each(lambda all: all[:number])
             if layout is None:
                 return self._graphs.run(number, lambda: self._model.predict(*given))
-            slots, graphs = self._of(layout)
-            added = slots.put(additions)
-            return graphs.run(number, lambda: self._model.launch(*given, added))
+            adding = self._of(layout)
+            if adding is None:
+                (gathered,) = self._model.adapting.gathered([additions], layout)
+                return self._model.launch(*given, gathered)
+            added = adding.slots.put(additions)
+            return adding.graphs.run(number, lambda: self._model.launch(*given, added))
 
-    def _of(self, layout: Layout) -> tuple[Slots, _Graphs]:
-        """The slots and the graphs of a layout, made if it is none of the latest."""
+    def _of(self, layout: Layout) -> _Adding | None:
+        """The slots and the graphs of a layout, made if there is a place and room for them."""
+        self._forwards += 1
         if layout not in self._adding:
             if len(self._adding) == _MOST_LAYOUTS:
+                oldest = next(iter(self._adding.values()))
+                if self._forwards - oldest.used < _IN_USE:
+                    return None
                 self._adding.popitem(last=False)
             most = self._most_adding(layout)
-            self._adding[layout] = Slots(layout, most), _Graphs(most)
+            try:
+                self._adding[layout] = _Adding(Slots(layout, most), _Graphs(most))
+            except torch.OutOfMemoryError:
+                return None
         self._adding.move_to_end(layout)
+        self._adding[layout].used = self._forwards
         return self._adding[layout]
 
     def _most_adding(self, layout: Layout) -> int:

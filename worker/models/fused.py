@@ -1,4 +1,4 @@
-"""Layers that keep channels_last and do in one pass over memory what diffusers' and PyTorch's do in several, on CUDA.
+"""Layers that keep channels_last and pass over memory less often than diffusers' and PyTorch's do, on CUDA.
 
 Their names, weights and hooks stay, and so do their numbers but for the last bits. What was found on a GPU:
 PyTorch's group norms copy channels_last into another layout and back, a quarter of a full batch's time; diffusers'
@@ -9,6 +9,7 @@ pixel add their bias in a pass of its own.
 from __future__ import annotations
 
 import logging
+from functools import cache
 from typing import Any, Protocol
 
 import torch
@@ -91,7 +92,8 @@ class ChannelsLastTransformer(Transformer2DModel):
 
 def fuse(module: nn.Module) -> None:
     """Let the layers of a module on CUDA, whose weights are in channels_last, be the quicker ones of this file."""
-    kernels = _kernels(next(module.parameters()).device)
+    some = next(module.parameters())
+    kernels = _kernels(some.device, some.dtype)
     if kernels:
         FusedGroupNorm.kernels = FusedGEGLU.kernels = kernels
     for layer in module.modules():
@@ -116,15 +118,16 @@ def _is_pointwise(layer: nn.Conv2d) -> bool:
     return {*layer.kernel_size, *layer.stride, layer.groups} == {1} and set(layer.padding) == {0}
 
 
-def _kernels(device: torch.device) -> _Kernels | None:
+@cache
+def _kernels(device: torch.device, dtype: torch.dtype) -> _Kernels | None:
     """The kernels, if they can be made here: Triton does not come with every PyTorch, and needs a C compiler."""
     try:
         from worker.models import triton_kernels as kernels
 
-        some = torch.ones((2, 64, 8, 8), device=device).to(memory_format=torch.channels_last)
+        some = torch.ones((2, 64, 8, 8), device=device, dtype=dtype).to(memory_format=torch.channels_last)
         kernels.group_norm(some, 32, some[0, :, 0, 0], some[0, :, 0, 0], 1e-5)
         kernels.gated(some.flatten())
-        torch.cuda.synchronize(device)
+        torch.cuda.current_stream(device).synchronize()
     except Exception as error:  # of many kinds, and PyTorch has kernels of its own
         _log.warning("group norms and gated units are PyTorch's, which are slower: %s", first_line(error))
         return None

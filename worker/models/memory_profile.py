@@ -52,11 +52,13 @@ def highest(call: Callable[[], Any], device: torch.device) -> int:
     what it uses only inside is not.
     """
     if device.type == "cuda":
-        torch.cuda.synchronize(device)
+        # Not of the device, which would break what another thread makes a CUDA graph of.
+        stream = torch.cuda.current_stream(device)
+        stream.synchronize()
         torch.cuda.reset_peak_memory_stats(device)
         before = torch.cuda.memory_allocated(device)
         call()
-        torch.cuda.synchronize(device)
+        stream.synchronize()
         return torch.cuda.max_memory_allocated(device) - before
     counting = _Counting()
     with counting:

@@ -45,7 +45,7 @@ class Kernels:
 @pytest.fixture
 def kernels(monkeypatch: pytest.MonkeyPatch) -> Iterator[Kernels]:
     kernels = Kernels()
-    monkeypatch.setattr(fused, "_kernels", lambda _: kernels)
+    monkeypatch.setattr(fused, "_kernels", lambda *_: kernels)
     monkeypatch.setattr(FusedGroupNorm, "kernels", kernels, raising=False)
     monkeypatch.setattr(FusedGEGLU, "kernels", kernels, raising=False)
     yield kernels
