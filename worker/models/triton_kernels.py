@@ -105,18 +105,12 @@ def _merge(
     number = 1.0 * pixels * each
     total = tl.zeros((TILES, EACH), tl.float32)
     for first in range(0, tiles, TILES):
-        tile = first + tl.arange(0, TILES)
-        inside = (tile < tiles)[:, None] & (lane < each)[None, :]
-        size = tl.minimum(pixels - tile * PIXELS, PIXELS).to(tl.float32)[:, None]
-        at = (row * tiles + tile)[:, None] * channels + channel[None, :]
+        at, inside, size = _tiles_of(row, first, channel, lane < each, pixels, channels, tiles, PIXELS, TILES)
         total += size * tl.load(means + at, mask=inside, other=0.0)
     mean = tl.sum(total) / number
     squared = tl.zeros((TILES, EACH), tl.float32)
     for first in range(0, tiles, TILES):
-        tile = first + tl.arange(0, TILES)
-        inside = (tile < tiles)[:, None] & (lane < each)[None, :]
-        size = tl.minimum(pixels - tile * PIXELS, PIXELS).to(tl.float32)[:, None]
-        at = (row * tiles + tile)[:, None] * channels + channel[None, :]
+        at, inside, size = _tiles_of(row, first, channel, lane < each, pixels, channels, tiles, PIXELS, TILES)
         apart = tl.load(means + at, mask=inside, other=0.0) - mean
         own = tl.load(squares + at, mask=inside, other=0.0)
         squared += tl.where(inside, own + size * apart * apart, 0.0)
@@ -125,6 +119,16 @@ def _merge(
     offset = tl.load(bias + channel, mask=lane < each, other=0.0).to(tl.float32) - mean * factor
     tl.store(factors + row * channels + channel, factor, mask=lane < each)
     tl.store(offsets + row * channels + channel, offset, mask=lane < each)
+
+
+@triton.jit
+def _tiles_of(row, first, channel, is_own, pixels, channels, tiles, PIXELS: tl.constexpr, TILES: tl.constexpr):
+    """Of some tiles of a row, where what they say of channels is, whether that is asked for, and how many pixels each
+    has."""
+    tile = first + tl.arange(0, TILES)
+    inside = (tile < tiles)[:, None] & is_own[None, :]
+    size = tl.minimum(pixels - tile * PIXELS, PIXELS).to(tl.float32)[:, None]
+    return (row * tiles + tile)[:, None] * channels + channel[None, :], inside, size
 
 
 @triton.jit
