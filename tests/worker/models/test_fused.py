@@ -146,6 +146,7 @@ def test_without_kernels_norms_and_gates_are_pytorchs_and_it_is_said_why(
     def fail(*_: object) -> None:
         raise RuntimeError("Failed to find C compiler. Please specify via CC environment variable.")
 
+    fused._kernels.cache_clear()  # asked once a process
     broken = SimpleNamespace(triton_kernels=SimpleNamespace(group_norm=fail, gated=fail))
     monkeypatch.setitem(sys.modules, "worker.models.triton_kernels", broken.triton_kernels)
     monkeypatch.setattr("worker.models.triton_kernels", broken.triton_kernels, raising=False)
@@ -155,3 +156,4 @@ def test_without_kernels_norms_and_gates_are_pytorchs_and_it_is_said_why(
     assert [type(layer) for layer in layers] == [nn.GroupNorm, GEGLU, PointwiseConv2d, nn.Conv2d]
     (warning,) = caplog.messages
     assert "Failed to find C compiler" in warning
+    fused._kernels.cache_clear()
