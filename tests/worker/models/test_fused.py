@@ -80,9 +80,9 @@ def test_a_unet_of_fused_layers_gives_the_same_numbers_and_never_leaves_channels
     fuse(unet)
     layouts: list[str] = []
 
-    def note(layer: nn.Module, _: object, out: Tensor | tuple[Tensor]) -> None:
-        picture = out if isinstance(out, Tensor) else out[0]
-        if not picture.is_contiguous(memory_format=torch.channels_last):
+    def note(layer: nn.Module, given: tuple[Tensor, ...], out: Tensor | tuple[Tensor]) -> None:
+        pictures = (given[0], out if isinstance(out, Tensor) else out[0])
+        if not all(picture.is_contiguous(memory_format=torch.channels_last) for picture in pictures):
             layouts.append(type(layer).__name__)
 
     for layer in unet.modules():
