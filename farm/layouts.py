@@ -17,12 +17,23 @@ from farm.disguises import CONVERT
 from farm.keys import PICKLED_WEIGHTS, WEIGHTS
 
 INDEX, CONFIG, UNET, VAE = "model_index.json", "config.json", "unet", "vae"
+SCHEDULER = "scheduler/scheduler_config.json"
 ONLY_SD = "use a text-to-image model of Stable Diffusion 1, 2 or XL"
 REFINER, BASE_IS_NEEDED = "the refiner of SDXL, which only refines what SDXL's base model made", "use the base model"
 FETCH_AGAIN = "fetch it again"
 
 Fault = tuple[str, str | None]
 """What is wrong with a model, and a hint."""
+ZERO_SNR_NEEDS_V: Fault = (
+    "cannot begin at a signal-to-noise ratio of zero, for it predicts noise",
+    "add #prediction=v if it predicts v; else leave out #ztsnr",
+)
+"""Where all is noise, what was added says nothing of the picture (Lin et al. 2023, arXiv:2305.08891)."""
+MARKS_V, MARKS_ZERO_SNR = "v_pred", "ztsnr"
+"""Weights, empty by custom, by which a model in one file says that it predicts v, and begins at that ratio."""
+TELLS_PREDICTION = "modelspec.prediction_type"
+"""What programs that train models note in a file's metadata (https://github.com/Stability-AI/ModelSpec)."""
+V_WORDS = ("v", "v_prediction")
 
 
 @dataclass(frozen=True)
@@ -106,7 +117,7 @@ def unfit(folder: Path, read: Callable[[Path], Mapping[str, Any]]) -> Fault | No
     for name in parts:
         if PARTS[name].stem and (said := _of_another_class(name, class_of(read(folder / name / CONFIG)), CONFIG)):
             return said, ONLY_SD
-    return _unscheduled(read(folder / "scheduler" / "scheduler_config.json"))
+    return _unscheduled(read(folder / SCHEDULER))
 
 
 def _unscheduled(scheduler: Mapping[str, Any]) -> Fault | None:

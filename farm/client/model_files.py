@@ -14,7 +14,7 @@ from typing import Any
 
 from farm import layouts, sources
 from farm.bucket.models import FILE_NAME, MAX_FILES, Kind, Layout
-from farm.client import model_options
+from farm.client import model_options, model_prediction
 from farm.client.given import GivenFile
 from farm.client.headers import Shapes, read_header
 from farm.client.model_options import Given
@@ -39,13 +39,14 @@ _MAX_JSON_BYTES = 16 * 2**20
 @dataclass(frozen=True)
 class LocalModel:
     """A model on this machine: its files by their names in the farm, and what is said of it besides. `source` is where
-    it was found."""
+    it was found. `predicts_v` is None where only its weights can tell."""
 
     layout: Layout
     kind: Kind
     source: str
     files: Mapping[str, Path]
     options: Mapping[str, str] = field(default_factory=dict)
+    predicts_v: bool | None = None
 
 
 def look_at(source: str | GivenFile) -> LocalModel:
@@ -98,6 +99,8 @@ def _pickled(file: GivenFile) -> InvalidInput:
 
 
 def _with_options(model: LocalModel, given: Given) -> LocalModel:
+    if fault := model_prediction.fault(given.kept, model.predicts_v):
+        raise _at_fault(model.source, fault)
     files = _checked({**model.files, **given.files})
     return replace(model, files=files, options=given.kept, source=sources.join(model.source, given.written))
 
@@ -120,7 +123,8 @@ def _folder(folder: Path, *, has_vae: bool) -> LocalModel:
             unet |= weights.shapes if part == UNET else {}
             files |= {f"{part}/{path.name}": path for path in weights.files}
         files |= _texts(folder / part, under=f"{part}/")
-    return LocalModel("folder", _kind(unet), str(folder), _checked(files))
+    predicts_v = model_prediction.said_by_scheduler(_read_json(folder / layouts.SCHEDULER))
+    return LocalModel("folder", _kind(unet), str(folder), _checked(files), predicts_v=predicts_v)
 
 
 def _of_the_whole(folder: Path) -> dict[str, Path]:
@@ -144,7 +148,8 @@ def _parts(folder: Path) -> tuple[str, ...]:
 
 
 def _single_file(file: GivenFile, config: Path | None, *, has_vae: bool) -> LocalModel:
-    shapes = read_header(file).shapes
+    header = read_header(file)
+    shapes = header.shapes
     if any(_LORA.search(key) for key in shapes):
         raise file.refused("is a LoRA, and no whole model", hint="'farm loras add NAME=FILE' adds it for jobs to name")
     if not shapes:
@@ -170,7 +175,9 @@ def _single_file(file: GivenFile, config: Path | None, *, has_vae: bool) -> Loca
             f"has no {PARTS[lacks].title}", hint=layouts.hint_in_file(lacks, "farm models add NAME=FILE")
         )
     source = f"{file.source}#config={config}" if config else file.source
-    return LocalModel("file", _kind(shapes), source, _checked(files))
+    scheduler = _read_json(config / layouts.SCHEDULER) if config else None
+    predicts_v = model_prediction.said_by_file(header, _kind(shapes), scheduler)
+    return LocalModel("file", _kind(shapes), source, _checked(files), predicts_v=predicts_v)
 
 
 def _check_architecture(file: GivenFile, shapes: Shapes) -> None:
@@ -221,7 +228,7 @@ def _shapes_of(path: Path) -> Shapes:
     return read_header(GivenFile.at(path, _FIELD)).shapes
 
 
-def _at_fault(folder: Path, fault: layouts.Fault) -> InvalidInput:
+def _at_fault(folder: Path | str, fault: layouts.Fault) -> InvalidInput:
     said, hint = fault
     return _refused(f"{folder} {said}", hint=hint)
 

@@ -7,6 +7,7 @@ https://github.com/AUTOMATIC1111/stable-diffusion-webui/blob/master/extensions-b
 
 from __future__ import annotations
 
+import difflib
 import re
 from collections.abc import Iterable, Iterator
 
@@ -18,11 +19,15 @@ from farm.jobs.faults import invalid, quoted
 from farm.jobs.loras import LoraUse
 from farm.jobs.numbers import number
 
+_NAMES = ("lora", "lyco")
 _TAG = re.compile(r"<(?:lora|lyco):([^>]+)>")
 _ANY_TAG = re.compile(r"<(?=\w+:[^>]+>)")
 """What A1111 takes out of a prompt, whatever the kind."""
 _NEARLY = re.compile(r"<\s*(?:lora|lyco)\b(?!-)(?P<inside>[^<>]*)>?", re.IGNORECASE)
 """What is no tag, and looks as if it should be one: in capitals, with blanks, with another sign or without the last."""
+_MISSPELT = re.compile(r"<(?P<name>\w{3,6}):(?P<inside>[^<>]+)>")
+_ALIKE = 0.7
+"""Of how alike two words are, from 0 to 1: as `loras`, `lroa` and `loha` are to `lora`."""
 _BETWEEN = re.compile(r"[\s:：=,]+")
 _OTHERWISE = re.compile(
     r"""
@@ -51,12 +56,16 @@ def nearly(prompt: str) -> Iterator[tuple[str, str]]:
             closed = found.group().endswith(">")
             said = found.group() if closed else found.group().split(name)[0] + name
             yield said, _meant(name, *more[:1] or "1")
+    for found in _MISSPELT.finditer(without_tags):
+        name = found["name"].lower()
+        if name not in _NAMES and difflib.get_close_matches(name, _NAMES, 1, _ALIKE):
+            yield found.group(), _meant(*found["inside"].split(":", 1))
     for found in _OTHERWISE.finditer(_NEARLY.sub("", without_tags)):
         if found["bracket"] or found["number"]:
             yield found.group(), _meant(found["name"], found["number"] or "1")
 
 
-def _meant(name: str, weight: str) -> str:
+def _meant(name: str, weight: str = "1") -> str:
     try:
         return written([_read("", f"{name}:{weight}")])
     except InvalidInput:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from farm import layouts
 from farm.errors import ModelError
 from worker.diffusion.steps import Prediction
 from worker.models import kinds
@@ -16,11 +17,7 @@ from worker.models.registry import Options
 
 _log = logging.getLogger(__name__)
 
-_V_PREDICTION, _ZERO_SNR = "v_pred", "ztsnr"
-"""Tensors, empty by custom, that mark v-prediction and a signal-to-noise ratio of zero at the last timestep."""
-_SAID = "modelspec.prediction_type"
-"""What programs that train models note in a file's metadata (https://github.com/Stability-AI/ModelSpec)."""
-_WORDS: Mapping[str, Prediction] = {"v": "v_prediction", "v_prediction": "v_prediction", "epsilon": "epsilon"}
+_WORDS: Mapping[str, Prediction] = {**dict.fromkeys(layouts.V_WORDS, "v_prediction"), "epsilon": "epsilon"}
 
 TELLING = kinds.UNET + "output_blocks.11.1.transformer_blocks.0.norm1.bias"
 _MOST_SPREAD_OF_EPSILON = 0.09
@@ -41,8 +38,9 @@ NOTHING = Said()
 
 def said_by(original: Original) -> Said:
     """What a file says by its marks or its metadata."""
-    marked: Prediction | None = "v_prediction" if _V_PREDICTION in original.shapes else None
-    return Said(marked or _WORDS.get(original.metadata.get(_SAID, "")), _ZERO_SNR in original.shapes)
+    marked: Prediction | None = "v_prediction" if layouts.MARKS_V in original.shapes else None
+    told = marked or _WORDS.get(original.metadata.get(layouts.TELLS_PREDICTION, ""))
+    return Said(told, layouts.MARKS_ZERO_SNR in original.shapes)
 
 
 def by_its_weights(original: Original) -> Prediction:
@@ -68,10 +66,8 @@ def scheduler_of(
         zero_snr = {"rescale_betas_zero_snr": True, "timestep_spacing": "trailing"}
         return changed | (zero_snr if options.zero_snr or said.zero_snr else {})
     if options.zero_snr:
-        raise ModelError(
-            f"the model '{name}' cannot begin at a signal-to-noise ratio of zero, for it predicts noise",
-            hint="add #prediction=v if it predicts v; else leave out #ztsnr",
-        )
+        reason, hint = layouts.ZERO_SNR_NEEDS_V
+        raise ModelError(f"the model '{name}' {reason}", hint=hint)
     if said.zero_snr:
-        _log.warning("%s says '%s' without '%s', which has no meaning", path, _ZERO_SNR, _V_PREDICTION)
+        _log.warning("%s says '%s' without '%s', which has no meaning", path, layouts.MARKS_ZERO_SNR, layouts.MARKS_V)
     return changed | ({"rescale_betas_zero_snr": False} if config.get("rescale_betas_zero_snr") else {})

@@ -29,9 +29,9 @@ if TYPE_CHECKING:
 def models(context: click.Context, as_json: bool) -> None:
     """List the models of the farm: those that it keeps, is served, or has jobs for.
 
-    With --json: a list of {name, workers, warm, waiting, kind, size, source, options, added}; `warm` are the workers
-    that have it in memory, `waiting` is how many jobs are queued for it, and the last five are null of a model that the
-    farm does not keep itself.
+    With --json: a list of {name, workers, warm, refused, waiting, kind, size, source, options, added}; `warm` are the
+    workers that have it in memory, `refused` says by worker why others do not serve it, `waiting` is how many jobs are
+    queued for it, and the last five are null of a model that the farm does not keep itself.
     """
     if context.invoked_subcommand is not None:
         return
@@ -47,6 +47,8 @@ def models(context: click.Context, as_json: bool) -> None:
         print_json(known)
     elif known:
         console().print(_table(known))
+        for line in (f"{model['name']}: {why}" for model in known for why in _refusals(model)):
+            note(line)
     else:
         note("the farm has no models: 'farm models add' adds one, and 'farm worker' serves the one that comes along")
     if trouble:
@@ -120,6 +122,8 @@ def show(name: str, as_json: bool) -> None:
     if kept.options:
         say(f"otherwise than its files say: {', '.join(_otherwise(kept))}")
     say(f"served by {', '.join(told['workers']) or 'nobody'}; in memory of {', '.join(told['warm']) or 'nobody'}")
+    for why in _refusals(told):
+        say(why)
     say(f"jobs waiting: {told['waiting']:,}")
     rows = Columns("file", "size", "sha256", right=("size",), dropped=("sha256",))
     for file, stored in sorted(kept.files.items()):
@@ -159,9 +163,15 @@ def _told(name: str, service: ModelService | None, kept: StoredModel | None) -> 
         "name": name,
         "workers": service.workers if service else (),
         "warm": service.warm if service else (),
+        "refused": service.refused if service else {},
         "waiting": service.waiting if service else 0,
         **{key: value for key, value in facts.items() if key != "name"},
     }
+
+
+def _refusals(told: Mapping[str, Any]) -> Iterator[str]:
+    """Why workers that were to serve a model do not."""
+    return (f"{worker} does not serve it: {reason}" for worker, reason in sorted(told["refused"].items()))
 
 
 def _facts(kept: StoredModel) -> dict[str, Any]:

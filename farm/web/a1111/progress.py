@@ -20,6 +20,7 @@ from farm.web.a1111.tasks import InTasks, Task
 from farm.web.document import body_of
 from farm.web.parts import InSite, Looking, Parts, Submitting
 from farm.web.reading import parsed
+from farm.web.waits import why_waiting
 
 router = APIRouter()
 internal = APIRouter()
@@ -47,7 +48,7 @@ async def progress(site: InSite, caller: Looking, tasks: InTasks, skip_current_i
         "eta_relative": left,
         "state": _state(mine),
         "current_image": preview.picture if preview else None,
-        "textinfo": None,
+        "textinfo": await _in_words(site, mine),
         "current_task": mine[0].name if mine else None,
     }
 
@@ -80,7 +81,7 @@ async def progress_of(request: Request, site: InSite, caller: Looking, tasks: In
     share, left = _share(mine)
     preview = await _preview(site, mine) if asked.live_preview else None
     is_new = preview is not None and preview.number != asked.id_live_preview
-    has_begun = any(status and status.started for status in _statuses(mine))
+    has_begun = _has_begun(mine)
     return {
         "active": bool(mine) and has_begun,
         "queued": bool(mine) and not has_begun,
@@ -89,7 +90,7 @@ async def progress_of(request: Request, site: InSite, caller: Looking, tasks: In
         "eta": left if mine else None,
         "live_preview": f"data:image/png;base64,{preview.picture}" if preview and is_new else None,
         "id_live_preview": preview.number if preview else asked.id_live_preview,
-        "textinfo": None if has_begun or not mine else "Waiting...",
+        "textinfo": await _in_words(site, mine),
     }
 
 
@@ -100,6 +101,18 @@ async def _cancel(site: Parts, jobs: Sequence[str]) -> None:
 
 def _statuses(tasks: Iterable[Task]) -> list[JobStatus | None]:
     return [status for task in tasks for status in task.statuses]
+
+
+def _has_begun(tasks: Iterable[Task]) -> bool:
+    return any(status and status.started for status in _statuses(tasks))
+
+
+async def _in_words(site: Parts, tasks: Sequence[Task]) -> str | None:
+    """What A1111 says of a request that has not begun, or why it will not soon."""
+    if not tasks or _has_begun(tasks):
+        return None
+    models = {status.model for status in _statuses(tasks) if status and status.state == "queued"}
+    return next(iter((await why_waiting(site, models)).values()), "Waiting...")
 
 
 def _share(tasks: Sequence[Task]) -> tuple[float, float]:

@@ -96,6 +96,8 @@ def facets_of(entry: Entry) -> str:
 def _terms(text: str) -> Iterator[tuple[str, str | None, str, bool]]:
     """What is written, part by part: its sign, its name if it has one that is known, its value, whether in quotes."""
     for sign, name, value in _TERM.findall(text):
+        if not name and value.endswith(":") and (said := value[:-1].lower()) in HINTS:
+            raise _without_value(said)
         known = name.lower() or None
         if known is not None and known not in HINTS:
             raise InvalidInput(
@@ -114,7 +116,7 @@ def _expression(name: str | None, value: str, is_phrase: bool) -> str | None:
             return None
         return f"{columns} : {_quoted(value)}{'' if is_phrase else ' *'}"
     if not value:
-        raise InvalidInput(f"{name}: has no value", field=FIELD, hint=f"such as {HINTS[name]}")
+        raise _without_value(name)
     if name == "batch":
         if not _BATCH.fullmatch(value.lower()):
             raise InvalidInput(f"{quoted(value)} begins no batch", field=FIELD, hint=f"such as {HINTS[name]}")
@@ -122,6 +124,10 @@ def _expression(name: str | None, value: str, is_phrase: bool) -> str | None:
     if name in _WHOLE and not (value.isascii() and value.isdecimal()):
         raise InvalidInput(f"{name}: {quoted(value)} is not a whole number", field=FIELD, hint=f"such as {HINTS[name]}")
     return _facet(_token(name, _READ.get(name, str)(value)))
+
+
+def _without_value(name: str) -> InvalidInput:
+    return InvalidInput(f"{name}: has no value", field=FIELD, hint=f"such as {HINTS[name]}")
 
 
 def _whole(value: str) -> str:

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 
 from fastapi import APIRouter, Request, Response
 
 from farm.bucket.job_log import AttemptLog
 from farm.bucket.results import IMAGE, JobResult
-from farm.client.waits import held_up
 from farm.errors import FarmError, InvalidInput
 from farm.jobs.spec import JobSpec
 from farm.jobs.status import JobStatus
@@ -24,6 +23,7 @@ from farm.web.parts import LOOKS, InSite, Parts
 from farm.web.problems import Problem, Refused, of_status, told_by
 from farm.web.v1.jobs import known
 from farm.web.v1.made import result_of
+from farm.web.waits import why_waiting
 
 router = APIRouter(include_in_schema=False)
 
@@ -45,14 +45,13 @@ async def job(request: Request, site: InSite, job: str) -> Response:
     status = await site.ledger(ledger.get, known(job))
     spec = (await site.ledger(ledger.specs, [job])).get(job)
     [row], _ = await site.ledger(foretold, ledger, workers, [status])
-    kept = await _kept(site) if status.state == "queued" else ()
-    held = held_up([status.model], workers, lambda: kept) if status.state == "queued" and workers is not None else {}
+    held_up = await why_waiting(site, [status.model] if status.state == "queued" else [])
     (result, trouble), logs = await asyncio.gather(_result(site, status), _logs(site, status))
     return frame.page(
         request.scope,
         "job.html",
         row=row,
-        held_up=held.get(status.model),
+        held_up=held_up.get(status.model),
         spec=spec,
         settings=settings(spec) if spec else [],
         made=made(result) if result else [],
@@ -63,13 +62,6 @@ async def job(request: Request, site: InSite, job: str) -> Response:
         trouble=trouble,
         logs=logs,
     )
-
-
-async def _kept(site: Parts) -> Collection[str]:
-    """The names of the models that the farm keeps, as far as that is known at once."""
-    with contextlib.suppress(FarmError, Refused):
-        return await site.kept_models(within=_WITHIN_SECONDS) or ()
-    return ()
 
 
 def _command(site: Parts, spec: JobSpec, status: JobStatus) -> str | None:

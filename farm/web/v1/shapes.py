@@ -155,7 +155,8 @@ class KeptModel(BaseModel):
 
 
 class Model(BaseModel):
-    """A model, the live workers that serve it, those that have it in memory, and how many jobs wait for it.
+    """A model, the live workers that serve it, those that have it in memory, why others that were to serve it do not,
+    and how many jobs wait for it.
 
     `kept` is null of a model that the farm does not keep; `is_kept` tells whether it does, and is null while the bucket
     does not answer.
@@ -164,6 +165,7 @@ class Model(BaseModel):
     name: str
     workers: tuple[str, ...]
     warm: tuple[str, ...]
+    refused: dict[str, str]
     waiting: int
     is_kept: bool | None
     kept: KeptModel | None
@@ -177,6 +179,7 @@ class Model(BaseModel):
             name=name,
             workers=served.workers,
             warm=served.warm,
+            refused=dict(served.refused),
             waiting=served.waiting,
             is_kept=None if kept is None else stored is not None,
             kept=None if stored is None else KeptModel.model_validate(stored),

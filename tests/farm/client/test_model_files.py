@@ -104,6 +104,30 @@ def test_what_is_said_besides_is_kept(tmp_path: Path, prefix: str) -> None:
     assert (found.options, look_at(str(folder)).options) == ({"vae": "much better.safetensors"}, {})
 
 
+def test_only_what_predicts_v_begins_at_a_ratio_of_zero(tmp_path: Path) -> None:
+    folder = write_folder(tmp_path / "noise")
+    of_v = write_folder(tmp_path / "v")
+    write_json(of_v / "scheduler" / "scheduler_config.json", {"prediction_type": "v_prediction"})
+    plain = write_weights(tmp_path / "plain.safetensors", checkpoint(768))
+    marked = write_weights(tmp_path / "marked.safetensors", {**checkpoint(768), "v_pred": (0,)})
+    told = write_weights(
+        tmp_path / "told.safetensors", checkpoint(768), metadata={"modelspec.prediction_type": "v_prediction"}
+    )
+    either = write_weights(tmp_path / "either.safetensors", checkpoint(1024))
+
+    for source in (
+        folder,
+        f"{of_v}#prediction=epsilon",
+        plain,
+        f"{plain}#config={folder}",
+        f"{marked}#prediction=epsilon",
+    ):
+        with pytest.raises(InvalidInput, match=r"ratio of zero, for it predicts noise \(add #prediction=v if it"):
+            look_at(f"{source}#ztsnr")
+    for source in (of_v, f"{folder}#prediction=v", marked, told, f"{plain}#config={of_v}", either):
+        assert "ztsnr" in look_at(f"{source}#ztsnr").options
+
+
 def cut_short(folder: Path) -> None:
     path = folder / "unet" / "diffusion_pytorch_model.safetensors"
     path.write_bytes(path.read_bytes()[:-1])

@@ -379,18 +379,21 @@ def test_models_are_added_listed_shown_and_removed(
     assert added["sent"] == added["size"] > 0
     assert shell("add", f"mine={folder}").stdout == "mine: Stable Diffusion 1, 2.5 KiB, all of which was there\n"
     client.ledger.announce(a_worker("w1", models=("mine", "emoji"), warm=("mine",)))
-    client.ledger.announce(a_worker("w2", models=("mine",)))
+    client.ledger.announce(a_worker("w2", models=("mine",), refused={"gone": "the disk is full", "lost": "no index"}))
     client.submit([JobRequest(prompt="a cat", model="mine", count=3), JobRequest(prompt="a cat", model="lost")])
 
-    emoji, lost, mine = json.loads(shell("--json").stdout)
+    emoji, gone, lost, mine = json.loads(shell("--json").stdout)
     assert mine == {
-        **{"name": "mine", "workers": ["w1", "w2"], "warm": ["w1"], "waiting": 3, "kind": "sd1"},
-        **{"size": added["size"], "source": str(folder), "options": {}, "added": added["added"]},
+        **{"name": "mine", "workers": ["w1", "w2"], "warm": ["w1"], "refused": {}, "waiting": 3},
+        **{"kind": "sd1", "size": added["size"], "source": str(folder), "options": {}, "added": added["added"]},
     }
     assert (emoji["name"], emoji["workers"], emoji["size"]) == ("emoji", ["w1"], None)
     assert (lost["name"], lost["workers"], lost["waiting"]) == ("lost", [], 1)
-    lines = [line.split() for line in shell().stdout.splitlines()]
-    assert lines[3] == ["mine", "Stable", "Diffusion", "1", "2.5", "KiB", "3", "w1", "w1,", "w2"]
+    assert (gone["workers"], gone["refused"], gone["waiting"]) == ([], {"w2": "the disk is full"}, 0)
+    listed = shell()
+    assert "gone: w2 does not serve it: the disk is full\nlost: w2 does not serve it: no index\n" in listed.stderr
+    lines = [line.split() for line in listed.stdout.splitlines()]
+    assert lines[4] == ["mine", "Stable", "Diffusion", "1", "2.5", "KiB", "3", "w1", "w1,", "w2"]
 
     assert json.loads(shell("show", "mine", "--json").stdout) == {**mine, "files": added["files"]}
     assert "served by w1, w2; in memory of w1" in shell("show", "mine").stdout

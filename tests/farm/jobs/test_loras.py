@@ -255,6 +255,8 @@ def test_it_is_told_what_is_added() -> None:
         ("a [lora:x:0.8] (LoRA: y)", [("[lora:x:0.8]", "<lora:x:0.8>"), ("(LoRA: y)", "<lora:y:1>")]),
         ("{lyco:x} &lt;lora:y:1&gt;", [("{lyco:x}", "<lora:x:1>"), ("&lt;lora:y:1&gt;", "<lora:y:1>")]),
         ("a cat, lora:x:-1, sitting", [("lora:x:-1", "<lora:x:-1>")]),
+        ("<loras:x:0.8> <lroa:y>", [("<loras:x:0.8>", "<lora:x:0.8>"), ("<lroa:y>", "<lora:y:1>")]),
+        ("<time:12:30> <lou:x> <a:b>", []),
         ("[lora:2.5d]", [("[lora:2.5d]", "<lora:2.5d:1>")]),
         (r"(lora:0.8) [lora] lora: a word, a-lora:x:1 \[lora:x:1\] (flora:x:1)", []),
     ],

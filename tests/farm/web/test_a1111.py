@@ -447,6 +447,32 @@ async def test_progress_is_the_caller_s_own_and_shows_how_it_looks(web: Web, cli
         assert (await http.get(f"{API}/progress")).json()["state"]["job_count"] == 0
 
 
+async def test_who_waits_in_vain_is_told_why(web: Web, client: FarmClient) -> None:
+    client.ledger.announce(a_worker("w1", models=["emoji"], drained=True, paused="drained by an operator"))
+    headers = bearer(web, "submit")
+    body = json.dumps({"prompt": "an otter", "steps": 20, "force_task_id": "task(x)"}).encode()
+
+    async def told() -> list[str | None]:
+        of_all = await http.get(f"{API}/progress")
+        of_task = await http.post("/internal/progress", json={"id_task": "task(x)"})
+        return [answer.json()["textinfo"] for answer in (of_all, of_task)]
+
+    async with web.anyone(headers=headers) as http:
+        assert await told() == [None, None]
+        async with connected(web.site.app, f"{API}/txt2img", method="POST", headers=headers, body=body) as waiting:
+            await happens(lambda: client.ledger.counts()["queued"] == 1, "it is queued")
+            drained = "every worker that serves the model 'emoji' is drained by an operator"
+            async with asyncio.timeout(SECONDS):
+                while not all(line and line.startswith(drained) for line in await told()):
+                    await asyncio.sleep(0.05)
+            client.ledger.announce(a_worker("w1", models=["emoji"]))
+            async with asyncio.timeout(SECONDS):
+                while await told() != ["Waiting..."] * 2:
+                    await asyncio.sleep(0.05)
+            assert (await http.post(f"{API}/interrupt")).json() == {}
+            assert await waiting.status() == 200
+
+
 async def test_an_interrupted_request_is_answered_with_what_is_done(web: Web, client: FarmClient) -> None:
     headers = bearer(web, "submit")
     body = json.dumps({"prompt": "an otter", "batch_size": 3, "seed": 5, "width": 64}).encode()

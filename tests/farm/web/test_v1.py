@@ -365,14 +365,14 @@ async def test_what_was_logged_of_a_job_is_told_to_who_may_look(web: Web, client
 
 
 async def test_what_the_farm_has_is_told(web: Web, client: FarmClient) -> None:
-    client.ledger.announce(a_worker("w1", models=["emoji"]))
+    client.ledger.announce(a_worker("w1", models=["emoji"], refused={"other": "it is damaged"}))
     client.submit([JobRequest.parse({**OTTER, "model": "other"})])
     async with web.having("view") as http:
         assert [worker["id"] for worker in (await http.get("/api/v1/workers")).json()] == ["w1"]
         not_kept = {"warm": [], "is_kept": False, "kept": None}
         assert [one for one in (await http.get("/api/v1/models")).json() if one["name"] in ("emoji", "other")] == [
-            {"name": "emoji", "workers": ["w1"], "waiting": 0, **not_kept},
-            {"name": "other", "workers": [], "waiting": 1, **not_kept},
+            {"name": "emoji", "workers": ["w1"], "refused": {}, "waiting": 0, **not_kept},
+            {"name": "other", "workers": [], "refused": {"w1": "it is damaged"}, "waiting": 1, **not_kept},
         ]
         assert "blue" in {loss["name"] for loss in (await http.get("/api/v1/losses")).json()}
 
@@ -390,6 +390,7 @@ async def test_what_the_farm_keeps_of_models_is_told(
             "name": "mine",
             "workers": ["w1"],
             "warm": ["w1"],
+            "refused": {},
             "waiting": 0,
             "is_kept": True,
             "kept": {

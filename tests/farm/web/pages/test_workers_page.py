@@ -65,9 +65,9 @@ def test_a_worker_is_drained_unless_it_is_undone_and_resumed(show: Show, client:
     eventually(lambda: client.ledger.drained() == [], "it is resumed")
 
 
-def test_memory_is_a_bar_that_is_read_out_and_rows_are_of_the_last_step(show: Show, client: FarmClient) -> None:
+def test_a_page_tells_of_memory_of_rows_and_of_what_is_refused(show: Show, client: FarmClient) -> None:
     client.ledger.announce(a_worker("large-0a1b", rows=6, max_rows=32, device_memory=MEMORY))
-    client.ledger.announce(a_worker("old-0a1b"))
+    client.ledger.announce(a_worker("old-0a1b", refused={"mine": "it is damaged"}))
     page = show("/workers")
     worker = page.get_by_role("region", name="Worker large-0a1b")
     eventually(lambda: worker.count() or (page.reload() and False), "the site has looked who lives")
@@ -77,5 +77,8 @@ def test_memory_is_a_bar_that_is_read_out_and_rows_are_of_the_last_step(show: Sh
     expect(bar).to_have_js_property("value", 50 * 2**30)
     expect(bar).to_have_js_property("max", 80 * 2**30)
     assert page.get_by_role("meter").count() == 1
-    expect(page.get_by_role("region", name="Worker old-0a1b")).not_to_contain_text("memory in use")
+    old = page.get_by_role("region", name="Worker old-0a1b")
+    expect(old).not_to_contain_text("memory in use")
+    expect(old).to_contain_text("Does not serve mine: it is damaged")
+    expect(page.get_by_role("row", name="mine")).to_contain_text("nobody; refused by old-0a1b")
     assert Axe().run(page).violations_count == 0
