@@ -21,6 +21,7 @@ from farm.web.access import Caller
 from farm.web.parts import Parts
 from farm.web.problems import Refused
 from farm.web.v1.submission import Sent, drafts
+from farm.web.waits import why_waiting
 
 T = TypeVar("T")
 
@@ -63,23 +64,25 @@ async def drafted(
         raise InvalidInput(error.reason, field=names.get(field, field) or None, hint=error.hint) from error
 
 
-def done(jobs: Sequence[str], statuses: Sequence[JobStatus], *, whole: bool = False) -> list[str]:
+async def done(site: Parts, jobs: Sequence[str], statuses: Sequence[JobStatus], *, whole: bool = False) -> list[str]:
     """Those of the jobs that were waited for and are done, in their order; others were cancelled.
 
     Raises `Refused` if one failed or is not over, or if none may be missing (`whole`) and one was cancelled.
     """
     known = {status.id: status for status in statuses}
     for job in jobs:
-        if fault := fault_of(job, known.get(job), whole=whole):
+        if fault := await fault_of(site, job, known.get(job), whole=whole):
             raise fault
     return [job for job in jobs if known[job].state == "done"]
 
 
-def fault_of(job: str, status: JobStatus | None, *, whole: bool) -> Refused | None:
+async def fault_of(site: Parts, job: str, status: JobStatus | None, *, whole: bool) -> Refused | None:
     """Why there is no picture of a job that is not waited for any longer, if there is to be one."""
     if status is None or not status.is_over:
         detail = f"job {job} was not rendered in time; it is not waited for any longer"
-        return Refused(504, "not-in-time", detail, headers=_NOT_AGAIN)
+        waited = [status.model] if status and status.state == "queued" else []
+        why = (await why_waiting(site, waited)).get(waited[0]) if waited else None
+        return Refused(504, "not-in-time", detail, hint=why, headers=_NOT_AGAIN)
     if status.state == "failed":
         reason = status.error.message if status.error else "for a reason that nobody wrote down"
         return Refused(500, "not-rendered", f"job {job} failed: {reason}", headers=_NOT_AGAIN)

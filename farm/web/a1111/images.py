@@ -77,4 +77,4 @@ async def _waited(request: Request, site: Parts, task: Task) -> list[str]:
         await site.bucket(site.client.cancel, task.jobs)
     longest = site.usage.limits.wait_seconds
     statuses = await waiting.over(site, request, task.jobs, seconds=longest, gives_up=True, seen=task.follow)
-    return done(task.jobs, statuses)
+    return await done(site, task.jobs, statuses)

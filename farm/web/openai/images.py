@@ -123,7 +123,7 @@ async def _answered(
         submission = await site.bucket(site.client.submit, drafts)
         longest = site.usage.limits.wait_seconds
         statuses = await waiting.over(site, request, submission.jobs, seconds=longest, gives_up=True)
-        jobs = done(submission.jobs, statuses, whole=True)
+        jobs = await done(site, submission.jobs, statuses, whole=True)
     return StreamingResponse(await begun(_parts(request, site, links, asked, jobs)), media_type="application/json")
 
 

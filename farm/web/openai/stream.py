@@ -93,7 +93,7 @@ class _Telling:
 
     async def _ended(self, job: str) -> tuple[bool, str]:
         """Whether it ended badly, and the event that says so or has the picture."""
-        if refused := fault_of(job, self._status(job), whole=True):
+        if refused := await fault_of(self._site, job, self._status(job), whole=True):
             return True, _error(refused.problem)
         try:
             picture = await made(self._site, job)

@@ -527,8 +527,10 @@ async def test_who_waits_holds_no_thread(web: Web, client: FarmClient) -> None:
 
 async def test_who_goes_away_cancels_and_who_waits_too_long_is_told(client: FarmClient, opened: Opening) -> None:
     async with opened(client, limits=Limits(wait_seconds=0.2)) as web, web.having("submit") as http:
+        client.ledger.announce(a_worker("w1", models=["emoji"], drained=True, paused="drained by an operator"))
+        await web.site.parts.workers()
         said = await refused(http, "txt2img", {"prompt": "an otter"}, 504)
-        assert "was not rendered in time" in said
+        assert "was not rendered in time" in said and "is drained by an operator" in said
         await happens(lambda: client.ledger.counts()["cancelled"] == 1, "nobody can come back for it")
     async with opened(client) as web:
         body = json.dumps({"prompt": "an otter"}).encode()
