@@ -36,12 +36,13 @@ from farm.client.submitting import Submission as Submission
 from farm.client.submitting import Submitting
 from farm.client.waits import TellsOnce, held_up
 from farm.client.watching import watch
-from farm.errors import StorageError, WrongState
+from farm.errors import InvalidInput, StorageError, WrongState
 from farm.host.interrupts import uninterrupted
+from farm.jobs.faults import quoted
 from farm.jobs.losses import LossDeclaration
 from farm.jobs.request import JobRequest
 from farm.jobs.spec import JobSpec
-from farm.jobs.status import JobStatus, State, Waiting, WorkerInfo
+from farm.jobs.status import STATES, JobStatus, State, Waiting, WorkerInfo
 from farm.ledger.records import Prioritised
 
 _AGAIN: tuple[State, ...] = ("failed", "cancelled")
@@ -58,7 +59,12 @@ class FarmClient(Submitting):
         return list(dict.fromkeys(job for name in names for job in self.ledger.resolve(name)))
 
     def list(self, *, state: State | None = None, limit: int = 50, offset: int = 0) -> Sequence[JobStatus]:
-        """The newest jobs first: those of a page whose record is there."""
+        """The newest jobs first: those of a page whose record is there. Raises `InvalidInput`, `LedgerUnavailable`."""
+        for field, number in (("limit", limit), ("offset", offset)):
+            if number < 0:
+                raise InvalidInput(f"{number} is less than 0", field=field)
+        if state is not None and state not in STATES:
+            raise InvalidInput(f"there is no state {quoted(state)}", field="state", hint=f"known: {', '.join(STATES)}")
         return self.ledger.page(state=state, limit=limit, offset=offset)
 
     def status(self, names: Iterable[str]) -> Sequence[JobStatus]:

@@ -16,12 +16,15 @@ from farm.jobs import tags
 from farm.jobs.batch_file import assign
 from farm.jobs.loras import LoraUse
 from farm.jobs.request import JobRequest
+from farm.jobs.samplers import read_sampler
 from farm.jobs.spec import FRAMING, InitReference, JobSpec
 from farm.jobs.studies import READ_BY
 from farm.pictures.images import MAX_BYTES, InitImage
 from farm.pictures.provenance import spec_in
 
 _OF_A_PART = ("redo", "mask_blur", "fill", "only_masked", "outpaint")
+_INSTEAD: Mapping[str, str] = {"mix": "weights", "weights": "mix", "strength": "start_step", "start_step": "strength"}
+"""Two ways to say one thing: who changes the one does not keep the other."""
 _AS_THEY_ARE = ("sampler", "schedule", "eta", "steps", "seed", "model", "time_limit", "noise_steps", *FRAMING)
 
 
@@ -79,9 +82,12 @@ def draft_again(
     fields |= {field: told.model_dump() for field, told in made.spec.framing.items()}  # likewise
     if any(path.partition(".")[0] == "prompt" for path in changes):
         fields["loras"] = [_asked(use) for use in made.spec.loras if use.by != "tag"]
+    changed = {path.partition(".")[0] for path in changes}
     for path, value in changes.items():
         _check_change(made.spec, path)
         _let_go_of_file(fields, path)
+        for field in _displaced(made.spec, path, value) - changed:
+            fields.pop(field, None)
         if fields.get(root := path.partition(".")[0], ...) is None:  # what was not said is not in the way
             del fields[root]
         assign(fields, path, value)
@@ -185,6 +191,16 @@ def fields_of(spec: JobSpec) -> dict[str, Any]:
 def _asked(use: LoraUse) -> dict[str, Any]:
     strength = {"weight": use.unet} if use.unet == use.text else {"unet": use.unet, "text": use.text}
     return {"name": use.name, "sha256": use.sha256, "by": use.by, **strength}
+
+
+def _displaced(spec: JobSpec, path: str, value: Any) -> set[str]:
+    """The fields that say the same as a change does, or that go with what it changes."""
+    displaced = {_INSTEAD[path]} if path in _INSTEAD else set()
+    if path == "sampler" and isinstance(value, str) and read_sampler(value).schedule:
+        displaced.add("schedule")
+    if path == "prompt" and len(value if isinstance(value, list) else [value]) != len(spec.conditioning.prompts):
+        displaced.add("weights")
+    return displaced
 
 
 def _let_go_of_file(fields: dict[str, Any], path: str) -> None:

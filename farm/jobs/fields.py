@@ -6,7 +6,7 @@ A spec keeps them elsewhere, and some only as what they come to: a strength as t
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import TypeVar
 
@@ -86,9 +86,25 @@ def known() -> Sequence[str]:
 
 
 def differing(specs: Iterable[JobSpec]) -> Sequence[str]:
-    """Those of the known fields in which not all of the specs are alike."""
+    """Those of the known fields in which not all of the specs are alike; of losses that all of them have, in what."""
     specs = list(specs)
-    return [field for field in known() if len({value(spec, {}, field) for spec in specs}) > 1]
+
+    def differs(field: str) -> bool:
+        return len({value(spec, {}, field) for spec in specs}) > 1
+
+    found = [field for field in known() if differs(field)]
+    return found if "losses" in found else [*found, *filter(differs, _within_losses(specs))]
+
+
+def _within_losses(specs: Iterable[JobSpec]) -> Iterator[str]:
+    """The fields of every loss of specs that have the same ones, in their order."""
+    fields = dict.fromkeys(
+        f"{index}.{part}"
+        for spec in specs
+        for index, loss in enumerate(spec.guidance.losses)
+        for part in ("scale", "every", *(f"arguments.{name}" for name in loss.arguments))
+    )
+    return (f"losses.{field}" for field in fields)
 
 
 def _of_losses(losses: Sequence[LossTerm], rest: str) -> str:

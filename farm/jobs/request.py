@@ -82,8 +82,9 @@ class JobRequest(Wanted):
     def _first_seed(self) -> int:
         """The seed that was asked for, or any. Raises `InvalidInput` where the last of `count` would be too large."""
         seed = secrets.randbits(32) if self.seed is None else self.seed
-        if seed + self.count - 1 > MAX_SEED:
-            raise InvalidInput(f"{seed} + {self.count} goes beyond {MAX_SEED}", field="seed")
+        last = seed + self.count - 1
+        if last > MAX_SEED:
+            raise InvalidInput(f"the last of {self.count:,} seeds would be {last}, beyond {MAX_SEED}", field="seed")
         return seed
 
     def _conditioning(self, prompts: Sequence[str], mix_with: Sequence[MixTerm]) -> Conditioning:

@@ -105,18 +105,26 @@ def read_sampler(text: str) -> Named:
         name = _BY_NAME.get(plain.removesuffix(suffix).removesuffix("_gpu")) if plain.endswith(suffix) else None
         if name is not None:
             return Named(name, schedule)
-    near = difflib.get_close_matches(plain, _BY_NAME, n=1)
-    hint = f"did you mean '{_BY_NAME[near[0]]}'?" if near else f"known: {', '.join(SAMPLERS)}"
-    raise InvalidInput(f"there is no sampler {text!r:.60}", field="sampler", hint=hint)
+    raise InvalidInput(f"there is no sampler {text!r:.60}", field="sampler", hint=_what_is_meant(plain))
+
+
+def _what_is_meant(plain: str) -> str:
+    begun = max((name for name in _BY_NAME if plain.startswith(f"{name}_")), key=len, default=None)
+    if begun is not None:
+        rest = plain.removeprefix(f"{begun}_")
+        own = ", and 'model' is the model's own" if rest in _SPACED_BY_MODEL else ""
+        return f"'{_BY_NAME[begun]}' is one; what may follow are schedules: {', '.join(SCHEDULES)}{own}"
+    near = difflib.get_close_matches(plain, _BY_NAME, n=1, cutoff=_ALIKE)
+    return f"did you mean '{_BY_NAME[near[0]]}'?" if near else f"known: {', '.join(SAMPLERS)}"
 
 
 def read_schedule_name(text: str) -> ScheduleName:
     """The schedule that a name means, in whatever case. Raises `InvalidInput` for one that none has."""
     found = _SCHEDULES.get(_plain(text))
     if found is None:
-        raise InvalidInput(
-            f"there is no schedule {text!r:.60}", field="schedule", hint=f"known: {', '.join(SCHEDULES)}"
-        )
+        own = "; 'model' is the model's own" if _plain(text) in _SPACED_BY_MODEL else ""
+        known = f"known: {', '.join(SCHEDULES)}{own}"
+        raise InvalidInput(f"there is no schedule {text!r:.60}", field="schedule", hint=known)
     return found
 
 
@@ -154,6 +162,10 @@ _SCHEDULES: Mapping[str, ScheduleName] = {
     **{_plain(title): name for name, title in SCHEDULE_TITLES.items()},
     **{name: name for name in SCHEDULES},
 }
+_SPACED_BY_MODEL = ("normal", "simple", "uniform", "ddim_uniform")
+"""Schedules of ComfyUI and A1111 that go over the noise levels of the model as they are, each a little otherwise."""
+_ALIKE = 0.85
+"""Of how alike two names are, from 0 to 1: other samplers' have names too that are not far."""
 _SUFFIXES: Mapping[str, ScheduleName] = {
     "_karras": "karras",
     "_ka": "karras",

@@ -217,5 +217,5 @@ class Wanted(Asked):
         if self.mix is not None and len(self.prompts) != 2:
             raise ValueError("--mix goes with exactly two prompts; give --weights for more")
         if self.weights is not None and len(self.weights) != len(self.prompts):
-            raise ValueError(f"there are {len(self.prompts)} prompts and {len(self.weights)} weights")
+            raise ValueError(f"there are {len(self.prompts)} prompts, and {len(self.weights)} of --weights")
         return self

@@ -44,7 +44,7 @@ def as_prompts(value: Any) -> tuple[str, ...]:
         raise ValueError(f"there are {len(prompts)}; at most {MAX_PROMPTS} are taken, and at least one")
     for prompt in prompts:
         if isinstance(prompt, str) and len(prompt) > MAX_PROMPT_CHARACTERS:
-            raise ValueError(f"{prompt!r:.60}… has {len(prompt):,} characters, more than {MAX_PROMPT_CHARACTERS:,}")
+            raise ValueError(f"{quoted(prompt)} has {len(prompt):,} characters, more than {MAX_PROMPT_CHARACTERS:,}")
     return tuple(clean(prompt) for prompt in prompts)
 
 

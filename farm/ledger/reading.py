@@ -131,7 +131,9 @@ class Reading(Streams):
         return self.get_many(self.newest(state=state, limit=limit, offset=offset))
 
     def newest(self, *, state: State | None = None, limit: int = 50, offset: int = 0) -> list[str]:
-        """The ids of the newest jobs first, of one state or all: `limit` of them from `offset`."""
+        """The ids of the newest jobs first, of one state or all: `limit` of them from `offset`, both 0 or more."""
+        if limit < 1:  # Redis would count from the end
+            return []
         with self._talking():
             index = self._key("state", state) if state else self._key("jobs")
             return list(self.redis.zrevrange(index, offset, offset + limit - 1))

@@ -73,9 +73,13 @@ def settings(spec: JobSpec) -> list[tuple[str, str]]:
     for loss in guidance.losses:
         numbers = "".join(f" {name}={value:g}" for name, value in loss.arguments.items())
         times = "" if loss.scale is None else f" × {loss.scale:g}"
-        rows.append(("loss", f"{loss.name}{times}, every {loss.every} steps{numbers and ':'}{numbers}"))
+        rows.append(("loss", f"{loss.name}{times}, {_often(loss.every)}{numbers and ':'}{numbers}"))
     rows.append(("trace", spec.trace.level + (f", every {spec.trace.every} steps" if spec.trace.every > 1 else "")))
     return rows
+
+
+def _often(every: int) -> str:
+    return "at every step" if every == 1 else f"every {every} steps"
 
 
 def _masked(start: Start) -> list[tuple[str, str]]:

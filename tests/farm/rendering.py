@@ -42,12 +42,21 @@ class Rendering:
 
 
 def render(
-    client: FarmClient, job: str, *, warnings: tuple[str, ...] = (), answer: Mapping[str, bytes] | None = None
+    client: FarmClient,
+    job: str,
+    *,
+    warnings: tuple[str, ...] = (),
+    answer: Mapping[str, bytes] | None = None,
+    scale: float | None = None,
 ) -> Rendering:
-    """Do a queued job. A study is given its `answer`, the objects that it leaves by name."""
+    """Do a queued job. A study is given its `answer`, the objects that it leaves by name. `scale` is the model's own
+    guidance, for a job that says none."""
     claim = client.ledger.claim(job, "w1")
     assert claim is not None
-    picture = png_of(client.ledger.spec(job))
+    spec = client.ledger.spec(job)
+    if scale is not None and spec.guidance.scale is None:
+        spec = spec.model_copy(update={"guidance": spec.guidance.model_copy(update={"scale": scale})})
+    picture = png_of(spec)
     made = Rendering(client, job, claim.attempt, picture)
     objects = {}
     for name, data in (answer or {"image.png": picture, "trace.jsonl": TRACE}).items():
@@ -60,7 +69,7 @@ def render(
         batch=keys.batch_of(job),
         attempt=claim.attempt,
         worker="w1",
-        spec=client.ledger.spec(job),
+        spec=spec,
         objects=objects,
         model=ModelUsed(name="emoji", source="here", revision=None),
         device="cpu",

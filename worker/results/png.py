@@ -24,6 +24,7 @@ from farm.bucket.results import ModelUsed
 from farm.jobs import samplers, tags
 from farm.jobs.emphasis import escaped
 from farm.jobs.spec import ResolvedSpec, Start
+from farm.jobs.start import strength_of
 from farm.pictures.metadata import read_text
 from farm.pictures.provenance import SPEC_KEY
 from worker.engine.request import Pixels
@@ -110,7 +111,7 @@ def _settings(spec: ResolvedSpec, model: ModelUsed) -> dict[str, str]:
     }
     settings |= {field.replace("_", " ").capitalize(): str(told) for field, told in spec.framing.items()}
     if spec.start.image is not None:
-        settings["Denoising strength"] = f"{spec.steps_to_do / spec.steps:.4g}"
+        settings["Denoising strength"] = f"{strength_of(spec.steps_to_do, spec.steps):g}"
         settings |= _masked(spec.start)
     if spec.conditioning.path == "spherical":
         settings["Mix path"] = spec.conditioning.path

@@ -81,7 +81,8 @@ def status(names: tuple[str, ...], with_logs: bool, as_json: bool) -> None:
     """Show jobs in detail.
 
     With --json: a list of {id, batch, state, step, steps, attempt, worker, model, priority, submitted, started,
-    finished, error: {kind, message}, result, prompt, labels, warnings}; times are UTC, what is not yet known is null.
+    finished, error: {kind, message}, result, prompt, labels, warnings, losses}; times are UTC, what is not yet
+    known is null.
     --log adds log: a list of {job, attempt, worker, lines: [{at, level, text}], left_out}, the last lines of the last
     attempts that were anything but a plain success.
     """

@@ -59,7 +59,9 @@ def rerun(source: str, changes: tuple[str, ...], init: Path | None, mask: Path |
 
 def _change(text: str) -> tuple[str, Any]:
     """`steps=50` as a field and its value: JSON where it is, else text."""
-    field, equals, value = text.partition("=")
+    written, equals, value = text.partition("=")
+    root, dot, rest = written.partition(".")
+    field = root.replace("-", "_") + dot + rest
     if not equals or not field:
         raise InvalidInput(f"{text!r:.60} is not FIELD=VALUE", field="--set", hint="such as steps=50")
     try:
@@ -129,7 +131,8 @@ def _told(job: str, model: str, found: Difference) -> Iterator[str]:
         yield f"{job}  the same pixels; what the file says of them differs"
     else:
         levels = f"by {found.most} of 255 levels at most, {found.mean:.2g} on average"
-        yield f"{job}  {found.pixels:.1%} of the pixels differ, {levels}"
+        share = f"{found.pixels:.1%}" if found.pixels >= 0.001 else "less than 0.1%"
+        yield f"{job}  {share} of the pixels differ, {levels}"
     yield from _why(model, found)
 
 

@@ -168,7 +168,7 @@ def _heading(told: ScheduleTold) -> str:
     number = len(told.evaluations)
     eta = f", eta {told.eta:g}" if KNOWN[told.sampler].takes_eta else ""
     return (
-        f"{_name(told)}: {told.steps} steps, {told.spacing}{eta}, {told.prediction}; "
+        f"{_name(told)}: {told.steps} step{'s' if told.steps != 1 else ''}, {told.spacing}{eta}, {told.prediction}; "
         f"{number} evaluation{'s' if number != 1 else ''} of the model from step {told.start_step} on; "
         f"noise begins at {told.init_scale:.6g}"
     )

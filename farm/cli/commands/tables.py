@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from itertools import groupby
 from pathlib import Path
@@ -11,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from farm.cli.commands.pictures import means_file, read_file, read_job
 from farm.cli.view.output import note, note_unreadable, plural, size
-from farm.errors import InvalidInput, ObjectDamaged, ObjectMissing, ObjectTooLarge, WrongState
+from farm.errors import FarmError, InvalidInput, ObjectDamaged, ObjectMissing, ObjectTooLarge, WrongState
 from farm.jobs.arrangement import Arranged, Arrangement, Fields, arrange, axes_of, told_apart
 from farm.jobs.describe import common, describe, shared_prompt
 from farm.jobs.fields import called, field_name
@@ -104,6 +105,8 @@ def table_of(found: Sequence[Source], fields: Fields, *, with_files: bool = Fals
         fields = {**axes_of(job.labels for job in arranged), **fields}
     if "x" not in fields:
         raise InvalidInput("the sheet needs columns", field="--x", hint="name the field that they differ in")
+    found = _as_made(found, fields)
+    arranged = [source.arranged for source in found]
     arrangement = arrange(arranged, fields)
     check_size(len(arrangement.columns), len(arrangement.rows), len(arrangement.pages))
     if all(source.missing for source in found):
@@ -120,6 +123,28 @@ def table_of(found: Sequence[Source], fields: Fields, *, with_files: bool = Fals
         rows=_headings(arrangement.rows, fields.get("y"), specs),
         pages=pages,
     )
+
+
+def _as_made(found: Sequence[Source], fields: Fields) -> Sequence[Source]:
+    """The same, by what their pictures say where some left to the model what others asked for: that can be alike."""
+    from farm.jobs.fields import MODELS_OWN, value
+    from farm.pictures.provenance import spec_in
+
+    def left_open(source: Source) -> bool:
+        return any(
+            value(source.arranged.spec, source.arranged.labels, field) == MODELS_OWN for field in fields.values()
+        )
+
+    if len({left_open(source) for source in found}) < 2:
+        return found
+    made = []
+    for source in found:
+        spec = None
+        if left_open(source) and not source.missing:
+            with contextlib.suppress(FarmError):  # the cell will say why
+                spec = spec_in(source.read())
+        made.append(replace(source, arranged=replace(source.arranged, spec=spec)) if spec else source)
+    return made
 
 
 def _headings(values: Sequence[str], field: str | None, specs: Sequence[JobSpec]) -> Sequence[str]:

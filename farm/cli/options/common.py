@@ -112,7 +112,9 @@ _REQUEST = (
         help="With --init: start from a sample of what the autoencoder makes of it, or from the mean.  [sample]",
     ),
     *REDOING,
-    click.option("--mix-with", multiple=True, metavar="PROMPT:WEIGHT", help="Mix in a prompt with this share, 0 to 1."),
+    click.option(
+        "--mix-with", multiple=True, metavar="PROMPT:WEIGHT", help="Mix in a prompt with this share, between 0 and 1."
+    ),
     click.option(
         "--lora",
         multiple=True,

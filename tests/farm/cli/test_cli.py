@@ -394,7 +394,7 @@ WRONG = [
     (("submit", "mix", "a"), "farm: mix needs at least two prompts"),
     (("submit", "mix", "a", "b", "--weights", "1,x"), "farm: --weights: a weight is 'x', which is not a number"),
     (("submit", "mix", "a", "b", "--weights", "1,1_0"), "farm: --weights: a weight is '1_0', which is not a number"),
-    (("submit", "mix", "a", "b", "--weights", "1"), "farm: there are 2 prompts and 1 weights"),
+    (("submit", "mix", "a", "b", "--weights", "1"), "farm: there are 2 prompts, and 1 of --weights"),
     (("submit", "mix", "a", "b", "c", "--mix", "0.5"), "--mix goes with exactly two prompts; give --weights for more"),
     (("submit", "guided", "x"), "farm: guided needs a loss: give --loss NAME"),
     (("submit", "guided", "x", "--loss", "bleu"), "farm: --loss: there is no loss 'bleu'\n  did you mean 'blue'?"),

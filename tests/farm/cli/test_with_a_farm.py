@@ -472,6 +472,17 @@ def test_a_sheet_by_fields_of_any_batch(client: FarmClient) -> None:
     assert "they differ in steps, seed" in run("sheet", batch, "--x", "sampler", "--overwrite").stderr
 
 
+def test_a_sheet_knows_what_was_left_to_the_model(client: FarmClient) -> None:
+    jobs = [{"prompt": "x", "seed": 1, "guidance": 7.5}, {"prompt": "x", "seed": 1}, {"prompt": "x", "guidance": 3}]
+    Path("jobs.json").write_text(json.dumps({"jobs": jobs}), encoding="utf-8")
+    batch = json.loads(run("submit", "batch", "jobs.json", "--json").stdout)["batch"]
+    for job in client.resolve([batch]):
+        render(client, job, scale=7.5)
+    result = run("sheet", batch, "--x", "guidance", "--html", "sheet.html")
+    assert "1 cell with several jobs" in result.stderr and "2 pictures" in result.stdout
+    assert "the model" not in Path("sheet.html").read_text(encoding="utf-8")
+
+
 def test_of_several_jobs_in_a_cell_one_that_is_done_is_shown(client: FarmClient) -> None:
     batch, (first, second) = submitted(2)
     client.ledger.cancel(first)

@@ -95,6 +95,15 @@ def test_every_priority_has_its_own_list(client: FarmClient) -> None:
     assert client.ledger.redis.llen(lists("emoji")[0]) == 1  # priority 9: what Celery calls 0
 
 
+def test_a_page_is_of_so_many_and_of_a_state_that_there_is(client: FarmClient) -> None:
+    jobs = client.submit([otter(count=3)]).jobs
+    assert [status.id for status in client.list(limit=2)] == [*jobs[::-1]][:2] and client.list(limit=0) == []
+    wrong: list[dict[str, Any]] = [{"limit": -1}, {"offset": -1}, {"state": "over"}]
+    for fields in wrong:
+        with pytest.raises(InvalidInput, match=r"is less than 0|there is no state 'over' \(known: queued, "):
+            client.list(**fields)
+
+
 def test_the_same_batch_submitted_twice_is_one(client: FarmClient) -> None:
     batch = keys.new_batch_id()
     first = client.submit([otter(count=2)], batch=batch)

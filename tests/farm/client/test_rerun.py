@@ -132,6 +132,31 @@ def test_how_it_was_framed_can_be_changed() -> None:
     assert again.specs and again.specs[0].framing == {"crop": Corner(y=16)}
 
 
+@pytest.mark.parametrize(
+    ("kind", "changes", "same_as"),
+    [
+        ("beyond a mix", {"mix": 0.25}, {"mix": 0.25}),
+        ("mix of thirds", {"prompt": ["a", "b"]}, {"prompt": ["a", "b"], "weights": [1, 1]}),
+        ("mix of thirds", {"prompt": "a", "mode": "txt2img"}, {"prompt": "a", "mode": "txt2img", "weights": None}),
+        ("beyond a mix", {"weights": [1, 3]}, {"mix": 0.25}),
+        ("img2img", {"strength": 0.5}, {"strength": 0.5}),
+        ("img2img", {"start_step": 3}, {"start_step": 3, "strength": None}),
+        ("of a schedule", {"sampler": "DPM++ 2M SDE Exponential"}, {"sampler": "DPM++ 2M SDE Exponential"}),
+        ("of a schedule", {"sampler": "Euler a"}, {"sampler": "Euler a Karras"}),
+    ],
+)
+def test_what_says_the_same_gives_way(kind: str, changes: dict[str, Any], same_as: dict[str, Any]) -> None:
+    again = draft_again(Made(b"", rendered(**KINDS[kind])), KINDS[kind].get("init"), changes)
+    assert again.specs is not None
+    for told in ("conditioning", "start", "sampler", "schedule"):
+        assert getattr(again.specs[0], told) == getattr(rendered(**KINDS[kind] | same_as), told)
+
+
+def test_two_ways_at_once_are_refused() -> None:
+    with pytest.raises(InvalidInput, match="give --mix or --weights, not both"):
+        draft_again(Made(b"", rendered(**KINDS["beyond a mix"])), None, {"mix": 0.5, "weights": [1, 3]})
+
+
 def test_a_scale_of_a_loss_can_be_changed() -> None:
     again = draft_again(Made(b"", rendered(**KINDS["guided"])), None, {"losses.0.scale": 3})
 
@@ -163,6 +188,7 @@ def test_what_cannot_be_made_is_told(kind: str, init: bytes | None, changes: dic
     ("change", "said"),
     [
         ("outpaint.left=many", "--set outpaint.left: 'many': input should be a valid integer"),
+        ("only-masked=-1", "--set only_masked: -1: input should be greater than or equal to 0"),
         ("guidance=much", "--set guidance: 'much': input should be a valid number"),
     ],
 )

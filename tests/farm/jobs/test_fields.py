@@ -131,6 +131,8 @@ def test_a_mistyped_field_is_guessed() -> None:
 def test_what_tells_jobs_apart_is_named() -> None:
     assert differing([spec(), spec()]) == []
     assert differing([spec(guidance=1), spec(guidance=3, seed=8)]) == ["guidance", "seed"]
+    scaled = [spec(**GUIDED | {"losses": [{"name": "blue", "scale": scale, "every": 2}]}) for scale in (1, 200)]
+    assert differing(scaled) == ["losses.0.scale"]
     assert differing([spec(**GUIDED), spec(**GUIDED | {"losses": []} | {"mode": "txt2img"})]) == ["mode", "losses"]
     assert set(known()) >= {"prompt", "guidance", "losses"}
 

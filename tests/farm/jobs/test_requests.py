@@ -12,6 +12,7 @@ import pytest
 from farm.errors import InvalidInput
 from farm.jobs.request import JobRequest, LossRequest
 from farm.jobs.spec import InitReference, JobSpec
+from farm.jobs.start import start_step_of_strength, strength_of
 
 IMAGE = InitReference(sha256="0" * 64, extension="png")
 NAN, INFINITY = math.nan, math.inf
@@ -58,7 +59,10 @@ WRONG = [
     ({"guidance": 1e9}, "guidance: 1000000000.0: input should be less than or equal to 100"),
     ({"seed": -2}, "seed: must be 0 to 9223372036854775807, or -1 for a random one"),
     ({"seed": 2**63}, "seed: 9223372036854775808: input should be less than or equal to 9223372036854775807"),
-    ({"seed": 2**63 - 1, "count": 2}, "seed: 9223372036854775807 + 2 goes beyond 9223372036854775807"),
+    (
+        {"seed": 2**63 - 1, "count": 2},
+        "seed: the last of 2 seeds would be 9223372036854775808, beyond 9223372036854775807",
+    ),
     ({"count": 0}, "count: 0: input should be greater than or equal to 1"),
     ({"count": 10**9}, "count: 1000000000: input should be less than or equal to 10000"),
     ({"width": 100}, "width: 100: input should be a multiple of 8"),
@@ -136,7 +140,7 @@ WRONG = [
     ({"mode": "tokens", "crop": "0,0"}, "tokens has no use for 'crop'"),
     ({"prompt": ("a", "b", "c"), "mix": 0.5}, "--mix goes with exactly two prompts; give --weights for more"),
     ({"prompt": ("a", "b"), "mix": 101}, "mix: 101: input should be less than or equal to 100"),
-    ({"prompt": ("a", "b"), "weights": (1,)}, "there are 2 prompts and 1 weights"),
+    ({"prompt": ("a", "b"), "weights": (1,)}, "there are 2 prompts, and 1 of --weights"),
     ({"prompt": ("a", "b"), "weights": (1, -1)}, "weights: the weights sum to 0; their sum must be above 0 and finite"),
     (
         {"prompt": ("a", "b"), "weights": (1, -0.99999)},
@@ -322,3 +326,12 @@ def test_a_study_has_no_mask() -> None:
     spec["start"]["mask"] = json.loads(IMAGE.model_dump_json())
     with pytest.raises(InvalidInput, match="roundtrip redoes nothing: it has no mask"):
         JobSpec.from_json(json.dumps(spec))
+
+
+def test_a_strength_that_is_told_leaves_the_same_steps() -> None:
+    for steps in (*range(1, 101), 333, 999, 1000):
+        for left in range(1, steps + 1):
+            strength = strength_of(left, steps)
+            assert start_step_of_strength(strength, steps) == steps - left
+            assert left / steps <= strength <= left / steps + 2e-4
+    assert (strength_of(18, 30), strength_of(22, 30), strength_of(7, 7)) == (0.6, 0.7334, 1.0)

@@ -66,6 +66,26 @@ def test_a_name_of_none_is_refused(text: str) -> None:
     assert caught.value.hint
 
 
+@pytest.mark.parametrize(
+    ("text", "hint"),
+    [
+        (
+            "euler normal",
+            "'euler' is one; what may follow are schedules: model, karras, exponential, beta, sgm_uniform, ",
+        ),
+        ("DPM++ 2M Simple", "'dpmpp_2m' is one; "),
+        ("DPM++ 2S a", "known: lms, "),
+        ("eulr", "did you mean 'euler'?"),
+    ],
+)
+def test_a_hint_leads_to_no_sampler_that_makes_other_pictures(text: str, hint: str) -> None:
+    with pytest.raises(InvalidInput) as caught:
+        read_sampler(text)
+    assert str(caught.value.hint).startswith(hint)
+    with pytest.raises(InvalidInput, match="'model' is the model's own"):
+        read_schedule_name("Normal")
+
+
 def spec_of(**fields: Any) -> JobSpec:
     return JobRequest.parse({"prompt": "a cat", "seed": 1, **fields}).specs(None, default_model="emoji")[0]
 

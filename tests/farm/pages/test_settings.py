@@ -78,7 +78,7 @@ def test_what_only_some_jobs_have_is_a_dash_for_the_others() -> None:
     other = {"guidance": {"scale": 7.5}, "conditioning": {"prompts": [{"text": "an otter"}], "negative": "a dog"}}
     differing, _ = compared(results(one, other))
     assert {row.name: row.values for row in differing} == {
-        "loss": ("blue × 20, every 5 steps; red × 3, every 1 steps", "–"),
+        "loss": ("blue × 20, every 5 steps; red × 3, at every step", "–"),
         "negative": ("–", "a dog"),
     }
 
