@@ -8,6 +8,7 @@ from typing import Self
 from farm import settings
 from farm.bucket.storage import Storage
 from farm.client import tie
+from farm.ledger.connection import ANSWERS_WITHIN
 from farm.ledger.ledger import Ledger
 from farm.queue import Queue
 from farm.settings import Settings
@@ -16,8 +17,10 @@ from farm.settings import Settings
 class Connection:
     """Connections to Redis and to the bucket, made when first needed."""
 
-    def __init__(self, where: Settings) -> None:
+    def __init__(self, where: Settings, *, answers_within: float = ANSWERS_WITHIN) -> None:
+        """`answers_within` so many seconds Redis is to answer; it is asked again where it does not."""
         self.settings = where
+        self._answers_within = answers_within
         self._tied = self._checked = False
 
     @classmethod
@@ -39,7 +42,7 @@ class Connection:
 
     @cached_property
     def ledger(self) -> Ledger:
-        return Ledger(self.settings)
+        return Ledger(self.settings, answers_within=self._answers_within)
 
     @cached_property
     def storage(self) -> Storage:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from farm import keys
+from farm.bucket.fetch import read
 from farm.bucket.results import JobResult
 from farm.client.client import FarmClient, Submission
 from farm.client.planning import Draft, Pictures, mask_of
@@ -55,10 +56,9 @@ def picture_file(path: Path) -> Made:
 
 
 def picture_of(farm: FarmClient, job: str) -> Made:
-    """The picture of a job that is done. Raises `WrongState`, `ObjectMissing`, `StorageError`."""
+    """The picture of a job that is done. Raises `WrongState`, `ObjectMissing`, `FetchRefused`, `StorageError`."""
     result = farm.result(job)
-    data = farm.storage.get(result.picture.key, limit=result.picture.size)
-    return Made(data, result.spec, result)
+    return Made(read(farm.storage, result.picture), result.spec, result)
 
 
 def draft_again(

@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 import shlex
 import stat
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -19,6 +20,7 @@ PRIVATE = 0o700
 # What a farm and its workers read again, and sockets by which they are reached, lie directly in these.
 _READ_AGAIN = ("", "redis", "s3")
 _ROOT = 0
+_PROBE_BYTES = 2**16
 
 
 def make(folder: Path) -> None:
@@ -58,6 +60,16 @@ def check(home: Path) -> None:
         for path in _inside(home):
             _check_own(path)
     except (OSError, RuntimeError) as error:  # RuntimeError: links that lead in a circle
+        raise _unusable(home, error) from error
+
+
+def check_writable(home: Path) -> None:
+    """Raises `HomeRefused` where no file can be written: on a disk that is full, or that takes no writes."""
+    try:
+        with tempfile.TemporaryFile(dir=home) as probe:
+            probe.write(bytes(_PROBE_BYTES))
+            probe.flush()
+    except OSError as error:
         raise _unusable(home, error) from error
 
 

@@ -39,7 +39,9 @@ class HomeLock:
 def is_held(path: Path) -> bool:
     """Whether a supervisor, or what is left of one, holds the lock."""
     try:
-        descriptor = os.open(path, os.O_RDWR | os.O_CLOEXEC)
+        descriptor = os.open(
+            path, os.O_RDONLY | os.O_CLOEXEC
+        )  # on a disk that takes no writes it can be asked all the same
     except FileNotFoundError:
         return False
     try:

@@ -39,27 +39,34 @@ CHUNK = 500
 """This many records are read or written at a time, for Redis does nothing else meanwhile."""
 
 
-def connect(settings: Settings) -> Any:  # redis' types cannot tell decoded answers from bytes
-    """A client of the farm's Redis, whose answers are text. Connects when it is first used."""
+ANSWERS_WITHIN = 30.0
+"""Seconds that an answer is waited for, each of a few times."""
+
+
+def connect(settings: Settings, *, answers_within: float = ANSWERS_WITHIN) -> Any:
+    """A client of the farm's Redis, whose answers are text. Connects when it is first used.
+
+    Who waits for shorter than usual also tries less often. The type: redis' own cannot tell decoded answers from bytes.
+    """
     return redis.Redis.from_url(
         settings.redis_url,
         decode_responses=True,
-        socket_timeout=30,
+        socket_timeout=answers_within,
         socket_connect_timeout=5,
         socket_keepalive=True,
         health_check_interval=25,
         encoding_errors="replace",  # one record of stray bytes must not hide the others
         # Its default sleeps for up to ten seconds between two tries: too long for a lease that is to be renewed.
-        retry=Retry(ExponentialBackoff(cap=1.0, base=0.1), retries=3),
+        retry=Retry(ExponentialBackoff(cap=1.0, base=0.1), retries=3 if answers_within >= ANSWERS_WITHIN else 1),
     )
 
 
 class Connection:
     """One Redis, as a ledger talks to it. Methods raise `LedgerUnavailable` when it cannot be used."""
 
-    def __init__(self, settings: Settings, *, prefix: str = PREFIX) -> None:
+    def __init__(self, settings: Settings, *, prefix: str = PREFIX, answers_within: float = ANSWERS_WITHIN) -> None:
         self.address = settings.redis_address
-        self.redis = connect(settings)
+        self.redis = connect(settings, answers_within=answers_within)
         self._prefix = prefix
         self._script = self.redis.register_script(_program())
 

@@ -9,7 +9,7 @@ from typing import Any
 from farm import keys
 from farm.errors import JobNotFound
 from farm.jobs.status import STATES, State, Waiting, WorkerInfo, damaged
-from farm.ledger.connection import CHUNK, PREFIX, in_groups, milliseconds
+from farm.ledger.connection import ANSWERS_WITHIN, CHUNK, PREFIX, in_groups, milliseconds
 from farm.ledger.reading import Reading
 from farm.ledger.records import (
     Cancelled,
@@ -45,8 +45,15 @@ class Ledger(Reading):
     Methods raise `LedgerUnavailable` when Redis cannot be used.
     """
 
-    def __init__(self, settings: Settings, *, prefix: str = PREFIX, timing: Timing = TIMING) -> None:
-        super().__init__(settings, prefix=prefix)
+    def __init__(
+        self,
+        settings: Settings,
+        *,
+        prefix: str = PREFIX,
+        timing: Timing = TIMING,
+        answers_within: float = ANSWERS_WITHIN,
+    ) -> None:
+        super().__init__(settings, prefix=prefix, answers_within=answers_within)
         self._timing = timing
 
     # Transitions

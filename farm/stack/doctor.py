@@ -201,8 +201,11 @@ def _jobs(ledger: Ledger, settings: Settings) -> Check:
 def _reaper(ledger: Ledger) -> Check:
     """Whether anybody looks for the jobs of dead workers; where no worker lives, nobody has to."""
     watched = ledger.watched()
-    if not any(worker.state == "ready" for worker in ledger.workers()):
+    ready = [worker for worker in ledger.workers() if worker.state == "ready"]
+    if not ready:
         return ok("reaper", "no worker is ready, so none looks for lost jobs")
+    if (ledger.time() - min(worker.started for worker in ready)).total_seconds() < _UNWATCHED_SECONDS:
+        return ok("reaper", "workers have only just begun, and look for lost jobs from now on")
     mend = "see the log of each worker for what keeps it from reaping, and start it again"
     if watched.ago is None or watched.ago > _UNWATCHED_SECONDS:
         since = "yet" if watched.ago is None else f"in the last {watched.ago:.0f} s"

@@ -61,7 +61,8 @@ class Layout:
         return self.logs / f"{process}.log"
 
     def create(self) -> None:
-        """Make the folders, open to their owner only. Raises `HomeRefused` where that cannot be done."""
+        """Make the folders, open to their owner only. Raises `HomeRefused` where that cannot be done, or nothing can be
+        written there."""
         homes.prepare(self.home)
         for folder in (self.redis, self.s3, self.logs):
             try:
@@ -70,6 +71,7 @@ class Layout:
                 raise HomeRefused(
                     f"{folder} cannot be made: {error.strerror}", hint="set FARM_HOME to a folder that you can write to"
                 ) from error
+        homes.check_writable(self.home)
 
 
 def write_json(path: Path, content: Mapping[str, Any]) -> None:

@@ -73,6 +73,7 @@ def create(
         public=routes.PUBLIC.union(*(one.PUBLIC for one in apis)),
         large=routes.LARGE.union(*(one.LARGE for one in apis)),
         streamed=api.STREAMED,
+        shown=openai.SHOWN,
         dialects=dialects,
     )
     return Site(guard, parts)

@@ -40,8 +40,8 @@ _HEADERS = {
 class Guard:
     """The outermost part of the site. `public` paths are open to everybody; `large` ones take pictures.
 
-    What is PUT below `streamed` paths has no bounds here, and is read by what answers, as it comes. `dialects` make the
-    answers to what is refused.
+    What is PUT below `streamed` paths has no bounds here, and is read by what answers, as it comes. What is at `shown`
+    paths may be shown in pages of other sites. `dialects` make the answers to what is refused.
     """
 
     def __init__(
@@ -54,11 +54,12 @@ class Guard:
         public: Collection[str],
         large: Collection[str],
         streamed: Collection[str] = (),
+        shown: Collection[str] = (),
         dialects: Dialects | None = None,
     ) -> None:
         self._app, self._names, self._access, self._usage = app, names, access, usage
         self._dialects = dialects or Dialects()
-        self._public, self._large, self._streamed = public, large, tuple(streamed)
+        self._public, self._large, self._streamed, self._shown = public, large, tuple(streamed), shown
         self._buffered = 0
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -103,7 +104,8 @@ class Guard:
 
     def _admitted(self, scope: Scope) -> Caller | None:
         headers, method = Headers(scope=scope), scope["method"]
-        self._names.check(headers, method=method, scheme=scope.get("scheme", "http"))
+        shown = scope["path"] in self._shown
+        self._names.check(headers, method=method, scheme=scope.get("scheme", "http"), shown_elsewhere=shown)
         address = scope["client"][0] if scope.get("client") else "-"
         try:
             caller = self._access.caller(headers, method=method)

@@ -28,8 +28,9 @@ class Names:
     others: frozenset[str] = frozenset()
     loopback_only: bool = True
 
-    def check(self, headers: Headers, *, method: str, scheme: str) -> None:
-        """Raises `Refused` for a request that came by another name, or from a page of another site."""
+    def check(self, headers: Headers, *, method: str, scheme: str, shown_elsewhere: bool = False) -> None:
+        """Raises `Refused` for a request that came by another name, or from a page of another site, unless one may
+        show what is asked for."""
         hosts = headers.getlist("host")
         if len(hosts) != 1 or not self._is_ours(hosts[0]):
             raise Refused(
@@ -38,6 +39,8 @@ class Names:
                 f"this site is not called {', '.join(hosts)!r:.100}",
                 hint="'farm web --name NAME' gives it a name, besides this machine's own",
             )
+        if shown_elsewhere and method == "GET":
+            return
         for origin in headers.getlist("origin"):
             if _origin(origin) != _origin(f"{scheme}://{hosts[0]}"):
                 raise Refused(403, "foreign-origin", f"a page of {origin!r:.100} may not ask this site")

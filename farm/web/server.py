@@ -36,6 +36,8 @@ _MOST_CONNECTIONS = 4_000
 _GRACE_SECONDS = 5
 _PATIENCE_SECONDS = 1.5
 """As long as a thread waits for events, and a little."""
+_ANSWERS_WITHIN = 5.0
+"""Seconds: whoever looks at a page would rather be told that Redis does not answer."""
 _ASKED_TO_END = (signal.SIGINT, signal.SIGTERM)
 
 
@@ -141,7 +143,7 @@ def serve(
     """
     tokens = Tokens(home)
     how.check(tokens)
-    with closing(_listening(how)) as listening, FarmClient(where) as client:
+    with closing(_listening(how)) as listening, FarmClient(where, answers_within=_ANSWERS_WITHIN) as client:
         port: int = listening.getsockname()[1]
         address = f"{'https' if how.certificate else 'http'}://{_shown(how)}:{port}"
 

@@ -47,6 +47,9 @@ class Token:
     made: str
 
 
+_MAKE_ROOM = "what is in it stays: make room on its disk, or make it a file that you can read and write"
+
+
 class Tokens:
     """The tokens of a home. A change by another process counts from the next look on.
 
@@ -95,7 +98,7 @@ class Tokens:
             self._seen, self._known = None, ()
             return ()
         except OSError as error:
-            raise self._unusable(error.strerror or "unknown") from error
+            raise self._unusable(error.strerror or "unknown", hint=_MAKE_ROOM) from error
         stamp = (about.st_mtime_ns, about.st_size, about.st_ino)
         if stamp != self._seen:
             if about.st_mode & 0o077:
@@ -119,16 +122,18 @@ class Tokens:
             if not all(token.role in ROLES and len(token.sha256) == 64 for token in tokens):
                 raise ValueError("a token has no role or no hash")
         except OSError as error:
-            raise self._unusable(error.strerror or "unknown") from error
+            raise self._unusable(error.strerror or "unknown", hint=_MAKE_ROOM) from error
         except (ValueError, TypeError, KeyError, RecursionError) as error:
-            raise self._unusable(f"it is damaged ({type(error).__name__})") from None
+            raise self._unusable(
+                f"it is damaged ({type(error).__name__})", hint="remove it, and make the tokens anew"
+            ) from None
         return tokens
 
     def _write(self, tokens: Sequence[Token]) -> None:
         try:
             write_private(self._path, json.dumps({"tokens": [asdict(token) for token in tokens]}, indent=2) + "\n")
         except OSError as error:
-            raise self._unusable(error.strerror or "unknown") from error
+            raise self._unusable(error.strerror or "unknown", hint=_MAKE_ROOM) from error
 
     @contextmanager
     def _alone(self) -> Iterator[None]:
@@ -136,15 +141,15 @@ class Tokens:
         try:
             descriptor = os.open(self._path.with_suffix(".lock"), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         except OSError as error:
-            raise self._unusable(error.strerror or "unknown") from error
+            raise self._unusable(error.strerror or "unknown", hint=_MAKE_ROOM) from error
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX)
             yield
         finally:
             os.close(descriptor)
 
-    def _unusable(self, reason: str) -> HomeRefused:
-        return HomeRefused(f"{self._path} cannot be used: {reason}", hint="remove it, and make the tokens anew")
+    def _unusable(self, reason: str, *, hint: str) -> HomeRefused:
+        return HomeRefused(f"{self._path} cannot be used: {reason}", hint=hint)
 
 
 def _sha256(secret: str) -> str:

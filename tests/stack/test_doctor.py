@@ -8,6 +8,7 @@ import subprocess
 from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -378,6 +379,8 @@ def test_jobs_that_nobody_takes_back_are_told(running: Running) -> None:
     ledger.announce(a_worker("local-1"))
     ledger.redis.hset("farm:reaped", "last", 1)
     try:
+        assert examine({"FARM_HOME": str(farm.home)})[1]["reaper"]["verdict"] == "ok", "it has only just begun"
+        ledger.announce(a_worker("local-1", started=datetime.now(UTC) - timedelta(hours=1)))
         code, checks = examine({"FARM_HOME": str(farm.home)})
         assert (code, checks["reaper"]["verdict"]) == (1, "fail")
         ledger.reap(limit=0)

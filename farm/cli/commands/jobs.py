@@ -118,7 +118,8 @@ def watch(names: tuple[str, ...], previews: bool, previews_to: Path | None, as_j
     """Follow jobs until they are over: live bars in a terminal, else a line for each change.
 
     Workers make previews only while somebody looks, for 16 jobs at a time. Ctrl-C leaves the jobs running. Exit code 3
-    if a job failed or was cancelled. With --json: one line per change, each what 'farm status --json' prints.
+    if a job failed or was cancelled, or has no record that can be read. With --json: one line per change, each what
+    'farm status --json' prints.
     """
     if previews or previews_to:
         from farm.cli.view import looking
@@ -126,8 +127,11 @@ def watch(names: tuple[str, ...], previews: bool, previews_to: Path | None, as_j
         looking.check(previews, previews_to, as_json=as_json)
     with FarmClient.connect() as farm:
         jobs = farm.resolve(names)
-        note_unreadable(len(jobs) - len(farm.ledger.get_many(jobs)))
-        exit_unless_done(follow(farm, jobs, as_json=as_json, previews=previews, previews_to=previews_to))
+        unreadable = len(jobs) - len(farm.ledger.get_many(jobs))
+        note_unreadable(unreadable)
+        exit_unless_done(
+            follow(farm, jobs, as_json=as_json, previews=previews, previews_to=previews_to), unknown=unreadable
+        )
 
 
 @click.command(

@@ -55,10 +55,11 @@ def read_file(name: str) -> bytes:
 
 
 def read_job(farm: FarmClient, job: str) -> bytes:
-    """A done job's picture. Raises `WrongState`, `ObjectMissing`, `ObjectDamaged`, `ObjectTooLarge`, `StorageError`."""
-    from farm.pictures.images import MAX_BYTES
+    """A done job's picture, checked by its SHA-256. Raises `WrongState`, `FetchRefused`, `ObjectMissing`,
+    `ObjectDamaged`, `ObjectTooLarge`, `StorageError`."""
+    from farm.bucket.fetch import read
 
-    return farm.storage.get(farm.result(job).picture.key, limit=MAX_BYTES)
+    return read(farm.storage, farm.result(job).picture)
 
 
 def _done(statuses: Sequence[JobStatus], names: Sequence[str]) -> Sequence[JobStatus]:

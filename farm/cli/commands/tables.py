@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from farm.cli.commands.pictures import means_file, read_file, read_job
 from farm.cli.view.output import note, note_unreadable, plural, size
-from farm.errors import FarmError, InvalidInput, ObjectDamaged, ObjectMissing, ObjectTooLarge, WrongState
+from farm.errors import FarmError, FetchRefused, InvalidInput, ObjectDamaged, ObjectMissing, ObjectTooLarge, WrongState
 from farm.jobs.arrangement import Arranged, Arrangement, Fields, arrange, axes_of, told_apart
 from farm.jobs.describe import common, describe, shared_prompt
 from farm.jobs.fields import called, field_name
@@ -186,7 +186,7 @@ def _cell(source: Source, *, with_file: bool) -> Cell:
     try:
         data = source.read()
         picture = fitted(decode(data, name=source.name))
-    except (ObjectMissing, ObjectDamaged, ObjectTooLarge, WrongState) as error:
+    except (FetchRefused, ObjectMissing, ObjectDamaged, ObjectTooLarge, WrongState) as error:
         return Cell(note=error.message, name=source.name)
     except InvalidInput as error:
         return Cell(note=error.reason, name=source.name)

@@ -81,9 +81,9 @@ def show(
     return statuses
 
 
-def exit_unless_done(statuses: Iterable[JobStatus]) -> None:
-    """Exit with 3 if a job failed or was cancelled."""
-    if any(status.state != "done" for status in statuses):
+def exit_unless_done(statuses: Iterable[JobStatus], *, unknown: int = 0) -> None:
+    """Exit with 3 if a job failed or was cancelled, or if there are some of which nobody knows."""
+    if unknown or any(status.state != "done" for status in statuses):
         raise click.exceptions.Exit(NOT_ALL_DONE)
 
 

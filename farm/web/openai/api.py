@@ -15,7 +15,9 @@ from farm.web.openai.links import Links
 
 PREFIX = "/v1"
 DOCUMENT = f"{PREFIX}/openapi.json"
-PUBLIC = frozenset({DOCUMENT, f"{PREFIX}{links.PATH}"})
+SHOWN = frozenset({f"{PREFIX}{links.PATH}"})
+"""Paths of pictures that others' pages may show: whoever has the link may see it."""
+PUBLIC = SHOWN | {DOCUMENT}
 LARGE = frozenset({f"{PREFIX}/images/edits"})
 """Paths whose requests may bring pictures."""
 DIALECTS = {f"{PREFIX}/": Dialect(form, NAMES)}

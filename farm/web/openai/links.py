@@ -97,4 +97,5 @@ async def linked_picture(
     encoding = Encoding(format, quality)
     links.check(job, encoding, expires, sign)
     picture = await made(site, known(job))
-    return Response(await site.bucket(encoding.of_png, picture.png), media_type=encoding.media_type)
+    shown = {"Cross-Origin-Resource-Policy": "cross-origin"}
+    return Response(await site.bucket(encoding.of_png, picture.png), headers=shown, media_type=encoding.media_type)

@@ -615,6 +615,24 @@ def test_a_deleted_record_hides_no_other(client: FarmClient, command: tuple[str,
     assert "1 job not shown: the record is gone or damaged" in result.stderr
 
 
+def test_who_follows_jobs_of_which_one_is_not_known_is_not_told_that_all_is_well(client: FarmClient) -> None:
+    batch, (kept, lost) = submitted(2)
+    render(client, kept)
+    assert "1 done" in run("watch", batch, code=3 if client.ledger.redis.delete(f"farm:job:{lost}") else -1).output
+
+
+def test_a_damaged_picture_is_told_by_its_checksum_and_hides_no_other(client: FarmClient) -> None:
+    batch, (kept, damaged) = submitted(2)
+    render(client, kept)
+    made = render(client, damaged)
+    client.storage.put(made.key("image.png"), b"damaged", "image/png")
+    differs = "does not match the checksum in its result"
+    assert differs in run("sheet", batch, code=1).stderr
+    run("sheet", batch, "--x", "seed", "--html", "sheet.html")
+    assert differs in Path("sheet.html").read_text(encoding="utf-8")
+    assert differs in run("rerun", damaged, "--dry-run", code=1).stderr
+
+
 def done(client: FarmClient, **fields: Any) -> str:
     """A job that is done, with all that a traced one leaves; `fields` are those of its result."""
     _, (job,) = submitted()

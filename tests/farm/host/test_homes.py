@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import resource
 import stat
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,6 +12,7 @@ import pytest
 
 from farm.errors import HomeRefused
 from farm.host import homes
+from farm.web.tokens import Tokens
 
 root_only = pytest.mark.skipif(os.geteuid() != 0, reason="gives files to another user")
 NOBODY = 65534
@@ -121,3 +123,26 @@ def test_a_file_in_its_place_is_told(tmp_path: Path) -> None:
     for use in (homes.check, homes.prepare):
         with pytest.raises(HomeRefused, match="file/home cannot be used: Not a directory"):
             use(tmp_path / "file" / "home")
+
+
+@pytest.fixture
+def no_room() -> Iterator[None]:
+    """No file can have more than a few bytes, as on a disk that is full."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (16, before[1]))
+    yield
+    resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+def test_one_without_room_is_refused_and_keeps_what_it_has(tmp_path: Path, request: pytest.FixtureRequest) -> None:
+    homes.check_writable(tmp_path)
+    tokens, file = Tokens(tmp_path), tmp_path / "web-tokens.json"
+    secret = tokens.add("ci", "view")
+    before = file.read_bytes()
+    request.getfixturevalue("no_room")
+    with pytest.raises(HomeRefused, match=f"the farm's home {tmp_path} cannot be used: File too large"):
+        homes.check_writable(tmp_path)
+    with pytest.raises(HomeRefused, match=r"cannot be used: File too large \(what is in it stays: make room"):
+        tokens.add("other", "view")
+    assert {path.name for path in tmp_path.iterdir()} == {"web-tokens.json", "web-tokens.lock"}
+    assert file.read_bytes() == before and tokens.owner(secret)

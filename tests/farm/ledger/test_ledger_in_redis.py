@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import socket
 from datetime import timedelta
 
 import pytest
 
+from farm.client import FarmClient
 from farm.errors import LedgerUnavailable
 from farm.ledger.ledger import Ledger
 from farm.ledger.records import Claim, Position, Tie
@@ -179,3 +181,12 @@ def test_of_lapsed_attempts_it_is_told_who_had_them_and_how_that_ended(ledger: L
     ledger.redis.hset(ledger._key("job", NAME), "lapses", "w2 (attempt 2), \x1b[2J (attempt 3), (((" * 3_000)
     assert {lapse.attempt for lapse in ledger.lapsed(NAME)} == {2}
     assert ledger.lapsed(NAME)[0].how == "ended with: Segmentation fault"
+
+
+def test_who_waits_for_shorter_is_told_sooner_of_a_redis_that_says_nothing() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        port = silent.getsockname()[1]
+        where = Settings(f"redis://127.0.0.1:{port}/0")
+        with FarmClient(where, answers_within=0.1) as farm, pytest.raises(LedgerUnavailable, match="Timeout"):
+            assert farm.ledger.redis.connection_pool.connection_kwargs["socket_timeout"] == 0.1
+            farm.ledger.counts()

@@ -221,6 +221,12 @@ async def test_a_link_needs_no_token_and_is_of_no_use_once_it_was_changed(web: W
         answer = await http.get(url)
         assert (answer.status_code, answer.headers["content-type"]) == (200, "image/webp")
         assert Image.open(io.BytesIO(answer.content)).format == "WEBP"
+        elsewhere = {"Origin": "https://chat.example.org", "Sec-Fetch-Site": "cross-site", "Sec-Fetch-Dest": "image"}
+        shown = await http.get(url, headers=elsewhere)
+        assert (shown.status_code, shown.headers["cross-origin-resource-policy"]) == (200, "cross-origin")
+        for path in ("/v1/models", "/", "/api/v1/jobs"):
+            assert (await http.get(path, headers=elsewhere)).status_code == 403
+        assert (await http.post("/v1/images/picture", headers=elsewhere)).status_code == 403
         [job] = parse_qs(urlsplit(url).query)["job"]
         for changed in (
             url.replace(job, keys.job_in_batch("0" * 16, 0)),

@@ -54,6 +54,7 @@ export function follow(names, on) {
 
   // Refused, which a browser does not try again, and does not tell why: so it is asked once more.
   async function refused() {
+    source = null;
     const enough = new AbortController();
     try {
       await reach(address, { signal: enough.signal });
@@ -62,13 +63,21 @@ export function follow(names, on) {
       if (problem.status === 401) return signedOut();
       away(problem);
     }
-    timer = setTimeout(open, wait);
+    timer = setTimeout(look, wait);
     wait = Math.min(LONGEST, 2 * wait);
   }
 
-  const close = () => { clearTimeout(timer); source?.close(); };
-  addEventListener("pagehide", close);
-  addEventListener("pageshow", (event) => { if (event.persisted && !over) open(); });
-  open();
-  return close;
+  const close = () => { clearTimeout(timer); source?.close(); source = null; };
+  // A page that nobody sees lets go of its stream: a browser has six connections to a site, for all of its pages.
+  const look = () => {
+    if (over || left.signal.aborted) return;
+    if (document.hidden) close();
+    else if (!source) open();
+  };
+  const left = new AbortController();
+  addEventListener("pagehide", close, left);
+  addEventListener("pageshow", (event) => { if (event.persisted) look(); }, left);
+  document.addEventListener("visibilitychange", look, left);
+  look();
+  return () => { left.abort(); close(); };
 }

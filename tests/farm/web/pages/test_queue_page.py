@@ -38,6 +38,23 @@ def begun(client: FarmClient, job: str, step: int) -> Claim:
     return claim
 
 
+HIDDEN = """(hidden) => {
+    Object.defineProperty(document, "hidden", { value: hidden, configurable: true });
+    document.dispatchEvent(new Event("visibilitychange"));
+}"""
+
+
+def test_a_page_that_nobody_sees_holds_no_connection(show: Show, pages: Pages, client: FarmClient) -> None:
+    page = show("/")
+    eventually(lambda: pages.is_followed, "it follows the farm")
+    page.evaluate(HIDDEN, True)
+    eventually(lambda: not pages.is_followed, "it does not any more")
+    [job] = submitted(client)
+    page.evaluate(HIDDEN, False)
+    expect(page.locator(f"[id='{job}']")).to_have_attribute("data-state", "queued")
+    eventually(lambda: pages.is_followed, "it does again")
+
+
 def test_what_happens_is_seen_without_a_reload(show: Show, client: FarmClient, storage: Storage) -> None:
     client.ledger.announce(a_worker("w1", images_per_minute=6.0, warm=("emoji",)))
     [first] = submitted(client, labels={"project": "<i>otters</i>"})
