@@ -42,8 +42,10 @@ function chosen() {
     }
   }
   const states = boxes().flatMap((box) => {
-    const batch = box.closest(".batch-head")?.parentElement;
-    return [...(batch?.querySelectorAll(".job") ?? [box.closest(".job")])].map((job) => job.dataset.state);
+    const head = box.closest(".batch-head");
+    const rows = [...(head?.parentElement.querySelectorAll(".job") ?? [box.closest(".job")])];
+    const more = head && Number(head.dataset.jobs) > rows.length;  // which can be in any state
+    return more ? Object.values(FOR).flat() : rows.map((job) => job.dataset.state);
   });
   const number = size(boxes());
   const label = document.getElementById("chosen");

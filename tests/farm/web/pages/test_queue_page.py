@@ -15,6 +15,7 @@ from farm.bucket.storage import Storage
 from farm.client import FarmClient
 from farm.jobs.request import JobRequest
 from farm.ledger.records import Claim
+from farm.web.pages.queue import JOBS
 from tests.farm.rendering import render
 from tests.farm.web.pages.conftest import Pages, Said, Show
 from tests.ledgers import a_worker
@@ -283,3 +284,15 @@ def test_a_batch_is_told_by_the_labels_that_all_its_jobs_have(show: Show, client
     ]
     client.submit([JobRequest.parse({**crossing, "model": "emoji"}) for crossing in crossings])
     expect(show("/").locator(".batch-head .chip")).to_have_text(["project=otters"])
+
+
+def test_a_whole_batch_can_be_acted_on_by_what_is_on_another_page(show: Show, client: FarmClient) -> None:
+    jobs = submitted(client, count=JOBS + 1)
+    client.ledger.cancel_many(jobs[:-1])
+    page = show(f"/?batch={keys.batch_of(jobs[0])}")
+    expect(page.locator(".job")).to_have_count(JOBS)
+    cancel = page.get_by_role("button", name="Cancel", exact=True)
+    page.locator(".job input").first.check()
+    expect(cancel).to_be_disabled()
+    page.get_by_label("whole batch").check()
+    expect(cancel).to_be_enabled()
