@@ -82,13 +82,8 @@ class Engine:
         self._turns = Turns()
         self._errands = Errands(self._turns)
         self._room = Room(Budget(free), self._turns, max_rows=max_rows, padded_rows=padded_rows)
-        self._decoder = Decoder(
-            self._jobs,
-            self._room,
-            1 if deterministic else decode_chunk,
-            whole=deterministic,
-            progress=self._note_progress,
-        )
+        chunk = 1 if deterministic else decode_chunk
+        self._decoder = Decoder(self._jobs, self._room, chunk, whole=deterministic, progress=self._note_progress)
         self._stepper = Stepper(
             self._jobs,
             self._room,
