@@ -72,6 +72,9 @@ def _secret(text: str, field: str) -> bytes:
     return text.encode()
 
 
+_EXAMPLES = {"redis": "redis://127.0.0.1:6379/0", "http": "http://127.0.0.1:8333"}
+
+
 def _redis_url(url: str, field: str) -> str:
     """Raises `InvalidInput` that never quotes what may be a part of a password."""
     scheme = url.partition(":")[0].lower()
@@ -86,7 +89,7 @@ def _redis_url(url: str, field: str) -> str:
         raise InvalidInput(
             "names no database: after the host comes a number, such as /0, or nothing",
             field=field,
-            hint="percent-encode special characters of a password",
+            hint=_hint(url, "redis"),
         )
     return url
 
@@ -103,12 +106,17 @@ def _s3_url(url: str, field: str) -> str:
     return url
 
 
+def _hint(url: str, scheme: str) -> str:
+    """What may help: signs of a password are taken for those of the address."""
+    return "percent-encode special characters of a password" if "@" in url else f"such as {_EXAMPLES[scheme]}"
+
+
 def _check_url(url: str, field: str, *, schemes: tuple[str, str]) -> None:
     if not _has_host(url) or urlsplit(url).scheme not in schemes:
         raise InvalidInput(
             f"is not {schemes[0]}:// or {schemes[1]}:// with HOST[:PORT]",
             field=field,
-            hint="percent-encode special characters of a password",
+            hint=_hint(url, schemes[0]),
         )
 
 

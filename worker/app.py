@@ -14,6 +14,7 @@ from farm.errors import FarmError, InvalidInput, LedgerRefused, LedgerUnavailabl
 from worker import leaving
 from worker.diffusion.determinism import choose_deterministic_kernels
 from worker.host.crash_report import left_behind
+from worker.host.disk import remove_left_behind
 from worker.options import Options
 from worker.parts import Parts
 
@@ -29,6 +30,7 @@ class Worker(Parts):
             _log.warning("--compile is for GPUs: on a CPU forwards are recorded, which is as fast")
         if self._options.deterministic:
             choose_deterministic_kernels()
+        remove_left_behind()
         self._report_earlier_crashes()
         with closing(self._crash_report):
             signal.signal(signal.SIGTERM, leaving.before_ready)

@@ -195,3 +195,18 @@ def test_other_ways_to_reach_redis_are_told_for_what_they_are(scheme: str) -> No
 @pytest.mark.parametrize("path", ["", "/", "/0", "/15"])
 def test_a_database_is_a_number_or_left_out(path: str) -> None:
     assert settings.load({"FARM_REDIS_URL": f"redis://host{path}"}).redis_url == f"redis://host{path}"
+
+
+@pytest.mark.parametrize(
+    ("variable", "address", "hint"),
+    [
+        ("FARM_REDIS_URL", "redis://127.0.0.1:99999/0", "such as redis://127.0.0.1:6379/0"),
+        ("FARM_REDIS_URL", "redis://127.0.0.1:6379/abc", "such as redis://127.0.0.1:6379/0"),
+        ("FARM_REDIS_URL", "redis://:pass/word@host:6379/0", "percent-encode special characters of a password"),
+        ("FARM_S3_ENDPOINT", "nonsense", "such as http://127.0.0.1:8333"),
+    ],
+)
+def test_a_hint_is_of_a_password_only_where_there_may_be_one(variable: str, address: str, hint: str) -> None:
+    with pytest.raises(InvalidInput) as caught:
+        settings.load({"FARM_REDIS_URL": "redis://host", variable: address})
+    assert caught.value.hint == hint and "word" not in caught.value.reason

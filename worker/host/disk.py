@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import errno
+import fcntl
+import os
 import shutil
 import tempfile
+import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 _TROUBLE = {
@@ -14,13 +17,38 @@ _TROUBLE = {
 }  # fmt: skip
 _ROOM = 64 * 2**20
 _USUAL_FILE = 2**20
+_PREFIX = "farm-job-"
+_YOUNG_SECONDS = 3_600.0
+"""A folder is not held yet in the moment in which it is made; and workers of earlier versions did not hold theirs."""
 
 
 @contextmanager
 def workspace() -> Iterator[Path]:
     """An empty folder for the time of the block. Raises `OSError`."""
-    with tempfile.TemporaryDirectory(prefix="farm-job-", ignore_cleanup_errors=True) as folder:
-        yield Path(folder)
+    with tempfile.TemporaryDirectory(prefix=_PREFIX, ignore_cleanup_errors=True) as folder:
+        held = _opened(Path(folder))
+        try:
+            fcntl.flock(held, fcntl.LOCK_SH | fcntl.LOCK_NB)
+            yield Path(folder)
+        finally:
+            os.close(held)
+
+
+def remove_left_behind() -> None:
+    """Remove the folders of workers that ended in the midst of their jobs: those that nobody holds any more."""
+    for folder in Path(tempfile.gettempdir()).glob(f"{_PREFIX}*"):
+        with suppress(OSError):
+            held = _opened(folder)
+            try:
+                fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                if time.time() - os.fstat(held).st_mtime > _YOUNG_SECONDS:
+                    shutil.rmtree(folder, ignore_errors=True)
+            finally:
+                os.close(held)
+
+
+def _opened(folder: Path) -> int:
+    return os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
 
 
 def is_trouble(error: OSError) -> bool:
