@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import os
 import select
@@ -105,14 +106,20 @@ def stop(home: Path, timeout: float = _STOP_TIMEOUT_SECONDS) -> bool:
     homes.check(home)
     layout = Layout(home)
     if not lock.is_held(layout.lock):
-        layout.state.unlink(missing_ok=True)
+        _forget(layout)
         return False
     for number, seconds in ((signal.SIGTERM, timeout), (signal.SIGKILL, _AFTER_KILL)):
         _signal_holder(layout, number)
         if lock.wait_free(layout.lock, timeout=seconds):
-            layout.state.unlink(missing_ok=True)
+            _forget(layout)
             return True
     raise StackError(f"the farm in {home} does not stop", hint=f"see {layout.log('supervisor')}")
+
+
+def _forget(layout: Layout) -> None:
+    """Remove what says where the farm is, unless the disk takes no writes: without a supervisor it says nothing."""
+    with contextlib.suppress(OSError):
+        layout.state.unlink(missing_ok=True)
 
 
 def status(home: Path) -> state.FarmStatus | None:

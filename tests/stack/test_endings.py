@@ -228,3 +228,8 @@ def test_logs_are_bounded(tmp_path: Path) -> None:
     assert logs.older(log).read_text(encoding="utf-8") == "old line\n" * 10
     assert logs.tail(log) == "new line"
     assert logs.tail(tmp_path / "none") == ""
+
+
+def test_what_cannot_be_removed_is_no_running_farm(tmp_path: Path) -> None:
+    (tmp_path / "farm.json").mkdir()
+    assert not stack.stop(tmp_path)
