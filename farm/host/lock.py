@@ -6,6 +6,7 @@ supervisor are gone too: two Redis servers never write to one folder.
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
 import time
@@ -39,15 +40,23 @@ class HomeLock:
 def is_held(path: Path) -> bool:
     """Whether a supervisor, or what is left of one, holds the lock."""
     try:
-        descriptor = os.open(
-            path, os.O_RDONLY | os.O_CLOEXEC
-        )  # on a disk that takes no writes it can be asked all the same
+        descriptor = _opened(path)
     except FileNotFoundError:
         return False
     try:
         return not _try(descriptor)
     finally:
         os.close(descriptor)
+
+
+def _opened(path: Path) -> int:
+    """To write if that can be, for NFS locks no file that is opened to be read."""
+    try:
+        return os.open(path, os.O_RDWR | os.O_CLOEXEC)
+    except OSError as error:
+        if error.errno != errno.EROFS:
+            raise
+        return os.open(path, os.O_RDONLY | os.O_CLOEXEC)
 
 
 def holder(path: Path) -> int | None:

@@ -28,6 +28,8 @@ from farm.web.thumbnails import Thumbnails
 from farm.web.tokens import Role
 from farm.web.uploads import Uploads
 
+AT_ONCE_SECONDS = 0.05
+"""A page waits no longer for what it can do without: that comes with its next look."""
 _WORKERS_SECONDS = 2.0
 _MODELS_SECONDS = 5.0
 

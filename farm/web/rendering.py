@@ -18,10 +18,10 @@ from farm.client.planning import Draft
 from farm.errors import InvalidInput
 from farm.jobs.status import JobStatus
 from farm.web.access import Caller
+from farm.web.held_up import why_waiting
 from farm.web.parts import Parts
 from farm.web.problems import Refused
 from farm.web.v1.submission import Sent, drafts
-from farm.web.waits import why_waiting
 
 T = TypeVar("T")
 

@@ -19,6 +19,7 @@ from farm.cli.options.common import naming_options, sending_options
 from farm.cli.options.once import PICTURE, Once
 from farm.cli.view.output import print_json, say
 from farm.errors import InvalidInput
+from farm.jobs.fields import field_name
 
 if TYPE_CHECKING:
     from farm.client import FarmClient
@@ -60,10 +61,12 @@ def rerun(source: str, changes: tuple[str, ...], init: Path | None, mask: Path |
 def _change(text: str) -> tuple[str, Any]:
     """`steps=50` as a field and its value: JSON where it is, else text."""
     written, equals, value = text.partition("=")
-    root, dot, rest = written.partition(".")
-    field = root.replace("-", "_") + dot + rest
-    if not equals or not field:
+    if not equals or not written:
         raise InvalidInput(f"{text!r:.60} is not FIELD=VALUE", field="--set", hint="such as steps=50")
+    try:
+        field = field_name(written)
+    except InvalidInput as error:
+        raise InvalidInput(error.reason, field="--set", hint=error.hint) from error
     try:
         return field, json.loads(value)
     except ValueError:

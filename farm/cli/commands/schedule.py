@@ -14,7 +14,7 @@ import click
 from farm.cli.commands.worker import is_installed
 from farm.cli.options.common import naming_options, schedule_options
 from farm.cli.view.columns import Columns
-from farm.cli.view.output import console, json_option, note, print_json, say
+from farm.cli.view.output import console, json_option, note, plural, print_json, say
 from farm.cli.view.plotted import MARKS, plotted
 from farm.errors import FarmError, InvalidInput
 from farm.host.places import check_file, replacing
@@ -165,11 +165,10 @@ def _asked(name: str, schedule: str | None, eta: float | None, steps: int, start
 
 
 def _heading(told: ScheduleTold) -> str:
-    number = len(told.evaluations)
     eta = f", eta {told.eta:g}" if KNOWN[told.sampler].takes_eta else ""
     return (
-        f"{_name(told)}: {told.steps} step{'s' if told.steps != 1 else ''}, {told.spacing}{eta}, {told.prediction}; "
-        f"{number} evaluation{'s' if number != 1 else ''} of the model from step {told.start_step} on; "
+        f"{_name(told)}: {plural(told.steps, 'step')}, {told.spacing}{eta}, {told.prediction}; "
+        f"{plural(len(told.evaluations), 'evaluation')} of the model from step {told.start_step} on; "
         f"noise begins at {told.init_scale:.6g}"
     )
 

@@ -18,9 +18,9 @@ from farm.jobs.status import JobStatus
 from farm.web.a1111.errors import errors
 from farm.web.a1111.tasks import InTasks, Task
 from farm.web.document import body_of
+from farm.web.held_up import why_waiting
 from farm.web.parts import InSite, Looking, Parts, Submitting
 from farm.web.reading import parsed
-from farm.web.waits import why_waiting
 
 router = APIRouter()
 internal = APIRouter()

@@ -17,17 +17,16 @@ from farm.jobs.wanted import DEFAULT_PRIORITY
 from farm.pages.job import page as page_of
 from farm.pages.settings import made, settings
 from farm.web.bridge import in_time
+from farm.web.held_up import why_waiting
 from farm.web.pages import frame
 from farm.web.pages.queue import foretold
-from farm.web.parts import LOOKS, InSite, Parts
+from farm.web.parts import AT_ONCE_SECONDS, LOOKS, InSite, Parts
 from farm.web.problems import Problem, Refused, of_status, told_by
 from farm.web.v1.jobs import known
 from farm.web.v1.made import result_of
-from farm.web.waits import why_waiting
 
 router = APIRouter(include_in_schema=False)
 
-_WITHIN_SECONDS = 0.05
 _BUCKET_SECONDS = 3.0
 """The page comes without its result if the bucket takes longer."""
 _INSIDE = {
@@ -40,7 +39,7 @@ _INSIDE = {
 @router.get("/jobs/{job}", dependencies=[LOOKS])
 async def job(request: Request, site: InSite, job: str) -> Response:
     """Everything that is known of a job."""
-    workers = await site.workers(within=_WITHIN_SECONDS)
+    workers = await site.workers(within=AT_ONCE_SECONDS)
     ledger = site.client.ledger
     status = await site.ledger(ledger.get, known(job))
     spec = (await site.ledger(ledger.specs, [job])).get(job)

@@ -15,7 +15,7 @@ from farm.client.outlook import Line, left_seconds, lines, wait_seconds
 from farm.jobs.status import JobStatus, State, WorkerInfo
 from farm.ledger.ledger import Ledger
 from farm.web.pages import frame
-from farm.web.parts import LOOKS, InSite
+from farm.web.parts import AT_ONCE_SECONDS, LOOKS, InSite
 from farm.web.v1.jobs import Cursor, cursor_of, position_of
 
 router = APIRouter(include_in_schema=False)
@@ -23,8 +23,6 @@ router = APIRouter(include_in_schema=False)
 JOBS = 100
 """On a page."""
 _MOST_RUNNING = 100
-_WITHIN_SECONDS = 0.05
-"""The page does not wait longer to hear of the workers: they come with its next look."""
 
 
 @dataclass(frozen=True)
@@ -86,7 +84,7 @@ async def queue(
     cursor: Cursor = None,
 ) -> Response:
     """A page of jobs: of a state, of a batch in its order, or all."""
-    workers = await site.workers(within=_WITHIN_SECONDS)
+    workers = await site.workers(within=AT_ONCE_SECONDS)
     seen = await site.ledger(read, site.client.ledger, workers, state=state, batch=batch, cursor=cursor)
     pictured = await site.ledger(_pictured, site.client.ledger, seen.rows) if site.thumbnails else frozenset()
     return frame.page(

@@ -188,6 +188,7 @@ def test_what_cannot_be_made_is_told(kind: str, init: bytes | None, changes: dic
     ("change", "said"),
     [
         ("outpaint.left=many", "--set outpaint.left: 'many': input should be a valid integer"),
+        ("stepz=3", "--set: there is no field 'stepz'"),
         ("only-masked=-1", "--set only_masked: -1: input should be greater than or equal to 0"),
         ("guidance=much", "--set guidance: 'much': input should be a valid number"),
     ],

@@ -137,6 +137,16 @@ def test_what_is_chosen_is_cancelled_unless_it_is_undone_and_queued_again(show: 
     expect(page.locator(".job")).to_have_count(3)
 
 
+def test_undoing_ends_by_the_clock_also_where_a_page_is_called_once_a_while(show: Show, client: FarmClient) -> None:
+    [job] = submitted(client)
+    page = show("/")
+    page.get_by_label(f"Choose {job}").check()
+    page.get_by_role("button", name="Cancel", exact=True).click()
+    page.mouse.move(0, 0)
+    page.clock.fast_forward(UNDO_MILLISECONDS)  # each timer is called once at most, as in a page that nobody sees
+    eventually(lambda: client.ledger.get(job).state == "cancelled", "it is done")
+
+
 def test_what_is_chosen_is_raised_and_lowered_at_once_and_undone(show: Show, client: FarmClient) -> None:
     first, second, third = submitted(client, count=3)
     [urgent] = submitted(client, priority=9)

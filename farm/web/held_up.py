@@ -7,16 +7,14 @@ from collections.abc import Collection, Mapping
 
 from farm.client.waits import held_up
 from farm.errors import FarmError
-from farm.web.parts import Parts
+from farm.web.parts import AT_ONCE_SECONDS, Parts
 from farm.web.problems import Refused
-
-_WITHIN_SECONDS = 0.05
 
 
 async def why_waiting(site: Parts, models: Collection[str]) -> Mapping[str, str]:
     """Why jobs of the models wait for longer than their turn, by model, as far as that is known at once: nobody who
     looks waits for it."""
-    workers = await site.workers(within=_WITHIN_SECONDS) if models else None
+    workers = await site.workers(within=AT_ONCE_SECONDS) if models else None
     if workers is None:
         return {}
     kept = await _kept(site)
@@ -26,5 +24,5 @@ async def why_waiting(site: Parts, models: Collection[str]) -> Mapping[str, str]
 async def _kept(site: Parts) -> Collection[str]:
     """The names of the models that the farm keeps."""
     with contextlib.suppress(FarmError, Refused):
-        return await site.kept_models(within=_WITHIN_SECONDS) or ()
+        return await site.kept_models(within=AT_ONCE_SECONDS) or ()
     return ()
