@@ -152,7 +152,7 @@ def start_step_of_strength(strength: float, steps: int) -> int:
 
 def strength_of(steps_to_do: int, steps: int) -> float:
     """The least strength, in ten thousandths, with which `start_step_of_strength` leaves so many of the steps to do."""
-    parts = -(-10_000 * steps_to_do // steps)
-    while int(steps * (parts / 10_000)) < steps_to_do:  # where the product is not the whole number that it stands for
+    parts = 10_000 * steps_to_do // steps
+    while int(steps * (parts / 10_000)) < steps_to_do:
         parts += 1
     return parts / 10_000

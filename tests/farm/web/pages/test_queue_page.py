@@ -144,6 +144,7 @@ def test_undoing_ends_by_the_clock_also_where_a_page_is_called_once_a_while(show
     page.get_by_role("button", name="Cancel", exact=True).click()
     page.mouse.move(0, 0)
     page.clock.fast_forward(UNDO_MILLISECONDS)  # each timer is called once at most, as in a page that nobody sees
+    assert page.get_by_role("button", name="Undo").count() == 0
     eventually(lambda: client.ledger.get(job).state == "cancelled", "it is done")
 
 
